@@ -1,0 +1,1 @@
+"""xmodal: training of image-text similarity at scale."""

@@ -1,0 +1,38 @@
+"""What a command says when the person at the keyboard can mend it."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend: one line of what is wrong, where, and what to do.
+
+    Commands print the line and leave with exit code 2; every other exception is a bug and
+    keeps its traceback.
+    """
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and leave the process with its exit code.
+
+    A `UserError` becomes the line `error: …` on stderr and exit code 2, Ctrl-C exit code 130.
+    """
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        _leave(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _leave(message: str) -> None:
+    # All ranks of a job meet the same wrong recipe. Rank 0 speaks for them; the others give it
+    # the time to, because a launcher ends the whole job as soon as one rank is gone.
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(5)
+    else:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stderr.flush()
+    os._exit(2) if "RANK" in os.environ else sys.exit(2)
