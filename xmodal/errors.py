@@ -34,5 +34,4 @@ def _leave(message: str) -> None:
         time.sleep(5)
     else:
         print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.stderr.flush()
-    os._exit(2) if "RANK" in os.environ else sys.exit(2)
+    sys.exit(2)
