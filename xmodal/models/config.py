@@ -1,0 +1,59 @@
+"""The recipe's encoders."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from xmodal.schema import Config
+
+WEIGHTS = (
+    "`random`, `hub` (downloaded by name), `package` (from an installed package), or a file or "
+    "folder on disk"
+)
+
+
+class TimmConfig(Config):
+    """An image encoder of the timm library, by name."""
+
+    kind: Literal["timm"] = "timm"
+    name: str = Field(description="name of a timm model, such as vit_small_patch16_224")
+    weights: str = Field("random", description=WEIGHTS)
+    size: PositiveInt = Field(224, description="height and width of its input, pixels")
+    options: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
+    batch_norm: Literal["auto", "train", "eval"] = Field(
+        "auto", description="mode of batch normalisation in training; auto: eval if pretrained"
+    )
+
+
+class TransformersConfig(Config):
+    """A text encoder of the transformers library, by hub name or local folder; mean-pooled."""
+
+    kind: Literal["transformers"] = "transformers"
+    name: str = Field(description="hub name or folder, such as sentence-transformers/all-MiniLM-L6-v2")
+    weights: Literal["pretrained", "package", "random"] = Field(
+        "pretrained", description="`pretrained`, `package` (an installed package) or `random`"
+    )
+    context: PositiveInt = Field(64, description="longest caption, tokens; the rest is cut")
+
+
+class TransformerConfig(Config):
+    """A small pre-norm transformer trained from scratch, its vocabulary learned from the shards."""
+
+    kind: Literal["transformer"] = "transformer"
+    vocabulary: int = Field(4096, ge=300, description="size of the byte-pair vocabulary")
+    context: PositiveInt = Field(32, description="longest caption, tokens; the rest is cut")
+    width: PositiveInt = Field(192, description="width of the residual stream")
+    layers: PositiveInt = Field(4, description="number of blocks")
+    heads: PositiveInt = Field(4, description="attention heads; divide the width")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention and residuals")
+
+
+ImageConfig = TimmConfig
+TextConfig = Annotated[TransformersConfig | TransformerConfig, Field(discriminator="kind")]
+
+
+class HeadConfig(Config):
+    """The projection from an encoder's features into the common space."""
+
+    hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
