@@ -1,0 +1,286 @@
+"""The index of shards: what webdataset writes is found, what is damaged is named."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xmodal.data.manifest import (
+    count_indexed,
+    index_tar,
+    key_and_extension,
+    read_manifest,
+    tar_members,
+    write_index,
+    write_manifest,
+)
+from xmodal.errors import UserError
+
+SAMPLES = [
+    {"__key__": "a/0001", "jpg": b"x" * 700, "json": {"captions": ["one"]}},
+    {"__key__": "a/0002", "Source.JPG": b"y" * 512, "target.jpg": b"z", "json": {}},
+    {"__key__": "0003", "png": b"", "txt": "three"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A shard set of two tars, three samples each."""
+    for name in ("train-000000.tar", "train-000001.tar"):
+        write_tar(tmp_path / name)
+    index(tmp_path)
+    return tmp_path
+
+
+def write_tar(path: Path) -> None:
+    with webdataset.TarWriter(str(path)) as writer:
+        for sample in SAMPLES:
+            writer.write(dict(sample))
+
+
+def index(folder: Path) -> None:
+    write_manifest(folder, {tar.name: write_index(tar) for tar in sorted(folder.glob("*.tar"))})
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def user_error(url: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_manifest(url)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_webdataset_writes_is_found_at_its_offsets(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert manifest.num_samples == 6
+    assert [Path(shard.url).name for shard in manifest.shards] == [
+        "train-000000.tar",
+        "train-000001.tar",
+    ]
+    for shard in manifest.shards:
+        tar = Path(shard.url).read_bytes()
+        assert shard.num_bytes == len(tar)
+        samples = shard.samples()
+        assert samples == index_tar(shard.url)
+        assert [sample.key for sample in samples] == ["a/0001", "a/0002", "0003"]
+        offset, size = samples[0].members["jpg"]
+        assert tar[offset : offset + size] == b"x" * 700
+        offset, size = samples[1].members["source.jpg"]
+        assert tar[offset : offset + size] == b"y" * 512
+        assert samples[2].members["png"][1] == 0
+
+
+def test_samples_are_the_ones_that_webdataset_reads(folder: Path) -> None:
+    shard = read_manifest(folder).shards[0]
+    theirs = webdataset.WebDataset(shard.url, shardshuffle=False)
+    assert [(s.key, set(s.members)) for s in shard.samples()] == [
+        (s["__key__"], {name for name in s if not name.startswith("__")}) for s in theirs
+    ]
+
+
+def test_the_index_is_in_dalis_format(folder: Path) -> None:
+    header, *lines = (folder / "train-000000.idx").read_text().splitlines()
+    assert header == "v1.2 3"
+    shard = read_manifest(folder).shards[0]
+    with tarfile.open(shard.url) as tar:
+        offsets = {info.name: (info.offset_data, info.size) for info in tar}
+    fields = [line.split(" ") for line in lines]
+    entries = [f[at : at + 4] for f in fields for at in range(0, len(f), 4)]
+    assert {name: (int(at), int(size)) for _, at, size, name in entries} == offsets
+    assert [ext for ext, *_ in entries] == [
+        *("jpg", "json"),
+        *("Source.JPG", "json", "target.jpg"),
+        *("png", "txt"),
+    ]
+
+
+def test_the_manifest_is_in_the_format_of_wids(folder: Path) -> None:
+    document = json.loads((folder / "shardindex.json").read_text())
+    assert document["__kind__"] == "wids-shard-index-v1"
+    assert document["wids_version"] == 1
+    assert document["shardlist"][1] == {
+        "url": "train-000001.tar",
+        "nsamples": 3,
+        "filesize": (folder / "train-000001.tar").stat().st_size,
+    }
+
+
+def test_a_manifest_can_be_named_by_its_file_and_read_by_relative_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    by_file = read_manifest("shardindex.json")
+    assert by_file == read_manifest(".")
+    assert by_file.shards[0].samples()
+
+
+def test_relevance_is_read_where_there_is_one(folder: Path) -> None:
+    assert read_manifest(folder).relevance is None
+    (folder / "relevance.json").write_text('{"a": [["a", "b"], ["a"]]}')
+    assert read_manifest(folder).relevance == {"a": [["a", "b"], ["a"]]}
+    (folder / "relevance.json").write_text("{")
+    assert "relevance.json is no JSON" in user_error(folder)
+
+
+FILE_NAME = st.tuples(
+    st.text("ab/ ü☃\udce9", min_size=1, max_size=8),
+    st.text("abJ. ☃", min_size=1, max_size=6),
+).map(lambda parts: ".".join(parts))
+
+
+@given(st.lists(st.tuples(FILE_NAME, st.binary(max_size=3)), max_size=8))
+def test_the_index_on_disk_says_what_a_scan_of_the_tar_says(
+    tmp_path_factory: pytest.TempPathFactory, files: list[tuple[str, bytes]]
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    with tarfile.open(folder / "s.tar", "w") as tar:
+        add(tar, "first.txt", b"1")
+        for name, data in files:
+            add(tar, name, data)
+    index(folder)
+    shard = read_manifest(folder).shards[0]
+    assert shard.samples() == index_tar(shard.url)
+    assert count_indexed(shard.url) == shard.num_samples
+    content = Path(shard.url).read_bytes()
+    with tarfile.open(shard.url) as tar:
+        stored = [tar.extractfile(m).read() for m in tar if key_and_extension(m.name)]  # type: ignore[union-attr]
+    places = [place for sample in shard.samples() for place in sample.members.values()]
+    assert [content[at : at + size] for at, size in places] == stored
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("0001.jpg", ("0001", "jpg")),
+        ("a.b/0001.source.JPG", ("a.b/0001", "source.jpg")),
+        ("noextension", None),
+        (".hidden.jpg", None),
+        ("a/.hidden", None),
+        ("__meta__", None),
+        ("__pycache__/x.json", None),
+        ("a/0001.", None),
+    ],
+)
+def test_names_split_as_webdataset_splits_them(name: str, split: tuple[str, str] | None) -> None:
+    assert key_and_extension(name) == split
+
+
+def test_folders_links_and_meta_files_are_no_samples(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, kind in (("d.d", tarfile.DIRTYPE), ("l.jpg", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            tar.addfile(info)
+        add(tar, "__index__/k.json", b"{}")
+        add(tar, "k.jpg", b"1")
+    assert [sample.key for sample in index_tar(tmp_path / "s.tar")] == ["k"]
+
+
+def test_an_extension_that_comes_again_begins_another_sample(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("k.jpg", "k.json", "k.jpg", "k.json"):
+            add(tar, name, b"1")
+    assert [set(sample.members) for sample in index_tar(tmp_path / "s.tar")] == [
+        {"jpg", "json"},
+        {"jpg", "json"},
+    ]
+
+
+def test_what_is_missing_is_named(folder: Path) -> None:
+    assert "there is no folder" in user_error(folder / "nowhere")
+    (folder / "train-000001.idx").unlink()
+    assert "train-000001.tar has no train-000001.idx: run `python -m shards index" in user_error(
+        folder
+    )
+    (folder / "train-000000.tar").unlink()
+    assert "train-000000.tar is missing" in user_error(folder)
+    (folder / "shardindex.json").unlink()
+    assert f"run `python -m shards index {folder}`" in user_error(folder)
+
+
+def test_a_manifest_without_shards_is_refused(folder: Path) -> None:
+    write_manifest(folder, {})
+    assert "lists no shards" in user_error(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"shardlist": [{"url": "a.tar"}]}', "\x00"])
+def test_what_is_no_manifest_is_refused(folder: Path, text: str) -> None:
+    (folder / "shardindex.json").write_text(text)
+    assert "is no shard index" in user_error(folder)
+
+
+def test_an_empty_shard_is_named(folder: Path) -> None:
+    with webdataset.TarWriter(str(folder / "train-000002.tar")):
+        pass
+    index(folder)
+    assert "train-000002.tar is empty" in user_error(folder)
+
+
+def test_a_shard_that_changed_since_is_named(folder: Path) -> None:
+    shard = folder / "train-000001.tar"
+    size = shard.stat().st_size
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    error = user_error(folder)
+    assert "train-000001.tar" in error
+    assert f"{size - 1024:,} bytes" in error
+    assert f"{size:,}" in error
+
+
+def test_a_damaged_index_is_named(folder: Path) -> None:
+    path = folder / "train-000000.idx"
+    good = path.read_text()
+    shard = read_manifest(folder).shards[0]
+    lines = good.splitlines(keepends=True)
+    damaged = ["", "v9 3\n", "".join(lines[:-1]), good[:-3], good.replace("txt", "tx t", 1)]
+    damaged.append(f"v1.2 2\n{lines[1]}{lines[2]}")
+    for text in damaged:
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"train-000000\.idx.*run `python -m shards index"):
+            shard.samples()
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        shard.samples()
+
+
+def test_a_tar_cut_anywhere_is_named_with_its_last_whole_file(tmp_path: Path) -> None:
+    write_tar(tmp_path / "whole.tar")
+    whole = (tmp_path / "whole.tar").read_bytes()
+    places = [(m.offset + m.size, m.name) for m in tar_members(tmp_path / "whole.tar")]
+    cut = tmp_path / "cut.tar"
+    for length in range(1, places[-1][0] + 512, 100):
+        cut.write_bytes(whole[:length])
+        last = [name for end, name in places if end <= length]
+        with pytest.raises(UserError) as caught:
+            index_tar(cut)
+        assert str(caught.value) == (
+            f"shard {cut} is cut in the middle (last whole file: {last[-1] if last else 'none'})"
+        )
+
+
+def test_files_that_are_no_tar_say_why(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    write_tar(path)
+    broken = bytearray(path.read_bytes())
+    second = next(m for m in tar_members(path) if m.name == "a/0001.json").offset - 512
+    broken[second : second + 100] = b"#" * 100
+    for content, why in [
+        (b"", "zero bytes"),
+        (b"\x1f\x8b" + b"0" * 600, "is compressed"),
+        (b"text " * 300, "is no tar"),
+        (bytes(broken), r"broken header \(last whole file: a/0001.jpg\)"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=why):
+            index_tar(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        index_tar(tmp_path / "nowhere.tar")
