@@ -1,8 +1,9 @@
 """The recipe's `data`: which shards, in which order, how many at a time, seen how."""
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from xmodal.schema import Config
 
@@ -36,3 +37,35 @@ class DataConfig(Config):
         description="compute what an encoder that is never trained makes of the data once, before "
         "training; needs crop: null and flip: false",
     )
+
+    @field_validator("crop")
+    @classmethod
+    def _shares(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
+        if crop and not 0 < crop[0] <= crop[1] <= 1:
+            raise ValueError("write [least, greatest] share of the area, 0 < least <= greatest <= 1")
+        return crop
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lanes and self.batch_size % self.lanes:
+            near = _nearest_divisors(self.batch_size, self.lanes)
+            raise ValueError(
+                f"lanes ({self.lanes}) must divide batch_size ({self.batch_size}); "
+                f"nearest lanes: {near}"
+            )
+        if self.cache_features and (self.crop or self.flip):
+            raise ValueError("cache_features needs crop: null and flip: false: what changes at "
+                             "each pass cannot be computed once")
+        return self
+
+    @property
+    def num_lanes(self) -> int:
+        """Lanes of the plan: as the recipe says, or the greatest common divisor with 64."""
+        return self.lanes or math.gcd(self.batch_size, 64)
+
+
+def _nearest_divisors(number: int, wanted: int) -> str:
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = [d for d in divisors if d < wanted][-1:]
+    above = [d for d in divisors if d > wanted][:1]
+    return " or ".join(map(str, below + above))

@@ -1,0 +1,74 @@
+"""Which rank this process is, of how many, on which device; started by whichever launcher."""
+
+import os
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+
+from xmodal.errors import UserError
+
+
+@dataclass(frozen=True)
+class Environment:
+    """This process's place in the job."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
+        return self.rank == 0
+
+
+def adopt_launcher(variables: MutableMapping[str, str]) -> None:
+    """Fill in RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT where they are missing.
+
+    The DeepSpeed launcher and torchrun set them; Slurm's srun gives them under its own names;
+    without any launcher the process is alone.
+    """
+    if "RANK" not in variables and "SLURM_PROCID" in variables and "MASTER_ADDR" in variables:
+        variables["RANK"] = variables["SLURM_PROCID"]
+        variables["WORLD_SIZE"] = variables["SLURM_NTASKS"]
+        variables["LOCAL_RANK"] = variables["SLURM_LOCALID"]
+    if "RANK" not in variables:
+        variables |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        variables["MASTER_ADDR"], variables["MASTER_PORT"] = "127.0.0.1", str(_free_port())
+
+
+def start() -> Environment:
+    """Join the job's process group (NCCL on GPUs, gloo on CPUs) and return this process's place.
+
+    Raises `UserError` when the other ranks cannot be reached.
+    """
+    import deepspeed
+
+    adopt_launcher(os.environ)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+    else:
+        device = torch.device("cpu")
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            timeout=timedelta(minutes=30),
+            verbose=False,
+        )
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"the ranks did not meet at {place} (MASTER_ADDR, MASTER_PORT): {str(error).splitlines()[0]}"
+        ) from None
+    return Environment(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,91 @@
+"""Image encoders: timm's models by name, from pixels to pooled features."""
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from xmodal.errors import UserError
+from xmodal.models.config import TimmConfig
+from xmodal.models.packages import load_by_order, packaged_weights, read_state
+
+
+class ImageEncoder(nn.Module):
+    """A timm model without its classifier; uint8 pixels in, pooled features out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: TimmConfig) -> None:
+        super().__init__()
+        self.model = _create(config)
+        self.features = int(self.model.num_features)
+        if hasattr(self.model, "head_hidden_size"):
+            self.features = int(self.model.head_hidden_size)
+        mean, std = _normalisation(self.model, config)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (batch, features) of images (batch, 3, height, width) uint8."""
+        features: Tensor = self.model((images.float() - self.mean) / self.std)
+        return features
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Tell whether statistics over the batch are anywhere in a module."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
+def _create(config: TimmConfig) -> nn.Module:
+    if not timm.is_model(config.name):
+        near = difflib.get_close_matches(config.name.split(".")[0], timm.list_models(), n=3)
+        hint = f"; near: {', '.join(near)}" if near else "; timm.list_models() has the names"
+        raise UserError(f"method.image.name: timm has no model {config.name}{hint}")
+    options = dict(config.options)
+    pretrained_config = timm.get_pretrained_cfg(config.name)
+    if pretrained_config is not None and pretrained_config.fixed_input_size:
+        options.setdefault("img_size", config.size)
+    try:
+        model = timm.create_model(
+            config.name, pretrained=config.weights == "hub", num_classes=0, **options
+        )
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"method.image.options: timm refuses them for {config.name}: {error}") from None
+    except OSError as error:
+        raise UserError(
+            f"method.image.weights: the hub did not give {config.name} "
+            f"({str(error).splitlines()[0]}); give a local file instead"
+        ) from None
+    if config.weights not in {"random", "hub"}:
+        _load(model, config)
+    return model
+
+
+def _load(model: nn.Module, config: TimmConfig) -> None:
+    packaged = config.weights == "package"
+    path = packaged_weights(config.name) if packaged else Path(config.weights)
+    if not path.is_file():
+        raise UserError(f"method.image.weights: there is no file {path}")
+    state = read_state(path)
+    try:
+        if packaged:
+            # A packaged file has the classifier, which our model has not.
+            load_by_order(model, dict(list(state.items())[: len(model.state_dict())]))
+        else:
+            names = model.state_dict().keys()
+            model.load_state_dict({name: value for name, value in state.items() if name in names})
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"method.image.weights: {path} does not fit {config.name}: {str(error).splitlines()[-1].strip()}"
+        ) from None
+
+
+def _normalisation(model: nn.Module, config: TimmConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if config.weights == "package":
+        return (0.5,) * 3, (0.5,) * 3
+    data = resolve_model_data_config(model)
+    return data["mean"], data["std"]

@@ -1,0 +1,102 @@
+"""Text encoders: pretrained ones of transformers, and a small transformer from scratch."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.errors import UserError
+from xmodal.models.config import TransformerConfig, TransformersConfig
+from xmodal.models.packages import packaged_weights
+
+
+class Transformer(nn.Module):
+    """A pre-norm transformer over learned words and positions, mean-pooled (Vaswani et al. 2017)."""
+
+    def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise UserError(
+                f"method.text.heads: {config.heads} heads do not divide width {config.width}"
+            )
+        self.features = config.width
+        self.words = nn.Embedding(vocabulary, config.width)
+        self.positions = nn.Parameter(torch.empty(config.context, config.width))
+        for table in (self.words.weight, self.positions):
+            nn.init.normal_(table, std=0.02)
+        block = nn.TransformerEncoderLayer(
+            config.width,
+            config.heads,
+            dim_feedforward=4 * config.width,
+            dropout=config.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.blocks = nn.TransformerEncoder(
+            block, config.layers, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
+        )
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return features (batch, width) of tokens (batch, length) and mask (batch, length)."""
+        states = self.words(tokens) + self.positions[: tokens.shape[1]]
+        states = self.blocks(states, src_key_padding_mask=~mask)
+        return masked_mean(states, mask)
+
+
+class PretrainedText(nn.Module):
+    """An encoder of the transformers library, mean-pooled as sentence encoders are."""
+
+    def __init__(self, config: TransformersConfig) -> None:
+        super().__init__()
+        from transformers import AutoConfig, AutoModel
+
+        name = _source(config)
+        try:
+            if config.weights == "random":
+                self.model = AutoModel.from_config(AutoConfig.from_pretrained(name))
+            else:
+                self.model = AutoModel.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise _not_loaded(config, error) from None
+        self.features = int(self.model.config.hidden_size)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""
+        states = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        return masked_mean(states, mask)
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (batch, dim) of states (batch, length, dim) where mask (batch, length)."""
+    weights = mask.to(states.dtype)[..., None]
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+def pretrained_tokenizer(config: TransformersConfig) -> CaptionTokenizer:
+    """Return the tokenizer that belongs to a pretrained encoder."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_source(config))
+    except (OSError, ValueError) as error:
+        raise _not_loaded(config, error) from None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"method.text.name: {config.name} has no fast tokenizer (tokenizer.json)")
+    if tokenizer.pad_token is None:
+        raise UserError(f"method.text.name: the tokenizer of {config.name} has no padding token")
+    backend.enable_padding(pad_id=tokenizer.pad_token_id)
+    return CaptionTokenizer(backend, config.context)
+
+
+def _source(config: TransformersConfig) -> str:
+    return str(packaged_weights(config.name)) if config.weights == "package" else config.name
+
+
+def _not_loaded(config: TransformersConfig, error: Exception) -> UserError:
+    local = "" if Path(config.name).is_dir() else "; it is no local folder, and the hub gave nothing"
+    return UserError(
+        f"method.text.name: {config.name} does not load{local}: {str(error).splitlines()[0]}"
+    )

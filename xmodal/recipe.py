@@ -1,0 +1,218 @@
+"""The recipe: one YAML file and `key=value` overrides that say all of a run.
+
+Every component owns its part (`xmodal/*/config.py`); this module puts the parts together, reads
+them, and turns each mistake into one line that names the key, what was allowed and the nearest
+right name. It imports no torch, so that help and errors come at once.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from xmodal.data.config import DataConfig
+from xmodal.errors import UserError
+from xmodal.evaluation.config import EvaluationConfig
+from xmodal.methods.config import MethodConfig
+from xmodal.schema import Config
+from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
+
+
+class Recipe(Config):
+    """All that a run is made of."""
+
+    run: str = Field(description="folder of the run; default: runs/ and the recipe's name")
+    data: DataConfig = Field(description="shards, order, batches")
+    method: MethodConfig = Field(description="encoders and what they minimise")
+    stages: list[StageConfig] = Field([StageConfig()], min_length=1, description="one after another")
+    training: TrainingConfig = Field(TrainingConfig(), description="how the engine runs")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="ranking data.val")
+    checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="what is kept")
+
+
+def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:
+    """Read a recipe by name (a YAML file of `folder`) or path and apply `key=value` overrides.
+
+    Raises `UserError` for a recipe that is not there, is not YAML, or is wrong in a key or value.
+    """
+    path = _find(name, folder)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no keys; a recipe is a YAML mapping")
+    values.setdefault("run", f"runs/{path.stem}")
+    for override in overrides:
+        _override(values, override)
+    return _validate(values, str(path))
+
+
+def load_recipe(run: str | Path) -> Recipe:
+    """Read the resolved recipe that a run folder holds."""
+    path = Path(run) / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: it has no recipe.yaml; train one first")
+    return _validate(yaml.safe_load(path.read_text()), str(path))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML that `read_recipe` takes again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Return the keys in which two recipes differ, as `key: old → new`."""
+    before, after = dict(_leaves(old.model_dump(mode="json"))), dict(_leaves(new.model_dump(mode="json")))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
+
+
+def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, meaning) of every key of the schema, for `--help`."""
+    for name, field in model.model_fields.items():
+        key = f"{path}{name}"
+        meaning = field.description or ""
+        parts = _models(field.annotation)
+        if not parts:
+            default = "required" if field.is_required() else _shown(field.get_default())
+            yield key, default, meaning
+            continue
+        key = f"{key}.0" if get_origin(field.annotation) is list else key
+        for part in parts:
+            yield key, part.__name__.removesuffix("Config"), (part.__doc__ or meaning).split("\n")[0]
+            yield from describe(part, f"{key}.")
+
+
+def _find(name: str, folder: Path) -> Path:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
+        if path.is_file():
+            return path
+        raise UserError(f"there is no recipe file {name}")
+    found = folder / f"{name}.yaml"
+    if found.is_file():
+        return found
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    raise UserError(f"there is no recipe {name}{_nearest(name, known)}; known: {', '.join(known)}")
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r} is no override; write key=value, such as data.batch_size=512")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key}: {text!r} is not a YAML value; quote it") from None
+    *parents, last = key.split(".")
+    node: Any = values
+    for part in parents:
+        node = _child(node, part, key)
+    if isinstance(node, list):
+        node[_position(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, part, key)]
+    if not isinstance(node.get(part), dict | list):
+        # A key that the YAML leaves out has its defaults; a list of defaults has one element.
+        node[part] = [{}] if part == "stages" else {}
+    return node[part]
+
+
+def _position(items: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise UserError(f"{key}: {part!r} is no position in a list of {len(items)}; write 0 to {len(items) - 1}")
+    return int(part)
+
+
+def _validate(values: Any, source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(detail) for detail in error.errors()]
+        more = f" (and {len(problems) - 1} more: {'; '.join(problems[1:])})" if problems[1:] else ""
+        raise UserError(f"{source}: {problems[0]}{more}") from None
+
+
+def _problem(detail: ErrorDetails) -> str:
+    key, model = _locate(detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = list(model.model_fields) if model else []
+        return f"{key} is no key{_nearest(key.split('.')[-1], known)}; allowed: {', '.join(known)}"
+    if detail["type"] == "missing":
+        return f"{key} is missing"
+    if detail["type"] == "union_tag_invalid":
+        context = detail["ctx"]
+        return f"{key}.kind: {context['tag']} is not allowed; allowed: {context['expected_tags']}"
+    if detail["type"] == "union_tag_not_found":
+        return f"{key}.kind is missing"
+    reason = detail["msg"].removeprefix("Value error, ")
+    allowed = [str(value) for value in _literals(model, key)]
+    near = _nearest(str(detail["input"]), allowed)
+    return f"{key}: {_shown(detail['input'])} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
+
+
+def _locate(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
+    """Return the key of an error's location, and the model that the last part belongs to."""
+    parts: list[str] = []
+    model: type[BaseModel] | None = Recipe
+    candidates: list[type[BaseModel]] = []
+    for part in location:
+        tagged = [one for one in candidates if _tag(one) == part]
+        if tagged and len(candidates) > 1:
+            model, candidates = tagged[0], []
+            continue
+        if candidates and not isinstance(part, int):
+            model, candidates = candidates[0], []
+        parts.append(str(part))
+        if model and part in model.model_fields:
+            candidates = _models(model.model_fields[str(part)].annotation)
+    return ".".join(parts), model
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a field can hold: itself, of a union, of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _literals(model: type[BaseModel] | None, key: str) -> tuple[Any, ...]:
+    field = model.model_fields.get(key.split(".")[-1]) if model else None
+    annotation = field.annotation if field else None
+    if get_origin(annotation) is Union:
+        return ()
+    return get_args(annotation)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, dict) and values:
+        for key, value in values.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    elif isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        for position, value in enumerate(values):
+            yield from _leaves(value, f"{path}.{position}")
+    else:
+        yield path, values
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
