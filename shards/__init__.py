@@ -1,0 +1,1 @@
+"""Data sets as WebDataset shards: `python -m shards` builds, indexes, checks and shows them."""

@@ -1,0 +1,148 @@
+"""What a source of images and texts gives to the builder, and how a source is found by its name.
+
+A source is a module of `shards.sources` with a docstring whose first line says what the data are,
+a text `LAYOUT` that says what its folder holds, and a function `read(root, …)` that maps each
+split's name to a function that makes it. A generator's `read` has no `root`. Further parameters
+of `read` are its options; they have defaults of type int, float or str.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from xmodal.errors import UserError
+
+# An image: its file, or something picklable that returns the bytes of one when it is called.
+Picture = Path | Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image and what is said of it."""
+
+    image_id: str
+    picture: Picture
+    captions: Sequence[str]
+    labels: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return self.image_id
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        """The images by the part of their file name before the extension."""
+        return {"": self.picture}
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What the sample's JSON says."""
+        record: dict[str, object] = {"image_id": self.image_id, "captions": list(self.captions)}
+        return record | ({"labels": list(self.labels)} if self.labels else {})
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A query of an image and a text, and the image that it asks for."""
+
+    source_id: str
+    source: Picture
+    modification: str
+    target_id: str
+    target: Picture
+
+    @property
+    def name(self) -> str:
+        return f"{self.source_id} → {self.target_id}"
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        """The images by the part of their file name before the extension."""
+        return {"source.": self.source, "target.": self.target}
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What the sample's JSON says."""
+        return {
+            "modification": self.modification,
+            "source_id": self.source_id,
+            "target_id": self.target_id,
+        }
+
+
+@dataclass(frozen=True)
+class Split:
+    """The samples of a split, in order.
+
+    `relevance` maps an image id to one list of image ids for each of its captions: all that the
+    caption is true of, itself included.
+    """
+
+    items: Sequence[Item | Composed]
+    relevance: Mapping[str, Sequence[Sequence[str]]] | None = None
+
+
+Splits = dict[str, Callable[[], Split]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be converted: its module, found by its name."""
+
+    name: str
+    module: ModuleType = field(repr=False)
+
+    @property
+    def summary(self) -> str:
+        return inspect.cleandoc(self.module.__doc__ or "").split("\n")[0]
+
+    @property
+    def layout(self) -> str:
+        return inspect.cleandoc(self.module.LAYOUT)
+
+    @property
+    def is_generator(self) -> bool:
+        return "root" not in inspect.signature(self.module.read).parameters
+
+    @property
+    def defaults(self) -> dict[str, int | float | str]:
+        """The options of the source and their defaults."""
+        parameters = inspect.signature(self.module.read).parameters.values()
+        return {each.name: each.default for each in parameters if each.name != "root"}
+
+    def read(self, root: Path | None, options: Mapping[str, object]) -> Splits:
+        """Find the splits in the folder `root`; raises `UserError` for what is missing in it."""
+        if root is None:
+            return self.module.read(**options)
+        return self.module.read(root, **options)
+
+
+def source_names() -> list[str]:
+    """The sources there are, without importing them."""
+    package = Path(__file__).parent / "sources"
+    return sorted(module.name for module in pkgutil.iter_modules([str(package)]))
+
+
+def find_source(name: str) -> Source:
+    """Import a source; raises `UserError` when there is none of this name."""
+    if name not in source_names():
+        raise UserError(f"there is no source {name!r}: there are {', '.join(source_names())}")
+    return Source(name, importlib.import_module(f"shards.sources.{name}"))
+
+
+class MissingError(UserError):
+    """A file or folder of the expected layout is not there."""
+
+
+def require(root: Path, *names: str) -> Path:
+    """Find a part of the layout: the first of `names` below `root`, else `MissingError`."""
+    if not root.is_dir():
+        raise UserError(f"--from {root} is no folder")
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    raise MissingError(f"{root} has no {' or '.join(names)}")
