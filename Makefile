@@ -1,0 +1,38 @@
+# `make` lists what there is. Everything runs in .venv, which `make setup` fills.
+
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+# The newest Python that the project accepts and that can make an environment.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.PHONY: help setup train test test-slow lint
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s:
+
+setup: $(VENV)/.installed  ## make .venv with the tested versions (a few GB, most of it torch)
+
+train: setup  ## make the scenes, train on them, measure (4 minutes on two cores)
+	deepspeed --log_level critical launch/train.py quickstart
+
+test: setup  ## run the tests, less the slow ones and those that need a GPU
+	python -m pytest
+
+test-slow: setup  ## run all the tests
+	python -m pytest -m ""
+
+lint: setup  ## check style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { \
+		echo "error: no python3 >= 3.11 with venv here: install one, or make PYTHON=PATH" >&2; exit 2; }
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes the first time"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
