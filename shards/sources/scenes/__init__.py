@@ -1,0 +1,174 @@
+"""Drawn scenes of two or three objects, generated: captions, classes and composed queries."""
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from shards.source import Composed, Item, Split, Splits
+from shards.sources.scenes.change import draw_change
+from shards.sources.scenes.draw import draw
+from shards.sources.scenes.grammar import Claim, own_claims, put_into_words
+from shards.sources.scenes.world import Scene, draw_scene
+from xmodal.errors import UserError
+
+LAYOUT = """
+Nothing to prepare: the scenes are generated. No scene of train or composed_train, however it is
+drawn, is among those of the other splits.
+
+train, val                     images with five captions each that are true of them, and the
+                               shapes in them as labels; relevance.json of val names for each
+                               caption all the scenes that it is true of
+composed_train, composed_val   a scene, one change to it in words, and the scene so changed
+composed_gallery               what composed_val is searched in: its sources and targets, and of
+                               each source a scene that is changed otherwise
+
+Options, with their defaults: seed=0, and the numbers of samples train=20000, val=500,
+composed_train=20000, composed_val=500.
+"""
+
+
+def read(
+    *,
+    seed: int = 0,
+    train: int = 20_000,
+    val: int = 500,
+    composed_train: int = 20_000,
+    composed_val: int = 500,
+) -> Splits:
+    """The splits by name; raises `UserError` for a split of no samples."""
+    counts = {"composed_train": composed_train, "composed_val": composed_val}
+    for name, count in {"train": train, "val": val, **counts}.items():
+        if count < 1:
+            raise UserError(f"{name}={count}: a split of scenes has at least one")
+    return {
+        "train": lambda: Split([own.item() for own in captioned(seed, "train", train)]),
+        "val": lambda: _with_relevance(captioned(seed, "val", val)),
+        **{name: partial(_composed, seed, name, count) for name, count in counts.items()},
+        "composed_gallery": partial(_gallery, seed, composed_val),
+    }
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A scene of a split, the claims made of it, and their wording."""
+
+    image_id: str
+    scene: Scene
+    claims: Sequence[Claim]
+    captions: Sequence[str]
+
+    def item(self) -> Item:
+        labels = sorted({thing.shape for thing in self.scene.things})
+        return Item(self.image_id, partial(jpeg, self.scene), self.captions, labels)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A scene, a change to it, the scene so changed, and one that is changed otherwise."""
+
+    source: Scene
+    modification: str
+    target: Scene
+    other: Scene
+
+
+def jpeg(scene: Scene) -> bytes:
+    """The drawn scene as a JPEG file, without loss of colour resolution."""
+    file = io.BytesIO()
+    draw(scene).save(file, "JPEG", quality=90, subsampling=0)
+    return file.getvalue()
+
+
+def captioned(seed: int, split: str, count: int) -> list[Captioned]:
+    """The first `count` scenes of a plain split with their captions."""
+    held_out = split != "train"
+    return [
+        _caption(f"{split}-{index:06}", _draw_where(held_out, rng), rng)
+        for index, rng in enumerate(_randoms(seed, split, count))
+    ]
+
+
+def relevance(images: Sequence[Captioned]) -> dict[str, list[list[str]]]:
+    """For each image and each of its captions, the ids of the images that it is true of."""
+    return {
+        image.image_id: [
+            [other.image_id for other in images if claim.holds(other.scene)]
+            for claim in image.claims
+        ]
+        for image in images
+    }
+
+
+def queries(seed: int, split: str, count: int) -> list[Query]:
+    """The first `count` queries of a composed split."""
+    held_out = split != "composed_train"
+    return [_draw_query(held_out, rng) for rng in _randoms(seed, split, count)]
+
+
+def _randoms(seed: int, split: str, count: int) -> Iterator[random.Random]:
+    # A generator of its own for each sample: the first thousand are the same in a set of any size.
+    return (random.Random(f"{seed}/{split}/{index}") for index in range(count))
+
+
+def _draw_where(held_out: bool, rng: random.Random) -> Scene:
+    while (scene := draw_scene(rng)).is_held_out != held_out:
+        pass
+    return scene
+
+
+def _draw_query(held_out: bool, rng: random.Random) -> Query:
+    # The scene is drawn anew with the changes, for it may be that no change leads where it must.
+    while True:
+        source = _draw_where(held_out, rng)
+        change = draw_change(source, rng)
+        target, other = change.apply(source), draw_change(source, rng).apply(source)
+        if target.is_held_out == other.is_held_out == held_out and target != other:
+            return Query(source, change.put_into_words(rng), target, other)
+
+
+def _caption(image_id: str, scene: Scene, rng: random.Random) -> Captioned:
+    claims = own_claims(scene, rng)
+    return Captioned(image_id, scene, claims, [put_into_words(claim, rng) for claim in claims])
+
+
+def _with_relevance(images: Sequence[Captioned]) -> Split:
+    return Split([image.item() for image in images], relevance(images))
+
+
+def _composed(seed: int, split: str, count: int) -> Split:
+    drawn = queries(seed, split, count)
+    ids = _image_ids(split, drawn)
+    return Split(
+        [
+            Composed(
+                source_id=ids[query.source],
+                source=partial(jpeg, query.source),
+                modification=query.modification,
+                target_id=ids[query.target],
+                target=partial(jpeg, query.target),
+            )
+            for query in drawn
+        ]
+    )
+
+
+def _gallery(seed: int, count: int) -> Split:
+    ids = _image_ids("composed_val", queries(seed, "composed_val", count))
+    rngs = _randoms(seed, "composed_gallery", len(ids))
+    return Split(
+        [
+            _caption(image_id, scene, rng).item()
+            for (scene, image_id), rng in zip(ids.items(), rngs, strict=True)
+        ]
+    )
+
+
+def _image_ids(split: str, drawn: Sequence[Query]) -> dict[Scene, str]:
+    """One id for all images of the same meaning, so that a query's target is one of the gallery."""
+    ids: dict[Scene, str] = {}
+    for index, query in enumerate(drawn):
+        for part in ("source", "target", "other"):
+            ids.setdefault(getattr(query, part), f"{split}-{index:06}-{part}")
+    return ids
