@@ -1,0 +1,204 @@
+"""A real Slurm of two nodes on this machine: `python -m tests.services.slurm` starts it by hand.
+
+Both nodes are slurmd daemons of the calling user, beside a slurmctld and a munged of their own, in
+a temporary folder. The nodes are named 127.0.0.1 and 127.0.0.2, so that their names resolve (a
+job's MASTER_ADDR is the name of its first node) without an entry in /etc/hosts.
+"""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv")
+NODES = ("127.0.0.1", "127.0.0.2")
+ENDED = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"})
+
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SwitchType=switch/none
+MpiDefault=none
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+MailProg=/bin/true
+KillWait=5
+ReturnToService=2
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """A running cluster; `SLURM_CONF` is what tells a client from it."""
+
+    folder: Path
+
+    @property
+    def conf(self) -> Path:
+        return self.folder / "slurm.conf"
+
+    def run(self, *command: str, **options: object) -> str:
+        """Run a client such as `sinfo` against this cluster and return what it prints."""
+        environment = {**_without_slurm(os.environ), "SLURM_CONF": str(self.conf)}
+        options = {"env": environment, "stdout": subprocess.PIPE, "text": True} | options
+        return subprocess.run(command, check=True, **options).stdout
+
+    def submit(self, *arguments: str, cwd: Path) -> str:
+        """Submit a batch job from the folder `cwd` and return its id."""
+        return self.run("sbatch", "--parsable", *arguments, cwd=cwd).strip()
+
+    def job(self, number: str) -> dict[str, str]:
+        """Return the fields of a job as scontrol shows them."""
+        shown = self.run("scontrol", "--oneliner", "show", "job", number)
+        return dict(field.split("=", 1) for field in shown.split() if "=" in field)
+
+    def wait(self, number: str, seconds: float) -> dict[str, str]:
+        """Wait for a job's end and return its fields; `TimeoutError` when it takes longer."""
+        _until(lambda: self.job(number)["JobState"] in ENDED, seconds, f"job {number} to end")
+        return self.job(number)
+
+
+def missing_programs() -> list[str]:
+    """Return which of the programs that a cluster needs are not on this machine."""
+    return [name for name in PROGRAMS if _find(name) is None]
+
+
+@contextmanager
+def cluster() -> Iterator[Slurm]:
+    """Start a cluster of two nodes; end its jobs and daemons and remove its files at the exit."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    slurm = Slurm(folder)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        _configure(slurm)
+        stack.enter_context(_munge(folder / "munge"))
+        stack.enter_context(_daemon(folder, "slurmctld", "-D", "-f", str(slurm.conf)))
+        for node in NODES:
+            stack.enter_context(_daemon(folder, "slurmd", "-D", "-f", str(slurm.conf), "-N", node))
+        stack.callback(_cancel_jobs, slurm)
+        _until(lambda: _idle_nodes(slurm) == len(NODES), 60, f"the nodes to come up ({folder})")
+        yield slurm
+
+
+def _configure(slurm: Slurm) -> None:
+    for name in ("munge", "state", "spool"):
+        (slurm.folder / name).mkdir(mode=0o700)
+    slurm.conf.write_text(
+        CONFIGURATION.format(
+            host=socket.gethostname().split(".")[0],
+            user=getpass.getuser(),
+            folder=slurm.folder,
+            ports=_free_ports(3),
+            nodes=NODES,
+        )
+    )
+
+
+@contextmanager
+def _munge(folder: Path) -> Iterator[None]:
+    key = folder / "key"
+    key.touch(mode=0o600)
+    key.write_bytes(os.urandom(128))
+    places = [f"--{name}-file={folder / name}" for name in ("key", "pid", "log", "seed")]
+    # Its own checks want folders that only root can write to; ours is the user's alone.
+    with _daemon(folder, "munged", "--foreground", "--force", f"--socket={folder}/socket", *places):
+        _until((folder / "socket").exists, 20, f"munged to open its socket ({folder})")
+        yield
+
+
+@contextmanager
+def _daemon(folder: Path, program: str, *arguments: str) -> Iterator[None]:
+    """Run a daemon in the foreground of a child that dies with this process, however it dies."""
+    command = ["setpriv", "--pdeathsig", "TERM", str(_find(program)), *arguments]
+    with (folder / f"{program}.out").open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=_without_slurm(os.environ),
+            start_new_session=True,  # Ctrl-C is for us alone: the jobs are ended first
+        )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _cancel_jobs(slurm: Slurm) -> None:
+    slurm.run("scancel", "--full", f"--user={getpass.getuser()}")
+    _until(lambda: not slurm.run("squeue", "--noheader"), 60, "the cancelled jobs to end")
+
+
+def _idle_nodes(slurm: Slurm) -> int:
+    try:
+        shown = slurm.run("sinfo", "--noheader", "-N", "-o", "%T", stderr=subprocess.DEVNULL)
+    except subprocess.CalledProcessError:  # the controller is not listening yet
+        return 0
+    return shown.split().count("idle")
+
+
+def _until(done: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s for {what}")
+        time.sleep(0.2)
+
+
+def _find(program: str) -> str | None:
+    # Daemons lie in sbin, which a user's PATH may lack.
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    # Tests may themselves run inside a job of another cluster.
+    return {key: value for key, value in environment.items() if not key.startswith("SLURM")}
+
+
+if __name__ == "__main__":
+    with cluster() as running:
+        print(f"export SLURM_CONF={running.conf}  # Ctrl-C here ends it", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
