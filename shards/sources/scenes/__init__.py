@@ -24,8 +24,7 @@ composed_train, composed_val   a scene, one change to it in words, and the scene
 composed_gallery               what composed_val is searched in: its sources and targets, and of
                                each source a scene that is changed otherwise
 
-Options, with their defaults: seed=0, and the numbers of samples train=20000, val=500,
-composed_train=20000, composed_val=500.
+The options are the seed and each split's number of samples.
 """
 
 
