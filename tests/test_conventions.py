@@ -1,0 +1,124 @@
+"""The rules of the house that no linter knows."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    path for folder in ("xmodal", "shards", "launch") for path in (ROOT / folder).rglob("*.py")
+)
+
+# From the top down: a module imports from its own package and from the lines below it.
+LAYERS = [
+    {"launch"},
+    {"training"},
+    {"evaluation"},
+    {"methods"},
+    {"objectives", "models"},
+    {"distributed", "data"},
+    {"recipe"},
+    {"errors"},
+]
+DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
+SHARDS_MAY_IMPORT = {"xmodal.data.manifest", "xmodal.errors"}
+
+
+def name_of(path: Path) -> str:
+    """Return a module's dotted name."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield the dotted names that a module imports, at its head or within a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from resolve(str(node.module), [alias.name for alias in node.names])
+
+
+def resolve(module: str, names: list[str]) -> Iterator[str]:
+    """Yield what `from module import names` imports: submodules by their own name."""
+    for name in names:
+        folder = ROOT.joinpath(*module.split("."))
+        is_module = (folder / f"{name}.py").exists() or (folder / name).is_dir()
+        yield f"{module}.{name}" if is_module else module
+
+
+def package_of(module: str) -> str | None:
+    """Return the package of `LAYERS` that a module of the project belongs to.
+
+    A component's configuration belongs to the recipe, which collects them all.
+    """
+    top, *rest = module.split(".")
+    if top == "launch":
+        return "launch"
+    if top != "xmodal" or not rest:
+        return None
+    return "recipe" if rest[-1] == "config" or rest == ["schema"] else rest[0]
+
+
+def test_every_package_has_its_layer() -> None:
+    packages = {package_of(name_of(path)) for path in MODULES} - {None}
+    assert packages <= DEPTH.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    own = package_of(name_of(path))
+    for imported in imports_of(path):
+        other = package_of(imported)
+        if own is None or other is None or own == other:
+            continue
+        assert DEPTH[own] < DEPTH[other], f"{name_of(path)} imports {imported}"
+
+
+def test_shards_stand_apart_from_the_training() -> None:
+    for path in (ROOT / "shards").rglob("*.py"):
+        ours = {name for name in imports_of(path) if name.split(".")[0] in ("xmodal", "launch")}
+        assert ours <= SHARDS_MAY_IMPORT, f"{name_of(path)} imports {ours - SHARDS_MAY_IMPORT}"
+
+
+def test_the_library_does_not_know_its_commands() -> None:
+    for path in (ROOT / "xmodal").rglob("*.py"):
+        tops = {name.split(".")[0] for name in imports_of(path)}
+        assert not tops & {"launch", "shards"}, f"{name_of(path)} imports {tops}"
+
+
+def test_modules_are_named_for_what_they_hold() -> None:
+    vague = {"utils", "util", "helpers", "misc", "common"}
+    assert not [path for path in MODULES if vague & set(name_of(path).split("."))]
+
+
+COMMANDS = [["-m", "shards"], *([str(path)] for path in sorted((ROOT / "launch").glob("*.py")))]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: Path(command[-1]).stem)
+def test_help_answers_without_torch(command: list[str]) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", *command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "usage:" in answer.stdout
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in answer.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "deepspeed", "transformers", "timm", "webdataset"}
+
+
+def test_no_file_names_a_place_of_one_machine() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: which files are the project's is not known")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    place = re.compile(rb"(?<![\w.~-])/(work|root)(/|\b)")
+    files = [ROOT / name.decode() for name in listed.stdout.split(b"\0") if name]
+    assert not [path for path in files if path.is_file() and place.search(path.read_bytes())]
