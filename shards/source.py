@@ -9,10 +9,12 @@ of `read` are its options; they have defaults of type int, float or str.
 import importlib
 import inspect
 import pkgutil
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from xmodal.errors import UserError
 
@@ -37,6 +39,10 @@ class Item:
     def pictures(self) -> dict[str, Picture]:
         """The images by the part of their file name before the extension."""
         return {"": self.picture}
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.captions
 
     @property
     def record(self) -> dict[str, object]:
@@ -65,6 +71,10 @@ class Composed:
         return {"source.": self.source, "target.": self.target}
 
     @property
+    def texts(self) -> Sequence[str]:
+        return [self.modification]
+
+    @property
     def record(self) -> dict[str, object]:
         """What the sample's JSON says."""
         return {
@@ -84,6 +94,18 @@ class Split:
 
     items: Sequence[Item | Composed]
     relevance: Mapping[str, Sequence[Sequence[str]]] | None = None
+
+
+class MissingError(UserError):
+    """A file or folder of the expected layout is not there."""
+
+
+def require(root: Path, *names: str) -> Path:
+    """Find a part of the layout: the first of `names` below `root`, else `MissingError`."""
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    raise MissingError(f"{root} has no {' or '.join(names)}")
 
 
 Splits = dict[str, Callable[[], Split]]
@@ -109,16 +131,30 @@ class Source:
         return "root" not in inspect.signature(self.module.read).parameters
 
     @property
-    def defaults(self) -> dict[str, int | float | str]:
+    def defaults(self) -> dict[str, Any]:
         """The options of the source and their defaults."""
         parameters = inspect.signature(self.module.read).parameters.values()
         return {each.name: each.default for each in parameters if each.name != "root"}
 
     def read(self, root: Path | None, options: Mapping[str, object]) -> Splits:
         """Find the splits in the folder `root`; raises `UserError` for what is missing in it."""
-        if root is None:
+        unknown = sorted(set(options) - set(self.defaults))
+        if unknown:
+            known = ", ".join(self.defaults) or "none"
+            raise UserError(f"{self.name} has no option {unknown[0]} (its options: {known})")
+        if self.is_generator:
+            if root is not None:
+                raise UserError(f"{self.name} reads no folder: leave --from out")
             return self.module.read(**options)
-        return self.module.read(root, **options)
+        if root is not None and not root.is_dir():
+            raise UserError(f"there is no folder {root}")
+        if root is None:
+            raise UserError(f"--from is needed: the folder that {self.name} is in")
+        try:
+            return self.module.read(root, **options)
+        except MissingError as error:
+            layout = textwrap.indent(self.layout, "  ")
+            raise UserError(f"{error}. {self.name} is expected like this:\n{layout}") from None
 
 
 def source_names() -> list[str]:
@@ -132,17 +168,3 @@ def find_source(name: str) -> Source:
     if name not in source_names():
         raise UserError(f"there is no source {name!r}: there are {', '.join(source_names())}")
     return Source(name, importlib.import_module(f"shards.sources.{name}"))
-
-
-class MissingError(UserError):
-    """A file or folder of the expected layout is not there."""
-
-
-def require(root: Path, *names: str) -> Path:
-    """Find a part of the layout: the first of `names` below `root`, else `MissingError`."""
-    if not root.is_dir():
-        raise UserError(f"--from {root} is no folder")
-    for name in names:
-        if (root / name).exists():
-            return root / name
-    raise MissingError(f"{root} has no {' or '.join(names)}")

@@ -135,7 +135,7 @@ def test_relevance_is_read_where_there_is_one(folder: Path) -> None:
 FILE_NAME = st.tuples(
     st.text("ab/ ü☃\udce9", min_size=1, max_size=8),
     st.text("abJ. ☃", min_size=1, max_size=6),
-).map(lambda parts: ".".join(parts))
+).map(".".join)
 
 
 @given(st.lists(st.tuples(FILE_NAME, st.binary(max_size=3)), max_size=8))

@@ -7,7 +7,6 @@ each file). A tar is scanned once, when its index is made; afterwards any sample
 """
 
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -115,7 +114,7 @@ def tar_members(path: str | Path) -> Iterator[Member]:
     """
     last = "none"
     try:
-        num_bytes = os.path.getsize(path)
+        num_bytes = Path(path).stat().st_size
         with tarfile.open(path, "r:", encoding="utf-8") as tar:
             for info in tar:
                 if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
@@ -144,13 +143,18 @@ def key_and_extension(name: str) -> tuple[str, str] | None:
     return match[1], match[2].lower()
 
 
-def index_tar(path: str | Path) -> list[Sample]:
-    """Find the samples of a tar by scanning it.
+def tar_samples(path: str | Path) -> Iterator[Sample]:
+    """Scan the samples of a tar, in order.
 
     Files of one key that follow each other are one sample; an extension that comes again begins
-    another. Raises `UserError` with the shard and its last whole file when the tar is cut.
+    another. Raises `UserError`, after the last whole sample, when the tar is cut or broken.
     """
-    return [sample for sample, _ in _grouped(path)]
+    return (sample for sample, _ in _grouped(path))
+
+
+def index_tar(path: str | Path) -> list[Sample]:
+    """Find the samples of a tar by scanning it, as `tar_samples` does."""
+    return list(tar_samples(path))
 
 
 def index_path(tar_path: str | Path) -> Path:
@@ -189,7 +193,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file whole or not at all: beside its place, then renamed into it."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(text.encode("utf-8", "surrogateescape"))
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _grouped(path: str | Path) -> Iterator[tuple[Sample, list[str]]]:

@@ -1,0 +1,201 @@
+"""Make WebDataset shards of images and texts, and look after them.
+
+python -m shards sources
+python -m shards build flickr8k --from ~/flickr8k --to ~/shards/flickr8k
+python -m shards index ~/shards/mine
+python -m shards check ~/shards/mine
+python -m shards show ~/shards/mine
+"""
+
+import argparse
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from xmodal.errors import UserError, run_command
+
+
+def main() -> int | None:
+    parser = _parser()
+    # argparse takes NAME=VALUE only directly after SOURCE; the others are left over.
+    arguments, rest = parser.parse_known_args()
+    strange = [word for word in rest if word.startswith("-") or "=" not in word]
+    if strange or (rest and arguments.run is not _build):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        arguments.options += rest
+    return arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shards",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    sources = commands.add_parser("sources", help="list the data sets that can be converted")
+    sources.set_defaults(run=_sources)
+    _add_build(commands)
+    _add_index(commands)
+    _add_check(commands)
+    _add_show(commands)
+    return parser
+
+
+def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "build",
+        help="convert a data set into shards",
+        description="Convert a data set into shards, each split into a folder of its own. A build "
+        "that was killed goes on when the same command is run again.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="one of `python -m shards sources`")
+    parser.add_argument(
+        "options", metavar="NAME=VALUE", nargs="*", help="options that the source has"
+    )
+    parser.add_argument(
+        "--from", dest="root", metavar="DIR", type=Path, help="the folder with the data set"
+    )
+    parser.add_argument(
+        "--to", metavar="DIR", type=Path, required=True, help="where to put the folders of shards"
+    )
+    parser.add_argument(
+        "--split", dest="splits", metavar="NAME", action="append", default=[],
+        help="make this split; may be repeated (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", metavar="N", type=_positive, help="shrink to a shorter side of at most N pixels"
+    )
+    parser.add_argument(
+        "--samples-per-shard", metavar="N", type=_positive, default=1000, help="default: 1000"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, help="seed of a source that draws lots")
+    _add_workers(parser)
+    parser.set_defaults(run=_build)
+
+
+def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "index",
+        help="make the index of shards that come from elsewhere",
+        description="Make shardindex.json and the .idx of each tar in a folder of shards.",
+    )
+    _add_folder(parser)
+    _add_workers(parser)
+    parser.set_defaults(run=_index)
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "check",
+        help="find what is broken in shards",
+        description="Read every tar, decode every image, and print what is broken by cause. "
+        "The exit code is 1 when something is.",
+    )
+    _add_folder(parser)
+    _add_workers(parser)
+    parser.set_defaults(run=_check)
+
+
+def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("show", help="draw samples of shards on a contact sheet")
+    _add_folder(parser)
+    parser.add_argument(
+        "-n", dest="count", metavar="N", type=_positive, default=8,
+        help="how many samples, evenly spread (default: 8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--to", metavar="FILE.png", type=Path, help="default: contact_sheet.png in the folder"
+    )
+    parser.set_defaults(run=_show)
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder of shards")
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", metavar="N", type=_positive, default=len(os.sched_getaffinity(0)),
+        help="processes (default: one a CPU)",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _sources(_: argparse.Namespace) -> None:
+    from shards.source import find_source, source_names
+
+    for name in source_names():
+        source = find_source(name)
+        print(f"{name}: {source.summary}")
+        print(textwrap.indent(source.layout, "  "))
+        if source.defaults:
+            print(
+                f"  options: {' '.join(f'{key}={value}' for key, value in source.defaults.items())}"
+            )
+        print()
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from shards.build import build
+    from shards.source import find_source
+
+    options = _read_options(arguments.options, find_source(arguments.source).defaults)
+    if arguments.seed is not None:
+        options["seed"] = arguments.seed
+    build(
+        arguments.source,
+        arguments.to,
+        arguments.root,
+        splits=arguments.splits,
+        options=options,
+        resize=arguments.resize,
+        samples_per_shard=arguments.samples_per_shard,
+        workers=arguments.workers,
+    )
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    from shards.index import index
+
+    index(arguments.folder, arguments.workers)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from shards.check import check
+
+    return check(arguments.folder, arguments.workers)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from shards.show import show
+
+    show(arguments.folder, arguments.count, arguments.to)
+
+
+def _read_options(
+    words: Sequence[str], defaults: Mapping[str, int | float | str]
+) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"{word!r} is no option of the form NAME=VALUE")
+        kind = type(defaults.get(name, ""))
+        try:
+            options[name] = kind(value)
+        except ValueError:
+            raise UserError(f"{word}: {name} must be of type {kind.__name__}") from None
+    return options
+
+
+if __name__ == "__main__":
+    run_command(main)

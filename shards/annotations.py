@@ -1,0 +1,75 @@
+"""The files of captions that several data sets share: token files and Karpathy's splits."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shards.source import Item, Split, Splits
+from xmodal.errors import UserError
+
+# Some images of COCO have six or seven captions; what is published counts the first five.
+NUM_EVALUATED_CAPTIONS = 5
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not blank; raises `UserError` for what is no UTF-8."""
+    lines = path.read_bytes().split(b"\n")
+    try:
+        return [text for line in lines if (text := line.decode("utf-8-sig").strip())]
+    except UnicodeDecodeError:
+        number = next(n for n, line in enumerate(lines, 1) if not _is_utf8(line))
+        raise UserError(f"line {number} of {path} is not UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises `UserError` where it is broken."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is broken JSON: {error}") from None
+
+
+def read_token_file(path: Path) -> dict[str, list[str]]:
+    """Read the captions of each image file: lines `NAME.jpg#0<TAB>caption`."""
+    captions = defaultdict(list)
+    for line in read_lines(path):
+        name, tab, caption = line.partition("\t")
+        file, hash_sign, _ = name.rpartition("#")
+        if not tab or not hash_sign:
+            raise UserError(f"{path} has a line that is not NAME.jpg#0<TAB>caption: {line[:80]!r}")
+        captions[file].append(caption.strip())
+    return dict(captions)
+
+
+def karpathy_splits(path: Path, picture: Callable[[Mapping[str, Any]], Path]) -> Splits:
+    """Read one of Karpathy's `dataset_*.json`; `picture` finds the file of one of its images.
+
+    `restval` counts as train. Images of val and test keep their first five captions.
+    """
+    try:
+        splits: dict[str, list[Item]] = {}
+        for image in read_json(path)["images"]:
+            name = "train" if image["split"] == "restval" else image["split"]
+            captions = [sentence["raw"].strip() for sentence in image["sentences"]]
+            kept = captions if name == "train" else captions[:NUM_EVALUATED_CAPTIONS]
+            image_id = str(image.get("cocoid", Path(image["filename"]).stem))
+            splits.setdefault(name, []).append(Item(image_id, picture(image), kept))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not one of Karpathy's splits (no {error})") from None
+    return splits_of(splits)
+
+
+def splits_of(items: Mapping[str, Sequence[Item]]) -> Splits:
+    """Splits whose items are known already."""
+    return {name: partial(Split, kept) for name, kept in items.items()}
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,306 @@
+"""Write a data set as shards: in parallel, the same bytes each time, resumed where it was killed.
+
+A split's folder tells by itself how far its build is. `build.json` says what is being built; a
+tar stands under its name only when it is whole; `shardindex.json` is written last. Running the
+same command again therefore makes what is missing and nothing else.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shards.parallel import progress, run_parallel
+from shards.picture import PictureError, stored
+from shards.source import Composed, Item, Picture, Split, find_source
+from xmodal.data.manifest import (
+    MANIFEST_NAME,
+    RELEVANCE_NAME,
+    count_indexed,
+    index_path,
+    read_manifest,
+    write_atomically,
+    write_index,
+    write_manifest,
+)
+from xmodal.errors import UserError
+
+PLAN_NAME = "build.json"
+_LEFT_OUT_SUFFIX = ".left_out.json"
+_NUM_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is built in a folder, and how; kept beside the shards."""
+
+    source: str
+    read_from: str | None
+    split: str
+    options: dict[str, Any]
+    resize: int | None
+    samples_per_shard: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One tar to write: its samples, the number of the first one, and how."""
+
+    tar: Path
+    first: int
+    items: Sequence[Item | Composed]
+    split: str
+    resize: int | None
+
+
+def build(
+    source: str,
+    to: Path,
+    root: Path | None = None,
+    *,
+    splits: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    resize: int | None = None,
+    samples_per_shard: int = 1000,
+    workers: int = 1,
+) -> dict[str, Path]:
+    """Convert splits of a source (all where none is named) into shards below the folder `to`.
+
+    Returns the folder of each split. What a former run has finished is kept; raises `UserError`
+    when a folder holds anything but the same build, begun or finished.
+    """
+    found = find_source(source)
+    available = found.read(root, options or {})
+    unknown = sorted(set(splits) - set(available))
+    if unknown:
+        raise UserError(f"{source} has no split {unknown[0]}: there are {', '.join(available)}")
+    folders = {name: to / name for name in splits or available}
+    read_from = None if root is None else str(root.resolve())
+    settings = found.defaults | dict(options or {})
+    plans = {
+        name: _Plan(source, read_from, name, settings, resize, samples_per_shard)
+        for name in folders
+    }
+    for name, folder in folders.items():
+        _refuse_other_build(folder, plans[name])
+    for name, folder in folders.items():
+        if not _is_finished(folder):
+            _build_split(available[name](), plans[name], folder, workers)
+        print(_summary(name, folder), flush=True)
+    return folders
+
+
+def _build_split(split: Split, plan: _Plan, folder: Path, workers: int) -> None:
+    if not split.items:
+        raise UserError(f"{plan.source} has no samples for the split {plan.split}")
+    _begin(folder, plan, split)
+    jobs = _jobs(split.items, plan, folder)
+    foreign = {tar.name for tar in folder.glob("*.tar")} - {job.tar.name for job in jobs}
+    if foreign:
+        raise UserError(f"{folder / min(foreign)} is no shard of this build: use another folder")
+    with _locked(folder):
+        _write_shards(jobs, plan.split, workers)
+        counts = {job.tar.name: _count_samples(job.tar) for job in jobs if job.tar.exists()}
+        if not counts:
+            raise UserError(f"no sample of the split {plan.split} can be used: {_causes(folder)}")
+        if split.relevance is not None:
+            write_atomically(folder / RELEVANCE_NAME, json.dumps(split.relevance))
+        write_manifest(folder, counts)
+
+
+def _refuse_other_build(folder: Path, plan: _Plan) -> None:
+    if not (folder / PLAN_NAME).exists():
+        strangers = sorted(folder.glob("*.tar")) + sorted(folder.glob(MANIFEST_NAME))
+        if strangers:
+            raise UserError(f"{strangers[0]} is not from a build of ours: use another folder")
+        return
+    begun = _read_begun(folder)
+    for key, value in asdict(plan).items():
+        if begun.get(key) != value:
+            raise UserError(
+                f"{folder} was built with {key} {begun.get(key)}, not {value}: use another folder, "
+                "or remove this one"
+            )
+
+
+def _read_begun(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / PLAN_NAME).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{folder / PLAN_NAME} is damaged: remove the folder") from None
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+    except UserError:
+        return False
+    return True
+
+
+def _begin(folder: Path, plan: _Plan, split: Split) -> None:
+    digest = _digest(split)
+    if not (folder / PLAN_NAME).exists():
+        _make(folder)
+        text = json.dumps(asdict(plan) | {"digest": digest}, indent=1)
+        write_atomically(folder / PLAN_NAME, text + "\n")
+    elif _read_begun(folder).get("digest") != digest:
+        raise UserError(
+            f"{folder} was begun from other samples than {plan.read_from or plan.source} has now: "
+            "use another folder, or remove this one"
+        )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be made: {error.strerror}") from None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / PLAN_NAME).open("r+b") as plan:
+        try:
+            fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another build is writing {folder}: wait until it ends") from None
+        yield
+
+
+def _digest(split: Split) -> str:
+    digest = hashlib.sha256()
+    for item in split.items:
+        digest.update(json.dumps(item.record).encode())
+    return digest.hexdigest()
+
+
+def _jobs(items: Sequence[Item | Composed], plan: _Plan, folder: Path) -> list[_Job]:
+    size = plan.samples_per_shard
+    return [
+        _Job(
+            folder / f"{plan.split}-{number:06d}.tar",
+            first,
+            items[first : first + size],
+            plan.split,
+            plan.resize,
+        )
+        for number, first in enumerate(range(0, len(items), size))
+    ]
+
+
+def _write_shards(jobs: Sequence[_Job], name: str, workers: int) -> None:
+    missing = [job for job in jobs if not job.tar.exists()]
+    with progress(name, sum(len(job.items) for job in jobs)) as advance:
+        advance(sum(len(job.items) for job in jobs if job.tar.exists()))
+        for job, _ in run_parallel(_write_shard, missing, workers):
+            advance(len(job.items))
+
+
+def _write_shard(job: _Job) -> None:
+    try:
+        _write_tar(job)
+    except OSError as error:
+        raise UserError(f"{job.tar} cannot be written: {error.strerror}") from None
+
+
+def _write_tar(job: _Job) -> None:
+    part = job.tar.with_name(job.tar.name + ".part")
+    with part.open("wb") as file:
+        num_samples, left_out = _write_samples(job, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if left_out:
+        text = json.dumps(left_out, ensure_ascii=False, indent=1)
+        write_atomically(job.tar.with_suffix(_LEFT_OUT_SUFFIX), text + "\n")
+    if num_samples:
+        part.replace(job.tar)
+        write_index(job.tar)
+    else:
+        part.unlink()
+
+
+def _write_samples(job: _Job, file: BinaryIO) -> tuple[int, list[tuple[str, str, str]]]:
+    left_out = []
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, item in enumerate(job.items, job.first):
+            try:
+                files = _sample_files(item, job)
+            except PictureError as error:
+                left_out.append((item.name, error.cause, error.detail))
+                continue
+            for extension, data in files.items():
+                _add(tar, f"{number:09d}.{extension}", data)
+    return len(job.items) - len(left_out), left_out
+
+
+def _sample_files(item: Item | Composed, job: _Job) -> dict[str, bytes]:
+    if not item.texts or not all(item.texts):
+        raise PictureError("no caption")
+    files = {}
+    for prefix, picture in item.pictures.items():
+        extension, data = stored(_picture_bytes(picture), job.resize)
+        files[prefix + extension] = data
+    record = item.record | {"split": job.split}
+    files["json"] = json.dumps(record).encode()
+    return files
+
+
+def _picture_bytes(picture: Picture) -> bytes:
+    if not isinstance(picture, Path):
+        return picture()
+    try:
+        return picture.read_bytes()
+    except FileNotFoundError:
+        raise PictureError("missing", str(picture)) from None
+    except OSError as error:
+        raise PictureError("cannot be read", f"{picture}: {error.strerror}") from None
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # no owner and time zero: the same samples make the same bytes
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _count_samples(tar: Path) -> int:
+    # A kill between the renaming of a tar and its indexing leaves it without.
+    return count_indexed(tar) if index_path(tar).exists() else write_index(tar)
+
+
+def _summary(name: str, folder: Path) -> str:
+    manifest = read_manifest(folder)
+    num_bytes = sum(shard.num_bytes for shard in manifest.shards)
+    line = (
+        f"{name}: {manifest.num_samples:,} samples in {len(manifest.shards):,} shards "
+        f"({num_bytes / 1e6:,.1f} MB) in {folder}"
+    )
+    causes = _causes(folder)
+    return f"{line}\n  left out: {causes}" if causes else line
+
+
+def _causes(folder: Path) -> str:
+    """Name what was left out by cause, with a few examples of each."""
+    left_out = [
+        entry
+        for file in sorted(folder.glob(f"*{_LEFT_OUT_SUFFIX}"))
+        for entry in json.loads(file.read_text(encoding="utf-8"))
+    ]
+    counts = Counter(cause for _, cause, _ in left_out)
+    return "; ".join(
+        f"{count:,} {cause} ({_examples(left_out, cause)})" for cause, count in counts.items()
+    )
+
+
+def _examples(left_out: Sequence[Sequence[str]], cause: str) -> str:
+    names = [name for name, its_cause, _ in left_out if its_cause == cause]
+    more = ", …" if len(names) > _NUM_EXAMPLES else ""
+    return ", ".join(names[:_NUM_EXAMPLES]) + more

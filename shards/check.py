@@ -1,0 +1,209 @@
+"""Find what is broken in shards: tars read to their end, images decoded, texts read."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shards.index import find_tars
+from shards.parallel import progress, run_parallel
+from shards.picture import EXTENSIONS, PictureError, decode
+from shards.sample import (
+    PLAIN,
+    SOURCE,
+    TARGET,
+    SampleError,
+    image_extensions,
+    is_composed,
+    read_captions,
+    read_record,
+)
+from xmodal.data.manifest import (
+    MANIFEST_NAME,
+    Sample,
+    Shard,
+    index_path,
+    read_manifest,
+    tar_samples,
+)
+from xmodal.errors import UserError
+
+MAX_CAPTION_CHARACTERS = 10_000
+_NUM_EXAMPLES = 5
+_RECORD_TYPES = {"image_id": str, "modification": str, "source_id": str, "target_id": str}
+
+Fault = tuple[str, str]  # cause, detail
+
+
+@dataclass
+class Report:
+    """How many samples were read, and what is broken by cause, with a few examples of each."""
+
+    num_samples: int = 0
+    num_broken: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, cause: str, example: str) -> None:
+        self.counts[cause] += 1
+        known = self.examples.setdefault(cause, [])
+        if len(known) < _NUM_EXAMPLES:
+            known.append(example)
+
+    def merge(self, other: "Report") -> None:
+        self.num_samples += other.num_samples
+        self.num_broken += other.num_broken
+        self.counts += other.counts
+        for cause, examples in other.examples.items():
+            known = self.examples.setdefault(cause, [])
+            known += examples[: _NUM_EXAMPLES - len(known)]
+
+
+def check(folder: Path, workers: int) -> int:
+    """Print what is broken in the shards of a folder; the exit code is 1 when something is."""
+    tars = find_tars(folder)
+    reports = {}
+    with progress("check", len(tars)) as advance:
+        for tar, report in run_parallel(check_tar, tars, min(workers, len(tars))):
+            reports[tar] = report
+            advance(1)
+    total = _check_manifest(folder)
+    for tar in tars:
+        total.merge(reports[tar])
+    _print(total, folder, len(tars))
+    return 1 if total.counts else 0
+
+
+def check_tar(tar: Path) -> Report:
+    """Read every sample of a tar and decode its images."""
+    report = Report()
+    samples: list[Sample] = []
+    keys: set[str] = set()
+    try:
+        with tar.open("rb") as file:
+            for sample in tar_samples(tar):
+                samples.append(sample)
+                faults = [*_key_faults(sample.key, keys), *_content_faults(_read(sample, file))]
+                keys.add(sample.key)
+                report.num_broken += bool(faults)
+                for cause, detail in faults:
+                    report.add(cause, _example(tar.name, sample.key, detail))
+        for cause, detail in _index_faults(tar, samples):
+            report.add(cause, _example(tar.name, "", detail))
+    except UserError as error:
+        report.add("tar cut or broken", str(error))
+    report.num_samples = len(samples)
+    return report
+
+
+def _check_manifest(folder: Path) -> Report:
+    report = Report()
+    if (folder / MANIFEST_NAME).exists():
+        try:
+            read_manifest(folder)
+        except UserError as error:
+            report.add("index wrong", str(error))
+    return report
+
+
+def _read(sample: Sample, file: Any) -> dict[str, bytes]:
+    files = {}
+    for extension, (offset, size) in sample.members.items():
+        file.seek(offset)
+        files[extension] = file.read(size)
+    return files
+
+
+def _key_faults(key: str, seen: set[str]) -> Iterator[Fault]:
+    if key in seen:
+        yield "key twice", ""
+    if ".." in key.split("/"):
+        yield "`..` in a path", ""
+
+
+def _content_faults(files: dict[str, bytes]) -> Iterator[Fault]:
+    images = image_extensions(files)
+    if not images:
+        yield "no image", f"files {', '.join(files)}"
+    for role, extension in images.items():
+        yield from _image_faults(files[role + extension], extension)
+    record: dict[str, Any] = {}
+    try:
+        if "json" in files:
+            record = read_record(files["json"])
+            yield from _record_faults(record)
+        if is_composed(images):
+            yield from _composed_faults(images, record)
+        if PLAIN in images:
+            for caption in read_captions(record, files.get("txt")):
+                yield from _caption_faults(caption)
+    except SampleError as error:
+        yield error.cause, error.detail
+
+
+def _image_faults(data: bytes, extension: str) -> Iterator[Fault]:
+    try:
+        image = decode(data)
+    except PictureError as error:
+        yield f"image: {error.cause}", error.detail
+        return
+    right = EXTENSIONS.get(image.format or "", "none")
+    if right != extension.replace("jpeg", "jpg"):
+        yield "image: wrong extension", f"{extension}, but the content is {image.format}"
+
+
+def _record_faults(record: dict[str, Any]) -> Iterator[Fault]:
+    for key, kind in _RECORD_TYPES.items():
+        if not isinstance(record.get(key, ""), kind):
+            yield "JSON of the wrong type", f"{key} is no string"
+    labels = record.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        yield "JSON of the wrong type", "labels is no list of strings"
+
+
+def _composed_faults(images: dict[str, str], record: dict[str, Any]) -> Iterator[Fault]:
+    for role in (SOURCE, TARGET):
+        if role not in images:
+            yield "no image", f"a composed sample without {role}jpg"
+    for key in ("modification", "source_id", "target_id"):
+        if not record.get(key):
+            yield "composed sample incomplete", f"no {key}"
+
+
+def _caption_faults(caption: str) -> Iterator[Fault]:
+    if not caption.strip():
+        yield "caption empty", ""
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        yield f"caption over {MAX_CAPTION_CHARACTERS:,} characters", f"{len(caption):,}"
+    if any("\ud800" <= character <= "\udfff" for character in caption):
+        yield "not UTF-8", "half of a surrogate pair"
+
+
+def _index_faults(tar: Path, samples: list[Sample]) -> Iterator[Fault]:
+    if not samples:
+        yield "no samples", ""
+    if not index_path(tar).exists():
+        return
+    try:
+        indexed = Shard(str(tar), len(samples), tar.stat().st_size).samples()
+    except UserError as error:
+        yield "index wrong", str(error)
+        return
+    if indexed != samples:
+        yield "index wrong", f"{index_path(tar).name} is of another tar"
+
+
+def _example(tar: str, key: str, detail: str) -> str:
+    return " ".join(filter(None, (tar, key))) + (f": {detail}" if detail else "")
+
+
+def _print(report: Report, folder: Path, num_tars: int) -> None:
+    print(f"{report.num_samples:,} samples in {num_tars:,} shards of {folder}")
+    for cause, count in report.counts.most_common():
+        print(f"{count:>8,}  {cause}")
+        for example in report.examples[cause]:
+            print(f"          {example}")
+        if count > len(report.examples[cause]):
+            print("          …")
+    print(f"{report.num_broken:,} samples are broken" if report.counts else "nothing is broken")

@@ -1,0 +1,76 @@
+"""What the files of one sample say: its images by their role, its record and its captions."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# The roles are the parts of a file's name between the key and the image's own extension.
+PLAIN = ""
+SOURCE = "source."
+TARGET = "target."
+_IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp"}
+
+
+class SampleError(Exception):
+    """Something in a sample that cannot be used: `cause` is one of a few, `detail` what was met."""
+
+    def __init__(self, cause: str, detail: str = ""):
+        super().__init__(cause, detail)
+        self.cause = cause
+        self.detail = detail
+
+
+def image_extensions(extensions: Iterable[str]) -> dict[str, str]:
+    """Find the images among a sample's extensions: role → extension without the role.
+
+    The role of a plain sample's image is "", those of a composed sample "source." and "target.".
+    """
+    images = {}
+    for extension in extensions:
+        role, dot, kind = extension.rpartition(".")
+        if kind in _IMAGE_EXTENSIONS and role + dot in (PLAIN, SOURCE, TARGET):
+            images[role + dot] = kind
+    return images
+
+
+def is_composed(images: Mapping[str, str]) -> bool:
+    """Whether images of these roles are those of a composed query."""
+    return SOURCE in images or TARGET in images
+
+
+def read_record(data: bytes) -> dict[str, Any]:
+    """Read a sample's JSON; raises `SampleError` when it is broken or no object."""
+    try:
+        record = json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise SampleError("not UTF-8", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise SampleError("JSON broken", str(error)) from None
+    if not isinstance(record, dict):
+        raise SampleError("JSON of the wrong type", f"{type(record).__name__} instead of an object")
+    return record
+
+
+def read_captions(record: Mapping[str, Any], text: bytes | None) -> list[str]:
+    """A sample's captions: `captions` of its JSON, else its text file as img2dataset writes it.
+
+    Raises `SampleError` when there are none or they are of another type.
+    """
+    if "captions" in record:
+        captions = record["captions"]
+        if not isinstance(captions, list) or not all(isinstance(each, str) for each in captions):
+            raise SampleError("JSON of the wrong type", "captions is no list of strings")
+    elif text is not None:
+        captions = [_decoded(text)]
+    else:
+        captions = []
+    if not captions:
+        raise SampleError("caption missing")
+    return captions
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise SampleError("not UTF-8", str(error)) from None

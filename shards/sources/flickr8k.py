@@ -1,0 +1,41 @@
+"""Flickr8k: 8,000 photographs of people and dogs, five English sentences each."""
+
+from pathlib import Path
+
+from shards.annotations import karpathy_splits, read_lines, read_token_file, splits_of
+from shards.source import Item, Splits, require
+
+LAYOUT = """
+Flicker8k_Dataset/*.jpg      the photographs (the folder is spelt so)
+and the captions with their splits, either Karpathy's
+  dataset_flickr8k.json      preferred where both are
+or the published ones
+  Flickr8k.token.txt         lines NAME.jpg#0<TAB>sentence
+  Flickr_8k.trainImages.txt  names of the 6,000 images to train on
+  Flickr_8k.devImages.txt    1,000: the split val
+  Flickr_8k.testImages.txt   1,000; may be missing
+"""
+
+_LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
+
+
+def read(root: Path) -> Splits:
+    """Find the splits train, val and test."""
+    photographs = require(root, "Flicker8k_Dataset")
+    karpathy = root / "dataset_flickr8k.json"
+    if karpathy.exists():
+        return karpathy_splits(karpathy, lambda image: photographs / image["filename"])
+    captions = read_token_file(require(root, "Flickr8k.token.txt", "dataset_flickr8k.json"))
+    lists = {split: root / f"Flickr_8k.{name}.txt" for split, name in _LISTS.items()}
+    for split in ("train", "val"):
+        require(root, lists[split].name)
+    return splits_of(
+        {
+            split: [
+                Item(Path(name).stem, photographs / name, captions.get(name, []))
+                for name in read_lines(path)
+            ]
+            for split, path in lists.items()
+            if path.exists()
+        }
+    )
