@@ -1,0 +1,1 @@
+"""Evaluation: exact ranks, recall beside chance, and the report that shows both."""
