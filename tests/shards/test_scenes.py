@@ -84,7 +84,7 @@ def read_sentence(text: str) -> tuple[list[dict[str, str]], str | None, dict[str
         ground = read_words(found[1] or found[2])
         text = text.replace(found[0], "")
     relation = RELATION.search(text)
-    phrases = re.split(f", | and |{RELATION.pattern.replace('(left', '(?:left')}", text)
+    phrases = re.split(f", and also |, | and |{RELATION.pattern.replace('(left', '(?:left')}", text)
     return [read_words(phrase) for phrase in phrases], relation and relation[1], ground
 
 

@@ -67,6 +67,7 @@ class Claim:
     def holds(self, scene: Scene) -> bool:
         if self.ground not in (None, scene.ground) or self.texture not in (None, scene.texture):
             return False
+        # Nearly all claims that do not hold end here, before things are paired with nouns.
         if not all(any(noun.fits(thing) for thing in scene.things) for noun in self.nouns):
             return False
         return any(
@@ -160,12 +161,16 @@ def put_into_words(claim: Claim, rng: random.Random) -> str:
     """One of the sentences that say what the claim says."""
     if claim.relation is not None and rng.random() < 0.5:
         claim = _reversed(claim)
-    phrases = [_phrase(noun, rng) for noun in claim.nouns]
+    first, *others = [_phrase(noun, rng) for noun in claim.nouns]
     if claim.relation is not None:
-        first, second, *rest = phrases
-        phrases = [f"{first} {word_for(claim.relation, rng)} {second}", *rest]
-    *most, last = phrases
-    sentence = f"{', '.join(most)} and {last}" if most else last
+        second, *others = others
+        # "Also", for "left of a star and a moon" would be left of both.
+        sentence = f"{first} {word_for(claim.relation, rng)} {second}"
+        sentence += "".join(f", and also {other}" for other in others)
+    elif others:
+        sentence = f"{', '.join([first, *others[:-1]])} and {others[-1]}"
+    else:
+        sentence = first
     if claim.ground is None and claim.texture is None:
         return rng.choice((sentence, f"there is {sentence}"))
     ground = _ground(claim, rng)
