@@ -313,13 +313,23 @@ def in_cell(visible: np.ndarray, thing: Thing) -> bool:
     }
 
 
+@given(st.floats(-0.05, 0.05), st.floats(-12, 12))
+def test_a_ring_is_closed(aside, tilt):
+    look = Look(right=aside, down=-aside, tilt=tilt)
+    thing = Thing("black", "ring", "large", "middle", "centre", look)
+    picture = np.asarray(draw(Scene((thing,), "grey", "plain"))).max(-1)
+    around = 0.1 * np.exp(1j * np.linspace(0, 2 * np.pi, 200)) + (0.5 + aside / 3)
+    rows, columns = around.imag + 0.5 - aside / 3, around.real
+    assert picture[(rows * IMAGE_SIZE).astype(int), (columns * IMAGE_SIZE).astype(int)].max() < 30
+
+
 def test_a_large_thing_is_larger():
     for shape in SHAPES:
         areas = []
         for size in SIZES:
             scene = Scene((Thing("black", shape, size, "middle", "centre"),), "grey", "plain")
             areas.append((np.asarray(draw(scene)).max(-1) < 80).sum())
-        assert 2 < areas[1] / areas[0] < 3.5
+        assert 1.8 < areas[1] / areas[0] < 2.5
 
 
 @pytest.mark.parametrize("name", ["train", "val", "composed_train", "composed_val"])

@@ -7,7 +7,7 @@ from shards.sources.scenes.world import COLUMNS, ROWS, Scene, Thing
 
 IMAGE_SIZE = 96
 _SCALE = 3  # drawn this much larger, then averaged
-_RADIUS = {"small": 0.08, "large": 0.13}  # of the picture's width; cells are 1/3 wide
+_RADIUS = {"small": 0.09, "large": 0.13}  # of the picture's width; cells are 1/3 wide
 _PAINT = {
     "red": (218, 30, 40),
     "orange": (250, 135, 20),
@@ -51,7 +51,8 @@ _OUTLINES = {
     "star": np.stack([1.15 * _corners(5), -0.48 * _corners(5)[[3, 4, 0, 1, 2]]], 1).ravel(),
     "cross": _cross(),
     "heart": _heart(),
-    "ring": np.concatenate([_arc(0, 360), 0.55 * _arc(360, 0)]),
+    # Its inner and outer edge join at the bottom: an upright seam is one that Pillow closes.
+    "ring": np.concatenate([_arc(90, 450), 0.55 * _arc(450, 90)]),
     "moon": np.concatenate([_arc(50, 310), 0.42 + 0.78 * _arc(282, 78)]),
 }
 
@@ -64,8 +65,7 @@ def draw(scene: Scene) -> Image.Image:
     _draw_texture(pen, scene.texture, _shaded(scene.ground, 0.86), side)
     for thing in scene.things:
         paint = _shaded(thing.colour, thing.look.shade)
-        # The outline closes the seam where a ring's inner and outer edge meet.
-        pen.polygon(_outline(thing, side), fill=paint, outline=paint)
+        pen.polygon(_outline(thing, side), fill=paint)
     return picture.reduce(_SCALE)
 
 
