@@ -2,7 +2,8 @@
 
 Both nodes are slurmd daemons of the calling user, beside a slurmctld and a munged of their own, in
 a temporary folder. The nodes are named 127.0.0.1 and 127.0.0.2, so that their names resolve (a
-job's MASTER_ADDR is the name of its first node) without an entry in /etc/hosts.
+job's MASTER_ADDR is the name of its first node) without an entry in /etc/hosts. Each has two CPUs
+and, so that jobs can ask for them, two GPUs that are other devices in truth.
 """
 
 import getpass
@@ -40,6 +41,7 @@ SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+GresTypes=gpu
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SwitchType=switch/none
@@ -49,8 +51,8 @@ JobAcctGatherType=jobacct_gather/none
 MailProg=/bin/true
 KillWait=5
 ReturnToService=2
-NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
-NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 Gres=gpu:2
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -65,11 +67,13 @@ class Slurm:
     def conf(self) -> Path:
         return self.folder / "slurm.conf"
 
-    def run(self, *command: str, **options: object) -> str:
+    def run(self, *command: str, cwd: Path | None = None) -> str:
         """Run a client such as `sinfo` against this cluster and return what it prints."""
         environment = {**_without_slurm(os.environ), "SLURM_CONF": str(self.conf)}
-        options = {"env": environment, "stdout": subprocess.PIPE, "text": True} | options
-        return subprocess.run(command, check=True, **options).stdout
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        return done.stdout
 
     def submit(self, *arguments: str, cwd: Path) -> str:
         """Submit a batch job from the folder `cwd` and return its id."""
@@ -104,7 +108,7 @@ def cluster() -> Iterator[Slurm]:
         for node in NODES:
             stack.enter_context(_daemon(folder, "slurmd", "-D", "-f", str(slurm.conf), "-N", node))
         stack.callback(_cancel_jobs, slurm)
-        _until(lambda: _idle_nodes(slurm) == len(NODES), 60, f"the nodes to come up ({folder})")
+        _until(lambda: _idle_nodes(slurm) == len(NODES), 60, "the nodes to come up", folder)
         yield slurm
 
 
@@ -120,6 +124,7 @@ def _configure(slurm: Slurm) -> None:
             nodes=NODES,
         )
     )
+    (slurm.folder / "gres.conf").write_text("Name=gpu File=/dev/null,/dev/zero\n")
 
 
 @contextmanager
@@ -130,7 +135,7 @@ def _munge(folder: Path) -> Iterator[None]:
     places = [f"--{name}-file={folder / name}" for name in ("key", "pid", "log", "seed")]
     # Its own checks want folders that only root can write to; ours is the user's alone.
     with _daemon(folder, "munged", "--foreground", "--force", f"--socket={folder}/socket", *places):
-        _until((folder / "socket").exists, 20, f"munged to open its socket ({folder})")
+        _until((folder / "socket").exists, 20, "munged to open its socket", folder.parent)
         yield
 
 
@@ -165,17 +170,19 @@ def _cancel_jobs(slurm: Slurm) -> None:
 
 def _idle_nodes(slurm: Slurm) -> int:
     try:
-        shown = slurm.run("sinfo", "--noheader", "-N", "-o", "%T", stderr=subprocess.DEVNULL)
-    except subprocess.CalledProcessError:  # the controller is not listening yet
+        shown = slurm.run("sinfo", "--noheader", "-N", "-o", "%T")
+    except RuntimeError:  # the controller is not listening yet
         return 0
     return shown.split().count("idle")
 
 
-def _until(done: Callable[[], bool], seconds: float, what: str) -> None:
+def _until(done: Callable[[], bool], seconds: float, what: str, folder: Path | None = None) -> None:
+    """Wait until `done()`; the error when it takes too long quotes what daemons in `folder` say."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:g} s for {what}")
+            said = [file.read_text()[-2000:] for file in folder.glob("*.out")] if folder else []
+            raise TimeoutError("\n".join([f"waited {seconds:g} s for {what}", *said]))
         time.sleep(0.2)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,20 @@ def test_threads_follow_the_cpus_of_a_task_unless_given(
     assert threads() == "1"
 
 
+def test_each_gpu_gets_a_rank(slurm: Slurm, repository: Path) -> None:
+    gpus = ("--gpus-per-node=2", "--ntasks-per-node=2")
+    job, log = submit(slurm, repository, *gpus, "slurm/train.sbatch", "clip")
+    assert job["JobState"] == "COMPLETED", log
+    calls = [json.loads((repository / f"rank-{rank}.json").read_text()) for rank in range(4)]
+    assert [call["SLURM_LOCALID"] for call in calls] == ["0", "1", "0", "1"]
+
+
+def test_gpus_that_would_idle_are_an_error(slurm: Slurm, repository: Path) -> None:
+    job, log = submit(slurm, repository, "--gpus-per-node=2", "slurm/train.sbatch", "clip")
+    assert job["ExitCode"] == "2:0"
+    assert "error: 4 GPUs but 2 tasks: --ntasks-per-node is the number of GPUs a node" in log
+
+
 def test_a_rank_that_fails_ends_the_others(slurm: Slurm, repository: Path) -> None:
     job, log = submit(slurm, repository, "slurm/train.sbatch", "fail")  # rank 0 would sleep on
     assert job["JobState"] == "FAILED"
@@ -81,3 +97,37 @@ def test_a_job_submitted_from_elsewhere_says_so(slurm: Slurm, tmp_path: Path) ->
     job, log = submit(slurm, tmp_path, str(ROOT / "slurm" / "train.sbatch"), "quickstart")
     assert job["ExitCode"] == "2:0"
     assert f"error: {tmp_path} has no launch/train.py: submit from the repository's root" in log
+
+
+def test_two_nodes_train_one_model(slurm: Slurm, tmp_path: Path) -> None:
+    scenes, run = tmp_path / "scenes", tmp_path / "run"
+    options = ["--split", "train", "--split", "val", "--workers", "1", "train=64", "val=32"]
+    build = [sys.executable, "-m", "shards", "build", "scenes", "--to", str(scenes), *options]
+    subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    keys = {
+        "run": run,
+        "data.train": scenes / "train",
+        "data.val": scenes / "val",
+        "data.batch_size": 16,
+        "data.workers": 0,
+        "method.text.vocabulary": 300,
+        "stages.0.length": "4 steps",
+        "training.log_every": 1,
+    }
+    overrides = [f"{key}={value}" for key, value in keys.items()]
+    out = ["--output", f"{tmp_path}/%j.log"]
+    job, log = submit(slurm, ROOT, *out, "slurm/train.sbatch", "quickstart", *overrides)
+    assert job["JobState"] == "COMPLETED", log
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert json.loads((run / "results.json").read_text())
+    assert "Traceback" not in log
+
+
+def test_a_wrong_recipe_is_one_line_in_the_log(slurm: Slurm, tmp_path: Path) -> None:
+    out = ["--output", f"{tmp_path}/%j.log"]
+    job, log = submit(slurm, ROOT, *out, "slurm/train.sbatch", "quickstart", "data.bach_size=16")
+    assert job["JobState"] == "FAILED"
+    errors = [line for line in log.splitlines() if "error: " in line and "srun" not in line]
+    assert len(errors) == 1, log
+    assert "data.bach_size" in errors[0]
