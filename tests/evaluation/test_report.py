@@ -1,0 +1,220 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from xmodal.evaluation.ranking import Ranks
+from xmodal.evaluation.recall import recall_metrics
+from xmodal.evaluation.report import (
+    Example,
+    Hit,
+    data_uri,
+    percent,
+    print_results,
+    recall_table,
+    retrieval_sheet,
+    write_report,
+)
+
+EVIL = """<script>alert("1")</script> & 'two' dogs"""
+
+
+@pytest.fixture
+def metrics() -> dict[str, float]:
+    text = torch.arange(1200)
+    ranks = Ranks(torch.arange(240) // 3, text % 240)
+    return recall_metrics(ranks, torch.stack([text // 5, text], 1), "drawn-240")
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    pictures = [np.full((40, 60, 3), 50 * i, np.uint8) for i in range(5)]
+    captions = [f"caption {i}" for i in range(4)] + [EVIL]
+    return [
+        Example(EVIL, [Hit(p, i == 2, 0.9 - i / 10) for i, p in enumerate(pictures)], rank=2),
+        Example("a <b>", [Hit(p, False, 0.5) for p in pictures], rank=1336),
+        Example(pictures[3], [Hit(c, i == 4, 0.5) for i, c in enumerate(captions)], rank=4),
+    ]
+
+
+def printed(metrics: dict[str, float], width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    console.print(recall_table(metrics, "drawn-240"))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_each_recall_beside_its_chance(metrics: dict[str, float]) -> None:
+    lines = printed(metrics, 80).splitlines()
+    assert "drawn-240: 240 images × 1,200 texts" in lines[0]
+    image_to_text = next(line for line in lines if "image → text" in line)
+    # 3, 15 and 30 of 240 images; the median of 0, 0, 0, 1, … 79, 79, 79 is 39.5.
+    assert re.findall(r"[\d.,]+", image_to_text) == [
+        "1.2",
+        "0.42",
+        "6.2",
+        "2.1",
+        "12.5",
+        "4.1",
+        "40",
+    ]
+    text_to_image = next(line for line in lines if "text → image" in line)
+    # 5, 25 and 50 of 1,200 texts, whose one image each is among 240: exactly chance.
+    assert re.findall(r"[\d.,]+", text_to_image) == [
+        "0.4",
+        "0.42",
+        *["2.1"] * 2,
+        *["4.2"] * 2,
+        "120",
+    ]
+    assert lines[-1].strip() == "rsum 26.7 of 600 (chance 13.3)"
+
+
+@pytest.mark.parametrize("width", [20, 80, 300])
+def test_the_table_is_the_same_in_every_log_file(metrics: dict[str, float], width: int) -> None:
+    assert printed(metrics, width).strip() == printed(metrics, 80).strip()
+
+
+def test_results_are_printed_a_table_a_protocol(
+    metrics: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {name.replace("drawn-240", "other"): value for name, value in metrics.items()}
+    print_results(metrics | other, tmp_path)
+    output = capsys.readouterr().out
+    assert output.index("drawn-240: 240 images") < output.index("other: 240 images")
+    assert "report" not in output
+    page = write_report(tmp_path, "run", metrics, [], [], "")
+    print_results(metrics, tmp_path)
+    assert f"report: {page}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(100, "100.0"), (5.25, "5.2"), (1, "1.0"), (0.3128, "0.31"), (0.02, "0.02"), (0, "0")],
+)
+def test_small_percentages_keep_two_digits(value: float, text: str) -> None:
+    assert percent(value) == text
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: tags with attributes, and its text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_whole_and_needs_nothing_beside_it(
+    metrics: dict[str, float], examples: list[Example], tmp_path: Path
+) -> None:
+    history = [{"step": step, "stage": "main", "loss": 1 / (step + 1)} for step in range(50)]
+    history += [{"step": step, "drawn-240/rsum": 10.0 * step} for step in (20, 40)]
+    path = write_report(
+        tmp_path, EVIL, metrics | {"a/gap": 0.25}, examples, history, f"run: {EVIL}"
+    )
+
+    assert path == tmp_path / "report" / "index.html"
+    assert [file.name for file in path.parent.iterdir()] == ["index.html"]
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    names = [tag for tag, _ in page.tags]
+    assert "script" not in names
+    assert "link" not in names
+    for _, attributes in page.tags:
+        assert "href" not in attributes
+        assert (attributes.get("src") or "data:").startswith("data:")
+    assert names.count("svg") == 2
+    assert names.count("img") == 5 + 5 + 1
+    # In the title, the heading, a query, a hit and the recipe, as it was written.
+    assert page.text.count(EVIL) == 5
+    assert "a <b>" in page.text
+    assert "rank 1,337" in page.text
+    assert "240 images × 1,200 texts" in page.text
+    assert "a/gap" in page.text
+
+
+def test_the_page_marks_what_is_true(examples: list[Example], tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path, "run", {}, examples, [], "").read_text(encoding="utf-8"))
+    marked = [attributes.get("class") for tag, attributes in page.tags if tag == "figure"]
+    assert marked == [None, None, "right", None, None] + [None] * 5
+    captions = [attributes.get("class") for tag, attributes in page.tags if tag == "li"]
+    assert captions == [None] * 4 + ["right"]
+
+
+def test_a_report_replaces_the_last_one(metrics: dict[str, float], tmp_path: Path) -> None:
+    write_report(tmp_path, "first", metrics, [], [], "")
+    path = write_report(tmp_path, "second", metrics, [], [], "")
+    assert "second" in path.read_text()
+    assert "first" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((500, 900, 3), np.uint8),
+        np.zeros((30, 20), np.uint8),
+        Image.new("RGB", (900, 500)),
+        Image.new("RGBA", (900, 500)),
+        Image.new("P", (7, 2000)),
+    ],
+)
+def test_any_picture_becomes_a_small_jpeg(picture: np.ndarray | Image.Image) -> None:
+    before = picture.size
+    kind, data = data_uri(picture, size=320).split(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.mode == "RGB"
+        assert max(image.size) <= 320
+    assert picture.size == before
+
+
+def test_the_sheet_frames_the_true_images_of_captions(examples: list[Example]) -> None:
+    sheet = retrieval_sheet(examples)
+    assert sheet is not None
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[2] == 3
+    green = (sheet == [0x1A, 0x7F, 0x4B]).all(2)
+    rows, columns = green.any(1).nonzero()[0], green.any(0).nonzero()[0]
+    # One frame of 144 + 2 · 4 pixels: the third image of the first caption.
+    assert rows[-1] - rows[0] + 1 == columns[-1] - columns[0] + 1 == 152
+    assert columns[0] == 10 + 2 * (152 + 10)
+    assert rows[-1] < sheet.shape[0] / 2
+
+
+def test_a_long_caption_is_wrapped_and_not_cut(examples: list[Example]) -> None:
+    short = retrieval_sheet([Example("dog", examples[0].hits, 2)])
+    long = retrieval_sheet([Example("dog " * 100, examples[0].hits, 2)])
+    assert short is not None
+    assert long is not None
+    assert long.shape[0] > short.shape[0]
+    assert long.shape[1] == short.shape[1]
+    assert (long[:, -5:] == 255).all()
+
+
+def test_without_captions_there_is_no_sheet(examples: list[Example]) -> None:
+    assert retrieval_sheet(examples[2:]) is None
+    assert retrieval_sheet([]) is None

@@ -1,0 +1,73 @@
+"""A curve over training steps as inline SVG, coloured by the page that it stands in."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+WIDTH, HEIGHT = 480, 230
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 10, 30  # margins for the labels of the ticks
+MOST_POINTS = 1000
+
+Point = tuple[float, float]
+
+
+def curve(points: Sequence[Point], name: str) -> str:
+    """Draw (step, value) points: faint as they are, and bold as their moving average.
+
+    The page styles the classes `grid`, `raw` and `smooth`. Points that are not finite are left
+    out; with less than two the string is empty.
+    """
+    points = _thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
+    if len(points) < 2:
+        return ""
+    last = max(x for x, _ in points) or 1.0
+    low, high = min(y for _, y in points), max(y for _, y in points)
+
+    def place(point: Point) -> Point:
+        x, y = point[0] / last, (point[1] - low) / ((high - low) or 1.0)
+        return LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)
+
+    lines = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} by step">']
+    for value in ticks(low, high):
+        y = place((0, value))[1]
+        lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        lines.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for step in ticks(0, last):
+        x = place((step, low))[0]
+        lines.append(
+            f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{step:,.10g}</text>'
+        )
+    lines.append(_polyline("raw", [place(point) for point in points]))
+    lines.append(_polyline("smooth", [place(point) for point in smoothed(points)]))
+    return "\n".join([*lines, "</svg>"])
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from `low` to `high`, at most `most`; `low` alone where they are equal."""
+    if low == high:
+        return [low]
+    rough = (high - low) / (most - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    # By way of decimals, because 3 · 0.1 is 0.30000000000000004.
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
+
+
+def smoothed(points: Sequence[Point], share: float = 0.03) -> list[Point]:
+    """Mean of each point and its neighbours within `share` of all points on either side."""
+    reach = round(share * len(points))
+    return [
+        (x, sum(y for _, y in near) / len(near))
+        for i, (x, _) in enumerate(points)
+        if (near := points[max(0, i - reach) : i + reach + 1])
+    ]
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    every = -(-len(points) // MOST_POINTS)
+    return points[:: every or 1]
+
+
+def _polyline(name: str, places: Sequence[Point]) -> str:
+    return f'<polyline class="{name}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'

@@ -1,0 +1,230 @@
+"""Results for people: a table in the terminal, a picture in TensorBoard, a page in the browser."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from rich.console import Console
+from rich.table import Table
+
+from xmodal.data.manifest import write_atomically
+from xmodal.evaluation.curve import curve
+from xmodal.evaluation.recall import CUTOFFS
+
+DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
+TABLE_WIDTH = 78
+GREEN, GREY = "#1a7f4b", "#d5d8dc"  # frames of true and of wrong images
+
+Picture = Image.Image | np.ndarray  # an array is (height, width, 3) uint8
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One retrieved item: an image for a caption, a caption for an image."""
+
+    item: Picture | str
+    is_true: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query, what was retrieved for it, best first, and its best true item's 0-based rank."""
+
+    query: Picture | str
+    hits: Sequence[Hit]
+    rank: int
+
+
+def protocols(metrics: Mapping[str, float]) -> list[str]:
+    """The protocols that the metrics have recalls of."""
+    return [name.removesuffix("/rsum") for name in metrics if name.endswith("/rsum")]
+
+
+def print_results(metrics: Mapping[str, float], run: str | Path) -> None:
+    """Print a table for each protocol, and where the run's report is."""
+    console = Console(soft_wrap=True)
+    for protocol in protocols(metrics):
+        console.print(recall_table(metrics, protocol))
+    page = Path(run) / "report" / "index.html"
+    if page.is_file():
+        console.print(f"report: {page}", markup=False, highlight=False)
+
+
+def recall_table(metrics: Mapping[str, float], protocol: str) -> Table:
+    """Recalls in percent with chance beside them, and median ranks, of one protocol.
+
+    The table is 78 columns wide whatever the terminal, so that log files read as well.
+    """
+    table = Table(
+        title=f"{protocol}: {gallery_sizes(metrics, protocol)}",
+        caption=f"rsum {rsum(metrics, protocol)}",
+        title_justify="left",
+        caption_justify="left",
+        width=TABLE_WIDTH,
+    )
+    table.add_column("", no_wrap=True)
+    for k in CUTOFFS:
+        table.add_column(f"R@{k}", justify="right", no_wrap=True)
+        table.add_column("chance", justify="right", no_wrap=True, style="dim")
+    table.add_column("median rank", justify="right", no_wrap=True)
+    for direction, label in DIRECTIONS.items():
+        prefix = f"{protocol}/{direction}"
+        cells = [label]
+        for k in CUTOFFS:
+            name = f"{prefix}/recall@{k}"
+            cells += [f"{metrics[name]:.1f}", percent(metrics[f"{name}_chance"])]
+        table.add_row(*cells, f"{metrics[f'{prefix}/median_rank']:,.0f}")
+    return table
+
+
+def gallery_sizes(metrics: Mapping[str, float], protocol: str) -> str:
+    """How many images and texts were ranked, in words."""
+    images, texts = metrics[f"{protocol}/num_images"], metrics[f"{protocol}/num_texts"]
+    return f"{images:,.0f} images × {texts:,.0f} texts"
+
+
+def rsum(metrics: Mapping[str, float], protocol: str) -> str:
+    """The sum of the six recalls, in words."""
+    chance = percent(metrics[f"{protocol}/rsum_chance"])
+    return f"{metrics[f'{protocol}/rsum']:.1f} of 600 (chance {chance})"
+
+
+def percent(value: float) -> str:
+    """A percentage with one decimal, small ones with two digits that count."""
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    metrics: Mapping[str, float],
+    examples: Sequence[Example],
+    history: Sequence[Mapping[str, Any]],
+    recipe: str,
+) -> Path:
+    """Write `report/index.html`, one file that needs nothing beside it, and return its path.
+
+    Args:
+        folder: the run folder.
+        title: the page's heading.
+        metrics: numbers by name; recalls as `recall_metrics` names them.
+        examples: what was retrieved, captions and images as queries.
+        history: the rows of metrics.jsonl; `loss` and each protocol's `rsum` are drawn by `step`.
+        recipe: the resolved recipe's YAML.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "data_uri": data_uri}
+    names = protocols(metrics)
+    page = environment.get_template("report.html").render(
+        title=title,
+        metrics=metrics,
+        protocols={name: (gallery_sizes(metrics, name), rsum(metrics, name)) for name in names},
+        directions=DIRECTIONS,
+        cutoffs=CUTOFFS,
+        others={
+            name: value
+            for name, value in metrics.items()
+            if not any(name.startswith(f"{protocol}/") for protocol in names)
+        },
+        curves=dict(_curves(history, names)),
+        captions=[example for example in examples if isinstance(example.query, str)],
+        images=[example for example in examples if not isinstance(example.query, str)],
+        recipe=recipe,
+    )
+    path = Path(folder) / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page)
+    return path
+
+
+def _curves(
+    history: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> Iterator[tuple[str, Markup]]:
+    for key in ["loss", *(f"{name}/rsum" for name in names)]:
+        drawn = curve([(row["step"], row[key]) for row in history if key in row], key)
+        if drawn:
+            yield key, Markup(drawn)
+
+
+def data_uri(picture: Picture, size: int = 320) -> str:
+    """The picture as a JPEG in a `data:` address, at most `size` pixels high and wide."""
+    image = _rgb(picture)
+    image.thumbnail((size, size))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _rgb(picture: Picture) -> Image.Image:
+    """A copy as an RGB image."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+
+
+def retrieval_sheet(examples: Sequence[Example], size: int = 144) -> np.ndarray | None:
+    """Draw the captions among the examples, each above its images, true ones framed in green.
+
+    Images are `size` pixels square. Returns a picture (height, width, 3) uint8, or None where no
+    query is a caption.
+    """
+    examples = [example for example in examples if isinstance(example.query, str)]
+    if not examples:
+        return None
+    rows = [_sheet_row(example, size) for example in examples]
+    sheet = Image.new(
+        "RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
+    )
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return np.asarray(sheet)
+
+
+def _sheet_row(
+    example: Example, size: int, frame: int = 4, gap: int = 10, line: int = 20
+) -> Image.Image:
+    font = ImageFont.load_default(15)
+    pitch = size + 2 * frame + gap
+    width = gap + max(5, len(example.hits)) * pitch
+    title = f"{example.query} (best true image: rank {example.rank + 1:,})"
+    lines = _wrapped(title, font, width - 2 * gap)
+    top = gap + line * len(lines)
+    row = Image.new("RGB", (width, top + pitch + line + gap), "white")
+    draw = ImageDraw.Draw(row)
+    for number, text in enumerate(lines):
+        draw.text((gap, gap + line * number), text, "black", font)
+    for place, hit in enumerate(example.hits):
+        assert not isinstance(hit.item, str), "a caption's hits are images"
+        square = ImageOps.pad(_rgb(hit.item), (size, size), color="white")
+        framed = ImageOps.expand(square, frame, GREEN if hit.is_true else GREY)
+        row.paste(framed, (gap + place * pitch, top))
+        draw.text((gap + place * pitch, top + pitch - gap), f"{hit.score:.3f}", "black", font)
+    return row
+
+
+def _wrapped(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
