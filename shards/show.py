@@ -3,7 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from shards.picture import PictureError, decode, on_white
 from shards.sample import (
@@ -17,12 +17,13 @@ from shards.sample import (
     read_record,
 )
 from xmodal.data.manifest import Manifest, Sample, read_manifest
+from xmodal.errors import UserError
 
 _SIDE = 240  # pixels of an image's cell
 _GAP = 16
 _TEXT_SIZE = 13
 _LINE = 17
-_CHARACTERS = 38  # that fit in a cell's width
+_CHARACTERS = 34  # that fit in a cell's width
 _MAX_LINES = 12
 _COLUMNS = 4
 
@@ -32,7 +33,10 @@ def show(folder: Path, count: int, to: Path | None) -> Path:
     to = to or folder / "contact_sheet.png"
     manifest = read_manifest(folder)
     tiles = [_tile(files) for files in _spread(manifest, count)]
-    sheet(tiles).save(to, "PNG")
+    try:
+        sheet(tiles).save(to, "PNG")
+    except OSError as error:
+        raise UserError(f"{to} cannot be written: {error.strerror}") from None
     print(f"{len(tiles)} of {manifest.num_samples:,} samples drawn in {to}")
     return to
 
@@ -46,7 +50,8 @@ def sheet(tiles: list[Image.Image]) -> Image.Image:
 
 def _spread(manifest: Manifest, count: int) -> list[dict[str, bytes]]:
     total = manifest.num_samples
-    wanted = sorted({position * total // count for position in range(min(count, total))})
+    count = min(count, total)
+    wanted = [position * total // count for position in range(count)]
     found, first = [], 0
     for shard in manifest.shards:
         inside = [at - first for at in wanted if first <= at < first + shard.num_samples]
@@ -93,7 +98,7 @@ def _picture(data: bytes) -> Image.Image:
         cell.paste("lightgrey", (0, 0, *cell.size))
         ImageDraw.Draw(cell).text((8, 8), error.cause, "black", _font())
         return cell
-    image.thumbnail(cell.size)
+    image = ImageOps.contain(image, cell.size)
     cell.paste(image, ((_SIDE - image.width) // 2, _SIDE - image.height))
     return cell
 

@@ -1,0 +1,357 @@
+"""Builds of shards by the command: what they hold, what they leave out, and that they resume."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from shards.build import build
+from shards.picture import decode
+from xmodal.data.manifest import read_manifest
+from xmodal.errors import UserError
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def read(folder: Path) -> list[dict]:
+    """The samples as webdataset reads them, JSON decoded."""
+    urls = [shard.url for shard in read_manifest(folder).shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    return [sample | {"json": json.loads(sample["json"])} for sample in samples]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    return [
+        int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def wait_until(happens: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def start(*words: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "shards", *map(str, words)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+@pytest.fixture
+def many(flickr8k: Path, encode: Callable[..., bytes]) -> Path:
+    """The same layout with 90 images that take a while to shrink."""
+    names = [f"many_{number:02}.jpg" for number in range(90)]
+    big = encode(size=(900, 700))
+    for name in names:
+        (flickr8k / "Flicker8k_Dataset" / name).write_bytes(big)
+    (flickr8k / "Flickr_8k.trainImages.txt").write_text("\n".join(names))
+    lines = [f"{name}#0\tOne sentence about {name} ." for name in names]
+    (flickr8k / "Flickr8k.token.txt").write_text("\n".join(lines))
+    return flickr8k
+
+
+SLOW = ("--split", "train", "--resize", 600, "--samples-per-shard", 5)
+
+
+def test_every_split_is_built_with_images_as_stored(
+    flickr8k: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run(
+        *("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to"),
+        *("--samples-per-shard", 5, "--workers", 2),
+    )
+    assert "train: 12 samples in 3 shards" in done.stdout
+    assert "val: 3 samples in 1 shards" in done.stdout
+    assert "train: 12 of 12" in done.stderr
+    names = (flickr8k / "Flickr_8k.trainImages.txt").read_text().split()
+    samples = read(tmp_path / "to/train")
+    assert [sample["__key__"] for sample in samples] == [f"{number:09d}" for number in range(12)]
+    for name, sample in zip(names, samples, strict=True):
+        assert sample["jpg"] == (flickr8k / "Flicker8k_Dataset" / name).read_bytes()
+        assert sample["json"] == {
+            "image_id": Path(name).stem,
+            "captions": [f"Sentence {n} about {name} ." for n in range(5)],
+            "split": "train",
+        }
+    files = sorted(path.name for path in (tmp_path / "to/val").iterdir())
+    assert files == ["build.json", "shardindex.json", "val-000000.idx", "val-000000.tar"]
+
+
+def test_what_cannot_be_used_is_counted_by_cause_and_named(
+    flickr8k: Path, tmp_path: Path, run: Run, encode: Callable[..., bytes]
+) -> None:
+    images = flickr8k / "Flicker8k_Dataset"
+    (images / "100_00.jpg").unlink()
+    (images / "101_01.jpg").write_bytes(b"")
+    (images / "102_02.jpg").write_text("<html>Not found</html>")
+    (images / "103_03.jpg").write_bytes(encode(size=(200, 200))[:-300])
+    (images / "104_04.jpg").write_bytes(encode("PNG"))
+    lines = (flickr8k / "Flickr8k.token.txt").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("105_05.jpg")]
+    (flickr8k / "Flickr8k.token.txt").write_text("\n".join(kept))
+    words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to", "--split", "train")
+    done = run(*words, "--samples-per-shard", 5)
+    assert "train: 7 samples in 3 shards" in done.stdout
+    for cause in (
+        *("1 missing (100_00)", "1 zero bytes (101_01)", "1 not an image (102_02)"),
+        *("1 does not decode (103_03)", "1 no caption (105_05)"),
+    ):
+        assert cause in done.stdout
+    samples = read(tmp_path / "to/train")
+    assert [s["json"]["image_id"] for s in samples] == [
+        *("104_04", "106_06", "107_07", "108_08", "109_09", "110_0a", "111_0b"),
+    ]
+    assert samples[0]["png"] == encode("PNG")
+    assert not (tmp_path / "to/val").exists()
+    details = json.loads((tmp_path / "to/train/train-000000.left_out.json").read_text())
+    assert details[0] == ["100_00", "missing", str(images / "100_00.jpg")]
+    # The same again, from what is on disk.
+    assert run(*words, "--samples-per-shard", 5).stdout == done.stdout
+
+
+def test_many_left_out_are_named_in_part(flickr8k: Path, tmp_path: Path, run: Run) -> None:
+    for name in (flickr8k / "Flickr_8k.trainImages.txt").read_text().split()[:11]:
+        (flickr8k / "Flicker8k_Dataset" / name).unlink()
+    done = run("build", "flickr8k", "--from", flickr8k, "--to", tmp_path, "--split", "train")
+    assert "11 missing (100_00, 101_01, 102_02, 103_03, 104_04, …)" in done.stdout
+
+
+def test_a_shard_of_nothing_but_bad_images_is_not_there(
+    flickr8k: Path, tmp_path: Path, run: Run
+) -> None:
+    for number in range(4, 8):
+        (flickr8k / "Flicker8k_Dataset" / f"{100 + number}_0{number}.jpg").unlink()
+    build = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path, "--split", "train")
+    run(*build, "--samples-per-shard", 4)
+    assert len(read(tmp_path / "train")) == 8
+    assert not (tmp_path / "train/train-000001.tar").exists()
+
+
+def test_a_split_without_one_usable_image_is_an_error(
+    flickr8k: Path, tmp_path: Path, run: Run
+) -> None:
+    for image in (flickr8k / "Flicker8k_Dataset").iterdir():
+        image.write_bytes(b"")
+    done = run("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to", code=2)
+    assert "no sample of the split train can be used: 12 zero bytes (100_00" in done.stderr
+
+
+def test_a_build_killed_in_the_middle_resumes_to_the_same_bytes(
+    many: Path, tmp_path: Path, run: Run
+) -> None:
+    words = ("build", "flickr8k", "--from", many, *SLOW, "--workers", 2)
+    run(*words, "--to", tmp_path / "whole")
+    killed = tmp_path / "killed/train"
+    process = start(*words, "--to", tmp_path / "killed")
+    wait_until(lambda: len(list(killed.glob("*.tar"))) >= 3)
+    workers = children_of(process.pid)
+    process.kill()
+    process.wait()
+    finished = {tar: tar.stat().st_mtime_ns for tar in killed.glob("*.tar")}
+    assert 3 <= len(finished) < 18
+    assert not (killed / "shardindex.json").exists()
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 5)
+
+    run(*words, "--to", tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert {tar: tar.stat().st_mtime_ns for tar in finished} == finished
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ("shardindex.json",),
+        ("train-000001.tar", "train-000001.idx"),
+        ("train-000000.idx",),
+        ("train-000000.tar", "train-000002.idx", "shardindex.json"),
+    ],
+)
+def test_whatever_a_kill_leaves_is_completed_to_the_same_bytes(
+    lost: tuple[str, ...], flickr8k: Path, tmp_path: Path
+) -> None:
+    def again() -> None:
+        build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], samples_per_shard=5)
+
+    again()
+    whole = contents(tmp_path / "to")
+    for name in lost:
+        (tmp_path / "to/train" / name).unlink()
+        (tmp_path / "to/train" / f"{name}.part").write_bytes(b"half")
+    again()
+    for name in lost:
+        (tmp_path / "to/train" / f"{name}.part").unlink(missing_ok=True)
+    assert contents(tmp_path / "to") == whole
+
+
+def test_the_bytes_do_not_depend_on_the_workers(flickr8k: Path, tmp_path: Path) -> None:
+    for workers in (1, 3):
+        to = tmp_path / str(workers)
+        build("flickr8k", to, flickr8k, samples_per_shard=2, workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_a_finished_build_is_left_alone(flickr8k: Path, tmp_path: Path, run: Run) -> None:
+    words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to")
+    first = run(*words)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "to").rglob("*")}
+    assert run(*words).stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "to").rglob("*")} == times
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (("--resize", 20), "built with resize None, not 20"),
+        (("--samples-per-shard", 7), "built with samples_per_shard 1000, not 7"),
+    ],
+)
+def test_a_folder_built_otherwise_is_refused(
+    other: tuple, says: str, flickr8k: Path, tmp_path: Path, run: Run
+) -> None:
+    words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to")
+    run(*words)
+    before = contents(tmp_path / "to")
+    assert says in run(*words, *other, code=2).stderr
+    assert contents(tmp_path / "to") == before
+
+
+def test_a_folder_begun_from_other_captions_is_refused(
+    flickr8k: Path, tmp_path: Path, run: Run
+) -> None:
+    words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to")
+    run(*words)
+    (tmp_path / "to/train/shardindex.json").unlink()
+    tokens = flickr8k / "Flickr8k.token.txt"
+    tokens.write_text(tokens.read_text().replace("Sentence 3", "Phrase 3"))
+    assert "was begun from other samples" in run(*words, code=2).stderr
+
+
+def test_foreign_shards_are_never_touched(flickr8k: Path, tmp_path: Path, run: Run) -> None:
+    words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to")
+    mine = tmp_path / "to/train/train-000000.tar"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    assert f"{mine} is not from a build of ours" in run(*words, code=2).stderr
+    assert contents(tmp_path / "to") == {"train/train-000000.tar": b"mine"}
+    mine.unlink()
+    run(*words)
+    (mine.parent / "shardindex.json").unlink()
+    (mine.parent / "mine.tar").write_bytes(b"mine")
+    assert "mine.tar is no shard of this build" in run(*words, code=2).stderr
+
+
+def test_two_builds_do_not_write_one_folder(flickr8k: Path, tmp_path: Path, run: Run) -> None:
+    words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to", "--split", "train")
+    run(*words)
+    (tmp_path / "to/train/shardindex.json").unlink()
+    with (tmp_path / "to/train/build.json").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another build is writing" in run(*words, code=2).stderr
+    run(*words)
+
+
+def test_ctrl_c_ends_a_build_at_once(many: Path, tmp_path: Path) -> None:
+    process = start("build", "flickr8k", "--from", many, "--to", tmp_path / "to", *SLOW)
+    wait_until(lambda: list((tmp_path / "to/train").glob("*.tar")))
+    workers = children_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 5)
+
+
+def test_a_killed_worker_is_explained(many: Path, tmp_path: Path) -> None:
+    process = start(
+        "build", "flickr8k", "--from", many, "--to", tmp_path / "to", *SLOW, "--workers", 1
+    )
+    wait_until(lambda: list((tmp_path / "to/train").glob("*.tar")))
+    for worker in children_of(process.pid):
+        if "spawn_main" in Path(f"/proc/{worker}/cmdline").read_text():
+            os.kill(worker, signal.SIGKILL)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "a worker process was killed" in errors
+    assert "Traceback" not in errors
+
+
+def test_resized_images_are_smaller_and_small_ones_kept(
+    flickr8k: Path, tmp_path: Path, encode: Callable[..., bytes]
+) -> None:
+    images = flickr8k / "Flicker8k_Dataset"
+    (images / "100_00.jpg").write_bytes(encode(size=(300, 200)))
+    build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], resize=100)
+    samples = read(tmp_path / "to/train")
+    assert decode(samples[0]["jpg"]).size == (150, 100)
+    assert samples[1]["jpg"] == (images / "101_01.jpg").read_bytes()
+
+
+def test_a_generator_is_built_with_its_options_and_relevance(tmp_path: Path, run: Run) -> None:
+    run(
+        *("build", "scenes", "--to", tmp_path, "--split", "val", "--split", "composed_val"),
+        *("val=20", "composed_val=10", "--seed", 7),
+    )
+    samples = read(tmp_path / "val")
+    manifest = read_manifest(tmp_path / "val")
+    assert len(samples) == 20
+    assert manifest.relevance is not None
+    for sample in samples:
+        said = sample["json"]
+        relevant = manifest.relevance[said["image_id"]]
+        assert len(relevant) == len(said["captions"])
+        assert all(said["image_id"] in images for images in relevant)
+    composed = read(tmp_path / "composed_val")
+    assert len(composed) == 10
+    assert {"source.jpg", "target.jpg", "json"} <= set(composed[0])
+    assert {"modification", "source_id", "target_id"} <= set(composed[0]["json"])
+    assert json.loads((tmp_path / "val/build.json").read_text())["options"]["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("nothing --to {to}", "there is no source 'nothing': there are coco"),
+        ("flickr8k --to {to}", "--from is needed"),
+        ("flickr8k --to {to} --from {to}/nowhere", "there is no folder"),
+        ("flickr8k --to {to} --from {data} --split dev", "no split dev: there are train, val"),
+        ("flickr8k --to {to} --from {data} --seed 3", "flickr8k has no option seed"),
+        ("flickr8k --to {to} --from {data} n=3", "flickr8k has no option n (its options: none)"),
+        ("flickr8k --to {data}/Flickr8k.token.txt --from {data}", "cannot be made"),
+        ("scenes --to {to} --from {data}", "scenes reads no folder"),
+        ("scenes --to {to} val=many", "val=many: val must be of type int"),
+        ("scenes --to {to} v=3", "scenes has no option v"),
+        ("scenes --to {to} val=3 train", "unrecognized arguments: train"),
+        ("scenes --to {to} --workers 0", "argument --workers"),
+        ("scenes", "--to"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_made(
+    words: str, says: str, flickr8k: Path, tmp_path: Path, run: Run
+) -> None:
+    done = run("build", *words.format(to=tmp_path / "to", data=flickr8k).split(), code=2)
+    assert says in done.stderr
+    assert not (tmp_path / "to").exists()
+
+
+def test_the_python_function_raises_what_the_command_prints(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--from is needed"):
+        build("coco", tmp_path)

@@ -1,0 +1,169 @@
+"""`check` finds each kind of damage, counts it by cause and names its shard and key."""
+
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shards.check import check_tar
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+GOOD = json.dumps({"captions": ["a dog", "an animal"], "image_id": "7", "labels": ["dog"]}).encode()
+
+
+def write_tar(path: Path, *files: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def causes(tmp_path: Path, encode: Callable[..., bytes]) -> Callable[..., dict[str, int]]:
+    """Check a tar of a good sample and one with these files (jpg and json if not given)."""
+
+    def counted(**files: bytes | None) -> dict[str, int]:
+        changed: Mapping[str, bytes | None] = {"jpg": encode(), "json": GOOD} | {
+            extension.replace("_", "."): data for extension, data in files.items()
+        }
+        sample = [(f"b.{ext}", data) for ext, data in changed.items() if data is not None]
+        tar = write_tar(tmp_path / "s.tar", ("a.jpg", encode()), ("a.json", GOOD), *sample)
+        report = check_tar(tar)
+        assert report.num_samples == 2
+        assert report.num_broken == bool(report.counts)
+        assert all(each.startswith("s.tar b") for some in report.examples.values() for each in some)
+        return dict(report.counts)
+
+    return counted
+
+
+def captions(*said: object, **more: object) -> bytes:
+    return json.dumps({"captions": said, **more}).encode()
+
+
+def test_good_samples_have_no_fault(causes, encode) -> None:
+    assert causes() == {}
+    assert causes(jpg=None, png=encode("PNG")) == {}
+    assert causes(jpg=None, jpeg=encode()) == {}
+    assert causes(jpg=None, webp=encode("WEBP"), cls=b"3") == {}
+    assert causes(json=None, txt=b"a dog") == {}
+    assert causes(json=b'{"caption": "a dog", "url": null}', txt="ein Hünd".encode()) == {}
+    assert causes(json=captions("x" * 10_000)) == {}
+
+
+def test_broken_images_have_a_cause(causes, encode, monkeypatch) -> None:
+    assert causes(jpg=b"") == {"image: zero bytes": 1}
+    assert causes(jpg=b"<html>404</html>") == {"image: not an image": 1}
+    assert causes(jpg=encode(size=(300, 300))[:-500]) == {"image: does not decode": 1}
+    assert causes(jpg=encode("PNG")) == {"image: wrong extension": 1}
+    assert causes(jpg=None, png=encode("WEBP")) == {"image: wrong extension": 1}
+    assert causes(jpg=encode("GIF")) == {"image: wrong extension": 1}
+    assert causes(jpg=None) == {"no image": 1}
+
+
+def test_a_decompression_bomb_is_found_without_exploding(causes) -> None:
+    bomb = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    assert causes(jpg=None, png=bomb.getvalue()) == {"image: over 89,478,485 pixels": 1}
+
+
+def test_broken_captions_have_a_cause(causes) -> None:
+    assert causes(json=None) == {"caption missing": 1}
+    assert causes(json=b"{}") == {"caption missing": 1}
+    assert causes(json=captions()) == {"caption missing": 1}
+    assert causes(json=captions("a dog", " \n")) == {"caption empty": 1}
+    assert causes(json=None, txt=b"") == {"caption empty": 1}
+    assert causes(json=None, txt=b"caf\xe9") == {"not UTF-8": 1}
+    assert causes(json=b'{"captions": ["caf\xe9"]}') == {"not UTF-8": 1}
+    assert causes(json=b'{"captions": ["\\ud83d"]}') == {"not UTF-8": 1}
+    assert causes(json=captions("x" * 10_001)) == {"caption over 10,000 characters": 1}
+
+
+def test_broken_json_has_a_cause(causes) -> None:
+    wrong = {"JSON of the wrong type": 1}
+    assert causes(json=b'{"captions": [') == {"JSON broken": 1}
+    assert causes(json=b"[" * 100_000) == {"JSON broken": 1}
+    assert causes(json=b'["a dog"]') == wrong
+    assert causes(json=b'{"captions": "a dog"}') == wrong
+    assert causes(json=captions("a dog", 3)) == wrong
+    assert causes(json=captions("a dog", image_id=3)) == wrong
+    assert causes(json=captions("a dog", labels="dog")) == wrong
+    assert causes(json=captions("a dog", labels=[3])) == wrong
+
+
+def test_composed_samples_need_both_images_and_the_modification(causes, encode) -> None:
+    record = {"modification": "make it red", "source_id": "1", "target_id": "2"}
+    good = {"jpg": None, "source_jpg": encode(), "target_png": encode("PNG")}
+    assert causes(**good, json=json.dumps(record).encode()) == {}
+    assert causes(**good, json=b"{}") == {"composed sample incomplete": 3}
+    half = good | {"target_png": None}
+    assert causes(**half, json=json.dumps(record).encode()) == {"no image": 1}
+    wrong = json.dumps(record | {"source_id": 1}).encode()
+    assert causes(**good, json=wrong) == {"JSON of the wrong type": 1}
+    broken = good | {"source_jpg": b""}
+    assert causes(**broken, json=json.dumps(record).encode()) == {"image: zero bytes": 1}
+
+
+def test_keys_that_come_twice_or_leave_the_folder(tmp_path: Path, encode) -> None:
+    files = [(f"{key}.{ext}", data) for key in ("a", "b", "a", "../c") for ext, data in
+             (("jpg", encode()), ("json", GOOD))]  # fmt: skip
+    report = check_tar(write_tar(tmp_path / "s.tar", *files))
+    assert report.counts == {"key twice": 1, "`..` in a path": 1}
+    assert report.examples == {"key twice": ["s.tar a"], "`..` in a path": ["s.tar ../c"]}
+
+
+def test_samples_before_a_cut_are_checked(tmp_path: Path, encode) -> None:
+    files = [(f"{n}.{ext}", data) for n in range(4) for ext, data in
+             (("jpg", encode() if n != 1 else b""), ("json", GOOD))]  # fmt: skip
+    tar = write_tar(tmp_path / "s.tar", *files)
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: whole.index(b"3.jpg") + 700])
+    report = check_tar(tar)
+    assert report.counts == {"image: zero bytes": 1, "tar cut or broken": 1}
+    assert report.num_samples == 2
+    assert report.examples["tar cut or broken"] == [
+        f"shard {tar} is cut in the middle (last whole file: 2.json)"
+    ]
+
+
+def test_the_command_counts_and_names_what_is_broken(tmp_path: Path, run: Run, encode) -> None:
+    for shard in range(2):
+        bad = [(f"{shard}{n}.{ext}", data) for n in range(4) for ext, data in
+               (("jpg", b""), ("json", GOOD))]  # fmt: skip
+        write_tar(
+            tmp_path / f"{shard}.tar", *bad, (f"{shard}9.jpg", encode()), (f"{shard}9.txt", b"x")
+        )
+    run("index", tmp_path)
+    done = run("check", tmp_path, "--workers", 2, code=1)
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert lines == [
+        f"10 samples in 2 shards of {tmp_path}",
+        "8  image: zero bytes",
+        *("0.tar 00", "0.tar 01", "0.tar 02", "0.tar 03", "1.tar 10", "…"),
+        "8 samples are broken",
+    ]
+
+
+def test_an_index_of_another_tar_is_found(tmp_path: Path, run: Run, encode) -> None:
+    write_tar(tmp_path / "0.tar", ("a.jpg", encode()), ("a.txt", b"a dog"))
+    assert "nothing is broken" in run("check", tmp_path).stdout
+    run("index", tmp_path)
+    assert "nothing is broken" in run("check", tmp_path).stdout
+    write_tar(tmp_path / "0.tar", ("b.jpg", encode()), ("b.txt", b"a dog"))
+    done = run("check", tmp_path, code=1)
+    assert "1  index wrong\n          0.tar: 0.idx is of another tar" in done.stdout
+    write_tar(tmp_path / "1.tar", ("c.jpg", encode()), ("c.txt", b"a cat"))
+    (tmp_path / "0.idx").unlink()
+    assert "0.tar has no 0.idx" in run("check", tmp_path, code=1).stdout
+
+
+def test_a_tar_without_samples_is_broken(tmp_path: Path, run: Run) -> None:
+    write_tar(tmp_path / "0.tar", ("readme", b"hello"))
+    assert "1  no samples" in run("check", tmp_path, code=1).stdout
