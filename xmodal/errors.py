@@ -28,10 +28,9 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def _leave(message: str) -> None:
-    # All ranks of a job meet the same wrong recipe. Rank 0 speaks for them; the others give it
-    # the time to, because a launcher ends the whole job as soon as one rank is gone.
-    if int(os.environ.get("RANK", 0)) > 0:
+    # All ranks of a job meet the same wrong recipe, and one should say so: a launcher ends the
+    # whole job when rank 0 is gone, so the others speak only of what they alone have met.
+    if int(os.environ.get("RANK", "0")) > 0:
         time.sleep(5)
-    else:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -28,7 +28,9 @@ class Recipe(Config):
     run: str = Field(description="folder of the run; default: runs/ and the recipe's name")
     data: DataConfig = Field(description="shards, order, batches")
     method: MethodConfig = Field(description="encoders and what they minimise")
-    stages: list[StageConfig] = Field([StageConfig()], min_length=1, description="one after another")
+    stages: list[StageConfig] = Field(
+        [StageConfig()], min_length=1, description="one after another"
+    )
     training: TrainingConfig = Field(TrainingConfig(), description="how the engine runs")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="ranking data.val")
     checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="what is kept")
@@ -67,7 +69,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return the keys in which two recipes differ, as `key: old → new`."""
-    before, after = dict(_leaves(old.model_dump(mode="json"))), dict(_leaves(new.model_dump(mode="json")))
+    before, after = (
+        dict(_leaves(old.model_dump(mode="json"))),
+        dict(_leaves(new.model_dump(mode="json"))),
+    )
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
 
@@ -84,13 +89,17 @@ def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[
             continue
         key = f"{key}.0" if get_origin(field.annotation) is list else key
         for part in parts:
-            yield key, part.__name__.removesuffix("Config"), (part.__doc__ or meaning).split("\n")[0]
+            yield (
+                key,
+                part.__name__.removesuffix("Config"),
+                (part.__doc__ or meaning).split("\n")[0],
+            )
             yield from describe(part, f"{key}.")
 
 
 def _find(name: str, folder: Path) -> Path:
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.parent != Path("."):
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path():
         if path.is_file():
             return path
         raise UserError(f"there is no recipe file {name}")
@@ -104,7 +113,9 @@ def _find(name: str, folder: Path) -> Path:
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is no override; write key=value, such as data.batch_size=512")
+        raise UserError(
+            f"{override!r} is no override; write key=value, such as data.batch_size=512"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -130,7 +141,9 @@ def _child(node: Any, part: str, key: str) -> Any:
 
 def _position(items: list[Any], part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(items):
-        raise UserError(f"{key}: {part!r} is no position in a list of {len(items)}; write 0 to {len(items) - 1}")
+        raise UserError(
+            f"{key}: {part!r} is no position in a list of {len(items)}; write 0 to {len(items) - 1}"
+        )
     return int(part)
 
 
@@ -191,7 +204,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _literals(model: type[BaseModel] | None, key: str) -> tuple[Any, ...]:
-    field = model.model_fields.get(key.split(".")[-1]) if model else None
+    field = model.model_fields.get(key.rpartition(".")[2]) if model else None
     annotation = field.annotation if field else None
     if get_origin(annotation) is Union:
         return ()

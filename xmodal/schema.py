@@ -30,7 +30,9 @@ class Span:
         self.unit = unit if unit == "%" else unit.rstrip("s") + "s"
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}" if self.amount < 1e6 else f"{self.amount!r} {self.unit}"
+        return (
+            f"{self.amount:g} {self.unit}" if self.amount < 1e6 else f"{self.amount!r} {self.unit}"
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Span) and (self.amount, self.unit) == (other.amount, other.unit)

@@ -1,6 +1,5 @@
 """The recipe's `data`: which shards, in which order, how many at a time, seen how."""
 
-import math
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -20,7 +19,7 @@ class DataConfig(Config):
     lanes: PositiveInt | None = Field(
         None,
         description="nearly sequential reads that a batch is drawn from; divides batch_size, and "
-        "the ranks divide it; default: the greatest common divisor of batch_size and 64",
+        "the ranks divide it; default: batch_size, halved while above 256",
     )
     window: PositiveInt = Field(1024, description="samples of a lane that are permuted together")
     workers: int = Field(2, ge=0, description="loading processes a rank; 0 loads in the trainer")
@@ -32,17 +31,19 @@ class DataConfig(Config):
     max_bad_share: float = Field(
         0.01, ge=0, le=1, description="share of unreadable samples above which training stops"
     )
-    cache_features: bool = Field(
-        False,
-        description="compute what an encoder that is never trained makes of the data once, before "
-        "training; needs crop: null and flip: false",
+    feature_cache: str | None = Field(
+        None,
+        description="folder that keeps what encoders that are never trained make of the data, "
+        "computed once for all runs; needs crop: null and flip: false",
     )
 
     @field_validator("crop")
     @classmethod
     def _shares(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
         if crop and not 0 < crop[0] <= crop[1] <= 1:
-            raise ValueError("write [least, greatest] share of the area, 0 < least <= greatest <= 1")
+            raise ValueError(
+                "write [least, greatest] share of the area, 0 < least <= greatest <= 1"
+            )
         return crop
 
     @model_validator(mode="after")
@@ -53,15 +54,20 @@ class DataConfig(Config):
                 f"lanes ({self.lanes}) must divide batch_size ({self.batch_size}); "
                 f"nearest lanes: {near}"
             )
-        if self.cache_features and (self.crop or self.flip):
-            raise ValueError("cache_features needs crop: null and flip: false: what changes at "
-                             "each pass cannot be computed once")
+        if self.feature_cache and (self.crop or self.flip):
+            raise ValueError(
+                "feature_cache needs crop: null and flip: false: what changes at "
+                "each pass cannot be computed once"
+            )
         return self
 
     @property
     def num_lanes(self) -> int:
-        """Lanes of the plan: as the recipe says, or the greatest common divisor with 64."""
-        return self.lanes or math.gcd(self.batch_size, 64)
+        """Lanes of the plan: as the recipe says, or the batch halved down to at most 256."""
+        lanes = self.lanes or self.batch_size
+        while not self.lanes and lanes > 256 and lanes % 2 == 0:
+            lanes //= 2
+        return lanes
 
 
 def _nearest_divisors(number: int, wanted: int) -> str:

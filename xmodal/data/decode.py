@@ -31,12 +31,11 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         # A decompression bomb is an error of the data, not a line on the terminal.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                if image.has_transparency_data:
-                    image = image.convert("RGBA")
-                    white = Image.new("RGBA", image.size, "white")
-                    image = Image.alpha_composite(white, image)
-                return np.asarray(image.convert("RGB"))
+            with Image.open(io.BytesIO(data)) as file:
+                if not file.has_transparency_data:
+                    return np.asarray(file.convert("RGB"))
+                white = Image.new("RGBA", file.size, "white")
+                return np.asarray(Image.alpha_composite(white, file.convert("RGBA")).convert("RGB"))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise BadSample("image is a decompression bomb") from None
         except Exception as error:

@@ -36,8 +36,12 @@ class PairReader:
     """Reads and decodes samples: the image as the transform wants it, and all captions."""
 
     def __init__(self, manifest: Manifest, transform: ImageTransform) -> None:
+        self.url = manifest.url
         self.samples = SampleReader(manifest)
         self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
     def read(self, number: int, random: np.random.Generator) -> Pair:
         """Return sample `number`; raises `BadSample`."""
@@ -139,7 +143,11 @@ class EvaluationSet(Dataset[EvaluationBatch]):
         owners = torch.repeat_interleave(torch.arange(len(pairs)), counts)
         captions = [caption for pair in pairs for caption in pair.captions]
         return EvaluationBatch(
-            torch.tensor(list(read), dtype=torch.int64), images, texts, owners, captions,
+            torch.tensor(list(read), dtype=torch.int64),
+            images,
+            texts,
+            owners,
+            captions,
             tuple(faults),
         )
 
@@ -164,24 +172,37 @@ def collate(pairs: Sequence[Pair], tokenizer: CaptionTokenizer) -> Batch:
 
 
 def training_batches(
-    dataset: TrainingSet, steps: Iterable[int], *, batch_size: int, rank: int, ranks: int, workers: int
+    dataset: TrainingSet,
+    steps: Iterable[int],
+    *,
+    batch_size: int,
+    rank: int,
+    ranks: int,
+    workers: int,
 ) -> Iterator[Batch]:
     """Yield this rank's part of the global batches `steps`: (batch_size / ranks) pairs each."""
     positions = (
         rank_positions(step, batch_size=batch_size, rank=rank, ranks=ranks) for step in steps
     )
-    return iter(_loader(dataset, positions, workers))
+    try:
+        yield from _loader(dataset, positions, workers)
+    except UserError as error:
+        # From a worker process the line comes back with that process's traceback before it.
+        raise UserError(
+            str(error).strip().split("\n")[-1].partition("UserError: ")[2] or str(error)
+        ) from None
 
 
 def evaluation_batches(
-    dataset: EvaluationSet, numbers: range, *, batch_size: int, workers: int
+    dataset: EvaluationSet, chunks: Sequence[range], *, workers: int
 ) -> Iterator[EvaluationBatch]:
-    """Yield samples `numbers` in their order, `batch_size` at a time."""
-    parts = (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size))
-    return iter(_loader(dataset, parts, workers))
+    """Yield the samples of each chunk in turn."""
+    return iter(_loader(dataset, chunks, workers))
 
 
-def _loader(dataset: Dataset[Any], indices: Iterable[Sequence[int]], workers: int) -> DataLoader[Any]:
+def _loader(
+    dataset: Dataset[Any], indices: Iterable[Sequence[int]], workers: int
+) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_size=None,

@@ -33,10 +33,13 @@ class Plan:
 
     def neighbours(self, position: int, reach: int) -> list[int]:
         """Return the positions of up to `reach` samples on either side in the same lane, nearest
-        first: where a repeat is taken from when the sample at `position` cannot be read."""
+        first: where a repeat is taken from when the sample at `position` cannot be read.
+        """
         epoch, place = divmod(position, self.num_samples)
         start = epoch * self.num_samples
-        steps = [sign * distance * self.lanes for distance in range(1, reach + 1) for sign in (-1, 1)]
+        steps = [
+            sign * distance * self.lanes for distance in range(1, reach + 1) for sign in (-1, 1)
+        ]
         return [start + place + s for s in steps if 0 <= place + s < self.num_samples]
 
     def _compute_order(self, epoch: int) -> np.ndarray:

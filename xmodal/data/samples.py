@@ -7,7 +7,8 @@ import os
 from bisect import bisect_right
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class SampleReader:
         self.shards = manifest.shards
         self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
         self._index = lru_cache(maxsize=64)(lambda shard: self.shards[shard].samples())
-        self._file = lru_cache(maxsize=64)(lambda url: open(url, "rb"))  # noqa: SIM115
+        self._file = lru_cache(maxsize=64)(_open)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -92,6 +93,10 @@ def hash_id(image_id: str) -> int:
     """Return an int64 that is the same for the same image id on every machine."""
     digest = hashlib.blake2b(image_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def _open(url: str) -> BinaryIO:
+    return Path(url).open("rb")
 
 
 def _json(data: bytes | None) -> dict[str, Any]:

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import Tensor
 
 PAD, END = "<pad>", "<end>"
@@ -31,7 +39,8 @@ class CaptionTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids (captions, length) int64 and mask (captions, length) bool, False on padding;
-        `length` is that of the longest caption."""
+        `length` is that of the longest caption.
+        """
         encoded = self.tokenizer.encode_batch_fast(list(captions))
         ids = torch.tensor([one.ids for one in encoded], dtype=torch.int64)
         mask = torch.tensor([one.attention_mask for one in encoded], dtype=torch.bool)

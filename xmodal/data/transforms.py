@@ -33,7 +33,8 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Draw (top, left, height, width) of a crop: area uniform in `share` of the image, ratio of
     its sides log-uniform in 3/4 to 4/3, as Inception's (Szegedy et al. 2015); the central square
-    when ten draws do not fit."""
+    when ten draws do not fit.
+    """
     for _ in range(10):
         area = height * width * random.uniform(*share)
         ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))

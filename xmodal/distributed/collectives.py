@@ -38,17 +38,36 @@ def gather(local: Tensor) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
+    def forward(_: Any, local: Tensor) -> Tensor:
         gathered = local.new_empty(world_size() * local.shape[0], *local.shape[1:])
         dist.all_gather_into_tensor(gathered, local.contiguous())
         return gathered
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(_: Any, gradient: Tensor) -> Tensor:
         local = gradient.new_empty(gradient.shape[0] // world_size(), *gradient.shape[1:])
         dist.reduce_scatter_tensor(local, gradient.contiguous())
         return local
+
+
+def all_reduce(values: Tensor) -> Tensor:
+    """Return the elementwise sum over all ranks, with gradients."""
+    if world_size() == 1:
+        return values
+    total: Tensor = _AllReduce.apply(values)
+    return total
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        return sum_over_ranks(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient.contiguous())
 
 
 def gather_ragged(local: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Which rank this process is, of how many, on which device; started by whichever launcher."""
 
+import logging
 import os
 import socket
 from collections.abc import MutableMapping
@@ -36,7 +37,7 @@ def adopt_launcher(variables: MutableMapping[str, str]) -> None:
         variables["WORLD_SIZE"] = variables["SLURM_NTASKS"]
         variables["LOCAL_RANK"] = variables["SLURM_LOCALID"]
     if "RANK" not in variables:
-        variables |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        variables.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
         variables["MASTER_ADDR"], variables["MASTER_PORT"] = "127.0.0.1", str(_free_port())
 
 
@@ -45,15 +46,22 @@ def start() -> Environment:
 
     Raises `UserError` when the other ranks cannot be reached.
     """
-    import deepspeed
-
     adopt_launcher(os.environ)
-    local_rank = int(os.environ["LOCAL_RANK"])
+    device = torch.device("cpu")
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-        device = torch.device("cuda", local_rank)
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     else:
-        device = torch.device("cpu")
+        # Else DeepSpeed says on every rank that it looked for an accelerator in vain.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed would compile, at the first start, a shared-memory all-reduce that only inference
+    # uses: 40 seconds, and a crash where there is no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     try:
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
@@ -62,8 +70,9 @@ def start() -> Environment:
         )
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"the ranks did not meet at {place} (MASTER_ADDR, MASTER_PORT): {str(error).splitlines()[0]}"
+            f"the ranks did not meet at {place} (MASTER_ADDR, MASTER_PORT): {reason}"
         ) from None
     return Environment(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 

@@ -30,6 +30,7 @@ class Clip(nn.Module):
     def __init__(self, config: ClipConfig, vocabulary: int, *, bf16: bool = False) -> None:
         super().__init__()
         self.bf16 = bf16
+        self.monitors: dict[str, Tensor] = {}  # what the log shows beside the losses
         image = ImageEncoder(config.image)
         text = (
             Transformer(config.text, vocabulary)
@@ -53,8 +54,12 @@ class Clip(nn.Module):
     def objective(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """Return this rank's shares of the losses over the global batch, by name."""
         images, texts, ids = embeddings.images, embeddings.texts, embeddings.image_ids
-        assert images is not None and texts is not None and ids is not None
-        return {"contrastive": self.loss(images, texts, ids)}
+        assert images is not None
+        assert texts is not None
+        assert ids is not None
+        share = self.loss(images, texts, ids)
+        self.monitors = {"temperature": self.loss.temperature}
+        return {"contrastive": share}
 
     def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Return cosines (queries, gallery) of embeddings (queries, dim) and (gallery, dim)."""

@@ -29,7 +29,9 @@ class TransformersConfig(Config):
     """A text encoder of the transformers library, by hub name or local folder; mean-pooled."""
 
     kind: Literal["transformers"] = "transformers"
-    name: str = Field(description="hub name or folder, such as sentence-transformers/all-MiniLM-L6-v2")
+    name: str = Field(
+        description="hub name or folder, such as sentence-transformers/all-MiniLM-L6-v2"
+    )
     weights: Literal["pretrained", "package", "random"] = Field(
         "pretrained", description="`pretrained`, `package` (an installed package) or `random`"
     )

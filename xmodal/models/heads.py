@@ -15,7 +15,9 @@ class Head(nn.Sequential):
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.GELU()]
-        super().__init__(*layers, nn.Dropout(config.dropout), nn.Linear(widths[-1], dim, bias=False))
+        super().__init__(
+            *layers, nn.Dropout(config.dropout), nn.Linear(widths[-1], dim, bias=False)
+        )
 
 
 class Tower(nn.Module):

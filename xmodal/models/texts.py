@@ -12,7 +12,7 @@ from xmodal.models.packages import packaged_weights
 
 
 class Transformer(nn.Module):
-    """A pre-norm transformer over learned words and positions, mean-pooled (Vaswani et al. 2017)."""
+    """A pre-norm transformer over learned words and positions, mean-pooled."""
 
     def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
         super().__init__()
@@ -96,7 +96,9 @@ def _source(config: TransformersConfig) -> str:
 
 
 def _not_loaded(config: TransformersConfig, error: Exception) -> UserError:
-    local = "" if Path(config.name).is_dir() else "; it is no local folder, and the hub gave nothing"
+    local = (
+        "" if Path(config.name).is_dir() else "; it is no local folder, and the hub gave nothing"
+    )
     return UserError(
         f"method.text.name: {config.name} does not load{local}: {str(error).splitlines()[0]}"
     )

@@ -31,7 +31,9 @@ class InfoNCE(nn.Module):
 
     def forward(self, images: Tensor, texts: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share of the loss, of embeddings (pairs, dim) and ids (pairs,)."""
-        sums = log_sum_exp(images, texts, self.scale, ids)
+        scale = self.scale
+        self.temperature = 1 / scale.detach()
+        sums = log_sum_exp(images, texts, scale, ids)
         return ((sums.rows + sums.columns) / 2 - sums.positives).mean()
 
 

@@ -1,0 +1,73 @@
+"""Train a recipe.
+
+    deepspeed launch/train.py quickstart
+    deepspeed --num_accelerators 2 launch/train.py flickr8k_scratch data.train=URL data.val=URL
+    python launch/train.py RECIPE run=DIR                 # one process, without a launcher
+
+RECIPE is a name in launch/recipes or the path of a YAML file; key=value overrides any key of it.
+The run folder (run=DIR) keeps everything; the same command goes on where it was stopped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from xmodal.errors import run_command
+from xmodal.recipe import Recipe, describe, read_recipe
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def main() -> None:
+    recipe = read_arguments(sys.argv[1:])
+    # Only now the slow imports: help and a wrong recipe have been answered.
+    from xmodal.distributed.environment import start
+
+    environment = start()
+    if recipe.data.build:
+        build_missing(recipe.data.build, recipe, environment.is_main)
+
+    from xmodal.evaluation.report import print_results
+    from xmodal.evaluation.results import read_results
+    from xmodal.training.session import Session
+
+    Session(recipe, environment).train()
+    if environment.is_main:
+        print_results(read_results(Path(recipe.run)), recipe.run)
+
+
+def read_arguments(arguments: list[str]) -> Recipe:
+    parser = argparse.ArgumentParser(
+        usage="deepspeed launch/train.py RECIPE [key=value ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(["keys of a recipe:", *key_lines()]),
+    )
+    names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+    parser.add_argument("recipe", metavar="RECIPE", help=f"a path, or one of {names}")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="keys that differ")
+    # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    return read_recipe(given.recipe, given.overrides, RECIPES)
+
+
+def key_lines() -> list[str]:
+    return [f"  {key} ({default})\n      {meaning}" for key, default, meaning in describe()]
+
+
+def build_missing(source: str, recipe: Recipe, is_main: bool) -> None:
+    """Generate the shards that the recipe names and that are not there, on rank 0."""
+    from shards.build import build
+    from xmodal.distributed.collectives import barrier
+
+    if is_main:
+        for url in filter(None, (recipe.data.train, recipe.data.val)):
+            folder = Path(url)
+            if not folder.exists():
+                build(source=source, to=folder.parent, splits=[folder.name])
+    barrier()
+
+
+if __name__ == "__main__":
+    run_command(main)

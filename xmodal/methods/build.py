@@ -1,0 +1,62 @@
+"""From a recipe's `method` to the module that trains, the tokens and pixels that it reads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from xmodal.data.decode import BadSample
+from xmodal.data.manifest import Manifest
+from xmodal.data.samples import SampleReader
+from xmodal.data.tokens import CaptionTokenizer, read_tokenizer, train_tokenizer
+from xmodal.errors import UserError
+from xmodal.methods.clip import Clip
+from xmodal.methods.config import MethodConfig
+from xmodal.models.config import TransformersConfig
+from xmodal.models.texts import pretrained_tokenizer
+from xmodal.recipe import Recipe
+
+TOKENIZER_SAMPLES = 1_000_000  # samples whose captions a vocabulary is learned from, at most
+
+
+def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device) -> Clip:
+    """Return a recipe's method with its first weights: random, or read from file or hub.
+
+    Random ones depend on the seed alone. The method is still on the CPU; `device` decides the
+    precision that it will compute in.
+    """
+    precision = recipe.training.precision
+    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    torch.manual_seed(recipe.training.seed)
+    return Clip(recipe.method, tokenizer.vocabulary, bf16=bf16)
+
+
+def make_tokenizer(config: MethodConfig, manifest: Manifest, path: Path) -> None:
+    """Write the tokenizer that belongs to the text encoder to `path`, unless it is there.
+
+    A pretrained encoder brings its own; that of a new one is trained on the shards' captions.
+    """
+    if path.is_file():
+        return
+    text = config.text
+    if isinstance(text, TransformersConfig):
+        pretrained_tokenizer(text).save(path)
+    else:
+        train_tokenizer(_captions(manifest), text.vocabulary, text.context).save(path)
+
+
+def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
+    """Read the tokenizer that `make_tokenizer` wrote."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the run's vocabulary is lost; train the run again")
+    return read_tokenizer(path, config.text.context)
+
+
+def _captions(manifest: Manifest) -> Iterator[str]:
+    reader = SampleReader(manifest)
+    stride = -(-len(reader) // TOKENIZER_SAMPLES)
+    for number in range(0, len(reader), stride):
+        try:
+            yield from reader.captions(number)[0]
+        except BadSample:
+            continue  # counted and named when training meets it

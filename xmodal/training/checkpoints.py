@@ -1,0 +1,83 @@
+"""Writing and reading a run's state through DeepSpeed: all of it, or none."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.data.manifest import write_atomically
+from xmodal.distributed.collectives import barrier, rank, world_size
+from xmodal.errors import UserError
+from xmodal.training.progress import Progress
+from xmodal.training.run import STATE_FILE, Run, read_state
+
+
+def save_checkpoint(engine: Any, run: Run, progress: Progress) -> Path:
+    """Write weights, optimiser and progress to `step-N`.
+
+    All ranks call it. The folder is written beside its place, renamed when whole, and only then
+    does `latest` name it.
+    """
+    folder = run.checkpoint(progress.step)
+    partial = folder.with_name(folder.name + ".partial")
+    if rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    barrier()
+    engine.save_checkpoint(str(run.checkpoints), tag=partial.name, save_latest=False)
+    barrier()
+    if rank() == 0:
+        write_atomically(
+            partial / STATE_FILE, json.dumps(asdict(progress) | {"ranks": world_size()})
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        write_atomically(run.checkpoints / "latest", folder.name)
+    barrier()
+    return folder
+
+
+def read_progress(run: Run) -> Progress:
+    """Return where a run's newest checkpoint stands; the beginning where there is none."""
+    checkpoint = run.latest()
+    if checkpoint is None:
+        return Progress()
+    state = read_state(checkpoint)
+    del state["ranks"]
+    return Progress(**state)
+
+
+def load_checkpoint(engine: Any, folder: Path) -> None:
+    """Read a checkpoint's weights and optimiser into the engine of the same stage."""
+    saved_on = read_state(folder)["ranks"]
+    if engine.zero_optimization() and saved_on != world_size():
+        raise UserError(
+            f"checkpoint {folder} was saved on {saved_on} ranks with ZeRO; resume it on {saved_on} "
+            f"ranks, not {world_size()}"
+        )
+    engine.load_checkpoint(str(folder.parent), tag=folder.name)
+
+
+def load_weights(method: nn.Module, folder: Path, zero: int) -> None:
+    """Read a checkpoint's whole weights into a method in one process, as evaluation does."""
+    method.load_state_dict(_partitioned(folder) if zero == 3 else _whole(folder))
+
+
+def _whole(folder: Path) -> dict[str, Tensor]:
+    path = folder / "mp_rank_00_model_states.pt"
+    if not path.is_file():
+        raise UserError(f"checkpoint {folder} is not whole: {path.name} is missing")
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=False)["module"]
+    return weights
+
+
+def _partitioned(folder: Path) -> dict[str, Tensor]:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+        str(folder.parent), tag=folder.name
+    )
+    return weights

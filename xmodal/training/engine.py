@@ -1,0 +1,39 @@
+"""The DeepSpeed engine of a stage."""
+
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from xmodal.recipe import Recipe
+from xmodal.training.config import StageConfig
+from xmodal.training.parts import decay_groups
+
+
+def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ranks: int) -> Any:
+    """Return the DeepSpeed engine of a method for one stage."""
+    optimizer = stage.optimizer
+    config = {
+        "train_batch_size": recipe.data.batch_size,
+        "train_micro_batch_size_per_gpu": recipe.data.batch_size // ranks,
+        "gradient_clipping": stage.clip_norm,
+        "zero_optimization": {"stage": recipe.training.zero},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    adamw = torch.optim.AdamW(
+        decay_groups(method, optimizer.weight_decay),
+        lr=optimizer.lr,
+        betas=optimizer.betas,
+        eps=optimizer.eps,
+    )
+    engine, *_ = deepspeed.initialize(model=method, optimizer=adamw, config=config)
+    return engine
+
+
+def gradient_norm(module: nn.Module) -> float:
+    """Return the norm of all gradients of a module together."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))

@@ -1,0 +1,89 @@
+"""What a run says while it trains: a bar or plain lines, metrics.jsonl, TensorBoard."""
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from xmodal.training.run import Run
+
+
+class TrainingLog:
+    """The voice of rank 0; on other ranks it is silent and writes nothing."""
+
+    def __init__(self, run: Run, *, first_step: int, steps: int, speaks: bool) -> None:
+        self.run, self.speaks, self.steps = run, speaks, steps
+        self.console = Console(
+            stderr=False, width=None if sys.stdout.isatty() else 110, soft_wrap=True
+        )
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (speaks and self.console.is_terminal),
+        )
+        self.task = self.bar.add_task("training", total=steps, completed=first_step, numbers="")
+        if speaks:
+            # TensorBoard takes a second to import, which silent ranks need not spend.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+        if self.speaks:
+            self.board.close()
+
+    def step(self, step: int, stage: str, values: Mapping[str, float]) -> None:
+        """Log a training step's values."""
+        if not self.speaks:
+            return
+        rate, left = values["samples_per_second"], values["seconds_left"]
+        numbers = f"loss {values['loss']:.4f}  {rate:.0f} samples/s"
+        self.bar.update(self.task, completed=step, description=stage, numbers=numbers)
+        if not self.console.is_terminal:
+            wait = values["data_wait"]
+            self.say(
+                f"{stage} step {step}/{self.steps}  {numbers}  data wait {wait:.0%}  "
+                f"left {int(left) // 60}:{int(left) % 60:02d}"
+            )
+        self._write(step, {"stage": stage} | dict(values))
+
+    def evaluation(self, step: int, metrics: Mapping[str, float], sheet: np.ndarray | None) -> None:
+        """Log an evaluation's metrics and a picture of what was retrieved, (height, width, 3)."""
+        if not self.speaks:
+            return
+        self._write(step, dict(metrics))
+        if sheet is not None:
+            self.board.add_image("retrieved", sheet, step, dataformats="HWC")
+        recalls = {name: value for name, value in metrics.items() if name.endswith("recall@1")}
+        shown = "  ".join(f"{name} {value:.1f}" for name, value in recalls.items())
+        self.say(f"evaluation at step {step}: {shown}")
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self.speaks:
+            self.console.print(line, markup=False, highlight=False)
+
+    def _write(self, step: int, values: Mapping[str, float | str]) -> None:
+        self.run.log({"step": step} | dict(values))
+        for name, value in values.items():
+            if not isinstance(value, str):
+                self.board.add_scalar(name, value, step)
+        self.board.flush()

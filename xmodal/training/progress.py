@@ -1,0 +1,105 @@
+"""How far a run is: what a checkpoint says beside the weights, and where the time goes."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from xmodal.data.batch import Fault
+from xmodal.errors import UserError
+
+NAMED_FAULTS = 20  # unreadable samples that the log names; the rest are counted
+
+
+@dataclass
+class Progress:
+    """Completed steps, unreadable samples by cause, and the best evaluation."""
+
+    step: int = 0
+    fault_causes: dict[str, int] = field(default_factory=dict)
+    best: float | None = None
+    best_step: int | None = None
+
+    @property
+    def faults(self) -> int:
+        """Number of unreadable samples so far."""
+        return sum(self.fault_causes.values())
+
+    def causes(self) -> str:
+        """Return the causes of unreadable samples with their numbers."""
+        return ", ".join(f"{cause}: {number}" for cause, number in self.fault_causes.items())
+
+    def count(self, faults: Sequence[Fault]) -> list[str]:
+        """Count faults and return the lines that name those within the bound."""
+        room = max(0, NAMED_FAULTS - self.faults)
+        lines = [f"bad sample, a neighbour takes its place: {fault}" for fault in faults[:room]]
+        if 0 < room <= len(faults):
+            lines.append("more bad samples are counted (bad_samples) but not named")
+        causes = Counter(self.fault_causes)
+        causes.update(fault.cause for fault in faults)
+        self.fault_causes = dict(causes)
+        return lines
+
+    def improves(self, metrics: Mapping[str, float], name: str) -> bool:
+        """Tell whether metrics are the best so far, and remember them if so.
+
+        `name` may leave the protocol out. Raises `UserError` when no metric has that name.
+        """
+        if not metrics:
+            return False
+        value = find_metric(metrics, name)
+        if self.best is not None and value <= self.best:
+            return False
+        self.best, self.best_step = value, self.step
+        return True
+
+
+def find_metric(metrics: Mapping[str, float], name: str) -> float:
+    """Return the metric of that name, whole or without its protocol."""
+    for full, value in metrics.items():
+        if full == name or full.endswith(f"/{name}"):
+            return value
+    raise UserError(f"checkpoints.best: no metric is called {name}; there are {', '.join(metrics)}")
+
+
+class Stopwatch:
+    """Samples a second, share of time spent waiting for data, and time left."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.steps, self.waited, self.worked = 0, 0.0, 0.0
+        self._resumed = time.perf_counter()
+        self._seconds_a_step: float | None = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        started = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - started
+
+    def step_done(self) -> None:
+        """Count a step, and the time since the last one."""
+        now = time.perf_counter()
+        self.steps += 1
+        self.worked += now - self._resumed
+        self._resumed = now
+
+    def resume(self) -> None:
+        """Leave out the time since the last step: evaluation and checkpoints are not training."""
+        self._resumed = time.perf_counter()
+
+    def lap(self, *, steps_left: int) -> dict[str, float]:
+        """Return the figures since the last lap, and begin a new one."""
+        a_step = self.worked / self.steps
+        # Smoothed, so that one slow lap does not make the time left jump.
+        before = self._seconds_a_step or a_step
+        self._seconds_a_step = 0.7 * before + 0.3 * a_step
+        figures = {
+            "samples_per_second": self.batch_size / a_step,
+            "data_wait": self.waited / self.worked,
+            "seconds_left": steps_left * self._seconds_a_step,
+        }
+        self.steps, self.waited, self.worked = 0, 0.0, 0.0
+        return figures

@@ -1,0 +1,121 @@
+"""The run folder: the one place where all of a run is, and its rules.
+
+`recipe.yaml`, `tokenizer.json`, `metrics.jsonl` (a line a logged step or evaluation),
+`tensorboard/`, `checkpoints/step-N/` and `latest`, `results.json`, `report/index.html`.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xmodal.data.manifest import write_atomically
+from xmodal.errors import UserError
+from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe
+
+# What may change between the parts of one run, because no weight depends on it.
+_FREE = re.compile(r"(run|data\.workers|training\.log_every|checkpoints\..*|evaluation\..*):")
+
+
+STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
+
+
+class Run:
+    """A run folder, opened for one recipe."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.tokenizer = self.path / "tokenizer.json"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.results = self.path / "results.json"
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise `UserError` when the folder is not this recipe's to write in."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"run={self.path} is a file; name a folder")
+        if not (self.path / "recipe.yaml").is_file():
+            if any(self.path.iterdir()):
+                raise UserError(f"run={self.path} is a folder of something else; name another")
+            return
+        changed = [
+            line for line in differences(load_recipe(self.path), recipe) if not _FREE.match(line)
+        ]
+        if changed:
+            raise UserError(
+                f"run={self.path} was begun with another recipe ({'; '.join(changed)}); "
+                "name another run=DIR, or take these changes back to go on"
+            )
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder and save the resolved recipe in it."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "recipe.yaml", dump_recipe(recipe))
+
+    def latest(self) -> Path | None:
+        """Return the newest whole checkpoint's folder, if there is one."""
+        pointer = self.checkpoints / "latest"
+        return self.checkpoints / pointer.read_text().strip() if pointer.is_file() else None
+
+    def find_checkpoint(self, name: str) -> Path:
+        """Return the folder of the checkpoint called `latest`, `best` or `step-N`.
+
+        Raises `UserError` where there is none.
+        """
+        latest = self.latest()
+        if latest is None:
+            raise UserError(f"{self.path} has no checkpoint yet")
+        if name == "best":
+            name = f"step-{read_state(latest)['best_step'] or latest.name.removeprefix('step-')}"
+        folder = latest if name == "latest" else self.checkpoints / name
+        if not folder.is_dir():
+            kept = ", ".join(sorted(path.name for path in self.checkpoints.glob("step-*")))
+            raise UserError(f"{self.path} keeps no checkpoint {name}; it has {kept}")
+        return folder
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.checkpoints / f"step-{step}"
+
+    def prune(self, keep_last: int, best_step: int | None) -> None:
+        """Delete all checkpoints but the newest `keep_last` and the best, and unfinished ones."""
+        for partial in self.checkpoints.glob("*.partial"):
+            shutil.rmtree(partial)
+        steps = sorted(int(p.name.removeprefix("step-")) for p in self.checkpoints.glob("step-*"))
+        for step in steps[:-keep_last]:
+            if step != best_step:
+                shutil.rmtree(self.checkpoint(step))
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that the run is about to repeat."""
+        if self.metrics.is_file():
+            lines = self.metrics.read_text().splitlines(keepends=True)
+            kept = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
+            ]
+            write_atomically(self.metrics, "".join(kept))
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl."""
+        if not self.metrics.is_file():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the `state` that a checkpoint was saved with."""
+    file = folder / STATE_FILE
+    if not file.is_file():
+        raise UserError(f"checkpoint {folder} is not whole: {STATE_FILE} is missing")
+    state: dict[str, Any] = json.loads(file.read_text())
+    return state

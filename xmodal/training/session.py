@@ -1,0 +1,131 @@
+"""One run from its recipe to its results: what `launch/train.py` does."""
+
+from xmodal.data.loader import PairReader, TrainingSet
+from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.plan import Plan
+from xmodal.data.samples import SampleReader
+from xmodal.data.transforms import ImageTransform
+from xmodal.distributed.collectives import barrier
+from xmodal.distributed.environment import Environment
+from xmodal.errors import UserError
+from xmodal.evaluation.examples import retrieved_examples
+from xmodal.evaluation.report import retrieval_sheet
+from xmodal.evaluation.results import write_results
+from xmodal.evaluation.retrieval import evaluate_retrieval, evaluation_set
+from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
+from xmodal.methods.clip import Clip
+from xmodal.recipe import Recipe, dump_recipe
+from xmodal.training.checkpoints import read_progress
+from xmodal.training.features import cached_features
+from xmodal.training.log import TrainingLog
+from xmodal.training.run import Run
+from xmodal.training.timeline import Timeline
+from xmodal.training.trainer import Trainer
+
+
+class Session:
+    """A recipe, its run folder, its shards and this process's place in the job, put together.
+
+    Raises `UserError` for all that can be known to be wrong before training.
+    """
+
+    def __init__(self, recipe: Recipe, environment: Environment) -> None:
+        self.recipe, self.environment = recipe, environment
+        self.run = Run(recipe.run)
+        check_sizes(recipe, environment.ranks)
+        self.run.check(recipe)
+        self.train_shards = read_manifest(recipe.data.train)
+        self.val_shards = read_manifest(recipe.data.val) if recipe.data.val else None
+        barrier()
+        if environment.is_main:
+            self.run.create(recipe)
+            make_tokenizer(recipe.method, self.train_shards, self.run.tokenizer)
+        barrier()
+        self.tokenizer = load_tokenizer(recipe.method, self.run.tokenizer)
+        self.progress = read_progress(self.run)
+        self.total = Timeline(recipe, self.train_shards.num_samples).total
+
+    def train(self) -> None:
+        """Train to the end; the results of the last evaluation are in the run folder."""
+        speaks = self.environment.is_main
+        if speaks:
+            self.run.drop_metrics_after(self.progress.step)
+        with TrainingLog(
+            self.run, first_step=self.progress.step, steps=self.total, speaks=speaks
+        ) as self.log:
+            train_shards = self._features_of(self.train_shards)
+            if self.val_shards:
+                self.val_features = self._features_of(self.val_shards)
+            Trainer(
+                self.recipe,
+                self.run,
+                self.environment,
+                self._training_set(train_shards),
+                self._build,
+                self._evaluate if self.val_shards else None,
+                self.log,
+                self.progress,
+            ).train()
+
+    def _build(self) -> Clip:
+        return build_method(self.recipe, self.tokenizer, self.environment.device)
+
+    def _features_of(self, shards: Manifest) -> Manifest:
+        """Return the shards to read: those of cached features where the recipe wants them."""
+        if self.recipe.data.feature_cache is None:
+            return shards
+        return cached_features(
+            self._build(),
+            evaluation_set(shards, self.recipe.method.image.size, self.tokenizer),
+            shards,
+            self.recipe,
+            device=self.environment.device,
+            say=self.log.say,
+        )
+
+    def _training_set(self, shards: Manifest) -> TrainingSet:
+        data, seed = self.recipe.data, self.recipe.training.seed
+        sizes = [shard.num_samples for shard in shards.shards]
+        plan = Plan(sizes, seed=seed, lanes=data.num_lanes, window=data.window)
+        transform = ImageTransform(self.recipe.method.image.size, data.crop, data.flip)
+        return TrainingSet(PairReader(shards, transform), plan, self.tokenizer, seed)
+
+    def _evaluate(self, method: Clip, step: int) -> dict[str, float]:
+        assert self.val_shards is not None
+        size = self.recipe.method.image.size
+        retrieval = evaluate_retrieval(
+            method,
+            evaluation_set(self.val_features, size, self.tokenizer),
+            self.val_shards.relevance,
+            self.recipe.evaluation,
+            device=self.environment.device,
+            workers=self.recipe.data.workers,
+            max_bad_share=self.recipe.data.max_bad_share,
+        )
+        if self.environment.is_main:
+            samples = SampleReader(self.val_shards)
+            examples = retrieved_examples(retrieval, samples, method.score)
+            self.log.evaluation(step, retrieval.metrics, retrieval_sheet(examples))
+            if step == self.total:
+                write_results(
+                    self.run.path,
+                    retrieval.metrics,
+                    examples,
+                    recipe=dump_recipe(self.recipe),
+                    history=self.run.history(),
+                )
+        return retrieval.metrics
+
+
+def check_sizes(recipe: Recipe, ranks: int) -> None:
+    """Raise `UserError` where the ranks do not divide the lanes, and so not the batch."""
+    data = recipe.data
+    if data.num_lanes % ranks == 0:
+        return
+    key, size = "batch_size", data.batch_size
+    if data.batch_size % ranks == 0:
+        key, size = "lanes", data.num_lanes
+    near = sorted({size // ranks * ranks, -(-size // ranks) * ranks} - {0})
+    raise UserError(
+        f"{ranks} ranks do not divide data.{key}={size}; nearest: {' or '.join(map(str, near))}"
+    )

@@ -1,0 +1,198 @@
+"""The training loop: stages of DeepSpeed steps over the plan's batches."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xmodal.data.batch import Batch, Fault
+from xmodal.data.loader import TrainingSet, training_batches
+from xmodal.distributed.collectives import sum_over_ranks
+from xmodal.distributed.environment import Environment
+from xmodal.errors import UserError
+from xmodal.methods.clip import Clip
+from xmodal.recipe import Recipe
+from xmodal.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from xmodal.training.config import StageConfig
+from xmodal.training.engine import gradient_norm, initialize_engine
+from xmodal.training.log import TrainingLog
+from xmodal.training.parts import select_trained, set_modes
+from xmodal.training.progress import Progress, Stopwatch
+from xmodal.training.run import Run
+from xmodal.training.schedule import learning_rate_factor
+from xmodal.training.timeline import StageSpan, Timeline
+
+Evaluate = Callable[[Clip, int], dict[str, float]]
+
+
+class Trainer:
+    """Trains a recipe's method from where its run folder left off.
+
+    `build` returns the method with its first weights; `evaluate` measures it after a step.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        environment: Environment,
+        dataset: TrainingSet,
+        build: Callable[[], Clip],
+        evaluate: Evaluate | None,
+        log: TrainingLog,
+        progress: Progress,
+    ) -> None:
+        self.recipe, self.run, self.environment = recipe, run, environment
+        self.dataset, self.build, self.evaluate = dataset, build, evaluate
+        self.log, self.progress = log, progress
+        self.timeline = Timeline(recipe, dataset.plan.num_samples)
+
+    def train(self) -> None:
+        """Run every stage that is not over."""
+        for span in self.timeline.stages:
+            if self.progress.step < span.end:
+                engine = self._start_stage(span)
+                self._train_stage(engine, span)
+                engine.destroy()
+
+    def _start_stage(self, span: StageSpan) -> Any:
+        """Return the DeepSpeed engine of a stage, with the state of the newest checkpoint.
+
+        A stage that begins takes over the weights alone; one that goes on, the optimiser too.
+        """
+        method = self.build()
+        checkpoint = self.run.latest()
+        if checkpoint and self.progress.step == span.start:
+            load_weights(method, checkpoint, self.recipe.training.zero)
+        select_trained(method, span.config.train)
+        set_modes(method, freeze_batch_norm=self._freezes_batch_norm())
+        engine = initialize_engine(method, self.recipe, span.config, self.environment.ranks)
+        if checkpoint and self.progress.step > span.start:
+            load_checkpoint(engine, checkpoint)
+        return engine
+
+    def _train_stage(self, engine: Any, span: StageSpan) -> None:
+        watch = Stopwatch(self.recipe.data.batch_size)
+        batches = training_batches(
+            self.dataset,
+            range(self.progress.step, span.end),
+            batch_size=self.recipe.data.batch_size,
+            rank=self.environment.rank,
+            ranks=self.environment.ranks,
+            workers=self.recipe.data.workers,
+        )
+        while self.progress.step < span.end:
+            with watch.waiting():
+                batch = next(batches)
+            values = self._step(engine, batch, span)
+            self.progress.step += 1
+            watch.step_done()
+            step = self.progress.step
+            if step % self.recipe.training.log_every == 0 or step == self.timeline.total:
+                self._log(engine, span, values, watch)
+            metrics = self._evaluate(engine) if self.timeline.evaluates_after(step) else {}
+            improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
+            if improved or self.timeline.saves_after(step):
+                self._save(engine)
+            watch.resume()
+
+    def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
+        """Take one optimiser step and return the global batch's losses by name."""
+        step = self.progress.step
+        self._set_learning_rate(engine, span)
+        # Seeding each step leaves no random state to save: dropout depends on the step alone.
+        torch.manual_seed(hash((self.recipe.training.seed, step, self.environment.rank)))
+        losses = engine(batch.to(self.environment.device))
+        loss = torch.stack(list(losses.values())).sum()
+        values = self._agree(losses, loss, batch.faults, span.config)
+        engine.backward(loss)
+        norm = None if engine.zero_optimization() else gradient_norm(engine.module)
+        engine.step()
+        # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
+        return values | {"grad_norm": float(norm or engine.get_global_grad_norm() or 0)}
+
+    def _agree(
+        self, losses: dict[str, Tensor], loss: Tensor, faults: tuple[Fault, ...], stage: StageConfig
+    ) -> dict[str, float]:
+        """Return the means over ranks of the losses; stop all ranks if any has cause to."""
+        count = loss.new_tensor(len(faults))
+        totals = sum_over_ranks(torch.stack([*losses.values(), loss, count]).detach()).tolist()
+        *parts, total, num_faults = totals
+        if num_faults:
+            self._report(faults)
+        ranks = self.environment.ranks
+        values = {name: part / ranks for name, part in zip(losses, parts, strict=True)}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise UserError(self._not_finite(name, value, stage))
+        return {"loss": total / ranks} | {f"loss/{name}": value for name, value in values.items()}
+
+    def _not_finite(self, name: str, value: float, stage: StageConfig) -> str:
+        step, size = self.progress.step, self.recipe.data.batch_size
+        return (
+            f"the {name} loss is {value} at step {step + 1} (stage {stage.name}, positions "
+            f"{step * size} to {(step + 1) * size - 1} of the data); lower the stage's "
+            f"optimizer.lr or lengthen its warmup; {self.run.path} keeps the last checkpoint"
+        )
+
+    def _report(self, faults: tuple[Fault, ...]) -> None:
+        """Count unreadable samples and name the first ones; stop when they are too many."""
+        everywhere: list[Any] = [faults]
+        if self.environment.ranks > 1:
+            everywhere = [None] * self.environment.ranks
+            dist.all_gather_object(everywhere, faults)
+        named = [fault for part in everywhere for fault in part]
+        for line in self.progress.count(named):
+            self.log.say(line)
+        seen = (self.progress.step + 1) * self.recipe.data.batch_size
+        if self.progress.faults > self.recipe.data.max_bad_share * max(seen, 1000):
+            raise UserError(
+                f"{self.progress.faults} of {seen} samples cannot be read "
+                f"({self.progress.causes()}), the last {named[-1]}; "
+                f"run `python -m shards check {self.recipe.data.train}` or raise data.max_bad_share"
+            )
+
+    def _set_learning_rate(self, engine: Any, span: StageSpan) -> None:
+        schedule, total = span.config.schedule, span.end - span.start
+        factor = learning_rate_factor(
+            self.progress.step - span.start,
+            warmup=self.timeline.steps(schedule.warmup, total),
+            total=total,
+            final=schedule.final,
+        )
+        for group in engine.optimizer.param_groups:
+            group["lr"] = span.config.optimizer.lr * factor
+
+    def _log(
+        self, engine: Any, span: StageSpan, values: dict[str, float], watch: Stopwatch
+    ) -> None:
+        step = self.progress.step
+        self.log.step(
+            step,
+            span.config.name,
+            values
+            | {name: float(value) for name, value in engine.module.monitors.items()}
+            | {
+                "epoch": step * self.recipe.data.batch_size / self.dataset.plan.num_samples,
+                "lr": engine.optimizer.param_groups[0]["lr"],
+                "bad_samples": self.progress.faults,
+            }
+            | watch.lap(steps_left=self.timeline.total - step),
+        )
+
+    def _evaluate(self, engine: Any) -> dict[str, float]:
+        return self.evaluate(engine.module, self.progress.step) if self.evaluate else {}
+
+    def _save(self, engine: Any) -> None:
+        save_checkpoint(engine, self.run, self.progress)
+        if self.environment.is_main:
+            self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
+
+    def _freezes_batch_norm(self) -> bool:
+        image = self.recipe.method.image
+        return image.batch_norm == "eval" or (
+            image.batch_norm == "auto" and image.weights != "random"
+        )
