@@ -18,7 +18,7 @@ def run() -> Run:
 
     def run_shards(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "shards", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done
