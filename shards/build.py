@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from shards.parallel import progress, run_parallel
 from shards.picture import PictureError, stored
-from shards.source import Composed, Item, Picture, Split, find_source
+from shards.source import Composed, Item, Picture, Relevance, Split, find_source
 from xmodal.data.manifest import (
     MANIFEST_NAME,
     RELEVANCE_NAME,
@@ -112,7 +112,7 @@ def _build_split(split: Split, plan: _Plan, folder: Path, workers: int) -> None:
         if not counts:
             raise UserError(f"no sample of the split {plan.split} can be used: {_causes(folder)}")
         if split.relevance is not None:
-            write_atomically(folder / RELEVANCE_NAME, json.dumps(split.relevance))
+            _write_relevance(split.relevance, folder)
         write_manifest(folder, counts)
 
 
@@ -276,6 +276,21 @@ def _count_samples(tar: Path) -> int:
     return count_indexed(tar) if index_path(tar).exists() else write_index(tar)
 
 
+def _write_relevance(relevance: Relevance, folder: Path) -> None:
+    missing = {name for name, _, _ in _left_out(folder)}
+    kept = {
+        image_id: [[other for other in true if other not in missing] for true in captions]
+        for image_id, captions in relevance.items()
+        if image_id not in missing
+    }
+    write_atomically(folder / RELEVANCE_NAME, json.dumps(kept))
+
+
+def _left_out(folder: Path) -> list[list[str]]:
+    files = sorted(folder.glob(f"*{_LEFT_OUT_SUFFIX}"))
+    return [entry for file in files for entry in json.loads(file.read_text(encoding="utf-8"))]
+
+
 def _summary(name: str, folder: Path) -> str:
     manifest = read_manifest(folder)
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
@@ -289,11 +304,7 @@ def _summary(name: str, folder: Path) -> str:
 
 def _causes(folder: Path) -> str:
     """Name what was left out by cause, with a few examples of each."""
-    left_out = [
-        entry
-        for file in sorted(folder.glob(f"*{_LEFT_OUT_SUFFIX}"))
-        for entry in json.loads(file.read_text(encoding="utf-8"))
-    ]
+    left_out = _left_out(folder)
     counts = Counter(cause for _, cause, _ in left_out)
     return "; ".join(
         f"{count:,} {cause} ({_examples(left_out, cause)})" for cause, count in counts.items()

@@ -84,16 +84,16 @@ class Composed:
         }
 
 
+# For each image id, one list of image ids a caption: all that it is true of, itself included.
+Relevance = Mapping[str, Sequence[Sequence[str]]]
+
+
 @dataclass(frozen=True)
 class Split:
-    """The samples of a split, in order.
-
-    `relevance` maps an image id to one list of image ids for each of its captions: all that the
-    caption is true of, itself included.
-    """
+    """The samples of a split, in order, and where it is known, which images their captions fit."""
 
     items: Sequence[Item | Composed]
-    relevance: Mapping[str, Sequence[Sequence[str]]] | None = None
+    relevance: Relevance | None = None
 
 
 class MissingError(UserError):

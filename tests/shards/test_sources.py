@@ -12,6 +12,7 @@ from PIL import Image
 
 from shards.picture import decode
 from shards.source import Item, Source, Split, find_source, source_names
+from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -337,12 +338,16 @@ def relevance_of(splits: object) -> dict:
     return relevance
 
 
-def test_tuxpaint_is_built_by_the_command(tuxpaint: Path, run: Run) -> None:
+def test_relevance_knows_only_images_that_are_there(tuxpaint: Path, run: Run) -> None:
     splits = items("tuxpaint", tuxpaint)
-    word = next(name for name, found in splits.items() if len(found) >= 2)
-    run("build", "tuxpaint", "--from", tuxpaint, "--to", tuxpaint / "to", "--split", word)
-    run("check", tuxpaint / "to" / word)
-    assert "A flower." not in (tuxpaint / "to" / word / "relevance.json").read_text()
+    flowers = next(name for name, found in splits.items() if len(found) >= 2)
+    (tuxpaint / "usr/share/tuxpaint/stamps/plants/flowers/rose.png").write_bytes(b"")
+    run("build", "tuxpaint", "--from", tuxpaint, "--to", tuxpaint / "to", "--split", flowers)
+    run("check", tuxpaint / "to" / flowers)
+    relevance = read_manifest(tuxpaint / "to" / flowers).relevance
+    assert relevance is not None
+    assert relevance["plants/flowers/tulip"] == [["plants/flowers/tulip"]]
+    assert "plants/flowers/rose" not in relevance
 
 
 def test_tuxpaint_text_that_is_no_utf8(tuxpaint: Path) -> None:
