@@ -34,7 +34,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (batch, features) of images (batch, 3, height, width) uint8."""
-        features: Tensor = self.model((images.float() - self.mean) / self.std)
+        pixels = (images.float() - self.mean) / self.std
+        # Convolutions take half the time on channels-last memory; other models do not mind it.
+        features: Tensor = self.model(pixels.contiguous(memory_format=torch.channels_last))
         return features
 
 

@@ -33,7 +33,7 @@ from xmodal.methods.clip import Clip
 from xmodal.recipe import Recipe
 from xmodal.training.parts import locked, select_trained
 
-BATCH = 64  # samples encoded at a time
+BATCH = 16  # samples encoded at a time: few enough to stay in a CPU's cache
 
 
 @dataclass(frozen=True)
