@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -69,12 +70,13 @@ def recall_table(metrics: Mapping[str, float], protocol: str) -> Table:
         title_justify="left",
         caption_justify="left",
         width=TABLE_WIDTH,
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("", no_wrap=True)
     for k in CUTOFFS:
         table.add_column(f"R@{k}", justify="right", no_wrap=True)
         table.add_column("chance", justify="right", no_wrap=True, style="dim")
-    table.add_column("median rank", justify="right", no_wrap=True)
+    table.add_column("median", justify="right", no_wrap=True)
     for direction, label in DIRECTIONS.items():
         prefix = f"{protocol}/{direction}"
         cells = [label]
