@@ -7,12 +7,15 @@ mean of the parameters' gradients over the ranks, which is exactly the gradient 
 whatever the number of ranks.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -79,8 +82,17 @@ def gather_ragged(local: Tensor) -> Tensor:
     dist.all_reduce(counts)
     padded = local.new_zeros(int(counts.max()), *local.shape[1:])
     padded[: local.shape[0]] = local
-    parts = gather(padded).split(padded.shape[0])
+    parts = gather(padded).view(world_size(), *padded.shape)
     return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
+def gather_objects(local: Sequence[T]) -> list[T]:
+    """Return the objects of all ranks, in the order of ranks; each may have another number."""
+    if world_size() == 1:
+        return list(local)
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, list(local))
+    return [one for part in parts for one in part]
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -1,0 +1,103 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.processes import on_ranks
+from xmodal.distributed import collectives
+from xmodal.distributed.collectives import all_reduce, gather, gather_ragged, rank
+
+WORLDS = [1, 2, 4]
+
+
+def rows_of(rank: int, rows: int = 3) -> Tensor:
+    """Rows that no other rank has, (rows, 2, 5)."""
+    generator = torch.Generator().manual_seed(rank)
+    return torch.randn(rows, 2, 5, generator=generator, dtype=torch.float64)
+
+
+def share_of(rank: int, values: Tensor) -> Tensor:
+    """A function of all ranks' values that every rank has another of."""
+    return ((rank + 1) * values.square() + values.cumsum(0)).sum()
+
+
+def gather_and_differentiate() -> tuple[Tensor, Tensor]:
+    local = rows_of(rank()).requires_grad_()
+    gathered = gather(local)
+    share_of(rank(), gathered).backward()
+    return gathered.detach(), local.grad
+
+
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_gather_gives_all_rows_and_its_gradient_adds_up_what_all_ranks_ask(ranks: int) -> None:
+    everything = torch.cat([rows_of(rank) for rank in range(ranks)]).requires_grad_()
+    sum(share_of(rank, everything) for rank in range(ranks)).backward()
+    expected = everything.grad.split(3)
+    for rank, (gathered, gradient) in enumerate(on_ranks(ranks, gather_and_differentiate)):
+        assert torch.equal(gathered, everything.detach())
+        torch.testing.assert_close(gradient, expected[rank], rtol=1e-13, atol=1e-13)
+
+
+def all_reduce_and_differentiate() -> tuple[Tensor, Tensor]:
+    local = rows_of(rank()).requires_grad_()
+    # Transposed: neither what is reduced nor its gradient is contiguous.
+    total = all_reduce(local.transpose(0, 2))
+    share_of(rank(), total.transpose(0, 2)).backward()
+    return total.detach(), local.grad
+
+
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_all_reduce_sums_and_its_gradient_adds_up_what_all_ranks_ask(ranks: int) -> None:
+    parts = [rows_of(rank).requires_grad_() for rank in range(ranks)]
+    total = sum(parts)
+    sum(share_of(rank, total) for rank in range(ranks)).backward()
+    for rank, (reduced, gradient) in enumerate(on_ranks(ranks, all_reduce_and_differentiate)):
+        torch.testing.assert_close(reduced.transpose(0, 2), total.detach(), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(gradient, parts[rank].grad, rtol=1e-13, atol=1e-13)
+
+
+def gather_several() -> dict[str, Tensor]:
+    mine = rank()
+    return {
+        "ragged": gather_ragged(rows_of(mine, rows=3 * mine)),
+        "one has all": gather_ragged(rows_of(mine, rows=4 if mine == 0 else 0)),
+        "none": gather_ragged(rows_of(mine, rows=0)),
+        "ids": gather(torch.tensor([2**62 + mine])),
+        "strided": gather(rows_of(mine).transpose(0, 2)),
+    }
+
+
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_ranks_may_have_other_numbers_of_rows_types_and_strides(ranks: int) -> None:
+    everyone = range(ranks)
+    for got in on_ranks(ranks, gather_several):
+        assert torch.equal(got["ragged"], torch.cat([rows_of(r, rows=3 * r) for r in everyone]))
+        assert torch.equal(got["one has all"], rows_of(0, rows=4))
+        assert got["none"].shape == (0, 2, 5)
+        assert got["ids"].tolist() == [2**62 + r for r in everyone]
+        assert torch.equal(
+            got["strided"], torch.cat([rows_of(r).transpose(0, 2) for r in everyone])
+        )
+
+
+def sum_without_gradient() -> tuple[Tensor, Tensor, bool]:
+    local = rows_of(rank()).requires_grad_()
+    total = collectives.sum_over_ranks(local)
+    return local.detach(), total, total.requires_grad
+
+
+@pytest.mark.parametrize("ranks", WORLDS)
+def test_sum_over_ranks_leaves_its_argument_alone(ranks: int) -> None:
+    expected = torch.stack([rows_of(rank) for rank in range(ranks)]).sum(0)
+    for rank, (local, total, has_gradient) in enumerate(on_ranks(ranks, sum_without_gradient)):
+        assert torch.equal(local, rows_of(rank))
+        torch.testing.assert_close(total, expected, rtol=1e-13, atol=1e-13)
+        assert not has_gradient
+
+
+def test_without_a_process_group_there_is_one_rank() -> None:
+    values: Any = rows_of(0)
+    assert (collectives.rank(), collectives.world_size()) == (0, 1)
+    for function in (gather, gather_ragged, all_reduce, collectives.sum_over_ranks):
+        assert torch.equal(function(values), values)
