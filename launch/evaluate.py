@@ -52,6 +52,8 @@ def main() -> None:
         max_bad_share=recipe.data.max_bad_share,
     )
     if environment.is_main:
+        for line in retrieval.fault_lines():
+            print(line)
         examples = retrieved_examples(retrieval, dataset.pairs.samples, method.score)
         write_results(
             run.path,

@@ -14,7 +14,7 @@ from xmodal.data.manifest import Manifest
 from xmodal.data.samples import hash_id
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
-from xmodal.distributed.collectives import gather_ragged, rank, world_size
+from xmodal.distributed.collectives import gather_objects, gather_ragged, rank, world_size
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.ranking import Ranks, count_ranks
@@ -22,6 +22,7 @@ from xmodal.evaluation.recall import recall_metrics
 from xmodal.methods.clip import Clip
 
 Relevance = Mapping[str, Sequence[Sequence[str]]]
+NAMED_FAULTS = 20  # samples left out that are named; the rest are counted
 
 
 @dataclass
@@ -43,7 +44,13 @@ class Retrieval:
     true_pairs: Tensor  # (pairs, 2) int64, rows of images and texts that are right
     ranks: Ranks
     metrics: dict[str, float]
-    faults: tuple[Fault, ...]  # samples left out, those that this rank read
+    faults: list[Fault]  # samples left out
+
+    def fault_lines(self) -> list[str]:
+        """Return what is to be said of the samples left out: the first ones by name."""
+        lines = [f"bad sample, left out: {fault}" for fault in self.faults[:NAMED_FAULTS]]
+        more = len(self.faults) - len(lines)
+        return [*lines, f"and {more} more bad samples"] if more else lines
 
 
 def evaluate_retrieval(
@@ -64,7 +71,7 @@ def evaluate_retrieval(
     the default where it is given. All ranks call this, and all get the same result. Raises
     `UserError` when more than `max_bad_share` of the samples cannot be read.
     """
-    protocol = protocol or ("all-captions" if relevance is None else "relevance")
+    protocol = protocol or default_protocol(relevance)
     if protocol == "relevance" and relevance is None:
         raise UserError(f"{dataset.pairs.url} has no relevance.json; use --protocol all-captions")
     gallery, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
@@ -81,6 +88,11 @@ def evaluate_retrieval(
     return Retrieval(gallery, pairs, ranks, recall_metrics(ranks, pairs, protocol), faults)
 
 
+def default_protocol(relevance: Relevance | None) -> str:
+    """Return the protocol that a shard set is measured by where none is asked for."""
+    return "all-captions" if relevance is None else "relevance"
+
+
 def evaluation_set(manifest: Manifest, size: int, tokenizer: CaptionTokenizer) -> EvaluationSet:
     """Return a shard set as evaluation reads it: central crops of `size`, every caption."""
     return EvaluationSet(PairReader(manifest, ImageTransform(size)), tokenizer)
@@ -89,7 +101,7 @@ def evaluation_set(manifest: Manifest, size: int, tokenizer: CaptionTokenizer) -
 @torch.no_grad()
 def embed(
     method: Clip, dataset: EvaluationSet, batch_size: int, *, device: torch.device, workers: int
-) -> tuple[Gallery, tuple[Fault, ...]]:
+) -> tuple[Gallery, list[Fault]]:
     """Encode a shard set, each rank its part, and gather all embeddings on every rank."""
     training = [module for module in method.modules() if module.training]
     method.eval()
@@ -105,7 +117,7 @@ def embed(
     numbers, image_ids, images, owner_numbers, texts = columns
     return Gallery(
         numbers, image_ids, images, torch.searchsorted(numbers, owner_numbers), texts
-    ), tuple(faults)
+    ), gather_objects(faults)
 
 
 def own_chunks(total: int, batch_size: int) -> list[range]:

@@ -2,7 +2,14 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from xmodal.schema import Config, Duration, Span
 
@@ -40,6 +47,13 @@ class StageConfig(Config):
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="the optimiser")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="its learning rate over time")
     clip_norm: NonNegativeFloat = Field(1.0, description="greatest gradient norm; 0: unlimited")
+
+    @field_validator("length")
+    @classmethod
+    def _absolute(cls, length: Span) -> Span:
+        if length.unit == "%":
+            raise ValueError("a stage's length is in steps, epochs or samples")
+        return length
 
 
 class TrainingConfig(Config):

@@ -45,11 +45,19 @@ class LockedSides:
 
 
 def locked_sides(method: Clip, recipe: Recipe) -> LockedSides:
-    """Find the encoders that stay as they are in every stage of a recipe."""
+    """Find the encoders that stay as they are in every stage of a recipe.
+
+    Raises `UserError` when there is none.
+    """
     image = text = True
     for stage in recipe.stages:
         select_trained(method, stage.train)
         image, text = image and locked(method.image.backbone), text and locked(method.text.backbone)
+    if not (image or text):
+        raise UserError(
+            "data.feature_cache: every encoder is trained in some stage, so nothing can be cached; "
+            "set it to null"
+        )
     return LockedSides(image, text)
 
 
@@ -68,11 +76,6 @@ def cached_features(
     kept. The folder's name is a digest of all that the features depend on.
     """
     sides = locked_sides(method, recipe)
-    if not (sides.image or sides.text):
-        raise UserError(
-            "data.feature_cache: every encoder is trained in some stage, so nothing can be cached; "
-            "set it to null"
-        )
     folder = Path(recipe.data.feature_cache or "") / _digest(manifest, recipe, sides)
     if not (folder / "shardindex.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,9 @@ from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe
 
 # What may change between the parts of one run, because no weight depends on it.
-_FREE = re.compile(r"(run|data\.workers|training\.log_every|checkpoints\..*|evaluation\..*):")
+_FREE = re.compile(
+    r"(run|data\.workers|training\.log_every|checkpoints\.(every|keep_last)|evaluation\..*):"
+)
 
 
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch

@@ -1,5 +1,9 @@
 """One run from its recipe to its results: what `launch/train.py` does."""
 
+import re
+
+import torch
+
 from xmodal.data.loader import PairReader, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.plan import Plan
@@ -9,15 +13,20 @@ from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
 from xmodal.errors import UserError
 from xmodal.evaluation.examples import retrieved_examples
+from xmodal.evaluation.ranking import Ranks
+from xmodal.evaluation.recall import recall_metrics
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
-from xmodal.evaluation.retrieval import evaluate_retrieval, evaluation_set
+from xmodal.evaluation.retrieval import default_protocol, evaluate_retrieval, evaluation_set
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.clip import Clip
+from xmodal.models.config import TransformerConfig
 from xmodal.recipe import Recipe, dump_recipe
 from xmodal.training.checkpoints import read_progress
-from xmodal.training.features import cached_features
+from xmodal.training.features import cached_features, locked_sides
 from xmodal.training.log import TrainingLog
+from xmodal.training.parts import select_trained
+from xmodal.training.progress import find_metric
 from xmodal.training.run import Run
 from xmodal.training.timeline import Timeline
 from xmodal.training.trainer import Trainer
@@ -36,6 +45,10 @@ class Session:
         self.run.check(recipe)
         self.train_shards = read_manifest(recipe.data.train)
         self.val_shards = read_manifest(recipe.data.val) if recipe.data.val else None
+        check_method(recipe)
+        if self.val_shards:
+            self.protocol = default_protocol(self.val_shards.relevance)
+            check_best(recipe.checkpoints.best, self.protocol)
         barrier()
         if environment.is_main:
             self.run.create(recipe)
@@ -98,10 +111,13 @@ class Session:
             evaluation_set(self.val_features, size, self.tokenizer),
             self.val_shards.relevance,
             self.recipe.evaluation,
+            protocol=self.protocol,
             device=self.environment.device,
             workers=self.recipe.data.workers,
             max_bad_share=self.recipe.data.max_bad_share,
         )
+        for line in retrieval.fault_lines():
+            self.log.say(line)
         if self.environment.is_main:
             samples = SampleReader(self.val_shards)
             examples = retrieved_examples(retrieval, samples, method.score)
@@ -128,4 +144,25 @@ def check_sizes(recipe: Recipe, ranks: int) -> None:
     near = sorted({size // ranks * ranks, -(-size // ranks) * ranks} - {0})
     raise UserError(
         f"{ranks} ranks do not divide data.{key}={size}; nearest: {' or '.join(map(str, near))}"
+    )
+
+
+def check_method(recipe: Recipe) -> None:
+    """Raise `UserError` for an encoder that cannot be had, or parts to train that there are not."""
+    text = recipe.method.text
+    # The vocabulary itself is learned later: its size is all that the parts depend on.
+    method = Clip(recipe.method, text.vocabulary if isinstance(text, TransformerConfig) else 0)
+    if recipe.data.feature_cache:
+        locked_sides(method, recipe)
+    for stage in recipe.stages:
+        select_trained(method, stage.train)
+
+
+def check_best(name: str, protocol: str) -> None:
+    """Raise `UserError` unless `name` is a metric, of which more is better."""
+    query = torch.zeros(1, dtype=torch.int64)
+    metrics = recall_metrics(Ranks(query, query), torch.zeros(1, 2, dtype=torch.int64), protocol)
+    find_metric(
+        {key: value for key, value in metrics.items() if re.search(r"/(recall@\d+|rsum)$", key)},
+        name,
     )

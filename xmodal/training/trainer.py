@@ -1,16 +1,17 @@
 """The training loop: stages of DeepSpeed steps over the plan's batches."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.loader import TrainingSet, training_batches
-from xmodal.distributed.collectives import sum_over_ranks
+from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
@@ -75,15 +76,8 @@ class Trainer:
         return engine
 
     def _train_stage(self, engine: Any, span: StageSpan) -> None:
+        batches = self._batches(span)
         watch = Stopwatch(self.recipe.data.batch_size)
-        batches = training_batches(
-            self.dataset,
-            range(self.progress.step, span.end),
-            batch_size=self.recipe.data.batch_size,
-            rank=self.environment.rank,
-            ranks=self.environment.ranks,
-            workers=self.recipe.data.workers,
-        )
         while self.progress.step < span.end:
             with watch.waiting():
                 batch = next(batches)
@@ -98,6 +92,24 @@ class Trainer:
             if improved or self.timeline.saves_after(step):
                 self._save(engine)
             watch.resume()
+
+    def _batches(self, span: StageSpan) -> Iterator[Batch]:
+        """Return the stage's batches from here on; the first one is ready."""
+        data, begun = self.recipe.data, time.perf_counter()
+        batches = training_batches(
+            self.dataset,
+            range(self.progress.step, span.end),
+            batch_size=data.batch_size,
+            rank=self.environment.rank,
+            ranks=self.environment.ranks,
+            workers=data.workers,
+        )
+        first = next(batches)
+        self.log.say(
+            f"{span.config.name}: steps {self.progress.step + 1} to {span.end}, {data.batch_size} "
+            f"pairs each, first batch after {time.perf_counter() - begun:.1f} s"
+        )
+        return chain([first], batches)
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return the global batch's losses by name."""
@@ -134,17 +146,13 @@ class Trainer:
         step, size = self.progress.step, self.recipe.data.batch_size
         return (
             f"the {name} loss is {value} at step {step + 1} (stage {stage.name}, positions "
-            f"{step * size} to {(step + 1) * size - 1} of the data); lower the stage's "
-            f"optimizer.lr or lengthen its warmup; {self.run.path} keeps the last checkpoint"
+            f"{step * size} to {(step + 1) * size - 1} of the data); "
+            "train with a lower optimizer.lr or a longer schedule.warmup in another run=DIR"
         )
 
     def _report(self, faults: tuple[Fault, ...]) -> None:
         """Count unreadable samples and name the first ones; stop when they are too many."""
-        everywhere: list[Any] = [faults]
-        if self.environment.ranks > 1:
-            everywhere = [None] * self.environment.ranks
-            dist.all_gather_object(everywhere, faults)
-        named = [fault for part in everywhere for fault in part]
+        named = gather_objects(faults)
         for line in self.progress.count(named):
             self.log.say(line)
         seen = (self.progress.step + 1) * self.recipe.data.batch_size
