@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 # Ranks are forked from a process that has imported what is slow to import and done nothing else.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "timm", "xmodal.methods.clip"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.preload"])
 
 
 def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -25,7 +25,7 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
     with tempfile.TemporaryDirectory() as folder:
         torch.save((function, arguments), Path(folder, "call.pt"))
         processes = [
-            _CONTEXT.Process(target=_work, args=(folder, rank, ranks)) for rank in range(ranks)
+            CONTEXT.Process(target=_work, args=(folder, rank, ranks)) for rank in range(ranks)
         ]
         for process in processes:
             process.start()

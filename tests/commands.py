@@ -1,0 +1,111 @@
+"""The commands of launch/, run as a user runs them: a process with arguments, output, exit code.
+
+They are forked from a process that has imported what is slow to import, which saves each of them
+seven seconds, and so are the ranks of a job, in place of a launcher.
+"""
+
+import importlib
+import os
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tests.processes import CONTEXT
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Done:
+    """What a command left: its exit code (-9 if it was killed) and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on a mistake that the user can mend; fails where there is anything else."""
+        assert self.code == 2, self
+        assert self.err.startswith("error: "), self
+        assert self.err.count("\n") == 1, self
+        return self.err.removeprefix("error: ").strip()
+
+
+def run(script: str, *arguments: object, ranks: int = 1, killed_at: str = "") -> Done:
+    """Run `launch/SCRIPT` to its end on so many ranks.
+
+    As with a launcher, the first rank that fails ends the others. With `killed_at`, such as
+    `xmodal.training.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time.
+    """
+    words = [str(ROOT / "launch" / script), *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        processes = []
+        for rank in map(str, range(ranks)):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(ranks)} | address
+            given = (words, place if ranks > 1 else {}, folder, "" if int(rank) else killed_at)
+            processes.append(CONTEXT.Process(target=_work, args=given))
+            processes[-1].start()
+        deadline = time.monotonic() + 120
+        while None in (codes := [process.exitcode for process in processes]):
+            if any(codes) or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        for process in processes:
+            process.kill()
+            process.join()
+        code = next(filter(None, [*codes, *(process.exitcode for process in processes)]), 0)
+        return Done(code, Path(folder, "out").read_text(), Path(folder, "err").read_text())
+
+
+def train(*arguments: object, ranks: int = 1, killed_at: str = "") -> Done:
+    """Run launch/train.py."""
+    return run("train.py", *arguments, ranks=ranks, killed_at=killed_at)
+
+
+def evaluate(*arguments: object, ranks: int = 1) -> Done:
+    """Run launch/evaluate.py."""
+    return run("evaluate.py", *arguments, ranks=ranks)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _work(words: list[str], variables: dict[str, str], folder: str, killed_at: str) -> None:
+    os.environ.update(variables)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, descriptor)
+    torch.set_num_threads(1)
+    if killed_at:
+        _kill_at(*killed_at.split(":"))
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def _kill_at(module: str, name: str, number: str) -> None:
+    """Kill this process at a call of a function, which is not made any more."""
+    *owners, last = name.split(".")
+    owner = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    called, calls = getattr(owner, last), []
+
+    def counted(*arguments: object, **named: object) -> object:
+        calls.append(None)
+        if len(calls) == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return called(*arguments, **named)
+
+    setattr(owner, last, counted)

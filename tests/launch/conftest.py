@@ -1,0 +1,63 @@
+"""What the tests of the commands share: tiny shards, a tiny recipe, and one finished run of it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shards.build import build
+from tests.commands import train
+
+STEPS = 24
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of drawn scenes: `train` with 192, `val` with 48 samples."""
+    folder = tmp_path_factory.mktemp("scenes")
+    build("scenes", folder, splits=("train", "val"), options={"train": 192, "val": 48})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two very small towers, four epochs of six steps: a run takes two seconds."""
+    image = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    values = {
+        "data": {
+            "train": str(scenes / "train"),
+            "val": str(scenes / "val"),
+            "batch_size": 32,
+            "workers": 0,
+            "crop": None,
+            "flip": False,
+        },
+        "method": {
+            "image": {"name": "vit_tiny_patch16_224", "size": 32, "options": image},
+            "text": {
+                "kind": "transformer",
+                "vocabulary": 300,
+                "width": 64,
+                "layers": 2,
+                "heads": 2,
+            },
+            "embedding": 64,
+        },
+        "stages": [{"length": f"{STEPS} steps", "optimizer": {"lr": 3e-4}}],
+        "training": {"log_every": 1},
+        "evaluation": {"every": "6 steps"},
+        "checkpoints": {"every": "6 steps", "best": "rsum"},
+    }
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the tiny recipe that came to its end; tests that write copy it."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    done = train(recipe, f"run={folder}")
+    assert done.code == 0, done.err
+    (folder / "printed").write_text(done.out)
+    return folder
