@@ -7,12 +7,14 @@ right name. It imports no torch, so that help and errors come at once.
 
 import difflib
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from xmodal.data.config import DataConfig
 from xmodal.errors import UserError
@@ -42,12 +44,7 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:
     Raises `UserError` for a recipe that is not there, is not YAML, or is wrong in a key or value.
     """
     path = _find(name, folder)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no keys; a recipe is a YAML mapping")
+    values = _read_yaml(path)
     values.setdefault("run", f"runs/{path.stem}")
     for override in overrides:
         _override(values, override)
@@ -59,7 +56,7 @@ def load_recipe(run: str | Path) -> Recipe:
     path = Path(run) / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no recipe.yaml; train one first")
-    return _validate(yaml.safe_load(path.read_text()), str(path))
+    return _validate(_read_yaml(path), str(path))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -110,6 +107,16 @@ def _find(name: str, folder: Path) -> Path:
     raise UserError(f"there is no recipe {name}{_nearest(name, known)}; known: {', '.join(known)}")
 
 
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no keys; a recipe is a YAML mapping")
+    return values
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -122,28 +129,39 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"{key}: {text!r} is not a YAML value; quote it") from None
     *parents, last = key.split(".")
     node: Any = values
+    model: type[BaseModel] | None = Recipe
     for part in parents:
-        node = _child(node, part, key)
+        node, model = _child(node, model, part, key)
     if isinstance(node, list):
         node[_position(node, last, key)] = value
     else:
         node[last] = value
 
 
-def _child(node: Any, part: str, key: str) -> Any:
+def _child(
+    node: Any, model: type[BaseModel] | None, part: str, key: str
+) -> tuple[Any, type[BaseModel] | None]:
+    """Return what stands below `part` of a mapping or list, and the model of its keys."""
     if isinstance(node, list):
-        return node[_position(node, part, key)]
-    if not isinstance(node.get(part), dict | list):
-        # A key that the YAML leaves out has its defaults; a list of defaults has one element.
-        node[part] = [{}] if part == "stages" else {}
-    return node[part]
+        child = node[_position(node, part, key)]
+    else:
+        field = model.model_fields.get(part) if model else None
+        if node.get(part) is None:
+            # A key that the YAML leaves out has its default, and an override changes part of it.
+            default = {} if field is None or field.is_required() else field.get_default()
+            node[part] = to_jsonable_python(default)
+        child = node[part]
+        models = _models(field.annotation) if field else []
+        model = models[0] if len(models) == 1 else None
+    if not isinstance(child, dict | list):
+        raise UserError(f"{key}: {part} is the single value {_shown(child)}, with no keys in it")
+    return child, model
 
 
 def _position(items: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise UserError(
-            f"{key}: {part!r} is no position in a list of {len(items)}; write 0 to {len(items) - 1}"
-        )
+    if not (part.isascii() and part.isdigit()) or int(part) >= len(items):
+        what = f"no position (from 0) in a list of {len(items)}"
+        raise UserError(f"{key}: {part!r} is {what}; to set the whole list, write key=[a, b]")
     return int(part)
 
 
@@ -157,21 +175,30 @@ def _validate(values: Any, source: str) -> Recipe:
 
 
 def _problem(detail: ErrorDetails) -> str:
+    """Return what is wrong with one key: its path, what is allowed, the nearest right name."""
     key, model = _locate(detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        known = list(model.model_fields) if model else []
-        return f"{key} is no key{_nearest(key.split('.')[-1], known)}; allowed: {', '.join(known)}"
-    if detail["type"] == "missing":
-        return f"{key} is missing"
-    if detail["type"] == "union_tag_invalid":
-        context = detail["ctx"]
-        return f"{key}.kind: {context['tag']} is not allowed; allowed: {context['expected_tags']}"
-    if detail["type"] == "union_tag_not_found":
-        return f"{key}.kind is missing"
-    reason = detail["msg"].removeprefix("Value error, ")
-    allowed = [str(value) for value in _literals(model, key)]
-    near = _nearest(str(detail["input"]), allowed)
-    return f"{key}: {_shown(detail['input'])} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
+    field = model.model_fields.get(_last(key)) if model else None
+    value, reason = detail["input"], detail["msg"].removeprefix("Value error, ")
+    match detail["type"]:
+        case "extra_forbidden":
+            known = list(model.model_fields) if model else []
+            return f"{key} is no key{_near_key(_last(key), known)}; allowed: {', '.join(known)}"
+        case "missing":
+            return f"{key} is missing{f': {field.description}' if field else ''}"
+        case "union_tag_not_found":
+            return f"{key}.kind is missing; allowed: {', '.join(_tags(field))}"
+        case "union_tag_invalid":
+            tag, tags = str(detail["ctx"]["tag"]), _tags(field)
+            near = _nearest(tag, tags)
+            return f"{key}.kind: {tag} is not allowed{near}; allowed: {', '.join(tags)}"
+        case "model_type" | "model_attributes_type":
+            reason = "input should be a mapping of keys"
+        case "string_type" if isinstance(value, str | int | float | date):
+            reason = f"{reason}: put it in quotes"
+        case "value_error" if isinstance(value, dict):
+            return f"{key}: {reason}"
+    near = _nearest(str(value), _literals(field.annotation) if field else [])
+    return f"{key}: {_shown(value)} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
 
 
 def _locate(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
@@ -203,17 +230,31 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
-def _literals(model: type[BaseModel] | None, key: str) -> tuple[Any, ...]:
-    field = model.model_fields.get(key.rpartition(".")[2]) if model else None
-    annotation = field.annotation if field else None
-    if get_origin(annotation) is Union:
-        return ()
-    return get_args(annotation)
+def _tags(field: FieldInfo | None) -> list[str]:
+    return [str(_tag(model)) for model in _models(field.annotation)] if field else []
+
+
+def _literals(annotation: Any) -> list[str]:
+    """Return the values that a field names, alone or in a union."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    return [value for part in get_args(annotation) for value in _literals(part)]
+
+
+def _near_key(name: str, known: list[str]) -> str:
+    """Return the nearest of the keys known here, else those of that name elsewhere."""
+    elsewhere = [key for key, _, _ in describe() if _last(key) == name]
+    hint = f" (did you mean {' or '.join(elsewhere)}?)" if elsewhere else ""
+    return _nearest(name, known) or hint
 
 
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """What every component's configuration is made of; imports no torch, so that help is instant."""
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -9,10 +10,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 class Config(BaseModel):
     """A component's part of a recipe: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|samples?|%)?\s*", re.I)
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?\s*", re.I)
 
 
 class Span:
@@ -23,16 +26,14 @@ class Span:
 
     def __init__(self, text: str | int | float) -> None:
         match = _DURATION.fullmatch(str(text))
-        if not match:
+        if not match or math.isinf(float(match[1])):
             raise ValueError("write a number with steps, epochs, samples or %, such as '10 epochs'")
         self.amount = float(match[1])
         unit = (match[2] or "steps").lower()
         self.unit = unit if unit == "%" else unit.rstrip("s") + "s"
 
     def __str__(self) -> str:
-        return (
-            f"{self.amount:g} {self.unit}" if self.amount < 1e6 else f"{self.amount!r} {self.unit}"
-        )
+        return f"{str(self.amount).removesuffix('.0')} {self.unit}"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Span) and (self.amount, self.unit) == (other.amount, other.unit)

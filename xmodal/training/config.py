@@ -51,8 +51,8 @@ class StageConfig(Config):
     @field_validator("length")
     @classmethod
     def _absolute(cls, length: Span) -> Span:
-        if length.unit == "%":
-            raise ValueError("a stage's length is in steps, epochs or samples")
+        if length.unit == "%" or not length.amount:
+            raise ValueError("a stage's length is above zero, in steps, epochs or samples")
         return length
 
 
