@@ -9,6 +9,7 @@ python -m shards show ~/shards/mine
 
 import argparse
 import os
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,15 +18,20 @@ from xmodal.errors import UserError, run_command
 
 
 def main() -> int | None:
+    arguments = read_arguments(sys.argv[1:])
+    return arguments.run(arguments)
+
+
+def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     # argparse takes NAME=VALUE only directly after SOURCE; the others are left over.
-    arguments, rest = parser.parse_known_args()
+    arguments, rest = parser.parse_known_args(words)
     strange = [word for word in rest if word.startswith("-") or "=" not in word]
     if strange or (rest and arguments.run is not _build):
         parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
     if rest:
         arguments.options += rest
-    return arguments.run(arguments)
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
