@@ -31,12 +31,12 @@ def gather_and_differentiate() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("ranks", WORLDS)
 def test_gather_gives_all_rows_and_its_gradient_adds_up_what_all_ranks_ask(ranks: int) -> None:
-    everything = torch.cat([rows_of(rank) for rank in range(ranks)]).requires_grad_()
-    sum(share_of(rank, everything) for rank in range(ranks)).backward()
+    everything = torch.cat([rows_of(one) for one in range(ranks)]).requires_grad_()
+    sum(share_of(one, everything) for one in range(ranks)).backward()
     expected = everything.grad.split(3)
-    for rank, (gathered, gradient) in enumerate(on_ranks(ranks, gather_and_differentiate)):
+    for one, (gathered, gradient) in enumerate(on_ranks(ranks, gather_and_differentiate)):
         assert torch.equal(gathered, everything.detach())
-        torch.testing.assert_close(gradient, expected[rank], rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(gradient, expected[one], rtol=1e-13, atol=1e-13)
 
 
 def all_reduce_and_differentiate() -> tuple[Tensor, Tensor]:
@@ -49,12 +49,12 @@ def all_reduce_and_differentiate() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("ranks", WORLDS)
 def test_all_reduce_sums_and_its_gradient_adds_up_what_all_ranks_ask(ranks: int) -> None:
-    parts = [rows_of(rank).requires_grad_() for rank in range(ranks)]
+    parts = [rows_of(one).requires_grad_() for one in range(ranks)]
     total = sum(parts)
-    sum(share_of(rank, total) for rank in range(ranks)).backward()
-    for rank, (reduced, gradient) in enumerate(on_ranks(ranks, all_reduce_and_differentiate)):
+    sum(share_of(one, total) for one in range(ranks)).backward()
+    for one, (reduced, gradient) in enumerate(on_ranks(ranks, all_reduce_and_differentiate)):
         torch.testing.assert_close(reduced.transpose(0, 2), total.detach(), rtol=1e-13, atol=1e-13)
-        torch.testing.assert_close(gradient, parts[rank].grad, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(gradient, parts[one].grad, rtol=1e-13, atol=1e-13)
 
 
 def gather_several() -> dict[str, Tensor]:
@@ -89,9 +89,9 @@ def sum_without_gradient() -> tuple[Tensor, Tensor, bool]:
 
 @pytest.mark.parametrize("ranks", WORLDS)
 def test_sum_over_ranks_leaves_its_argument_alone(ranks: int) -> None:
-    expected = torch.stack([rows_of(rank) for rank in range(ranks)]).sum(0)
-    for rank, (local, total, has_gradient) in enumerate(on_ranks(ranks, sum_without_gradient)):
-        assert torch.equal(local, rows_of(rank))
+    expected = torch.stack([rows_of(one) for one in range(ranks)]).sum(0)
+    for one, (local, total, has_gradient) in enumerate(on_ranks(ranks, sum_without_gradient)):
+        assert torch.equal(local, rows_of(one))
         torch.testing.assert_close(total, expected, rtol=1e-13, atol=1e-13)
         assert not has_gradient
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xmodal.distributed.collectives import sum_over_ranks, world_size
 from xmodal.objectives.config import InfoNCEConfig
 from xmodal.objectives.pairwise import log_sum_exp
 
@@ -51,5 +52,6 @@ class _ClampAbove(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (at_limit,) = ctx.saved_tensors
-        gradient = gradients[0]
+        # The ranks' shares may differ in sign: only their mean says which way the step would go.
+        gradient = sum_over_ranks(gradients[0]) / world_size()
         return gradient.masked_fill(at_limit & (gradient < 0), 0.0), None
