@@ -1,14 +1,17 @@
 """Batch normalisation over the global batch, on any backend.
 
 torch's own SyncBatchNorm needs GPUs, and what a rank's part alone normalises depends on the number
-of ranks. Here the sums go through a differentiable all-reduce, on gloo as on NCCL.
+of ranks. Here ranks exchange their moments, on gloo as on NCCL.
 """
+
+from typing import Any
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from xmodal.distributed.collectives import all_reduce, world_size
+from xmodal.distributed.collectives import gather, sum_over_ranks, world_size
 
 
 def synchronise_batch_norm(module: nn.Module) -> None:
@@ -26,20 +29,65 @@ def normalise(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
     """
     if not norm.training or world_size() == 1:
         return nn.BatchNorm2d.forward(norm, x) if x.ndim == 4 else nn.BatchNorm1d.forward(norm, x)
-    dims = [dim for dim in range(x.ndim) if dim != 1]
-    shape = [1, -1, *[1] * (x.ndim - 2)]
-    values = x.float()
-    count = values.new_tensor([values.numel() / values.shape[1]])
-    total = all_reduce(torch.cat([values.sum(dims), count]))
-    mean, count = total[:-1] / total[-1], total[-1]
-    centred = values - mean.view(shape)
-    # The mean first, then the squares about it: their difference would cancel in float32.
-    variance = all_reduce(centred.square().sum(dims)) / count
-    _update_running(norm, mean.detach(), variance.detach() * count / (count - 1))
-    normalised = centred * (variance + norm.eps).rsqrt().view(shape)
+    count, mean, variance = _global_moments(x)
+    _update_running(norm, mean, variance * count / (count - 1))
+    rstd = (variance + norm.eps).rsqrt()
+    normalised = _Standardise.apply(x, mean, rstd, count)
     if norm.affine:
-        normalised = normalised * norm.weight.view(shape) + norm.bias.view(shape)
+        normalised = torch.addcmul(_wide(norm.bias, x), normalised, _wide(norm.weight, x))
     return normalised.to(x.dtype)
+
+
+@torch.no_grad()
+def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how many values a channel has on all ranks, (1,), their mean and variance."""
+    variance, mean = torch.var_mean(_precise(x), _all_but_channels(x), correction=0)
+    count = mean.new_tensor([x.numel() / x.shape[1]])
+    everywhere = gather(torch.cat([count, mean, variance])[None])
+    counts, means, variances = everywhere.split([1, len(mean), len(mean)], 1)
+    shares = counts / counts.sum()
+    mean = (shares * means).sum(0)
+    # Spread within ranks and between them; the difference of mean squares would cancel.
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    return counts.sum(0), mean, variance
+
+
+class _Standardise(torch.autograd.Function):
+    """(x − mean) · rstd, where mean and rstd are those of x on all ranks, and depend on it.
+
+    Keeps x alone; all else that the gradient takes is small (Ioffe and Szegedy 2015, section 3).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, rstd: Tensor, count: Tensor) -> Tensor:
+        ctx.save_for_backward(x, mean, rstd, count)
+        return (_precise(x) - _wide(mean, x)) * _wide(rstd, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        x, mean, rstd, count = ctx.saved_tensors
+        (gradient,) = gradients
+        dims = _all_but_channels(x)
+        standard = (_precise(x) - _wide(mean, x)) * _wide(rstd, x)
+        sums = torch.stack([gradient.sum(dims), (gradient * standard).sum(dims)])
+        through_mean, through_rstd = sum_over_ranks(sums) / count
+        gradient = gradient - _wide(through_mean, x) - standard * _wide(through_rstd, x)
+        return (gradient * _wide(rstd, x)).to(x.dtype), None, None, None
+
+
+def _precise(x: Tensor) -> Tensor:
+    """At least float32, in which moments are computed whatever the precision of the run."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [dim for dim in range(x.ndim) if dim != 1]
+
+
+def _wide(values: Tensor, x: Tensor) -> Tensor:
+    """A value a channel, (channels,), in a shape that goes with x (batch, channels, …)."""
+    return values.view(1, -1, *[1] * (x.ndim - 2))
 
 
 @torch.no_grad()

@@ -1,0 +1,171 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+
+from tests.processes import on_ranks
+from xmodal.distributed.collectives import rank, world_size
+from xmodal.models.batch_norm import synchronise_batch_norm
+
+CHANNELS = 3
+SIZES = {1: [12], 2: [4, 8], 4: [1, 5, 2, 4]}  # of the ranks' parts of a batch, by ranks
+Make = Callable[[], nn.Module]
+
+
+def batch_norm_2d() -> nn.Module:
+    return nn.BatchNorm2d(CHANNELS)
+
+
+def batch_norm_1d() -> nn.Module:
+    return nn.BatchNorm1d(CHANNELS, momentum=None)
+
+
+def without_weights() -> nn.Module:
+    return nn.BatchNorm2d(CHANNELS, affine=False, momentum=0.3)
+
+
+def without_statistics() -> nn.Module:
+    return nn.BatchNorm2d(CHANNELS, track_running_stats=False)
+
+
+def with_activation() -> nn.Module:
+    return BatchNormAct2d(CHANNELS, act_layer=nn.SiLU)
+
+
+def made(make: Make) -> nn.Module:
+    """A batch normalisation with random weights, the same at each call."""
+    module = make()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, mean=1.0, generator=generator)
+    return module.double()
+
+
+def values_of(step: int, shape: tuple[int, ...]) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return 5 + torch.randn(12, CHANNELS, *shape, generator=generator, dtype=torch.float64)
+
+
+def own_part(values: Tensor) -> Tensor:
+    return values.split(SIZES[world_size()])[rank()]
+
+
+def train_part(make: Make, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Outputs, gradients and statistics of two steps, on this rank's part of the values.
+
+    A loss that is a sum over the batch has as its share the sum over the part, times the ranks.
+    """
+    module = made(make)
+    synchronise_batch_norm(module)
+    for step in range(2):
+        module.zero_grad()
+        values = own_part(values_of(step, shape)).clone().requires_grad_()
+        out = module(values)
+        (world_size() * out.sin().sum()).backward()
+    return {
+        "out": out.detach(),
+        "values": values.grad,
+        "parameters": {name: p.grad for name, p in module.named_parameters()},
+        "buffers": dict(module.named_buffers()),
+    }
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (batch_norm_2d, (4, 5)),
+        (batch_norm_1d, ()),
+        (batch_norm_1d, (6,)),
+        (without_weights, (2, 2)),
+        (without_statistics, (2, 2)),
+        (with_activation, (3, 1)),
+    ],
+)
+def test_parts_of_a_batch_are_normalised_as_the_whole_is_by_torch(
+    make: Make, shape: tuple[int, ...], ranks: int
+) -> None:
+    torch_s = made(make)
+    for step in range(2):
+        torch_s.zero_grad()
+        values = values_of(step, shape).requires_grad_()
+        out = torch_s(values)
+        out.sin().sum().backward()
+
+    parts = on_ranks(ranks, train_part, make, shape)
+
+    def close(got: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+    close(torch.cat([part["out"] for part in parts]), out.detach())
+    close(torch.cat([part["values"] for part in parts]) / ranks, values.grad)
+    for name, parameter in torch_s.named_parameters():
+        close(sum(part["parameters"][name] for part in parts) / ranks, parameter.grad)
+    for name, buffer in torch_s.named_buffers():
+        for part in parts:
+            close(part["buffers"][name], buffer)
+
+
+def normalise_in(dtype: torch.dtype, offset: float) -> Tensor:
+    module = batch_norm_2d()
+    synchronise_batch_norm(module)
+    values = own_part(values_of(0, (8, 8))) + offset
+    out = module(values.to(dtype).contiguous(memory_format=torch.channels_last))
+    assert out.dtype == dtype
+    return out.detach()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset", "tolerance"), [(torch.float32, 3e3, 1e-3), (torch.bfloat16, 0, 2e-2)]
+)
+def test_precision_is_kept_far_from_zero_and_in_half(
+    dtype: torch.dtype, offset: float, tolerance: float
+) -> None:
+    got = torch.cat(on_ranks(2, normalise_in, dtype, offset)).double()
+    values = (values_of(0, (8, 8)) + offset).to(dtype).double()
+    expected = made(batch_norm_2d)
+    nn.init.ones_(expected.weight)
+    nn.init.zeros_(expected.bias)
+    torch.testing.assert_close(got, expected(values).detach(), rtol=tolerance, atol=tolerance)
+
+
+def evaluate_part(make: Make, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    module = made(make).eval()
+    synchronise_batch_norm(module)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    out = module(own_part(values_of(0, shape)))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in module.named_buffers())
+    return out.detach(), before
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [(batch_norm_2d, (2, 2)), (batch_norm_1d, ()), (with_activation, (2, 2))]
+)
+def test_in_evaluation_mode_nothing_is_exchanged(make: Make, shape: tuple[int, ...]) -> None:
+    expected = made(make).eval()(values_of(0, shape))
+    parts = on_ranks(2, evaluate_part, make, shape)
+    assert torch.equal(torch.cat([out for out, _ in parts]), expected.detach())
+
+
+@pytest.mark.parametrize("make", [batch_norm_2d, with_activation])
+def test_on_one_process_it_is_torch_s_own_and_keeps_its_state(make: Make) -> None:
+    alone, synchronised = made(make), made(make)
+    synchronise_batch_norm(synchronised)
+    assert type(synchronised) is not type(alone)
+    values = values_of(0, (2, 2))
+    assert torch.equal(synchronised(values), alone(values))
+    assert synchronised.state_dict().keys() == alone.state_dict().keys()
+    assert torch.equal(synchronised.running_var, alone.running_var)
+
+
+def test_other_normalisations_are_left_alone() -> None:
+    module = nn.Sequential(nn.LayerNorm(4), nn.Sequential(nn.GroupNorm(1, 4), nn.BatchNorm2d(4)))
+    synchronise_batch_norm(module)
+    assert [type(part).__name__ for part in (module[0], *module[1])] == [
+        "LayerNorm",
+        "GroupNorm",
+        "SyncBatchNorm2d",
+    ]
