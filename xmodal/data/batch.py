@@ -15,7 +15,9 @@ class Fault:
     cause: str
 
     def __str__(self) -> str:
-        return f"{self.shard}, {self.key}: {self.cause}"
+        # Names in foreign tars need not be UTF-8, but a line in a log does.
+        key = self.key.encode("utf-8", "backslashreplace").decode()
+        return f"{self.shard}, {key}: {self.cause}"
 
 
 @dataclass

@@ -1,11 +1,14 @@
 """From an image's bytes to pixels."""
 
 import io
+import math
 import warnings
 
 import numpy as np
 import simplejpeg
 from PIL import Image
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or math.inf  # above which an image is a decompression bomb
 
 
 class BadSample(Exception):
@@ -20,7 +23,9 @@ def decode_image(data: bytes) -> np.ndarray:
     """
     if simplejpeg.is_jpeg(data):
         try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if height * width <= MAX_PIXELS:
+                return simplejpeg.decode_jpeg(data, colorspace="RGB")
         except ValueError:
             pass
     return _decode_with_pillow(data)
@@ -32,10 +37,13 @@ def _decode_with_pillow(data: bytes) -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data)) as file:
+                if file.mode.startswith("I;16"):
+                    # Pillow would clip 16 bits to 8, which leaves a white image.
+                    return np.repeat((np.asarray(file) >> 8).astype(np.uint8)[..., None], 3, 2)
                 if not file.has_transparency_data:
-                    return np.asarray(file.convert("RGB"))
+                    return np.array(file.convert("RGB"))
                 white = Image.new("RGBA", file.size, "white")
-                return np.asarray(Image.alpha_composite(white, file.convert("RGBA")).convert("RGB"))
+                return np.array(Image.alpha_composite(white, file.convert("RGBA")).convert("RGB"))
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise BadSample("image is a decompression bomb") from None
         except Exception as error:

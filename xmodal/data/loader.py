@@ -184,27 +184,32 @@ def training_batches(
     positions = (
         rank_positions(step, batch_size=batch_size, rank=rank, ranks=ranks) for step in steps
     )
-    try:
-        yield from _loader(dataset, positions, workers)
-    except UserError as error:
-        # From a worker process the line comes back with that process's traceback before it.
-        raise UserError(
-            str(error).strip().split("\n")[-1].partition("UserError: ")[2] or str(error)
-        ) from None
+    return _load(dataset, positions, workers)
 
 
 def evaluation_batches(
     dataset: EvaluationSet, chunks: Sequence[range], *, workers: int
 ) -> Iterator[EvaluationBatch]:
     """Yield the samples of each chunk in turn."""
-    return iter(_loader(dataset, chunks, workers))
+    return _load(dataset, chunks, workers)
 
 
-def _loader(
-    dataset: Dataset[Any], indices: Iterable[Sequence[int]], workers: int
-) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
+class _ErrorsAsItems(Dataset[Any]):
+    """Hands over a `UserError` as an item: raised in a worker it would arrive as a traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: Sequence[int]) -> Any:
+        try:
+            return self.dataset[index]
+        except UserError as error:
+            return error
+
+
+def _load(dataset: Dataset[Any], indices: Iterable[Sequence[int]], workers: int) -> Iterator[Any]:
+    loader = DataLoader(
+        _ErrorsAsItems(dataset),
         batch_size=None,
         sampler=indices,
         num_workers=workers,
@@ -213,6 +218,10 @@ def _loader(
         worker_init_fn=_one_thread if workers else None,
         multiprocessing_context="fork" if workers else None,
     )
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
 
 
 def _one_thread(_: int) -> None:

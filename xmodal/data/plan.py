@@ -33,14 +33,17 @@ class Plan:
 
     def neighbours(self, position: int, reach: int) -> list[int]:
         """Return the positions of up to `reach` samples on either side in the same lane, nearest
-        first: where a repeat is taken from when the sample at `position` cannot be read.
+        first: where a repeat is taken from when the sample at `position` cannot be read. A sample
+        that has its lane to itself has those of the lanes beside it.
         """
         epoch, place = divmod(position, self.num_samples)
         start = epoch * self.num_samples
-        steps = [
-            sign * distance * self.lanes for distance in range(1, reach + 1) for sign in (-1, 1)
-        ]
-        return [start + place + s for s in steps if 0 <= place + s < self.num_samples]
+
+        def around(stride: int) -> list[int]:
+            steps = [way * far * stride for far in range(1, reach + 1) for way in (-1, 1)]
+            return [start + place + s for s in steps if 0 <= place + s < self.num_samples]
+
+        return around(self.lanes) or around(1)
 
     def _compute_order(self, epoch: int) -> np.ndarray:
         """Return the sample numbers of an epoch by place in it, (num_samples,)."""

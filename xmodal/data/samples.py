@@ -5,17 +5,48 @@ import io
 import json
 import os
 from bisect import bisect_right
+from collections import OrderedDict
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest, Sample, Shard
+from xmodal.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+
+
+class OpenShards:
+    """Reads shards at byte offsets; at most `limit` of them are open at a time."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._files: OrderedDict[str, int] = OrderedDict()
+
+    def read(self, url: str, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes of a shard, fewer at its end.
+
+        Raises `UserError` when the shard cannot be read.
+        """
+        try:
+            return os.pread(self._descriptor(url), size, offset)
+        except OSError as error:
+            raise UserError(f"shard {url} cannot be read: {error.strerror}") from None
+
+    def _descriptor(self, url: str) -> int:
+        if url not in self._files:
+            if len(self._files) >= self.limit:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[url] = os.open(url, os.O_RDONLY | os.O_CLOEXEC)
+        self._files.move_to_end(url)
+        return self._files[url]
+
+    def __del__(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
 
 
 class SampleReader:
@@ -27,8 +58,9 @@ class SampleReader:
     def __init__(self, manifest: Manifest) -> None:
         self.shards = manifest.shards
         self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
-        self._index = lru_cache(maxsize=64)(lambda shard: self.shards[shard].samples())
-        self._file = lru_cache(maxsize=64)(_open)
+        # No reference to the reader itself, which would keep it and its open files from going.
+        self._index = lru_cache(maxsize=64)(lambda shard: manifest.shards[shard].samples())
+        self._files = OpenShards(limit=64)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -48,9 +80,9 @@ class SampleReader:
         for extension in extensions:
             if extension in sample.members:
                 offset, size = sample.members[extension]
-                data = os.pread(self._file(shard.url).fileno(), size, offset)
-                if not data:
+                if not size:
                     raise BadSample(f"{extension} is empty")
+                data = self._files.read(shard.url, offset, size)
                 if len(data) < size:
                     raise BadSample(f"{extension} is cut short")
                 return data
@@ -86,17 +118,16 @@ class SampleReader:
         captions = [caption for caption in captions if caption.strip()]
         if not captions:
             raise BadSample("caption is empty")
-        return captions, str(values.get("image_id", f"{shard.url}/{sample.key}"))
+        if not all(map(_is_unicode, captions)):
+            raise BadSample("caption in its json has half a surrogate pair")
+        image_id = values.get("image_id")
+        return captions, f"{shard.url}/{sample.key}" if image_id is None else str(image_id)
 
 
 def hash_id(image_id: str) -> int:
     """Return an int64 that is the same for the same image id on every machine."""
-    digest = hashlib.blake2b(image_id.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-def _open(url: str) -> BinaryIO:
-    return Path(url).open("rb")
 
 
 def _json(data: bytes | None) -> dict[str, Any]:
@@ -109,6 +140,11 @@ def _json(data: bytes | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BadSample("json is not an object")
     return values
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a string is whole characters; JSON can write halves of them."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _utf8(data: bytes, extension: str) -> str:

@@ -1,0 +1,124 @@
+"""The plan: each sample once an epoch, in an order that no number of ranks changes."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xmodal.data.plan import Plan, rank_positions
+
+SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
+plans = st.builds(
+    Plan,
+    SIZES,
+    seed=st.integers(0, 2**32),
+    lanes=st.integers(1, 40),
+    window=st.integers(1, 80),
+)
+
+
+def epoch_of(plan: Plan, epoch: int) -> list[int]:
+    start = epoch * plan.num_samples
+    return [plan.sample_at(start + place) for place in range(plan.num_samples)]
+
+
+@given(plans, st.integers(0, 5))
+def test_every_sample_comes_once_an_epoch(plan: Plan, epoch: int) -> None:
+    assert sorted(epoch_of(plan, epoch)) == list(range(plan.num_samples))
+
+
+@given(plans, st.integers(0, 3))
+def test_the_order_is_a_function_of_its_arguments(plan: Plan, epoch: int) -> None:
+    again = Plan(plan.shard_sizes, seed=plan.seed, lanes=plan.lanes, window=plan.window)
+    later = [again.sample_at(position) for position in range(7 * plan.num_samples)]
+    start = epoch * plan.num_samples
+    assert later[start : start + plan.num_samples] == epoch_of(plan, epoch)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = [
+        tuple(epoch_of(Plan([40, 60, 50], seed=seed, lanes=4, window=16), epoch))
+        for seed in range(4)
+        for epoch in range(4)
+    ]
+    assert len(set(orders)) == 16
+    assert tuple(range(150)) not in orders
+
+
+def test_a_single_shard_has_another_order_each_epoch_too() -> None:
+    plan = Plan([50], seed=0, lanes=1, window=10)
+    assert epoch_of(plan, 0) != epoch_of(plan, 1)
+    assert epoch_of(plan, 0) != list(range(50))
+
+
+@given(
+    plans,
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.integers(0, 12),
+)
+def test_ranks_share_out_the_same_global_batch(
+    plan: Plan, ranks: int, each: int, step: int
+) -> None:
+    size = ranks * each
+    parts = [rank_positions(step, batch_size=size, rank=r, ranks=ranks) for r in range(ranks)]
+    assert all(len(part) == each for part in parts)
+    alone = rank_positions(step, batch_size=size, rank=0, ranks=1)
+    assert list(alone) == list(range(step * size, (step + 1) * size))
+    # Row i of rank r is row i * ranks + r of the global batch.
+    assert [p for row in zip(*parts, strict=True) for p in row] == list(alone)
+
+
+@given(plans, st.integers(1, 50), st.sampled_from([1, 2, 3, 4]))
+def test_batches_follow_each_other_without_a_seam(plan: Plan, each: int, ranks: int) -> None:
+    size, epochs = each * ranks, 2
+    steps = -(-epochs * plan.num_samples // size)
+    seen = [
+        plan.sample_at(position)
+        for step in range(steps)
+        for position in rank_positions(step, batch_size=size, rank=0, ranks=1)
+    ]
+    assert len(seen) == steps * size
+    for epoch in range(epochs):
+        start = epoch * plan.num_samples
+        assert sorted(seen[start : start + plan.num_samples]) == list(range(plan.num_samples))
+
+
+@given(plans, st.integers(0, 3))
+def test_a_lane_reads_windows_of_consecutive_samples(plan: Plan, epoch: int) -> None:
+    order = np.array(epoch_of(plan, epoch))
+    lanes = [order[lane :: plan.lanes] for lane in range(min(plan.lanes, plan.num_samples))]
+    lengths = {len(lane) for lane in lanes}
+    assert max(lengths) - min(lengths) <= 1
+    breaks = 0
+    for lane in lanes:
+        for begin in range(0, len(lane), plan.window):
+            block = np.sort(lane[begin : begin + plan.window])
+            breaks += sum(np.diff(block) != 1)
+    # A block is a run of the tars' order, but for where one shard ends and another begins.
+    assert breaks <= len(plan.shard_sizes) - 1
+
+
+@given(plans, st.data(), st.integers(1, 10))
+def test_neighbours_are_of_the_same_lane_and_epoch_nearest_first(
+    plan: Plan, data: st.DataObject, reach: int
+) -> None:
+    position = data.draw(st.integers(0, 4 * plan.num_samples - 1))
+    epoch, place = divmod(position, plan.num_samples)
+    found = plan.neighbours(position, reach)
+    places = [other - epoch * plan.num_samples for other in found]
+    alone = place < plan.lanes and place + plan.lanes >= plan.num_samples
+    stride = 1 if alone else plan.lanes
+    assert len(set(places)) == len(places)
+    assert place not in places
+    assert all(0 <= other < plan.num_samples for other in places)
+    assert all(abs(other - place) % stride == 0 for other in places)
+    distances = [abs(other - place) // stride for other in places]
+    assert distances == sorted(distances)
+    before, after = place // stride, (plan.num_samples - 1 - place) // stride
+    assert len(places) == min(reach, before) + min(reach, after)
+
+
+def test_a_sample_that_has_its_lane_to_itself_has_the_lanes_beside_it() -> None:
+    plan = Plan([3, 2], seed=0, lanes=64, window=8)
+    assert plan.neighbours(7, reach=2) == [6, 8, 5, 9]
+    assert Plan([1], seed=0, lanes=4, window=1).neighbours(3, reach=8) == []

@@ -1,0 +1,91 @@
+"""Captions become ids: the same each time, at most `context` of them, padded behind."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from xmodal.data.tokens import END, PAD, CaptionTokenizer, read_tokenizer, train_tokenizer
+
+CAPTIONS = [
+    f"a {size} {colour} {thing} lies {where} the ground"
+    for size in ("small", "large")
+    for colour in ("red", "blue", "teal")
+    for thing in ("ball", "cube", "cone")
+    for where in ("on", "above")
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CaptionTokenizer:
+    return train_tokenizer(CAPTIONS, vocabulary=300, context=16)
+
+
+def special(tokenizer: CaptionTokenizer, name: str) -> int:
+    return int(tokenizer.tokenizer.token_to_id(name))
+
+
+def test_training_gives_the_same_vocabulary_each_time(tokenizer: CaptionTokenizer) -> None:
+    for _ in range(3):
+        again = train_tokenizer(iter(CAPTIONS), vocabulary=300, context=16)
+        assert again.tokenizer.to_str() == tokenizer.tokenizer.to_str()
+
+
+def test_the_vocabulary_is_as_large_as_asked(tokenizer: CaptionTokenizer) -> None:
+    assert tokenizer.vocabulary == 300
+    assert {special(tokenizer, PAD), special(tokenizer, END)} == {0, 1}
+    # What occurs often is one token.
+    ids, _ = tokenizer(["ground"])
+    assert ids.shape == (1, 2)
+
+
+def test_a_caption_ends_with_its_end_and_is_padded_behind(tokenizer: CaptionTokenizer) -> None:
+    ids, mask = tokenizer(["a small red ball", "", "a ball"])
+    pad, end = special(tokenizer, PAD), special(tokenizer, END)
+    assert ids.dtype == torch.int64
+    assert mask.dtype == torch.bool
+    lengths = mask.sum(1)
+    assert ids.shape == mask.shape == (3, int(lengths[0]))
+    for row, row_mask, length in zip(ids, mask, lengths, strict=True):
+        assert row_mask.tolist() == [True] * length + [False] * (len(row) - length)
+        assert row[length - 1] == end
+        assert (row == end).sum() == 1
+        assert (row[length:] == pad).all()
+    assert lengths[1] == 1
+
+
+def test_a_caption_does_not_depend_on_its_batch(tokenizer: CaptionTokenizer) -> None:
+    ids, mask = tokenizer(CAPTIONS[:5])
+    for caption, row, row_mask in zip(CAPTIONS, ids, mask, strict=False):
+        alone, _ = tokenizer([caption])
+        assert alone[0].tolist() == row[row_mask].tolist()
+
+
+def test_long_captions_are_cut_and_keep_their_end(tokenizer: CaptionTokenizer) -> None:
+    words = " ".join(f"xyz{number}" for number in range(50))
+    ids, mask = tokenizer([words, "a ball"])
+    assert ids.shape == (2, 16)
+    assert ids[0, -1] == special(tokenizer, END)
+    assert mask[0].all()
+
+
+def test_case_and_forms_of_a_character_are_one_and_every_character_has_ids(
+    tokenizer: CaptionTokenizer,
+) -> None:
+    ids, _ = tokenizer(["Red Ball", "red ball"])
+    assert ids[0].equal(ids[1])
+    ids, _ = tokenizer(["café", "cafe\u0301"])
+    assert ids[0].equal(ids[1])
+    text = "雨 ☃ ru\x00é"
+    ids, _ = tokenizer([text])
+    assert tokenizer.tokenizer.decode(ids[0].tolist()).strip() == text
+
+
+def test_a_saved_tokenizer_reads_the_same(tokenizer: CaptionTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+    again = read_tokenizer(tmp_path / "tokenizer.json", context=16)
+    for ours, theirs in zip(tokenizer(CAPTIONS), again(CAPTIONS), strict=True):
+        assert ours.equal(theirs)
+    shorter = read_tokenizer(tmp_path / "tokenizer.json", context=4)
+    assert shorter(CAPTIONS)[0].shape == (len(CAPTIONS), 4)
