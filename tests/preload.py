@@ -8,5 +8,4 @@ import os
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-import torch.utils.tensorboard  # noqa: E402
-import xmodal.training.session  # noqa: E402, F401
+import xmodal.training.session  # noqa: F401

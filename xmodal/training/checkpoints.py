@@ -50,14 +50,18 @@ def read_progress(run: Run) -> Progress:
     return Progress(**state)
 
 
-def load_checkpoint(engine: Any, folder: Path) -> None:
-    """Read a checkpoint's weights and optimiser into the engine of the same stage."""
+def check_ranks(folder: Path, zero: int) -> None:
+    """Raise `UserError` where a checkpoint's optimiser is shared out to other ranks than these."""
     saved_on = read_state(folder)["ranks"]
-    if engine.zero_optimization() and saved_on != world_size():
+    if zero and saved_on != world_size():
         raise UserError(
             f"checkpoint {folder} was saved on {saved_on} ranks with ZeRO; resume it on {saved_on} "
             f"ranks, not {world_size()}"
         )
+
+
+def load_checkpoint(engine: Any, folder: Path) -> None:
+    """Read a checkpoint's weights and optimiser into the engine of the same stage."""
     engine.load_checkpoint(str(folder.parent), tag=folder.name)
 
 

@@ -22,7 +22,7 @@ from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.clip import Clip
 from xmodal.models.config import TransformerConfig
 from xmodal.recipe import Recipe, dump_recipe
-from xmodal.training.checkpoints import read_progress
+from xmodal.training.checkpoints import check_ranks, read_progress
 from xmodal.training.features import cached_features, locked_sides
 from xmodal.training.log import TrainingLog
 from xmodal.training.parts import select_trained
@@ -49,14 +49,19 @@ class Session:
         if self.val_shards:
             self.protocol = default_protocol(self.val_shards.relevance)
             check_best(recipe.checkpoints.best, self.protocol)
+        self.progress = read_progress(self.run)
+        timeline = Timeline(recipe, self.train_shards.num_samples)
+        self.total = timeline.total
+        checkpoint = self.run.latest()
+        # Only what goes on inside a stage needs the optimiser.
+        if checkpoint and self.progress.step not in {stage.end for stage in timeline.stages}:
+            check_ranks(checkpoint, recipe.training.zero)
         barrier()
         if environment.is_main:
             self.run.create(recipe)
             make_tokenizer(recipe.method, self.train_shards, self.run.tokenizer)
         barrier()
         self.tokenizer = load_tokenizer(recipe.method, self.run.tokenizer)
-        self.progress = read_progress(self.run)
-        self.total = Timeline(recipe, self.train_shards.num_samples).total
 
     def train(self) -> None:
         """Train to the end; the results of the last evaluation are in the run folder."""
