@@ -36,6 +36,7 @@ def adopt_launcher(variables: MutableMapping[str, str]) -> None:
         variables["RANK"] = variables["SLURM_PROCID"]
         variables["WORLD_SIZE"] = variables["SLURM_NTASKS"]
         variables["LOCAL_RANK"] = variables["SLURM_LOCALID"]
+        variables.setdefault("MASTER_PORT", "29500")
     if "RANK" not in variables:
         variables.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
         variables["MASTER_ADDR"], variables["MASTER_PORT"] = "127.0.0.1", str(_free_port())

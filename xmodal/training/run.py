@@ -17,9 +17,9 @@ from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe
 
 # What may change between the parts of one run, because no weight depends on it.
 _FREE = re.compile(
-    r"(run|data\.workers|training\.log_every|checkpoints\.(every|keep_last)|evaluation\..*):"
+    r"(run|data\.(workers|max_bad_share)|training\.log_every|checkpoints\.(every|keep_last)|"
+    r"evaluation\..*):"
 )
-
 
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
 
@@ -76,7 +76,7 @@ class Run:
             name = f"step-{read_state(latest)['best_step'] or latest.name.removeprefix('step-')}"
         folder = latest if name == "latest" else self.checkpoints / name
         if not folder.is_dir():
-            kept = ", ".join(sorted(path.name for path in self.checkpoints.glob("step-*")))
+            kept = ", ".join(f"step-{step}" for step in self._steps())
             raise UserError(f"{self.path} keeps no checkpoint {name}; it has {kept}")
         return folder
 
@@ -88,7 +88,9 @@ class Run:
         """Delete all checkpoints but the newest `keep_last` and the best, and unfinished ones."""
         for partial in self.checkpoints.glob("*.partial"):
             shutil.rmtree(partial)
-        steps = sorted(int(p.name.removeprefix("step-")) for p in self.checkpoints.glob("step-*"))
+        latest = self.latest()
+        # One that is newer than `latest` was left by a run that was killed before it was whole.
+        steps = [step for step in self._steps() if latest and step <= _step(latest)]
         for step in steps[:-keep_last]:
             if step != best_step:
                 shutil.rmtree(self.checkpoint(step))
@@ -96,11 +98,8 @@ class Run:
     def drop_metrics_after(self, step: int) -> None:
         """Drop the lines of steps that the run is about to repeat."""
         if self.metrics.is_file():
-            lines = self.metrics.read_text().splitlines(keepends=True)
-            kept = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step
-            ]
-            write_atomically(self.metrics, "".join(kept))
+            kept = [line for line in self.history() if line["step"] <= step]
+            write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -108,10 +107,20 @@ class Run:
             file.write(json.dumps(values) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl."""
+        """Return the lines of metrics.jsonl, without one that a killed run left half written."""
         if not self.metrics.is_file():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        lines = self.metrics.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _steps(self) -> list[int]:
+        """Return the steps of whole checkpoints, in order."""
+        found = self.checkpoints.glob("step-*")
+        return sorted(_step(path) for path in found if path.suffix != ".partial")
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,119 @@
+"""What is trained, what is locked, what decays."""
+
+import pytest
+import torch
+from torch import nn
+
+from xmodal.errors import UserError
+from xmodal.training.parts import decay_groups, locked, select_trained, set_modes
+
+
+class Tower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 4))
+
+
+class Towers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text, self.texture = Tower(), Tower(), nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+
+@pytest.fixture
+def towers() -> Towers:
+    return Towers()
+
+
+def trained(method: nn.Module) -> set[str]:
+    return {name for name, p in method.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "prefixes"),
+    [
+        (["*"], ("image.", "text.", "texture.", "scale")),
+        (["text"], ("text.",)),
+        (["image.head", "scale"], ("image.head.", "scale")),
+        (["*.head"], ("image.head.", "text.head.")),
+        (["text*"], ("text.", "texture.")),
+        (["image.body.1"], ("image.body.1.",)),
+        (["image.body.0.weight"], ("image.body.0.weight",)),
+        (["*.bias"], ()),
+    ],
+)
+def test_patterns_name_parts(
+    towers: Towers, patterns: list[str], prefixes: tuple[str, ...]
+) -> None:
+    select_trained(towers, patterns)
+    names = {name for name, _ in towers.named_parameters()}
+    wanted = {name for name in names if name.startswith(prefixes)} if prefixes else None
+    assert trained(towers) == (wanted or {name for name in names if name.endswith(".bias")})
+
+
+def test_a_later_stage_selects_anew(towers: Towers) -> None:
+    select_trained(towers, ["image"])
+    select_trained(towers, ["scale"])
+    assert trained(towers) == {"scale"}
+
+
+@pytest.mark.parametrize("pattern", ["txt", "head", "image.hed", "", "image.body.2"])
+def test_a_pattern_of_no_part_is_refused_before_anything_changes(
+    towers: Towers, pattern: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        select_trained(towers, ["scale", pattern])
+    assert repr(pattern) in str(caught.value)
+    assert "parts: image, image.body, image.head, scale, text, text.body" in str(caught.value)
+    assert len(trained(towers)) == len(list(towers.parameters()))
+
+
+def test_locked_parts_are_in_evaluation_mode_and_do_not_change(towers: Towers) -> None:
+    select_trained(towers, ["text", "image.head"])
+    set_modes(towers, freeze_batch_norm=False)
+    assert locked(towers.image.body)
+    assert not locked(towers.image)
+    assert not locked(nn.Dropout())
+    assert not any(module.training for module in towers.image.body.modules())
+    assert all(module.training for module in towers.text.modules())
+    assert all(module.training for module in towers.image.head.modules())
+    norms = [tower.body[1] for tower in (towers.image, towers.text)]
+    before = [norm.running_mean.clone() for norm in norms]
+    x = torch.randn(8, 4)
+    assert towers.image.body(x).equal(towers.image.body(x))
+    towers.text.body(x)
+    assert [norm.running_mean.equal(old) for norm, old in zip(norms, before, strict=True)] == [
+        True,
+        False,
+    ]
+
+
+def test_modes_are_set_anew_for_each_stage(towers: Towers) -> None:
+    for patterns in (["image"], ["text"]):
+        select_trained(towers, patterns)
+        set_modes(towers, freeze_batch_norm=False)
+    assert towers.text.body[2].training
+    assert not towers.image.body[2].training
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_learns(towers: Towers) -> None:
+    select_trained(towers, ["*"])
+    set_modes(towers, freeze_batch_norm=True)
+    norm = towers.image.body[1]
+    assert not norm.training
+    assert towers.image.body[2].training
+    assert norm.weight.requires_grad
+
+
+def test_matrices_decay_and_vectors_do_not(towers: Towers) -> None:
+    select_trained(towers, ["image", "scale"])
+    matrices, vectors = decay_groups(towers, 0.1)
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert {p.ndim for p in matrices["params"]} == {2}
+    assert {p.ndim for p in vectors["params"]} == {0, 1}
+    grouped = {id(p) for group in (matrices, vectors) for p in group["params"]}
+    assert grouped == {id(p) for p in towers.parameters() if p.requires_grad}
+    select_trained(towers, ["scale"])
+    assert [group["weight_decay"] for group in decay_groups(towers, 0.1)] == [0.0]

@@ -1,0 +1,175 @@
+"""The run folder: nothing in it is lost, and nothing foreign is written over."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xmodal.errors import UserError
+from xmodal.recipe import Recipe, load_recipe
+from xmodal.training.run import STATE_FILE, Run, read_state
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_recipe: MakeRecipe) -> Run:
+    """A run folder just made."""
+    run = Run(tmp_path / "deep" / "run")
+    run.create(make_recipe())
+    return run
+
+
+def save(run: Run, *steps: int, best: int | None = None) -> None:
+    """Leave what saving checkpoints leaves; the last is `latest`."""
+    for step in steps:
+        run.checkpoint(step).mkdir()
+        (run.checkpoint(step) / STATE_FILE).write_text(json.dumps({"best_step": best}))
+        (run.checkpoints / "latest").write_text(f"step-{step}")
+
+
+def kept(run: Run) -> set[str]:
+    return {path.name for path in run.checkpoints.iterdir() if path.is_dir()}
+
+
+def test_a_new_folder_or_an_empty_one_is_anyones(tmp_path: Path, make_recipe: MakeRecipe) -> None:
+    Run(tmp_path / "new").check(make_recipe())
+    (tmp_path / "empty").mkdir()
+    Run(tmp_path / "empty").check(make_recipe())
+
+
+def test_the_folder_holds_the_resolved_recipe(run: Run, make_recipe: MakeRecipe) -> None:
+    assert load_recipe(run.path) == make_recipe()
+    run.check(make_recipe())
+
+
+def test_foreign_folders_and_files_are_refused(tmp_path: Path, make_recipe: MakeRecipe) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="is a folder of something else; name another"):
+        Run(tmp_path).check(make_recipe())
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        Run(tmp_path / "thesis.tex").check(make_recipe())
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+
+
+def test_another_recipe_is_refused_with_what_differs(run: Run, make_recipe: MakeRecipe) -> None:
+    with pytest.raises(UserError) as caught:
+        run.check(make_recipe(data={"batch_size": 20, "workers": 0}, training={"seed": 1}))
+    line = str(caught.value)
+    assert "data.batch_size: 10 → 20; training.seed: 0 → 1" in line
+    assert "data.workers" not in line
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"run": "elsewhere"},
+        {"data": {"workers": 0}},
+        {"data": {"max_bad_share": 0.5}},  # what the error of too many bad samples proposes
+        {"training": {"log_every": 1}},
+        {"checkpoints": {"every": "1 steps", "keep_last": 5}},
+        {"evaluation": {"every": "1 steps", "tile": 16}},
+    ],
+)
+def test_what_no_weight_depends_on_may_change(
+    run: Run, make_recipe: MakeRecipe, parts: dict
+) -> None:
+    run.check(make_recipe(**parts))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"data": {"lanes": 5}},
+        {"data": {"window": 3}},
+        {"stages": [{"length": "1 steps"}]},
+        {"training": {"zero": 1}},
+        {"checkpoints": {"best": "rsum"}},
+    ],
+)
+def test_what_weights_depend_on_may_not(run: Run, make_recipe: MakeRecipe, parts: dict) -> None:
+    with pytest.raises(UserError, match="another recipe"):
+        run.check(make_recipe(**parts))
+
+
+def test_metrics_after_the_checkpoint_are_dropped(run: Run) -> None:
+    for step in (1, 2, 2, 3, 4):
+        run.log({"step": step, "loss": 0.1 * step, "name": "ü"})
+    before = run.metrics.read_text().splitlines(keepends=True)
+    run.drop_metrics_after(2)
+    assert run.metrics.read_text() == "".join(before[:3])
+    assert [line["step"] for line in run.history()] == [1, 2, 2]
+    run.drop_metrics_after(0)
+    assert run.history() == []
+
+
+def test_a_line_that_a_killed_run_left_half_written_is_no_line(run: Run) -> None:
+    run.log({"step": 1})
+    with run.metrics.open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert run.history() == [{"step": 1}]
+    run.drop_metrics_after(5)
+    run.log({"step": 2})
+    assert run.history() == [{"step": 1}, {"step": 2}]
+
+
+def test_without_metrics_there_is_no_history(run: Run) -> None:
+    run.drop_metrics_after(3)
+    assert run.history() == []
+    assert not run.metrics.exists()
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "best", "left"),
+    [
+        (1, None, {100}),
+        (2, None, {20, 100}),
+        (2, 5, {5, 20, 100}),
+        (2, 20, {20, 100}),
+        (9, 5, {3, 5, 20, 100}),
+    ],
+)
+def test_pruning_keeps_the_newest_and_the_best(
+    run: Run, keep_last: int, best: int | None, left: set[int]
+) -> None:
+    save(run, 3, 5, 20, 100)
+    (run.checkpoints / "step-50.partial").mkdir()
+    run.prune(keep_last, best)
+    assert kept(run) == {f"step-{step}" for step in left}
+
+
+def test_pruning_never_deletes_the_latest(run: Run) -> None:
+    save(run, 4, 8)
+    # Killed after step 8 was renamed and before `latest` named it, then gone on in other steps.
+    (run.checkpoints / "latest").write_text("step-4")
+    save(run, 6)
+    run.prune(1, None)
+    assert run.latest() == run.checkpoint(6)
+    assert "step-6" in kept(run)
+    assert "step-4" not in kept(run)
+
+
+def test_checkpoints_are_found_by_name(run: Run) -> None:
+    assert run.latest() is None
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        run.find_checkpoint("latest")
+    save(run, 5, 20, 100, best=20)
+    (run.checkpoints / "step-120.partial").mkdir()
+    assert run.latest() == run.find_checkpoint("latest") == run.checkpoint(100)
+    assert run.find_checkpoint("best") == run.checkpoint(20)
+    assert run.find_checkpoint("step-5") == run.checkpoint(5)
+    with pytest.raises(UserError, match=r"no checkpoint step-7; it has step-5, step-20, step-100$"):
+        run.find_checkpoint("step-7")
+
+
+def test_without_an_evaluation_the_best_is_the_latest(run: Run) -> None:
+    save(run, 5, 20)
+    assert run.find_checkpoint("best") == run.checkpoint(20)
+
+
+def test_a_checkpoint_without_its_state_is_not_whole(run: Run) -> None:
+    save(run, 5)
+    (run.checkpoint(5) / STATE_FILE).unlink()
+    with pytest.raises(UserError, match=r"step-5 is not whole: state\.json is missing"):
+        read_state(run.checkpoint(5))
