@@ -119,7 +119,7 @@ def normalise_in(dtype: torch.dtype, offset: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "offset", "tolerance"), [(torch.float32, 3e3, 1e-3), (torch.bfloat16, 0, 2e-2)]
+    ("dtype", "offset", "tolerance"), [(torch.float32, 3e3, 1e-3), (torch.bfloat16, 0, 4e-3)]
 )
 def test_precision_is_kept_far_from_zero_and_in_half(
     dtype: torch.dtype, offset: float, tolerance: float
@@ -129,7 +129,7 @@ def test_precision_is_kept_far_from_zero_and_in_half(
     expected = made(batch_norm_2d)
     nn.init.ones_(expected.weight)
     nn.init.zeros_(expected.bias)
-    torch.testing.assert_close(got, expected(values).detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(got, expected(values).detach(), rtol=tolerance, atol=1e-3)
 
 
 def evaluate_part(make: Make, shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,8 +7,8 @@ from pydantic import Field, PositiveInt
 from xmodal.schema import Config
 
 WEIGHTS = (
-    "`random`, `hub` (downloaded by name), `package` (from an installed package), or a file or "
-    "folder on disk"
+    "`random`, `hub` (downloaded by name), `package` (from an installed package), or a file of a "
+    "state dict"
 )
 
 

@@ -46,17 +46,15 @@ def _create(config: TimmConfig) -> nn.Module:
         hint = f"; near: {', '.join(near)}" if near else "; timm.list_models() has the names"
         raise UserError(f"method.image.name: timm has no model {config.name}{hint}")
     options = dict(config.options)
-    pretrained_config = timm.get_pretrained_cfg(config.name)
-    if pretrained_config is not None and pretrained_config.fixed_input_size:
-        options.setdefault("img_size", config.size)
     try:
+        pretrained_config = timm.get_pretrained_cfg(config.name)
+        if pretrained_config is not None and pretrained_config.fixed_input_size:
+            options.setdefault("img_size", config.size)
         model = timm.create_model(
             config.name, pretrained=config.weights == "hub", num_classes=0, **options
         )
-    except (TypeError, AssertionError) as error:
-        raise UserError(
-            f"method.image.options: timm refuses them for {config.name}: {error}"
-        ) from None
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"method.image: timm refuses {config.name}: {error}") from None
     except OSError as error:
         raise UserError(
             f"method.image.weights: the hub did not give {config.name} "
@@ -72,14 +70,16 @@ def _load(model: nn.Module, config: TimmConfig) -> None:
     path = packaged_weights(config.name) if packaged else Path(config.weights)
     if not path.is_file():
         raise UserError(f"method.image.weights: there is no file {path}")
-    state = read_state(path)
+    own = model.state_dict()
     try:
+        # A file may have the classifier as well, which our model has not.
+        state = read_state(path)
         if packaged:
-            # A packaged file has the classifier, which our model has not.
-            load_by_order(model, dict(list(state.items())[: len(model.state_dict())]))
+            load_by_order(model, dict(list(state.items())[: len(own)]))
+        elif missing := [name for name in own if name not in state]:
+            raise ValueError(f"it lacks {len(missing)} of {len(own)} tensors: {missing[0]} …")
         else:
-            names = model.state_dict().keys()
-            model.load_state_dict({name: value for name, value in state.items() if name in names})
+            model.load_state_dict({name: state[name] for name in own})
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(

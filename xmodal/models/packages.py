@@ -63,12 +63,19 @@ def load_by_order(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors or PyTorch file; nothing in it is executed."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    """Read a state dict from a safetensors or PyTorch file; nothing in it is executed.
 
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
-        state = state.get(wrapper, state)
-    return dict(state)
+    Raises `ValueError` for a file that holds none.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        for wrapper in ("state_dict", "model"):
+            state = dict(state.get(wrapper, state))
+    except Exception as error:
+        # What unpickling raises depends on the first bytes of the file.
+        raise ValueError("it holds no state dict") from error
+    return state

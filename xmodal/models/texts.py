@@ -50,16 +50,25 @@ class PretrainedText(nn.Module):
 
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__()
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         name = _source(config)
         try:
             if config.weights == "random":
                 self.model = AutoModel.from_config(AutoConfig.from_pretrained(name))
             else:
-                self.model = AutoModel.from_pretrained(name)
-        except (OSError, ValueError) as error:
+                self.model = AutoModel.from_pretrained(name, dtype=torch.float32)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise _not_loaded(config, error) from None
+        longest = getattr(self.model.config, "max_position_embeddings", config.context)
+        if config.context > longest:
+            raise UserError(
+                f"method.text.context: {config.name} reads at most {longest} tokens, "
+                f"not {config.context}"
+            )
         self.features = int(self.model.config.hidden_size)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:

