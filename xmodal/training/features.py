@@ -1,7 +1,9 @@
 """Features of locked encoders, computed once and written as shards that training reads instead.
 
-A feature shard is a tar like any other: `KEY.image.npy` (features,), `KEY.text.npy` (captions,
-features) and the sample's `KEY.json`. A side whose encoder is trained keeps its image or captions.
+A feature shard is a tar like any other, with the same samples in the same order as the shard that
+it stands for: `KEY.image.npy` (features,), `KEY.text.npy` (captions, features) and `KEY.json`. A
+side whose encoder is trained keeps its image or captions. A sample that cannot be read is copied as
+it is: training then meets the same fault in the same place.
 """
 
 import hashlib
@@ -10,7 +12,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +19,17 @@ import webdataset
 from torch import Tensor
 
 from xmodal.data.batch import Fault
+from xmodal.data.decode import BadSample
 from xmodal.data.loader import EvaluationBatch, EvaluationSet, evaluation_batches
 from xmodal.data.manifest import (
+    MANIFEST_NAME,
     Manifest,
-    count_indexed,
     index_path,
     read_manifest,
     write_index,
     write_manifest,
 )
+from xmodal.data.samples import SampleReader
 from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
@@ -76,8 +79,10 @@ def cached_features(
     kept. The folder's name is a digest of all that the features depend on.
     """
     sides = locked_sides(method, recipe)
-    folder = Path(recipe.data.feature_cache or "") / _digest(manifest, recipe, sides)
-    if not (folder / "shardindex.json").is_file():
+    digest = _digest(method, dataset, manifest, recipe, sides)
+    folder = Path(recipe.data.feature_cache or "") / digest
+    complete = (folder / MANIFEST_NAME).is_file()
+    if not complete:
         folder.mkdir(parents=True, exist_ok=True)
         say(f"computing features of {manifest.url} once, into {folder}")
         method.to(device).eval()
@@ -91,12 +96,11 @@ def cached_features(
                     folder / _name(number), method, dataset, numbers, sides, device
                 )
                 _report(faults, len(numbers), recipe.data.max_bad_share, say)
-        barrier()
-        if rank() == 0:
-            names = [_name(number) for number in range(len(manifest.shards))]
-            counts = {name: count_indexed(folder / name) for name in names}
-            write_manifest(folder, {name: count for name, count in counts.items() if count})
-        barrier()
+    barrier()
+    if not complete and rank() == 0:
+        sizes = {_name(i): shard.num_samples for i, shard in enumerate(manifest.shards)}
+        write_manifest(folder, sizes)
+    barrier()
     return read_manifest(folder)
 
 
@@ -112,25 +116,29 @@ def _write_shard(
     partial = path.with_name(path.name + ".partial")
     chunks = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
     faults: list[Fault] = []
-    with webdataset.TarWriter(str(partial)) as tar:
-        for batch in evaluation_batches(dataset, chunks, workers=0):
+    samples = dataset.pairs.samples
+    batches = evaluation_batches(dataset, chunks, workers=0)
+    with webdataset.TarWriter(str(partial), encoder=False) as tar:
+        for chunk, batch in zip(chunks, batches, strict=True):
             faults.extend(batch.faults)
-            if len(batch.numbers):
-                for sample in _samples(method, dataset, batch, sides, device):
-                    tar.write(sample)
+            encoded = _encode(method, samples, batch, sides, device) if len(batch.numbers) else {}
+            for number in chunk:
+                # The number sets apart samples that follow each other with one key.
+                key = f"{number:09d}/{samples.locate(number)[1].key}"
+                tar.write({"__key__": key, **(encoded.get(number) or _copy(samples, number))})
     partial.rename(path)
     write_index(path)
     return faults
 
 
-def _samples(
+def _encode(
     method: Clip,
-    dataset: EvaluationSet,
+    samples: SampleReader,
     batch: EvaluationBatch,
     sides: LockedSides,
     device: torch.device,
-) -> list[dict[str, Any]]:
-    """Return a batch's samples as members of a tar."""
+) -> dict[int, dict[str, bytes]]:
+    """Return the members of a batch's readable samples, by the samples' numbers."""
     images = texts = None
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=method.bf16):
         if sides.image:
@@ -138,21 +146,29 @@ def _samples(
         if sides.text:
             captions = batch.texts.to(device)
             texts = method.text.backbone(captions.tokens, captions.token_mask).float().cpu()
-    samples = []
+    encoded = {}
     for row, number in enumerate(batch.numbers.tolist()):
-        captions_of, image_id = dataset.pairs.samples.captions(number)
-        sample = {
-            "__key__": f"{number:012d}",
-            "json": json.dumps({"captions": captions_of, "image_id": image_id}).encode(),
-        }
+        strings, image_id = samples.captions(number)
+        members = {"json": json.dumps({"captions": strings, "image_id": image_id}).encode()}
         if images is None:
-            sample["jpg"] = dataset.pairs.samples.image(number)
+            members["jpg"] = samples.image(number)
         else:
-            sample["image.npy"] = _npy(images[row])
+            members["image.npy"] = _npy(images[row])
         if texts is not None:
-            sample["text.npy"] = _npy(texts[batch.owners == row])
-        samples.append(sample)
-    return samples
+            members["text.npy"] = _npy(texts[batch.owners == row])
+        encoded[number] = members
+    return encoded
+
+
+def _copy(samples: SampleReader, number: int) -> dict[str, bytes]:
+    """Return the members of an unreadable sample."""
+    members = {}
+    for extension in samples.locate(number)[1].members:
+        try:
+            members[extension] = samples.read(number, extension) or b""
+        except BadSample:
+            members[extension] = b""
+    return members
 
 
 def _npy(values: Tensor) -> bytes:
@@ -163,7 +179,7 @@ def _npy(values: Tensor) -> bytes:
 
 def _report(faults: list[Fault], total: int, max_share: float, say: Callable[[str], None]) -> None:
     for fault in faults[:5]:
-        say(f"bad sample, left out: {fault}")
+        say(f"bad sample: {fault}")
     if len(faults) > max_share * max(total, 1000):
         raise UserError(
             f"{len(faults)} of {total} samples cannot be read, the first {faults[0]}; run "
@@ -175,18 +191,23 @@ def _name(number: int) -> str:
     return f"features-{number:06d}.tar"
 
 
-def _digest(manifest: Manifest, recipe: Recipe, sides: LockedSides) -> str:
+def _digest(
+    method: Clip, dataset: EvaluationSet, manifest: Manifest, recipe: Recipe, sides: LockedSides
+) -> str:
     """Return a name that is another one as soon as the features would be."""
-    method = recipe.method
-    parts = {
-        "shards": [
-            (str(Path(s.url).resolve()), s.num_samples, s.num_bytes) for s in manifest.shards
-        ],
-        "image": method.image.model_dump(mode="json") if sides.image else None,
-        "text": method.text.model_dump(mode="json") if sides.text else None,
-        "size": method.image.size,
-        "precision": recipe.training.precision,
-        "seed": recipe.training.seed,
+    config = recipe.method
+    files = [Path(shard.url).resolve() for shard in manifest.shards]
+    settings = {
+        "shards": [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files],
+        "image": config.image.model_dump(mode="json") if sides.image else None,
+        "text": config.text.model_dump(mode="json") if sides.text else None,
+        "tokenizer": dataset.tokenizer.tokenizer.to_str() if sides.text else None,
+        "size": config.image.size,
+        "bf16": method.bf16,
     }
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+    # The weights themselves: a file of one name may hold others tomorrow.
+    for is_locked, tower in ((sides.image, method.image), (sides.text, method.text)):
+        for tensor in tower.backbone.state_dict().values() if is_locked else ():
+            digest.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
