@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -74,6 +75,20 @@ def train(*arguments: object, ranks: int = 1, killed_at: str = "") -> Done:
 def evaluate(*arguments: object, ranks: int = 1) -> Done:
     """Run launch/evaluate.py."""
     return run("evaluate.py", *arguments, ranks=ranks)
+
+
+def by_launcher(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run launch/train.py by DeepSpeed's launcher on two processes."""
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators=2"]
+    launcher += ["--log_level=critical", f"--master_port={free_port()}"]
+    return subprocess.run(
+        [*launcher, str(ROOT / "launch" / "train.py"), *arguments],
+        env=os.environ
+        | {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def free_port() -> int:

@@ -1,0 +1,115 @@
+"""`launch/evaluate.py` on the run of `launch/train.py`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import evaluate, train
+from xmodal.training.run import Run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of the test's own, without the results that training wrote."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "results.json").unlink()
+    shutil.rmtree(folder / "report")
+    return folder
+
+
+def results(run: Path) -> dict[str, float]:
+    found = json.loads((run / "results.json").read_text())
+    assert all(isinstance(value, float) for value in found.values())
+    return found
+
+
+def logged(run: Path, step: int) -> dict[str, float]:
+    """Return the metrics that training measured after a step."""
+    rows = [row for row in Run(run).history() if "loss" not in row and row["step"] == step]
+    return {name: value for name, value in rows[0].items() if name != "step"}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_it_measures_what_training_measured(ranks: int, run: Path, finished: Path) -> None:
+    done = evaluate(run, ranks=ranks)
+    assert done.code == 0, done.err
+    assert results(run) == pytest.approx(results(finished))
+    assert "<img" in (run / "report" / "index.html").read_text()
+    table = (finished / "printed").read_text().partition("relevance: ")[2].partition("report")[0]
+    assert done.out.startswith(f"{run}/checkpoints/step-24 on ")
+    assert done.out.count("relevance: " + table) == 1
+
+
+def test_a_checkpoint_by_name(run: Path) -> None:
+    kept = {path.name for path in (run / "checkpoints").glob("step-*")}
+    best = max((6, 12, 18, 24), key=lambda step: (logged(run, step)["relevance/rsum"], -step))
+    for name, step in (("step-18", 18), ("best", best)):
+        assert f"step-{step}" in kept
+        done = evaluate(run, "--checkpoint", name)
+        assert done.code == 0, done.err
+        assert f"checkpoints/step-{step} on " in done.out
+        assert results(run) == logged(run, step)
+
+
+def test_another_protocol(run: Path) -> None:
+    done = evaluate(run, "--protocol", "all-captions")
+    assert done.code == 0, done.err
+    assert {name.split("/")[0] for name in results(run)} == {"all-captions"}
+    name = "text_to_image/recall@10"
+    # Fewer images count as right.
+    assert results(run)[f"all-captions/{name}"] < logged(run, 24)[f"relevance/{name}"]
+    assert results(run)[f"all-captions/{name}_chance"] == pytest.approx(1000 / 48)
+
+
+def test_another_shard_set(run: Path, scenes: Path) -> None:
+    done = evaluate(run, "--data", scenes / "train")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"{run}/checkpoints/step-24 on {scenes}/train\n")
+    assert results(run)["all-captions/num_images"] == 192
+    assert results(run)["all-captions/num_texts"] == 960
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_checkpoints_that_ranks_share(zero: int, recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(recipe, f"run={run}", f"training.zero={zero}", ranks=2).code == 0
+    trained = results(run)
+    done = evaluate(run, ranks=1)
+    assert done.code == 0, done.err
+    assert results(run) == pytest.approx(trained)
+
+
+MISTAKES = {
+    "a folder that is none": (["SCENES"], "is no run folder: it has no recipe.yaml"),
+    "a checkpoint that is not kept": (
+        ["RUN", "--checkpoint", "step-3"],
+        "keeps no checkpoint step-3; it has step-",
+    ),
+    "shards that are not there": (
+        ["RUN", "--data", "nowhere"],
+        "there is no folder nowhere with shards",
+    ),
+    "a protocol that the shards have nothing for": (
+        ["RUN", "--data", "SCENES/train", "--protocol", "relevance"],
+        "train has no relevance.json; use --protocol all-captions",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake: str, run: Path, scenes: Path) -> None:
+    words, line = MISTAKES[mistake]
+    given = [word.replace("RUN", str(run)).replace("SCENES", str(scenes)) for word in words]
+    assert line in evaluate(*given).error
+    assert not (run / "results.json").exists()
+
+
+def test_a_run_without_val_or_checkpoint(recipe: Path, run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints" / "latest").unlink()
+    assert "has no checkpoint yet" in evaluate(run).error
+    blind = tmp_path / "blind"
+    assert train(recipe, f"run={blind}", "data.val=null", "stages.0.length=1 steps").code == 0
+    assert "was trained without data.val; give --data URL" in evaluate(blind).error

@@ -1,0 +1,310 @@
+"""`launch/train.py`, whole runs of it."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from tests.commands import by_launcher, train
+from tests.launch.conftest import STEPS
+from xmodal.training.checkpoints import load_weights
+from xmodal.training.run import Run
+
+# A small network with batch normalisation, whose statistics are to be those of all ranks.
+# Its rate is low, because training amplifies what rounding makes of the order of summation.
+RESNET = (
+    *("method.image.name=test_resnet", "method.image.options={}"),
+    *("stages.0.optimizer.lr=2e-5", "stages.0.schedule.warmup=10"),
+)
+
+
+def steps(run: Path, name: str = "loss") -> dict[int, float]:
+    """Return a value of every logged training step, each of which is there once."""
+    rows = [row for row in Run(run).history() if "loss" in row]
+    numbers = [row["step"] for row in rows]
+    assert numbers == sorted(set(numbers))
+    return {row["step"]: row[name] for row in rows}
+
+
+def evaluations(run: Path) -> dict[int, dict[str, float]]:
+    """Return the metrics of every logged evaluation, each of which is there once."""
+    rows = [row for row in Run(run).history() if "loss" not in row]
+    found = {row.pop("step"): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def weights(run: Path, step: int, zero: int = 0) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint."""
+    kept: dict[str, Tensor] = {}
+
+    class Keeper(torch.nn.Module):
+        def load_state_dict(self, state: Any) -> None:  # type: ignore[override]
+            kept.update(state)
+
+    load_weights(Keeper(), Run(run).checkpoint(step), zero)
+    return kept
+
+
+def kept_checkpoints(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
+def first_losses(*arguments: object, run: Path, ranks: int) -> list[float]:
+    """Train 20 steps and return their losses."""
+    done = train(*arguments, f"run={run}", "stages.0.length=20 steps", "data.val=null", ranks=ranks)
+    assert done.code == 0, done.err
+    return list(steps(run).values())
+
+
+def test_a_run_folder_has_all_of_a_run(finished: Path) -> None:
+    run = Run(finished)
+    assert list(steps(finished)) == list(range(1, STEPS + 1))
+    assert list(evaluations(finished)) == [6, 12, 18, 24]
+    assert run.latest() == run.checkpoint(STEPS)
+    results = json.loads(run.results.read_text())
+    assert results == evaluations(finished)[STEPS]
+    assert all(isinstance(value, float) for value in results.values())
+    assert (finished / "report" / "index.html").is_file()
+    losses = list(steps(finished).values())
+    assert sum(losses[-6:]) < 0.95 * sum(losses[:6])  # it learns
+
+
+def test_it_says_what_it_does_and_ends_with_the_table(finished: Path) -> None:
+    printed = (finished / "printed").read_text()
+    assert "main: steps 1 to 24, 32 pairs each, first batch after" in printed
+    assert printed.count(f"main step 7/{STEPS}  loss ") == 1
+    assert "evaluation at step 12: relevance/image_to_text/recall@1" in printed
+    table = printed.partition("relevance: 48 images × 240 texts")[2]
+    assert "chance" in table
+    assert f"report: {finished}/report/index.html" in table
+
+
+def test_tensorboard_has_every_number_and_the_retrieved_images(finished: Path) -> None:
+    board = EventAccumulator(str(finished / "tensorboard")).Reload()
+    every_step = {
+        *("loss", "loss/contrastive", "temperature", "lr", "grad_norm", "epoch"),
+        *("samples_per_second", "data_wait", "seconds_left", "bad_samples"),
+    }
+    metrics = set(evaluations(finished)[STEPS])
+    assert set(board.Tags()["scalars"]) == every_step | metrics
+    assert [event.step for event in board.Scalars("grad_norm")] == list(range(1, STEPS + 1))
+    assert [event.step for event in board.Images("retrieved")] == [6, 12, 18, 24]
+    assert all(event.value > 0 for event in board.Scalars("grad_norm"))
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(recipe: Path, tmp_path: Path) -> None:
+    done = train(
+        *(recipe, f"run={tmp_path}/run", "evaluation.every=1 steps", "checkpoints.keep_last=1"),
+        # So fast that it forgets: the best is not the last.
+        *("stages.0.optimizer.lr=0.03", "stages.0.schedule.final=1"),
+    )
+    assert done.code == 0, done.err
+    rsums = {step: row["relevance/rsum"] for step, row in evaluations(tmp_path / "run").items()}
+    best = max(rsums, key=lambda step: (rsums[step], -step))
+    assert best < STEPS
+    assert kept_checkpoints(tmp_path / "run") == {"latest", f"step-{best}", f"step-{STEPS}"}
+
+
+def test_a_finished_run_trains_nothing_and_prints_its_table_again(
+    recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    done = train(recipe, f"run={run}")
+    assert done.code == 0, done.err
+    table = (run / "printed").read_text().partition("relevance: ")[2].partition("report")[0]
+    assert done.out.startswith("relevance: " + table)
+    assert Run(run).metrics.read_text() == Run(finished).metrics.read_text()
+
+
+def test_a_resolved_recipe_trains_the_same_again(finished: Path, tmp_path: Path) -> None:
+    done = train(finished / "recipe.yaml", f"run={tmp_path}/run")
+    assert done.code == 0, done.err
+    assert steps(tmp_path / "run") == steps(finished)
+
+
+def test_one_rank_speaks(recipe: Path, tmp_path: Path) -> None:
+    done = train(recipe, f"run={tmp_path}/run", "stages.0.length=2 steps", ranks=2)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    for line in ("main: steps 1 to 2", "main step 1/2", "evaluation at step 2", "report: "):
+        assert done.out.count(line) == 1
+
+
+def test_the_launcher_trains_on_two_processes_as_one_alone_does(
+    recipe: Path, tmp_path: Path
+) -> None:
+    alone = first_losses(recipe, *RESNET, run=tmp_path / "alone", ranks=1)
+    done = by_launcher(
+        *(str(recipe), *RESNET, f"run={tmp_path}/two", "stages.0.length=20 steps", "data.val=null")
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(steps(tmp_path / "two").values()) == pytest.approx(alone, rel=1e-5)
+    assert len(set(alone)) == 20
+
+
+@pytest.mark.parametrize(
+    "zero", [2, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 1, 3))]
+)
+def test_losses_are_equal_on_one_and_on_two_ranks(zero: int, recipe: Path, tmp_path: Path) -> None:
+    alone = first_losses(recipe, *RESNET, run=tmp_path / "alone", ranks=1)
+    two = first_losses(recipe, *RESNET, f"training.zero={zero}", run=tmp_path / "two", ranks=2)
+    assert len(alone) == 20
+    assert two == pytest.approx(alone, rel=1e-5)
+
+
+DEATHS = {
+    "between two checkpoints": "xmodal.training.run:Run.log:17",
+    "while a checkpoint is written": "xmodal.training.checkpoints:write_atomically:3",
+    "before `latest` names it": "xmodal.training.checkpoints:write_atomically:4",
+    "before old ones are deleted": "xmodal.training.run:Run.prune:2",
+}
+
+
+@pytest.mark.parametrize("moment", DEATHS)
+def test_killed_it_goes_on_as_if_nothing_had_been(
+    moment: str, recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train(recipe, f"run={run}", killed_at=DEATHS[moment]).code == -9
+    assert len(steps(run)) < STEPS
+    resumed_from = Run(run).latest()
+    assert resumed_from
+    done = train(recipe, f"run={run}")
+    assert done.code == 0, done.err
+    first = int(resumed_from.name.removeprefix("step-")) + 1
+    assert f"main: steps {first} to {STEPS}" in done.out
+    assert_the_same(run, finished)
+    assert kept_checkpoints(run) == kept_checkpoints(finished)
+
+
+@pytest.mark.parametrize(
+    ("zero", "ranks"),
+    [
+        (2, 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(0, 2), (1, 2), (3, 2), (3, 1)]),
+    ],
+)
+def test_killed_ranks_go_on_as_if_nothing_had_been(
+    zero: int, ranks: int, recipe: Path, tmp_path: Path
+) -> None:
+    given = (recipe, f"training.zero={zero}", "method.text.dropout=0.1")
+    whole = train(*given, f"run={tmp_path}/whole", ranks=ranks)
+    assert whole.code == 0, whole.err
+    killed = train(
+        *given, f"run={tmp_path}/run", ranks=ranks, killed_at=DEATHS["between two checkpoints"]
+    )
+    assert killed.code == -9
+    done = train(*given, f"run={tmp_path}/run", ranks=ranks)
+    assert done.code == 0, done.err
+    assert_the_same(tmp_path / "run", tmp_path / "whole", zero)
+
+
+def assert_the_same(run: Path, other: Path, zero: int = 0) -> None:
+    """Two runs have the same losses, measures and last weights, to the last bit."""
+    for name in ("loss", "grad_norm", "lr", "temperature"):
+        assert steps(run, name) == steps(other, name)
+    assert evaluations(run) == evaluations(other)
+    assert Run(run).results.read_text() == Run(other).results.read_text()
+    ours, theirs = weights(run, STEPS, zero), weights(other, STEPS, zero)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(1, STEPS + 1))
+
+
+def test_without_zero_it_goes_on_on_other_ranks(
+    recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(recipe, f"run={run}", killed_at=DEATHS["between two checkpoints"])
+    done = train(recipe, f"run={run}", ranks=2)
+    assert done.code == 0, done.err
+    assert steps(run) == pytest.approx(steps(finished), rel=1e-5)
+
+
+def test_with_zero_other_ranks_are_refused(recipe: Path, tmp_path: Path) -> None:
+    given = (recipe, f"run={tmp_path}/run", "training.zero=2")
+    killed = train(*given, ranks=2, killed_at=DEATHS["between two checkpoints"])
+    assert killed.code == -9
+    before = Run(tmp_path / "run").metrics.read_text()
+    assert "was saved on 2 ranks with ZeRO; resume it on 2 ranks, not 1" in train(*given).error
+    assert Run(tmp_path / "run").metrics.read_text() == before
+
+
+STAGES = [
+    {"name": "heads", "length": "12 steps", "train": ["*.head", "loss"]},
+    {"name": "text", "length": "12 steps", "train": ["text", "image.head", "loss"]},
+]
+
+
+@pytest.mark.parametrize("zero", [2, *(pytest.param(z, marks=pytest.mark.slow) for z in (0, 3))])
+def test_stages_train_their_parts_and_resume(zero: int, recipe: Path, tmp_path: Path) -> None:
+    given = [recipe, f"stages={json.dumps(STAGES)}", f"training.zero={zero}"]
+    given += ["checkpoints.keep_last=4"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert train(*given, f"run={whole}").code == 0
+    killed = train(*given, f"run={run}", killed_at="xmodal.training.run:Run.log:25")
+    assert killed.code == -9
+    assert Run(run).latest() == Run(run).checkpoint(18)
+    done = train(*given, f"run={run}")
+    assert done.code == 0, done.err
+    assert "text: steps 19 to 24" in done.out
+    assert_the_same(run, whole, zero)
+    stage = {row["step"]: row["stage"] for row in Run(run).history() if "loss" in row}
+    assert [stage[step] for step in (1, 12, 13, 24)] == ["heads", "heads", "text", "text"]
+    early, half, end = (weights(run, step, zero) for step in (6, 12, 24))
+    assert changed(early, half) == {"image.head", "text.head", "loss.log_scale"}
+    assert changed(half, end) == {"image.head", "text.head", "text.backbone", "loss.log_scale"}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """Return the parts, two names deep, of which some weight is another one."""
+    assert before.keys() == after.keys()
+    names = [name for name in before if not torch.equal(before[name], after[name])]
+    return {".".join(name.split(".")[:2]) for name in names}
+
+
+def test_a_locked_tower_keeps_its_weights_and_statistics(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = train(
+        recipe, *RESNET, f"run={run}", "stages.0.train=[text, image.head, loss]", "data.val=null"
+    )
+    assert done.code == 0, done.err
+    assert "image.backbone" not in changed(weights(run, 18), weights(run, 24))
+    assert len(weights(run, 24)) > 50
+
+
+def test_without_val_it_trains_and_keeps_checkpoints(recipe: Path, tmp_path: Path) -> None:
+    done = train(recipe, f"run={tmp_path}/run", "data.val=null")
+    assert done.code == 0, done.err
+    assert list(steps(tmp_path / "run")) == list(range(1, STEPS + 1))
+    assert kept_checkpoints(tmp_path / "run") == {"latest", "step-18", "step-24"}
+    assert not Run(tmp_path / "run").results.exists()
+
+
+def test_loading_processes_change_nothing(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    done = train(recipe, f"run={tmp_path}/run", "data.workers=2")
+    assert done.code == 0, done.err
+    assert steps(tmp_path / "run") == steps(finished)
+
+
+def test_bf16_trains_and_is_not_fp32(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    done = train(recipe, f"run={tmp_path}/run", "training.precision=bf16")
+    assert done.code == 0, done.err
+    losses = steps(tmp_path / "run")
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert losses[1] == pytest.approx(steps(finished)[1], rel=0.02)
+    assert losses[1] != steps(finished)[1]
+
+
+def test_the_recipe_of_a_run_is_whole(finished: Path) -> None:
+    saved = yaml.safe_load((finished / "recipe.yaml").read_text())
+    assert saved["stages"][0]["schedule"] == {"warmup": "5 %", "final": 0.0}
