@@ -122,3 +122,9 @@ def test_what_is_no_image_says_why_without_a_warning(data: bytes, cause: str) ->
             decode_image(data)
     assert str(caught.value).startswith(cause)
     assert "\n" not in str(caught.value)
+
+
+def test_a_jpeg_that_is_whole_and_too_large_is_not_decoded() -> None:
+    data = saved(Image.new("L", (9500, 9500)), "JPEG", quality=1)
+    with pytest.raises(BadSample, match="image is a decompression bomb"):
+        decode_image(data)

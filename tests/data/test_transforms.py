@@ -10,7 +10,7 @@ from PIL import Image
 
 from xmodal.data.transforms import ImageTransform, central_square, random_crop, resize
 
-SIDE = st.integers(1, 700)
+SIDE = st.integers(1, 12) | st.integers(1, 700)
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -64,6 +64,14 @@ def test_random_crops_fill_the_range_of_areas_places_and_ratios() -> None:
     assert ratio.min() < math.log(0.77)
     assert np.all([(free == 0).any() for free in (top, left, 400 - top - rows)])
     assert abs((top / (400 - rows)).mean() - 0.5) < 0.03
+
+
+def test_a_crop_never_leaves_a_small_image() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        top, left, rows, columns = random_crop(4, 5, (0.2, 1), random)
+        assert 0 <= top <= 4 - rows
+        assert 0 <= left <= 5 - columns
 
 
 def test_the_central_square() -> None:
