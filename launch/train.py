@@ -9,6 +9,7 @@ The run folder (run=DIR) keeps everything; the same command goes on where it was
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -64,8 +65,10 @@ def build_missing(source: str, recipe: Recipe, is_main: bool) -> None:
     if is_main:
         for url in filter(None, (recipe.data.train, recipe.data.val)):
             folder = Path(url)
-            if not folder.exists():
-                build(source=source, to=folder.parent, splits=[folder.name])
+            # A build that was killed goes on; shards that are there stay as they are.
+            if not (folder / "shardindex.json").is_file():
+                workers = min(8, len(os.sched_getaffinity(0)))
+                build(source, folder.parent, splits=[folder.name], workers=workers)
     barrier()
 
 
