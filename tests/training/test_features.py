@@ -364,8 +364,11 @@ def test_nothing_to_cache_is_said(manifest: Manifest, tmp_path: Path) -> None:
         computed(recipe_of(tmp_path, train=["*"]), manifest)
 
 
-def test_a_side_is_locked_if_no_stage_trains_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_a_side_is_locked_if_no_stage_trains_it(side: str, tmp_path: Path) -> None:
     values = recipe_of(tmp_path).model_dump(mode="json")
-    values["stages"] = [{"train": ["*.head"]}, {"train": ["text"]}, {"train": ["loss"]}]
+    values["stages"] = [{"train": ["*.head"]}, {"train": [side]}, {"train": ["loss"]}]
     recipe = Recipe.model_validate(json.loads(json.dumps(values)))
-    assert locked_sides(method_of(recipe), recipe) == LockedSides(image=True, text=False)
+    assert locked_sides(method_of(recipe), recipe) == LockedSides(
+        image=side == "text", text=side == "image"
+    )

@@ -28,9 +28,10 @@ class ImageEncoder(nn.Module):
         # The width after pooling; `num_features` where a model has no layer in between.
         features: Any = getattr(self.model, "head_hidden_size", self.model.num_features)
         self.features = int(features)
-        mean, std = _normalisation(self.model, config)
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        normalisation = resolve_model_data_config(self.model)
+        for name in ("mean", "std"):
+            values = 255 * torch.tensor(normalisation[name]).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (batch, features) of images (batch, 3, height, width) uint8."""
@@ -85,12 +86,3 @@ def _load(model: nn.Module, config: TimmConfig) -> None:
         raise UserError(
             f"method.image.weights: {path} does not fit {config.name}: {reason}"
         ) from None
-
-
-def _normalisation(
-    model: nn.Module, config: TimmConfig
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if config.weights == "package":
-        return (0.5,) * 3, (0.5,) * 3
-    data = resolve_model_data_config(model)
-    return data["mean"], data["std"]
