@@ -144,11 +144,17 @@ def check_sizes(recipe: Recipe, ranks: int) -> None:
     if data.num_lanes % ranks == 0:
         return
     key, size = "batch_size", data.batch_size
+    fitting = [size // ranks * ranks, -(-size // ranks) * ranks]
     if data.batch_size % ranks == 0:
         key, size = "lanes", data.num_lanes
-    near = sorted({size // ranks * ranks, -(-size // ranks) * ranks} - {0})
+        fitting = [n for n in range(ranks, data.batch_size + 1, ranks) if data.batch_size % n == 0]
+    near = [
+        max((n for n in fitting if 0 < n < size), default=0),
+        min(n for n in fitting if n > size),
+    ]
     raise UserError(
-        f"{ranks} ranks do not divide data.{key}={size}; nearest: {' or '.join(map(str, near))}"
+        f"{ranks} ranks do not divide data.{key}={size}; nearest: "
+        + " or ".join(str(n) for n in near if n)
     )
 
 
