@@ -63,6 +63,8 @@ class PretrainedText(nn.Module):
                 self.model = AutoModel.from_pretrained(name, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise _not_loaded(config, error) from None
+        # Sentences are mean-pooled: BERT's own pooler would decay without ever being trained.
+        self.model.pooler = None
         longest = getattr(self.model.config, "max_position_embeddings", config.context)
         if config.context > longest:
             raise UserError(

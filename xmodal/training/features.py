@@ -9,6 +9,7 @@ it is: training then meets the same fault in the same place.
 import hashlib
 import io
 import json
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def cached_features(
                     folder / _name(number), method, dataset, numbers, sides, device
                 )
                 _report(faults, len(numbers), recipe.data.max_bad_share, say)
+                say(f"features of {numbers.stop:,} of {manifest.num_samples:,} samples")
     barrier()
     if not complete and rank() == 0:
         sizes = {_name(i): shard.num_samples for i, shard in enumerate(manifest.shards)}
@@ -113,7 +115,8 @@ def _write_shard(
     device: torch.device,
 ) -> list[Fault]:
     """Write the features of a shard's samples and return those that could not be read."""
-    partial = path.with_name(path.name + ".partial")
+    # A name of its own, because another job may be filling the same cache.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     chunks = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
     faults: list[Fault] = []
     samples = dataset.pairs.samples
