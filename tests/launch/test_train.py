@@ -163,6 +163,7 @@ def test_losses_are_equal_on_one_and_on_two_ranks(zero: int, recipe: Path, tmp_p
 DEATHS = {
     "between two checkpoints": "xmodal.training.run:Run.log:17",
     "while a checkpoint is written": "xmodal.training.checkpoints:write_atomically:3",
+    "before it is in its place": "xmodal.training.checkpoints:Path.rename:2",
     "before `latest` names it": "xmodal.training.checkpoints:write_atomically:4",
     "before old ones are deleted": "xmodal.training.run:Run.prune:2",
 }
