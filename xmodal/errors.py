@@ -29,9 +29,10 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 def _leave(message: str) -> None:
     # All ranks of a job meet the same wrong recipe, and one should say so: a launcher ends the
-    # whole job when rank 0 is gone, so the others speak only of what they alone have met.
+    # whole job when rank 0 is gone, so the others speak only of what they alone have met. Half a
+    # minute is more than ranks that start on busy or cold machines lie apart.
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
     if int(rank) > 0:
-        time.sleep(5)
+        time.sleep(30)
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
