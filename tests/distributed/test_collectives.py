@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.processes import on_ranks
 from xmodal.distributed import collectives
-from xmodal.distributed.collectives import all_reduce, gather, gather_ragged, rank
+from xmodal.distributed.collectives import gather, rank
 
 WORLDS = [1, 2, 4]
 
@@ -39,30 +39,31 @@ def test_gather_gives_all_rows_and_its_gradient_adds_up_what_all_ranks_ask(ranks
         torch.testing.assert_close(gradient, expected[one], rtol=1e-13, atol=1e-13)
 
 
-def all_reduce_and_differentiate() -> tuple[Tensor, Tensor]:
-    local = rows_of(rank()).requires_grad_()
-    # Transposed: neither what is reduced nor its gradient is contiguous.
-    total = all_reduce(local.transpose(0, 2))
-    share_of(rank(), total.transpose(0, 2)).backward()
-    return total.detach(), local.grad
+def gather_ragged_and_differentiate(rows: list[int]) -> tuple[Tensor, Tensor]:
+    local = rows_of(rank(), rows[rank()]).requires_grad_()
+    gathered = gather(local)
+    share_of(rank(), gathered).backward()
+    return gathered.detach(), local.grad
 
 
-@pytest.mark.parametrize("ranks", WORLDS)
-def test_all_reduce_sums_and_its_gradient_adds_up_what_all_ranks_ask(ranks: int) -> None:
-    parts = [rows_of(one).requires_grad_() for one in range(ranks)]
-    total = sum(parts)
-    sum(share_of(one, total) for one in range(ranks)).backward()
-    for one, (reduced, gradient) in enumerate(on_ranks(ranks, all_reduce_and_differentiate)):
-        torch.testing.assert_close(reduced.transpose(0, 2), total.detach(), rtol=1e-13, atol=1e-13)
-        torch.testing.assert_close(gradient, parts[one].grad, rtol=1e-13, atol=1e-13)
+@pytest.mark.parametrize("rows", [[2, 5], [0, 3], [1, 4, 4, 2]])
+def test_a_gradient_reaches_the_rows_of_ranks_that_have_other_numbers(rows: list[int]) -> None:
+    parts = [rows_of(one, count).requires_grad_() for one, count in enumerate(rows)]
+    everything = torch.cat(parts)
+    sum(share_of(one, everything) for one in range(len(rows))).backward()
+    results = on_ranks(len(rows), gather_ragged_and_differentiate, rows)
+    for part, (gathered, gradient) in zip(parts, results, strict=True):
+        assert torch.equal(gathered, everything.detach())
+        torch.testing.assert_close(gradient, part.grad, rtol=1e-13, atol=1e-13)
 
 
-def gather_several() -> dict[str, Tensor]:
+def gather_several() -> dict[str, Any]:
     mine = rank()
     return {
-        "ragged": gather_ragged(rows_of(mine, rows=3 * mine)),
-        "one has all": gather_ragged(rows_of(mine, rows=4 if mine == 0 else 0)),
-        "none": gather_ragged(rows_of(mine, rows=0)),
+        "ragged": gather(rows_of(mine, rows=3 * mine)),
+        "one has all": gather(rows_of(mine, rows=4 if mine == 0 else 0)),
+        "none": gather(rows_of(mine, rows=0)),
+        "counts": collectives.row_counts(rows_of(mine, rows=3 * mine)),
         "ids": gather(torch.tensor([2**62 + mine])),
         "strided": gather(rows_of(mine).transpose(0, 2)),
     }
@@ -75,6 +76,7 @@ def test_ranks_may_have_other_numbers_of_rows_types_and_strides(ranks: int) -> N
         assert torch.equal(got["ragged"], torch.cat([rows_of(r, rows=3 * r) for r in everyone]))
         assert torch.equal(got["one has all"], rows_of(0, rows=4))
         assert got["none"].shape == (0, 2, 5)
+        assert got["counts"] == [3 * r for r in everyone]
         assert got["ids"].tolist() == [2**62 + r for r in everyone]
         assert torch.equal(
             got["strided"], torch.cat([rows_of(r).transpose(0, 2) for r in everyone])
@@ -99,5 +101,6 @@ def test_sum_over_ranks_leaves_its_argument_alone(ranks: int) -> None:
 def test_without_a_process_group_there_is_one_rank() -> None:
     values: Any = rows_of(0)
     assert (collectives.rank(), collectives.world_size()) == (0, 1)
-    for function in (gather, gather_ragged, all_reduce, collectives.sum_over_ranks):
+    for function in (gather, collectives.sum_over_ranks):
         assert torch.equal(function(values), values)
+    assert collectives.row_counts(values) == [3]

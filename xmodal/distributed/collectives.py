@@ -28,62 +28,54 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def gather(local: Tensor) -> Tensor:
-    """Return the rows of all ranks, (ranks × rows, …), in the order of ranks, with gradients.
+def row_counts(local: Tensor) -> list[int]:
+    """Return how many rows each rank has."""
+    if world_size() == 1:
+        return [local.shape[0]]
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=local.device)
+    counts[rank()] = local.shape[0]
+    dist.all_reduce(counts)
+    return counts.tolist()
 
-    Every rank gives equally many rows.
+
+def gather(local: Tensor, counts: list[int] | None = None) -> Tensor:
+    """Return the rows of all ranks, (all rows, …), in the order of ranks, with gradients.
+
+    Ranks may have different numbers of rows: `counts`, which is asked for unless given.
     """
     if world_size() == 1:
         return local
-    gathered: Tensor = _Gather.apply(local)
+    gathered: Tensor = _Gather.apply(local, counts or row_counts(local))
     return gathered
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(_: Any, local: Tensor) -> Tensor:
-        gathered = local.new_empty(world_size() * local.shape[0], *local.shape[1:])
-        dist.all_gather_into_tensor(gathered, local.contiguous())
-        return gathered
+    def forward(ctx: Any, local: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        most = max(counts)
+        gathered = local.new_empty(len(counts) * most, *local.shape[1:])
+        dist.all_gather_into_tensor(gathered, _padded(local, most))
+        if min(counts) == most:
+            return gathered
+        parts = gathered.split(most)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
     @once_differentiable
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        local = gradient.new_empty(gradient.shape[0] // world_size(), *gradient.shape[1:])
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        counts, most = ctx.counts, max(ctx.counts)
+        if min(counts) < most:
+            gradient = torch.cat([_padded(part, most) for part in gradient.split(counts)])
+        local = gradient.new_empty(most, *gradient.shape[1:])
         dist.reduce_scatter_tensor(local, gradient.contiguous())
-        return local
+        return local[: counts[rank()]], None
 
 
-def all_reduce(values: Tensor) -> Tensor:
-    """Return the elementwise sum over all ranks, with gradients."""
-    if world_size() == 1:
-        return values
-    total: Tensor = _AllReduce.apply(values)
-    return total
-
-
-class _AllReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(_: Any, values: Tensor) -> Tensor:
-        return sum_over_ranks(values)
-
-    @staticmethod
-    @once_differentiable
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        return sum_over_ranks(gradient.contiguous())
-
-
-def gather_ragged(local: Tensor) -> Tensor:
-    """Return the rows of all ranks, of which each may have another number; without gradients."""
-    if world_size() == 1:
-        return local
-    counts = local.new_zeros(world_size(), dtype=torch.int64)
-    counts[rank()] = local.shape[0]
-    dist.all_reduce(counts)
-    padded = local.new_zeros(int(counts.max()), *local.shape[1:])
-    padded[: local.shape[0]] = local
-    parts = gather(padded).view(world_size(), *padded.shape)
-    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+def _padded(rows: Tensor, length: int) -> Tensor:
+    if len(rows) == length:
+        return rows.contiguous()
+    return torch.cat([rows, rows.new_zeros(length - len(rows), *rows.shape[1:])])
 
 
 def gather_objects(local: Sequence[T]) -> list[T]:

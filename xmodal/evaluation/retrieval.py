@@ -14,7 +14,7 @@ from xmodal.data.manifest import Manifest
 from xmodal.data.samples import hash_id
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
-from xmodal.distributed.collectives import gather_objects, gather_ragged, rank, world_size
+from xmodal.distributed.collectives import gather, gather_objects, rank, world_size
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.ranking import Ranks, count_ranks
@@ -113,7 +113,7 @@ def embed(
         parts.append(_embed_batch(method, batch, device))
     for module in training:
         module.training = True
-    columns = [gather_ragged(torch.cat(column)) for column in zip(*parts, strict=True)]
+    columns = [gather(torch.cat(column)) for column in zip(*parts, strict=True)]
     numbers, image_ids, images, owner_numbers, texts = columns
     return Gallery(
         numbers, image_ids, images, torch.searchsorted(numbers, owner_numbers), texts

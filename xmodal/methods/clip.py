@@ -1,6 +1,8 @@
 """CLIP: two towers into one space (Radford et al. 2021, arXiv 2103.00020)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,8 @@ from xmodal.models.heads import Head, Tower
 from xmodal.models.images import ImageEncoder
 from xmodal.models.texts import PretrainedText, Transformer
 from xmodal.objectives.contrastive import InfoNCE
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -58,16 +62,16 @@ class Clip(nn.Module):
         assert texts is not None
         assert ids is not None
         share = self.loss(images, texts, ids)
-        self.monitors = {"temperature": self.loss.temperature}
+        self.monitors = self.loss.monitors
         return {"contrastive": share}
 
     def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Return cosines (queries, gallery) of embeddings (queries, dim) and (gallery, dim)."""
         return queries @ gallery.T
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Encode and return the losses: one training step's forward pass."""
-        return self.objective(self.encode(batch))
+    def forward(self, compute: Callable[[Self], T]) -> T:
+        """Return `compute(self)`: DeepSpeed prepares weights for what is called through here."""
+        return compute(self)
 
 
 def _unit(embeddings: Tensor | None) -> Tensor | None:

@@ -43,7 +43,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return how many values a channel has on all ranks, (1,), their mean and variance."""
     variance, mean = torch.var_mean(_precise(x), _all_but_channels(x), correction=0)
     count = mean.new_tensor([x.numel() / x.shape[1]])
-    everywhere = gather(torch.cat([count, mean, variance])[None])
+    everywhere = gather(torch.cat([count, mean, variance])[None], [1] * world_size())
     counts, means, variances = everywhere.split([1, len(mean), len(mean)], 1)
     shares = counts / counts.sum()
     mean = (shares * means).sum(0)

@@ -1,0 +1,48 @@
+"""A rank's pairs beside those of all ranks: what objectives over the global batch begin with.
+
+The convention of `xmodal.distributed.collectives` holds: an objective is a mean over the global
+batch, and returns the rank's share of it.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from xmodal.distributed.collectives import gather, rank, row_counts, world_size
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """This rank's `pairs`, of which row i of x belongs to row i of y, and all ranks' `batch`."""
+
+    x: Tensor  # (pairs, dim)
+    y: Tensor  # (pairs, dim)
+    ids: Tensor  # (pairs,) int64: pairs of equal ids are no negatives of each other
+    all_y: Tensor  # (batch, dim), its gradient the sum of what all ranks ask
+    all_ids: Tensor  # (batch,) int64
+    counts: list[int]  # pairs of each rank
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, ids: Tensor) -> "Pairs":
+        """Gather the other side of every rank's pairs."""
+        counts = row_counts(x)
+        return cls(x, y, ids, gather(y, counts), gather(ids, counts), counts)
+
+    @property
+    def both_ids(self) -> tuple[Tensor, Tensor]:
+        """The ids of the rows and of the columns of the scores x·y."""
+        return self.ids, self.all_ids
+
+    @property
+    def first(self) -> int:
+        """Place of this rank's first pair in the batch."""
+        return sum(self.counts[: rank()])
+
+    @property
+    def own(self) -> slice:
+        """This rank's pairs in the batch."""
+        return slice(self.first, self.first + len(self.x))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the rank's share of the batch's mean, given a value a pair, or their sum."""
+        return values.sum() * (world_size() / sum(self.counts))

@@ -1,0 +1,28 @@
+"""Statistics of all pairs of the global batch, exact, in memory linear in the batch.
+
+Scores are S = X Yᵀ: a row for each of this rank's rows of X, a column for each row of Y of all
+ranks, which the caller has gathered. They are computed a tile at a time and never kept. What an
+objective needs of them is small: the log-sum-exp of every row and column (`log_sum_exp`), a sum of
+some function of all scores (`pair_sum`), the greatest score of every row and column (`hardest`).
+
+Only *negatives* count. A row and a column whose ids are equal (a pair's own image and text, another
+caption of the same image, another sample of the same label) are no negatives. What an objective
+makes of positives it computes directly: of these there are few.
+
+Tiles accumulate in the precision of the inputs, float32 at least.
+"""
+
+from xmodal.objectives.pairwise.hardest import Hardest, hardest
+from xmodal.objectives.pairwise.log_sum_exp import log_sum_exp
+from xmodal.objectives.pairwise.pair_sum import Cell, CellFunction, pair_sum
+from xmodal.objectives.pairwise.tiles import num_negatives
+
+__all__ = [
+    "Cell",
+    "CellFunction",
+    "Hardest",
+    "hardest",
+    "log_sum_exp",
+    "num_negatives",
+    "pair_sum",
+]

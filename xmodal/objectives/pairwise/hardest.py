@@ -1,0 +1,84 @@
+"""The greatest score of every row and column: the hardest negative."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xmodal.distributed.collectives import world_size
+from xmodal.objectives.pairwise.tiles import Tiles, precise
+
+
+@dataclass(frozen=True)
+class Hardest:
+    """Where each row and column has its greatest score; −1 where it has no negative."""
+
+    columns: Tensor  # (rows,) int64: the column of each row's
+    rows: Tensor  # (columns,) int64: the row of each column's, counted over all ranks
+
+
+@torch.no_grad()
+def hardest(
+    x: Tensor,
+    y: Tensor,
+    ids: tuple[Tensor, Tensor] | None = None,
+    *,
+    first_row: int = 0,
+    below: tuple[Tensor, Tensor] | None = None,
+    tile: int | None = None,
+) -> Hardest:
+    """Find each row's and column's negative of the greatest score, the first of equal ones.
+
+    `x` is this rank's (rows, dim), which are rows `first_row` and on of all ranks'; `y` that of all
+    ranks (columns, dim), `ids` theirs (rows,) and (columns,). With `below` (rows,) and (columns,),
+    scores less than that come before all others: semi-hard negatives (Schroff et al. 2015).
+    """
+    x, y = precise(x), precise(y)
+    rows, columns = _Best(len(x), x), _Best(len(y), x)
+    near_rows, near_columns = _Best(len(x), x), _Best(len(y), x)
+    for found in Tiles(x, y, ids, tile):
+        i, j = found.both
+        rows.add(i, found.scores, 1, j.start)
+        columns.add(j, found.scores, 0, i.start + first_row)
+        if below:
+            limits = below[0][i, None], below[1][j]
+            near_rows.add(i, _under(found.scores, limits[0]), 1, j.start)
+            near_columns.add(j, _under(found.scores, limits[1]), 0, i.start + first_row)
+    columns.merge_ranks()
+    near_columns.merge_ranks()
+    return Hardest(near_rows.or_else(rows), near_columns.or_else(columns))
+
+
+def _under(scores: Tensor, limit: Tensor) -> Tensor:
+    return scores.masked_fill(scores >= limit, -torch.inf)
+
+
+class _Best:
+    """The greatest score so far and where it was first seen."""
+
+    def __init__(self, length: int, like: Tensor) -> None:
+        self.score = like.new_full((length,), -torch.inf)
+        self.index = torch.full((length,), -1, dtype=torch.int64, device=like.device)
+
+    def add(self, where: slice, scores: Tensor, dim: int, start: int) -> None:
+        """Take the scores along `dim`, of which the first is number `start`."""
+        top, index = scores.max(dim)
+        better = top > self.score[where]
+        self.score[where] = torch.where(better, top, self.score[where])
+        self.index[where] = torch.where(better, index + start, self.index[where])
+
+    def merge_ranks(self) -> None:
+        """Keep the best of all ranks, of equal ones the lowest index."""
+        if world_size() == 1:
+            return
+        top = self.score.clone()
+        dist.all_reduce(top, dist.ReduceOp.MAX)
+        has_top = (self.score == top) & (self.index >= 0)
+        index = self.index.masked_fill(~has_top, torch.iinfo(torch.int64).max)
+        dist.all_reduce(index, dist.ReduceOp.MIN)
+        self.score, self.index = top, index.masked_fill(top.isneginf(), -1)
+
+    def or_else(self, other: "_Best") -> Tensor:
+        """Return the indices, those of `other` where there is none."""
+        return torch.where(self.index >= 0, self.index, other.index)

@@ -1,0 +1,88 @@
+"""A sum of some function of all scores, its gradient found in the same pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from xmodal.objectives.pairwise.tiles import Tiles, precise
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a function makes of a tile of scores (rows, columns)."""
+
+    value: Tensor  # () the sum over the tile
+    slopes: Tensor  # (rows, columns) derivative by each score
+    by_row: Tensor | None = None  # (rows,) derivative by each row's offset
+    by_column: Tensor | None = None  # (columns,) derivative by each column's offset
+
+
+# Of scores (rows, columns), which it may overwrite, and of offsets (rows, 1) and (1, columns).
+CellFunction = Callable[[Tensor, Tensor, Tensor], Cell]
+
+
+def pair_sum(
+    function: CellFunction,
+    x: Tensor,
+    y: Tensor,
+    ids: tuple[Tensor, Tensor] | None = None,
+    *,
+    row_offset: Tensor | None = None,
+    column_offset: Tensor | None = None,
+    tile: int | None = None,
+) -> Tensor:
+    """Return Σᵢⱼ f(xᵢ·yⱼ, aᵢ, bⱼ), (), over this rank's rows and the columns of all ranks.
+
+    `x` is this rank's (rows, dim), `y` that of all ranks (columns, dim), `ids` theirs (rows,) and
+    (columns,). The offsets a (rows,) and b (columns,) are 0 unless given. The score of a pair that
+    is no negative is −∞, where f and its derivatives must be 0.
+    """
+    x, y = precise(x), precise(y)
+    row_offset = x.new_zeros(len(x)) if row_offset is None else row_offset
+    column_offset = x.new_zeros(len(y)) if column_offset is None else column_offset
+    total: Tensor = _PairSum.apply(function, x, y, row_offset, column_offset, ids, tile)
+    return total
+
+
+class _PairSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: CellFunction,
+        x: Tensor,
+        y: Tensor,
+        row_offset: Tensor,
+        column_offset: Tensor,
+        ids: tuple[Tensor, Tensor] | None,
+        size: int | None,
+    ) -> Tensor:
+        inputs = (x, y, row_offset, column_offset)
+        dx, dy, by_row, by_column = (
+            torch.zeros_like(tensor) if needed else None
+            for tensor, needed in zip(inputs, ctx.needs_input_grad[1:5], strict=True)
+        )
+        total = x.new_zeros(())
+        for tile in Tiles(x, y, ids, size):
+            i, j = tile.both
+            cell = function(tile.scores, row_offset[i, None], column_offset[None, j])
+            total += cell.value
+            if dx is not None:
+                dx[i].addmm_(cell.slopes, y[j])
+            if dy is not None:
+                dy[j].addmm_(cell.slopes.T, x[i])
+            if by_row is not None and cell.by_row is not None:
+                by_row[i] += cell.by_row
+            if by_column is not None and cell.by_column is not None:
+                by_column[j] += cell.by_column
+        ctx.save_for_backward(dx, dy, by_row, by_column)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = (None if saved is None else saved * gradients[0] for saved in ctx.saved_tensors)
+        return None, *scaled, None, None

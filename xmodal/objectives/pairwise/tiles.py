@@ -1,0 +1,114 @@
+"""Cutting the scores of a batch into tiles, and leaving out the pairs that are no negatives."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CPU_TILE = 512  # 1 MiB of scores in float32: about what a core's own cache holds
+SHARE_OF_MEMORY = 1 / 64  # of a GPU's memory that is free, for one tile
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The scores of a block of rows with a block of columns."""
+
+    rows: slice
+    columns: slice
+    scores: Tensor  # (rows, columns), −∞ where row and column are no negatives
+
+    @property
+    def both(self) -> tuple[slice, slice]:
+        """The blocks of rows and columns."""
+        return self.rows, self.columns
+
+
+class Tiles:
+    """Scores x·y of all rows (rows, dim) with all columns (columns, dim), row block by row block.
+
+    `ids` are (rows,) and (columns,) int64, or None where every pair is a negative.
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
+    ) -> None:
+        self.x, self.y = x.detach(), y.detach()
+        self.size = size or tile_size(x.device)
+        self.ids = _Ids(*ids, self.size) if ids else None
+
+    def __iter__(self) -> Iterator[Tile]:
+        buffer = self.x.new_empty(min(self.size, len(self.x)) * min(self.size, len(self.y)))
+        for rows, columns in self.blocks():
+            x, y = self.x[rows], self.y[columns]
+            scores = torch.mm(x, y.T, out=buffer[: len(x) * len(y)].view(len(x), len(y)))
+            if self.ids and self.ids.may_meet(rows, columns):
+                scores.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
+            yield Tile(rows, columns, scores)
+
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows and columns of each tile."""
+        for rows in _cut(len(self.x), self.size):
+            for columns in _cut(len(self.y), self.size):
+                yield rows, columns
+
+
+def precise(values: Tensor) -> Tensor:
+    """Return the values in float32 at least, in which tiles accumulate."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def tile_size(device: torch.device) -> int:
+    """Return rows and columns of a tile that suit a device."""
+    if device.type != "cuda":
+        return CPU_TILE
+    free, _ = torch.cuda.mem_get_info(device)
+    size = int((free * SHARE_OF_MEMORY / 4) ** 0.5) // 1024 * 1024
+    return max(1024, min(8192, size))
+
+
+def num_negatives(x_ids: Tensor, y_ids: Tensor) -> Tensor:
+    """Return for each row (rows,) how many columns have another id, as int64 (rows,)."""
+    values, counts = torch.unique(y_ids, return_counts=True)
+    place = torch.searchsorted(values, x_ids).clamp(max=len(values) - 1)
+    return len(y_ids) - torch.where(values[place] == x_ids, counts[place], 0)
+
+
+class _Ids:
+    """Which pairs have equal ids, and a quick answer for tiles that have none.
+
+    An id is coded as the first column that bears it. Where ids hardly repeat, codes then rise with
+    rows and columns, and only tiles along the diagonal have codes in common.
+    """
+
+    def __init__(self, x_ids: Tensor, y_ids: Tensor, size: int) -> None:
+        values, which = torch.unique(y_ids, return_inverse=True)
+        first = torch.full_like(values, len(y_ids))
+        first.scatter_reduce_(0, which, torch.arange(len(y_ids), device=y_ids.device), "amin")
+        place = torch.searchsorted(values, x_ids).clamp(max=len(values) - 1)
+        self.columns = first[which]
+        self.rows = torch.where(values[place] == x_ids, first[place], -1)
+        self.size = size
+        self.ranges = [_ranges(codes, size) for codes in (self.rows, self.columns)]
+
+    def may_meet(self, rows: slice, columns: slice) -> bool:
+        """Return False only where no row has the id of a column."""
+        (low, high), (least, most) = (
+            ranges[block.start // self.size]
+            for ranges, block in zip(self.ranges, (rows, columns), strict=True)
+        )
+        return low <= most and least <= high
+
+    def meet(self, rows: slice, columns: slice) -> Tensor:
+        """Return (rows, columns) bool, True where the ids are equal."""
+        return self.rows[rows, None] == self.columns[columns]
+
+
+def _ranges(codes: Tensor, size: int) -> list[tuple[int, int]]:
+    """Return the least and greatest code of every block."""
+    ends = [torch.stack(part.aminmax()) for part in codes.split(size)]
+    return [(low, high) for low, high in torch.stack(ends).tolist()] if ends else []
+
+
+def _cut(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
