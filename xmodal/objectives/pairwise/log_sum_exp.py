@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from xmodal.distributed.collectives import sum_over_ranks, world_size
-from xmodal.objectives.pairwise.tiles import Tile, Tiles, precise
+from xmodal.objectives.pairwise.tiles import Tile, Tiles, block_ranges, precise
 
 # Where a tile's maxima or statistics lie within this of each other, one exponential serves rows
 # and columns: what then underflows is a share of less than e⁻⁴⁰ of any sum.
@@ -118,10 +118,7 @@ class _Nearness:
 
     def __init__(self, by_row: Tensor, by_column: Tensor, size: int) -> None:
         self.size = size
-        self.rows, self.columns = (
-            [(float(part.min()), float(part.max())) for part in values.split(size)]
-            for values in (by_row, by_column)
-        )
+        self.rows, self.columns = block_ranges(by_row, size), block_ranges(by_column, size)
 
     def middle(self, rows: slice, columns: slice) -> float | None:
         """Return what all statistics of a tile are near to, or None."""

@@ -53,6 +53,12 @@ class Tiles:
                 yield rows, columns
 
 
+def block_ranges(values: Tensor, size: int) -> list[tuple[float, float]]:
+    """Return the least and greatest value of every block of `size`."""
+    ends = [torch.stack(block.aminmax()) for block in values.split(size) if len(block)]
+    return [(low, high) for low, high in torch.stack(ends).tolist()] if ends else []
+
+
 def precise(values: Tensor) -> Tensor:
     """Return the values in float32 at least, in which tiles accumulate."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
@@ -89,7 +95,7 @@ class _Ids:
         self.columns = first[which]
         self.rows = torch.where(values[place] == x_ids, first[place], -1)
         self.size = size
-        self.ranges = [_ranges(codes, size) for codes in (self.rows, self.columns)]
+        self.ranges = [block_ranges(codes, size) for codes in (self.rows, self.columns)]
 
     def may_meet(self, rows: slice, columns: slice) -> bool:
         """Return False only where no row has the id of a column."""
@@ -102,12 +108,6 @@ class _Ids:
     def meet(self, rows: slice, columns: slice) -> Tensor:
         """Return (rows, columns) bool, True where the ids are equal."""
         return self.rows[rows, None] == self.columns[columns]
-
-
-def _ranges(codes: Tensor, size: int) -> list[tuple[int, int]]:
-    """Return the least and greatest code of every block."""
-    ends = [torch.stack(part.aminmax()) for part in codes.split(size)]
-    return [(low, high) for low, high in torch.stack(ends).tolist()] if ends else []
 
 
 def _cut(length: int, size: int) -> list[slice]:

@@ -1,0 +1,124 @@
+"""What the table of tests/objectives/test_equivalence.py is made of.
+
+A case is an objective and the formula it stands for, written plainly over the whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import rank
+
+Inputs = dict[str, Tensor]  # by name, a row a sample; what is floating point has a gradient
+Objective = Callable[[nn.Module, Inputs], Tensor]
+
+BATCH, DIM = 24, 7
+# How a batch may be cut among ranks: alike, and with different numbers, one of them 0.
+CUTS = {1: [[24]], 2: [[12, 12], [9, 15]], 4: [[6, 6, 6, 6], [7, 0, 13, 4]]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective, the same over the rows of ranks and over the whole batch."""
+
+    name: str
+    module: Callable[[], nn.Module]  # makes it, with the same parameters each time
+    share: Objective  # a rank's share, of its rows
+    naive: Objective  # the value, of all rows, by full matrices and plain autograd
+    batches: dict[str, Inputs]  # whole batches by name
+
+
+@dataclass(frozen=True)
+class Result:
+    """A value and its gradients by every input and parameter."""
+
+    value: Tensor
+    gradients: dict[str, Tensor]
+
+
+def pair_batches() -> dict[str, Inputs]:
+    """Batches of pairs x, y with ids: what they have in them, by name."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, BATCH, DIM, generator=generator, dtype=torch.float64)
+    x, y = F.normalize(x, dim=1), F.normalize(x + noise, dim=1)
+    ids = torch.randperm(BATCH, generator=generator) - 2**62
+    whole = torch.randint(-2, 3, (2, BATCH, DIM), generator=generator).double()
+    again = ids.clone()
+    again[[1, 4, 20, 23]] = again[[0, 3, 3, 7]]
+    return {
+        "random": {"x": x, "y": y, "ids": ids},
+        "an image twice": {"x": x, "y": y, "ids": again},
+        "five labels": {"x": x, "y": y, "ids": ids % 5},
+        "one label": {"x": x, "y": y, "ids": ids * 0},
+        "scores of 100": {"x": 10 * x, "y": 10 * y, "ids": again},
+        # Products of whole numbers are exact: their ties are ties in every engine.
+        "ties": {"x": whole[0], "y": whole[1], "ids": again},
+        "all alike": {"x": x[:1].repeat(BATCH, 1), "y": x[:1].repeat(BATCH, 1), "ids": ids},
+        "found without doubt": {"x": 6 * x, "y": 6 * x, "ids": ids},
+    }
+
+
+def differentiate(objective: Objective, module: nn.Module, inputs: Inputs) -> Result:
+    """Return an objective's value and the gradients of all that it depends on."""
+    module.zero_grad()
+    inputs = {
+        name: values.clone().requires_grad_(values.is_floating_point())
+        for name, values in inputs.items()
+    }
+    value = objective(module, inputs)
+    value.backward()
+    leaves = {name: values for name, values in inputs.items() if values.requires_grad}
+    leaves |= dict(module.named_parameters())
+    gradients = {
+        name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        for name, leaf in leaves.items()
+    }
+    return Result(value.detach(), {name: gradient.clone() for name, gradient in gradients.items()})
+
+
+def share_of_batches(case: Case, cut: list[int]) -> dict[str, Result]:
+    """Return what this rank makes of its rows of each batch."""
+    start = sum(cut[: rank()])
+    return {
+        name: differentiate(
+            case.share,
+            case.module(),
+            {key: values[start : start + cut[rank()]] for key, values in inputs.items()},
+        )
+        for name, inputs in case.batches.items()
+    }
+
+
+def together(shares: list[Result], inputs: Inputs) -> Result:
+    """Return the value and gradients that training makes of shares: means over ranks.
+
+    What an input passes on to the weights is divided by the ranks with the weights' own gradient.
+    """
+    return Result(
+        torch.stack([share.value for share in shares]).mean(0),
+        {
+            name: (
+                torch.cat([share.gradients[name] for share in shares]) / len(shares)
+                if name in inputs
+                else torch.stack([share.gradients[name] for share in shares]).mean(0)
+            )
+            for name in shares[0].gradients
+        },
+    )
+
+
+def assert_equal(got: Result, expected: Result, *, where: str, tolerance: float = 1e-10) -> None:
+    """Check value and gradients to `tolerance` of the largest entry."""
+    pairs = {"value": (got.value, expected.value)} | {
+        name: (got.gradients[name], gradient) for name, gradient in expected.gradients.items()
+    }
+    for name, (ours, naive) in pairs.items():
+        assert ours.isfinite().all(), f"{where}: {name} is not finite"
+        difference, largest = (ours - naive).abs().max(), naive.abs().max()
+        # Where all cancels, what is left is rounding: it has no largest entry to go by.
+        assert difference <= tolerance * max(largest, 1e-4), (
+            f"{where}: {name} differs by {difference} of {largest}"
+        )
