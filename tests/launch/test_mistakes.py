@@ -54,6 +54,20 @@ def test_ranks_that_do_not_divide_the_batch(recipe: Path, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("ranks", "micro_batch", "nearest"), [(2, 5, "4 or 8"), (2, 3, "2 or 4"), (1, 33, "32")]
+)
+def test_micro_batches_that_do_not_divide_the_batch(
+    ranks: int, micro_batch: int, nearest: str, recipe: Path, tmp_path: Path
+) -> None:
+    done = train(recipe, f"run={tmp_path}/run", f"data.micro_batch_size={micro_batch}", ranks=ranks)
+    assert done.error == (
+        f"ranks × data.micro_batch_size ({ranks} × {micro_batch}) does not divide "
+        f"data.batch_size=32; nearest micro_batch_size: {nearest}"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def unindexed(shards: Path) -> str:
     (shards / "shardindex.json").unlink()
     return f"{shards} has no shardindex.json: run `python -m shards index {shards}`"
@@ -123,9 +137,12 @@ def test_what_is_no_run_is_left_alone(kind: str, recipe: Path, tmp_path: Path) -
     assert notes.read_text() == "mine"
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_loss_that_is_not_finite(ranks: int, recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, "null"), (2, "null"), (2, 4)])
+def test_a_loss_that_is_not_finite(
+    ranks: int, micro_batch: int | str, recipe: Path, tmp_path: Path
+) -> None:
     given = ["stages.0.optimizer.lr=1e30", "stages.0.schedule.warmup=0"]
+    given += [f"data.micro_batch_size={micro_batch}"]
     line = train(recipe, f"run={tmp_path}/run", *given, ranks=ranks).error
     assert line.startswith("the contrastive loss is nan at step 2 (stage main, positions 32 to 63")
     assert [row["step"] for row in Run(tmp_path / "run").history()] == [1]

@@ -160,6 +160,77 @@ def test_losses_are_equal_on_one_and_on_two_ranks(zero: int, recipe: Path, tmp_p
     assert two == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro_batch"), [(32, 4), pytest.param(64, 1, marks=pytest.mark.slow)]
+)
+def test_micro_batches_have_the_losses_of_the_whole_batch(
+    batch: int, micro_batch: int, recipe: Path, tmp_path: Path
+) -> None:
+    given = (recipe, f"data.batch_size={batch}")
+    whole = first_losses(*given, run=tmp_path / "whole", ranks=1)
+    cut = (f"data.micro_batch_size={micro_batch}", "training.zero=3")
+    two = first_losses(*given, *cut, run=tmp_path / "cut", ranks=2)
+    assert len(whole) == 20
+    assert two == pytest.approx(whole, rel=1e-5)
+    for name in ("grad_norm", "temperature"):
+        expected = list(steps(tmp_path / "whole", name).values())
+        assert list(steps(tmp_path / "cut", name).values()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("zero", [3, *(pytest.param(z, marks=pytest.mark.slow) for z in range(3))])
+def test_killed_between_micro_batches_it_goes_on_as_if_nothing_had_been(
+    zero: int, recipe: Path, tmp_path: Path
+) -> None:
+    given = [recipe, f"training.zero={zero}", "method.text.dropout=0.1", "data.val=null"]
+    given += ["data.micro_batch_size=4", "stages.0.length=8 steps", "checkpoints.every=3 steps"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert train(*given, f"run={whole}", ranks=2).code == 0
+    # Each step goes through four micro-batches, and encodes three of them again: here in step 6.
+    died = "xmodal.training.gradient_cache:GradientCache._surrogate:17"
+    assert train(*given, f"run={run}", ranks=2, killed_at=died).code == -9
+    assert list(steps(run)) == [1, 2, 3, 4, 5]
+    done = train(*given, f"run={run}", ranks=2)
+    assert done.code == 0, done.err
+    assert "main: steps 4 to 8" in done.out
+    for name in ("loss", "grad_norm", "temperature"):
+        assert steps(run, name) == steps(whole, name)
+    ours, theirs = weights(run, 8, zero), weights(whole, 8, zero)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_micro_batches_in_bf16_are_near_the_whole_batch(recipe: Path, tmp_path: Path) -> None:
+    given = (recipe, "training.precision=bf16")
+    whole = first_losses(*given, run=tmp_path / "whole", ranks=1)
+    cut = first_losses(*given, "data.micro_batch_size=8", run=tmp_path / "cut", ranks=1)
+    assert cut == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ([*RESNET, "data.micro_batch_size=8"], True),
+        ([*RESNET, "data.micro_batch_size=16"], False),  # the whole share
+        ([*RESNET, "data.micro_batch_size=8", "method.image.batch_norm=eval"], False),
+        ([*RESNET, "data.micro_batch_size=8", "stages.0.train=[text, loss]"], False),
+        (["data.micro_batch_size=8"], False),  # no such layer
+    ],
+)
+def test_batch_norm_of_micro_batches_is_warned_of(
+    given: list[str], warned: bool, recipe: Path, tmp_path: Path
+) -> None:
+    done = train(
+        *(recipe, f"run={tmp_path}/run", *given, "stages.0.length=1 steps", "data.val=null"),
+        ranks=2,
+    )
+    assert done.code == 0, done.err
+    line = (
+        "image.backbone.model.conv1.1 normalises 16 samples at a time, a micro-batch of all ranks, "
+        "not data.batch_size=32"
+    )
+    assert done.out.count(line) == warned
+    assert done.out.count("normalises") == warned
+
+
 DEATHS = {
     "between two checkpoints": "xmodal.training.run:Run.log:17",
     "while a checkpoint is written": "xmodal.training.checkpoints:write_atomically:3",

@@ -1,9 +1,13 @@
-"""A batch of pairs as it travels from the loader to the device."""
+"""A batch of pairs as it travels from the loader to the device, and micro-batches of it."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,34 @@ class Batch:
         """Return the batch in page-locked memory; called by the loader where there is a GPU."""
         return self._map(Tensor.pin_memory)
 
-    def _map(self, change) -> "Batch":  # type: ignore[no-untyped-def]
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+    def cut(self, size: int) -> list["Batch"]:
+        """Return the batch in parts of `size` samples, in order; `join` puts them together again.
+
+        The last part may be smaller. Parts share the batch's memory; the first one has its faults.
+        """
+        rows = next(len(v) for v in vars(self).values() if isinstance(v, Tensor))
+        parts = [
+            self._map(lambda tensor, begin=begin: tensor[begin : begin + size])
+            for begin in range(0, rows, size)
+        ]
+        return [parts[0], *(replace(part, faults=()) for part in parts[1:])]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, **changed)
+
+
+def join(parts: Sequence[T]) -> T:
+    """Return the whole of which `parts` are the parts: batches, or what was made of each.
+
+    Each field of the dataclass `T` is a tensor, joined by rows, a tuple, or None in all parts.
+    """
+    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(parts[0])}  # type: ignore[arg-type]
+    return type(parts[0])(**{name: _joined(of_parts) for name, of_parts in values.items()})
+
+
+def _joined(values: list[Any]) -> Any:
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return None if values[0] is None else sum(values, ())

@@ -16,6 +16,11 @@ class DataConfig(Config):
         None, description="data set to generate where `train` and `val` do not exist yet"
     )
     batch_size: PositiveInt = Field(256, description="pairs that the objective sees, all ranks")
+    micro_batch_size: PositiveInt | None = Field(
+        None,
+        description="samples an encoder pass holds on a rank; null: the rank's whole share of the "
+        "batch",
+    )
     lanes: PositiveInt | None = Field(
         None,
         description="nearly sequential reads that a batch is drawn from; divides batch_size, and "
@@ -49,7 +54,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.lanes and self.batch_size % self.lanes:
-            near = _nearest_divisors(self.batch_size, self.lanes)
+            near = nearest_divisors(self.batch_size, self.lanes)
             raise ValueError(
                 f"lanes ({self.lanes}) must divide batch_size ({self.batch_size}); "
                 f"nearest lanes: {near}"
@@ -70,7 +75,8 @@ class DataConfig(Config):
         return lanes
 
 
-def _nearest_divisors(number: int, wanted: int) -> str:
+def nearest_divisors(number: int, wanted: int) -> str:
+    """Return what of the divisors of `number` is next to `wanted`, such as `16 or 32`."""
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     below = [d for d in divisors if d < wanted][-1:]
     above = [d for d in divisors if d > wanted][:1]

@@ -4,6 +4,7 @@ import re
 
 import torch
 
+from xmodal.data.config import nearest_divisors
 from xmodal.data.loader import PairReader, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.plan import Plan
@@ -139,9 +140,18 @@ class Session:
 
 
 def check_sizes(recipe: Recipe, ranks: int) -> None:
-    """Raise `UserError` where the ranks do not divide the lanes, and so not the batch."""
+    """Raise `UserError` where the ranks do not divide the lanes, and so not the batch, or where
+    micro-batches do not divide a rank's share of it.
+    """
     data = recipe.data
     if data.num_lanes % ranks == 0:
+        share = data.batch_size // ranks
+        if data.micro_batch_size and share % data.micro_batch_size:
+            raise UserError(
+                f"ranks × data.micro_batch_size ({ranks} × {data.micro_batch_size}) does not "
+                f"divide data.batch_size={data.batch_size}; nearest micro_batch_size: "
+                + nearest_divisors(share, data.micro_batch_size)
+            )
         return
     key, size = "batch_size", data.batch_size
     fitting = [size // ranks * ranks, -(-size // ranks) * ranks]

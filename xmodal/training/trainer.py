@@ -19,6 +19,7 @@ from xmodal.recipe import Recipe
 from xmodal.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from xmodal.training.config import StageConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
+from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
 from xmodal.training.parts import select_trained, set_modes
 from xmodal.training.progress import Progress, Stopwatch
@@ -50,6 +51,9 @@ class Trainer:
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
         self.log, self.progress = log, progress
         self.timeline = Timeline(recipe, dataset.plan.num_samples)
+        self.micro_batch_size = recipe.data.micro_batch_size or (
+            recipe.data.batch_size // environment.ranks
+        )
 
     def train(self) -> None:
         """Run every stage that is not over."""
@@ -70,6 +74,7 @@ class Trainer:
             load_weights(method, checkpoint, self.recipe.training.zero)
         select_trained(method, span.config.train)
         set_modes(method, freeze_batch_norm=self._freezes_batch_norm())
+        self._warn_of_batch_norm(method)
         engine = initialize_engine(method, self.recipe, span.config, self.environment.ranks)
         if checkpoint and self.progress.step > span.start:
             load_checkpoint(engine, checkpoint)
@@ -113,18 +118,21 @@ class Trainer:
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return the global batch's losses by name."""
-        step = self.progress.step
         self._set_learning_rate(engine, span)
-        # Seeding each step leaves no random state to save: dropout depends on the step alone.
-        torch.manual_seed(hash((self.recipe.training.seed, step, self.environment.rank)))
-        losses = engine(batch.to(self.environment.device))
+        cache = GradientCache(engine, batch.cut(self.micro_batch_size), self._seed)
+        losses = cache.forward()
         loss = torch.stack(list(losses.values())).sum()
         values = self._agree(losses, loss, batch.faults, span.config)
-        engine.backward(loss)
+        cache.backward(loss)
         norm = None if engine.zero_optimization() else gradient_norm(engine.module)
         engine.step()
         # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
         return values | {"grad_norm": float(norm or engine.get_global_grad_norm() or 0)}
+
+    def _seed(self, micro_batch: int) -> None:
+        """Seed the encoding of a micro-batch, so that there is no random state to save."""
+        place = micro_batch * self.environment.ranks + self.environment.rank
+        torch.manual_seed(hash((self.recipe.training.seed, self.progress.step, place)))
 
     def _agree(
         self, losses: dict[str, Tensor], loss: Tensor, faults: tuple[Fault, ...], stage: StageConfig
@@ -198,6 +206,14 @@ class Trainer:
         save_checkpoint(engine, self.run, self.progress)
         if self.environment.is_main:
             self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
+
+    def _warn_of_batch_norm(self, method: Clip) -> None:
+        norms, size = batch_norms(method), self.micro_batch_size * self.environment.ranks
+        if norms and size < self.recipe.data.batch_size:
+            self.log.say(
+                f"{next(iter(norms))} normalises {size} samples at a time, a micro-batch of all "
+                f"ranks, not data.batch_size={self.recipe.data.batch_size}"
+            )
 
     def _freezes_batch_norm(self) -> bool:
         image = self.recipe.method.image

@@ -1,0 +1,61 @@
+"""Batches cut into micro-batches and joined again."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xmodal.data.batch import Batch, Fault, join
+
+SHAPES = {
+    "images": (3, 2, 2),
+    "tokens": (4,),
+    "token_mask": (4,),
+    "image_features": (5,),
+    "text_features": (6,),
+    "image_ids": (),
+}
+DTYPES = {"images": torch.uint8, "token_mask": torch.bool}
+DTYPES |= dict.fromkeys(("tokens", "image_ids"), torch.int64)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """Batches of 1 to 40 samples with any of the fields, and any faults."""
+    rows = draw(st.integers(1, 40))
+    names = draw(st.sets(st.sampled_from(sorted(SHAPES)), min_size=1))
+    fields = {
+        name: torch.randint(0, 2, (rows, *SHAPES[name])).to(DTYPES.get(name, torch.float32))
+        for name in names
+    }
+    keys = draw(st.lists(st.text(max_size=3), max_size=3))
+    return Batch(**fields, faults=tuple(Fault("shard", key, "cause") for key in keys))
+
+
+@given(batches(), st.integers(1, 50))
+def test_a_batch_cut_and_joined_is_itself(batch: Batch, size: int) -> None:
+    parts = batch.cut(size)
+    rows = {
+        name: len(value)
+        for name, value in vars(batch).items()
+        if name in SHAPES and value is not None
+    }
+    for name, number in rows.items():
+        lengths = [len(getattr(part, name)) for part in parts]
+        assert sum(lengths) == number
+        assert set(lengths[:-1]) <= {size}
+        assert 0 < lengths[-1] <= size
+    joined = join(parts)
+    assert type(joined) is Batch
+    assert joined.faults == batch.faults
+    for name in SHAPES:
+        ours, given = getattr(joined, name), getattr(batch, name)
+        assert (ours is None) == (given is None)
+        if given is not None:
+            assert ours.dtype == given.dtype
+            assert torch.equal(ours, given)
+
+
+def test_parts_share_the_memory_of_the_batch() -> None:
+    batch = Batch(images=torch.zeros(8, 3, 4, 4, dtype=torch.uint8))
+    batch.cut(3)[1].images.fill_(1)
+    assert batch.images.float().mean(dim=(1, 2, 3)).tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
