@@ -37,14 +37,22 @@ class Tiles:
         self.size = size or tile_size(x.device)
         self.ids = _Ids(*ids, self.size) if ids else None
 
+        self.buffer: Tensor | None = None
+
     def __iter__(self) -> Iterator[Tile]:
-        buffer = self.x.new_empty(min(self.size, len(self.x)) * min(self.size, len(self.y)))
         for rows, columns in self.blocks():
-            x, y = self.x[rows], self.y[columns]
-            scores = torch.mm(x, y.T, out=buffer[: len(x) * len(y)].view(len(x), len(y)))
-            if self.ids and self.ids.may_meet(rows, columns):
-                scores.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
-            yield Tile(rows, columns, scores)
+            yield Tile(rows, columns, self.scores(rows, columns))
+
+    def scores(self, rows: slice, columns: slice) -> Tensor:
+        """Return the scores of a tile, in memory that the next one's take over."""
+        x, y = self.x[rows], self.y[columns]
+        if self.buffer is None:
+            self.buffer = x.new_empty(min(self.size, len(self.x)) * min(self.size, len(self.y)))
+        out = self.buffer[: len(x) * len(y)].view(len(x), len(y))
+        torch.mm(x, y.T, out=out)
+        if self.ids and self.ids.may_meet(rows, columns):
+            out.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
+        return out
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Yield the rows and columns of each tile."""
