@@ -136,10 +136,6 @@ def share(step: int, of_rank: int) -> Batch:
     return Batch(image_features=rows(6), text_features=rows(5), image_ids=ids)
 
 
-def seed(step: int, of_rank: int, micro_batch: int) -> None:
-    torch.manual_seed(hash((step, of_rank, micro_batch)))
-
-
 def cached(case: Case) -> Trained:
     """Train by DeepSpeed and the gradient cache: what a rank does."""
     import deepspeed
@@ -154,8 +150,7 @@ def cached(case: Case) -> Trained:
     engine = initialize_engine(case.method(), recipe, case.stage, world_size())
     losses, norms = [], []
     for step in range(STEPS):
-        micro_batches = share(step, rank()).cut(case.micro_batch)
-        cache = GradientCache(engine, micro_batches, partial(seed, step, rank()))
+        cache = GradientCache(engine, share(step, rank()).cut(case.micro_batch), (7, step))
         loss = torch.stack(list(cache.forward().values())).sum()
         cache.backward(loss)
         norm = None if case.zero else gradient_norm(engine.module)
@@ -178,7 +173,7 @@ def plain(case: Case) -> Trained:
         embeddings = []
         for of_rank in range(case.ranks):
             for number, part in enumerate(share(step, of_rank).cut(case.micro_batch)):
-                seed(step, of_rank, number)
+                torch.manual_seed(hash((7, step, number * case.ranks + of_rank)))
                 embeddings.append(method.encode(part))
         loss = torch.stack(list(method.objective(join(embeddings)).values())).sum()
         adamw.zero_grad()

@@ -1,7 +1,8 @@
 """A batch of pairs as it travels from the loader to the device, and micro-batches of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -54,10 +55,7 @@ class Batch:
         The last part may be smaller. Parts share the batch's memory; the first one has its faults.
         """
         rows = next(len(v) for v in vars(self).values() if isinstance(v, Tensor))
-        parts = [
-            self._map(lambda tensor, begin=begin: tensor[begin : begin + size])
-            for begin in range(0, rows, size)
-        ]
+        parts = [self._map(itemgetter(slice(at, at + size))) for at in range(0, rows, size)]
         return [parts[0], *(replace(part, faults=()) for part in parts[1:])]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -71,7 +69,7 @@ def join(parts: Sequence[T]) -> T:
 
     Each field of the dataclass `T` is a tensor, joined by rows, a tuple, or None in all parts.
     """
-    values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(parts[0])}  # type: ignore[arg-type]
+    values = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
     return type(parts[0])(**{name: _joined(of_parts) for name, of_parts in values.items()})
 
 

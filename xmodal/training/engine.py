@@ -16,6 +16,7 @@ def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ran
     optimizer = stage.optimizer
     config = {
         "train_batch_size": recipe.data.batch_size,
+        # Not the recipe's micro-batch: GradientCache says itself which backward pass ends a step.
         "train_micro_batch_size_per_gpu": recipe.data.batch_size // ranks,
         "gradient_clipping": stage.clip_norm,
         "zero_optimization": {"stage": recipe.training.zero},

@@ -5,7 +5,7 @@ objective over the whole batch needs only the values of its embeddings, and enco
 objective's gradient by theirs. So embeddings are computed twice and activations kept once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.batch import Batch, join
+from xmodal.distributed.collectives import rank, world_size
 
 
 class GradientCache:
@@ -24,12 +25,11 @@ class GradientCache:
     its own parameters, of the first micro-batch, and of the embeddings of each other one, which
     is then encoded again, in the same random state, for its part of the encoders' gradient.
 
-    `seed(number)` sets that state for micro-batch `number`. A single one makes a plain step.
+    `seed` is that of all ranks and micro-batches, each of which draws its own. A single micro-batch
+    makes a plain step.
     """
 
-    def __init__(
-        self, engine: Any, micro_batches: Sequence[Batch], seed: Callable[[int], None]
-    ) -> None:
+    def __init__(self, engine: Any, micro_batches: Sequence[Batch], seed: tuple[int, ...]) -> None:
         self.engine, self.micro_batches, self.seed = engine, micro_batches, seed
         self.cached: list[Any] = []  # embeddings of each micro-batch after the first
 
@@ -76,12 +76,12 @@ class GradientCache:
         return torch.stack(products).sum()
 
     def _encode(self, number: int, method: Any) -> Any:
-        self.seed(number)
+        torch.manual_seed(hash((*self.seed, number * world_size() + rank())))
         return method.encode(self.micro_batches[number].to(self.engine.device))
 
     def _backward(self, value: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(value, scale_wrt_gas=False)
+        self.engine.backward(value)
 
 
 @contextmanager

@@ -51,9 +51,8 @@ class Trainer:
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
         self.log, self.progress = log, progress
         self.timeline = Timeline(recipe, dataset.plan.num_samples)
-        self.micro_batch_size = recipe.data.micro_batch_size or (
-            recipe.data.batch_size // environment.ranks
-        )
+        self.share = recipe.data.batch_size // environment.ranks
+        self.micro_batch_size = recipe.data.micro_batch_size or self.share
 
     def train(self) -> None:
         """Run every stage that is not over."""
@@ -119,7 +118,9 @@ class Trainer:
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return the global batch's losses by name."""
         self._set_learning_rate(engine, span)
-        cache = GradientCache(engine, batch.cut(self.micro_batch_size), self._seed)
+        # A seed for each step leaves no random state to save: dropout depends on the step alone.
+        seed = (self.recipe.training.seed, self.progress.step)
+        cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
         losses = cache.forward()
         loss = torch.stack(list(losses.values())).sum()
         values = self._agree(losses, loss, batch.faults, span.config)
@@ -128,11 +129,6 @@ class Trainer:
         engine.step()
         # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
         return values | {"grad_norm": float(norm or engine.get_global_grad_norm() or 0)}
-
-    def _seed(self, micro_batch: int) -> None:
-        """Seed the encoding of a micro-batch, so that there is no random state to save."""
-        place = micro_batch * self.environment.ranks + self.environment.rank
-        torch.manual_seed(hash((self.recipe.training.seed, self.progress.step, place)))
 
     def _agree(
         self, losses: dict[str, Tensor], loss: Tensor, faults: tuple[Fault, ...], stage: StageConfig
@@ -208,11 +204,12 @@ class Trainer:
             self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
 
     def _warn_of_batch_norm(self, method: Clip) -> None:
-        norms, size = batch_norms(method), self.micro_batch_size * self.environment.ranks
-        if norms and size < self.recipe.data.batch_size:
+        norms = list(batch_norms(method))
+        if norms and self.micro_batch_size < self.share:
+            size = self.micro_batch_size * self.environment.ranks
             self.log.say(
-                f"{next(iter(norms))} normalises {size} samples at a time, a micro-batch of all "
-                f"ranks, not data.batch_size={self.recipe.data.batch_size}"
+                f"{norms[0]} normalises {size} samples at a time, a micro-batch of all ranks, "
+                f"not data.batch_size={self.recipe.data.batch_size}"
             )
 
     def _freezes_batch_norm(self) -> bool:
