@@ -147,15 +147,23 @@ def _child(
     else:
         field = model.model_fields.get(part) if model else None
         if node.get(part) is None:
-            # A key that the YAML leaves out has its default, and an override changes part of it.
-            default = {} if field is None or field.is_required() else field.get_default()
-            node[part] = to_jsonable_python(default)
+            node[part] = _default(field)
         child = node[part]
         models = _models(field.annotation) if field else []
         model = models[0] if len(models) == 1 else None
     if not isinstance(child, dict | list):
         raise UserError(f"{key}: {part} is the single value {_shown(child)}, with no keys in it")
     return child, model
+
+
+def _default(field: FieldInfo | None) -> Any:
+    """Return what an override changes part of where the YAML leaves a key out."""
+    default = {} if field is None or field.is_required() else field.get_default()
+    if not isinstance(default, BaseModel):
+        return to_jsonable_python(default)
+    # Of a model no more than its kind and what is not filled in anyway: another kind may be meant.
+    kind = {"kind": _tag(type(default))} if _tag(type(default)) else {}
+    return kind | default.model_dump(mode="json", exclude_unset=True)
 
 
 def _position(items: list[Any], part: str, key: str) -> int:
@@ -182,7 +190,7 @@ def _problem(detail: ErrorDetails) -> str:
     match detail["type"]:
         case "extra_forbidden":
             known = list(model.model_fields) if model else []
-            return f"{key} is no key{_near_key(_last(key), known)}; allowed: {', '.join(known)}"
+            return f"{key} is no key{_near_key(key, known)}; allowed: {', '.join(known)}"
         case "missing":
             return f"{key} is missing{f': {field.description}' if field else ''}"
         case "union_tag_not_found":
@@ -241,10 +249,11 @@ def _literals(annotation: Any) -> list[str]:
     return [value for part in get_args(annotation) for value in _literals(part)]
 
 
-def _near_key(name: str, known: list[str]) -> str:
+def _near_key(wrong: str, known: list[str]) -> str:
     """Return the nearest of the keys known here, else those of that name elsewhere."""
-    elsewhere = [key for key, _, _ in describe() if _last(key) == name]
-    hint = f" (did you mean {' or '.join(elsewhere)}?)" if elsewhere else ""
+    name = _last(wrong)
+    elsewhere = [key for key, _, _ in describe() if _last(key) == name and key != wrong]
+    hint = f" (did you mean {' or '.join(dict.fromkeys(elsewhere))}?)" if elsewhere else ""
     return _nearest(name, known) or hint
 
 

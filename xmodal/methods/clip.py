@@ -14,7 +14,8 @@ from xmodal.models.config import TransformerConfig
 from xmodal.models.heads import Head, Tower
 from xmodal.models.images import ImageEncoder
 from xmodal.models.texts import PretrainedText, Transformer
-from xmodal.objectives.contrastive import InfoNCE
+from xmodal.objectives.build import build_objective
+from xmodal.objectives.schedule import Scheduled
 
 T = TypeVar("T")
 
@@ -43,12 +44,15 @@ class Clip(nn.Module):
         )
         self.image = Tower(image, Head(config.image_head, image.features, config.embedding))
         self.text = Tower(text, Head(config.text_head, text.features, config.embedding))
-        self.loss = InfoNCE(config.objective)
+        kind = config.objective.kind
+        self.loss_name = "contrastive" if kind == "info_nce" else kind
+        self.loss = build_objective(config.objective)
 
     def encode(self, batch: Batch) -> Embeddings:
         """Embed each image and caption by itself, in bf16 where the run is."""
         images = texts = None
-        with torch.autocast(self.loss.log_scale.device.type, torch.bfloat16, enabled=self.bf16):
+        device = next(self.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             if batch.images is not None or batch.image_features is not None:
                 images = self.image(batch.images, features=batch.image_features)
             if batch.tokens is not None or batch.text_features is not None:
@@ -63,7 +67,13 @@ class Clip(nn.Module):
         assert ids is not None
         share = self.loss(images, texts, ids)
         self.monitors = self.loss.monitors
-        return {"contrastive": share}
+        return {self.loss_name: share}
+
+    def advance(self, progress: float) -> None:
+        """Tell what follows training's progress that this share of the stage is done."""
+        for module in self.modules():
+            if isinstance(module, Scheduled):
+                module.progress = progress
 
     def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Return cosines (queries, gallery) of embeddings (queries, dim) and (gallery, dim)."""

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from xmodal.models.config import HeadConfig, ImageConfig, TextConfig
-from xmodal.objectives.config import InfoNCEConfig
+from xmodal.objectives.config import InfoNCEConfig, PairObjectiveConfig
 from xmodal.schema import Config
 
 
@@ -18,7 +18,7 @@ class ClipConfig(Config):
     image_head: HeadConfig = Field(HeadConfig(), description="projection of image features")
     text_head: HeadConfig = Field(HeadConfig(), description="projection of text features")
     embedding: PositiveInt = Field(256, description="dimensions of the common space")
-    objective: InfoNCEConfig = Field(InfoNCEConfig(), description="what training minimises")
+    objective: PairObjectiveConfig = Field(InfoNCEConfig(), description="what training minimises")
 
 
 MethodConfig = ClipConfig

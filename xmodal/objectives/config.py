@@ -1,8 +1,8 @@
 """The recipe's objectives."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from xmodal.schema import Config
 
@@ -27,3 +27,103 @@ class InfoNCEConfig(PairwiseConfig):
     positives: Literal["pair", "same_id"] = Field(
         "pair", description="the pair alone, or all texts of the same image and all its images"
     )
+
+
+class SigmoidConfig(PairwiseConfig):
+    """Each pair judged by itself, own or not (SigLIP), with a learned temperature and bias."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    scale: PositiveFloat = Field(10.0, description="inverse temperature at the start")
+    bias: float = Field(
+        -10.0,
+        description="bias at the start: about −ln of the batch, for there are as many negatives to "
+        "a positive; more (−3) suits small batches",
+    )
+
+
+class MarginConfig(PairwiseConfig):
+    """Pairs of the same id close, all others a margin apart, in Euclidean distance."""
+
+    kind: Literal["margin"] = "margin"
+    margin: PositiveFloat = Field(1.0, description="distance from which negatives cost nothing")
+
+
+class TripletConfig(PairwiseConfig):
+    """Each pair a margin closer than negatives of its image and of its text (VSE++)."""
+
+    kind: Literal["triplet"] = "triplet"
+    negatives: Literal["sum", "hardest", "semi_hard"] = Field(
+        "hardest", description="all; the closest; the closest that are less close than the pair"
+    )
+    margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
+    warmup: float = Field(
+        0.1, ge=0, le=1, description="share of a stage that goes from all negatives to those above"
+    )
+
+
+class SampledTripletConfig(Config):
+    """What objectives over triplets that are drawn by label have in common."""
+
+    count: PositiveInt = Field(3, description="triplets drawn for each anchor")
+
+
+class DoubleTripletConfig(SampledTripletConfig):
+    """Images against texts and texts against images, in triplets drawn by label (UNCSM)."""
+
+    kind: Literal["double_triplet"] = "double_triplet"
+    margin: PositiveFloat = Field(1.0, description="by how much a negative is to be farther")
+    positive_weight: PositiveFloat = Field(1.0, description="weight of the positive's distance")
+
+
+class SoftTripletConfig(SampledTripletConfig):
+    """Queries and targets together, in triplets drawn by label, without a margin (TIRG)."""
+
+    kind: Literal["soft_triplet"] = "soft_triplet"
+
+
+class BatchClassificationConfig(PairwiseConfig):
+    """Each query's own target among all targets of the batch (TIRG), with a learned norm."""
+
+    kind: Literal["batch_classification"] = "batch_classification"
+    norm: PositiveFloat = Field(4.0, description="norm of both sides at the start")
+
+
+class MutualInformationConfig(PairwiseConfig):
+    """The information that both sides of a pair share, as a critic estimates it (Deep InfoMax)."""
+
+    kind: Literal["mutual_information"] = "mutual_information"
+    estimator: Literal["jsd", "dv", "nwj", "info_nce"] = Field(
+        "jsd", description="Jensen-Shannon; Donsker-Varadhan; Nguyen-Wainwright-Jordan; InfoNCE"
+    )
+    moving_average: float | None = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="weight of a step in dv's moving average; null: gradients of each batch alone",
+    )
+
+
+class PriorConfig(Config):
+    """Embeddings spread evenly, as a discriminator sees them (Deep InfoMax)."""
+
+    weight: NonNegativeFloat = Field(1.0, description="weight of the encoders' part")
+    penalty: NonNegativeFloat = Field(
+        1.0, description="weight of the discriminator's squared gradient by its inputs"
+    )
+
+
+class AdversarialConfig(Config):
+    """Embeddings that do not show whether they are of an image or of a text (MITE)."""
+
+    encoders: Literal["reversal", "flipped", "confusion"] = Field(
+        "reversal",
+        description="what they are trained by: the classifier's gradient reversed; its loss for "
+        "the wrong answers; its loss for answering one half",
+    )
+    weight: NonNegativeFloat = Field(0.05, description="weight of the encoders' part in the end")
+    ramp: bool = Field(True, description="let the weight rise from 0 while the stage goes on")
+
+
+PairObjectiveConfig = Annotated[
+    InfoNCEConfig | SigmoidConfig | MarginConfig | TripletConfig, Field(discriminator="kind")
+]

@@ -52,10 +52,10 @@ class InfoNCE(nn.Module):
 def _own(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
     """Return −log softmax of each pair's own score by rows and by columns, (pairs,) each."""
     rows, columns = log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=tile)
-    positives = (pairs.x * pairs.y).sum(1)
+    positives = pairs.own_scores
     # log(1 + e^(N − p)), N of the negatives: log(e^N + e^p) − p would cancel for pairs that are
     # found without doubt, and leave them no gradient.
-    return _log1p_exp(rows - positives), _log1p_exp(columns[pairs.own] - positives)
+    return log1p_exp(rows - positives), log1p_exp(columns[pairs.own] - positives)
 
 
 def _many_positives(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,8 @@ def _many_positives(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
     return rows - positives, columns[pairs.own] - positives
 
 
-def _log1p_exp(values: Tensor) -> Tensor:
+def log1p_exp(values: Tensor) -> Tensor:
+    """Return log(1 + e^v) of each value, exact for great and small ones."""
     return torch.logaddexp(values, values.new_zeros(()))
 
 

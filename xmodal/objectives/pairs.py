@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, world_size
+from xmodal.objectives.pairwise.tiles import precise
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Pairs:
     def own(self) -> slice:
         """This rank's pairs in the batch."""
         return slice(self.first, self.first + len(self.x))
+
+    @property
+    def own_scores(self) -> Tensor:
+        """Each pair's own score x·y, (pairs,), float32 at least."""
+        return (precise(self.x) * precise(self.y)).sum(1)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the rank's share of the batch's mean, given a value a pair, or their sum."""

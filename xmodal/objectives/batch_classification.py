@@ -1,0 +1,33 @@
+"""Batch-based classification: which of the batch's targets is a query's own."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.objectives.config import BatchClassificationConfig
+from xmodal.objectives.contrastive import log1p_exp
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise import log_sum_exp
+
+
+class BatchClassification(nn.Module):
+    """Cross-entropy over the targets of the batch (TIRG, Vo et al. 2019, arXiv 1812.07119).
+
+    L = −(1/B) Σᵢ log softmaxⱼ(s² cos(xᵢ, yⱼ))ᵢ over the global batch, of queries x among targets y
+    alone; s is the learned norm that both sides are scaled to. Other pairs of the same id are no
+    negatives.
+    """
+
+    def __init__(self, config: BatchClassificationConfig) -> None:
+        super().__init__()
+        self.config = config
+        # One element rather than none: ZeRO cannot partition a parameter without dimensions.
+        self.norm = nn.Parameter(torch.tensor([config.norm]))
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        self.monitors = {"norm": self.norm.detach().clone()}
+        pairs = Pairs.of(self.norm.square() * F.normalize(x), F.normalize(y), ids)
+        rows, _ = log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=self.config.tile)
+        return pairs.mean(log1p_exp(rows - pairs.own_scores))

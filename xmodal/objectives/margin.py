@@ -1,0 +1,65 @@
+"""The contrastive objective with a margin on distances."""
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.objectives.config import MarginConfig
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise import Cell, pair_sum
+from xmodal.objectives.pairwise.tiles import precise
+
+
+class Margin(nn.Module):
+    """Contrastive loss on Euclidean distances d (Hadsell et al. 2006, across media: UNCSM).
+
+    L = (1/2B) Σᵢⱼ (dᵢⱼ² if ids are equal, else [m − dᵢⱼ]₊²) over all B² pairs of the global batch:
+    a sum over the others of each of B pairs, and its mean. An id is that of a pair, an image or a
+    label; many may bear it.
+    """
+
+    def __init__(self, config: MarginConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        pairs = Pairs.of(precise(x), precise(y), ids)
+        negatives = pair_sum(
+            self._hinge,
+            pairs.x,
+            pairs.all_y,
+            pairs.both_ids,
+            row_offset=pairs.x.square().sum(1),
+            column_offset=pairs.all_y.square().sum(1),
+            tile=self.config.tile,
+        )
+        return pairs.mean(_positives(pairs).sum() + negatives) / 2
+
+    def _hinge(self, scores: Tensor, row_squares: Tensor, column_squares: Tensor) -> Cell:
+        """[m − d]₊², d² = |x|² + |y|² − 2 x·y."""
+        squares = row_squares + column_squares
+        distances = torch.add(squares, scores, alpha=-2, out=scores)
+        # What rounding leaves of a distance of zero would be a slope without bounds.
+        limits = torch.finfo(scores.dtype)
+        apart = torch.gt(distances, squares.mul_(8 * limits.eps), out=squares)
+        squared = distances.mul_(apart).clamp_(limits.tiny, limits.max)
+        inverse = squared.rsqrt()
+        hinges = squared.mul_(inverse).neg_().add_(self.config.margin).clamp_(min=0)
+        slopes = inverse.mul_(hinges).mul_(apart)  # −1 × those by d²
+        by_row, by_column = -slopes.sum(1), -slopes.sum(0)
+        return Cell(hinges.square_().sum(), slopes.mul_(2), by_row, by_column)
+
+
+def _positives(pairs: Pairs) -> Tensor:
+    """Return each pair's part, (pairs,), of Σ dᵢⱼ² over all i, j of equal ids, in linear time.
+
+    Of n pairs of an id with mean ȳ, Σⱼ |x − yⱼ|² = n |x − ȳ|² + Σⱼ |yⱼ − ȳ|². A sum over their n
+    rows has the last term n times: each pair takes |y − ȳ|² as often.
+    """
+    _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
+    sums = pairs.all_y.new_zeros(len(size), pairs.all_y.shape[1]).index_add(0, label, pairs.all_y)
+    own = label[pairs.own]
+    means = sums[own] / size[own, None]
+    spread = (pairs.x - means).square() + (pairs.y - means).square()
+    return size[own] * spread.sum(1)

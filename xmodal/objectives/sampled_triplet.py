@@ -1,0 +1,141 @@
+"""Triplets drawn by label, and the objectives on them."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import gather, world_size
+from xmodal.objectives.config import DoubleTripletConfig, SoftTripletConfig
+from xmodal.objectives.contrastive import log1p_exp
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise.tiles import precise
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Anchors among some items; positives and negatives among others, of the same label or not."""
+
+    anchors: Tensor  # (triplets,) int64
+    positives: Tensor  # (triplets,) int64
+    negatives: Tensor  # (triplets,) int64
+
+
+def sample_triplets(
+    labels: Tensor, candidates: Tensor, *, count: int, seed: int, same_items: bool = False
+) -> Triplets:
+    """Draw `count` triplets for each anchor of `labels` (anchors,) from `candidates` (items,).
+
+    Positives are drawn uniformly, with replacement, among the candidates of the anchor's label,
+    negatives among all others. With `same_items`, anchor i is candidate i, and not drawn for
+    itself. Anchors without a positive or a negative have no triplets. The same labels and seed
+    give the same triplets everywhere, in O((anchors × count + items) log items).
+    """
+    order = candidates.argsort(stable=True)
+    ordered = candidates[order]
+    first = torch.searchsorted(ordered, labels)
+    size = torch.searchsorted(ordered, labels, right=True) - first
+    limits = torch.stack([size - same_items, len(candidates) - size])
+    anchors = (limits > 0).all(0).nonzero()[:, 0].repeat_interleave(count)
+    positives, negatives = _uniform(limits[:, anchors], seed)
+    first, size = first[anchors], size[anchors]
+    if same_items:
+        positives += positives >= order.argsort()[anchors] - first
+    negatives += torch.where(negatives >= first, size, 0)
+    return Triplets(anchors, order[first + positives], order[negatives])
+
+
+def _uniform(limits: Tensor, seed: int) -> Tensor:
+    """Return whole numbers from 0 to below each limit, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.rand(limits.shape, generator=generator, dtype=torch.float64)
+    return (shares.to(limits.device) * limits).long()
+
+
+class DoubleTriplet(nn.Module):
+    """Double triplet loss over triplets drawn by label (UNCSM, Qi et al. 2017, arXiv 1704.04333).
+
+    L = (1/2S) Σ [m + α|x − y⁺|² − |x − y⁻|²]₊ + (1/2S) Σ [m + α|y − x⁺|² − |y − x⁻|²]₊, over the S
+    triplets of each direction in the global batch. A positive has its anchor's label, and may be
+    of the same pair.
+    """
+
+    def __init__(self, config: DoubleTripletConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), (pairs,).
+
+        `seed` is of the triplets, and the same on all ranks.
+        """
+        batch = _Batch.of(x, y, labels)
+        size = len(batch.labels)
+        drawn = sample_triplets(
+            batch.labels.repeat(2), batch.labels, count=self.config.count, seed=seed
+        )
+        # Anchors are all x and then all y, candidates all y of the former and all x of the latter.
+        other = torch.where(drawn.anchors < size, size, 0)
+        drawn = Triplets(drawn.anchors, drawn.positives + other, drawn.negatives + other)
+        positive, negative = batch.squared_distances(drawn)
+        hinges = F.relu(self.config.margin + self.config.positive_weight * positive - negative)
+        return batch.mean(hinges, drawn)
+
+
+class SoftTriplet(nn.Module):
+    """Soft triplet loss over triplets drawn by label (TIRG, Vo et al. 2019, arXiv 1812.07119).
+
+    L = mean log(1 + exp(|a − p|² − |a − n|²)) over triplets of the global batch. Anchors are all
+    queries x and all targets y; positives and negatives are of both, never the anchor itself.
+    The backward pass that was released with the paper gives half of this loss's gradient: to train
+    at its learning rate, halve the loss.
+    """
+
+    def __init__(self, config: SoftTripletConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), (pairs,).
+
+        `seed` is of the triplets, and the same on all ranks.
+        """
+        batch = _Batch.of(x, y, labels)
+        both = batch.labels.repeat(2)
+        drawn = sample_triplets(both, both, count=self.config.count, seed=seed, same_items=True)
+        positive, negative = batch.squared_distances(drawn)
+        return batch.mean(log1p_exp(positive - negative), drawn)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """All ranks' x and then all ranks' y, and which of them are this rank's."""
+
+    items: Tensor  # (2 × batch, dim), gradients the sum of what all ranks ask
+    labels: Tensor  # (batch,) int64, of x and of y
+    own: Tensor  # (2 × batch,) bool
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, labels: Tensor) -> "_Batch":
+        pairs = Pairs.of(precise(x), precise(y), labels)
+        own = torch.zeros_like(pairs.all_ids, dtype=torch.bool)
+        own[pairs.own] = True
+        items = torch.cat([gather(pairs.x, pairs.counts), pairs.all_y])
+        return cls(items, pairs.all_ids, own.repeat(2))
+
+    def squared_distances(self, drawn: Triplets) -> tuple[Tensor, Tensor]:
+        """Return those of this rank's anchors to their positives and to their negatives."""
+        own = self.own[drawn.anchors]
+        anchors = self.items.index_select(0, drawn.anchors[own])
+        positive, negative = (
+            (anchors - self.items.index_select(0, others[own])).square().sum(1)
+            for others in (drawn.positives, drawn.negatives)
+        )
+        return positive, negative
+
+    def mean(self, values: Tensor, drawn: Triplets) -> Tensor:
+        """Return the rank's share of the mean over all triplets, of a value each of its own."""
+        return values.sum() * (world_size() / max(1, len(drawn.anchors)))

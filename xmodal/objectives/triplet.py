@@ -1,0 +1,121 @@
+"""Triplets of a pair and its negatives among all of the batch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xmodal.distributed.collectives import gather, sum_over_ranks
+from xmodal.objectives.config import TripletConfig
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise import Cell, hardest, pair_sum
+from xmodal.objectives.pairwise.tiles import precise
+from xmodal.objectives.schedule import Scheduled, linear_warmup
+
+ALIKE = 0.05  # of the margin: scores within this of each other are alike to a triplet
+
+
+class Triplet(Scheduled):
+    """Triplet loss with hard negatives (VSE++, Faghri et al. 2018, arXiv 1707.05612).
+
+    With scores sᵢⱼ = xᵢ·yⱼ, L = (1/B) Σᵢ [m + sᵢⱼ − sᵢᵢ]₊ + (1/B) Σⱼ [m + sᵢⱼ − sⱼⱼ]₊, where the
+    negative is
+
+    - `hardest`: that of the greatest score in its row i or column j of the global batch;
+    - `semi_hard`: that of the greatest score below the pair's own, and the hardest where there is
+      none (Schroff et al. 2015, arXiv 1503.03832);
+    - `sum`: every one, their hinges added up.
+
+    The mean over the batch makes learning rates independent of its size; the paper takes the sum.
+    Other pairs of the same id are no negatives. Over the first `warmup` of a stage, the loss goes
+    linearly from `sum` to the kind above.
+
+    Hard negatives can drive all embeddings into one point, where every score is the same and the
+    loss stays at 2m. The monitor `collapse` is the share of triplets, of each pair and the next in
+    the batch, whose two scores are alike: 1 in that point, and near 0 far from it.
+    """
+
+    def __init__(self, config: TripletConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        pairs = Pairs.of(x, y, ids)
+        own = pairs.own_scores
+        all_own = gather(own, pairs.counts)
+        self.monitors = {"collapse": _alike(pairs, all_own, ALIKE * self.config.margin)}
+        mined = self._share_of_mined()
+        cost = x.new_zeros(())
+        if mined < 1:
+            cost = cost + (1 - mined) * self._all(pairs, own, all_own)
+        if mined > 0:
+            cost = cost + mined * self._mined(pairs, own, all_own)
+        return pairs.mean(cost)
+
+    def _share_of_mined(self) -> float:
+        if self.config.negatives == "sum":
+            return 0.0
+        return linear_warmup(self.progress, self.config.warmup)
+
+    def _all(self, pairs: Pairs, own: Tensor, all_own: Tensor) -> Tensor:
+        """Return the sum of hinges, (), of this rank's rows with all columns."""
+        return pair_sum(
+            _hinges,
+            pairs.x,
+            pairs.all_y,
+            pairs.both_ids,
+            row_offset=self.config.margin - own,
+            column_offset=self.config.margin - all_own,
+            tile=self.config.tile,
+        )
+
+    def _mined(self, pairs: Pairs, own: Tensor, all_own: Tensor) -> Tensor:
+        """Return the sum of hinges, (), of this rank's rows and of columns mined from its rows."""
+        semi_hard = self.config.negatives == "semi_hard"
+        found = hardest(
+            pairs.x.detach(),
+            pairs.all_y.detach(),
+            pairs.both_ids,
+            first_row=pairs.first,
+            below=(own.detach(), all_own.detach()) if semi_hard else None,
+            tile=self.config.tile,
+        )
+        rows = (found.columns >= 0).nonzero()[:, 0]
+        by_row = self._hinge(pairs, rows, found.columns[rows], own[rows])
+        # A column's negative lies on one rank, which has the embeddings of both.
+        negatives = found.rows - pairs.first
+        columns = ((negatives >= 0) & (negatives < len(own))).nonzero()[:, 0]
+        by_column = self._hinge(pairs, negatives[columns], columns, all_own[columns])
+        return by_row + by_column
+
+    def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
+        x, y = pairs.x.index_select(0, rows), pairs.all_y.index_select(0, columns)
+        return F.relu(self.config.margin + (precise(x) * precise(y)).sum(1) - own).sum()
+
+
+def _hinges(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:
+    """[score + row offset]₊ + [score + column offset]₊."""
+    by_row = (scores + row_offset).clamp_(min=0)
+    by_column = scores.add_(column_offset).clamp_(min=0)
+    value = by_row.sum() + by_column.sum()
+    active_row, active_column = by_row.sign_(), by_column.sign_()
+    counts = active_row.sum(1), active_column.sum(0)
+    return Cell(value, active_row.add_(active_column), *counts)
+
+
+@torch.no_grad()
+def _alike(pairs: Pairs, all_own: Tensor, tolerance: float) -> Tensor:
+    """Return the share, (), of triplets whose negative scores within `tolerance` of the pair's own.
+
+    The negatives are, for each pair of all ranks, the score of its row in the next pair's column:
+    one of the row and one of that column. All scores would cost a pass of their own.
+    """
+    following = torch.arange(len(pairs.x), device=pairs.x.device).add(pairs.first + 1)
+    following %= len(pairs.all_y)
+    scores = (precise(pairs.x) * precise(pairs.all_y[following])).sum(1)
+    negative = pairs.ids != pairs.all_ids[following]
+    gaps = torch.stack([scores - all_own[pairs.own], scores - all_own[following]])
+    alike = ((gaps.abs() <= tolerance) & negative).sum()
+    count, total = sum_over_ranks(torch.stack([alike, 2 * negative.sum()]))
+    return count / total.clamp(min=1)
