@@ -5,7 +5,14 @@ Value and all gradients are those of the full matrix in float64, to 1e-10 of the
 
 import pytest
 
-from tests.objectives import contrastive_cases
+from tests.objectives import (
+    batch_classification_cases,
+    contrastive_cases,
+    margin_cases,
+    sampled_triplet_cases,
+    sigmoid_cases,
+    triplet_cases,
+)
 from tests.objectives.equivalence import (
     CUTS,
     Case,
@@ -16,7 +23,14 @@ from tests.objectives.equivalence import (
 )
 from tests.processes import on_ranks
 
-CASES = [*contrastive_cases.CASES]
+CASES = [
+    *contrastive_cases.CASES,
+    *sigmoid_cases.CASES,
+    *margin_cases.CASES,
+    *triplet_cases.CASES,
+    *sampled_triplet_cases.CASES,
+    *batch_classification_cases.CASES,
+]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])

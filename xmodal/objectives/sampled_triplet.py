@@ -36,7 +36,7 @@ def sample_triplets(
     ordered = candidates[order]
     first = torch.searchsorted(ordered, labels)
     size = torch.searchsorted(ordered, labels, right=True) - first
-    limits = torch.stack([size - same_items, len(candidates) - size])
+    limits = torch.stack([size - int(same_items), len(candidates) - size])
     anchors = (limits > 0).all(0).nonzero()[:, 0].repeat_interleave(count)
     positives, negatives = _uniform(limits[:, anchors], seed)
     first, size = first[anchors], size[anchors]

@@ -1,0 +1,61 @@
+"""Objectives over triplets drawn by label, a triplet at a time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.objectives.equivalence import Case, Inputs, pair_batches
+from xmodal.objectives.config import DoubleTripletConfig, SoftTripletConfig
+from xmodal.objectives.sampled_triplet import DoubleTriplet, SoftTriplet, sample_triplets
+
+SEED = 5
+
+
+def double_triplet() -> DoubleTriplet:
+    return DoubleTriplet(DoubleTripletConfig())
+
+
+def weighted_double_triplet() -> DoubleTriplet:
+    return DoubleTriplet(DoubleTripletConfig(count=1, margin=0.3, positive_weight=5))
+
+
+def soft_triplet() -> SoftTriplet:
+    return SoftTriplet(SoftTripletConfig())
+
+
+def share(module: nn.Module, inputs: Inputs) -> Tensor:
+    return module(inputs["x"], inputs["y"], inputs["ids"], SEED)
+
+
+def naive_double(module: nn.Module, inputs: Inputs) -> Tensor:
+    """Half the mean over triplets of x and half that over triplets of y."""
+    x, y, ids = inputs.values()
+    config = module.config
+    drawn = sample_triplets(ids.repeat(2), ids, count=config.count, seed=SEED)
+    costs: dict[bool, list[Any]] = {True: [], False: []}
+    for a, p, n in zip(*vars(drawn).values(), strict=True):
+        of_x = bool(a < len(x))
+        anchor, others = (x[a], y) if of_x else (y[a - len(x)], x)
+        near, far = ((anchor - others[i]).pow(2).sum() for i in (p, n))
+        costs[of_x].append((config.margin + config.positive_weight * near - far).relu())
+    nothing = 0 * (x.sum() + y.sum())
+    return nothing + sum(sum(some) / len(some) / 2 for some in costs.values() if some)
+
+
+def naive_soft(module: nn.Module, inputs: Inputs) -> Tensor:
+    """The mean over triplets among x and y together."""
+    both, labels = torch.cat([inputs["x"], inputs["y"]]), inputs["ids"].repeat(2)
+    drawn = sample_triplets(labels, labels, count=module.config.count, seed=SEED, same_items=True)
+    costs = [
+        (1 + ((both[a] - both[p]).pow(2).sum() - (both[a] - both[n]).pow(2).sum()).exp()).log()
+        for a, p, n in zip(*vars(drawn).values(), strict=True)
+    ]
+    return 0 * both.sum() + sum(costs) / max(1, len(costs))
+
+
+CASES = [
+    Case("double triplet", double_triplet, share, naive_double, pair_batches()),
+    Case("double triplet, weighted", weighted_double_triplet, share, naive_double, pair_batches()),
+    Case("soft triplet", soft_triplet, share, naive_soft, pair_batches()),
+]

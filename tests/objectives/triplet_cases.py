@@ -1,0 +1,74 @@
+"""Triplets with all, the hardest and semi-hard negatives, by the full matrix."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
+from xmodal.objectives.config import TripletConfig
+from xmodal.objectives.triplet import Triplet
+
+TILE = 5  # so that even these small batches take several tiles, the last ones cut short
+
+
+def triplet(progress: float = 1.0, **given: Any) -> Triplet:
+    loss = Triplet(TripletConfig(tile=TILE, **given))
+    loss.progress = progress
+    return loss
+
+
+def share(module: nn.Module, inputs: Inputs) -> Tensor:
+    return module(inputs["x"], inputs["y"], inputs["ids"])
+
+
+def naive(module: nn.Module, inputs: Inputs) -> Tensor:
+    """The mean over the batch of the hinges of rows and columns."""
+    x, y, ids = inputs.values()
+    config = module.config
+    scores, negative = x @ y.T, ids[:, None] != ids
+    by_row = (config.margin + scores - scores.diag()[:, None]).relu()
+    by_column = (config.margin + scores.T - scores.diag()[:, None]).relu()
+    every = (by_row + by_column)[negative].sum() / len(x)
+    if config.negatives == "sum":
+        return every
+    mined = sum(
+        hinges[i, j]
+        for hinges, table in ((by_row, scores), (by_column, scores.T))
+        for i in range(len(x))
+        for j in [hardest(table[i], table[i, i], negative[i], config.negatives)]
+        if j is not None
+    )
+    done = min(1.0, module.progress / config.warmup) if config.warmup else 1.0
+    return (1 - done) * every + done * mined / len(x) + 0 * (x.sum() + y.sum())
+
+
+def hardest(scores: Tensor, own: Tensor, negative: Tensor, kind: str) -> int | None:
+    """The place of the greatest negative, the first of equal ones; for semi-hard, below the own."""
+    found = negative.nonzero()[:, 0].tolist()
+    if kind == "semi_hard":
+        found = [j for j in found if scores[j] < own] or found
+    return max(found, key=lambda j: (scores[j].item(), -j), default=None)
+
+
+def batches() -> dict[str, Inputs]:
+    """Of these, rounding alone would say which of negatives that are all alike is the hardest."""
+    alike = torch.arange(DIM).sub(3).double().repeat(BATCH, 1)
+    standard = pair_batches()
+    return standard | {"all alike": {"x": alike, "y": alike, "ids": standard["random"]["ids"]}}
+
+
+CASES = [
+    Case(f"triplet, {name}", partial(triplet, **given), share, naive, batches())
+    for name, given in {
+        "sum": {"negatives": "sum"},
+        "hardest": {"negatives": "hardest"},
+        "semi-hard": {"negatives": "semi_hard"},
+        # Scores that are whole numbers then lie at the hinges.
+        "sum, margin of 2": {"negatives": "sum", "margin": 2},
+        "hardest, margin of 2": {"negatives": "hardest", "margin": 2},
+        "semi-hard, margin of 2": {"negatives": "semi_hard", "margin": 2},
+        "hardest, warming up": {"warmup": 0.5, "progress": 0.2},
+    }.items()
+]
