@@ -55,7 +55,7 @@ def test_ranks_that_do_not_divide_the_batch(recipe: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("ranks", "micro_batch", "nearest"), [(2, 5, "4 or 8"), (2, 3, "2 or 4"), (1, 33, "32")]
+    ("ranks", "micro_batch", "nearest"), [(2, 5, "4 or 8"), (2, 32, "16"), (1, 33, "32")]
 )
 def test_micro_batches_that_do_not_divide_the_batch(
     ranks: int, micro_batch: int, nearest: str, recipe: Path, tmp_path: Path
