@@ -8,7 +8,10 @@ import pytest
 from tests.objectives import (
     batch_classification_cases,
     contrastive_cases,
+    embedding_cases,
     margin_cases,
+    mutual_information_cases,
+    opponent_cases,
     sampled_triplet_cases,
     sigmoid_cases,
     triplet_cases,
@@ -30,6 +33,9 @@ CASES = [
     *triplet_cases.CASES,
     *sampled_triplet_cases.CASES,
     *batch_classification_cases.CASES,
+    *mutual_information_cases.CASES,
+    *opponent_cases.CASES,
+    *embedding_cases.CASES,
 ]
 
 

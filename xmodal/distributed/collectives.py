@@ -95,6 +95,16 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def share_of_mean(values: Tensor, counts: list[int]) -> Tensor:
+    """Return this rank's share of the mean over all ranks' values, of which each has `counts`."""
+    return values.sum() * (world_size() / sum(counts))
+
+
+def mean_of_shares(share: Tensor) -> Tensor:
+    """Return the value that the ranks' shares stand for, without gradients."""
+    return sum_over_ranks(share) / world_size()
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:

@@ -41,7 +41,9 @@ def normalise(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
 @torch.no_grad()
 def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return how many values a channel has on all ranks, (1,), their mean and variance."""
-    variance, mean = torch.var_mean(_precise(x), _all_but_channels(x), correction=0)
+    # A rank without samples has no moments: of one sample of zeros, in a share of nothing.
+    values = x if len(x) else x.new_zeros(1, *x.shape[1:])
+    variance, mean = torch.var_mean(_precise(values), _all_but_channels(x), correction=0)
     count = mean.new_tensor([x.numel() / x.shape[1]])
     everywhere = gather(torch.cat([count, mean, variance])[None], [1] * world_size())
     counts, means, variances = everywhere.split([1, len(mean), len(mean)], 1)

@@ -3,17 +3,19 @@
 from xmodal.objectives.config import (
     InfoNCEConfig,
     MarginConfig,
+    MutualInformationConfig,
     PairObjectiveConfig,
     SigmoidConfig,
     TripletConfig,
 )
 from xmodal.objectives.contrastive import InfoNCE
 from xmodal.objectives.margin import Margin
+from xmodal.objectives.mutual_information import MutualInformation
 from xmodal.objectives.sigmoid import Sigmoid
 from xmodal.objectives.triplet import Triplet
 
 # Of x, y and ids, a rank's share of the loss.
-PairObjective = InfoNCE | Sigmoid | Margin | Triplet
+PairObjective = InfoNCE | Sigmoid | Margin | Triplet | MutualInformation
 
 
 def build_objective(config: PairObjectiveConfig) -> PairObjective:
@@ -27,3 +29,5 @@ def build_objective(config: PairObjectiveConfig) -> PairObjective:
             return Margin(config)
         case TripletConfig():
             return Triplet(config)
+        case MutualInformationConfig():
+            return MutualInformation(config)

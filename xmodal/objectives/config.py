@@ -125,5 +125,6 @@ class AdversarialConfig(Config):
 
 
 PairObjectiveConfig = Annotated[
-    InfoNCEConfig | SigmoidConfig | MarginConfig | TripletConfig, Field(discriminator="kind")
+    InfoNCEConfig | SigmoidConfig | MarginConfig | TripletConfig | MutualInformationConfig,
+    Field(discriminator="kind"),
 ]

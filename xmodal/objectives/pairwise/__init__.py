@@ -2,8 +2,9 @@
 
 Scores are S = X Yᵀ: a row for each of this rank's rows of X, a column for each row of Y of all
 ranks, which the caller has gathered. They are computed a tile at a time and never kept. What an
-objective needs of them is small: the log-sum-exp of every row and column (`log_sum_exp`), a sum of
-some function of all scores (`pair_sum`), the greatest score of every row and column (`hardest`).
+objective needs of them is small: the log-sum-exp of every row and column (`log_sum_exp`), that of
+all together (`total_log_sum_exp`), a sum of some function of all scores (`pair_sum`), the greatest
+score of every row and column (`hardest`).
 
 Only *negatives* count. A row and a column whose ids are equal (a pair's own image and text, another
 caption of the same image, another sample of the same label) are no negatives. What an objective
@@ -16,6 +17,7 @@ from xmodal.objectives.pairwise.hardest import Hardest, hardest
 from xmodal.objectives.pairwise.log_sum_exp import log_sum_exp
 from xmodal.objectives.pairwise.pair_sum import Cell, CellFunction, pair_sum
 from xmodal.objectives.pairwise.tiles import num_negatives
+from xmodal.objectives.pairwise.total import total_log_sum_exp
 
 __all__ = [
     "Cell",
@@ -25,4 +27,5 @@ __all__ = [
     "log_sum_exp",
     "num_negatives",
     "pair_sum",
+    "total_log_sum_exp",
 ]

@@ -1,0 +1,92 @@
+"""Networks that judge embeddings for the objectives of Deep InfoMax (Hjelm et al. 2019)."""
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.models.batch_norm import synchronise_batch_norm
+
+
+class CriticEncoder(nn.Module):
+    """One side of the encode-and-dot critic: (batch, features) → (batch, units).
+
+    A 1 × 1 convolution without bias, batch normalisation over all ranks, ReLU and a 1 × 1
+    convolution, beside a linear shortcut that begins near the identity; then layer normalisation.
+    On vectors, and on the positions of a map, a 1 × 1 convolution is a linear layer.
+    """
+
+    def __init__(self, features: int, units: int = 2048) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Linear(features, units, bias=False),
+            nn.BatchNorm1d(units),
+            nn.ReLU(),
+            nn.Linear(units, units),
+        )
+        self.shortcut = nn.Linear(features, units, bias=False)
+        nn.init.uniform_(self.shortcut.weight, -0.01, 0.01)
+        with torch.no_grad():
+            self.shortcut.weight.fill_diagonal_(1)
+        self.norm = nn.LayerNorm(units)
+        synchronise_batch_norm(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, units) of vectors, (batch, positions, units) of maps.
+
+        x is (batch, features), (batch, positions, features) or (batch, features, height, width).
+        """
+        if x.ndim == 4:
+            x = x.flatten(2).transpose(1, 2)
+        rows = x.flatten(0, -2)
+        encoded: Tensor = self.norm(self.block(rows) + self.shortcut(rows))
+        return encoded.view(*x.shape[:-1], encoded.shape[-1])
+
+
+class EncodeAndDotCritic(nn.Module):
+    """Encodes both sides: the critic's value T of a pair is the dot product of what it returns."""
+
+    def __init__(self, x_features: int, y_features: int, units: int = 2048) -> None:
+        super().__init__()
+        self.x, self.y = CriticEncoder(x_features, units), CriticEncoder(y_features, units)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both sides encoded, each as `CriticEncoder` does."""
+        return self.x(x), self.y(y)
+
+
+class ConcatenateCritic(nn.Module):
+    """A network on both sides together: ReLU layers of `units`, and T."""
+
+    def __init__(self, x_features: int, y_features: int, units: int = 512) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(x_features + y_features, units),
+            nn.ReLU(),
+            nn.Linear(units, units),
+            nn.ReLU(),
+            nn.Linear(units, 1),
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return T (batch,) of (batch, x_features) and (batch, y_features)."""
+        values: Tensor = self.layers(torch.cat([x, y], 1))
+        return values.squeeze(1)
+
+
+class PriorDiscriminator(nn.Module):
+    """Tells embeddings from samples of a prior: ReLU layers of 1000 and 200, and a logit."""
+
+    def __init__(self, features: int, hidden: tuple[int, int] = (1000, 200)) -> None:
+        super().__init__()
+        first, second = hidden
+        self.layers = nn.Sequential(
+            nn.Linear(features, first),
+            nn.ReLU(),
+            nn.Linear(first, second),
+            nn.ReLU(),
+            nn.Linear(second, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (batch,) of (batch, features), above 0 for samples of the prior."""
+        logits: Tensor = self.layers(x)
+        return logits.squeeze(1)

@@ -1,0 +1,242 @@
+"""Mutual information between two sides of an item, estimated from a critic's values.
+
+The critic is a dot product, T = x·y, of what is given: an encode-and-dot critic is applied before.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import share_of_mean, world_size
+from xmodal.objectives.config import MutualInformationConfig
+from xmodal.objectives.contrastive import log1p_exp
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise import (
+    Cell,
+    CellFunction,
+    log_sum_exp,
+    num_negatives,
+    pair_sum,
+    total_log_sum_exp,
+)
+from xmodal.objectives.pairwise.tiles import precise
+
+Critic = Callable[[Tensor, Tensor], Tensor]  # of (rows, …) and (rows, …): their values (rows,)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Values of a critic: of positives as they are, of negatives as x·y for the pairwise engine."""
+
+    positives: Tensor  # (positives,) of this rank
+    counts: list[int]  # positives of each rank
+    x: Tensor  # (rows, dim) of this rank
+    y: Tensor  # (columns, dim) of all ranks
+    ids: tuple[Tensor, Tensor]  # (rows,), (columns,): equal ones are no negatives
+    num_negatives: int  # of all ranks
+    # (positives,) log Σ exp over the negatives that each is held against, and how many they are
+    rivals: Callable[[], tuple[Tensor, Tensor]]
+    tile: int | None
+
+    def positive_mean(self, values: Tensor) -> Tensor:
+        """Return the share of the mean over all ranks' positives."""
+        return share_of_mean(values, self.counts)
+
+    def negative_mean(self, function: CellFunction) -> Tensor:
+        """Return the share of the mean over all negatives, 0 where there are none."""
+        total = pair_sum(function, self.x, self.y, self.ids, tile=self.tile)
+        return total * (world_size() / max(self.num_negatives, 1))
+
+    def negative_log_mean_exp(self) -> Tensor:
+        """Return log E[eᵀ] over all negatives, of which there must be some."""
+        total = total_log_sum_exp(self.x, self.y, self.ids, tile=self.tile)
+        return total - math.log(self.num_negatives)
+
+
+class Estimator(nn.Module):
+    """Minus an estimate of the mutual information I, from the joint P and the product Q.
+
+    With positives drawn from P and negatives from Q, of which no id is that of the other side:
+
+    - jsd (Hjelm et al. 2019, equation 4): I = E_P[−sp(−T)] − E_Q[sp(T)] + 2 log 2, sp(z) =
+      log(1 + eᶻ). At its best it is twice the Jensen-Shannon divergence of P and Q, no information
+      in nats; the constant makes it 0 where nothing is shared.
+    - dv (Donsker and Varadhan 1983; MINE: Belghazi et al. 2018): I = E_P[T] − log E_Q[eᵀ]. With
+      `moving_average`, the value stays, but its gradient divides by an average over steps of
+      E_Q[eᵀ] (MINE, equation 12): that of one batch alone is biased.
+    - nwj (Nguyen, Wainwright and Jordan 2010): I = E_P[T] − E_Q[eᵀ] / e.
+    - info_nce (van den Oord et al. 2018): I = E_P[log(eᵀ / mean eᵀ)], the mean over a positive and
+      the negatives that it is held against.
+    """
+
+    log_average: Tensor
+
+    def __init__(self, config: MutualInformationConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.monitors: dict[str, Tensor] = {}
+        # The logarithm of dv's moving average; −∞ while there is none.
+        self.register_buffer("log_average", torch.tensor(-torch.inf))
+
+    def loss(self, scores: Scores) -> Tensor:
+        """Return this rank's share of minus the estimate, ()."""
+        estimate = {"jsd": _jsd, "dv": self._dv, "nwj": _nwj, "info_nce": _info_nce}
+        return -estimate[self.config.estimator](scores)
+
+    def _dv(self, scores: Scores) -> Tensor:
+        positives = scores.positive_mean(scores.positives)
+        if not scores.num_negatives:
+            return positives
+        log_mean = scores.negative_log_mean_exp()
+        if self.training and self.config.moving_average is not None:
+            log_mean = self._corrected(log_mean, self.config.moving_average)
+        return positives - log_mean
+
+    def _corrected(self, log_mean: Tensor, rate: float) -> Tensor:
+        """Return log E[eᵀ] as it is, with the gradient of E[eᵀ] over its moving average."""
+        now = log_mean.detach()
+        average = torch.logaddexp(self.log_average + math.log1p(-rate), now + math.log(rate))
+        self.log_average.copy_(torch.where(self.log_average.isneginf(), now, average))
+        return now + (now - self.log_average).exp() * (log_mean - now)
+
+
+def _jsd(scores: Scores) -> Tensor:
+    positives = scores.positive_mean(log1p_exp(-scores.positives))
+    return 2 * math.log(2) - positives - scores.negative_mean(_softplus)
+
+
+def _nwj(scores: Scores) -> Tensor:
+    return scores.positive_mean(scores.positives) - scores.negative_mean(_exp_less_one)
+
+
+def _info_nce(scores: Scores) -> Tensor:
+    rivals, counts = scores.rivals()
+    return scores.positive_mean(counts.to(rivals).log1p() - log1p_exp(rivals - scores.positives))
+
+
+def _softplus(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:  # noqa: ARG001
+    """log(1 + eᵀ)."""
+    # From 40 on it is T, in float64 too.
+    value = F.softplus(scores, threshold=40).sum()
+    return Cell(value, scores.sigmoid_())
+
+
+def _exp_less_one(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:  # noqa: ARG001
+    """exp(T − 1)."""
+    slopes = scores.sub_(1).exp_()
+    return Cell(slopes.sum(), slopes)
+
+
+class MutualInformation(Estimator):
+    """Between two vectors of an item, or its global vector and each position of a feature map.
+
+    Positives are own pairs and, of maps, each position with its own item's vector (Hjelm et al.
+    2019: global and local); negatives all pairs of the batch whose items differ. InfoNCE holds a
+    pair's x against all y. Of maps, it holds each position against all positions of other items,
+    for the same vector.
+    """
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        """Return this rank's share of the loss, (), of y (batch, dim) and ids (batch,) int64.
+
+        x is (batch, dim), or maps as (batch, positions, dim) or (batch, dim, height, width).
+        """
+        x, y = precise(x), precise(y)
+        if x.ndim == 2:
+            return self.loss(_of_pairs(x, y, ids, self.config.tile))
+        positions = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+        return self.loss(_of_positions(positions, y, ids, self.config.tile))
+
+
+def _of_pairs(x: Tensor, y: Tensor, ids: Tensor, tile: int | None) -> Scores:
+    pairs = Pairs.of(x, y, ids)
+
+    def rivals() -> tuple[Tensor, Tensor]:
+        by_row, _ = log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=tile)
+        return by_row, num_negatives(*pairs.both_ids)
+
+    return Scores(
+        positives=pairs.own_scores,
+        counts=pairs.counts,
+        x=pairs.x,
+        y=pairs.all_y,
+        ids=pairs.both_ids,
+        num_negatives=int(num_negatives(pairs.all_ids, pairs.all_ids).sum()),
+        rivals=rivals,
+        tile=tile,
+    )
+
+
+def _of_positions(local: Tensor, y: Tensor, ids: Tensor, tile: int | None) -> Scores:
+    items = Pairs.of(local, y, ids)
+    positions = local.shape[1]
+    rows, row_ids = local.flatten(0, 1), ids.repeat_interleave(positions)
+
+    def rivals() -> tuple[Tensor, Tensor]:
+        _, by_column = log_sum_exp(rows, items.all_y, (row_ids, items.all_ids), tile=tile)
+        counts = positions * num_negatives(*items.both_ids)
+        own = by_column[items.own]
+        return own.repeat_interleave(positions), counts.repeat_interleave(positions)
+
+    return Scores(
+        positives=(local * y[:, None]).sum(2).flatten(),
+        counts=[positions * count for count in items.counts],
+        x=rows,
+        y=items.all_y,
+        ids=(row_ids, items.all_ids),
+        num_negatives=positions * int(num_negatives(items.all_ids, items.all_ids).sum()),
+        rivals=rivals,
+        tile=tile,
+    )
+
+
+class SampledMutualInformation(Estimator):
+    """Between two vectors of an item, by a critic that looks at both at once.
+
+    Such a critic takes a pass a pair, so there is one negative an item: its x with the y of the
+    next item of the global batch that has another id, after the last the first.
+    """
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor, critic: Critic) -> Tensor:
+        """Return this rank's share of the loss, (), of (batch, …), (batch, …), ids (batch,)."""
+        pairs = Pairs.of(x, y, ids)
+        partners = next_of_another_id(pairs.all_ids)
+        others = pairs.all_y[partners[pairs.own].clamp(min=0)]
+        both = critic(torch.cat([x, x]), torch.cat([y, others]))
+        positives, negatives = precise(both).chunk(2)
+        # To the engine a negative is a row with one column, whose id a row without partner has.
+        alone = (partners[pairs.own] < 0).long()
+        column = negatives.new_ones(1, 1)
+        row_ids = alone, alone.new_ones(1)
+
+        def rivals() -> tuple[Tensor, Tensor]:
+            by_row, _ = log_sum_exp(negatives[:, None], column, row_ids, tile=self.config.tile)
+            return by_row, 1 - alone
+
+        scores = Scores(
+            positives=positives,
+            counts=pairs.counts,
+            x=negatives[:, None],
+            y=column,
+            ids=row_ids,
+            num_negatives=int((partners >= 0).sum()),
+            rivals=rivals,
+            tile=self.config.tile,
+        )
+        return self.loss(scores)
+
+
+def next_of_another_id(ids: Tensor) -> Tensor:
+    """Return for each of ids (batch,) the place of the next that differs, (batch,) int64.
+
+    After the last comes the first. Where all are equal it is −1.
+    """
+    changes = (ids != ids.roll(1)).nonzero().squeeze(1)
+    if not len(changes):
+        return torch.full_like(ids, -1)
+    places = torch.arange(len(ids), device=ids.device)
+    return changes[torch.searchsorted(changes, places, right=True) % len(changes)]

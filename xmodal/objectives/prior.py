@@ -1,0 +1,61 @@
+"""Embeddings matched to a prior: spread evenly over a cube."""
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import mean_of_shares, rank, row_counts, share_of_mean
+from xmodal.objectives.config import PriorConfig
+from xmodal.objectives.contrastive import log1p_exp
+from xmodal.objectives.opponents import held_fixed
+from xmodal.objectives.pairwise.tiles import precise
+
+
+class PriorMatching(nn.Module):
+    """Prior matching (Deep InfoMax: Hjelm et al. 2019, section 3.3), in one backward pass.
+
+    Of embeddings e, z = σ(e) is to look like u, uniform in [0, 1]^dim. A discriminator's logit D
+    is trained by −E[log σ(D(u))] − E[log(1 − σ(D(z)))] with z detached, and by γ times the mean of
+    ‖∇D‖² over all its inputs u and z (Mescheder et al. 2018: half of R₁ and R₂ each); the encoders
+    by w times −E[log σ(D(z))], the form that does not saturate, with D fixed. Both are in the one
+    value.
+    """
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, embeddings: Tensor, discriminator: nn.Module, seed: int) -> Tensor:
+        """Return this rank's share, (), of (batch, dim) and a module (rows, dim) → (rows,).
+
+        The samples of the prior follow from the seed and the global batch, on any number of ranks.
+        """
+        counts = row_counts(embeddings)
+        z = precise(embeddings).sigmoid()
+        with held_fixed(discriminator):
+            fooled = share_of_mean(log1p_exp(-precise(discriminator(z))), counts)
+        return self.config.weight * fooled + self._discriminator_loss(
+            z.detach(), _uniform(z, counts, seed), discriminator, counts
+        )
+
+    def _discriminator_loss(
+        self, z: Tensor, u: Tensor, discriminator: nn.Module, counts: list[int]
+    ) -> Tensor:
+        inputs = torch.cat([u, z]).requires_grad_(self.config.penalty > 0)
+        logits = precise(discriminator(inputs))
+        of_u, of_z = logits.chunk(2)
+        loss = share_of_mean(log1p_exp(-of_u) + log1p_exp(of_z), counts)
+        right = share_of_mean(((of_u > 0).to(z) + (of_z < 0).to(z)) / 2, counts)
+        self.monitors = {"prior_accuracy": mean_of_shares(right)}
+        if not self.config.penalty:
+            return loss
+        (slopes,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+        return loss + self.config.penalty / 2 * share_of_mean(slopes.square(), counts)
+
+
+def _uniform(like: Tensor, counts: list[int], seed: int) -> Tensor:
+    """Return this rank's rows of samples for the global batch."""
+    generator = torch.Generator(like.device).manual_seed(seed)
+    shape = (sum(counts), like.shape[1])
+    samples = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+    return samples.split(counts)[rank()]
