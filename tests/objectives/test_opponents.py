@@ -1,0 +1,186 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.processes import on_ranks
+from xmodal.distributed.collectives import rank
+from xmodal.models.adversary import ModalityClassifier
+from xmodal.models.critics import PriorDiscriminator
+from xmodal.objectives.adversarial import ModalityAdversary, reverse_gradient
+from xmodal.objectives.config import AdversarialConfig, PriorConfig
+from xmodal.objectives.opponents import held_fixed
+from xmodal.objectives.prior import PriorMatching, _uniform
+
+VARIANTS = ["reversal", "flipped", "confusion"]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def gradients(value: Tensor, *leaves: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    return [
+        torch.zeros_like(leaf) if gradient is None else gradient
+        for gradient, leaf in zip(found, leaves, strict=True)
+    ]
+
+
+def test_what_is_held_fixed_passes_gradients_and_takes_none() -> None:
+    layer = nn.Linear(3, 1)
+    layer.bias.requires_grad_(False)
+    x = torch.randn(2, 3, requires_grad=True)
+    with held_fixed(layer):
+        value = layer(x).sum()
+    value.backward()
+    assert x.grad.any()
+    assert layer.weight.grad is None
+    with pytest.raises(ZeroDivisionError), held_fixed(layer):
+        raise ZeroDivisionError
+    assert [p.requires_grad for p in layer.parameters()] == [True, False]
+
+
+def adversary(encoders: str, progress: float = 1.0, **given: object) -> ModalityAdversary:
+    loss = ModalityAdversary(AdversarialConfig(encoders=encoders, **given))
+    loss.progress = progress
+    return loss
+
+
+@pytest.mark.parametrize("encoders", VARIANTS)
+def test_a_weight_of_the_encoders_is_theirs_alone(encoders: str) -> None:
+    torch.manual_seed(0)
+    classifier = ModalityClassifier(4, (6, 5), dropout=0.0).double()
+    v, t = drawn(5, 4).requires_grad_(), drawn(5, 4, seed=1).requires_grad_()
+    leaves = (*classifier.parameters(), v, t)
+    none, one, two = (
+        gradients(adversary(encoders, weight=weight, ramp=False)(v, t, classifier), *leaves)
+        for weight in (0, 1, 2)
+    )
+    for of_none, of_one, of_two in zip(none[:-2], one[:-2], two[:-2], strict=True):
+        torch.testing.assert_close(of_none, of_one)
+        torch.testing.assert_close(of_none, of_two)
+    for of_none, of_one, of_two in zip(none[-2:], one[-2:], two[-2:], strict=True):
+        assert not of_none.any()
+        assert of_one.any()
+        torch.testing.assert_close(2 * of_one, of_two)
+
+
+@pytest.mark.parametrize("encoders", VARIANTS)
+def test_a_step_of_the_encoders_misleads_the_classifier(encoders: str) -> None:
+    torch.manual_seed(0)
+    classifier = ModalityClassifier(4, (6, 5), dropout=0.0).double()
+    v, t = drawn(5, 4).requires_grad_(), drawn(5, 4, seed=1).requires_grad_()
+    classes = torch.tensor([0] * 5 + [1] * 5)
+
+    def cost(left: Tensor, right: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(classifier(torch.cat([left, right])), classes)
+
+    # From where the classifier is right, so that confusion too leads away from there.
+    for _ in range(100):
+        trained = gradients(cost(v, t), *classifier.parameters())
+        with torch.no_grad():
+            for parameter, gradient in zip(classifier.parameters(), trained, strict=True):
+                parameter -= gradient
+    value = adversary(encoders, weight=1, ramp=False)(v, t, classifier)
+    dv, dt = gradients(value, v, t)
+    assert cost(v - 0.01 * dv, t - 0.01 * dt) > cost(v, t)
+
+
+def test_the_weight_follows_the_ramp() -> None:
+    weights = [adversary("reversal", progress, weight=0.05).weight for progress in (0, 0.2, 1)]
+    expected = [0.0, 0.05 * math.tanh(1), 0.05 * math.tanh(5)]
+    assert weights == pytest.approx(expected, rel=1e-12)
+    assert adversary("reversal", 0.0, weight=0.05, ramp=False).weight == 0.05
+
+
+def test_reversal_is_the_identity_with_its_gradient_turned() -> None:
+    x = drawn(3).requires_grad_()
+    turned = reverse_gradient(x, 0.3)
+    assert torch.equal(turned, x)
+    assert torch.equal(gradients((turned * drawn(3, seed=1)).sum(), x)[0], -0.3 * drawn(3, seed=1))
+
+
+class FirstChannel(nn.Module):
+    """Says image where the first channel is above zero, with a logit that great."""
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return torch.stack([embeddings[:, 0], -embeddings[:, 0]], 1)
+
+
+def accuracy() -> float:
+    images, texts = torch.tensor([[1.0], [1.0], [-1.0], [1.0]]), torch.tensor([[-1.0], [-1.0]])
+    loss = adversary("flipped")
+    rows = slice(None) if rank() == 0 else slice(0, 0)
+    loss(images[rows], texts[rows], FirstChannel())
+    return loss.monitors["adversary_accuracy"].item()
+
+
+def test_accuracy_is_that_of_both_sides_on_all_ranks() -> None:
+    assert accuracy() == (3 / 4 + 1) / 2
+    assert on_ranks(2, accuracy) == [accuracy()] * 2
+
+
+def test_what_the_classifier_cannot_tell_costs_log_two() -> None:
+    blind = FirstChannel()
+    nothing = torch.zeros(4, 1)
+    for encoders, parts in (("reversal", 1), ("flipped", 2), ("confusion", 2)):
+        loss = adversary(encoders, weight=1, ramp=False)
+        value = loss(nothing, nothing, blind)
+        torch.testing.assert_close(value.item(), parts * math.log(2))
+        assert loss.monitors["adversary_accuracy"] == 0.5
+
+
+def test_dropout_is_in_the_classifier_in_training() -> None:
+    torch.manual_seed(0)
+    classifier = ModalityClassifier()
+    x = torch.randn(2, 1024)
+    assert classifier(x).shape == (2, 2)
+    assert not torch.equal(classifier(x), classifier(x))
+    assert torch.equal(classifier.eval()(x), classifier(x))
+
+
+def matching(**given: float) -> PriorMatching:
+    return PriorMatching(PriorConfig(**given))
+
+
+def test_the_discriminator_learns_and_the_encoder_follows_the_prior() -> None:
+    torch.manual_seed(0)
+    discriminator = PriorDiscriminator(1, (32, 16))
+    embeddings = nn.Parameter(2 + 0.1 * torch.randn(256, 1))
+    loss = matching(weight=1.0, penalty=0.1)
+    optimiser = torch.optim.Adam([embeddings, *discriminator.parameters()], lr=0.02)
+    before = embeddings.sigmoid().std().item()
+    for step in range(300):
+        optimiser.zero_grad()
+        loss(embeddings, discriminator, seed=step).backward()
+        optimiser.step()
+    spread = embeddings.detach().sigmoid()
+    assert before < 0.02
+    assert spread.std() > 0.15  # that of the uniform distribution is 0.29
+    assert abs(spread.mean() - 0.5) < 0.15
+
+
+def test_encoders_and_discriminator_each_take_their_own_part() -> None:
+    torch.manual_seed(0)
+    discriminator = PriorDiscriminator(3, (6, 5)).double()
+    x = drawn(5, 3).requires_grad_()
+    leaves = (*discriminator.parameters(), x)
+    none, some = (
+        gradients(matching(weight=weight)(x, discriminator, 1), *leaves) for weight in (0, 2)
+    )
+    for without, with_encoders in zip(none[:-1], some[:-1], strict=True):
+        torch.testing.assert_close(without, with_encoders)
+    assert not none[-1].any()
+    assert some[-1].any()
+
+
+def test_the_prior_is_uniform_and_follows_the_seed() -> None:
+    samples = _uniform(torch.zeros(20_000, 2), [20_000], seed=1)
+    assert 0 <= samples.min() < 0.001
+    assert 0.999 < samples.max() <= 1
+    torch.testing.assert_close(samples.mean(0), torch.full((2,), 0.5), atol=0.01, rtol=0)
+    assert torch.equal(samples, _uniform(torch.zeros(20_000, 2), [20_000], seed=1))
+    assert not torch.equal(samples, _uniform(torch.zeros(20_000, 2), [20_000], seed=2))
