@@ -107,6 +107,15 @@ def test_later_overrides_win_and_another_kind_brings_its_own_keys(
     assert recipe.method.text.kind == "transformers"
 
 
+def test_another_kind_than_the_default_takes_over_none_of_its_keys(
+    read: Callable[..., Recipe],
+) -> None:
+    changed = read("method.objective.scale=3").method.objective
+    assert (changed.kind, changed.scale, changed.max_scale) == ("info_nce", 3, 100)
+    other = read("method.objective.kind=triplet", "method.objective.margin=0.1").method.objective
+    assert (other.kind, other.margin, other.negatives) == ("triplet", 0.1, "hardest")
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -153,6 +162,14 @@ def test_later_overrides_win_and_another_kind_brings_its_own_keys(
         (
             "method.text.kind=transformr",
             ["method.text.kind: transformr", "mean transformer?", "transformers, transformer"],
+        ),
+        (
+            "method.objective.kind=triplt",
+            ["method.objective.kind: triplt", "mean triplet?", "info_nce, sigmoid, margin"],
+        ),
+        (
+            "method.objective={kind: margin, bias: 1}",
+            ["method.objective.bias is no key; allowed: tile, kind, margin"],
         ),
         ("method.text.vocabulary=5", ["method.text.vocabulary: 5", "equal to 300"]),
         ("method.image={}", ["method.image.name is missing: name of a timm model"]),

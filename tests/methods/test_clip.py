@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,9 +12,9 @@ IMAGE = TimmConfig(name="test_resnet", size=32)
 TEXT = TransformerConfig(width=16, layers=2, heads=2)
 
 
-def clip(*, bf16: bool = False) -> Clip:
+def clip(*, bf16: bool = False, **given: Any) -> Clip:
     torch.manual_seed(0)
-    return Clip(ClipConfig(image=IMAGE, text=TEXT, embedding=8), 40, bf16=bf16)
+    return Clip(ClipConfig(image=IMAGE, text=TEXT, embedding=8, **given), 40, bf16=bf16)
 
 
 @pytest.fixture
@@ -37,6 +39,30 @@ def test_a_batch_becomes_a_loss_that_reaches_every_weight(batch: Batch) -> None:
     assert not untouched
     assert method.loss.log_scale.grad
     torch.testing.assert_close(method.monitors["temperature"].item(), 0.07)
+
+
+@pytest.mark.parametrize(
+    ("kind", "monitors"),
+    [("sigmoid", {"temperature", "bias"}), ("margin", set()), ("triplet", {"collapse"})],
+)
+def test_an_objective_of_another_kind_is_logged_by_its_name(
+    batch: Batch, kind: str, monitors: set[str]
+) -> None:
+    method = clip(objective={"kind": kind})
+    losses = method.objective(method.encode(batch))
+    assert losses.keys() == {kind}
+    losses[kind].backward()
+    assert all(p.grad is not None for p in method.parameters())
+    assert method.monitors.keys() == monitors
+
+
+def test_the_objective_follows_the_progress_of_training(batch: Batch) -> None:
+    method = clip(objective={"kind": "triplet", "negatives": "hardest", "warmup": 0.5})
+    losses = {}
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        method.advance(progress)
+        losses[progress] = method.objective(method.encode(batch))["triplet"].item()
+    assert losses[0.0] > losses[0.25] > losses[0.5] == losses[1.0]
 
 
 @torch.no_grad()
