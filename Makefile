@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help setup train test test-slow lint
+.PHONY: help setup train test test-slow lint bench
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s:
@@ -24,6 +24,9 @@ test: setup  ## run the tests, less the slow ones and those that need a GPU
 test-slow: setup  ## run all the tests
 	python -m pytest -m ""
 
+bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
+	python benchmarks/objectives.py --figure docs/objectives.png
+
 lint: setup  ## check style and types
 	ruff check .
 	ruff format --check .
@@ -35,4 +38,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes the first time"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-peers/.installed: benchmarks/peers.txt constraints.txt
+	@.venv-peers/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-peers
+	@echo "installing the peers into .venv-peers: a few minutes the first time"
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
 	@touch $@

@@ -161,6 +161,29 @@ def test_losses_are_equal_on_one_and_on_two_ranks(zero: int, recipe: Path, tmp_p
 
 
 @pytest.mark.parametrize(
+    "objective",
+    [
+        ("sigmoid", "bias=-3"),
+        ("margin", "margin=0.5"),
+        ("triplet", "warmup=0.5"),
+        ("mutual_information", "estimator=dv"),
+    ],
+    ids=lambda objective: objective[0],
+)
+def test_any_objective_trains_alike_on_one_and_on_two_ranks(
+    objective: tuple[str, str], recipe: Path, tmp_path: Path
+) -> None:
+    kind, setting = objective
+    given = (f"method.objective.kind={kind}", f"method.objective.{setting}")
+    alone = first_losses(recipe, *given, run=tmp_path / "alone", ranks=1)
+    cut = ("training.zero=2", "data.micro_batch_size=8")
+    two = first_losses(recipe, *given, *cut, run=tmp_path / "two", ranks=2)
+    assert two == pytest.approx(alone, rel=1e-5, abs=1e-6)  # dv begins near 0
+    assert list(steps(tmp_path / "two", f"loss/{kind}").values()) == two
+    assert alone[-1] < alone[0]
+
+
+@pytest.mark.parametrize(
     ("batch", "micro_batch"), [(32, 4), pytest.param(64, 1, marks=pytest.mark.slow)]
 )
 def test_micro_batches_have_the_losses_of_the_whole_batch(

@@ -11,12 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from xmodal.training.run import Run
 
+# Logged lines in which all scores are alike, after which the log says so. A training that is well
+# begins there, and leaves it.
+COLLAPSED_LINES = 10
+
 
 class TrainingLog:
     """The voice of rank 0; on other ranks it is silent and writes nothing."""
 
     def __init__(self, run: Run, *, first_step: int, steps: int, speaks: bool) -> None:
         self.run, self.speaks, self.steps = run, speaks, steps
+        self.collapsed = 0  # lines so far
         self.console = Console(
             stderr=False, width=None if sys.stdout.isatty() else 110, soft_wrap=True
         )
@@ -63,7 +68,17 @@ class TrainingLog:
                 f"{stage} step {step}/{self.steps}  {numbers}  data wait {wait:.0%}  "
                 f"left {int(left) // 60}:{int(left) % 60:02d}"
             )
+        self._warn_of_collapse(values.get("collapse", 0.0))
         self._write(step, {"stage": stage} | dict(values))
+
+    def _warn_of_collapse(self, share_alike: float) -> None:
+        self.collapsed = self.collapsed + 1 if share_alike > 0.99 else 0
+        if self.collapsed == COLLAPSED_LINES:
+            self.say(
+                "warning: all scores are alike, and the loss is the constant of its margins: the "
+                "embeddings have collapsed into one point. Train with a longer "
+                "method.objective.warmup, method.objective.negatives=sum or a lower optimizer.lr"
+            )
 
     def evaluation(self, step: int, metrics: Mapping[str, float], sheet: np.ndarray | None) -> None:
         """Log an evaluation's metrics and a picture of what was retrieved, (height, width, 3)."""

@@ -118,6 +118,8 @@ class Trainer:
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return the global batch's losses by name."""
         self._set_learning_rate(engine, span)
+        done = self.progress.step - span.start
+        engine.module.advance(done / (span.end - span.start))
         # A seed for each step leaves no random state to save: dropout depends on the step alone.
         seed = (self.recipe.training.seed, self.progress.step)
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)

@@ -1,0 +1,228 @@
+"""One measurement of one objective, forward and backward: prints a line of JSON.
+
+    python benchmarks/measure.py OBJECTIVE SIDE BATCH [--dim 512] [--threads 1]
+
+SIDE is `ours` (xmodal's), `peer` (open_clip's, in its own environment) or `naive` (the formula by
+the full matrix). With RANK and WORLD_SIZE set, as a launcher sets them, BATCH is divided among
+ranks. Memory is how far the peak rises above what was held before: on a CPU of the process, on a
+GPU of PyTorch's allocator.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+MARGIN = 0.2
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("objective", choices=OBJECTIVES)
+    parser.add_argument("side", choices=["ours", "peer", "naive"])
+    parser.add_argument("batch", type=int)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
+    loss = OBJECTIVES[args.objective][args.side](rank, ranks)
+    loss(*pairs(64 * ranks, args.dim, rank, ranks)).backward()  # what is done once is done
+    x, y = pairs(args.batch, args.dim, rank, ranks)
+    found = measure(lambda: both_ways(loss, x, y))
+    if rank == 0:
+        print(json.dumps(found | {"product": product_speed(), "hardware": hardware()}))
+
+
+def pairs(batch: int, dim: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
+    """Return this rank's pairs of embeddings of length 1, each text near its image."""
+    generator = torch.Generator().manual_seed(rank)
+    x, noise = torch.randn(2, batch // ranks, dim, generator=generator).to(DEVICE)
+    x, y = F.normalize(x, dim=1), F.normalize(x + noise, dim=1)
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def both_ways(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    """Return the value, the gradients computed as well."""
+    value = loss(x, y)
+    value.backward()
+    return value
+
+
+def measure(work: Callable[[], Tensor]) -> dict[str, float]:
+    """Return seconds of processor and of the clock, MiB, and the value, of some work."""
+    before = reset_peak()
+    synchronise()
+    clock, processor = time.perf_counter(), time.process_time()
+    value = work()
+    synchronise()
+    seconds = {"cpu": time.process_time() - processor, "wall": time.perf_counter() - clock}
+    return seconds | {"memory": (peak() - before) / 2**20, "value": float(value.detach())}
+
+
+def synchronise() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def reset_peak() -> int:
+    """Forget the peak of memory, and return the bytes in use now."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """Return the greatest number of bytes in use since."""
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def product_speed() -> float:
+    """Return FLOP/s of a plain matrix product: the speed that no objective exceeds."""
+    a, b = torch.randn(2, 4096, 512, device=DEVICE)
+    best = float("inf")
+    for _ in range(3):
+        synchronise()
+        start = time.perf_counter()
+        a @ b.T
+        synchronise()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 4096 * 4096 * 512 / best
+
+
+def hardware() -> str:
+    if DEVICE == "cuda":
+        return torch.cuda.get_device_name()
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{found[1] if found else 'CPU'}, {torch.get_num_threads()} threads"
+
+
+def ours(kind: str, **given: Any) -> Callable[[int, int], Loss]:
+    """Return xmodal's objective of a kind."""
+
+    def build(rank: int, _: int) -> Loss:
+        from pydantic import TypeAdapter
+
+        from xmodal.objectives.build import build_objective
+        from xmodal.objectives.config import PairObjectiveConfig
+
+        config: Any = TypeAdapter(PairObjectiveConfig).validate_python({"kind": kind} | given)
+        objective = build_objective(config).to(DEVICE)
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            ids = torch.arange(len(x), device=x.device) + rank * len(x)
+            # As images' ids are: in no order.
+            return objective(x, y, ids * 0x9E3779B97F4A7C15 % 2**61)
+
+        return loss
+
+    return build
+
+
+def open_clip(name: str) -> Callable[[int, int], Loss]:
+    """Return open_clip's loss, which on several ranks scores its own rows with all others'."""
+
+    def build(rank: int, ranks: int) -> Loss:
+        from open_clip.loss import ClipLoss, SigLipLoss
+
+        if name == "ClipLoss":
+            clip = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=ranks)
+            scale = torch.tensor(1 / 0.07, device=DEVICE, requires_grad=True)
+            return lambda x, y: clip(x, y, scale)
+        siglip = SigLipLoss(rank=rank, world_size=ranks)
+        scale, bias = torch.tensor([10.0, -10.0], device=DEVICE, requires_grad=True)
+        return lambda x, y: siglip(x, y, scale, bias)
+
+    return build
+
+
+def full_matrix(loss: Loss) -> Callable[[int, int], Loss]:
+    return lambda *_: loss
+
+
+def naive_info_nce(x: Tensor, y: Tensor) -> Tensor:
+    scores = x @ y.T / 0.07
+    own = torch.arange(len(x), device=x.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def naive_sigmoid(x: Tensor, y: Tensor) -> Tensor:
+    signs = 2 * torch.eye(len(x), device=x.device) - 1
+    return -F.logsigmoid(signs * (10 * x @ y.T - 10)).sum() / len(x)
+
+
+def naive_hardest_triplet(x: Tensor, y: Tensor) -> Tensor:
+    """VSE++, as its authors' code has it: both costs over the full matrix, then the maxima."""
+    scores = x @ y.T
+    own = scores.diag()
+    eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    by_rows = (MARGIN + scores - own[:, None]).clamp(min=0).masked_fill(eye, 0)
+    by_columns = (MARGIN + scores - own).clamp(min=0).masked_fill(eye, 0)
+    return by_rows.max(1)[0].mean() + by_columns.max(0)[0].mean()
+
+
+def naive_jsd(x: Tensor, y: Tensor) -> Tensor:
+    """Deep InfoMax: positives on the diagonal, the others' mean over the full matrix, + 2 ln 2."""
+    scores = x @ y.T
+    eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    others = F.softplus(scores).masked_fill(eye, 0).sum() / (len(x) * (len(x) - 1))
+    return F.softplus(-scores.diag()).mean() + others - 2 * math.log(2)
+
+
+def naive_dv(x: Tensor, y: Tensor) -> Tensor:
+    scores = x @ y.T
+    eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    others = scores.masked_fill(eye, -torch.inf).flatten().logsumexp(0)
+    return others - math.log(len(x) * (len(x) - 1)) - scores.diag().mean()
+
+
+Sides = dict[str, Callable[[int, int], Loss]]
+OBJECTIVES: dict[str, Sides] = {
+    "infonce": {
+        "ours": ours("info_nce"),
+        "peer": open_clip("ClipLoss"),
+        "naive": full_matrix(naive_info_nce),
+    },
+    "sigmoid": {
+        "ours": ours("sigmoid"),
+        "peer": open_clip("SigLipLoss"),
+        "naive": full_matrix(naive_sigmoid),
+    },
+    "hardest_triplet": {
+        "ours": ours("triplet", negatives="hardest", margin=MARGIN),
+        "naive": full_matrix(naive_hardest_triplet),
+    },
+    "jsd": {
+        "ours": ours("mutual_information", estimator="jsd"),
+        "naive": full_matrix(naive_jsd),
+    },
+    "dv": {
+        "ours": ours("mutual_information", estimator="dv"),
+        "naive": full_matrix(naive_dv),
+    },
+}
+
+if __name__ == "__main__":
+    main()

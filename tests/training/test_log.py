@@ -1,0 +1,31 @@
+"""What the log makes of what it is told."""
+
+from pathlib import Path
+
+import pytest
+
+from xmodal.training.log import COLLAPSED_LINES, TrainingLog
+from xmodal.training.run import Run
+
+VALUES = {"loss": 0.4, "samples_per_second": 10.0, "seconds_left": 3.0, "data_wait": 0.0}
+
+
+def said_of(collapse: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
+        for step, value in enumerate(collapse):
+            log.step(step, "main", VALUES | {"collapse": value})
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+
+
+def test_a_collapse_that_lasts_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = said_of([1.0] * 3 * COLLAPSED_LINES, tmp_path, capsys)
+    assert "collapsed into one point. Train with a longer method.objective.warmup" in line
+
+
+def test_scores_that_are_alike_at_first_are_no_collapse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = [1.0] * (COLLAPSED_LINES - 1)
+    assert said_of([*begun, 0.9, *begun], tmp_path, capsys) == []
