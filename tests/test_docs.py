@@ -123,3 +123,17 @@ def run(folder: Path, command: list[str]) -> None:
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+PYTHON = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "docs" / "objectives.md").read_text(), re.M | re.S
+)
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_documented_python_runs(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_there_is_documented_python() -> None:
+    assert PYTHON
