@@ -27,6 +27,9 @@ def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.devi
     """
     precision = recipe.training.precision
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    if bf16 and device.type == "cuda":
+        # What stays in float32 is the objective's scores, of embeddings that bf16 has rounded more.
+        torch.set_float32_matmul_precision("high")
     torch.manual_seed(recipe.training.seed)
     return Clip(recipe.method, tokenizer.vocabulary, bf16=bf16)
 
