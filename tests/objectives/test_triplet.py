@@ -102,6 +102,14 @@ def test_a_healthy_batch_does_not(kind: str) -> None:
     assert loss.monitors["collapse"] < 0.2
 
 
+def test_where_one_side_has_collapsed_half_the_triplets_are_alike() -> None:
+    loss, ids = triplet(), torch.arange(32)
+    x = torch.linspace(-20, 20, 32)[:, None]
+    for sides in ((x, torch.ones(32, 1)), (torch.ones(32, 1), x)):
+        loss(*sides, ids)
+        assert loss.monitors["collapse"] == 0.5
+
+
 def test_captions_of_one_image_are_no_sign_of_collapse() -> None:
     loss = triplet()
     x = torch.eye(8).repeat_interleave(2, 0)
