@@ -1,7 +1,12 @@
 import torch
 from torch import nn
 
-from xmodal.models.critics import ConcatenateCritic, CriticEncoder, EncodeAndDotCritic
+from xmodal.models.critics import (
+    ConcatenateCritic,
+    CriticEncoder,
+    EncodeAndDotCritic,
+    PriorDiscriminator,
+)
 
 
 def as_convolutions(side: CriticEncoder, maps: torch.Tensor) -> torch.Tensor:
@@ -54,3 +59,20 @@ def test_a_pair_of_sides_of_their_own_widths() -> None:
     critic = ConcatenateCritic(3, 4)
     assert critic(torch.randn(6, 3), torch.randn(6, 4)).shape == (6,)
     assert [tuple(p.shape) for p in critic.parameters()][::2] == [(512, 7), (512, 512), (1, 512)]
+
+
+def test_the_discriminator_has_the_slopes_of_its_logits() -> None:
+    torch.manual_seed(0)
+    discriminator = PriorDiscriminator(4).double()
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    logits, slopes = discriminator(x)
+    assert logits.shape == (6,)
+    expected = torch.autograd.grad(logits.sum(), x, create_graph=True)[0]
+    torch.testing.assert_close(slopes, expected)
+    for parameter in (discriminator.weight0, discriminator.weight1, discriminator.weight2):
+        ours, autograd = (
+            torch.autograd.grad(by.square().sum(), parameter, retain_graph=True)[0]
+            for by in (slopes, expected)
+        )
+        assert ours.any()
+        torch.testing.assert_close(ours, autograd)

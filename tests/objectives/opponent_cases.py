@@ -35,8 +35,9 @@ def copied(values: Tensor, weights: list[Tensor], biases: list[Tensor], slope: f
 
 
 def layers_of(opponent: nn.Module, *, detached: bool) -> tuple[list[Tensor], list[Tensor]]:
-    linear = [layer for layer in opponent.layers if isinstance(layer, nn.Linear)]
-    weights, biases = [one.weight for one in linear], [one.bias for one in linear]
+    named = list(opponent.named_parameters())
+    weights = [one for name, one in named if "weight" in name]
+    biases = [one for name, one in named if "bias" in name]
     return tuple([one.detach() if detached else one for one in kind] for kind in (weights, biases))
 
 

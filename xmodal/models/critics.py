@@ -1,6 +1,9 @@
 """Networks that judge embeddings for the objectives of Deep InfoMax (Hjelm et al. 2019)."""
 
+from itertools import pairwise
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.models.batch_norm import synchronise_batch_norm
@@ -73,20 +76,27 @@ class ConcatenateCritic(nn.Module):
 
 
 class PriorDiscriminator(nn.Module):
-    """Tells embeddings from samples of a prior: ReLU layers of 1000 and 200, and a logit."""
+    """Tells embeddings from samples of a prior: ReLU layers of 1000 and 200, and a logit.
+
+    It gives its slopes by formula, and holds its weights itself, not in layers: autograd's slopes
+    could not be differentiated under ZeRO 3, which has let go of the weights by then.
+    """
 
     def __init__(self, features: int, hidden: tuple[int, int] = (1000, 200)) -> None:
         super().__init__()
-        first, second = hidden
-        self.layers = nn.Sequential(
-            nn.Linear(features, first),
-            nn.ReLU(),
-            nn.Linear(first, second),
-            nn.ReLU(),
-            nn.Linear(second, 1),
-        )
+        widths = pairwise([features, *hidden, 1])
+        layers = [nn.Linear(before, after) for before, after in widths]
+        self.weight0, self.weight1, self.weight2 = (layer.weight for layer in layers)
+        self.bias0, self.bias1, self.bias2 = (layer.bias for layer in layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (batch,) of (batch, features), above 0 for samples of the prior."""
-        logits: Tensor = self.layers(x)
-        return logits.squeeze(1)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (batch,) of (batch, features), and their slopes by x (batch, features).
+
+        A logit is above 0 for samples of the prior. Slopes have gradients by the weights alone.
+        """
+        first = F.linear(x, self.weight0, self.bias0)
+        second = F.linear(first.relu(), self.weight1, self.bias1)
+        logits = F.linear(second.relu(), self.weight2, self.bias2)
+        slopes = ((second > 0) * self.weight2) @ self.weight1
+        slopes = ((first > 0) * slopes) @ self.weight0
+        return logits.squeeze(1), slopes

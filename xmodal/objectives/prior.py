@@ -26,14 +26,16 @@ class PriorMatching(nn.Module):
         self.monitors: dict[str, Tensor] = {}
 
     def forward(self, embeddings: Tensor, discriminator: nn.Module, seed: int) -> Tensor:
-        """Return this rank's share, (), of (batch, dim) and a module (rows, dim) → (rows,).
+        """Return this rank's share, (), of (batch, dim) and a module (rows, dim) → (rows,), and ∇.
 
+        The module returns logits and their slopes by its inputs, (rows, dim), which have gradients.
         The samples of the prior follow from the seed and the global batch, on any number of ranks.
         """
         counts = row_counts(embeddings)
         z = precise(embeddings).sigmoid()
         with held_fixed(discriminator):
-            fooled = share_of_mean(log1p_exp(-precise(discriminator(z))), counts)
+            logits, _ = discriminator(z)
+        fooled = share_of_mean(log1p_exp(-precise(logits)), counts)
         return self.config.weight * fooled + self._discriminator_loss(
             z.detach(), _uniform(z, counts, seed), discriminator, counts
         )
@@ -41,16 +43,12 @@ class PriorMatching(nn.Module):
     def _discriminator_loss(
         self, z: Tensor, u: Tensor, discriminator: nn.Module, counts: list[int]
     ) -> Tensor:
-        inputs = torch.cat([u, z]).requires_grad_(self.config.penalty > 0)
-        logits = precise(discriminator(inputs))
-        of_u, of_z = logits.chunk(2)
+        logits, slopes = discriminator(torch.cat([u, z]))
+        of_u, of_z = precise(logits).chunk(2)
         loss = share_of_mean(log1p_exp(-of_u) + log1p_exp(of_z), counts)
         right = share_of_mean(((of_u > 0).to(z) + (of_z < 0).to(z)) / 2, counts)
         self.monitors = {"prior_accuracy": mean_of_shares(right)}
-        if not self.config.penalty:
-            return loss
-        (slopes,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-        return loss + self.config.penalty / 2 * share_of_mean(slopes.square(), counts)
+        return loss + self.config.penalty / 2 * share_of_mean(precise(slopes).square(), counts)
 
 
 def _uniform(like: Tensor, counts: list[int], seed: int) -> Tensor:
