@@ -53,7 +53,9 @@ class TripletConfig(PairwiseConfig):
 
     kind: Literal["triplet"] = "triplet"
     negatives: Literal["sum", "hardest", "semi_hard"] = Field(
-        "hardest", description="all; the closest; the closest that are less close than the pair"
+        "semi_hard",
+        description="all; the closest, on which training often collapses; the closest that are "
+        "less close than the pair",
     )
     margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
     warmup: float = Field(

@@ -76,8 +76,8 @@ class TrainingLog:
         if self.collapsed == COLLAPSED_LINES:
             self.say(
                 "warning: all scores are alike, and the loss is the constant of its margins: the "
-                "embeddings have collapsed into one point. Train with a longer "
-                "method.objective.warmup, method.objective.negatives=sum or a lower optimizer.lr"
+                "embeddings have collapsed into one point. Train with "
+                "method.objective.negatives=semi_hard or sum, or a lower optimizer.lr"
             )
 
     def evaluation(self, step: int, metrics: Mapping[str, float], sheet: np.ndarray | None) -> None:
