@@ -46,6 +46,12 @@ def test_the_shortcut_begins_near_the_identity() -> None:
     assert CriticEncoder(6, units=4)(torch.randn(3, 6)).shape == (3, 4)
 
 
+def test_what_normalisation_would_undo_has_no_bias() -> None:
+    first, _, _, second = CriticEncoder(6).block
+    assert first.bias is None
+    assert second.bias is not None
+
+
 def test_batch_normalisation_is_synchronised() -> None:
     names = {type(part).__name__ for part in EncodeAndDotCritic(3, 4, units=5).modules()}
     assert "SyncBatchNorm1d" in names
