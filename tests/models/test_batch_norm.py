@@ -11,7 +11,7 @@ from xmodal.distributed.collectives import rank, world_size
 from xmodal.models.batch_norm import synchronise_batch_norm
 
 CHANNELS = 3
-SIZES = {1: [12], 2: [4, 8], 4: [1, 5, 2, 4]}  # of the ranks' parts of a batch, by ranks
+SIZES = {1: [12], 2: [4, 8], 4: [1, 5, 0, 6]}  # of the ranks' parts of a batch, by ranks
 Make = Callable[[], nn.Module]
 
 
