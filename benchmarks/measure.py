@@ -184,11 +184,13 @@ def naive_hardest_triplet(x: Tensor, y: Tensor) -> Tensor:
 
 
 def naive_jsd(x: Tensor, y: Tensor) -> Tensor:
-    """Deep InfoMax: positives on the diagonal, the others' mean over the full matrix, + 2 ln 2."""
+    """Deep InfoMax, as its authors' code has it: both expectations over the full matrix, masked."""
     scores = x @ y.T
-    eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
-    others = F.softplus(scores).masked_fill(eye, 0).sum() / (len(x) * (len(x) - 1))
-    return F.softplus(-scores.diag()).mean() + others - 2 * math.log(2)
+    own = torch.eye(len(x), device=x.device)
+    positive = math.log(2) - F.softplus(-scores)
+    negative = F.softplus(-scores) + scores - math.log(2)
+    others = 1 - own
+    return (negative * others).sum() / others.sum() - (positive * own).sum() / own.sum()
 
 
 def naive_dv(x: Tensor, y: Tensor) -> Tensor:
@@ -205,13 +207,17 @@ OBJECTIVES: dict[str, Sides] = {
         "peer": open_clip("ClipLoss"),
         "naive": full_matrix(naive_info_nce),
     },
+    "infonce_bf16": {
+        "ours": ours("info_nce", products="bfloat16"),
+        "peer": open_clip("ClipLoss"),
+    },
     "sigmoid": {
         "ours": ours("sigmoid"),
         "peer": open_clip("SigLipLoss"),
         "naive": full_matrix(naive_sigmoid),
     },
     "hardest_triplet": {
-        "ours": ours("triplet", negatives="hardest", margin=MARGIN),
+        "ours": ours("triplet", negatives="hardest", margin=MARGIN, warmup=0),
         "naive": full_matrix(naive_hardest_triplet),
     },
     "jsd": {

@@ -50,6 +50,7 @@ FULL = [
     Comparison("infonce", 16384, "peer"),
     Comparison("infonce", 32768, "peer", repeats=1, threads=2),
     Comparison("infonce", 16384, "peer", ranks=2),
+    Comparison("infonce_bf16", 16384, "peer"),
     Comparison("sigmoid", 16384, "peer"),
     Comparison("hardest_triplet", 16384, "naive"),
     Comparison("jsd", 16384, "naive"),
@@ -127,8 +128,8 @@ def of_product_speed(comparison: Comparison, result: dict[str, Any], dim: int = 
     Log-sum-exp multiplies four times (scores twice, a gradient a side), what is additive three
     times, and the hardest triplet once.
     """
-    products = {"infonce": 4, "sigmoid": 3, "jsd": 3, "dv": 3, "hardest_triplet": 1}
-    operations = products[comparison.objective] * 2 * comparison.batch**2 * dim
+    additive = {"sigmoid": 3, "jsd": 3, "dv": 3, "hardest_triplet": 1}
+    operations = additive.get(comparison.objective, 4) * 2 * comparison.batch**2 * dim
     return operations / comparison.ranks / result["wall"] / result["product"]
 
 

@@ -1,6 +1,5 @@
 """Objectives on embeddings as such: SimSiam's cosines, PIE-Net's diversity and discrepancy."""
 
-
 import torch
 from torch import Tensor, nn
 

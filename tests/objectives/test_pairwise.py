@@ -1,13 +1,17 @@
 """The pairwise engine against full matrices: any shape, any size of tiles."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from xmodal.objectives.config import InfoNCEConfig
+from xmodal.objectives.build import build_objective
+from xmodal.objectives.config import InfoNCEConfig, PairObjectiveConfig
 from xmodal.objectives.contrastive import InfoNCE
 from xmodal.objectives.pairwise import Cell, hardest, log_sum_exp, num_negatives, pair_sum
 from xmodal.objectives.pairwise.tiles import Tiles, tile_size
@@ -204,3 +208,32 @@ def test_bfloat16_embeddings_within_their_precision(scale: float, tolerance: flo
     (exact, exact_gradient), (half, half_gradient) = results
     assert abs(half - exact) < tolerance * max(exact, 1)
     assert (half_gradient - exact_gradient).norm() < tolerance * 2 * exact_gradient.norm()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"kind": "info_nce", "scale": 14},
+        {"kind": "info_nce", "scale": 14, "positives": "same_id"},
+        {"kind": "sigmoid"},
+        {"kind": "margin"},
+        {"kind": "triplet", "warmup": 0},
+        {"kind": "mutual_information"},
+        {"kind": "mutual_information", "estimator": "dv"},
+    ],
+    ids=lambda given: " ".join(map(str, given.values())),
+)
+def test_products_in_bfloat16_are_near(given: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    x, noise = torch.randn(2, 64, 32)
+    x, y = F.normalize(x, dim=1), F.normalize(x + noise, dim=1)
+    results = []
+    for products in ("float32", "bfloat16"):
+        config = TypeAdapter(PairObjectiveConfig).validate_python(given | {"products": products})
+        leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+        value = build_objective(config)(*leaves, torch.arange(64) % 60)
+        value.backward()
+        assert value.dtype == leaves[1].grad.dtype == torch.float32
+        results.append([value.detach(), *(leaf.grad for leaf in leaves)])
+    for exact, rounded in zip(*results, strict=True):
+        assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()

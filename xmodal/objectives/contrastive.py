@@ -10,6 +10,7 @@ from xmodal.distributed.collectives import sum_over_ranks, world_size
 from xmodal.objectives.config import InfoNCEConfig
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
+from xmodal.objectives.pairwise.tiles import precise
 
 
 class InfoNCE(nn.Module):
@@ -39,7 +40,7 @@ class InfoNCE(nn.Module):
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         scale = self.scale
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(scale * x, y, ids)
+        pairs = Pairs.of(scale * x, y, ids, self.config.products)
         many = self.config.positives == "same_id"
         costs = _many_positives(pairs, self.config.tile) if many else _own(pairs, self.config.tile)
         return pairs.mean(torch.stack(costs)[self._directions].mean(0))
@@ -51,7 +52,7 @@ class InfoNCE(nn.Module):
 
 def _own(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
     """Return −log softmax of each pair's own score by rows and by columns, (pairs,) each."""
-    rows, columns = log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=tile)
+    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, tile=tile)
     positives = pairs.own_scores
     # log(1 + e^(N − p)), N of the negatives: log(e^N + e^p) − p would cancel for pairs that are
     # found without doubt, and leave them no gradient.
@@ -59,9 +60,10 @@ def _own(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
 
 
 def _many_positives(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
-    rows, columns = log_sum_exp(pairs.x, pairs.all_y, tile=tile)
+    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, tile=tile)
     _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
-    sums = pairs.all_y.new_zeros(len(size), pairs.all_y.shape[1]).index_add(0, label, pairs.all_y)
+    all_y = precise(pairs.all_y)
+    sums = all_y.new_zeros(len(size), all_y.shape[1]).index_add(0, label, all_y)
     # The mean over columns of the scores of their rows is that over rows of their columns'.
     own = label[pairs.own]
     positives = (pairs.x * (sums[own] / size[own, None])).sum(1)

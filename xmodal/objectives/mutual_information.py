@@ -145,24 +145,21 @@ class MutualInformation(Estimator):
 
         x is (batch, dim), or maps as (batch, positions, dim) or (batch, dim, height, width).
         """
-        x, y = precise(x), precise(y)
-        if x.ndim == 2:
-            return self.loss(_of_pairs(x, y, ids, self.config.tile))
-        positions = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
-        return self.loss(_of_positions(positions, y, ids, self.config.tile))
+        local = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+        pairs = Pairs.of(local, y, ids, self.config.products)
+        scores = _of_pairs if x.ndim == 2 else _of_positions
+        return self.loss(scores(pairs, self.config.tile))
 
 
-def _of_pairs(x: Tensor, y: Tensor, ids: Tensor, tile: int | None) -> Scores:
-    pairs = Pairs.of(x, y, ids)
-
+def _of_pairs(pairs: Pairs, tile: int | None) -> Scores:
     def rivals() -> tuple[Tensor, Tensor]:
-        by_row, _ = log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=tile)
+        by_row, _ = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, tile=tile)
         return by_row, num_negatives(*pairs.both_ids)
 
     return Scores(
         positives=pairs.own_scores,
         counts=pairs.counts,
-        x=pairs.x,
+        x=pairs.rows,
         y=pairs.all_y,
         ids=pairs.both_ids,
         num_negatives=int(num_negatives(pairs.all_ids, pairs.all_ids).sum()),
@@ -171,10 +168,9 @@ def _of_pairs(x: Tensor, y: Tensor, ids: Tensor, tile: int | None) -> Scores:
     )
 
 
-def _of_positions(local: Tensor, y: Tensor, ids: Tensor, tile: int | None) -> Scores:
-    items = Pairs.of(local, y, ids)
-    positions = local.shape[1]
-    rows, row_ids = local.flatten(0, 1), ids.repeat_interleave(positions)
+def _of_positions(items: Pairs, tile: int | None) -> Scores:
+    positions = items.x.shape[1]
+    rows, row_ids = items.rows.flatten(0, 1), items.ids.repeat_interleave(positions)
 
     def rivals() -> tuple[Tensor, Tensor]:
         _, by_column = log_sum_exp(rows, items.all_y, (row_ids, items.all_ids), tile=tile)
@@ -183,7 +179,7 @@ def _of_positions(local: Tensor, y: Tensor, ids: Tensor, tile: int | None) -> Sc
         return own.repeat_interleave(positions), counts.repeat_interleave(positions)
 
     return Scores(
-        positives=(local * y[:, None]).sum(2).flatten(),
+        positives=(items.x * items.y[:, None]).sum(2).flatten(),
         counts=[positions * count for count in items.counts],
         x=rows,
         y=items.all_y,

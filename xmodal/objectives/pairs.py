@@ -5,6 +5,7 @@ batch, and returns the rank's share of it.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -16,18 +17,27 @@ from xmodal.objectives.pairwise.tiles import precise
 class Pairs:
     """This rank's `pairs`, of which row i of x belongs to row i of y, and all ranks' `batch`."""
 
-    x: Tensor  # (pairs, dim)
+    x: Tensor  # (pairs, dim), or (pairs, positions, dim)
     y: Tensor  # (pairs, dim)
+    rows: Tensor  # x in the precision that scores are multiplied in
     ids: Tensor  # (pairs,) int64: pairs of equal ids are no negatives of each other
-    all_y: Tensor  # (batch, dim), its gradient the sum of what all ranks ask
+    all_y: Tensor  # (batch, dim) in the same precision, its gradient the sum of what all ranks ask
     all_ids: Tensor  # (batch,) int64
     counts: list[int]  # pairs of each rank
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, ids: Tensor) -> "Pairs":
-        """Gather the other side of every rank's pairs."""
+    def of(
+        cls,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor,
+        products: Literal["float32", "bfloat16"] = "float32",
+    ) -> "Pairs":
+        """Gather the other side of every rank's pairs, in the precision of `products`."""
+        x, y = precise(x), precise(y)
+        rows, columns = (x, y) if products == "float32" else (x.bfloat16(), y.bfloat16())
         counts = row_counts(x)
-        return cls(x, y, ids, gather(y, counts), gather(ids, counts), counts)
+        return cls(x, y, rows, ids, gather(columns, counts), gather(ids, counts), counts)
 
     @property
     def both_ids(self) -> tuple[Tensor, Tensor]:
@@ -46,8 +56,8 @@ class Pairs:
 
     @property
     def own_scores(self) -> Tensor:
-        """Each pair's own score x·y, (pairs,), float32 at least."""
-        return (precise(self.x) * precise(self.y)).sum(1)
+        """Each pair's own score x·y, (pairs,), never rounded."""
+        return (self.x * self.y).sum(1)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the rank's share of the batch's mean, given a value a pair, or their sum."""

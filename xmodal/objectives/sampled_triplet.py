@@ -10,7 +10,6 @@ from xmodal.distributed.collectives import gather, world_size
 from xmodal.objectives.config import DoubleTripletConfig, SoftTripletConfig
 from xmodal.objectives.contrastive import log1p_exp
 from xmodal.objectives.pairs import Pairs
-from xmodal.objectives.pairwise.tiles import precise
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class _Batch:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, labels: Tensor) -> "_Batch":
-        pairs = Pairs.of(precise(x), precise(y), labels)
+        pairs = Pairs.of(x, y, labels)
         own = torch.zeros_like(pairs.all_ids, dtype=torch.bool)
         own[pairs.own] = True
         items = torch.cat([gather(pairs.x, pairs.counts), pairs.all_y])

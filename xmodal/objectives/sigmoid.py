@@ -32,10 +32,10 @@ class Sigmoid(nn.Module):
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         scale = self.log_scale.exp()
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        pairs = Pairs.of(scale * x, y, ids)
+        pairs = Pairs.of(scale * x, y, ids, self.config.products)
         negatives = pair_sum(
             _softplus,
-            pairs.x,
+            pairs.rows,
             pairs.all_y,
             pairs.both_ids,
             row_offset=self.bias.expand(len(x)),

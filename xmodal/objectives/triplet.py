@@ -41,7 +41,7 @@ class Triplet(Scheduled):
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids)
+        pairs = Pairs.of(x, y, ids, self.config.products)
         own = pairs.own_scores
         all_own = gather(own, pairs.counts)
         self.monitors = {"collapse": _alike(pairs, all_own, ALIKE * self.config.margin)}
@@ -62,7 +62,7 @@ class Triplet(Scheduled):
         """Return the sum of hinges, (), of this rank's rows with all columns."""
         return pair_sum(
             _hinges,
-            pairs.x,
+            pairs.rows,
             pairs.all_y,
             pairs.both_ids,
             row_offset=self.config.margin - own,
@@ -74,7 +74,7 @@ class Triplet(Scheduled):
         """Return the sum of hinges, (), of this rank's rows and of columns mined from its rows."""
         semi_hard = self.config.negatives == "semi_hard"
         found = hardest(
-            pairs.x.detach(),
+            pairs.rows.detach(),
             pairs.all_y.detach(),
             pairs.both_ids,
             first_row=pairs.first,
@@ -91,7 +91,7 @@ class Triplet(Scheduled):
 
     def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         x, y = pairs.x.index_select(0, rows), pairs.all_y.index_select(0, columns)
-        return F.relu(self.config.margin + (precise(x) * precise(y)).sum(1) - own).sum()
+        return F.relu(self.config.margin + (x * precise(y)).sum(1) - own).sum()
 
 
 def _hinges(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:
@@ -113,7 +113,7 @@ def _alike(pairs: Pairs, all_own: Tensor, tolerance: float) -> Tensor:
     """
     following = torch.arange(len(pairs.x), device=pairs.x.device).add(pairs.first + 1)
     following %= len(pairs.all_y)
-    scores = (precise(pairs.x) * precise(pairs.all_y[following])).sum(1)
+    scores = (pairs.x * precise(pairs.all_y[following])).sum(1)
     negative = pairs.ids != pairs.all_ids[following]
     gaps = torch.stack([scores - all_own[pairs.own], scores - all_own[following]])
     alike = ((gaps.abs() <= tolerance) & negative).sum()

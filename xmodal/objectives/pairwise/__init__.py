@@ -10,7 +10,7 @@ Only *negatives* count. A row and a column whose ids are equal (a pair's own ima
 caption of the same image, another sample of the same label) are no negatives. What an objective
 makes of positives it computes directly: of these there are few.
 
-Tiles accumulate in the precision of the inputs, float32 at least.
+Scores are multiplied in the precision of the inputs, and added up in it, float32 at least.
 """
 
 from xmodal.objectives.pairwise.hardest import Hardest, hardest

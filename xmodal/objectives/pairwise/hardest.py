@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xmodal.distributed.collectives import world_size
-from xmodal.objectives.pairwise.tiles import Tiles, precise
+from xmodal.objectives.pairwise.tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ def hardest(
     ranks (columns, dim), `ids` theirs (rows,) and (columns,). With `below` (rows,) and (columns,),
     scores less than that come before all others: semi-hard negatives (Schroff et al. 2015).
     """
-    x, y = precise(x), precise(y)
-    rows, columns = _Best(len(x), x), _Best(len(y), x)
-    near_rows, near_columns = _Best(len(x), x), _Best(len(y), x)
-    for found in Tiles(x, y, ids, tile):
+    tiles = Tiles(x, y, ids, tile)
+    rows, near_rows = _Best(len(x), tiles), _Best(len(x), tiles)
+    columns, near_columns = _Best(len(y), tiles), _Best(len(y), tiles)
+    for found in tiles:
         i, j = found.both
         rows.add(i, found.scores, 1, j.start)
         columns.add(j, found.scores, 0, i.start + first_row)
@@ -57,9 +57,9 @@ def _under(scores: Tensor, limit: Tensor) -> Tensor:
 class _Best:
     """The greatest score so far and where it was first seen."""
 
-    def __init__(self, length: int, like: Tensor) -> None:
-        self.score = like.new_full((length,), -torch.inf)
-        self.index = torch.full((length,), -1, dtype=torch.int64, device=like.device)
+    def __init__(self, length: int, tiles: Tiles) -> None:
+        self.score = tiles.x.new_full((length,), -torch.inf, dtype=tiles.dtype)
+        self.index = tiles.x.new_full((length,), -1, dtype=torch.int64)
 
     def add(self, where: slice, scores: Tensor, dim: int, start: int) -> None:
         """Take the scores along `dim`, of which the first is number `start`."""

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.objectives.pairwise import statistics as plain
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles, precise
+from xmodal.objectives.pairwise.tiles import Tiles, add_product
 
 
 def log_sum_exp(
@@ -21,7 +21,7 @@ def log_sum_exp(
     (columns,). A column's sum is over the rows of all ranks and the same on each; its gradient is
     the sum of what all ranks ask of it. Without negatives it is −∞.
     """
-    rows, columns = _LogSumExp.apply(precise(x), precise(y), ids, tile)
+    rows, columns = _LogSumExp.apply(x, y, ids, tile)
     return rows, columns
 
 
@@ -31,7 +31,7 @@ class _LogSumExp(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
     ) -> tuple[Tensor, Tensor]:
         tiles = Tiles(x, y, ids, size)
-        rows, columns = Statistics.of_nothing(len(x), x), Statistics.of_nothing(len(y), x)
+        rows, columns = (Statistics.of_nothing(len(side), tiles) for side in (x, y))
         for i, j in tiles.blocks():
             by_row, by_column = tile_functions(x).statistics(tiles, i, j)
             rows.add(i, by_row)
@@ -48,13 +48,13 @@ class _LogSumExp(torch.autograd.Function):
         row_gradient, column_gradient = gradients[0], sum_over_ranks(gradients[1])
         # An empty sum is −∞, as are its scores: their difference must not be NaN.
         rows, columns = (values.clamp(min=torch.finfo(values.dtype).min) for values in sums)
-        dx, dy = torch.zeros_like(x), torch.zeros_like(y)
+        dx, dy = (torch.zeros_like(side, dtype=ctx.tiles.dtype) for side in (x, y))
         for i, j in ctx.tiles.blocks():
             slopes = tile_functions(x).slopes(
                 ctx.tiles, i, j, rows[i], columns[j], row_gradient[i], column_gradient[j]
             )
-            dx[i].addmm_(slopes, y[j])
-            dy[j].addmm_(slopes.T, x[i])
+            add_product(dx[i], slopes, y[j])
+            add_product(dy[j], slopes.T, x[i])
         return dx, dy, None, None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xmodal.objectives.pairwise.tiles import Tiles, precise
+from xmodal.objectives.pairwise.tiles import Tiles, add_product, precise
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def pair_sum(
     (columns,). The offsets a (rows,) and b (columns,) are 0 unless given. The score of a pair that
     is no negative is −∞, where f and its derivatives must be 0.
     """
-    x, y = precise(x), precise(y)
-    row_offset = x.new_zeros(len(x)) if row_offset is None else row_offset
-    column_offset = x.new_zeros(len(y)) if column_offset is None else column_offset
+    zeros = precise(x[:0]).new_zeros
+    row_offset = zeros(len(x)) if row_offset is None else row_offset
+    column_offset = zeros(len(y)) if column_offset is None else column_offset
     total: Tensor = _PairSum.apply(function, x, y, row_offset, column_offset, ids, tile)
     return total
 
@@ -62,18 +62,18 @@ class _PairSum(torch.autograd.Function):
     ) -> Tensor:
         inputs = (x, y, row_offset, column_offset)
         dx, dy, by_row, by_column = (
-            torch.zeros_like(tensor) if needed else None
+            torch.zeros_like(tensor, dtype=row_offset.dtype) if needed else None
             for tensor, needed in zip(inputs, ctx.needs_input_grad[1:5], strict=True)
         )
-        total = x.new_zeros(())
+        total = row_offset.new_zeros(())
         for tile in Tiles(x, y, ids, size):
             i, j = tile.both
             cell = function(tile.scores, row_offset[i, None], column_offset[None, j])
             total += cell.value
             if dx is not None:
-                dx[i].addmm_(cell.slopes, y[j])
+                add_product(dx[i], cell.slopes, y[j])
             if dy is not None:
-                dy[j].addmm_(cell.slopes.T, x[i])
+                add_product(dy[j], cell.slopes.T, x[i])
             if by_row is not None and cell.by_row is not None:
                 by_row[i] += cell.by_row
             if by_column is not None and cell.by_column is not None:

@@ -25,10 +25,10 @@ class Statistics:
     sum: Tensor  # (length,) Σ exp(s − reference)
 
     @classmethod
-    def of_nothing(cls, length: int, like: Tensor) -> "Statistics":
+    def of_nothing(cls, length: int, tiles: Tiles) -> "Statistics":
         """Return the statistics of no scores yet."""
-        lowest = torch.finfo(like.dtype).min
-        return cls(like.new_full((length,), lowest), like.new_zeros(length))
+        zeros = tiles.x.new_zeros(length, dtype=tiles.dtype)
+        return cls(torch.full_like(zeros, torch.finfo(tiles.dtype).min), zeros)
 
     def add(self, where: slice, tile: "Statistics") -> None:
         """Add a tile's to a part."""

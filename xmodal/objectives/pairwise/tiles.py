@@ -34,6 +34,7 @@ class Tiles:
         self, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
     ) -> None:
         self.x, self.y = x.detach(), y.detach()
+        self.dtype = precise(x[:0]).dtype  # of scores and sums
         self.size = size or tile_size(x.device)
         self.ids = _Ids(*ids, self.size) if ids else None
 
@@ -47,9 +48,13 @@ class Tiles:
         """Return the scores of a tile, in memory that the next one's take over."""
         x, y = self.x[rows], self.y[columns]
         if self.buffer is None:
-            self.buffer = x.new_empty(min(self.size, len(self.x)) * min(self.size, len(self.y)))
+            size = min(self.size, len(self.x)) * min(self.size, len(self.y))
+            self.buffer = x.new_empty(size, dtype=self.dtype)
         out = self.buffer[: len(x) * len(y)].view(len(x), len(y))
-        torch.mm(x, y.T, out=out)
+        if x.dtype == self.dtype:
+            torch.mm(x, y.T, out=out)
+        else:
+            add_product(out.zero_(), x, y.T)
         if self.ids and self.ids.may_meet(rows, columns):
             out.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
         return out
@@ -67,8 +72,19 @@ def block_ranges(values: Tensor, size: int) -> list[tuple[float, float]]:
     return [(low, high) for low, high in torch.stack(ends).tolist()] if ends else []
 
 
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `total`: multiplied in the precision of b, added up in that of `total`."""
+    if b.dtype == total.dtype:
+        total.addmm_(a, b)
+    elif b.is_cuda:
+        total += torch.mm(a.to(b.dtype), b, out_dtype=total.dtype)
+    else:
+        # Here products come back rounded to the precision of b once more.
+        total += torch.mm(a.to(b.dtype), b)
+
+
 def precise(values: Tensor) -> Tensor:
-    """Return the values in float32 at least, in which tiles accumulate."""
+    """Return the values in float32 at least, in which scores are and are added up."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles, precise
+from xmodal.objectives.pairwise.tiles import Tiles, add_product
 
 # How far a score may lie above the reference before all that was added up is rescaled, which takes
 # as long as reading x and y: too seldom to be felt, and far from overflow.
@@ -24,7 +24,7 @@ def total_log_sum_exp(
     (columns,). It is the same on every rank, its gradient the sum of what all ranks ask of it.
     Without negatives it is −∞.
     """
-    total: Tensor = _TotalLogSumExp.apply(precise(x), precise(y), ids, tile)
+    total: Tensor = _TotalLogSumExp.apply(x, y, ids, tile)
     return total
 
 
@@ -33,20 +33,21 @@ class _TotalLogSumExp(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
     ) -> Tensor:
+        tiles = Tiles(x, y, ids, size)
         dx, dy = (
-            torch.zeros_like(side) if needed else None
+            torch.zeros_like(side, dtype=tiles.dtype) if needed else None
             for side, needed in zip((x, y), ctx.needs_input_grad[:2], strict=True)
         )
-        total = Statistics.of_nothing(1, x)
-        for tile in Tiles(x, y, ids, size):
+        total = Statistics.of_nothing(1, tiles)
+        for tile in tiles:
             i, j = tile.both
             _raise_reference(total, tile.scores.amax(), dx, dy)
             weights = tile.scores.sub_(total.reference).exp_()
             total.sum += weights.sum()
             if dx is not None:
-                dx[i].addmm_(weights, y[j])
+                add_product(dx[i], weights, y[j])
             if dy is not None:
-                dy[j].addmm_(weights.T, x[i])
+                add_product(dy[j], weights.T, x[i])
         reference = total.reference
         total.add_ranks()
         value = total.value()

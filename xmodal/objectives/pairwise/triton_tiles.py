@@ -23,8 +23,8 @@ def statistics(tiles: Tiles, rows: slice, columns: slice) -> tuple[Statistics, S
     """Return the statistics of a tile's rows (rows,) and columns (columns,)."""
     x, y = tiles.x[rows], tiles.y[columns]
     grid = triton.cdiv(len(x), BLOCK), triton.cdiv(len(y), BLOCK)
-    row_max, row_sum = x.new_empty(2, grid[1], len(x))
-    column_max, column_sum = x.new_empty(2, grid[0], len(y))
+    row_max, row_sum = x.new_empty(2, grid[1], len(x), dtype=tiles.dtype)
+    column_max, column_sum = x.new_empty(2, grid[0], len(y), dtype=tiles.dtype)
     _statistics[grid](
         *_operands(tiles, rows, columns),
         row_max,
@@ -77,6 +77,7 @@ def _shapes(tiles: Tiles, rows: slice, columns: slice) -> dict[str, Any]:
         "has_ids": bool(tiles.ids and tiles.ids.may_meet(rows, columns)),
         "block": BLOCK,
         "block_width": 32,
+        "sums": tl.float64 if tiles.dtype == torch.float64 else tl.float32,
         # As torch's own products of float32: rounded to TF32 only where that is allowed.
         "precision": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
         "num_warps": 8,
@@ -91,13 +92,24 @@ def _join(tops: Tensor, sums: Tensor) -> Statistics:
 
 @triton.jit
 def _scores(  # type: ignore[no-untyped-def]
-    x, y, x_codes, y_codes, num_rows, num_columns, width, has_ids, block, block_width, precision
+    x,
+    y,
+    x_codes,
+    y_codes,
+    num_rows,
+    num_columns,
+    width,
+    has_ids,
+    block,
+    block_width,
+    precision,
+    sums,
 ):
     """Return this program's block of scores, and its rows and columns."""
     i = tl.program_id(0) * block + tl.arange(0, block)
     j = tl.program_id(1) * block + tl.arange(0, block)
     in_rows, in_columns = i < num_rows, j < num_columns
-    scores = tl.zeros((block, block), dtype=x.dtype.element_ty)
+    scores = tl.zeros((block, block), dtype=sums)
     for start in range(0, width, block_width):
         k = start + tl.arange(0, block_width)
         in_width = k < width
@@ -111,7 +123,7 @@ def _scores(  # type: ignore[no-untyped-def]
             mask=in_columns[None, :] & in_width[:, None],
             other=0.0,
         )
-        scores += tl.dot(a, b, input_precision=precision, out_dtype=x.dtype.element_ty)
+        scores += tl.dot(a, b, input_precision=precision, out_dtype=sums)
     counted = in_rows[:, None] & in_columns[None, :]
     if has_ids:
         row_codes = tl.load(x_codes + i, mask=in_rows, other=-1)
@@ -137,9 +149,21 @@ def _statistics(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
     block_width: tl.constexpr,
     precision: tl.constexpr,
+    sums: tl.constexpr,
 ):
     scores, i, j = _scores(
-        x, y, x_codes, y_codes, num_rows, num_columns, width, has_ids, block, block_width, precision
+        x,
+        y,
+        x_codes,
+        y_codes,
+        num_rows,
+        num_columns,
+        width,
+        has_ids,
+        block,
+        block_width,
+        precision,
+        sums,
     )
     # Of nothing but −∞ the maximum must stay finite.
     top = tl.maximum(tl.max(scores, 1), LOWEST)
@@ -170,9 +194,21 @@ def _slopes(  # type: ignore[no-untyped-def]
     block: tl.constexpr,
     block_width: tl.constexpr,
     precision: tl.constexpr,
+    sums: tl.constexpr,
 ):
     scores, i, j = _scores(
-        x, y, x_codes, y_codes, num_rows, num_columns, width, has_ids, block, block_width, precision
+        x,
+        y,
+        x_codes,
+        y_codes,
+        num_rows,
+        num_columns,
+        width,
+        has_ids,
+        block,
+        block_width,
+        precision,
+        sums,
     )
     in_rows, in_columns = i < num_rows, j < num_columns
     r = tl.load(by_row + i, mask=in_rows, other=0.0)[:, None]
