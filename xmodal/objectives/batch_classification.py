@@ -28,7 +28,9 @@ class BatchClassification(nn.Module):
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         self.monitors = {"norm": self.norm.detach().clone()}
-        queries = self.norm.square() * F.normalize(x)
-        pairs = Pairs.of(queries, F.normalize(y), ids, self.config.products)
-        rows, _ = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, tile=self.config.tile)
-        return pairs.mean(log1p_exp(rows - pairs.own_scores))
+        scale = self.norm.square()
+        pairs = Pairs.of(F.normalize(x), F.normalize(y), ids, self.config.products)
+        rows, _ = log_sum_exp(
+            pairs.rows, pairs.all_y, pairs.both_ids, scale=scale, tile=self.config.tile
+        )
+        return pairs.mean(log1p_exp(rows - scale * pairs.own_scores))

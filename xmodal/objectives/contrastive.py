@@ -40,9 +40,9 @@ class InfoNCE(nn.Module):
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         scale = self.scale
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(scale * x, y, ids, self.config.products)
+        pairs = Pairs.of(x, y, ids, self.config.products)
         many = self.config.positives == "same_id"
-        costs = _many_positives(pairs, self.config.tile) if many else _own(pairs, self.config.tile)
+        costs = (_many_positives if many else _own)(pairs, scale, self.config.tile)
         return pairs.mean(torch.stack(costs)[self._directions].mean(0))
 
     @property
@@ -50,23 +50,23 @@ class InfoNCE(nn.Module):
         return {"both": slice(2), "rows": slice(1), "columns": slice(1, 2)}[self.config.direction]
 
 
-def _own(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
+def _own(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
     """Return −log softmax of each pair's own score by rows and by columns, (pairs,) each."""
-    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, tile=tile)
-    positives = pairs.own_scores
+    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, scale=scale, tile=tile)
+    positives = scale * pairs.own_scores
     # log(1 + e^(N − p)), N of the negatives: log(e^N + e^p) − p would cancel for pairs that are
     # found without doubt, and leave them no gradient.
     return log1p_exp(rows - positives), log1p_exp(columns[pairs.own] - positives)
 
 
-def _many_positives(pairs: Pairs, tile: int | None) -> tuple[Tensor, Tensor]:
-    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, tile=tile)
+def _many_positives(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
+    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, scale=scale, tile=tile)
     _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
     all_y = precise(pairs.all_y)
     sums = all_y.new_zeros(len(size), all_y.shape[1]).index_add(0, label, all_y)
     # The mean over columns of the scores of their rows is that over rows of their columns'.
     own = label[pairs.own]
-    positives = (pairs.x * (sums[own] / size[own, None])).sum(1)
+    positives = scale * (pairs.x * (sums[own] / size[own, None])).sum(1)
     return rows - positives, columns[pairs.own] - positives
 
 

@@ -32,16 +32,17 @@ class Sigmoid(nn.Module):
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         scale = self.log_scale.exp()
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        pairs = Pairs.of(scale * x, y, ids, self.config.products)
+        pairs = Pairs.of(x, y, ids, self.config.products)
         negatives = pair_sum(
             _softplus,
             pairs.rows,
             pairs.all_y,
             pairs.both_ids,
+            scale=scale,
             row_offset=self.bias.expand(len(x)),
             tile=self.config.tile,
         )
-        return pairs.mean(log1p_exp(-pairs.own_scores - self.bias).sum() + negatives)
+        return pairs.mean(log1p_exp(-scale * pairs.own_scores - self.bias).sum() + negatives)
 
 
 def _softplus(scores: Tensor, row_offset: Tensor, _: Tensor) -> Cell:

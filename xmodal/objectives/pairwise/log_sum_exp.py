@@ -9,28 +9,39 @@ from torch.autograd.function import once_differentiable
 from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.objectives.pairwise import statistics as plain
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles, add_product
+from xmodal.objectives.pairwise.tiles import Tiles, add_product, gradient_of_scale
 
 
 def log_sum_exp(
-    x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None = None, *, tile: int | None = None
+    x: Tensor,
+    y: Tensor,
+    ids: tuple[Tensor, Tensor] | None = None,
+    *,
+    scale: Tensor | None = None,
+    tile: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return log Σ exp(x·y) over the negatives of every row (rows,) and of every column (columns,).
+    """Return log Σ exp(s x·y) over the negatives of every row, (rows,), and column, (columns,).
 
     `x` is this rank's (rows, dim), `y` that of all ranks (columns, dim), `ids` theirs (rows,) and
-    (columns,). A column's sum is over the rows of all ranks and the same on each; its gradient is
-    the sum of what all ranks ask of it. Without negatives it is −∞.
+    (columns,), `scale` s (1,), 1 unless given. A column's sum is over the rows of all ranks and
+    the same on each; its gradient is the sum of what all ranks ask of it. Without negatives it
+    is −∞.
     """
-    rows, columns = _LogSumExp.apply(x, y, ids, tile)
+    rows, columns = _LogSumExp.apply(x, y, scale, ids, tile)
     return rows, columns
 
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor | None,
+        ids: tuple[Tensor, Tensor] | None,
+        size: int | None,
     ) -> tuple[Tensor, Tensor]:
-        tiles = Tiles(x, y, ids, size)
+        tiles = Tiles(x, y, ids, size, scale)
         rows, columns = (Statistics.of_nothing(len(side), tiles) for side in (x, y))
         for i, j in tiles.blocks():
             by_row, by_column = tile_functions(x).statistics(tiles, i, j)
@@ -43,7 +54,7 @@ class _LogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *sums = ctx.saved_tensors
         row_gradient, column_gradient = gradients[0], sum_over_ranks(gradients[1])
         # An empty sum is −∞, as are its scores: their difference must not be NaN.
@@ -53,9 +64,10 @@ class _LogSumExp(torch.autograd.Function):
             slopes = tile_functions(x).slopes(
                 ctx.tiles, i, j, rows[i], columns[j], row_gradient[i], column_gradient[j]
             )
-            add_product(dx[i], slopes, y[j])
-            add_product(dy[j], slopes.T, x[i])
-        return dx, dy, None, None
+            add_product(dx[i], slopes, y[j], ctx.tiles.scale)
+            add_product(dy[j], slopes.T, x[i], ctx.tiles.scale)
+        by_scale = gradient_of_scale(ctx.tiles, dx) if ctx.needs_input_grad[2] else None
+        return dx, dy, by_scale, None, None
 
 
 def tile_functions(x: Tensor) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from xmodal.objectives.pairwise.tiles import Tiles, add_product, precise
+from xmodal.objectives.pairwise.tiles import Tiles, add_product, gradient_of_scale, precise
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,21 @@ def pair_sum(
     y: Tensor,
     ids: tuple[Tensor, Tensor] | None = None,
     *,
+    scale: Tensor | None = None,
     row_offset: Tensor | None = None,
     column_offset: Tensor | None = None,
     tile: int | None = None,
 ) -> Tensor:
-    """Return Σᵢⱼ f(xᵢ·yⱼ, aᵢ, bⱼ), (), over this rank's rows and the columns of all ranks.
+    """Return Σᵢⱼ f(s xᵢ·yⱼ, aᵢ, bⱼ), (), over this rank's rows and the columns of all ranks.
 
     `x` is this rank's (rows, dim), `y` that of all ranks (columns, dim), `ids` theirs (rows,) and
-    (columns,). The offsets a (rows,) and b (columns,) are 0 unless given. The score of a pair that
-    is no negative is −∞, where f and its derivatives must be 0.
+    (columns,). The scale s (1,) is 1 unless given, the offsets a (rows,) and b (columns,) are 0.
+    The score of a pair that is no negative is −∞, where f and its derivatives must be 0.
     """
     zeros = precise(x[:0]).new_zeros
     row_offset = zeros(len(x)) if row_offset is None else row_offset
     column_offset = zeros(len(y)) if column_offset is None else column_offset
-    total: Tensor = _PairSum.apply(function, x, y, row_offset, column_offset, ids, tile)
+    total: Tensor = _PairSum.apply(function, x, y, row_offset, column_offset, scale, ids, tile)
     return total
 
 
@@ -57,28 +58,33 @@ class _PairSum(torch.autograd.Function):
         y: Tensor,
         row_offset: Tensor,
         column_offset: Tensor,
+        scale: Tensor | None,
         ids: tuple[Tensor, Tensor] | None,
         size: int | None,
     ) -> Tensor:
+        tiles = Tiles(x, y, ids, size, scale)
         inputs = (x, y, row_offset, column_offset)
+        needed = list(ctx.needs_input_grad[1:5])
+        needed[0] |= ctx.needs_input_grad[5]  # the scale's gradient follows from that by x
         dx, dy, by_row, by_column = (
-            torch.zeros_like(tensor, dtype=row_offset.dtype) if needed else None
-            for tensor, needed in zip(inputs, ctx.needs_input_grad[1:5], strict=True)
+            torch.zeros_like(tensor, dtype=row_offset.dtype) if is_needed else None
+            for tensor, is_needed in zip(inputs, needed, strict=True)
         )
         total = row_offset.new_zeros(())
-        for tile in Tiles(x, y, ids, size):
+        for tile in tiles:
             i, j = tile.both
             cell = function(tile.scores, row_offset[i, None], column_offset[None, j])
             total += cell.value
             if dx is not None:
-                add_product(dx[i], cell.slopes, y[j])
+                add_product(dx[i], cell.slopes, y[j], tiles.scale)
             if dy is not None:
-                add_product(dy[j], cell.slopes.T, x[i])
+                add_product(dy[j], cell.slopes.T, x[i], tiles.scale)
             if by_row is not None and cell.by_row is not None:
                 by_row[i] += cell.by_row
             if by_column is not None and cell.by_column is not None:
                 by_column[j] += cell.by_column
-        ctx.save_for_backward(dx, dy, by_row, by_column)
+        by_scale = None if dx is None or scale is None else gradient_of_scale(tiles, dx)
+        ctx.save_for_backward(dx, dy, by_row, by_column, by_scale)
         return total
 
     @staticmethod

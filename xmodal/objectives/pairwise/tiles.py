@@ -25,15 +25,21 @@ class Tile:
 
 
 class Tiles:
-    """Scores x·y of all rows (rows, dim) with all columns (columns, dim), row block by row block.
+    """Scores s x·y of all rows (rows, dim) with all columns (columns, dim), a row block at a time.
 
     `ids` are (rows,) and (columns,) int64, or None where every pair is a negative.
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: tuple[Tensor, Tensor] | None,
+        size: int | None,
+        scale: Tensor | None = None,
     ) -> None:
         self.x, self.y = x.detach(), y.detach()
+        self.scale = 1.0 if scale is None else float(scale)
         self.dtype = precise(x[:0]).dtype  # of scores and sums
         self.size = size or tile_size(x.device)
         self.ids = _Ids(*ids, self.size) if ids else None
@@ -52,9 +58,9 @@ class Tiles:
             self.buffer = x.new_empty(size, dtype=self.dtype)
         out = self.buffer[: len(x) * len(y)].view(len(x), len(y))
         if x.dtype == self.dtype:
-            torch.mm(x, y.T, out=out)
+            torch.addmm(out, x, y.T, beta=0, alpha=self.scale, out=out)
         else:
-            add_product(out.zero_(), x, y.T)
+            add_product(out.zero_(), x, y.T, self.scale)
         if self.ids and self.ids.may_meet(rows, columns):
             out.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
         return out
@@ -72,15 +78,20 @@ def block_ranges(values: Tensor, size: int) -> list[tuple[float, float]]:
     return [(low, high) for low, high in torch.stack(ends).tolist()] if ends else []
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b to `total`: multiplied in the precision of b, added up in that of `total`."""
+def add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+    """Add scale · a @ b to `total`: multiplied in the precision of b, summed in that of `total`."""
     if b.dtype == total.dtype:
-        total.addmm_(a, b)
+        total.addmm_(a, b, alpha=scale)
     elif b.is_cuda:
-        total += torch.mm(a.to(b.dtype), b, out_dtype=total.dtype)
+        total.add_(torch.mm(a.to(b.dtype), b, out_dtype=total.dtype), alpha=scale)
     else:
         # Here products come back rounded to the precision of b once more.
-        total += torch.mm(a.to(b.dtype), b)
+        total.add_(torch.mm(a.to(b.dtype), b), alpha=scale)
+
+
+def gradient_of_scale(tiles: Tiles, dx: Tensor) -> Tensor:
+    """Return the gradient, (1,), by the scale of the scores, given that by x: Σ x·dx / s."""
+    return torch.einsum("nd,nd->n", tiles.x.to(dx.dtype), dx).sum()[None] / tiles.scale
 
 
 def precise(values: Tensor) -> Tensor:

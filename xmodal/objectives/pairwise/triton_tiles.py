@@ -66,7 +66,7 @@ def slopes(
 def _operands(tiles: Tiles, rows: slice, columns: slice) -> tuple[Tensor, ...]:
     x, y = tiles.x[rows], tiles.y[columns]
     codes = (tiles.ids.rows[rows], tiles.ids.columns[columns]) if tiles.ids else (x, y)
-    return x.contiguous(), y.contiguous(), *codes
+    return (x * tiles.scale).contiguous(), y.contiguous(), *codes
 
 
 def _shapes(tiles: Tiles, rows: slice, columns: slice) -> dict[str, Any]:
