@@ -110,6 +110,20 @@ def together(shares: list[Result], inputs: Inputs) -> Result:
     )
 
 
+def on_gpu(inputs: Inputs) -> Inputs:
+    """Return inputs on the GPU, in single precision."""
+    return {
+        name: values.cuda().float() if values.is_floating_point() else values.cuda()
+        for name, values in inputs.items()
+    }
+
+
+def on_cpu(result: Result) -> Result:
+    """Return what `on_gpu` led to, in double precision again."""
+    gradients = {name: values.double().cpu() for name, values in result.gradients.items()}
+    return Result(result.value.double().cpu(), gradients)
+
+
 def assert_equal(got: Result, expected: Result, *, where: str, tolerance: float = 1e-10) -> None:
     """Check value and gradients to `tolerance` of the largest entry."""
     pairs = {"value": (got.value, expected.value)} | {

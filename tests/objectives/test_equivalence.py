@@ -3,7 +3,14 @@
 Value and all gradients are those of the full matrix in float64, to 1e-10 of the largest entry.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from tests.objectives import (
     batch_classification_cases,
@@ -19,8 +26,11 @@ from tests.objectives import (
 from tests.objectives.equivalence import (
     CUTS,
     Case,
+    Result,
     assert_equal,
     differentiate,
+    on_cpu,
+    on_gpu,
     share_of_batches,
     together,
 )
@@ -39,16 +49,78 @@ CASES = [
 ]
 
 
+# The softmax family, which on a GPU is Triton's.
+SOFTMAX = [case for case in CASES if case.name.startswith(("info_nce", "batch classification"))]
+# Those over plain pairs, which may be many.
+OF_PAIRS = [
+    case
+    for case in CASES
+    if set(case.batches["random"]) == {"x", "y", "ids"} and hasattr(case.module(), "config")
+]
+LARGE = 1300
+LARGE_CUTS = {1: [1300], 2: [500, 800], 4: [100, 700, 0, 500]}
+
+
+def shares_of(case: Case, cut: list[int]) -> list[dict[str, Result]]:
+    """Return what each rank makes of its rows of every batch, cut among the ranks."""
+    if len(cut) == 1:
+        return [share_of_batches(case, cut)]
+    return on_ranks(len(cut), share_of_batches, case, cut)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-tiled")
 def test_equals_the_formula(case: Case, ranks: int) -> None:
     for cut in CUTS[ranks]:
-        shares = (
-            [share_of_batches(case, cut)]
-            if ranks == 1
-            else on_ranks(ranks, share_of_batches, case, cut)
-        )
+        shares = shares_of(case, cut)
         for name, inputs in case.batches.items():
             got = together([share[name] for share in shares], inputs)
             expected = differentiate(case.naive, case.module(), inputs)
             assert_equal(got, expected, where=f"{case.name}, {name}, {cut}")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", SOFTMAX, ids=lambda case: f"{case.name}-triton-1")
+def test_on_a_gpu_equals_the_formula(case: Case) -> None:
+    for name, inputs in case.batches.items():
+        got = differentiate(case.share, case.module().float().cuda(), on_gpu(inputs))
+        expected = differentiate(case.naive, case.module(), inputs)
+        assert_equal(on_cpu(got), expected, where=f"{case.name}, {name}", tolerance=1e-4)
+
+
+def with_default_tiles(module: nn.Module) -> nn.Module:
+    if hasattr(module.config, "tile"):
+        module.config = module.config.model_copy(update={"tile": None})
+    return module
+
+
+def large(case: Case) -> Case:
+    """The same on several tiles of the default size, the last ones cut short."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, LARGE, 8, generator=generator, dtype=torch.float64)
+    ids = torch.randint(LARGE, (LARGE,), generator=generator)
+    inputs = {"x": F.normalize(x, dim=1), "y": F.normalize(x + noise, dim=1), "ids": ids}
+    return replace(
+        case,
+        module=partial(_call, with_default_tiles, case.module),
+        batches={"large": inputs},
+    )
+
+
+def _call(change: Callable[[nn.Module], nn.Module], make: Callable[[], nn.Module]) -> nn.Module:
+    return change(make())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("case", [large(case) for case in OF_PAIRS], ids=lambda case: case.name)
+def test_large_batches_equal_the_formula(case: Case, ranks: int) -> None:
+    cut = LARGE_CUTS[ranks]
+    shares = (
+        [share_of_batches(case, cut)]
+        if ranks == 1
+        else on_ranks(ranks, share_of_batches, case, cut)
+    )
+    got = together([share["large"] for share in shares], case.batches["large"])
+    expected = differentiate(case.naive, case.module(), case.batches["large"])
+    assert_equal(got, expected, where=f"{case.name}, {cut}")

@@ -17,7 +17,8 @@ from tests.objectives.equivalence import (
     Result,
     assert_equal,
     differentiate,
-    pair_batches,
+    on_cpu,
+    on_gpu,
     share_of_batches,
 )
 from xmodal.objectives.pairwise import log_sum_exp
@@ -70,29 +71,5 @@ def test_interpreted_it_equals_plain_tiles(width: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [1, 33, 64, 512, 1000])
 def test_compiled_it_equals_plain_tiles(width: int) -> None:
     inputs = many_blocks(width)
-    single = {
-        name: values.cuda().float() if values.is_floating_point() else values.cuda()
-        for name, values in inputs.items()
-    }
-    got, expected = both(single), both(inputs)
-    on_cpu = Result(
-        got.value.double().cpu(), {k: v.double().cpu() for k, v in got.gradients.items()}
-    )
-    assert_equal(on_cpu, expected, where=f"width {width}", tolerance=1e-5)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", pair_batches())
-def test_compiled_it_equals_the_formula(name: str) -> None:
-    case = contrastive_cases.CASES[0]
-    inputs = case.batches[name]
-    single = {
-        key: values.cuda().float() if values.is_floating_point() else values.cuda()
-        for key, values in inputs.items()
-    }
-    got = differentiate(case.share, case.module().float().cuda(), single)
-    expected = differentiate(case.naive, case.module(), inputs)
-    on_cpu = Result(
-        got.value.double().cpu(), {k: v.double().cpu() for k, v in got.gradients.items()}
-    )
-    assert_equal(on_cpu, expected, where=name, tolerance=1e-4)
+    got = on_cpu(both(on_gpu(inputs)))
+    assert_equal(got, both(inputs), where=f"width {width}", tolerance=1e-5)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from xmodal.objectives.config import MarginConfig
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import Cell, pair_sum
+from xmodal.objectives.pairwise.distances import squared_distances
 from xmodal.objectives.pairwise.tiles import precise
 
 
@@ -37,13 +38,8 @@ class Margin(nn.Module):
         return pairs.mean(_positives(pairs).sum() + negatives) / 2
 
     def _hinge(self, scores: Tensor, row_squares: Tensor, column_squares: Tensor) -> Cell:
-        """[m − d]₊², d² = |x|² + |y|² − 2 x·y."""
-        squares = row_squares + column_squares
-        distances = torch.add(squares, scores, alpha=-2, out=scores)
-        # What rounding leaves of a distance of zero would be a slope without bounds.
-        limits = torch.finfo(scores.dtype)
-        apart = torch.gt(distances, squares.mul_(8 * limits.eps), out=squares)
-        squared = distances.mul_(apart).clamp_(limits.tiny, limits.max)
+        """[m − d]₊²."""
+        squared, apart = squared_distances(scores, row_squares, column_squares)
         inverse = squared.rsqrt()
         hinges = squared.mul_(inverse).neg_().add_(self.config.margin).clamp_(min=0)
         slopes = inverse.mul_(hinges).mul_(apart)  # −1 × those by d²

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean, world_size
 from xmodal.objectives.pairwise import Cell, CellFunction, pair_sum
+from xmodal.objectives.pairwise.distances import squared_distances
 from xmodal.objectives.pairwise.tiles import precise
 from xmodal.objectives.unit import unit
 
@@ -68,17 +69,14 @@ def _mean_kernel(a: _Rows, b: _Rows, *, gamma: float, tile: int | None) -> Tenso
 
 
 def _laplacian(gamma: float) -> CellFunction:
-    """exp(−γ d), d² = |a|² + |b|² − 2 a·b."""
+    """exp(−γ d)."""
 
     def cell(scores: Tensor, row_squares: Tensor, column_squares: Tensor) -> Cell:
-        squares = row_squares + column_squares
-        distances = torch.add(squares, scores, alpha=-2, out=scores)
-        # What rounding leaves of a distance of zero would be a slope without bounds.
-        zero = distances <= squares.mul_(8 * torch.finfo(scores.dtype).eps)
-        distances.masked_fill_(zero, 0).sqrt_()
+        squared, apart = squared_distances(scores, row_squares, column_squares)
+        distances = squared.sqrt_()
         kernel = torch.mul(distances, -gamma).exp_()
         value = kernel.sum()
-        slopes = kernel.mul_(gamma).div_(distances).masked_fill_(zero, 0)
+        slopes = kernel.mul_(gamma).div_(distances).mul_(apart)
         return Cell(value, slopes, by_row=-slopes.sum(1) / 2, by_column=-slopes.sum(0) / 2)
 
     return cell

@@ -1,0 +1,21 @@
+"""Euclidean distances from scores."""
+
+import torch
+from torch import Tensor
+
+
+def squared_distances(
+    scores: Tensor, row_squares: Tensor, column_squares: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return d² = |x|² + |y|² − 2 x·y, in place of a tile's scores, and where it is not zero.
+
+    `row_squares` (rows, 1) and `column_squares` (1, columns) are |x|² and |y|². Both results are
+    (rows, columns); the second is 1, or 0 where d² is no more than rounding leaves of zero. There
+    a slope would be without bounds, and is to be multiplied by it. d² itself is positive and
+    finite everywhere, so that no such product is NaN.
+    """
+    limits = torch.finfo(scores.dtype)
+    squares = row_squares + column_squares
+    squared = torch.add(squares, scores, alpha=-2, out=scores)
+    apart = torch.gt(squared, squares.mul_(8 * limits.eps), out=squares)
+    return squared.mul_(apart).clamp_(limits.tiny, limits.max), apart
