@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from xmodal.distributed.collectives import gather, rank, row_counts, world_size
+from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
 from xmodal.objectives.pairwise.tiles import precise
 
 
@@ -61,4 +61,4 @@ class Pairs:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the rank's share of the batch's mean, given a value a pair, or their sum."""
-        return values.sum() * (world_size() / sum(self.counts))
+        return share_of_mean(values, self.counts)
