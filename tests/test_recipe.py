@@ -113,7 +113,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
     changed = read("method.objective.scale=3").method.objective
     assert (changed.kind, changed.scale, changed.max_scale) == ("info_nce", 3, 100)
     other = read("method.objective.kind=triplet", "method.objective.margin=0.1").method.objective
-    assert (other.kind, other.margin, other.negatives) == ("triplet", 0.1, "hardest")
+    assert (other.kind, other.margin, other.negatives) == ("triplet", 0.1, "semi_hard")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ),
         (
             "method.objective={kind: margin, bias: 1}",
-            ["method.objective.bias is no key; allowed: tile, kind, margin"],
+            ["method.objective.bias is no key; allowed: tile, products, kind, margin"],
         ),
         ("method.text.vocabulary=5", ["method.text.vocabulary: 5", "equal to 300"]),
         ("method.image={}", ["method.image.name is missing: name of a timm model"]),

@@ -60,7 +60,7 @@ def start(*words: object) -> "subprocess.Popen[str]":
 def many(flickr8k: Path, encode: Callable[..., bytes]) -> Path:
     """The same layout with 90 images that take a while to shrink."""
     names = [f"many_{number:02}.jpg" for number in range(90)]
-    big = encode(size=(900, 700))
+    big = encode(size=(1800, 1400))
     for name in names:
         (flickr8k / "Flicker8k_Dataset" / name).write_bytes(big)
     (flickr8k / "Flickr_8k.trainImages.txt").write_text("\n".join(names))
@@ -270,7 +270,8 @@ def test_two_builds_do_not_write_one_folder(flickr8k: Path, tmp_path: Path, run:
 
 
 def test_ctrl_c_ends_a_build_at_once(many: Path, tmp_path: Path) -> None:
-    process = start("build", "flickr8k", "--from", many, "--to", tmp_path / "to", *SLOW)
+    words = ("build", "flickr8k", "--from", many, "--to", tmp_path / "to", *SLOW)
+    process = start(*words, "--workers", 1)
     wait_until(lambda: list((tmp_path / "to/train").glob("*.tar")))
     workers = children_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)
