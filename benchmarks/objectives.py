@@ -8,7 +8,7 @@ InfoNCE and the sigmoid loss are held against open_clip's, which lives in an env
 formulas over the full matrix. Every measurement is a process of its own; both sides take turns, and
 the median counts. On a CPU one thread computes and its processor time is what is compared, so that
 neighbours on the machine matter less; 32k takes two threads, and memory is the growth of the peak.
-`--huge` is batch 262,144 (a full matrix of 256 GiB) at width 128.
+`--huge` is batch 262,144 (a full matrix of 256 GiB) at width 64.
 """
 
 import argparse
@@ -71,7 +71,7 @@ CURVE = [1024, 2048, 4096, 8192, 16384]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small batches, under a minute")
-    parser.add_argument("--huge", action="store_true", help="batch 262,144, half an hour")
+    parser.add_argument("--huge", action="store_true", help="batch 262,144, a quarter of an hour")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--figure", type=Path, help="write a PNG of time and memory to this file")
     args = parser.parse_args()
@@ -172,8 +172,8 @@ def gradient_cache(batch: int, repeats: int, micro: int = 64) -> list[dict[str, 
 
 def huge() -> list[dict[str, Any]]:
     """Measure a batch whose full matrix no machine here could hold."""
-    comparison = Comparison("infonce", 262_144, "ours", threads=2)
-    found = measure(comparison, "ours", dim=128)
+    comparison = Comparison("infonce", 262_144, "ours")
+    found = measure(comparison, "ours", dim=64)
     matrix = 4 * comparison.batch**2 / 2**20
     one = row(f"{comparison.name}/memory", found["memory"], matrix, "MiB", found["hardware"])
     say(one, peer="one full matrix")

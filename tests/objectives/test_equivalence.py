@@ -55,7 +55,9 @@ SOFTMAX = [case for case in CASES if case.name.startswith(("info_nce", "batch cl
 OF_PAIRS = [
     case
     for case in CASES
-    if set(case.batches["random"]) == {"x", "y", "ids"} and hasattr(case.module(), "config")
+    if set(case.batches["random"]) == {"x", "y", "ids"}
+    and case.batches["random"]["x"].ndim == 2
+    and hasattr(case.module(), "config")
 ]
 LARGE = 1300
 LARGE_CUTS = {1: [1300], 2: [500, 800], 4: [100, 700, 0, 500]}
@@ -86,6 +88,14 @@ def test_on_a_gpu_equals_the_formula(case: Case) -> None:
         got = differentiate(case.share, case.module().float().cuda(), on_gpu(inputs))
         expected = differentiate(case.naive, case.module(), inputs)
         assert_equal(on_cpu(got), expected, where=f"{case.name}, {name}", tolerance=1e-4)
+
+
+@pytest.mark.parametrize("side", ["x", "y"])
+@pytest.mark.parametrize("case", OF_PAIRS, ids=lambda case: case.name)
+def test_what_is_not_a_number_shows_in_the_value(case: Case, side: str) -> None:
+    inputs = {name: values.clone() for name, values in case.batches["random"].items()}
+    inputs[side][7] = torch.nan
+    assert case.share(case.module(), inputs).isnan()
 
 
 def with_default_tiles(module: nn.Module) -> nn.Module:

@@ -1,22 +1,30 @@
 """The recipe's objectives."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from xmodal.schema import Config
 
 
-class PairwiseConfig(Config):
+class TiledConfig(Config):
     """What objectives over all pairs of the global batch have in common."""
 
-    tile: PositiveInt | None = Field(
-        None, description="rows and columns of scores computed at a time; null: as suits the device"
+    tile: int | None = Field(
+        None,
+        ge=1,
+        le=16384,
+        description="rows and columns of scores computed at a time; null: as suits the device",
     )
+
+
+class PairwiseConfig(TiledConfig):
+    """What those of them have in common whose scores may be rounded."""
+
     products: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="precision that embeddings are gathered and multiplied in; bfloat16 is faster "
-        "and rounds: gradients differ by about 1 % (sums and own pairs stay in float32)",
+        "and rounds: gradients differ by a few percent (sums and own pairs stay in float32)",
     )
 
 
@@ -33,6 +41,15 @@ class InfoNCEConfig(PairwiseConfig):
         "pair", description="the pair alone, or all texts of the same image and all its images"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.positives == "same_id" and self.products != "float32":
+            raise ValueError(
+                "positives: same_id needs products: float32, for its positives are among the "
+                "scores that would be rounded"
+            )
+        return self
+
 
 class SigmoidConfig(PairwiseConfig):
     """Each pair judged by itself, own or not (SigLIP), with a learned temperature and bias."""
@@ -46,7 +63,7 @@ class SigmoidConfig(PairwiseConfig):
     )
 
 
-class MarginConfig(PairwiseConfig):
+class MarginConfig(TiledConfig):
     """Pairs of the same id close, all others a margin apart, in Euclidean distance."""
 
     kind: Literal["margin"] = "margin"

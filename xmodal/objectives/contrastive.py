@@ -10,7 +10,6 @@ from xmodal.distributed.collectives import sum_over_ranks, world_size
 from xmodal.objectives.config import InfoNCEConfig
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
-from xmodal.objectives.pairwise.tiles import precise
 
 
 class InfoNCE(nn.Module):
@@ -62,8 +61,7 @@ def _own(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]
 def _many_positives(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
     rows, columns = log_sum_exp(pairs.rows, pairs.all_y, scale=scale, tile=tile)
     _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
-    all_y = precise(pairs.all_y)
-    sums = all_y.new_zeros(len(size), all_y.shape[1]).index_add(0, label, all_y)
+    sums = pairs.all_y.new_zeros(len(size), pairs.all_y.shape[1]).index_add(0, label, pairs.all_y)
     # The mean over columns of the scores of their rows is that over rows of their columns'.
     own = label[pairs.own]
     positives = scale * (pairs.x * (sums[own] / size[own, None])).sum(1)

@@ -7,7 +7,6 @@ from xmodal.objectives.config import MarginConfig
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import Cell, pair_sum
 from xmodal.objectives.pairwise.distances import squared_distances
-from xmodal.objectives.pairwise.tiles import precise
 
 
 class Margin(nn.Module):
@@ -25,14 +24,14 @@ class Margin(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids, self.config.products)
+        pairs = Pairs.of(x, y, ids)
         negatives = pair_sum(
             self._hinge,
-            pairs.rows,
+            pairs.x,
             pairs.all_y,
             pairs.both_ids,
-            row_offset=precise(pairs.rows).square().sum(1),
-            column_offset=precise(pairs.all_y).square().sum(1),
+            row_offset=pairs.x.square().sum(1),
+            column_offset=pairs.all_y.square().sum(1),
             tile=self.config.tile,
         )
         return pairs.mean(_positives(pairs).sum() + negatives) / 2
@@ -54,8 +53,7 @@ def _positives(pairs: Pairs) -> Tensor:
     rows has the last term n times: each pair takes |y − ȳ|² as often.
     """
     _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
-    all_y = precise(pairs.all_y)
-    sums = all_y.new_zeros(len(size), all_y.shape[1]).index_add(0, label, all_y)
+    sums = pairs.all_y.new_zeros(len(size), pairs.all_y.shape[1]).index_add(0, label, pairs.all_y)
     own = label[pairs.own]
     means = sums[own] / size[own, None]
     spread = (pairs.x - means).square() + (pairs.y - means).square()

@@ -7,6 +7,7 @@ batch, and returns the rank's share of it.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
@@ -33,8 +34,17 @@ class Pairs:
         ids: Tensor,
         products: Literal["float32", "bfloat16"] = "float32",
     ) -> "Pairs":
-        """Gather the other side of every rank's pairs, in the precision of `products`."""
-        x, y = precise(x), precise(y)
+        """Gather the other side of every rank's pairs, in the precision of `products`.
+
+        Raises `ValueError` where x, y and ids do not go together.
+        """
+        if not (len(x) == len(y) and ids.shape == (len(x),) and ids.dtype == torch.int64):
+            raise ValueError(
+                f"x and y must have a row a pair and ids be int64 (pairs,): they are "
+                f"{tuple(x.shape)}, {tuple(y.shape)} and {ids.dtype} {tuple(ids.shape)}"
+            )
+        dtype = torch.promote_types(precise(x[:0]).dtype, y.dtype)
+        x, y = x.to(dtype), y.to(dtype)
         rows, columns = (x, y) if products == "float32" else (x.bfloat16(), y.bfloat16())
         counts = row_counts(x)
         return cls(x, y, rows, ids, gather(columns, counts), gather(ids, counts), counts)

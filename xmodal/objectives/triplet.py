@@ -87,7 +87,8 @@ class Triplet(Scheduled):
         negatives = found.rows - pairs.first
         columns = ((negatives >= 0) & (negatives < len(own))).nonzero()[:, 0]
         by_column = self._hinge(pairs, negatives[columns], columns, all_own[columns])
-        return by_row + by_column
+        # No search finds NaN: what is not finite is to show in the loss all the same.
+        return by_row + by_column + 0 * own.sum()
 
     def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         x, y = pairs.x.index_select(0, rows), pairs.all_y.index_select(0, columns)

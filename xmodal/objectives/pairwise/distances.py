@@ -17,5 +17,12 @@ def squared_distances(
     limits = torch.finfo(scores.dtype)
     squares = row_squares + column_squares
     squared = torch.add(squares, scores, alpha=-2, out=scores)
-    apart = torch.gt(squared, squares.mul_(8 * limits.eps), out=squares)
+    apart = torch.gt(squared, squares.mul_(8 * _rounding(scores)), out=squares)
     return squared.mul_(apart).clamp_(limits.tiny, limits.max), apart
+
+
+def _rounding(scores: Tensor) -> float:
+    """Return the relative rounding of the products that scores are sums of."""
+    if scores.is_cuda and torch.get_float32_matmul_precision() != "highest":
+        return 2**-10  # TF32
+    return torch.finfo(scores.dtype).eps

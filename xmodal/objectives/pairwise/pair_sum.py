@@ -43,8 +43,8 @@ def pair_sum(
     The score of a pair that is no negative is −∞, where f and its derivatives must be 0.
     """
     zeros = precise(x[:0]).new_zeros
-    row_offset = zeros(len(x)) if row_offset is None else row_offset
-    column_offset = zeros(len(y)) if column_offset is None else column_offset
+    row_offset = zeros(len(x)) if row_offset is None else row_offset.to(zeros(0))
+    column_offset = zeros(len(y)) if column_offset is None else column_offset.to(zeros(0))
     total: Tensor = _PairSum.apply(function, x, y, row_offset, column_offset, scale, ids, tile)
     return total
 
