@@ -172,7 +172,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
             ["method.objective.bias is no key; allowed: tile, kind, margin"],
         ),
         (
-            "method.objective={positives: same_id, products: bfloat16}",
+            "method.objective={kind: info_nce, positives: same_id, products: bfloat16}",
             ["method.objective: ", "positives: same_id needs products: float32"],
         ),
         ("method.text.vocabulary=5", ["method.text.vocabulary: 5", "equal to 300"]),
