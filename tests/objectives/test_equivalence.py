@@ -25,6 +25,7 @@ from tests.objectives import (
 )
 from tests.objectives.equivalence import (
     CUTS,
+    DIM,
     Case,
     Result,
     assert_equal,
@@ -107,7 +108,7 @@ def with_default_tiles(module: nn.Module) -> nn.Module:
 def large(case: Case) -> Case:
     """The same on several tiles of the default size, the last ones cut short."""
     generator = torch.Generator().manual_seed(0)
-    x, noise = torch.randn(2, LARGE, 8, generator=generator, dtype=torch.float64)
+    x, noise = torch.randn(2, LARGE, DIM, generator=generator, dtype=torch.float64)
     ids = torch.randint(LARGE, (LARGE,), generator=generator)
     inputs = {"x": F.normalize(x, dim=1), "y": F.normalize(x + noise, dim=1), "ids": ids}
     return replace(
