@@ -53,14 +53,14 @@ def wait_until(happens: Callable[[], object], seconds: float = 60) -> None:
 def start(*words: object) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "shards", *map(str, words)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(  # noqa: PLW1509
+    return subprocess.Popen(
         command,
         stdout=pipe,
         stderr=pipe,
         text=True,
         start_new_session=True,
         # Where tests run in a shell's background, Ctrl-C is ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 
