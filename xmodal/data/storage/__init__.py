@@ -1,0 +1,64 @@
+"""Where shards lie: a folder of this machine or of a bucket, behind the same few operations."""
+
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+from xmodal.data.storage.config import S3Config
+from xmodal.data.storage.local import LocalStorage
+from xmodal.errors import UserError
+
+
+class Storage(Protocol):
+    """Reads and writes whole files and parts of them. Safe to use in threads and after a fork.
+
+    Every operation but `list` raises `FileNotFoundError` for what is not there, and `UserError`
+    for what cannot be reached or may not be.
+    """
+
+    def list(self, folder: str) -> dict[str, int]:
+        """Return the names of the files right in a folder, with their sizes in bytes; none where
+        there is no such folder.
+        """
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders right in a folder."""
+
+    def identity(self, url: str) -> str:
+        """Return a string that is another one when the file has other bytes."""
+
+    def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return the bytes from `start` up to `stop`, fewer where the file ends before."""
+
+    def open(self, url: str) -> BinaryIO:
+        """Open a file to read it from its beginning to its end, as scanning a tar does."""
+
+    def create(self, url: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file to write: under its name it stands when the block ends, whole, and never
+        when the block ends by an error.
+        """
+
+    def write(self, url: str, data: bytes) -> None:
+        """Write a small file, whole or not at all."""
+
+    def remove(self, url: str) -> None:
+        """Remove a file."""
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a URL is one of a bucket."""
+    return "://" in url
+
+
+def open_storage(url: str, s3: S3Config | None = None) -> Storage:
+    """Return the storage that a URL lies in.
+
+    Raises `UserError` for a scheme other than `s3://`.
+    """
+    if not is_remote(url):
+        return LocalStorage()
+    if not url.startswith("s3://"):
+        scheme = url.partition("://")[0]
+        raise UserError(f"{url}: {scheme}:// is not supported; shards lie in folders or in s3://")
+    from xmodal.data.storage.s3 import S3Storage
+
+    return S3Storage(s3 or S3Config())
