@@ -22,8 +22,8 @@ from shards.sample import (
 from xmodal.data.manifest import (
     MANIFEST_NAME,
     Sample,
-    Shard,
     index_path,
+    read_index,
     read_manifest,
     tar_samples,
 )
@@ -183,15 +183,15 @@ def _caption_faults(caption: str) -> Iterator[Fault]:
 def _index_faults(tar: Path, samples: list[Sample]) -> Iterator[Fault]:
     if not samples:
         yield "no samples", ""
-    if not index_path(tar).exists():
+    if not Path(index_path(tar)).exists():
         return
     try:
-        indexed = Shard(str(tar), len(samples), tar.stat().st_size).samples()
+        indexed = read_index(tar)[:]
     except UserError as error:
         yield "index wrong", str(error)
         return
     if indexed != samples:
-        yield "index wrong", f"{index_path(tar).name} is of another tar"
+        yield "index wrong", f"{Path(index_path(tar)).name} is of another tar"
 
 
 def _example(tar: str, key: str, detail: str) -> str:

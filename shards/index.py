@@ -1,27 +1,54 @@
 """Make the index of shards that other tools wrote."""
 
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shards.parallel import progress, run_parallel
-from xmodal.data.manifest import write_index, write_manifest
+from xmodal.data.manifest import Indexed, write_index, write_manifest
 from xmodal.errors import UserError
+
+_NUM_EXAMPLES = 5
 
 
 def index(folder: Path, workers: int) -> None:
     """Write the `.idx` of every tar in the folder and their `shardindex.json`.
 
-    Raises `UserError` when there is no tar, or one is cut, broken or empty.
+    What is whole before the first break in a tar is indexed; what is not, and keys that come
+    twice in a shard, are counted and named. Raises `UserError` when no tar has a whole sample.
     """
     tars = find_tars(folder)
-    counts = {}
+    found = {}
     with progress("index", len(tars)) as advance:
-        for tar, count in run_parallel(write_index, tars, min(workers, len(tars))):
-            if count == 0:
-                raise UserError(f"shard {tar} has no samples: remove it and index again")
-            counts[tar.name] = count
+        for tar, indexed in run_parallel(write_index, tars, min(workers, len(tars))):
+            found[tar.name] = indexed
             advance(1)
-    write_manifest(folder, {tar.name: counts[tar.name] for tar in tars})
-    print(f"{sum(counts.values()):,} samples in {len(tars):,} shards of {folder}")
+    ordered = {tar.name: found[tar.name] for tar in tars}
+    counts = {name: each.num_samples for name, each in ordered.items() if each.num_samples}
+    for line in doubts(ordered):
+        print(f"warning: {line}", file=sys.stderr)
+    if not counts:
+        raise UserError(f"no shard of {folder} has a whole sample")
+    write_manifest(folder, counts)
+    print(f"{sum(counts.values()):,} samples in {len(counts):,} shards of {folder}")
+
+
+def doubts(found: Mapping[str, Indexed]) -> Iterator[str]:
+    """Say what of the shards is not indexed or doubtful: each kind counted, the first ones named."""
+    broken = [
+        f"{each.broken}: {each.num_samples:,} samples before it are indexed"
+        for each in found.values()
+        if each.broken
+    ]
+    empty = [name for name, each in found.items() if not (each.num_samples or each.broken)]
+    keys = [f"{name} {key}" for name, each in found.items() for key in each.repeated]
+    yield from broken[:_NUM_EXAMPLES]
+    if len(broken) > _NUM_EXAMPLES:
+        yield f"{len(broken):,} shards are cut or broken in all"
+    if empty:
+        yield f"{len(empty):,} shards without a sample are left out: {_named(empty)}"
+    if keys:
+        yield f"{len(keys):,} keys come twice, the later samples count as bad: {_named(keys)}"
 
 
 def find_tars(folder: Path) -> list[Path]:
@@ -34,3 +61,7 @@ def find_tars(folder: Path) -> list[Path]:
         hint = f": is one of these meant? {' '.join(below[:8])}" if below else ""
         raise UserError(f"{folder} has no .tar{hint}")
     return tars
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:_NUM_EXAMPLES]) + (", …" if len(names) > _NUM_EXAMPLES else "")

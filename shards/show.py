@@ -55,7 +55,7 @@ def _spread(manifest: Manifest, count: int) -> list[dict[str, bytes]]:
     found, first = [], 0
     for shard in manifest.shards:
         inside = [at - first for at in wanted if first <= at < first + shard.num_samples]
-        samples = shard.samples() if inside else []
+        samples = manifest.index(shard) if inside else []
         found += [_files(shard.url, samples[at]) for at in inside]
         first += shard.num_samples
     return found

@@ -26,7 +26,7 @@ def write_shards(folder: Path, shards: Sequence[Mapping[str, Members]]) -> Manif
                     info = tarfile.TarInfo(f"{key}.{extension}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
-        counts[path.name] = write_index(path)
+        counts[path.name] = write_index(path).num_samples
     write_manifest(folder, counts)
     return read_manifest(folder)
 

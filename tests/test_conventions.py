@@ -26,7 +26,7 @@ LAYERS = [
     {"errors"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
-SHARDS_MAY_IMPORT = {"xmodal.data.manifest", "xmodal.errors"}
+SHARDS_MAY_IMPORT = {"xmodal.data.manifest", "xmodal.data.storage", "xmodal.errors"}
 
 
 def name_of(path: Path) -> str:

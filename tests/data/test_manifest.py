@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmodal.data.manifest import (
-    count_indexed,
-    index_tar,
+    Member,
+    Sample,
+    Shard,
     key_and_extension,
+    read_index,
     read_manifest,
     tar_members,
+    tar_samples,
     write_index,
     write_manifest,
 )
@@ -44,13 +47,26 @@ def write_tar(path: Path) -> None:
 
 
 def index(folder: Path) -> None:
-    write_manifest(folder, {tar.name: write_index(tar) for tar in sorted(folder.glob("*.tar"))})
+    write_manifest(folder, {tar.name: write_index(tar).num_samples for tar in sorted(folder.glob("*.tar"))})
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
+
+
+def members(path: Path) -> list[Member]:
+    with path.open("rb") as file:
+        return list(tar_members(file, path.stat().st_size, str(path)))
+
+
+def scanned(path: str | Path) -> list[Sample]:
+    return list(tar_samples(path))
+
+
+def samples_of(shard: Shard) -> list[Sample]:
+    return read_index(shard.url)[:]
 
 
 def user_error(url: Path) -> str:
@@ -70,8 +86,8 @@ def test_what_webdataset_writes_is_found_at_its_offsets(folder: Path) -> None:
     for shard in manifest.shards:
         tar = Path(shard.url).read_bytes()
         assert shard.num_bytes == len(tar)
-        samples = shard.samples()
-        assert samples == index_tar(shard.url)
+        samples = samples_of(shard)
+        assert samples == scanned(shard.url)
         assert [sample.key for sample in samples] == ["a/0001", "a/0002", "0003"]
         offset, size = samples[0].members["jpg"]
         assert tar[offset : offset + size] == b"x" * 700
@@ -83,7 +99,7 @@ def test_what_webdataset_writes_is_found_at_its_offsets(folder: Path) -> None:
 def test_samples_are_the_ones_that_webdataset_reads(folder: Path) -> None:
     shard = read_manifest(folder).shards[0]
     theirs = webdataset.WebDataset(shard.url, shardshuffle=False)
-    assert [(s.key, set(s.members)) for s in shard.samples()] == [
+    assert [(s.key, set(s.members)) for s in samples_of(shard)] == [
         (s["__key__"], {name for name in s if not name.startswith("__")}) for s in theirs
     ]
 
@@ -120,8 +136,8 @@ def test_a_manifest_can_be_named_by_its_file_and_read_by_relative_path(
 ) -> None:
     monkeypatch.chdir(folder)
     by_file = read_manifest("shardindex.json")
-    assert by_file == read_manifest(".")
-    assert by_file.shards[0].samples()
+    assert by_file.num_samples == read_manifest(".").num_samples == 6
+    assert samples_of(by_file.shards[0])
 
 
 def test_relevance_is_read_where_there_is_one(folder: Path) -> None:
@@ -149,12 +165,12 @@ def test_the_index_on_disk_says_what_a_scan_of_the_tar_says(
             add(tar, name, data)
     index(folder)
     shard = read_manifest(folder).shards[0]
-    assert shard.samples() == index_tar(shard.url)
-    assert count_indexed(shard.url) == shard.num_samples
+    assert samples_of(shard) == scanned(shard.url)
+    assert len(read_index(shard.url)) == shard.num_samples
     content = Path(shard.url).read_bytes()
     with tarfile.open(shard.url) as tar:
         stored = [tar.extractfile(m).read() for m in tar if key_and_extension(m.name)]  # type: ignore[union-attr]
-    places = [place for sample in shard.samples() for place in sample.members.values()]
+    places = [place for sample in samples_of(shard) for place in sample.members.values()]
     assert [content[at : at + size] for at, size in places] == stored
 
 
@@ -183,14 +199,14 @@ def test_folders_links_and_meta_files_are_no_samples(tmp_path: Path) -> None:
             tar.addfile(info)
         add(tar, "__index__/k.json", b"{}")
         add(tar, "k.jpg", b"1")
-    assert [sample.key for sample in index_tar(tmp_path / "s.tar")] == ["k"]
+    assert [sample.key for sample in scanned(tmp_path / "s.tar")] == ["k"]
 
 
 def test_an_extension_that_comes_again_begins_another_sample(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for name in ("k.jpg", "k.json", "k.jpg", "k.json"):
             add(tar, name, b"1")
-    assert [set(sample.members) for sample in index_tar(tmp_path / "s.tar")] == [
+    assert [set(sample.members) for sample in scanned(tmp_path / "s.tar")] == [
         {"jpg", "json"},
         {"jpg", "json"},
     ]
@@ -226,14 +242,43 @@ def test_an_empty_shard_is_named(folder: Path) -> None:
     assert "train-000002.tar is empty" in user_error(folder)
 
 
-def test_a_shard_that_changed_since_is_named(folder: Path) -> None:
+def test_a_shard_that_was_cut_since_is_said_and_one_that_grew_refused(folder: Path) -> None:
     shard = folder / "train-000001.tar"
-    size = shard.stat().st_size
-    shard.write_bytes(shard.read_bytes()[:-1024])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1024])
+    (notice,) = read_manifest(folder).notices
+    assert notice.startswith(
+        f"shard {shard} is cut: {len(whole) - 1024:,} of {len(whole):,} bytes;"
+    )
+    shard.write_bytes(whole + b"0")
     error = user_error(folder)
-    assert "train-000001.tar" in error
-    assert f"{size - 1024:,} bytes" in error
-    assert f"{size:,}" in error
+    assert f"{shard} has {len(whole) + 1:,} bytes" in error
+    assert f"{len(whole):,}: changed?" in error
+
+
+def test_braces_and_tars_name_parts_of_sets(folder: Path) -> None:
+    other = folder / "other"
+    other.mkdir()
+    write_tar(other / "x.tar")
+    index(other)
+
+    def names(url: str) -> list[str]:
+        return [str(Path(s.url).relative_to(folder)) for s in read_manifest(url).shards]
+
+    both = ["train-000000.tar", "train-000001.tar"]
+    assert names(f"{folder}/train-{{000000..000001}}.tar") == both
+    assert names(f"{folder}/train-000001.tar") == both[1:]
+    assert names(f"{folder}{{,/other}}") == [*both, "other/x.tar"]
+    assert names(f"{folder}/{{other/x,train-000000}}.tar") == ["other/x.tar", both[0]]
+    with pytest.raises(UserError, match=r"does not list train-000007.tar: run `python -m shards"):
+        read_manifest(f"{folder}/train-{{000000..000007..7}}.tar")
+    with pytest.raises(UserError, match="a brace is not closed"):
+        read_manifest(f"{folder}/train-{{00.tar")
+
+
+def test_other_schemes_are_refused() -> None:
+    with pytest.raises(UserError, match="gs:// is not supported"):
+        read_manifest("gs://bucket/train")
 
 
 def test_a_damaged_index_is_named(folder: Path) -> None:
@@ -246,22 +291,22 @@ def test_a_damaged_index_is_named(folder: Path) -> None:
     for text in damaged:
         path.write_text(text)
         with pytest.raises(UserError, match=r"train-000000\.idx.*run `python -m shards index"):
-            shard.samples()
+            samples_of(shard)
     path.unlink()
-    with pytest.raises(UserError, match="cannot be read"):
-        shard.samples()
+    with pytest.raises(UserError, match=r"\.idx is missing: run"):
+        samples_of(shard)
 
 
 def test_a_tar_cut_anywhere_is_named_with_its_last_whole_file(tmp_path: Path) -> None:
     write_tar(tmp_path / "whole.tar")
     whole = (tmp_path / "whole.tar").read_bytes()
-    places = [(m.offset + m.size, m.name) for m in tar_members(tmp_path / "whole.tar")]
+    places = [(m.offset + m.size, m.name) for m in members(tmp_path / "whole.tar")]
     cut = tmp_path / "cut.tar"
     for length in range(1, places[-1][0] + 512, 100):
         cut.write_bytes(whole[:length])
         last = [name for end, name in places if end <= length]
         with pytest.raises(UserError) as caught:
-            index_tar(cut)
+            scanned(cut)
         assert str(caught.value) == (
             f"shard {cut} is cut in the middle (last whole file: {last[-1] if last else 'none'})"
         )
@@ -271,7 +316,7 @@ def test_files_that_are_no_tar_say_why(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     write_tar(path)
     broken = bytearray(path.read_bytes())
-    second = next(m for m in tar_members(path) if m.name == "a/0001.json").offset - 512
+    second = next(m for m in members(path) if m.name == "a/0001.json").offset - 512
     broken[second : second + 100] = b"#" * 100
     for content, why in [
         (b"", "zero bytes"),
@@ -281,6 +326,6 @@ def test_files_that_are_no_tar_say_why(tmp_path: Path) -> None:
     ]:
         path.write_bytes(content)
         with pytest.raises(UserError, match=why):
-            index_tar(path)
+            scanned(path)
     with pytest.raises(UserError, match="cannot be read"):
-        index_tar(tmp_path / "nowhere.tar")
+        scanned(tmp_path / "nowhere.tar")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from xmodal.data.manifest import index_tar, read_manifest
+from xmodal.data.manifest import read_index, read_manifest, tar_samples
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,7 +35,7 @@ def test_foreign_shards_are_indexed(foreign: Path, run: Run) -> None:
         *("00000.tar", "00001.tar", "00002.tar")
     ]
     for shard in manifest.shards:
-        assert shard.samples() == index_tar(shard.url)
+        assert read_index(shard.url)[:] == list(tar_samples(shard.url))
 
 
 def test_the_index_is_made_again_when_shards_change(foreign: Path, run: Run) -> None:
@@ -45,18 +45,38 @@ def test_the_index_is_made_again_when_shards_change(foreign: Path, run: Run) -> 
     assert read_manifest(foreign).num_samples == 8
 
 
-def test_a_cut_tar_is_named(foreign: Path, run: Run) -> None:
+def test_what_is_whole_of_a_cut_tar_is_indexed_and_the_cut_named(foreign: Path, run: Run) -> None:
     tar = foreign / "00001.tar"
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
-    done = run("index", foreign, code=2)
-    assert done.stderr.splitlines()[-1].startswith(f"error: shard {tar} is cut in the middle (last")
-    assert not (foreign / "shardindex.json").exists()
+    done = run("index", foreign)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert line.startswith(f"warning: shard {tar} is cut in the middle (last whole file: ")
+    assert line.endswith(": 1 samples before it are indexed")
+    assert [shard.num_samples for shard in read_manifest(foreign).shards] == [4, 1, 4]
 
 
-def test_an_empty_tar_is_named(foreign: Path, run: Run) -> None:
+def test_tars_without_a_sample_are_left_out_and_named(foreign: Path, run: Run) -> None:
     with webdataset.TarWriter(str(foreign / "00003.tar")):
         pass
-    assert "00003.tar has no samples: remove it" in run("index", foreign, code=2).stderr
+    (foreign / "00004.tar").write_bytes(b"")
+    done = run("index", foreign)
+    assert "warning: 1 shards without a sample are left out: 00003.tar" in done.stderr
+    assert "00004.tar is a file of zero bytes" in done.stderr
+    assert read_manifest(foreign).num_samples == 12
+    for tar in foreign.glob("*.tar"):
+        tar.write_bytes(b"")
+    assert f"no shard of {foreign} has a whole sample" in run("index", foreign, code=2).stderr
+
+
+def test_keys_that_come_twice_are_counted_and_named(foreign: Path, run: Run) -> None:
+    with webdataset.TarWriter(str(foreign / "00000.tar")) as writer:
+        for key in ("a", "b", "a"):
+            writer.write({"__key__": key, "txt": "text"})
+    assert "1 keys come twice, the later samples count as bad: 00000.tar a" in run(
+        "index", foreign
+    ).stderr
+    index = read_index(foreign / "00000.tar")
+    assert index.repeats() == {2}
 
 
 def test_a_folder_without_tars_says_where_they_are(foreign: Path, run: Run) -> None:

@@ -1,18 +1,25 @@
 """Which samples a set of shards holds, and where in its tars each of their files lies.
 
-A shard set is a folder of tars with two kinds of index, both in formats other tools read too:
-`shardindex.json` as webdataset's `wids` writes it (each shard's name, number of samples and
-bytes), and beside each tar an `.idx` as NVIDIA DALI's `wds2idx` writes it (offset and size of
-each file). A tar is scanned once, when its index is made; afterwards any sample is one seek away.
+A shard set is a folder of tars, on disk or in a bucket, with two kinds of index, both in formats
+other tools read too: `shardindex.json` as webdataset's `wids` writes it (each shard's name, number
+of samples and bytes), and beside each tar an `.idx` as NVIDIA DALI's `wds2idx` writes it (offset
+and size of each file). A tar is scanned once, when its index is made; afterwards any sample is one
+seek away.
 """
 
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
+from braceexpand import UnbalancedBracesError, braceexpand
+
+from xmodal.data.storage import Storage, open_storage
+from xmodal.data.storage.config import S3Config
 from xmodal.errors import UserError
 
 MANIFEST_NAME = "shardindex.json"
@@ -51,71 +58,114 @@ class Member:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar of a shard set: its path, how many samples it holds, its size in bytes."""
+    """One tar of a shard set: where it lies, how many samples it holds, its size in bytes."""
 
     url: str
     num_samples: int
     num_bytes: int
 
-    def samples(self) -> list[Sample]:
-        """Read the samples in the order of the tar from the `.idx` beside it.
-
-        Raises `UserError` when the index is damaged or counts other samples than the manifest.
-        """
-        samples = _read_index(index_path(self.url))
-        if len(samples) != self.num_samples:
-            raise UserError(
-                f"{index_path(self.url)} has {len(samples)} samples, {MANIFEST_NAME} says "
-                f"{self.num_samples}: {_remake(Path(self.url).parent)}"
-            )
-        return samples
-
 
 @dataclass(frozen=True)
 class Manifest:
-    """A shard set: its folder, its shards in order, and what else its captions are true of.
+    """A shard set: its shards in order, and what else its captions are true of.
 
     `relevance` maps an image id to one list of image ids for each of its captions: the images
     that the caption is true of, the image itself included. None where the set has none.
+    `notices` are lines about what is not as it should be and can still be trained on.
     """
 
     url: str
     shards: tuple[Shard, ...]
     relevance: dict[str, list[list[str]]] | None = None
+    notices: tuple[str, ...] = ()
+    storage: Storage = field(default_factory=lambda: open_storage(""), compare=False, repr=False)
 
     @property
     def num_samples(self) -> int:
         return sum(shard.num_samples for shard in self.shards)
 
+    def index(self, shard: Shard) -> "ShardIndex":
+        """Read the index of a shard.
 
-def read_manifest(url: str | Path) -> Manifest:
-    """Read the manifest of a folder of shards (or a `shardindex.json`), and check it is all there.
+        Raises `UserError` when it is damaged or counts other samples than the manifest.
+        """
+        index = read_index(shard.url, self.storage)
+        if len(index) != shard.num_samples:
+            raise UserError(
+                f"{index_path(shard.url)} has {len(index)} samples, {MANIFEST_NAME} says "
+                f"{shard.num_samples}: {_remake(_split(shard.url)[0])}"
+            )
+        return index
 
-    Raises `UserError` when the folder, the manifest, a shard or its index is missing, a shard has
-    another size than recorded, a shard is empty, or there is none.
+
+class ShardIndex(Sequence[Sample]):
+    """The samples of a shard in the order of its tar, each read from its line when it is asked for.
+
+    Held are the bytes of the `.idx` alone, some 60 a sample, for there are as many of these in
+    memory as a run has lanes.
     """
-    path = Path(url)
-    folder = path.parent if path.name == MANIFEST_NAME else path
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder} with shards")
-    if not (folder / MANIFEST_NAME).is_file():
-        raise UserError(f"{folder} has no {MANIFEST_NAME}: {_remake(folder)}")
-    entries = _shard_entries(folder / MANIFEST_NAME)
-    shards = tuple(_read_shard(folder, entry) for entry in entries)
-    if not shards:
-        raise UserError(f"{folder / MANIFEST_NAME} lists no shards")
-    return Manifest(str(folder), shards, _read_relevance(folder / RELEVANCE_NAME))
+
+    def __init__(self, text: bytes, path: str) -> None:
+        self.path = path
+        self._text = text.removesuffix(b"\n")
+        ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n"))
+        self._bounds = np.append(ends, len(self._text))
+        header = self._text[: self._bounds[0]].decode("utf-8", "replace")
+        if _header_count(header, path) != len(self):
+            raise UserError(f"{path} is cut: {_remake(_split(path)[0])}")
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        line = self._text[self._bounds[number] + 1 : self._bounds[number + 1]]
+        return _read_sample(line.decode("utf-8", "surrogateescape"), self.path)
+
+    def repeats(self) -> frozenset[int]:
+        """Return the numbers of the samples whose key an earlier sample of the shard has."""
+        seen: set[str] = set()
+        repeats = set()
+        for number, sample in enumerate(self):
+            if sample.key in seen:
+                repeats.add(number)
+            seen.add(sample.key)
+        return frozenset(repeats)
 
 
-def tar_members(path: str | Path) -> Iterator[Member]:
-    """Scan the regular files of an uncompressed tar, in order.
+def read_manifest(url: str | Path, s3: S3Config | None = None) -> Manifest:
+    """Read which shards a URL names, and check that they are all there.
+
+    The URL is a folder, a `shardindex.json`, a tar, or any of these with braces
+    (`s3://bucket/train-{000000..000099}.tar`); the folder of each has a manifest. Raises
+    `UserError` when the folder, its manifest, a shard or its index is missing, a shard has grown,
+    is empty, or there is none.
+    """
+    url = str(url)
+    storage = open_storage(url, s3)
+    folders: dict[str, _Folder] = {}
+    shards: list[Shard] = []
+    for part in _expanded(url):
+        place, name = _split(part) if part.endswith((".tar", MANIFEST_NAME)) else (part, None)
+        place = place.rstrip("/") or place
+        if place not in folders:
+            folders[place] = _Folder(place, storage)
+        shards += folders[place].shards(None if name == MANIFEST_NAME else name)
+    notices = tuple(line for folder in folders.values() for line in folder.notices)
+    return Manifest(url, tuple(shards), _relevance(folders.values()), notices, storage)
+
+
+def tar_members(file: BinaryIO, num_bytes: int, url: str) -> Iterator[Member]:
+    """Scan the regular files of an uncompressed tar of `num_bytes`, in order.
 
     Raises `UserError`, after the last whole file, when the tar is cut or a header is broken.
     """
     last = "none"
     try:
-        num_bytes = Path(path).stat().st_size
-        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for info in tar:
                 if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     # tarfile misses data that is cut before it looks for the next header.
@@ -123,13 +173,15 @@ def tar_members(path: str | Path) -> Iterator[Member]:
                         raise EOFError
                     yield Member(info.name, info.offset_data, info.size)
                     last = info.name
+                # tarfile remembers each file it has seen, which a scan does not need.
+                tar.members.clear()
             # tarfile takes a broken header and a missing end for the end of the archive.
-            _require_end_mark(tar)
+            _require_end_mark(file, tar.offset)
     except OSError as error:
-        raise UserError(f"shard {path} cannot be read: {error.strerror}") from None
+        raise UserError(f"shard {url} cannot be read: {error.strerror or error}") from None
     except (tarfile.TarError, EOFError, ValueError) as error:
-        why = _why_unreadable(path, error)
-        raise UserError(f"shard {path} {why} (last whole file: {last})") from None
+        why = _why_unreadable(file, error)
+        raise UserError(f"shard {url} {why} (last whole file: {last})") from None
 
 
 def key_and_extension(name: str) -> tuple[str, str] | None:
@@ -143,67 +195,68 @@ def key_and_extension(name: str) -> tuple[str, str] | None:
     return match[1], match[2].lower()
 
 
-def tar_samples(path: str | Path) -> Iterator[Sample]:
+def tar_samples(url: str | Path, storage: Storage | None = None) -> Iterator[Sample]:
     """Scan the samples of a tar, in order.
 
     Files of one key that follow each other are one sample; an extension that comes again begins
     another. Raises `UserError`, after the last whole sample, when the tar is cut or broken.
     """
-    return (sample for sample, _ in _grouped(path))
+    return (sample for sample, _ in _scan(str(url), storage))
 
 
-def index_tar(path: str | Path) -> list[Sample]:
-    """Find the samples of a tar by scanning it, as `tar_samples` does."""
-    return list(tar_samples(path))
-
-
-def index_path(tar_path: str | Path) -> Path:
+def index_path(tar: str | Path) -> str:
     """Where the index of a tar lies: `a/b.tar` has `a/b.idx`."""
-    return Path(tar_path).with_suffix(".idx")
+    return str(tar).removesuffix(".tar") + ".idx"
 
 
-def write_index(tar_path: str | Path) -> int:
-    """Write the `.idx` of a tar beside it, and return its number of samples."""
+@dataclass(frozen=True)
+class Indexed:
+    """What an index was made of: its samples, and what of the tar is not in it or doubtful."""
+
+    num_samples: int
+    broken: str | None  # why the tar could not be read to its end
+    repeated: tuple[str, ...]  # keys that several samples have
+
+
+def write_index(tar: str | Path, storage: Storage | None = None) -> Indexed:
+    """Write the `.idx` of a tar beside it, of all whole samples before the first break in it."""
+    url, broken = str(tar), None
+    storage = storage or open_storage(url)
+    scanned: list[tuple[Sample, list[str]]] = []
+    try:
+        scanned.extend(_scan(url, storage))
+    except UserError as error:
+        broken = str(error)
+    write_index_of(url, scanned, storage)
+    keys = [sample.key for sample, _ in scanned]
+    repeated = tuple(dict.fromkeys(key for key in _again(keys)))
+    return Indexed(len(scanned), broken, repeated)
+
+
+def write_index_of(
+    tar: str | Path, samples: Iterable[tuple[Sample, Sequence[str]]], storage: Storage
+) -> None:
+    """Write the `.idx` of a tar whose samples, and their files' names, are known."""
     lines = []
-    for sample, names in _grouped(tar_path):
+    for sample, names in samples:
         entries = zip(names, sample.members.values(), strict=True)
         lines.append(" ".join(_index_entry(name, *place) for name, place in entries))
-    write_atomically(index_path(tar_path), "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
-    return len(lines)
+    text = "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
+    storage.write(index_path(tar), text.encode("utf-8", "surrogateescape"))
 
 
-def count_indexed(tar_path: str | Path) -> int:
-    """Read the number of samples from the first line of a tar's `.idx`."""
-    with index_path(tar_path).open(encoding="utf-8", errors="replace") as file:
-        return _header_count(file.readline(), index_path(tar_path))
+def grouped(members: Iterable[Member], url: str) -> Iterator[tuple[Sample, list[str]]]:
+    """Group the files of a tar into samples, each with its files' names.
 
-
-def write_manifest(folder: str | Path, num_samples: Mapping[str, int]) -> None:
-    """Write a folder's `shardindex.json` for its tars: names in order, each with its samples."""
-    folder = Path(folder)
-    shards = [
-        {"url": name, "nsamples": count, "filesize": (folder / name).stat().st_size}
-        for name, count in num_samples.items()
-    ]
-    document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
-    write_atomically(folder / MANIFEST_NAME, json.dumps(document, indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: beside its place, then renamed into it."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(text.encode("utf-8", "surrogateescape"))
-    part.replace(path)
-
-
-def _grouped(path: str | Path) -> Iterator[tuple[Sample, list[str]]]:
+    Raises `UserError` for a name that no index can hold.
+    """
     sample, names = Sample("", {}), list[str]()
-    for member in tar_members(path):
+    for member in members:
         split = key_and_extension(member.name)
         if split is None:
             continue
         if "\n" in member.name:
-            raise UserError(f"{path}: {member.name!r} has a line break, which no index can hold")
+            raise UserError(f"{url}: {member.name!r} has a line break, which no index can hold")
         key, extension = split
         if key != sample.key or extension in sample.members:
             if names:
@@ -215,88 +268,204 @@ def _grouped(path: str | Path) -> Iterator[tuple[Sample, list[str]]]:
         yield sample, names
 
 
+def read_index(tar: str | Path, storage: Storage | None = None) -> ShardIndex:
+    """Read the `.idx` of a tar; raises `UserError` when it is missing or damaged."""
+    path = index_path(tar)
+    try:
+        text = (storage or open_storage(path)).read(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {_remake(_split(path)[0])}") from None
+    return ShardIndex(text, path)
+
+
+def write_manifest(
+    folder: str | Path, num_samples: Mapping[str, int], storage: Storage | None = None
+) -> None:
+    """Write a folder's `shardindex.json` for its tars: names in order, each with its samples."""
+    storage = storage or open_storage(str(folder))
+    sizes = storage.list(str(folder))
+    shards = [
+        {"url": name, "nsamples": count, "filesize": sizes[name]}
+        for name, count in num_samples.items()
+    ]
+    document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+    text = json.dumps(document, indent=1) + "\n"
+    storage.write(f"{folder}/{MANIFEST_NAME}", text.encode())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: beside its place, then renamed into it."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(text.encode("utf-8", "surrogateescape"))
+    part.replace(path)
+
+
+class _Folder:
+    """A folder of shards, listed once."""
+
+    def __init__(self, folder: str, storage: Storage) -> None:
+        self.folder, self.storage = folder, storage
+        self.notices: list[str] = []
+        self._sizes = {folder: storage.list(folder)}
+        if MANIFEST_NAME not in self._sizes[folder]:
+            if not self._sizes[folder] and not storage.folders(folder):
+                raise UserError(f"there is no folder {folder} with shards")
+            raise UserError(f"{folder} has no {MANIFEST_NAME}: {_remake(folder)}")
+        self._entries = _shard_entries(f"{folder}/{MANIFEST_NAME}", storage)
+
+    def shards(self, name: str | None) -> list[Shard]:
+        """Return the shard of that name, or all; raises `UserError` for what is not there."""
+        entries = [entry for entry in self._entries if name in (None, entry["url"])]
+        if not entries:
+            place = f"{self.folder}/{MANIFEST_NAME}"
+            raise UserError(
+                f"{place} lists no shards" if name is None else f"{place} does not list {name}: "
+                f"{_remake(self.folder)}"
+            )
+        return [self._shard(entry) for entry in entries]
+
+    def relevance(self) -> dict[str, list[list[str]]] | None:
+        """Read which images the captions are true of, where the folder says so."""
+        if RELEVANCE_NAME not in self._sizes[self.folder]:
+            return None
+        path = f"{self.folder}/{RELEVANCE_NAME}"
+        try:
+            return json.loads(self.storage.read(path))
+        except ValueError:
+            raise UserError(f"{path} is no JSON: remove it, or build the shards again") from None
+
+    def _shard(self, entry: dict) -> Shard:
+        name = entry["url"]
+        url = name if name.startswith("/") or "://" in name else f"{self.folder}/{name}"
+        size, recorded = self._size(url), entry.get("filesize")
+        if size is None:
+            raise UserError(f"shard {url} is missing, but {MANIFEST_NAME} lists it")
+        if recorded is not None and size > recorded:
+            raise UserError(
+                f"shard {url} has {size:,} bytes, {MANIFEST_NAME} says {recorded:,}: "
+                f"changed? If it is right, {_remake(self.folder)}"
+            )
+        if recorded is not None and size < recorded:
+            self.notices.append(
+                f"shard {url} is cut: {size:,} of {recorded:,} bytes; its samples beyond them "
+                "count as bad"
+            )
+        if entry["nsamples"] == 0:
+            raise UserError(f"shard {url} is empty: remove it and {_remake(self.folder)}")
+        if self._size(index_path(url)) is None:
+            raise UserError(f"shard {url} has no {_split(index_path(url))[1]}: {_remake(self.folder)}")
+        return Shard(url, entry["nsamples"], size)
+
+    def _size(self, url: str) -> int | None:
+        folder, name = _split(url)
+        if folder not in self._sizes:
+            self._sizes[folder] = self.storage.list(folder)
+        return self._sizes[folder].get(name)
+
+
+def _relevance(folders: Iterable[_Folder]) -> dict[str, list[list[str]]] | None:
+    found = [folder.relevance() for folder in folders]
+    if any(each is None for each in found):
+        return None
+    return {key: value for each in found if each for key, value in each.items()}
+
+
+def _expanded(url: str) -> list[str]:
+    try:
+        return list(braceexpand(url))
+    except UnbalancedBracesError:
+        raise UserError(f"{url}: a brace is not closed") from None
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Split a URL into its folder and its name."""
+    folder, slash, name = url.rpartition("/")
+    return (folder or slash or "."), name
+
+
+def _scan(url: str, storage: Storage | None) -> Iterator[tuple[Sample, list[str]]]:
+    storage = storage or open_storage(url)
+    folder, name = _split(url)
+    try:
+        with storage.open(url) as file:
+            num_bytes = storage.list(folder)[name]
+            yield from grouped(tar_members(file, num_bytes, url), url)
+    except FileNotFoundError:
+        raise UserError(f"shard {url} cannot be read: there is no such file") from None
+
+
+def _again(keys: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            yield key
+        seen.add(key)
+
+
 def _index_entry(name: str, offset: int, size: int) -> str:
     extension = name.rsplit("/", 1)[-1].split(".", 1)[1]
     return f"{extension} {offset} {size} {name}"
 
 
-def _read_index(path: Path) -> list[Sample]:
+def _read_sample(line: str, path: str) -> Sample:
+    words = line.split(" ")
+    # What has four words a file and names that end as they should has no spaces in names.
+    names, extensions = words[3::4], words[::4]
+    if len(words) % 4 or not all(map(str.endswith, names, extensions)):
+        return _read_spaced_sample(line, path)
+    split = key_and_extension(names[0])
     try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
-        raise UserError(f"{path} cannot be read: {_remake(path.parent)}") from None
-    header, *lines = text.removesuffix("\n").split("\n")
-    samples = [_read_sample(line, path) for line in lines]
-    if _header_count(header, path) != len(samples):
-        raise UserError(f"{path} is cut: {_remake(path.parent)}")
-    return samples
+        places = zip(map(int, words[1::4]), map(int, words[2::4]), strict=True)
+        members = dict(zip(map(str.lower, extensions), places, strict=True))
+    except ValueError:
+        split = None
+    if split is None:
+        raise _no_sample(path)
+    return Sample(split[0], members)
 
 
-def _read_sample(line: str, path: Path) -> Sample:
+def _read_spaced_sample(line: str, path: str) -> Sample:
     entries = list(_INDEX_ENTRY.finditer(line))
     split = key_and_extension(entries[0][4]) if entries else None
     if split is None or "".join(entry[0] for entry in entries) != line:
-        raise UserError(f"{path} has a line that is no sample: {_remake(path.parent)}")
+        raise _no_sample(path)
     return Sample(split[0], {e[1].lower(): (int(e[2]), int(e[3])) for e in entries})
 
 
-def _header_count(line: str, path: Path) -> int:
-    match = _INDEX_HEADER.fullmatch(line.rstrip("\n"))
+def _no_sample(path: str) -> UserError:
+    return UserError(f"{path} has a line that is no sample: {_remake(_split(path)[0])}")
+
+
+def _header_count(line: str, path: str) -> int:
+    match = _INDEX_HEADER.fullmatch(line)
     if match is None:
-        raise UserError(f"{path} is no index of a tar: {_remake(path.parent)}")
+        raise UserError(f"{path} is no index of a tar: {_remake(_split(path)[0])}")
     return int(match[1])
 
 
-def _shard_entries(path: Path) -> list[dict]:
+def _shard_entries(path: str, storage: Storage) -> list[dict]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(storage.read(path))
         entries = document["shardlist"]
         for entry in entries:
             entry["url"], entry["nsamples"] = str(entry["url"]), int(entry["nsamples"])
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is no shard index: {_remake(path.parent)}") from None
+        raise UserError(f"{path} is no shard index: {_remake(_split(path)[0])}") from None
     return entries
 
 
-def _read_shard(folder: Path, entry: dict) -> Shard:
-    path = folder / entry["url"]
-    if not path.is_file():
-        raise UserError(f"shard {path} is missing, but {MANIFEST_NAME} lists it")
-    size = path.stat().st_size
-    if entry.get("filesize", size) != size:
-        raise UserError(
-            f"shard {path} has {size:,} bytes, {MANIFEST_NAME} says {entry['filesize']:,}: "
-            f"cut or changed? If it is right, {_remake(folder)}"
-        )
-    if entry["nsamples"] == 0:
-        raise UserError(f"shard {path} is empty: remove it and {_remake(folder)}")
-    if not index_path(path).is_file():
-        raise UserError(f"shard {path} has no {index_path(path).name}: {_remake(folder)}")
-    return Shard(str(path), entry["nsamples"], size)
-
-
-def _read_relevance(path: Path) -> dict[str, list[list[str]]] | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path} is no JSON: remove it, or build the shards again") from None
-
-
-def _require_end_mark(tar: tarfile.TarFile) -> None:
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    block = tar.fileobj.read(_BLOCK)
+def _require_end_mark(file: BinaryIO, offset: int) -> None:
+    file.seek(offset)
+    block = file.read(_BLOCK)
     if len(block) < _BLOCK:
         raise EOFError
     if any(block):
         raise tarfile.HeaderError
 
 
-def _why_unreadable(path: str | Path, error: Exception) -> str:
-    with Path(path).open("rb") as file:
-        magic = file.read(6)
+def _why_unreadable(file: BinaryIO, error: Exception) -> str:
+    file.seek(0)
+    magic = file.read(6)
     if magic.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         return "is compressed: unpack it to a plain tar"
     if not magic:
@@ -306,5 +475,5 @@ def _why_unreadable(path: str | Path, error: Exception) -> str:
     return "is no tar or has a broken header"
 
 
-def _remake(folder: Path) -> str:
+def _remake(folder: str) -> str:
     return f"run `python -m shards index {folder}`"

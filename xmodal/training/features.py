@@ -92,7 +92,7 @@ def cached_features(
         ]
         for number in range(rank(), len(manifest.shards), world_size()):
             numbers = range(starts[number], starts[number] + manifest.shards[number].num_samples)
-            if not index_path(folder / _name(number)).is_file():
+            if not Path(index_path(folder / _name(number))).is_file():
                 faults = _write_shard(
                     folder / _name(number), method, dataset, numbers, sides, device
                 )

@@ -1,5 +1,6 @@
 """Where shards lie: a folder of this machine or of a bucket, behind the same few operations."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
@@ -20,7 +21,7 @@ class Storage(Protocol):
         there is no such folder.
         """
 
-    def folders(self, folder: str) -> list[str]:
+    def folders(self, folder: str) -> Sequence[str]:
         """Return the names of the folders right in a folder."""
 
     def identity(self, url: str) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -26,7 +26,7 @@ class LocalStorage:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
-    def folders(self, folder: str) -> "list[str]":
+    def folders(self, folder: str) -> Sequence[str]:
         if not Path(folder).is_dir():
             return []
         with os.scandir(folder) as entries:
