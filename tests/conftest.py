@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.services.slurm import Slurm, cluster, missing_programs
+from tests.services import s3 as s3_service
+from tests.services import slurm as slurm_service
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
@@ -14,11 +15,22 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Slurm]:
+def slurm() -> Iterator[slurm_service.Slurm]:
     """A Slurm cluster of two nodes on this machine."""
-    if missing := missing_programs():
+    if missing := slurm_service.missing_programs():
         _lacks(f"no {', '.join(missing)} here: apt-get install slurm-wlm munge")
-    with cluster() as running:
+    with slurm_service.cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_service.Gateway]:
+    """An S3 on this machine, that of Ceph."""
+    if missing := s3_service.missing_programs():
+        _lacks(
+            f"no {', '.join(missing)} here: apt-get install ceph-mon ceph-osd radosgw ceph-common"
+        )
+    with s3_service.gateway() as running:
         yield running
 
 

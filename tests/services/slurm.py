@@ -13,11 +13,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.services.daemons import daemon, find_program, free_ports, until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "setpriv")
 NODES = ("127.0.0.1", "127.0.0.2")
@@ -86,13 +87,13 @@ class Slurm:
 
     def wait(self, number: str, seconds: float) -> dict[str, str]:
         """Wait for a job's end and return its fields; `TimeoutError` when it takes longer."""
-        _until(lambda: self.job(number)["JobState"] in ENDED, seconds, f"job {number} to end")
+        until(lambda: self.job(number)["JobState"] in ENDED, seconds, f"job {number} to end")
         return self.job(number)
 
 
 def missing_programs() -> list[str]:
     """Return which of the programs that a cluster needs are not on this machine."""
-    return [name for name in PROGRAMS if _find(name) is None]
+    return [name for name in PROGRAMS if find_program(name) is None]
 
 
 @contextmanager
@@ -108,7 +109,8 @@ def cluster() -> Iterator[Slurm]:
         for node in NODES:
             stack.enter_context(_daemon(folder, "slurmd", "-D", "-f", str(slurm.conf), "-N", node))
         stack.callback(_cancel_jobs, slurm)
-        _until(lambda: _idle_nodes(slurm) == len(NODES), 60, "the nodes to come up", folder)
+        said = sorted(folder.glob("*.out"))
+        until(lambda: _idle_nodes(slurm) == len(NODES), 60, "the nodes to come up", said)
         yield slurm
 
 
@@ -120,7 +122,7 @@ def _configure(slurm: Slurm) -> None:
             host=socket.gethostname().split(".")[0],
             user=getpass.getuser(),
             folder=slurm.folder,
-            ports=_free_ports(3),
+            ports=free_ports(3),
             nodes=NODES,
         )
     )
@@ -135,37 +137,21 @@ def _munge(folder: Path) -> Iterator[None]:
     places = [f"--{name}-file={folder / name}" for name in ("key", "pid", "log", "seed")]
     # Its own checks want folders that only root can write to; ours is the user's alone.
     with _daemon(folder, "munged", "--foreground", "--force", f"--socket={folder}/socket", *places):
-        _until((folder / "socket").exists, 20, "munged to open its socket", folder.parent)
+        said = [folder / "munged.out"]
+        until((folder / "socket").exists, 20, "munged to open its socket", said)
         yield
 
 
-@contextmanager
-def _daemon(folder: Path, program: str, *arguments: str) -> Iterator[None]:
-    """Run a daemon in the foreground of a child that dies with this process, however it dies."""
-    command = ["setpriv", "--pdeathsig", "TERM", str(_find(program)), *arguments]
-    with (folder / f"{program}.out").open("ab") as out:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            env=_without_slurm(os.environ),
-            start_new_session=True,  # Ctrl-C is for us alone: the jobs are ended first
-        )
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _daemon(
+    folder: Path, program: str, *arguments: str
+) -> AbstractContextManager["subprocess.Popen[bytes]"]:
+    # Tests may themselves run inside a job of another cluster.
+    return daemon(folder, program, *arguments, environment=_without_slurm(os.environ))
 
 
 def _cancel_jobs(slurm: Slurm) -> None:
     slurm.run("scancel", "--full", f"--user={getpass.getuser()}")
-    _until(lambda: not slurm.run("squeue", "--noheader"), 60, "the cancelled jobs to end")
+    until(lambda: not slurm.run("squeue", "--noheader"), 60, "the cancelled jobs to end")
 
 
 def _idle_nodes(slurm: Slurm) -> int:
@@ -176,31 +162,7 @@ def _idle_nodes(slurm: Slurm) -> int:
     return shown.split().count("idle")
 
 
-def _until(done: Callable[[], bool], seconds: float, what: str, folder: Path | None = None) -> None:
-    """Wait until `done()`; the error when it takes too long quotes what daemons in `folder` say."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            said = [file.read_text()[-2000:] for file in folder.glob("*.out")] if folder else []
-            raise TimeoutError("\n".join([f"waited {seconds:g} s for {what}", *said]))
-        time.sleep(0.2)
-
-
-def _find(program: str) -> str | None:
-    # Daemons lie in sbin, which a user's PATH may lack.
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    # Tests may themselves run inside a job of another cluster.
     return {key: value for key, value in environment.items() if not key.startswith("SLURM")}
 
 
