@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 
 from shards.parallel import progress, run_parallel
 from shards.picture import PictureError, stored
-from shards.source import Composed, Item, Picture, Relevance, Split, find_source
+from shards.sample import SampleError, encode_features
+from shards.source import Composed, Item, LeftOut, Picture, Relevance, Split, find_source
 from xmodal.data.manifest import (
     MANIFEST_NAME,
     RELEVANCE_NAME,
-    count_indexed,
     index_path,
+    read_index,
     read_manifest,
     write_atomically,
     write_index,
@@ -35,6 +36,7 @@ from xmodal.errors import UserError
 
 PLAN_NAME = "build.json"
 _LEFT_OUT_SUFFIX = ".left_out.json"
+_LEFT_OUT_BY_SOURCE = "source" + _LEFT_OUT_SUFFIX
 _NUM_EXAMPLES = 5
 
 
@@ -58,6 +60,7 @@ class _Job:
     first: int
     items: Sequence[Item | Composed]
     split: str
+    gallery: bool
     resize: int | None
 
 
@@ -100,17 +103,22 @@ def build(
 
 def _build_split(split: Split, plan: _Plan, folder: Path, workers: int) -> None:
     if not split.items:
-        raise UserError(f"{plan.source} has no samples for the split {plan.split}")
+        causes = _causes(split.left_out)
+        why = f": left out are {causes}" if causes else ""
+        raise UserError(f"{plan.source} has no samples for the split {plan.split}{why}")
     _begin(folder, plan, split)
-    jobs = _jobs(split.items, plan, folder)
+    jobs = _jobs(split, plan, folder)
     foreign = {tar.name for tar in folder.glob("*.tar")} - {job.tar.name for job in jobs}
     if foreign:
         raise UserError(f"{folder / min(foreign)} is no shard of this build: use another folder")
     with _locked(folder):
+        if split.left_out:
+            _write_left_out(split.left_out, folder / _LEFT_OUT_BY_SOURCE)
         _write_shards(jobs, plan.split, workers)
         counts = {job.tar.name: _count_samples(job.tar) for job in jobs if job.tar.exists()}
         if not counts:
-            raise UserError(f"no sample of the split {plan.split} can be used: {_causes(folder)}")
+            causes = _causes(_left_out(folder))
+            raise UserError(f"no sample of the split {plan.split} can be used: {causes}")
         if split.relevance is not None:
             _write_relevance(split.relevance, folder)
         write_manifest(folder, counts)
@@ -180,20 +188,23 @@ def _digest(split: Split) -> str:
     digest = hashlib.sha256()
     for item in split.items:
         digest.update(json.dumps(item.record).encode())
+        for array in item.features.values():
+            digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def _jobs(items: Sequence[Item | Composed], plan: _Plan, folder: Path) -> list[_Job]:
+def _jobs(split: Split, plan: _Plan, folder: Path) -> list[_Job]:
     size = plan.samples_per_shard
     return [
         _Job(
             folder / f"{plan.split}-{number:06d}.tar",
             first,
-            items[first : first + size],
+            split.items[first : first + size],
             plan.split,
+            split.gallery,
             plan.resize,
         )
-        for number, first in enumerate(range(0, len(items), size))
+        for number, first in enumerate(range(0, len(split.items), size))
     ]
 
 
@@ -219,8 +230,7 @@ def _write_tar(job: _Job) -> None:
         file.flush()
         os.fsync(file.fileno())
     if left_out:
-        text = json.dumps(left_out, ensure_ascii=False, indent=1)
-        write_atomically(job.tar.with_suffix(_LEFT_OUT_SUFFIX), text + "\n")
+        _write_left_out(left_out, job.tar.with_suffix(_LEFT_OUT_SUFFIX))
     if num_samples:
         part.replace(job.tar)
         write_index(job.tar)
@@ -228,13 +238,13 @@ def _write_tar(job: _Job) -> None:
         part.unlink()
 
 
-def _write_samples(job: _Job, file: BinaryIO) -> tuple[int, list[tuple[str, str, str]]]:
+def _write_samples(job: _Job, file: BinaryIO) -> tuple[int, list[LeftOut]]:
     left_out = []
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(job.items, job.first):
             try:
                 files = _sample_files(item, job)
-            except PictureError as error:
+            except (PictureError, SampleError) as error:
                 left_out.append((item.name, error.cause, error.detail))
                 continue
             for extension, data in files.items():
@@ -243,13 +253,16 @@ def _write_samples(job: _Job, file: BinaryIO) -> tuple[int, list[tuple[str, str,
 
 
 def _sample_files(item: Item | Composed, job: _Job) -> dict[str, bytes]:
-    if not item.texts or not all(item.texts):
-        raise PictureError("no caption")
+    needs_no_text = job.gallery or "text." in item.features
+    if not all(item.texts) or not (item.texts or needs_no_text):
+        raise SampleError("no caption")
     files = {}
     for prefix, picture in item.pictures.items():
         extension, data = stored(_picture_bytes(picture), job.resize)
         files[prefix + extension] = data
-    record = item.record | {"split": job.split}
+    for prefix, array in item.features.items():
+        files[prefix + "npy"] = encode_features(array)
+    record = item.record | {"split": job.split} | ({"gallery": True} if job.gallery else {})
     files["json"] = json.dumps(record).encode()
     return files
 
@@ -273,11 +286,12 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _count_samples(tar: Path) -> int:
     # A kill between the renaming of a tar and its indexing leaves it without.
-    return count_indexed(tar) if index_path(tar).exists() else write_index(tar)
+    return len(read_index(tar)) if Path(index_path(tar)).exists() else write_index(tar).num_samples
 
 
 def _write_relevance(relevance: Relevance, folder: Path) -> None:
-    missing = {name for name, _, _ in _left_out(folder)}
+    # What the source itself left out may have the name of what it kept, as duplicates have.
+    missing = {name for name, _, _ in _left_out(folder, f"{folder.name}-*")}
     kept = {
         image_id: [[other for other in true if other not in missing] for true in captions]
         for image_id, captions in relevance.items()
@@ -286,8 +300,12 @@ def _write_relevance(relevance: Relevance, folder: Path) -> None:
     write_atomically(folder / RELEVANCE_NAME, json.dumps(kept))
 
 
-def _left_out(folder: Path) -> list[list[str]]:
-    files = sorted(folder.glob(f"*{_LEFT_OUT_SUFFIX}"))
+def _write_left_out(left_out: Sequence[LeftOut], path: Path) -> None:
+    write_atomically(path, json.dumps(left_out, ensure_ascii=False, indent=1) + "\n")
+
+
+def _left_out(folder: Path, stem: str = "*") -> list[LeftOut]:
+    files = sorted(folder.glob(stem + _LEFT_OUT_SUFFIX))
     return [entry for file in files for entry in json.loads(file.read_text(encoding="utf-8"))]
 
 
@@ -298,20 +316,19 @@ def _summary(name: str, folder: Path) -> str:
         f"{name}: {manifest.num_samples:,} samples in {len(manifest.shards):,} shards "
         f"({num_bytes / 1e6:,.1f} MB) in {folder}"
     )
-    causes = _causes(folder)
+    causes = _causes(_left_out(folder))
     return f"{line}\n  left out: {causes}" if causes else line
 
 
-def _causes(folder: Path) -> str:
+def _causes(left_out: Sequence[LeftOut]) -> str:
     """Name what was left out by cause, with a few examples of each."""
-    left_out = _left_out(folder)
     counts = Counter(cause for _, cause, _ in left_out)
     return "; ".join(
         f"{count:,} {cause} ({_examples(left_out, cause)})" for cause, count in counts.items()
     )
 
 
-def _examples(left_out: Sequence[Sequence[str]], cause: str) -> str:
+def _examples(left_out: Sequence[LeftOut], cause: str) -> str:
     names = [name for name, its_cause, _ in left_out if its_cause == cause]
     more = ", …" if len(names) > _NUM_EXAMPLES else ""
     return ", ".join(names[:_NUM_EXAMPLES]) + more

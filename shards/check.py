@@ -10,13 +10,16 @@ from shards.index import find_tars
 from shards.parallel import progress, run_parallel
 from shards.picture import EXTENSIONS, PictureError, decode
 from shards.sample import (
+    IMAGE_FEATURES,
     PLAIN,
     SOURCE,
     TARGET,
+    TEXT_FEATURES,
     SampleError,
     image_extensions,
     is_composed,
     read_captions,
+    read_features,
     read_record,
 )
 from xmodal.data.manifest import (
@@ -124,7 +127,7 @@ def _key_faults(key: str, seen: set[str]) -> Iterator[Fault]:
 
 def _content_faults(files: dict[str, bytes]) -> Iterator[Fault]:
     images = image_extensions(files)
-    if not images:
+    if not images and IMAGE_FEATURES not in files:
         yield "no image", f"files {', '.join(files)}"
     for role, extension in images.items():
         yield from _image_faults(files[role + extension], extension)
@@ -135,9 +138,10 @@ def _content_faults(files: dict[str, bytes]) -> Iterator[Fault]:
             yield from _record_faults(record)
         if is_composed(images):
             yield from _composed_faults(images, record)
-        if PLAIN in images:
-            for caption in read_captions(record, files.get("txt")):
-                yield from _caption_faults(caption)
+        if IMAGE_FEATURES in files:
+            read_features(files[IMAGE_FEATURES], IMAGE_FEATURES)
+        if PLAIN in images or IMAGE_FEATURES in files:
+            yield from _text_faults(files, record)
     except SampleError as error:
         yield error.cause, error.detail
 
@@ -169,6 +173,20 @@ def _composed_faults(images: dict[str, str], record: dict[str, Any]) -> Iterator
     for key in ("modification", "source_id", "target_id"):
         if not record.get(key):
             yield "composed sample incomplete", f"no {key}"
+
+
+def _text_faults(files: dict[str, bytes], record: dict[str, Any]) -> Iterator[Fault]:
+    rows = None
+    if TEXT_FEATURES in files:
+        rows = len(read_features(files[TEXT_FEATURES], TEXT_FEATURES))
+    says_nothing = not record.get("captions") and "txt" not in files
+    if says_nothing and (rows is not None or record.get("gallery") is True):
+        return
+    captions = read_captions(record, files.get("txt"))
+    if rows not in (None, len(captions)):
+        yield "features: not one row a caption", f"{rows} rows, {len(captions)} captions"
+    for caption in captions:
+        yield from _caption_faults(caption)
 
 
 def _caption_faults(caption: str) -> Iterator[Fault]:

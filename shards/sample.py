@@ -1,14 +1,22 @@
-"""What the files of one sample say: its images by their role, its record and its captions."""
+"""What the files of one sample say: its images by their role, features, record and captions."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # The roles are the parts of a file's name between the key and the image's own extension.
 PLAIN = ""
 SOURCE = "source."
 TARGET = "target."
 _IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp"}
+IMAGE_FEATURES = "image.npy"
+TEXT_FEATURES = "text.npy"
+# How many dimensions: (features,) or (regions, features) of an image; (captions, features).
+_FEATURE_DIMENSIONS = {IMAGE_FEATURES: (1, 2), TEXT_FEATURES: (2,)}
 
 
 class SampleError(Exception):
@@ -67,6 +75,43 @@ def read_captions(record: Mapping[str, Any], text: bytes | None) -> list[str]:
     if not captions:
         raise SampleError("caption missing")
     return captions
+
+
+def encode_features(array: "np.ndarray") -> bytes:
+    """The bytes of a .npy file: float32, little endian, C order, no pickle.
+
+    Raises `SampleError` where a number is not finite, in float32.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, "<f4")
+    if not np.isfinite(array).all():
+        raise SampleError("features: not finite")
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_features(data: bytes, extension: str) -> "np.ndarray":
+    """Read the features of an image or of captions from the bytes of a .npy file.
+
+    Raises `SampleError` when they are broken, pickled, no float16 or float32 in little endian,
+    have another number of dimensions, are empty or not finite.
+    """
+    import numpy as np
+
+    try:
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # numpy's reader raises whatever the bytes lead it to
+        raise SampleError("features: cannot be read", f"{extension}: {error}") from None
+    if array.dtype.str not in ("<f2", "<f4"):
+        raise SampleError("features: no float16 or float32", f"{extension} has {array.dtype.str}")
+    if array.ndim not in _FEATURE_DIMENSIONS[extension] or not array.size:
+        raise SampleError("features: wrong shape", f"{extension} has {array.shape}")
+    if not np.isfinite(array).all():
+        raise SampleError("features: not finite", extension)
+    return array
 
 
 def _decoded(text: bytes) -> str:

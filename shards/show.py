@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from shards.picture import PictureError, decode, on_white
 from shards.sample import (
+    IMAGE_FEATURES,
     PLAIN,
     SOURCE,
     TARGET,
@@ -77,6 +78,8 @@ def _tile(files: dict[str, bytes]) -> Image.Image:
             _picture(files.get(role + images.get(role, ""), b"")) for role in (SOURCE, TARGET)
         )
         return _beside([source, _text(_sentences(files), arrow=True), target])
+    if PLAIN not in images and IMAGE_FEATURES in files:
+        return _stacked([_grey("features"), _text(_sentences(files))])
     return _stacked([_picture(files.get(images.get(PLAIN, ""), b"")), _text(_sentences(files))])
 
 
@@ -95,11 +98,15 @@ def _picture(data: bytes) -> Image.Image:
     try:
         image = on_white(decode(data))
     except PictureError as error:
-        cell.paste("lightgrey", (0, 0, *cell.size))
-        ImageDraw.Draw(cell).text((8, 8), error.cause, "black", _font())
-        return cell
+        return _grey(error.cause)
     image = ImageOps.contain(image, cell.size)
     cell.paste(image, ((_SIDE - image.width) // 2, _SIDE - image.height))
+    return cell
+
+
+def _grey(why: str) -> Image.Image:
+    cell = Image.new("RGB", (_SIDE, _SIDE), "lightgrey")
+    ImageDraw.Draw(cell).text((8, 8), why, "black", _font())
     return cell
 
 

@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xmodal.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # An image: its file, or something picklable that returns the bytes of one when it is called.
 Picture = Path | Callable[[], bytes]
@@ -24,12 +27,18 @@ Picture = Path | Callable[[], bytes]
 
 @dataclass(frozen=True)
 class Item:
-    """An image and what is said of it."""
+    """An image and what is said of it, or features computed from them, or both.
+
+    `image_features` are (features,) or (regions, features), `text_features` (captions, features);
+    they are stored in float32. An item that has features may lack what they were computed from.
+    """
 
     image_id: str
-    picture: Picture
-    captions: Sequence[str]
+    picture: Picture | None
+    captions: Sequence[str] = ()
     labels: Sequence[str] = ()
+    image_features: "np.ndarray | None" = None
+    text_features: "np.ndarray | None" = None
 
     @property
     def name(self) -> str:
@@ -38,7 +47,13 @@ class Item:
     @property
     def pictures(self) -> dict[str, Picture]:
         """The images by the part of their file name before the extension."""
-        return {"": self.picture}
+        return {} if self.picture is None else {"": self.picture}
+
+    @property
+    def features(self) -> "dict[str, np.ndarray]":
+        """The features by the part of their file name before the extension."""
+        both = {"image.": self.image_features, "text.": self.text_features}
+        return {role: array for role, array in both.items() if array is not None}
 
     @property
     def texts(self) -> Sequence[str]:
@@ -53,13 +68,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Composed:
-    """A query of an image and a text, and the image that it asks for."""
+    """A query of an image and a text, and the image that it asks for.
+
+    `details` are what else a protocol needs to know; they are in the sample's JSON too.
+    """
 
     source_id: str
     source: Picture
     modification: str
     target_id: str
     target: Picture
+    details: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -71,6 +90,10 @@ class Composed:
         return {"source.": self.source, "target.": self.target}
 
     @property
+    def features(self) -> "dict[str, np.ndarray]":
+        return {}
+
+    @property
     def texts(self) -> Sequence[str]:
         return [self.modification]
 
@@ -78,6 +101,7 @@ class Composed:
     def record(self) -> dict[str, object]:
         """What the sample's JSON says."""
         return {
+            **self.details,
             "modification": self.modification,
             "source_id": self.source_id,
             "target_id": self.target_id,
@@ -88,12 +112,22 @@ class Composed:
 Relevance = Mapping[str, Sequence[Sequence[str]]]
 
 
+# What cannot be used: its name, the cause (one of a few) and what was met.
+LeftOut = tuple[str, str, str]
+
+
 @dataclass(frozen=True)
 class Split:
-    """The samples of a split, in order, and where it is known, which images their captions fit."""
+    """The samples of a split, in order, and where it is known, which images their captions fit.
+
+    `left_out` is what the source itself could not use. The images of a `gallery` are there to be
+    found: they may have no captions.
+    """
 
     items: Sequence[Item | Composed]
     relevance: Relevance | None = None
+    left_out: Sequence[LeftOut] = ()
+    gallery: bool = False
 
 
 class MissingError(UserError):

@@ -1,6 +1,7 @@
 """Builds of shards by the command: what they hold, what they leave out, and that they resume."""
 
 import fcntl
+import io
 import json
 import os
 import signal
@@ -9,12 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import webdataset
 
+from shards import build as builder
 from shards.build import build
+from shards.check import check
 from shards.picture import decode
+from shards.source import Composed, Item, Split
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 
@@ -364,3 +370,124 @@ def test_wrong_words_are_refused_before_anything_is_made(
 def test_the_python_function_raises_what_the_command_prints(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--from is needed"):
         build("coco", tmp_path)
+
+
+# -- what sources may give, beside images with captions --
+
+
+@pytest.fixture
+def build_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Split], Path]:
+    """Build the split `some` of a source that gives just this; check finds nothing broken in it."""
+
+    def built(split: Split) -> Path:
+        source = SimpleNamespace(defaults={}, read=lambda *_: {"some": lambda: split})
+        monkeypatch.setattr(builder, "find_source", {"one": source}.get)
+        folder = build("one", tmp_path / "to", samples_per_shard=2)["some"]
+        assert check(folder, workers=1) == 0
+        return folder
+
+    return built
+
+
+@pytest.fixture
+def picture(tmp_path: Path, encode: Callable[..., bytes]) -> Path:
+    (tmp_path / "picture.jpg").write_bytes(encode())
+    return tmp_path / "picture.jpg"
+
+
+def test_features_are_stored_in_place_of_what_they_were_computed_from_or_beside(
+    build_split, picture: Path
+) -> None:
+    image = np.arange(4, dtype=">f8")
+    regions = np.arange(6, dtype="f4").reshape(2, 3)
+    texts = np.asfortranarray(np.arange(4.0).reshape(2, 2))
+    folder = build_split(
+        Split(
+            [
+                Item("a", None, image_features=image, text_features=texts),
+                Item("b", None, ["a dog"], ["dog"], image_features=regions),
+                Item("c", picture, ["a dog", "an animal"], text_features=texts),
+            ]
+        )
+    )
+    a, b, c = read(folder)
+    assert a["json"] == {"image_id": "a", "captions": [], "split": "some"}
+    assert [sorted(key for key in each if key[0] != "_") for each in (a, b, c)] == [
+        ["image.npy", "json", "text.npy"],
+        ["image.npy", "json"],
+        ["jpg", "json", "text.npy"],
+    ]
+    for stored, given in (
+        *((a["image.npy"], image), (a["text.npy"], texts)),
+        *((b["image.npy"], regions), (c["text.npy"], texts)),
+    ):
+        # The bytes that numpy writes for float32, little endian, row after row.
+        plain = io.BytesIO()
+        np.save(plain, given.astype("<f4", order="C"))
+        assert stored == plain.getvalue()
+
+
+def test_features_that_are_no_numbers_are_left_out(build_split, capsys) -> None:
+    good = np.ones(2)
+    items = [
+        Item(name, None, ["a dog"], image_features=features)
+        for name, features in {"a": good, "b": good * np.nan, "c": good * 1e300, "d": good}.items()
+    ]
+    assert [each["json"]["image_id"] for each in read(build_split(Split(items)))] == ["a", "d"]
+    assert "left out: 2 features: not finite (b, c)" in capsys.readouterr().out
+
+
+def test_a_build_goes_on_only_with_the_features_it_began_with(build_split) -> None:
+    def split(number: float) -> Split:
+        return Split([Item("a", None, ["a dog"], image_features=np.full(2, number))])
+
+    (build_split(split(1)) / "shardindex.json").unlink()
+    with pytest.raises(UserError, match="was begun from other samples"):
+        build_split(split(2))
+    build_split(split(1))
+
+
+def test_what_the_source_leaves_out_is_counted_with_the_rest(
+    build_split, picture: Path, tmp_path: Path, capsys
+) -> None:
+    items = [Item("a", picture, ["a dog"]), Item("b", tmp_path / "no", ["a cat"])]
+    left_out = [("a", "duplicate", "line 7"), ("c", "bad row", "line 8"), ("d", "bad row", "")]
+    relevance = {"a": [["a", "b"]], "b": [["b"]]}
+    folder = build_split(Split(items, relevance, left_out))
+    said = "left out: 1 missing (b); 1 duplicate (a); 2 bad row (c, d)"
+    assert said in capsys.readouterr().out
+    assert json.loads((folder / "source.left_out.json").read_text()) == [list(e) for e in left_out]
+    # A duplicate has the name of what is kept, and takes nothing with it.
+    assert read_manifest(folder).relevance == {"a": [["a"]]}
+    build_split(Split(items, relevance, left_out))
+    assert said in capsys.readouterr().out
+
+
+def test_a_split_that_the_source_left_out_as_a_whole_says_why(build_split) -> None:
+    with pytest.raises(UserError, match=r"no samples for the split some: .* 1 bad row \(c\)"):
+        build_split(Split([], left_out=[("c", "bad row", "line 8")]))
+
+
+def test_images_of_a_gallery_may_have_no_captions(build_split, picture: Path) -> None:
+    items = [Item("a", picture), Item("b", picture, ["a dog"])]
+    a, b = read(build_split(Split(items, gallery=True)))
+    assert a["json"] == {"image_id": "a", "captions": [], "split": "some", "gallery": True}
+    assert b["json"]["captions"] == ["a dog"]
+
+
+def test_captions_may_lack_nowhere_else(build_split, picture: Path, capsys) -> None:
+    items = [Item("a", picture), Item("b", picture, ["a dog"]), Item("c", picture, ["a dog", ""])]
+    assert len(read(build_split(Split(items)))) == 1
+    assert "left out: 2 no caption (a, c)" in capsys.readouterr().out
+
+
+def test_details_of_a_composition_are_in_its_record(build_split, picture: Path) -> None:
+    details = {"members": ["s", "t"], "category": "dress"}
+    folder = build_split(Split([Composed("s", picture, "red", "t", picture, details)]))
+    assert read(folder)[0]["json"] == {
+        **details,
+        "modification": "red",
+        "source_id": "s",
+        "target_id": "t",
+        "split": "some",
+    }

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -109,6 +110,64 @@ def test_composed_samples_need_both_images_and_the_modification(causes, encode) 
     assert causes(**good, json=wrong) == {"JSON of the wrong type": 1}
     broken = good | {"source_jpg": b""}
     assert causes(**broken, json=json.dumps(record).encode()) == {"image: zero bytes": 1}
+
+
+def npy(array: object, **more: bool) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, **more)
+    return buffer.getvalue()
+
+
+def test_features_stand_for_what_they_were_computed_from(causes) -> None:
+    image, text = npy(np.ones(4, "f4")), npy(np.ones((2, 3), "f4"))
+    nothing_said = b'{"image_id": "7", "captions": []}'
+    assert causes(image_npy=image, text_npy=text) == {}
+    assert causes(jpg=None, image_npy=image) == {}
+    assert causes(jpg=None, image_npy=npy(np.ones((36, 4), "f2")), text_npy=text) == {}
+    assert causes(jpg=None, image_npy=image, text_npy=text, json=nothing_said) == {}
+    assert causes(text_npy=text, json=None) == {}
+    assert causes(jpg=None, image_npy=image, json=nothing_said) == {"caption missing": 1}
+    assert causes(jpg=None, text_npy=text) == {"no image": 1}
+
+
+@pytest.mark.parametrize(
+    ("broken", "cause"),
+    [
+        (b"", "cannot be read"),
+        (b"no array", "cannot be read"),
+        (npy(np.ones((2, 90), "f4"))[:-1], "cannot be read"),
+        (npy(np.array([[None]]), allow_pickle=True), "cannot be read"),
+        (npy(np.ones((2, 3), "f4")).replace(b"(2, 3)", b"(2, 9" + b"9" * 12 + b")"), "cannot be"),
+        (npy(np.ones((2, 3))), "no float16 or float32"),
+        (npy(np.ones((2, 3), ">f4")), "no float16 or float32"),
+        (npy(np.ones((2, 3), int)), "no float16 or float32"),
+        (npy(np.ones((2, 3, 4), "f4")), "wrong shape"),
+        (npy(np.ones((2, 0), "f4")), "wrong shape"),
+        (npy(np.float32(1)), "wrong shape"),
+        (npy(np.array([[1, np.nan]], "f4")), "not finite"),
+        (npy(np.array([[1, np.inf]], "f4")), "not finite"),
+    ],
+)
+def test_broken_features_have_a_cause(broken: bytes, cause: str, causes) -> None:
+    for member in ({"image_npy": broken}, {"text_npy": broken}):
+        ((found, count),) = causes(**member).items()
+        assert found.startswith(f"features: {cause}")
+        assert count == 1
+
+
+def test_features_of_captions_are_one_row_each(causes) -> None:
+    flat = npy(np.ones(3, "f4"))
+    assert causes(text_npy=flat) == {"features: wrong shape": 1}
+    assert causes(text_npy=npy(np.ones((3, 4), "f4"))) == {"features: not one row a caption": 1}
+
+
+def test_images_of_a_gallery_need_no_caption(causes) -> None:
+    assert causes(json=b'{"image_id": "7", "captions": [], "gallery": true}') == {}
+    assert causes(json=b'{"image_id": "7", "gallery": true}') == {}
+    assert causes(json=b'{"image_id": "7", "captions": [], "gallery": false}') == {
+        "caption missing": 1
+    }
+    assert causes(json=captions("", gallery=True)) == {"caption empty": 1}
 
 
 def test_keys_that_come_twice_or_leave_the_folder(tmp_path: Path, encode) -> None:

@@ -99,6 +99,16 @@ def test_compositions_go_from_source_to_target(tmp_path: Path, run: Run) -> None
     assert (between < 60).sum() > 200
 
 
+def test_features_are_a_grey_cell(tmp_path: Path, run: Run) -> None:
+    files = {"0.image.npy": b"?", "0.txt": b"a dog", "1.image.npy": b"?", "1.png": flat("red")}
+    write_tar(tmp_path / "0.tar", files)
+    run("index", tmp_path)
+    run("show", tmp_path)
+    assert list(colours_of(tmp_path / "contact_sheet.png")) == ["red"]
+    left = Image.open(tmp_path / "contact_sheet.png").crop((16, 16, 256, 256))
+    assert dict(map(reversed, left.getcolors(9999)))[(211, 211, 211)] > 50_000  # type: ignore
+
+
 def test_what_is_broken_is_drawn_as_such(tmp_path: Path, run: Run) -> None:
     files = {"0.jpg": b"no image", "0.txt": b"caf\xe9", "1.txt": b"x " * 3000, "2.png": flat("red")}
     write_tar(tmp_path / "0.tar", files)
