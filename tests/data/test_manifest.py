@@ -284,17 +284,17 @@ def test_other_schemes_are_refused() -> None:
 def test_a_damaged_index_is_named(folder: Path) -> None:
     path = folder / "train-000000.idx"
     good = path.read_text()
-    shard = read_manifest(folder).shards[0]
+    manifest = read_manifest(folder)
     lines = good.splitlines(keepends=True)
     damaged = ["", "v9 3\n", "".join(lines[:-1]), good[:-3], good.replace("txt", "tx t", 1)]
     damaged.append(f"v1.2 2\n{lines[1]}{lines[2]}")
     for text in damaged:
         path.write_text(text)
         with pytest.raises(UserError, match=r"train-000000\.idx.*run `python -m shards index"):
-            samples_of(shard)
+            manifest.index(manifest.shards[0])[:]
     path.unlink()
     with pytest.raises(UserError, match=r"\.idx is missing: run"):
-        samples_of(shard)
+        manifest.index(manifest.shards[0])[:]
 
 
 def test_a_tar_cut_anywhere_is_named_with_its_last_whole_file(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The plan: each sample once an epoch, in an order that no number of ranks changes."""
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,10 @@ plans = st.builds(
     lanes=st.integers(1, 40),
     window=st.integers(1, 80),
 )
+
+
+FIRST = [7, 1, 6, 17, 8, 2, 13, 18, 11, 4, 12, 16, 10, 3, 15, 19, 9, 5, 14, 20, 0]
+EIGHTH = [12, 18, 9, 2, 13, 19, 11, 3, 15, 8, 0, 5, 14, 20, 10, 4, 16, 7, 1, 6, 17]
 
 
 def epoch_of(plan: Plan, epoch: int) -> list[int]:
@@ -89,13 +95,43 @@ def test_a_lane_reads_windows_of_consecutive_samples(plan: Plan, epoch: int) -> 
     lanes = [order[lane :: plan.lanes] for lane in range(min(plan.lanes, plan.num_samples))]
     lengths = {len(lane) for lane in lanes}
     assert max(lengths) - min(lengths) <= 1
-    breaks = 0
-    for lane in lanes:
-        for begin in range(0, len(lane), plan.window):
-            block = np.sort(lane[begin : begin + plan.window])
-            breaks += sum(np.diff(block) != 1)
+    start, breaks = epoch * plan.num_samples, 0
+    for number, lane in enumerate(lanes):
+        found = [plan.block_at(start + number + i * plan.lanes) for i in range(len(lane))]
+        for block in dict.fromkeys(block for block, _ in found):
+            inside = [i for i, (other, _) in enumerate(found) if other == block]
+            # A block comes as one, from its first sample to its last.
+            assert [found[i][1] for i in inside] == list(range(block.stop - block.start))
+            assert inside == list(range(inside[0], inside[-1] + 1))
+            assert len(inside) <= plan.window
+            breaks += sum(np.diff(np.sort(lane[inside])) != 1)
     # A block is a run of the tars' order, but for where one shard ends and another begins.
     assert breaks <= len(plan.shard_sizes) - 1
+
+
+def test_lanes_begin_their_blocks_apart() -> None:
+    plan = Plan([6400], seed=1, lanes=64, window=20)
+    begins = [
+        next(i for i in range(1, 21) if plan.block_at(lane + i * 64)[1] == 0) for lane in range(64)
+    ]
+    assert len(set(begins)) > 12
+
+
+def test_a_plan_is_the_same_for_ever() -> None:
+    """Runs go on over years and versions: these numbers may not change."""
+    plan = Plan([7, 5, 9], seed=42, lanes=4, window=3)
+    assert epoch_of(plan, 0) == FIRST
+    assert epoch_of(plan, 7) == EIGHTH
+
+
+def test_memory_is_not_that_of_the_samples() -> None:
+    plan = Plan([10_000] * 100_000, seed=0, lanes=256, window=64)
+    tracemalloc.start()
+    found = {plan.sample_at(position) for position in range(0, 10**9, 10**7 + 3)}
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 100
+    assert peak < 20e6
 
 
 @given(plans, st.data(), st.integers(1, 10))

@@ -3,33 +3,64 @@
 The epoch's order is the shards in a new permutation, end to end. It is cut into *lanes*, runs of
 consecutive samples whose lengths differ by at most one, and the lanes are interleaved: position
 `p` is epoch `p // N`, lane `(p % N) % lanes`, index `(p % N) // lanes` in that lane. Inside a lane,
-blocks of `window` samples are permuted. Epochs follow each other without a seam, so every global
-batch is full, every sample comes exactly once an epoch, and nothing depends on the number of
-ranks or workers.
+blocks of `window` samples are permuted; the first block of each is cut short at random, so that
+lanes do not all begin their next block at once. Epochs follow each other without a seam, so every
+global batch is full, every sample comes exactly once an epoch, and nothing depends on the number
+of ranks or workers.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+_SHARDS, _PHASE, _BLOCK = range(3)  # what a permutation or number is drawn for
+
+
+@dataclass(frozen=True)
+class Block:
+    """Samples of a lane that are permuted together: places `start` to `stop` of an epoch's order,
+    which stand in the tars one after the other.
+    """
+
+    epoch: int
+    start: int
+    stop: int
 
 
 class Plan:
     """The endless order of a data set of `sum(shard_sizes)` samples.
 
-    Samples are numbered in the manifest's order: shard by shard, as they stand in the tars.
+    Samples are numbered in the manifest's order: shard by shard, as they stand in the tars. Memory
+    is that of the shards and of one block a lane, not of the samples.
     """
 
     def __init__(self, shard_sizes: Sequence[int], *, seed: int, lanes: int, window: int) -> None:
         self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.num_samples = int(self.shard_sizes.sum())
         self.seed, self.lanes, self.window = seed, lanes, window
-        self._order = lru_cache(maxsize=2)(self._compute_order)
+        self._starts = np.cumsum(self.shard_sizes) - self.shard_sizes
+        # Around the seam of two epochs, lanes read blocks of both.
+        self._shards = lru_cache(maxsize=2)(self._permute_shards)
+        self._phases = lru_cache(maxsize=2)(self._draw_phases)
+        self.samples_of = lru_cache(maxsize=4 * lanes)(self._permute_block)
 
     def sample_at(self, position: int) -> int:
         """Return the number of the sample at a position."""
+        block, index = self.block_at(position)
+        return int(self.samples_of(block)[index])
+
+    def block_at(self, position: int) -> tuple[Block, int]:
+        """Return the block that a position lies in, and its index there."""
         epoch, place = divmod(position, self.num_samples)
-        return int(self._order(epoch)[place])
+        index, lane = divmod(place, self.lanes)
+        start, stop = self._lane_start(lane), self._lane_start(lane + 1)
+        # Blocks end at the lane's phase and at multiples of the window after it.
+        end = self._phases(epoch)[lane] + self.window
+        end += (index - end) // self.window * self.window + self.window
+        first, last = max(0, end - self.window), min(stop - start, end)
+        return Block(epoch, start + first, start + last), index - first
 
     def neighbours(self, position: int, reach: int) -> list[int]:
         """Return the positions of up to `reach` samples on either side in the same lane, nearest
@@ -45,26 +76,41 @@ class Plan:
 
         return around(self.lanes) or around(1)
 
-    def _compute_order(self, epoch: int) -> np.ndarray:
-        """Return the sample numbers of an epoch by place in it, (num_samples,)."""
-        random = np.random.default_rng([self.seed, epoch])
-        starts = np.cumsum(self.shard_sizes) - self.shard_sizes
-        shards = random.permutation(len(self.shard_sizes))
-        sequence = np.concatenate(
-            [np.arange(starts[s], starts[s] + self.shard_sizes[s]) for s in shards]
-        )
-        order = np.empty_like(sequence)
-        begin = 0
-        for lane in range(min(self.lanes, self.num_samples)):
-            places = np.arange(lane, self.num_samples, self.lanes)
-            run = sequence[begin : begin + len(places)]
-            order[places] = self._permute_blocks(run, random)
-            begin += len(places)
-        return order
+    def _lane_start(self, lane: int) -> int:
+        """Return the place in the epoch's order at which a lane begins."""
+        length, longer = divmod(self.num_samples, self.lanes)
+        return lane * length + min(lane, longer)
 
-    def _permute_blocks(self, run: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        blocks = [run[i : i + self.window] for i in range(0, len(run), self.window)]
-        return np.concatenate([random.permutation(block) for block in blocks])
+    def _draw_phases(self, epoch: int) -> list[int]:
+        """Return how many samples the first block of each lane holds, less than the window."""
+        drawn = self._draw(epoch, 0, _PHASE, self.lanes)
+        return [int(phase) for phase in drawn % np.uint64(self.window)]
+
+    def _permute_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards of an epoch in order, and the place at which each ends."""
+        shards = _permutation(self._draw(epoch, 0, _SHARDS, len(self.shard_sizes)))
+        return shards, np.cumsum(self.shard_sizes[shards])
+
+    def _permute_block(self, block: Block) -> np.ndarray:
+        """Return the numbers of a block's samples in the order in which they come, (samples,)."""
+        shards, ends = self._shards(block.epoch)
+        drawn = self._draw(block.epoch, block.start, _BLOCK, block.stop - block.start)
+        places = block.start + _permutation(drawn)
+        order = np.searchsorted(ends, places, side="right")
+        inside = places - (ends[order] - self.shard_sizes[shards[order]])
+        return self._starts[shards[order]] + inside
+
+    def _draw(self, epoch: int, place: int, purpose: int, count: int) -> np.ndarray:
+        """Return random 64-bit integers, (count,), the same on every machine and version.
+
+        NumPy promises that for the raw output of its bit generators, not for its distributions.
+        """
+        counter = [0, place, epoch, purpose]
+        return np.random.Philox(counter=counter, key=[self.seed, 0]).random_raw(count)
+
+
+def _permutation(drawn: np.ndarray) -> np.ndarray:
+    return np.argsort(drawn, kind="stable")
 
 
 def rank_positions(step: int, *, batch_size: int, rank: int, ranks: int) -> range:
