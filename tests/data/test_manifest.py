@@ -47,7 +47,8 @@ def write_tar(path: Path) -> None:
 
 
 def index(folder: Path) -> None:
-    write_manifest(folder, {tar.name: write_index(tar).num_samples for tar in sorted(folder.glob("*.tar"))})
+    tars = sorted(folder.glob("*.tar"))
+    write_manifest(folder, {tar.name: write_index(tar).num_samples for tar in tars})
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -353,7 +353,8 @@ class _Folder:
         if entry["nsamples"] == 0:
             raise UserError(f"shard {url} is empty: remove it and {_remake(self.folder)}")
         if self._size(index_path(url)) is None:
-            raise UserError(f"shard {url} has no {_split(index_path(url))[1]}: {_remake(self.folder)}")
+            index = _split(index_path(url))[1]
+            raise UserError(f"shard {url} has no {index}: {_remake(self.folder)}")
         return Shard(url, entry["nsamples"], size)
 
     def _size(self, url: str) -> int | None:

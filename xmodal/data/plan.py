@@ -32,14 +32,17 @@ class Block:
 class Plan:
     """The endless order of a data set of `sum(shard_sizes)` samples.
 
-    Samples are numbered in the manifest's order: shard by shard, as they stand in the tars. Memory
-    is that of the shards and of one block a lane, not of the samples.
+    Samples are numbered in the manifest's order: shard by shard, as they stand in the tars. Of
+    several data sets each has an order of its own, by its number `data_set`. Memory is that of the
+    shards and of one block a lane, not of the samples.
     """
 
-    def __init__(self, shard_sizes: Sequence[int], *, seed: int, lanes: int, window: int) -> None:
+    def __init__(
+        self, shard_sizes: Sequence[int], *, seed: int, lanes: int, window: int, data_set: int = 0
+    ) -> None:
         self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.num_samples = int(self.shard_sizes.sum())
-        self.seed, self.lanes, self.window = seed, lanes, window
+        self.seed, self.lanes, self.window, self.data_set = seed, lanes, window, data_set
         self._starts = np.cumsum(self.shard_sizes) - self.shard_sizes
         # Around the seam of two epochs, lanes read blocks of both.
         self._shards = lru_cache(maxsize=2)(self._permute_shards)
@@ -106,7 +109,7 @@ class Plan:
         NumPy promises that for the raw output of its bit generators, not for its distributions.
         """
         counter = [0, place, epoch, purpose]
-        return np.random.Philox(counter=counter, key=[self.seed, 0]).random_raw(count)
+        return np.random.Philox(counter=counter, key=[self.seed, self.data_set]).random_raw(count)
 
 
 def _permutation(drawn: np.ndarray) -> np.ndarray:

@@ -1,0 +1,84 @@
+"""Several data sets in one order: each keeps its own endless plan, by its share of the lanes.
+
+Of the `lanes` positions in a row, every data set has a fixed number, at fixed places. So any
+stretch of that length is mixed as the weights say, every lane stays a nearly sequential read of
+one data set, and what a position holds depends on no number of ranks or workers. One data set
+alone is the plan itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xmodal.data.plan import Plan
+from xmodal.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """A sample of a data set, by numbers."""
+
+    data_set: int
+    sample: int
+
+
+class Mixture:
+    """The endless order of data sets with `weights`, given their shards' sizes."""
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[int]],
+        weights: Sequence[float],
+        *,
+        seed: int,
+        lanes: int,
+        window: int,
+    ) -> None:
+        self.lanes = lanes
+        self.counts = share_lanes(weights, lanes)
+        self.plans = [
+            Plan(of_set, seed=seed, lanes=count, window=window, data_set=number)
+            for number, (of_set, count) in enumerate(zip(sizes, self.counts, strict=True))
+        ]
+        # Lanes of a set lie side by side: ranks take every so-manieth, and so equally many of each.
+        self._owners = [(d, index) for d, count in enumerate(self.counts) for index in range(count)]
+
+    def own_position(self, position: int) -> tuple[int, int]:
+        """Return the data set that a position belongs to, and the position in its own plan."""
+        cycle, lane = divmod(position, self.lanes)
+        data_set, index = self._owners[lane]
+        return data_set, cycle * self.counts[data_set] + index
+
+    def sample_at(self, position: int) -> Place:
+        """Return the sample at a position."""
+        data_set, own = self.own_position(position)
+        return Place(data_set, self.plans[data_set].sample_at(own))
+
+    def neighbours(self, position: int, reach: int) -> list[Place]:
+        """Return the samples, nearest first, one of which is repeated where the one at `position`
+        cannot be read; see `Plan.neighbours`.
+        """
+        data_set, own = self.own_position(position)
+        plan = self.plans[data_set]
+        return [Place(data_set, plan.sample_at(near)) for near in plan.neighbours(own, reach)]
+
+
+def share_lanes(weights: Sequence[float], lanes: int) -> list[int]:
+    """Share out lanes by weights, each count as near to its share as whole numbers can be.
+
+    Raises `UserError` for a weight of less than half a lane.
+    """
+    total = sum(weights)
+    exact = [weight / total * lanes for weight in weights]
+    smallest = min(range(len(weights)), key=lambda number: weights[number])
+    if exact[smallest] < 0.5:
+        needed = -(-total // (2 * weights[smallest])) if weights[smallest] else 0
+        raise UserError(
+            f"data.train.{smallest}: weight {weights[smallest]:g} of {total:g} is less than half "
+            f"of one of {lanes} lanes; leave it out, or set data.lanes to {needed:.0f} or more"
+        )
+    counts = [max(1, int(share)) for share in exact]
+    while sum(counts) != lanes:
+        step = 1 if sum(counts) < lanes else -1
+        movable = [n for n, count in enumerate(counts) if count + step > 0]
+        counts[max(movable, key=lambda n: step * (exact[n] - counts[n]))] += step
+    return counts
