@@ -1,6 +1,6 @@
 """Where shards lie: a folder of this machine or of a bucket, behind the same few operations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
@@ -13,8 +13,10 @@ class Storage(Protocol):
     """Reads and writes whole files and parts of them. Safe to use in threads and after a fork.
 
     Every operation but `list` raises `FileNotFoundError` for what is not there, and `UserError`
-    for what cannot be reached or may not be.
+    for what cannot be reached or may not be. `say` is given a line for what is tried again.
     """
+
+    say: Callable[[str], None]
 
     def list(self, folder: str) -> dict[str, int]:
         """Return the names of the files right in a folder, with their sizes in bytes; none where

@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -17,6 +17,7 @@ class LocalStorage:
     """See `Storage`."""
 
     def __init__(self) -> None:
+        self.say: Callable[[str], None] = print  # nothing of a disk is tried again
         self._open: OrderedDict[str, int] = OrderedDict()
         self._lock = Lock()
 

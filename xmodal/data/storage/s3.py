@@ -1,0 +1,330 @@
+"""Buckets, reached through s3fs: whatever the network does, a read goes on at the byte it stood at.
+
+s3fs and botocore make each request once. Trying again is decided here, where it is known how much
+has come: later and later while nothing does, until the configuration's patience is over.
+"""
+
+import asyncio
+import io
+import os
+import random
+import sys
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, TypeVar, cast
+
+from s3fs import S3FileSystem
+
+from xmodal.data.storage.config import S3Config
+from xmodal.data.storage.s3_errors import Refused, UploadGone, explain, reason, status_of
+from xmodal.data.storage.s3_files import ObjectReader, ObjectWriter
+from xmodal.errors import UserError
+
+_MAX_CONNECTIONS = 64
+_CHUNK = 2**20
+_FIRST_DELAY, _LAST_DELAY = 0.1, 15.0  # seconds
+# A server that has never answered is more likely misspelt than down.
+_FIRST_PATIENCE = 3.0
+_CONNECT_TIMEOUT = 5.0
+
+T = TypeVar("T")
+
+
+class S3Storage:
+    """See `Storage`. `say` is given one line for every request that is tried again."""
+
+    def __init__(self, config: S3Config) -> None:
+        self.config = config
+        self.say: Callable[[str], None] = _warn
+        self._reached = False
+        self._by_process: dict[int, _FileSystem] = {}
+
+    def list(self, folder: str) -> dict[str, int]:
+        pages = self._pages(folder)
+        return {name: size for page in pages for name, size in page[0].items() if name}
+
+    def folders(self, folder: str) -> Sequence[str]:
+        return sorted(name for page in self._pages(folder) for name in page[1])
+
+    def identity(self, url: str) -> str:
+        found = self._request(url, "head_object")
+        return f"{url} {found['ContentLength']} {found['ETag']}"
+
+    def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
+        return _result(self._fetch(url, start, stop, None))[0]
+
+    def open(self, url: str) -> BinaryIO:
+        def fetch(start: int, stop: int, etag: str | None) -> "Future[tuple[bytes, str | None]]":
+            return self._fetch(url, start, stop, etag)
+
+        return cast(BinaryIO, io.BufferedReader(ObjectReader(fetch), 2**16))
+
+    @contextmanager
+    def create(self, url: str) -> Iterator[BinaryIO]:
+        self._abort_abandoned(url)
+        writer = ObjectWriter(_Upload(self, url))
+        try:
+            yield cast(BinaryIO, writer)
+            writer.commit()
+        except BaseException:
+            writer.discard()
+            raise
+
+    def write(self, url: str, data: bytes) -> None:
+        self._request(url, "put_object", Body=data)
+
+    def remove(self, url: str) -> None:
+        self.identity(url)  # S3 itself is silent about what is not there
+        self._request(url, "delete_object")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_by_process": {}}
+
+    @property
+    def _filesystem(self) -> "_FileSystem":
+        process = os.getpid()
+        found = self._by_process.get(process)
+        # Threads that come here together get the same one.
+        return found or self._by_process.setdefault(process, _connect(self.config))
+
+    def _pages(self, folder: str) -> Iterator[tuple[dict[str, int], Sequence[str]]]:
+        key = _split(folder.rstrip("/"))[1]
+        prefix = f"{key}/" if key else ""
+        token: dict[str, str] = {}
+        while True:
+            page = self._request(folder, "list_objects_v2", Prefix=prefix, Delimiter="/", **token)
+            files = {each["Key"][len(prefix) :]: each["Size"] for each in page.get("Contents", [])}
+            folders = [each["Prefix"][len(prefix) : -1] for each in page.get("CommonPrefixes", [])]
+            yield files, folders
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _fetch(
+        self, url: str, start: int, stop: int | None, etag: str | None
+    ) -> "Future[tuple[bytes, str | None]]":
+        download = _Download(self._filesystem, url, start, stop, etag)
+        return self._begin(self._persist(url, download.go_on, lambda: download.position))
+
+    def _request(self, url: str, method: str, **parameters: Any) -> Any:
+        return _result(self._send(url, method, **parameters))
+
+    def _send(self, url: str, method: str, **parameters: Any) -> "Future[Any]":
+        """Begin a request other than a download; its answer has no body that is streamed."""
+        bucket, key = _split(url)
+        given = {"Bucket": bucket, "Key": key} | parameters
+        filesystem = self._filesystem
+        return self._begin(self._persist(url, lambda: filesystem._call_s3(method, **given)))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        return asyncio.run_coroutine_threadsafe(work, self._filesystem.loop)
+
+    async def _persist(
+        self,
+        url: str,
+        attempt: Callable[[], Awaitable[T]],
+        position: Callable[[], int] = lambda: 0,
+    ) -> T:
+        """Make attempts until one succeeds; raises what `explain` makes of one that never will,
+        and `UserError` where nothing has come for as long as the configuration says.
+        """
+        stood, since, failures = position(), time.monotonic(), 0
+        while True:
+            try:
+                answer = await attempt()
+                self._reached = True
+                return answer
+            except Exception as error:
+                self._raise_if_final(error, url)
+                if position() > stood:
+                    stood, since, failures = position(), time.monotonic(), 0
+                failures += 1
+                self._raise_if_too_long(error, url, time.monotonic() - since)
+                delay = min(_LAST_DELAY, _FIRST_DELAY * 2 ** (failures - 1)) * random.uniform(
+                    0.5, 1
+                )
+                if self._reached:
+                    self.say(
+                        f"{url}: {reason(error)} at byte {stood:,}; attempt {failures + 1} "
+                        f"in {delay:.1f} s"
+                    )
+            await asyncio.sleep(delay)
+
+    def _raise_if_final(self, error: Exception, url: str) -> None:
+        self._reached |= status_of(error) is not None
+        final = explain(error, url, self._endpoint)
+        if final is error:
+            raise error
+        if final is not None:
+            raise final from None
+
+    def _raise_if_too_long(self, error: Exception, url: str, seconds: float) -> None:
+        if self._reached and seconds > self.config.patience:
+            raise UserError(
+                f"{url} gave no byte for {seconds:.0f} s ({reason(error)}): is {self._endpoint} up?"
+            ) from None
+        if not self._reached and seconds > _FIRST_PATIENCE:
+            raise UserError(
+                f"{url}: {self._endpoint} cannot be reached ({reason(error)}): check the endpoint, "
+                "AWS_ENDPOINT_URL or that of the recipe, and the network"
+            ) from None
+
+    @property
+    def _endpoint(self) -> str:
+        client = self._filesystem._s3
+        return client.meta.endpoint_url if client else self.config.endpoint or "S3"
+
+    def _abort_abandoned(self, url: str) -> None:
+        """Remove the parts that a killed upload of the same object left: they cost, unseen."""
+        key = _split(url)[1]
+        try:
+            found = self._request(url, "list_multipart_uploads", Prefix=key)
+            for upload in found.get("Uploads", []):
+                if upload["Key"] == key:
+                    self._request(url, "abort_multipart_upload", UploadId=upload["UploadId"])
+        except (Refused, UploadGone):
+            return  # who may write may not always list
+
+
+class _FileSystem(S3FileSystem):
+    """One that makes each request once."""
+
+    retries = 1
+
+
+# A forked child shares the sockets of its parent, and would end them by dropping what holds them.
+_connected: "weakref.WeakValueDictionary[int, _FileSystem]" = weakref.WeakValueDictionary()
+_inherited: list[_FileSystem] = []
+os.register_at_fork(after_in_child=lambda: _inherited.extend(_connected.values()))
+
+
+def _connect(config: S3Config) -> _FileSystem:
+    """Make the client, which connects when it is first used."""
+    given: dict[str, Any] = {
+        "endpoint_url": config.endpoint,
+        "profile": config.profile,
+        "anon": config.anonymous or None,
+        "key": config.key and config.key.get_secret_value(),
+        "secret": config.secret and config.secret.get_secret_value(),
+        "client_kwargs": {"region_name": config.region} if config.region else None,
+    }
+    filesystem = _FileSystem(
+        skip_instance_cache=True,
+        use_listings_cache=False,
+        config_kwargs={
+            "connect_timeout": min(_CONNECT_TIMEOUT, config.timeout),
+            "read_timeout": config.timeout,
+            "max_pool_connections": _MAX_CONNECTIONS,
+            "retries": {"total_max_attempts": 1},
+            # Servers other than Amazon's do not know the checksums that are newly the default.
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        },
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    _connected[id(filesystem)] = filesystem
+    return filesystem
+
+
+class _Download:
+    """A range of an object, of which a part may have come already."""
+
+    def __init__(
+        self, filesystem: _FileSystem, url: str, start: int, stop: int | None, etag: str | None
+    ) -> None:
+        self.filesystem, self.url, self.position, self.stop, self.etag = (
+            filesystem, url, start, stop, etag
+        )  # fmt: skip
+        self._chunks: list[bytes] = []
+
+    async def go_on(self) -> tuple[bytes, str | None]:
+        """Fetch what is missing; return the bytes of the range, and the object's ETag."""
+        if self.stop is None or self.position < self.stop:
+            try:
+                await self._stream()
+            except OSError as error:
+                if status_of(error) != 416:  # the range lies behind the end
+                    raise
+        return b"".join(self._chunks), self.etag
+
+    async def _stream(self) -> None:
+        bucket, key = _split(self.url)
+        begun = {"IfMatch": self.etag} if self.etag else {}
+        if self.position or self.stop is not None:
+            last = "" if self.stop is None else self.stop - 1
+            begun["Range"] = f"bytes={self.position}-{last}"
+        answer = await self.filesystem._call_s3("get_object", Bucket=bucket, Key=key, **begun)
+        body = answer["Body"]
+        try:
+            if self.position and "ContentRange" not in answer:
+                raise UserError(f"{self.url}: the server sends no parts of files (HTTP Range)")
+            self.etag, self.stop = answer["ETag"], self.position + answer["ContentLength"]
+            while chunk := await body.read(_CHUNK):
+                self._chunks.append(chunk)
+                self.position += len(chunk)
+        finally:
+            body.close()
+
+
+class _Upload:
+    """The requests that make an object of parts."""
+
+    def __init__(self, storage: S3Storage, url: str) -> None:
+        self.storage, self.url = storage, url
+        self.upload: dict[str, str] = {}
+
+    def begin(self) -> None:
+        begun = self.storage._request(self.url, "create_multipart_upload")
+        self.upload = {"UploadId": begun["UploadId"]}
+
+    def send(self, number: int, data: bytes) -> "Future[Any]":
+        return self.storage._send(
+            self.url, "upload_part", PartNumber=number, Body=data, **self.upload
+        )
+
+    def complete(self, answers: Sequence[Any], num_bytes: int) -> None:
+        parts = [
+            {"PartNumber": number, "ETag": answer["ETag"]}
+            for number, answer in enumerate(answers, 1)
+        ]
+        whole = {"MultipartUpload": {"Parts": parts}}
+        try:
+            self.storage._request(self.url, "complete_multipart_upload", **self.upload, **whole)
+        except UploadGone:
+            # An attempt whose answer was lost may have completed it.
+            name = self.url.rpartition("/")[2]
+            if self.storage.list(self.url.removesuffix(name)).get(name) != num_bytes:
+                raise
+
+    def put(self, data: bytes) -> None:
+        self.storage.write(self.url, data)
+
+    def abort(self) -> None:
+        """Give the parts up; once, for what failed before has been patient already."""
+        bucket, key = _split(self.url)
+        filesystem = self.storage._filesystem
+        with suppress(Exception):
+            filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, **self.upload)
+
+
+def _result(future: "Future[T]") -> T:
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Split a URL into its bucket and its key."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise UserError(f"{url} names no bucket: write s3://BUCKET/FOLDER")
+    return bucket, key
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
