@@ -163,7 +163,7 @@ FAULTS: dict[str, tuple[Members, str]] = {
     "zero bytes": (NO_IMAGE | {"jpg": b""}, "jpg is empty"),
     "cut image": (NO_IMAGE | {"jpg": CUT}, "image does not decode ("),
     "no image": (NO_IMAGE, "no image"),
-    "bomb": (NO_IMAGE | {"jpg": BOMB}, "image is a decompression bomb"),
+    "bomb": (NO_IMAGE | {"jpg": BOMB}, "image is too large"),
     "not UTF-8": (NO_JSON | {"json": b'{"captions": ["\xff"]}'}, "caption in its json is not UTF"),
     "wrong type": (NO_JSON | {"json": described({"a": 1})}, "captions in its json are not a list"),
     "empty caption": (NO_JSON | {"json": described([""])}, "caption is empty"),

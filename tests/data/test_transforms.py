@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xmodal.data.transforms import ImageTransform, central_square, random_crop, resize
+from tests.shard_sets import encode
+from xmodal.data.decode import BadSample, EncodedImage, open_image
+from xmodal.data.transforms import ImageTransform, central_square, cut, random_crop, resize
 
 SIDE = st.integers(1, 12) | st.integers(1, 700)
 
@@ -27,6 +30,10 @@ def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
         .clip(0, 255)
         .astype(np.uint8)
     )
+
+
+def png(pixels: np.ndarray) -> EncodedImage:
+    return open_image(encode(pixels))
 
 
 @given(SIDE, SIDE, st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 2**32))
@@ -101,15 +108,15 @@ def test_resizing_a_part_of_an_image_sees_nothing_around_it() -> None:
 
 def test_without_crop_it_is_the_central_square_whatever_is_drawn() -> None:
     pixels = photograph(30, 50)
-    images = [ImageTransform(24)(pixels, np.random.default_rng(seed)) for seed in range(3)]
+    images = [ImageTransform(24)(png(pixels), np.random.default_rng(seed)) for seed in range(3)]
     wanted = resize(pixels[:, 10:40], 24)
     assert all(image.equal(wanted) for image in images)
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    pixels = photograph(16, 16)
-    wanted = resize(pixels, 16)
-    images = [ImageTransform(16, flip=True)(pixels, np.random.default_rng(n)) for n in range(200)]
+    image = png(photograph(16, 16))
+    wanted = resize(image.pixels(), 16)
+    images = [ImageTransform(16, flip=True)(image, np.random.default_rng(n)) for n in range(200)]
     mirrored = [image.equal(wanted.flip(2)) for image in images]
     assert all(m or image.equal(wanted) for m, image in zip(mirrored, images, strict=True))
     assert 70 < sum(mirrored) < 130
@@ -117,6 +124,127 @@ def test_half_of_the_images_are_mirrored() -> None:
 
 def test_a_crop_is_cut_out_and_then_resized() -> None:
     pixels = photograph(80, 120)
-    image = ImageTransform(16, crop=(0.2, 0.4))(pixels, np.random.default_rng(5))
+    image = ImageTransform(16, crop=(0.2, 0.4))(png(pixels), np.random.default_rng(5))
     top, left, rows, columns = random_crop(80, 120, (0.2, 0.4), np.random.default_rng(5))
     assert image.equal(resize(pixels[top : top + rows, left : left + columns], 16))
+
+
+@given(SIDE, SIDE, st.integers(1, 40), st.booleans(), st.integers(0, 2**32))
+@settings(deadline=None)
+def test_any_image_becomes_the_square(
+    height: int, width: int, size: int, scaled: bool, seed: int
+) -> None:
+    transform = ImageTransform(size, (0.1, 1), flip=True, scaled_decoding=scaled)
+    pixels = np.full((height, width, 3), (10, 100, 200), np.uint8)
+    image = transform(png(pixels), np.random.default_rng(seed))
+    assert image.shape == (3, size, size)
+    assert image.dtype == torch.uint8
+    assert [channel.unique().tolist() for channel in image] == [[10], [100], [200]]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("transform", [ImageTransform(24), ImageTransform(24, (0.2, 1), True)])
+def test_a_row_of_a_batch_is_written_like_a_square_of_its_own(
+    transform: ImageTransform, layout: torch.memory_format
+) -> None:
+    images = [png(photograph(30, 50, seed)) for seed in range(4)]
+    batch = torch.zeros(6, 3, 24, 24, dtype=torch.uint8).contiguous(memory_format=layout)
+    for row, image in enumerate(images):
+        out = batch[row + 1]
+        written = transform(image, np.random.default_rng(row), out)
+        assert written.data_ptr() == out.data_ptr()
+    for row, image in enumerate(images):
+        assert batch[row + 1].equal(transform(image, np.random.default_rng(row)))
+    assert not batch[[0, 5]].any()
+
+
+def test_a_broken_image_leaves_the_row() -> None:
+    row = torch.full((3, 8, 8), 7, dtype=torch.uint8)
+    with pytest.raises(BadSample):
+        ImageTransform(8)(
+            open_image(encode(photograph(50, 50), "JPEG")[:-40]), np.random.default_rng(0), row
+        )
+    assert row.unique().tolist() == [7]
+
+
+def test_the_square_lies_in_memory_as_channels_last_batches_do() -> None:
+    image = ImageTransform(24, crop=(0.3, 0.6))(png(photograph(60, 50)), np.random.default_rng(0))
+    batch = torch.empty(2, 3, 24, 24).contiguous(memory_format=torch.channels_last)
+    assert image.stride() == batch[0].stride()
+
+
+def test_what_is_random_is_drawn_in_order_and_from_the_given_generator_alone() -> None:
+    def augment(image: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+        drawn.append(random.random())
+        return 255 - image
+
+    drawn: list[float] = []
+    image = png(photograph(60, 80))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    transform = ImageTransform(16, crop=(0.2, 0.9), flip=True, augment=augment)
+    found = transform(image, np.random.default_rng(8))
+    assert torch.get_rng_state().equal(before)
+    random = np.random.default_rng(8)
+    wanted = resize(cut(image.pixels(), random_crop(60, 80, (0.2, 0.9), random)), 16)
+    wanted = 255 - (wanted.flip(2) if random.random() < 0.5 else wanted)
+    assert found.equal(wanted)
+    assert drawn == [random.random()]
+
+
+class Asked(EncodedImage):
+    """An image that notes by how much its decoder was asked to reduce."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__(height, width, 1, self.decode)
+        self.reductions: list[int] = []
+
+    def decode(self, reduce: int) -> np.ndarray:
+        self.reductions.append(reduce)
+        return np.zeros((-(-self.height // reduce), -(-self.width // reduce), 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("side", "reduce"),
+    [(63, 1), (64, 2), (127, 2), (128, 4), (255, 4), (256, 8), (2000, 8), (20, 1), (32, 1)],
+)
+def test_the_decoder_shrinks_as_far_as_the_crop_leaves_room(side: int, reduce: int) -> None:
+    whole, part = Asked(side, side), Asked(3 * side, side)
+    for image in (whole, part):
+        ImageTransform(32, scaled_decoding=True)(image, np.random.default_rng(0))
+        assert image.reductions == [reduce]
+    plain = Asked(side, side)
+    ImageTransform(32)(plain, np.random.default_rng(0))
+    assert plain.reductions == [1]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_scaled_decoding_shows_the_same_part_to_a_grey_level(kind: str) -> None:
+    image = open_image(encode(smooth(481, 643), kind))
+    for seed in range(20):
+        one, other = (
+            ImageTransform(64, (0.1, 1), True, scaled)(image, np.random.default_rng(seed)).int()
+            for scaled in (False, True)
+        )
+        assert (one - other).abs().double().mean() < 1
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 / width, y * 255 / height, 255 - x * 200 / width], 2).astype(np.uint8)
+
+
+@given(SIDE, SIDE, st.sampled_from([1, 2, 4, 8]), st.integers(0, 2**32))
+def test_a_crop_lies_at_the_same_place_of_a_reduced_image(
+    height: int, width: int, reduce: int, seed: int
+) -> None:
+    crop = random_crop(height, width, (0.01, 1), np.random.default_rng(seed))
+    assume(min(crop[2:]) >= reduce)
+    rows, columns = -(-height // reduce), -(-width // reduce)
+    place = np.stack(np.mgrid[:rows, :columns], 2)
+    part = cut(place, crop, reduce)
+    assert part.size
+    for axis in (0, 1):
+        first, last = part[0, 0, axis], part[-1, -1, axis] + 1
+        assert abs(first - crop[axis] / reduce) <= 0.5
+        assert abs(last - (crop[axis] + crop[axis + 2]) / reduce) <= 0.5

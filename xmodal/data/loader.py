@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.batch import Batch, Fault
-from xmodal.data.decode import BadSample, decode_image
+from xmodal.data.decode import BadSample, open_image
 from xmodal.data.manifest import Manifest
 from xmodal.data.plan import Plan, rank_positions
 from xmodal.data.samples import SampleReader, hash_id
@@ -50,7 +50,7 @@ class PairReader:
         text_features = self.samples.features(number, "text")
         image = None
         if image_features is None:
-            image = self.transform(decode_image(self.samples.image(number)), random)
+            image = self.transform(open_image(self.samples.image(number)), random)
         return Pair(
             image,
             None if image_features is None else torch.from_numpy(image_features),

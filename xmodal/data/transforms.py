@@ -1,12 +1,18 @@
-"""From an image's pixels to the square that an encoder sees: crop first, then resize once."""
+"""From an image to the square that an encoder sees: choose the crop, decode, resize once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from xmodal.data.decode import EncodedImage, Reduction
+
+Crop = tuple[int, int, int, int]  # top, left, height, width, in pixels of the whole image
+REDUCTIONS: tuple[Reduction, ...] = (8, 4, 2)  # of the decoder
 
 
 @dataclass(frozen=True)
@@ -16,21 +22,41 @@ class ImageTransform:
     size: int
     crop: tuple[float, float] | None = None
     flip: bool = False
+    scaled_decoding: bool = False  # halve in the decoder where the crop leaves room
+    augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
 
-    def __call__(self, pixels: np.ndarray, random: np.random.Generator) -> Tensor:
-        """Return (3, size, size) uint8 of (height, width, 3) uint8 pixels."""
-        height, width = pixels.shape[:2]
+    def __call__(
+        self, image: EncodedImage, random: np.random.Generator, out: Tensor | None = None
+    ) -> Tensor:
+        """Return (3, size, size) uint8, written to `out` where it is given.
+
+        The memory is channels-last, as it is best for `out` to be: any other costs a slow copy.
+        Raises `BadSample` for an image that does not decode; `out` is as before then.
+        """
+        crop = self._crop(image.height, image.width, random)
+        reduce = self._reduction(crop)
+        square = resize(cut(image.pixels(reduce), crop, reduce), self.size)
+        if self.flip and random.random() < 0.5:
+            square = square.flip(2)
+        if self.augment:
+            square = self.augment(square, random)
+        return square if out is None else out.copy_(square)
+
+    def _crop(self, height: int, width: int, random: np.random.Generator) -> Crop:
         if self.crop:
-            top, left, rows, columns = random_crop(height, width, self.crop, random)
-        else:
-            top, left, rows, columns = central_square(height, width)
-        image = resize(pixels[top : top + rows, left : left + columns], self.size)
-        return image.flip(2) if self.flip and random.random() < 0.5 else image
+            return random_crop(height, width, self.crop, random)
+        return central_square(height, width)
+
+    def _reduction(self, crop: Crop) -> Reduction:
+        """Return by how much the decoder may shrink so that resizing still shrinks, or does not."""
+        _, _, rows, columns = crop
+        room = min(rows, columns) // self.size if self.scaled_decoding else 1
+        return next((reduce for reduce in REDUCTIONS if reduce <= room), 1)
 
 
 def random_crop(
     height: int, width: int, share: tuple[float, float], random: np.random.Generator
-) -> tuple[int, int, int, int]:
+) -> Crop:
     """Draw (top, left, height, width) of a crop: area uniform in `share` of the image, ratio of
     its sides log-uniform in 3/4 to 4/3, as Inception's (Szegedy et al. 2015); the central square
     when ten draws do not fit.
@@ -46,17 +72,33 @@ def random_crop(
     return central_square(height, width)
 
 
-def central_square(height: int, width: int) -> tuple[int, int, int, int]:
+def central_square(height: int, width: int) -> Crop:
     """Return (top, left, height, width) of the largest square in the middle."""
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side, side
 
 
+def cut(pixels: np.ndarray, crop: Crop, reduce: int = 1) -> np.ndarray:
+    """Return the part (rows, columns, 3) of `pixels` that is a crop of the whole image.
+
+    `pixels` (height, width, 3) is the image with both sides divided by `reduce`, rounded up; the
+    crop, at least `reduce` a side, is rounded to its pixels.
+    """
+    top, left, bottom, right = (
+        (edge + reduce // 2) // reduce
+        for edge in (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3])
+    )
+    return pixels[top:bottom, left:right]
+
+
 def resize(pixels: np.ndarray, size: int) -> Tensor:
-    """Resize (height, width, 3) uint8 pixels to (3, size, size) uint8, bicubic and antialiased."""
-    # (height, width, channel) memory seen as (1, 3, height, width) is channels-last, for which
-    # torch resizes in uint8 without a float copy.
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    """Resize (height, width, 3) uint8 pixels to (3, size, size) uint8, bicubic and antialiased.
+
+    The result's memory is (size, size, 3), which the pixels share where they have the size.
+    """
+    # Seen as (1, 3, height, width), the pixels are channels-last, which torch resizes in uint8 as
+    # they lie, a part of an image too. `[None]` last would give strides that it does not know.
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     if image.shape[-2:] != (size, size):
         image = F.interpolate(image, (size, size), mode="bicubic", antialias=True)
-    return image[0].contiguous()
+    return image[0]
