@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from pathlib import Path
 
+from s3fs import S3FileSystem
+
 from tests.services.daemons import daemon, find_program, free_ports, until
 
 PROGRAMS = (
@@ -86,6 +88,12 @@ class Gateway:
     @property
     def conf(self) -> str:
         return str(self.folder / "ceph.conf")
+
+    def bucket(self) -> str:
+        """Make a new bucket and return its URL."""
+        url = f"s3://bucket-{uuid.uuid4().hex[:12]}"
+        S3FileSystem(key=self.key, secret=self.secret, endpoint_url=self.endpoint).mkdir(url)
+        return url
 
     def start(self) -> None:
         """Start the gateway; it has forgotten nothing."""
