@@ -1,10 +1,37 @@
 """The recipe's `data`: which shards, in which order, how many at a time, seen how."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from xmodal.schema import Config
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, description="0: unchanged; s: times 1 - s to 1 + s")]
+
+
+class AugmentConfig(Config):
+    """What makes two views of an image differ in colour and sharpness; as MoCo v2 and SimSiam."""
+
+    jitter: Probability = Field(0.8, description="share of the views whose colours are changed")
+    brightness: Strength = 0.4
+    contrast: Strength = 0.4
+    saturation: Strength = 0.4
+    hue: float = Field(
+        0.1, ge=0, le=0.5, description="greatest turn of the hue, in whole turns, either way"
+    )
+    grey: Probability = Field(0.2, description="share of the views without colour")
+    blur: Probability = Field(0.5, description="share of the views that are blurred")
+    blur_sigma: tuple[float, float] = Field(
+        (0.1, 2.0), description="least and greatest standard deviation of the blur, in pixels"
+    )
+
+    @field_validator("blur_sigma")
+    @classmethod
+    def _deviations(cls, sigma: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < sigma[0] <= sigma[1]:
+            raise ValueError("write [least, greatest], 0 < least <= greatest")
+        return sigma
 
 
 class DataConfig(Config):

@@ -1,0 +1,148 @@
+"""Views are torchvision's, drawn from the given generator alone, in a known order."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as V
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from xmodal.data.augment import Augment, blur
+from xmodal.data.config import AugmentConfig
+
+NOTHING = {"jitter": 0, "grey": 0, "blur": 0}
+
+
+def picture(size: int = 40, seed: int = 0) -> Tensor:
+    """Smooth colours, (3, size, size) uint8, in channels-last memory."""
+    small = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) * 255
+    large = torch.nn.functional.interpolate(small, (size, size), mode="bilinear")
+    return large[0].to(torch.uint8).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+def view(image: Tensor, seed: int = 0, **config: object) -> Tensor:
+    return Augment(AugmentConfig(**config))(image, np.random.default_rng(seed))
+
+
+def test_a_view_is_a_function_of_the_generator_alone() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    image = picture()
+    original = image.clone()
+    views = [view(image, seed) for seed in range(30)]
+    assert torch.get_rng_state().equal(before)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002 what must not matter
+    assert all(view(image, seed).equal(views[seed]) for seed in range(30))
+    assert len({tuple(one.flatten().tolist()) for one in views}) > 20
+    assert image.equal(original)
+
+
+@given(st.integers(2, 60), st.integers(0, 2**32))
+@settings(deadline=None)
+def test_a_view_has_the_shape_of_its_image(size: int, seed: int) -> None:
+    found = view(picture(size), seed, jitter=1, grey=0.5, blur=1)
+    assert found.shape == (3, size, size)
+    assert found.dtype == torch.uint8
+
+
+def test_nothing_asked_nothing_changed() -> None:
+    image = picture()
+    assert view(image, **NOTHING).equal(image)
+    unchanged = view(image, jitter=1, grey=0, blur=0, brightness=0, contrast=0, saturation=0, hue=0)
+    assert (unchanged.int() - image.int()).abs().max() <= 1
+
+
+def test_draws_are_made_in_order() -> None:
+    image = picture()
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        assert random.random() < 1
+        amounts = [random.uniform(0.6, 1.4), random.uniform(0.7, 1.3), random.uniform(0.2, 1.8)]
+        amounts.append(random.uniform(-0.2, 0.2))
+        changes = [V.adjust_brightness, V.adjust_contrast, V.adjust_saturation, V.adjust_hue]
+        wanted = image
+        for number in random.permutation(4):
+            wanted = changes[number](wanted, amounts[number])
+        if random.random() < 0.3:
+            wanted = V.rgb_to_grayscale(wanted, 3)
+        if random.random() < 0.6:
+            wanted = blur(wanted, random.uniform(0.5, 1))
+        found = view(
+            image,
+            seed,
+            jitter=1,
+            brightness=0.4,
+            contrast=0.3,
+            saturation=0.8,
+            hue=0.2,
+            grey=0.3,
+            blur=0.6,
+            blur_sigma=(0.5, 1),
+        )
+        assert found.equal(wanted)
+
+
+def test_a_strength_above_one_never_inverts() -> None:
+    image = picture()
+    for seed in range(20):
+        bright = view(image, seed, **NOTHING | {"jitter": 1}, brightness=3, contrast=3)
+        assert bright.shape == image.shape
+
+
+@pytest.mark.parametrize(("share", "name"), [(0.2, "grey"), (0.5, "blur"), (0.8, "jitter")])
+def test_each_change_is_as_frequent_as_asked(share: float, name: str) -> None:
+    image, config = picture(12), NOTHING | {name: share, "blur_sigma": (1, 2)}
+    count = sum(not view(image, seed, **config).equal(image) for seed in range(500))
+    assert abs(count / 500 - share) < 0.07
+
+
+def test_grey_has_no_colour() -> None:
+    grey = view(picture(), **NOTHING | {"grey": 1})
+    assert grey[0].equal(grey[1])
+    assert grey[0].equal(grey[2])
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+@pytest.mark.parametrize(("size", "width"), [(224, 23), (96, 9), (64, 7), (32, 3), (9, 3)])
+def test_blurring_equals_torchvisions_in_both_directions_at_once(
+    size: int, width: int, sigma: float
+) -> None:
+    image = picture(size)
+    wanted = V.gaussian_blur(image, [width, width], [sigma, sigma])
+    difference = (blur(image, sigma).int() - wanted.int()).abs()
+    assert difference.max() <= 1
+    assert difference.double().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"jitter": 1.1},
+        {"grey": -0.1},
+        {"blur": 2},
+        {"brightness": -1},
+        {"hue": 0.6},
+        {"blur_sigma": (0, 1)},
+        {"blur_sigma": (2, 1)},
+        {"solar": 1},
+    ],
+)
+def test_what_no_view_can_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        AugmentConfig(**wrong)
+
+
+def test_the_defaults_are_those_of_the_papers() -> None:
+    assert AugmentConfig().model_dump() == {
+        "jitter": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
+        "grey": 0.2,
+        "blur": 0.5,
+        "blur_sigma": (0.1, 2.0),
+    }
