@@ -2,37 +2,42 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from shards.source import Item, Split, Splits
-
-_TENTHS = {"train": range(8), "val": range(8, 9), "test": range(9, 10)}
+from shards.source import Item, LeftOut, Split, Splits
 
 
-def splits_by_caption(items: Iterable[Item]) -> Splits:
+def splits_by_caption(
+    items: Iterable[Item],
+    key: Callable[[str], str] = str.casefold,
+    left_out: Sequence[LeftOut] = (),
+) -> Splits:
     """Put items into train (about 80 %), val and test (10 % each) by a hash of their caption.
 
-    Each item has one caption. Images of the same caption are each other's relevant images.
+    Each item has one caption. Captions of the same `key` are never on two sides. Images of the
+    same caption are each other's relevant images. What is `left_out` is said of train.
     """
-    by_tenth = defaultdict(list)
+    by_split: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     for item in items:
-        by_tenth[_tenth(item.captions[0])].append(item)
+        by_split[split_of(key(item.captions[0]))].append(item)
     return {
-        name: partial(_split, [item for tenth in tenths for item in by_tenth[tenth]])
-        for name, tenths in _TENTHS.items()
+        name: partial(_split, kept, left_out if name == "train" else ())
+        for name, kept in by_split.items()
     }
 
 
-def _tenth(caption: str) -> int:
-    digest = hashlib.sha256(caption.casefold().encode()).digest()
-    return int.from_bytes(digest[:8]) % 10
+def split_of(words: str) -> str:
+    """The split that these words are drawn into: train, val or test."""
+    digest = hashlib.sha256(words.encode()).digest()
+    tenth = int.from_bytes(digest[:8]) % 10
+    return "train" if tenth < 8 else "val" if tenth == 8 else "test"
 
 
-def _split(items: Sequence[Item]) -> Split:
+def _split(items: Sequence[Item], left_out: Sequence[LeftOut]) -> Split:
     ordered = sorted(items, key=lambda item: item.image_id)
     said_of = defaultdict(list)
     for item in ordered:
         said_of[item.captions[0].casefold()].append(item.image_id)
     relevance = {item.image_id: [said_of[item.captions[0].casefold()]] for item in ordered}
-    return Split(ordered, relevance)
+    return Split(ordered, relevance, left_out)

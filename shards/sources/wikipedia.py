@@ -1,0 +1,87 @@
+"""Wikipedia: 2,866 sections of featured articles in 10 classes, each with its one image."""
+
+import html
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from shards.annotations import read_lines
+from shards.source import Item, LeftOut, Split, Splits, require
+from xmodal.errors import UserError
+
+LAYOUT = """
+the folder wikipedia_dataset as published
+  images/CLASS/IMAGE.jpg       art, biology, geography, history, literature, media, music, royalty,
+                               sport and warfare
+  texts/TEXT.xml               the section, in its element <text>: the caption
+  trainset_txt_img_cat.list    lines TEXT<TAB>IMAGE<TAB>number of the class, from 1: 2,173 pairs
+  testset_txt_img_cat.list     693
+Labels are the classes; the id of an image is CLASS/IMAGE. The splits are train and test.
+"""
+
+_CLASSES = (
+    *("art", "biology", "geography", "history", "literature"),
+    *("media", "music", "royalty", "sport", "warfare"),
+)
+# Some files are broken XML in what surrounds the text, or in the text's own `&`.
+_TEXT = re.compile(r"<text>(.*)</text>", re.DOTALL)
+
+
+def read(root: Path) -> Splits:
+    """Find the splits train and test."""
+    require(root, "images")
+    require(root, "texts")
+    return {split: partial(_split, root, pairs) for split, pairs in read_lists(root).items()}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A line of the lists: a section, its image and their class."""
+
+    text: str
+    image: str
+    category: str
+
+
+def read_lists(root: Path) -> dict[str, list[Pair]]:
+    """Read the pairs of each split, in the order that the features have too."""
+    lists = {split: require(root, f"{split}set_txt_img_cat.list") for split in ("train", "test")}
+    return {
+        split: [_pair(line, path) for line in read_lines(path)] for split, path in lists.items()
+    }
+
+
+def _pair(line: str, path: Path) -> Pair:
+    words = line.split()
+    numbers = [str(number) for number in range(1, len(_CLASSES) + 1)]
+    if len(words) != 3 or words[2] not in numbers:
+        raise UserError(f"{path} has a line that is not TEXT<TAB>IMAGE<TAB>class: {line[:80]!r}")
+    return Pair(words[0], words[1], _CLASSES[int(words[2]) - 1])
+
+
+def _split(root: Path, pairs: Sequence[Pair]) -> Split:
+    captions = defaultdict(list)
+    left_out: list[LeftOut] = []
+    for pair in pairs:
+        path = root / f"texts/{pair.text}.xml"
+        text = _read_text(path)
+        if text:
+            captions[pair.category, pair.image].append(text)
+        else:
+            left_out.append((pair.text, "text missing or broken", str(path)))
+    items = [
+        Item(f"{category}/{image}", root / f"images/{category}/{image}.jpg", said, [category])
+        for (category, image), said in captions.items()
+    ]
+    return Split(items, left_out=left_out)
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        match = _TEXT.search(path.read_bytes().decode())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return " ".join(html.unescape(match[1]).split()) if match else None
