@@ -180,8 +180,8 @@ class Source:
             if root is not None:
                 raise UserError(f"{self.name} reads no folder: leave --from out")
             return self.module.read(**options)
-        if root is not None and not root.is_dir():
-            raise UserError(f"there is no folder {root}")
+        if root is not None and not root.exists():
+            raise UserError(f"there is no folder or file {root}")
         if root is None:
             raise UserError(f"--from is needed: the folder that {self.name} is in")
         try:
