@@ -35,7 +35,7 @@ def main() -> None:
 
     run = Run(given.run)
     checkpoint = run.find_checkpoint(given.checkpoint)
-    manifest = read_manifest(url)
+    manifest = read_manifest(url, recipe.data.s3, recipe.data.cache)
     environment = start()
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
     method = build_method(recipe, tokenizer, environment.device)
@@ -54,7 +54,7 @@ def main() -> None:
     if environment.is_main:
         for line in retrieval.fault_lines():
             print(line)
-        examples = retrieved_examples(retrieval, dataset.pairs.samples, method.score)
+        examples = retrieved_examples(retrieval, dataset.reader, method.score)
         write_results(
             run.path,
             retrieval.metrics,

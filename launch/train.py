@@ -63,7 +63,7 @@ def build_missing(source: str, recipe: Recipe, is_main: bool) -> None:
     from xmodal.distributed.collectives import barrier
 
     if is_main:
-        for url in filter(None, (recipe.data.train, recipe.data.val)):
+        for url in filter(None, (*(one.url for one in recipe.data.train), recipe.data.val)):
             folder = Path(url)
             # A build that was killed goes on; shards that are there stay as they are.
             if not (folder / "shardindex.json").is_file():

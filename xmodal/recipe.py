@@ -84,7 +84,7 @@ def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[
             default = "required" if field.is_required() else _shown(field.get_default())
             yield key, default, meaning
             continue
-        key = f"{key}.0" if get_origin(field.annotation) is list else key
+        key = f"{key}.0" if get_origin(field.annotation) in (list, tuple) else key
         for part in parts:
             yield (
                 key,

@@ -18,6 +18,7 @@ class Fault:
     shard: str
     key: str
     cause: str
+    by_choice: bool = False  # the recipe leaves such samples out: nothing is wrong with them
 
     def __str__(self) -> str:
         # Names in foreign tars need not be UTF-8, but a line in a log does.
@@ -34,29 +35,28 @@ class Batch:
     """
 
     images: Tensor | None = None  # (batch, 3, height, width) uint8
+    second_images: Tensor | None = None  # as `images`, another view of the same
     tokens: Tensor | None = None  # (batch, length) int64, padded to the longest of the batch
     token_mask: Tensor | None = None  # (batch, length) bool, False on padding
-    image_features: Tensor | None = None  # (batch, features) float32
-    text_features: Tensor | None = None  # (batch, features) float32
+    image_features: Tensor | None = None  # (batch, …) float32
+    text_features: Tensor | None = None  # (batch, …) float32
     image_ids: Tensor | None = None  # (batch,) int64, equal for equal images
     faults: tuple[Fault, ...] = ()  # samples whose slots are filled by a neighbour
+    notices: tuple[str, ...] = ()  # of the storage: reads begun again
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`, copied while the device computes."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory; called by the loader where there is a GPU."""
-        return self._map(Tensor.pin_memory)
-
     def cut(self, size: int) -> list["Batch"]:
         """Return the batch in parts of `size` samples, in order; `join` puts them together again.
 
-        The last part may be smaller. Parts share the batch's memory; the first one has its faults.
+        The last part may be smaller. Parts share the batch's memory; the first one has its faults
+        and notices.
         """
         rows = next(len(v) for v in vars(self).values() if isinstance(v, Tensor))
         parts = [self._map(itemgetter(slice(at, at + size))) for at in range(0, rows, size)]
-        return [parts[0], *(replace(part, faults=()) for part in parts[1:])]
+        return [parts[0], *(replace(part, faults=(), notices=()) for part in parts[1:])]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}

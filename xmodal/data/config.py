@@ -1,10 +1,21 @@
 """The recipe's `data`: which shards, in which order, how many at a time, seen how."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from xmodal.data.storage.config import CacheConfig, S3Config
 from xmodal.schema import Config
+
+MAX_PIXELS = 89_478_485  # of an image, 256 MiB of RGB: larger ones may be decompression bombs
+
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, description="0: unchanged; s: times 1 - s to 1 + s")]
@@ -34,11 +45,39 @@ class AugmentConfig(Config):
         return sigma
 
 
+class DataSetConfig(Config):
+    """A data set to train on; where there is one, its URL alone will do (data.train=URL)."""
+
+    url: str = Field(
+        description="its shards: a folder, or tars with braces (DIR/train-{0000..0099}.tar), on "
+        "disk or in s3://"
+    )
+    weight: PositiveFloat | None = Field(
+        None,
+        description="its part of every batch, beside the other data sets' weights; null: its "
+        "number of samples",
+    )
+    texts: dict[str, PositiveFloat] = Field(
+        {},
+        description="keys of the JSON, or `txt`, that a caption is drawn from, each with its "
+        "probability; {}: all captions alike",
+    )
+    min_side: PositiveInt = Field(1, description="leave out images with a side of fewer pixels")
+    max_pixels: PositiveInt = Field(MAX_PIXELS, description="leave out images of more pixels")
+
+
 class DataConfig(Config):
     """Where samples come from and how the global batch is made of them."""
 
-    train: str = Field(description="folder of the training shards")
-    val: str | None = Field(None, description="folder of the shards to evaluate on")
+    train: tuple[DataSetConfig, ...] = Field(
+        min_length=1, description="shards to train on: a URL, or a list of data sets to mix"
+    )
+    val: str | None = Field(None, description="shards to evaluate on: a URL, as of data.train")
+    epoch: PositiveInt | None = Field(
+        None, description="samples that count as an epoch; null: those of all data sets together"
+    )
+    s3: S3Config = S3Config()
+    cache: CacheConfig | None = Field(None, description="null: what buckets give is not kept")
     build: Literal["scenes"] | None = Field(
         None, description="data set to generate where `train` and `val` do not exist yet"
     )
@@ -53,13 +92,26 @@ class DataConfig(Config):
         description="nearly sequential reads that a batch is drawn from; divides batch_size, and "
         "the ranks divide it; default: batch_size, halved while above 256",
     )
-    window: PositiveInt = Field(1024, description="samples of a lane that are permuted together")
+    window: PositiveInt = Field(
+        64,
+        description="samples of a lane that are permuted together; lanes × window samples are in "
+        "the memory of all ranks",
+    )
     workers: int = Field(2, ge=0, description="loading processes a rank; 0 loads in the trainer")
     crop: tuple[float, float] | None = Field(
         (0.5, 1.0),
         description="random crop: least and greatest share of the image's area; null: centre crop",
     )
     flip: bool = Field(True, description="mirror half of the images left to right")
+    scaled_decoding: bool = Field(
+        False,
+        description="let the JPEG decoder halve what a crop leaves twice the needed size: faster, "
+        "pixels differ by less than 1 of 255",
+    )
+    views: Literal[1, 2] = Field(1, description="crops of each image that a batch holds")
+    augment: AugmentConfig | None = Field(
+        None, description="colours and blur of each view, for self-supervision; null: none"
+    )
     max_bad_share: float = Field(
         0.01, ge=0, le=1, description="share of unreadable samples above which training stops"
     )
@@ -78,6 +130,23 @@ class DataConfig(Config):
             )
         return crop
 
+    @field_validator("train", mode="before")
+    @classmethod
+    def _url_alone(cls, train: Any) -> Any:
+        return [{"url": train}] if isinstance(train, str) else train
+
+    @field_serializer("train")
+    def _as_url(self, train: tuple[DataSetConfig, ...]) -> Any:
+        alone = len(train) == 1 and train[0] == DataSetConfig(url=train[0].url)
+        return train[0].url if alone else [one.model_dump(mode="json") for one in train]
+
+    @field_validator("train")
+    @classmethod
+    def _weights(cls, train: tuple[DataSetConfig, ...]) -> tuple[DataSetConfig, ...]:
+        if len({one.weight is None for one in train}) > 1:
+            raise ValueError("give every data set a weight, or none")
+        return train
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.lanes and self.batch_size % self.lanes:
@@ -86,10 +155,10 @@ class DataConfig(Config):
                 f"lanes ({self.lanes}) must divide batch_size ({self.batch_size}); "
                 f"nearest lanes: {near}"
             )
-        if self.feature_cache and (self.crop or self.flip):
+        if self.feature_cache and (self.crop or self.flip or self.augment or self.views > 1):
             raise ValueError(
-                "feature_cache needs crop: null and flip: false: what changes at "
-                "each pass cannot be computed once"
+                "feature_cache needs crop: null, flip: false, one view and no augment: what "
+                "changes at each pass cannot be computed once"
             )
         return self
 

@@ -22,6 +22,14 @@ PILLOWS_MAX_PIXELS = 2 * MAX_PIXELS  # above it Pillow opens nothing, whatever t
 class BadSample(Exception):
     """A sample that cannot be used; the message is the cause, without place or key."""
 
+    by_choice = False
+
+
+class LeftOut(BadSample):
+    """A sample that the recipe leaves out: nothing is wrong with it."""
+
+    by_choice = True
+
 
 class EncodedImage:
     """An image whose size is known and whose pixels wait, both as a person sees them."""

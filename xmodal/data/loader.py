@@ -1,228 +1,302 @@
-"""Batches for training, in the plan's order, and for evaluation, every sample with all captions."""
+"""Batches for training: a rank's part of the plan's, the same from any number of workers."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.batch import Batch, Fault
-from xmodal.data.decode import BadSample, open_image
-from xmodal.data.manifest import Manifest
-from xmodal.data.plan import Plan, rank_positions
-from xmodal.data.samples import SampleReader, hash_id
+from xmodal.data.decode import MAX_PIXELS, BadSample, open_image
+from xmodal.data.mixture import Mixture
+from xmodal.data.plan import rank_positions
+from xmodal.data.reader import SampleReader
+from xmodal.data.ring import Layout, Ring, Slot
+from xmodal.data.samples import RawSample, hash_id
+from xmodal.data.stream import Stream
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 
-REACH = 8  # samples on either side that may take an unreadable sample's place
+REACH = 8  # samples on either side that may take an unusable sample's place
+PROBED = 64  # samples of a data set, one of which has to say what all are like
+VIEWS = ("images", "second_images")
+TEXT = 1 << 32  # the view for which captions are drawn; those of images count from 0
 
 
-@dataclass
-class Pair:
-    """One image and captions of it, before batching; features stand in where they are cached."""
+@dataclass(frozen=True)
+class DataSet:
+    """One of the data sets that are trained on, and which of its texts and images are used."""
 
-    image: Tensor | None  # (3, size, size) uint8
-    image_features: Tensor | None  # (features,)
-    captions: list[str]
-    text_features: Tensor | None  # (captions, features)
-    image_id: int
-
-
-class PairReader:
-    """Reads and decodes samples: the image as the transform wants it, and all captions."""
-
-    def __init__(self, manifest: Manifest, transform: ImageTransform) -> None:
-        self.url = manifest.url
-        self.samples = SampleReader(manifest)
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def read(self, number: int, random: np.random.Generator) -> Pair:
-        """Return sample `number`; raises `BadSample`."""
-        captions, image_id = self.samples.captions(number)
-        image_features = self.samples.features(number, "image")
-        text_features = self.samples.features(number, "text")
-        image = None
-        if image_features is None:
-            image = self.transform(open_image(self.samples.image(number)), random)
-        return Pair(
-            image,
-            None if image_features is None else torch.from_numpy(image_features),
-            captions,
-            None if text_features is None else torch.from_numpy(text_features),
-            hash_id(image_id),
-        )
-
-    def fault(self, number: int, cause: BadSample) -> Fault:
-        """Return the report of an unreadable sample."""
-        shard, sample = self.samples.locate(number)
-        return Fault(shard.url, sample.key, str(cause))
+    reader: SampleReader
+    texts: Mapping[str, float] = field(default_factory=dict)  # keys, with probabilities
+    min_side: int = 1
+    max_pixels: int = MAX_PIXELS
 
 
-class TrainingSet(Dataset[Batch]):
-    """The batch at given positions of the plan, one caption of each image drawn.
+class TrainingSet:
+    """What the positions of a mixture hold: images or features, and a caption or features of it.
 
-    What is random for a sample is drawn from (seed, position) alone, never from a worker or rank.
+    What is random for a sample is drawn from (seed, position, view) alone, never from a worker or
+    rank. A sample that cannot be used is reported, and a neighbour takes its place.
     """
 
     def __init__(
-        self, pairs: PairReader, plan: Plan, tokenizer: CaptionTokenizer, seed: int
+        self,
+        data_sets: Sequence[DataSet],
+        mixture: Mixture,
+        transform: ImageTransform,
+        tokenizer: CaptionTokenizer,
+        *,
+        seed: int,
+        views: int = 1,
     ) -> None:
-        self.pairs, self.plan, self.tokenizer, self.seed = pairs, plan, tokenizer, seed
+        self.data_sets, self.mixture = data_sets, mixture
+        self.transform, self.tokenizer = transform, tokenizer
+        self.seed, self.views = seed, views
 
-    def __getitem__(self, positions: Sequence[int]) -> Batch:
-        faults: list[Fault] = []
-        pairs = [self._pair(position, faults) for position in positions]
-        batch = collate(pairs, self.tokenizer)
-        batch.faults = tuple(faults)
-        return batch
+    def layout(self, rows: int) -> Layout:
+        """Return the shapes and kinds of tensors that hold `rows` samples.
 
-    def _pair(self, position: int, faults: list[Fault]) -> Pair:
-        random = np.random.default_rng([self.seed, position])
-        places = [position, *self.plan.neighbours(position, REACH)]
+        All are like the first usable one of each data set: raises `UserError` where there is none,
+        or data sets differ in what they hold.
+        """
+        kinds = {self._kind(number) for number in range(len(self.data_sets))}
+        if len(kinds) > 1:
+            raise UserError(
+                "data.train: some data sets hold features, or of another shape, and some do not; "
+                "what is mixed has to be of one kind"
+            )
+        ((image, text),) = kinds
+        size = self.transform.size
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        if image is None:
+            # Channels last: what the decoder gives is written as it lies.
+            shape = (rows, size, size, 3)
+            layout |= dict.fromkeys(VIEWS[: self.views], (shape, torch.uint8))
+        else:
+            layout["image_features"] = ((rows, *image), torch.float32)
+        if text is None:
+            layout["tokens"] = ((rows, self.tokenizer.context), torch.int64)
+            layout["lengths"] = ((rows,), torch.int64)
+        else:
+            layout["text_features"] = ((rows, *text), torch.float32)
+        return layout | {"image_ids": ((rows,), torch.int64)}
+
+    def fill(self, slot: Slot, row: int, position: int, sample: RawSample) -> str | None:
+        """Write a sample into a row, and return the caption that was drawn for it, if it has any.
+
+        Raises `BadSample`.
+        """
+        data_set = self.data_sets[self.mixture.own_position(position)[0]]
+        caption = None
+        if "text_features" not in slot:
+            caption = sample.draw(self._random(position, TEXT), data_set.texts)
+        else:
+            self._fill_features(slot["text_features"], row, self._drawn_row(sample, position))
+        if "images" in slot:
+            self._fill_image(slot, row, position, sample, data_set)
+        else:
+            self._fill_features(slot["image_features"], row, sample.features("image"))
+        slot["image_ids"][row] = hash_id(sample.image_id)
+        return caption
+
+    def substitute(
+        self, slot: Slot, row: int, position: int, bad: Fault, stream: Stream
+    ) -> str | None:
+        """Write the nearest usable neighbour of a bad sample into its row; see `fill`.
+
+        Raises `UserError` where there is none.
+        """
+        places = self.mixture.neighbours(position, REACH)
         for place in places:
-            number = self.plan.sample_at(place)
             try:
-                pair = self.pairs.read(number, random)
-            except BadSample as cause:
-                if place == position:
-                    faults.append(self.pairs.fault(number, cause))
-                continue
-            drawn = int(random.integers(len(pair.captions)))
-            pair.captions = [pair.captions[drawn]]
-            if pair.text_features is not None:
-                pair.text_features = pair.text_features[drawn : drawn + 1]
-            return pair
+                return self.fill(slot, row, position, stream.load(place))
+            except BadSample:
+                continue  # it is reported when its own turn comes
         raise UserError(
-            f"{faults[-1]}; and none of its {len(places) - 1} neighbours can be read either; "
+            f"{bad}; and none of its {len(places)} neighbours can be read either; "
             "run `python -m shards check` on the shards"
         )
 
+    def _fill_image(
+        self, slot: Slot, row: int, position: int, sample: RawSample, data_set: DataSet
+    ) -> None:
+        image = open_image(
+            sample.image(), max_pixels=data_set.max_pixels, min_side=data_set.min_side
+        )
+        for view, name in enumerate(VIEWS[: self.views]):
+            self.transform(image, self._random(position, view), slot[name][row].permute(2, 0, 1))
 
-@dataclass
-class EvaluationBatch:
-    """Some samples of an evaluation set, images and all captions apart."""
+    def _fill_features(self, out: Tensor, row: int, values: np.ndarray | None) -> None:
+        if values is None:
+            raise BadSample("no features, which its data set has")
+        if values.shape != out.shape[1:]:
+            raise BadSample("features of another shape than the first sample's")
+        out.numpy()[row] = values
 
-    numbers: Tensor  # (images,) int64, the samples' numbers in the manifest
-    images: Batch
-    texts: Batch
-    owners: Tensor  # (captions,) int64, each caption's row in `images`
-    captions: list[str]
-    faults: tuple[Fault, ...]
+    def _drawn_row(self, sample: RawSample, position: int) -> np.ndarray | None:
+        rows = sample.features("text")
+        if rows is None or len(rows) == 1:
+            return None if rows is None else rows[0]
+        return rows[self._random(position, TEXT).integers(len(rows))]
 
+    def _random(self, position: int, view: int) -> np.random.Generator:
+        bits = np.random.Philox(counter=[0, view, position, 0], key=[self.seed, 1])
+        return np.random.Generator(bits)
 
-class EvaluationSet(Dataset[EvaluationBatch]):
-    """Given samples of a manifest with the central crop and every caption."""
-
-    def __init__(self, pairs: PairReader, tokenizer: CaptionTokenizer) -> None:
-        self.pairs, self.tokenizer = pairs, tokenizer
-
-    def __getitem__(self, numbers: Sequence[int]) -> EvaluationBatch:
-        read: dict[int, Pair] = {}
-        faults = []
-        for number in numbers:
+    def _kind(self, data_set: int) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """Return the shapes of a data set's features of images and of texts, None for none."""
+        reader = self.data_sets[data_set].reader
+        for number in range(min(PROBED, len(reader))):
             try:
-                read[number] = self.pairs.read(number, np.random.default_rng(0))
-            except BadSample as cause:
-                faults.append(self.pairs.fault(number, cause))
-        pairs = list(read.values())
-        both = collate(pairs, self.tokenizer) if pairs else Batch()
-        images = Batch(
-            images=both.images, image_features=both.image_features, image_ids=both.image_ids
-        )
-        texts = Batch(
-            tokens=both.tokens, token_mask=both.token_mask, text_features=both.text_features
-        )
-        counts = torch.tensor([len(pair.captions) for pair in pairs], dtype=torch.int64)
-        owners = torch.repeat_interleave(torch.arange(len(pairs)), counts)
-        captions = [caption for pair in pairs for caption in pair.captions]
-        return EvaluationBatch(
-            torch.tensor(list(read), dtype=torch.int64),
-            images,
-            texts,
-            owners,
-            captions,
-            tuple(faults),
+                sample = reader[number]
+                image, text = sample.features("image"), sample.features("text")
+                if image is None:
+                    sample.image()
+                if text is None:
+                    sample.draw(np.random.default_rng(0), self.data_sets[data_set].texts)
+            except BadSample as error:
+                cause = Fault(sample.shard, sample.key, str(error))
+                continue
+            return None if image is None else image.shape, None if text is None else text.shape[1:]
+        raise UserError(
+            f"none of the first samples of {reader.manifest.url} can be used (the last {cause}); "
+            f"run `python -m shards check {reader.manifest.url}`"
         )
 
 
-def collate(pairs: Sequence[Pair], tokenizer: CaptionTokenizer) -> Batch:
-    """Put pairs into a batch: a row an image, and a row a caption (in the pairs' order)."""
-    batch = Batch(image_ids=torch.tensor([pair.image_id for pair in pairs], dtype=torch.int64))
-    if pairs[0].image_features is None:
-        batch.images = torch.stack([pair.image for pair in pairs if pair.image is not None])
-    else:
-        batch.image_features = torch.stack(
-            [pair.image_features for pair in pairs if pair.image_features is not None]
+@dataclass(frozen=True)
+class Note:
+    """What a worker says of its part of a batch, beside the tensors."""
+
+    faults: tuple[Fault, ...]
+    notices: tuple[str, ...]  # of the storage: reads begun again
+    waited: dict[str, float]  # for the storage, seconds by shard
+    seconds: float  # that the part took, waits included
+
+
+class TrainingLoader:
+    """Yields a rank's part of the global batches `steps`, (batch_size / ranks) samples each.
+
+    A batch's tensors hold until the next but one is asked for: they lie in memory that is used
+    again. Lanes are dealt to workers, so that every shard is read by one of them.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainingSet,
+        steps: range,
+        *,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+        workers: int,
+    ) -> None:
+        self.dataset, self.steps = dataset, steps
+        self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
+        self.lanes = dataset.mixture.lanes // ranks  # of this rank
+        self.workers = min(workers, self.lanes)
+        # Of workers, since the last lap: seconds of waiting for each shard, and of all their work.
+        self.waited: defaultdict[str, float] = defaultdict(float)
+        self.worked = 0.0
+
+    def __iter__(self) -> Generator[Batch]:
+        layout = self.dataset.layout(self.batch_size // self.ranks)
+        for slot, notes in Ring(self._fill, layout, len(self.steps), self.workers):
+            for note in notes:
+                for shard, seconds in note.waited.items():
+                    self.waited[shard] += seconds
+                self.worked += note.seconds
+            yield self._batch(slot, notes)
+
+    def lap(self) -> dict[str, float | str]:
+        """Return how workers spent their time since the last call: the share that went by waiting
+        for the storage, and the shard that was waited for longest.
+        """
+        figures: dict[str, float | str] = {
+            "read_wait": sum(self.waited.values()) / max(self.worked, 1e-9),
+            "slowest_shard": max(self.waited, key=lambda shard: self.waited[shard], default=""),
+        }
+        self.waited.clear()
+        self.worked = 0.0
+        return figures
+
+    def _batch(self, slot: Slot, notes: Sequence[Note]) -> Batch:
+        tokens = mask = None
+        if "tokens" in slot:
+            length = int(slot["lengths"].max())
+            mask = torch.arange(length) < slot["lengths"][:, None]
+            # Beyond a caption's end lies what the slot held before.
+            tokens = slot["tokens"][:, :length].where(mask, self.dataset.tokenizer.pad)
+        return Batch(
+            images=_channels_first(slot.get("images")),
+            second_images=_channels_first(slot.get("second_images")),
+            tokens=tokens,
+            token_mask=mask,
+            image_features=slot.get("image_features"),
+            text_features=slot.get("text_features"),
+            image_ids=slot["image_ids"],
+            faults=tuple(fault for note in notes for fault in note.faults),
+            notices=tuple(line for note in notes for line in note.notices),
         )
-    if pairs[0].text_features is None:
-        captions = [caption for pair in pairs for caption in pair.captions]
-        batch.tokens, batch.token_mask = tokenizer(captions)
-    else:
-        batch.text_features = torch.cat(
-            [pair.text_features for pair in pairs if pair.text_features is not None]
-        )
-    return batch
 
-
-def training_batches(
-    dataset: TrainingSet,
-    steps: Iterable[int],
-    *,
-    batch_size: int,
-    rank: int,
-    ranks: int,
-    workers: int,
-) -> Iterator[Batch]:
-    """Yield this rank's part of the global batches `steps`: (batch_size / ranks) pairs each."""
-    positions = (
-        rank_positions(step, batch_size=batch_size, rank=rank, ranks=ranks) for step in steps
-    )
-    return _load(dataset, positions, workers)
-
-
-def evaluation_batches(
-    dataset: EvaluationSet, chunks: Sequence[range], *, workers: int
-) -> Iterator[EvaluationBatch]:
-    """Yield the samples of each chunk in turn."""
-    return _load(dataset, chunks, workers)
-
-
-class _ErrorsAsItems(Dataset[Any]):
-    """Hands over a `UserError` as an item: raised in a worker it would arrive as a traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: Sequence[int]) -> Any:
+    def _fill(self, worker: int, workers: int, slots: Iterable[Slot]) -> Iterator[Note]:
+        # Row `j` is lane `j % lanes` of the rank's.
+        rows = [
+            row
+            for row in range(self.batch_size // self.ranks)
+            if row % self.lanes % workers == worker
+        ]
+        stream = Stream([one.reader for one in self.dataset.data_sets], self.dataset.mixture)
+        notices: list[str] = []
+        for data_set in self.dataset.data_sets:
+            data_set.reader.storage.say = notices.append
+        samples = stream.samples(self._positions(rows), -(-self.lanes // workers))
         try:
-            return self.dataset[index]
-        except UserError as error:
-            return error
+            for slot in slots:
+                yield self._fill_rows(slot, rows, samples, stream, notices)
+        finally:
+            stream.close()
+
+    def _fill_rows(
+        self,
+        slot: Slot,
+        rows: Sequence[int],
+        samples: Iterator[tuple[int, RawSample]],
+        stream: Stream,
+        notices: list[str],
+    ) -> Note:
+        begun = perf_counter()
+        faults: list[Fault] = []
+        captions: list[str | None] = []
+        for row, (position, sample) in zip(rows, islice(samples, len(rows)), strict=True):
+            try:
+                captions.append(self.dataset.fill(slot, row, position, sample))
+            except BadSample as cause:
+                faults.append(Fault(sample.shard, sample.key, str(cause), cause.by_choice))
+                captions.append(self.dataset.substitute(slot, row, position, faults[-1], stream))
+        if "tokens" in slot:
+            ids, mask = self.dataset.tokenizer([caption or "" for caption in captions])
+            slot["tokens"][rows, : ids.shape[1]] = ids
+            slot["lengths"][rows] = mask.sum(1)
+        waited, said = dict(stream.waited), tuple(notices)
+        stream.waited.clear()
+        notices.clear()
+        return Note(tuple(faults), said, waited, perf_counter() - begun)
+
+    def _positions(self, rows: Sequence[int]) -> Iterator[int]:
+        for step in self.steps:
+            mine = rank_positions(
+                step, batch_size=self.batch_size, rank=self.rank, ranks=self.ranks
+            )
+            for row in rows:
+                yield mine[row]
 
 
-def _load(dataset: Dataset[Any], indices: Iterable[Sequence[int]], workers: int) -> Iterator[Any]:
-    loader = DataLoader(
-        _ErrorsAsItems(dataset),
-        batch_size=None,
-        sampler=indices,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
-        multiprocessing_context="fork" if workers else None,
-    )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        yield item
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
+def _channels_first(images: Tensor | None) -> Tensor | None:
+    return None if images is None else images.permute(0, 3, 1, 2)

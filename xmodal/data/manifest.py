@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
 from xmodal.data.storage import Storage, open_storage
-from xmodal.data.storage.config import S3Config
+from xmodal.data.storage.config import CacheConfig, S3Config
 from xmodal.errors import UserError
 
 MANIFEST_NAME = "shardindex.json"
 RELEVANCE_NAME = "relevance.json"
+MAX_CAPTION_CHARACTERS = 10_000  # longer ones are no captions but whole pages
 
 # webdataset's naming: the key is the path up to the first dot of the base name.
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^./]+)\.([^/]+)", re.DOTALL)
@@ -136,7 +137,9 @@ class ShardIndex(Sequence[Sample]):
         return frozenset(repeats)
 
 
-def read_manifest(url: str | Path, s3: S3Config | None = None) -> Manifest:
+def read_manifest(
+    url: str | Path, s3: S3Config | None = None, cache: CacheConfig | None = None
+) -> Manifest:
     """Read which shards a URL names, and check that they are all there.
 
     The URL is a folder, a `shardindex.json`, a tar, or any of these with braces
@@ -145,7 +148,7 @@ def read_manifest(url: str | Path, s3: S3Config | None = None) -> Manifest:
     is empty, or there is none.
     """
     url = str(url)
-    storage = open_storage(url, s3)
+    storage = open_storage(url, s3, cache)
     folders: dict[str, _Folder] = {}
     shards: list[Shard] = []
     for part in _expanded(url):
@@ -174,7 +177,7 @@ def tar_members(file: BinaryIO, num_bytes: int, url: str) -> Iterator[Member]:
                     yield Member(info.name, info.offset_data, info.size)
                     last = info.name
                 # tarfile remembers each file it has seen, which a scan does not need.
-                tar.members.clear()
+                tar.members.clear()  # type: ignore[attr-defined]
             # tarfile takes a broken header and a missing end for the end of the archive.
             _require_end_mark(file, tar.offset)
     except OSError as error:
@@ -319,8 +322,9 @@ class _Folder:
         if not entries:
             place = f"{self.folder}/{MANIFEST_NAME}"
             raise UserError(
-                f"{place} lists no shards" if name is None else f"{place} does not list {name}: "
-                f"{_remake(self.folder)}"
+                f"{place} lists no shards"
+                if name is None
+                else f"{place} does not list {name}: {_remake(self.folder)}"
             )
         return [self._shard(entry) for entry in entries]
 

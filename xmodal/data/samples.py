@@ -1,127 +1,117 @@
-"""From a sample's members in a tar to captions, image and id."""
+"""One sample as it was read from its tar: its captions, image, features and id."""
 
 import hashlib
 import io
 import json
-import os
-from bisect import bisect_right
-from collections import OrderedDict
-from functools import lru_cache
-from itertools import accumulate
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from xmodal.data.decode import BadSample
-from xmodal.data.manifest import Manifest, Sample, Shard
-from xmodal.errors import UserError
+from xmodal.data.manifest import MAX_CAPTION_CHARACTERS
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_MAGIC = b"\x93NUMPY"
 
 
-class OpenShards:
-    """Reads shards at byte offsets; at most `limit` of them are open at a time."""
+class RawSample:
+    """The files of a sample by extension, and where it stands.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._files: OrderedDict[str, int] = OrderedDict()
-
-    def read(self, url: str, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes of a shard, fewer at its end.
-
-        Raises `UserError` when the shard cannot be read.
-        """
-        try:
-            return os.pread(self._descriptor(url), size, offset)
-        except OSError as error:
-            raise UserError(f"shard {url} cannot be read: {error.strerror}") from None
-
-    def _descriptor(self, url: str) -> int:
-        if url not in self._files:
-            if len(self._files) >= self.limit:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[url] = os.open(url, os.O_RDONLY | os.O_CLOEXEC)
-        self._files.move_to_end(url)
-        return self._files[url]
-
-    def __del__(self) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
-
-
-class SampleReader:
-    """Reads the members of a manifest's samples by their number, at their byte offsets.
-
-    Samples are numbered in the manifest's order. Open files and parsed indices are few at a time.
+    A file that reaches past the end of its tar is None. `doubt` is what is wrong with the sample
+    as a whole. Every method raises `BadSample` for what cannot be used.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.shards = manifest.shards
-        self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
-        # No reference to the reader itself, which would keep it and its open files from going.
-        self._index = lru_cache(maxsize=64)(lambda shard: manifest.shards[shard].samples())
-        self._files = OpenShards(limit=64)
+    def __init__(
+        self, shard: str, key: str, files: Mapping[str, bytes | None], doubt: str | None = None
+    ) -> None:
+        self.shard, self.key, self.files = shard, key, files
+        self.doubt = doubt or ("`..` in its path" if ".." in key.split("/") else None)
 
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def locate(self, number: int) -> tuple[Shard, Sample]:
-        """Return the shard and the members of sample `number`."""
-        shard = bisect_right(self._ends, number)
-        start = self._ends[shard - 1] if shard else 0
-        return self.shards[shard], self._index(shard)[number - start]
-
-    def read(self, number: int, *extensions: str) -> bytes | None:
-        """Return the bytes of the first member that the sample has of `extensions`, or None.
-
-        Raises `BadSample` for a member that is empty or reaches past the end of the tar.
-        """
-        shard, sample = self.locate(number)
+    def read(self, *extensions: str) -> bytes | None:
+        """Return the first file that the sample has of `extensions`, or None."""
+        if self.doubt:
+            raise BadSample(self.doubt)
         for extension in extensions:
-            if extension in sample.members:
-                offset, size = sample.members[extension]
-                if not size:
-                    raise BadSample(f"{extension} is empty")
-                data = self._files.read(shard.url, offset, size)
-                if len(data) < size:
+            if extension in self.files:
+                data = self.files[extension]
+                if data is None:
                     raise BadSample(f"{extension} is cut short")
+                if not data:
+                    raise BadSample(f"{extension} is empty")
                 return data
         return None
 
-    def image(self, number: int) -> bytes:
-        """Return the encoded image of a sample; `BadSample` where it has none."""
-        data = self.read(number, *IMAGE_EXTENSIONS)
+    def image(self) -> bytes:
+        """Return the encoded image."""
+        data = self.read(*IMAGE_EXTENSIONS)
         if data is None:
             raise BadSample("no image: expected a member " + ", ".join(IMAGE_EXTENSIONS))
         return data
 
-    def features(self, number: int, side: str) -> np.ndarray | None:
-        """Return cached features: (features,) of the image or (captions, features) of the text."""
-        data = self.read(number, f"{side}.npy")
-        return None if data is None else np.load(io.BytesIO(data), allow_pickle=False)
+    def features(self, side: str) -> np.ndarray | None:
+        """Return features in place of the `image`, (…), or of the `text`, (captions, …)."""
+        data = self.read(f"{side}.npy")
+        if data is None:
+            return None
+        values = _array(data, side)
+        if side == "text" and (values.ndim < 2 or not len(values)):
+            raise BadSample("text.npy has no row a caption")
+        return values
 
-    def captions(self, number: int) -> tuple[list[str], str]:
-        """Return a sample's captions, at least one, and its image id.
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The sample's JSON, empty where it has none."""
+        data = self.read("json")
+        if data is None:
+            return {}
+        try:
+            values = json.loads(_utf8(data, "json"))
+        except (ValueError, RecursionError):
+            raise BadSample("json does not parse") from None
+        if not isinstance(values, dict):
+            raise BadSample("json is not an object")
+        return values
 
-        Raises `BadSample` for captions that are missing, empty, or not UTF-8.
-        """
-        shard, sample = self.locate(number)
-        values = _json(self.read(number, "json"))
-        captions = values.get("captions")
+    @property
+    def image_id(self) -> str:
+        """What says that two samples have the same image; the place of the sample by default."""
+        image_id = self.record.get("image_id")
+        return f"{self.shard}/{self.key}" if image_id is None else str(image_id)
+
+    def captions(self) -> list[str]:
+        """Return all captions, at least one: those of the JSON, else the text file."""
+        captions = self.texts("captions" if "captions" in self.record else "txt")
         if captions is None:
-            text = self.read(number, "txt")
-            if text is None:
-                raise BadSample("no caption: expected captions in its json, or a txt")
-            captions = [_utf8(text, "txt").strip()]
-        if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
-            raise BadSample("captions in its json are not a list of strings")
-        captions = [caption for caption in captions if caption.strip()]
-        if not captions:
-            raise BadSample("caption is empty")
-        if not all(map(_is_unicode, captions)):
-            raise BadSample("caption in its json has half a surrogate pair")
-        image_id = values.get("image_id")
-        return captions, f"{shard.url}/{sample.key}" if image_id is None else str(image_id)
+            raise BadSample("no caption: expected captions in its json, or a txt")
+        return captions
+
+    def texts(self, name: str) -> list[str] | None:
+        """Return the texts under a key of the JSON, or in `txt`; None where there is no such."""
+        if name == "txt":
+            data = self.read("txt")
+            found = None if data is None else _utf8(data, "txt").strip()
+        else:
+            found = self.record.get(name)
+        if found is None:
+            return None
+        return _texts(found, name)
+
+    def draw(self, random: np.random.Generator, keys: Mapping[str, float]) -> str:
+        """Draw a caption: any of `captions()`, or first a key by probability, then one under it.
+
+        Keys that this sample does not have leave their probability to the others.
+        """
+        if not keys:
+            captions = self.captions()
+        else:
+            found = {name: texts for name in keys if (texts := self.texts(name))}
+            if not found:
+                raise BadSample(f"no caption: expected {' or '.join(keys)}")
+            weights = np.array([keys[name] for name in found])
+            captions = list(found.values())[random.choice(len(found), p=weights / weights.sum())]
+        return captions[int(random.integers(len(captions)))]
 
 
 def hash_id(image_id: str) -> int:
@@ -130,25 +120,51 @@ def hash_id(image_id: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def _json(data: bytes | None) -> dict[str, Any]:
-    if data is None:
-        return {}
-    try:
-        values = json.loads(_utf8(data, "json"))
-    except (json.JSONDecodeError, RecursionError):
-        raise BadSample("json does not parse") from None
-    if not isinstance(values, dict):
-        raise BadSample("json is not an object")
+def _texts(found: object, name: str) -> list[str]:
+    captions = [found] if isinstance(found, str) else found
+    if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
+        raise BadSample(f"{name} in its json are not a list of strings")
+    captions = [caption for caption in captions if caption.strip()]
+    if not captions:
+        raise BadSample("caption is empty")
+    if any(len(caption) > MAX_CAPTION_CHARACTERS for caption in captions):
+        raise BadSample(f"caption is over {MAX_CAPTION_CHARACTERS:,} characters")
+    if not all(map(_is_unicode, captions)):
+        raise BadSample("caption in its json has half a surrogate pair")
+    return captions
+
+
+def _array(data: bytes, side: str) -> np.ndarray:
+    start = 10 + int.from_bytes(data[8:10], "little")
+    if not data.startswith(_MAGIC + b"\x01"):
+        raise BadSample(f"{side}.npy is no array of NumPy's format 1")
+    dtype, shape = _header(data[10:start])
+    if dtype is None or len(data) != start + dtype.itemsize * int(np.prod(shape)):
+        raise BadSample(f"{side}.npy is no array of numbers, or cut")
+    values = np.frombuffer(data, dtype, offset=start).reshape(shape).astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise BadSample(f"{side}.npy has values that are not finite")
     return values
+
+
+@lru_cache(maxsize=1024)
+def _header(text: bytes) -> tuple[np.dtype | None, tuple[int, ...]]:
+    """Read an array's kind and shape; what would need a pickle has none."""
+    try:
+        file = io.BytesIO(len(text).to_bytes(2, "little") + text)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError:
+        return None, ()
+    return (None if fortran or dtype.kind not in "fiu" else dtype), shape
 
 
 def _is_unicode(text: str) -> bool:
     """Tell whether a string is whole characters; JSON can write halves of them."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _utf8(data: bytes, extension: str) -> str:
     try:
         return data.decode()
-    except UnicodeDecodeError as error:
-        raise BadSample(f"caption in its {extension} is not UTF-8 (byte {error.start})") from None
+    except UnicodeDecodeError:
+        raise BadSample(f"caption in its {extension} is not UTF-8") from None

@@ -26,11 +26,11 @@ class CaptionTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, context: int) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.context = tokenizer, context
         padding = tokenizer.padding or {}
-        pad_id = padding.get("pad_id", tokenizer.token_to_id(PAD) or 0)
+        self.pad = int(padding.get("pad_id", tokenizer.token_to_id(PAD) or 0))
         tokenizer.enable_truncation(context)
-        tokenizer.enable_padding(pad_id=pad_id)
+        tokenizer.enable_padding(pad_id=self.pad)
 
     @property
     def vocabulary(self) -> int:

@@ -33,8 +33,7 @@ class ImageTransform:
         The memory is channels-last, as it is best for `out` to be: any other costs a slow copy.
         Raises `BadSample` for an image that does not decode; `out` is as before then.
         """
-        crop = self._crop(image.height, image.width, random)
-        reduce = self._reduction(crop)
+        crop, reduce = self.choose(image.height, image.width, random)
         square = resize(cut(image.pixels(reduce), crop, reduce), self.size)
         if self.flip and random.random() < 0.5:
             square = square.flip(2)
@@ -42,16 +41,21 @@ class ImageTransform:
             square = self.augment(square, random)
         return square if out is None else out.copy_(square)
 
-    def _crop(self, height: int, width: int, random: np.random.Generator) -> Crop:
-        if self.crop:
-            return random_crop(height, width, self.crop, random)
-        return central_square(height, width)
+    def choose(
+        self, height: int, width: int, random: np.random.Generator
+    ) -> tuple[Crop, Reduction]:
+        """Return the crop of an image of this size, and by how much the decoder shrinks it.
 
-    def _reduction(self, crop: Crop) -> Reduction:
-        """Return by how much the decoder may shrink so that resizing still shrinks, or does not."""
-        _, _, rows, columns = crop
-        room = min(rows, columns) // self.size if self.scaled_decoding else 1
-        return next((reduce for reduce in REDUCTIONS if reduce <= room), 1)
+        Where it does, what is left of the crop is no smaller than the square, and the crop's edges
+        lie between the shrunk image's pixels, lest the square be shifted by a part of one.
+        """
+        if self.crop:
+            crop = random_crop(height, width, self.crop, random)
+        else:
+            crop = central_square(height, width)
+        room = min(crop[2:]) // self.size if self.scaled_decoding else 1
+        reduce: Reduction = next((reduce for reduce in REDUCTIONS if reduce <= room), 1)
+        return snap(crop, reduce, height, width), reduce
 
 
 def random_crop(
@@ -78,17 +82,23 @@ def central_square(height: int, width: int) -> Crop:
     return (height - side) // 2, (width - side) // 2, side, side
 
 
+def snap(crop: Crop, step: int, height: int, width: int) -> Crop:
+    """Move a crop's edges to the nearest multiples of `step`, or to the image's own edges."""
+    top, left, rows, columns = crop
+    edges = np.array([(top, left), (top + rows, left + columns)])
+    (top, left), (bottom, right) = np.minimum((edges + step // 2) // step * step, (height, width))
+    return int(top), int(left), int(bottom - top), int(right - left)
+
+
 def cut(pixels: np.ndarray, crop: Crop, reduce: int = 1) -> np.ndarray:
     """Return the part (rows, columns, 3) of `pixels` that is a crop of the whole image.
 
     `pixels` (height, width, 3) is the image with both sides divided by `reduce`, rounded up; the
-    crop, at least `reduce` a side, is rounded to its pixels.
+    crop is one that `snap` made for `reduce`.
     """
-    top, left, bottom, right = (
-        (edge + reduce // 2) // reduce
-        for edge in (crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3])
-    )
-    return pixels[top:bottom, left:right]
+    top, left, rows, columns = crop
+    bottom, right = -(-(top + rows) // reduce), -(-(left + columns) // reduce)
+    return pixels[top // reduce : bottom, left // reduce : right]
 
 
 def resize(pixels: np.ndarray, size: int) -> Tensor:

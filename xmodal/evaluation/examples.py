@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from xmodal.data.decode import decode_image
-from xmodal.data.samples import SampleReader
+from xmodal.data.reader import SampleReader
 from xmodal.evaluation.ranking import Score, top_k
 from xmodal.evaluation.report import Example, Hit
 from xmodal.evaluation.retrieval import Retrieval
@@ -72,10 +72,10 @@ def _pair_set(retrieval: Retrieval) -> set[tuple[int, int]]:
 
 
 def _image(retrieval: Retrieval, samples: SampleReader, row: int) -> np.ndarray:
-    return decode_image(samples.image(int(retrieval.gallery.numbers[row])))
+    return decode_image(samples[int(retrieval.gallery.numbers[row])].image())
 
 
 def _caption(retrieval: Retrieval, samples: SampleReader, text: int) -> str:
     owner = int(retrieval.gallery.owners[text])
     first = int(torch.searchsorted(retrieval.gallery.owners, owner))
-    return samples.captions(int(retrieval.gallery.numbers[owner]))[0][text - first]
+    return samples[int(retrieval.gallery.numbers[owner])].captions()[text - first]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from xmodal.data.batch import Fault
-from xmodal.data.loader import EvaluationBatch, EvaluationSet, PairReader, evaluation_batches
+from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
 from xmodal.data.manifest import Manifest
+from xmodal.data.reader import SampleReader
 from xmodal.data.samples import hash_id
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
@@ -71,17 +72,17 @@ def evaluate_retrieval(
     the default where it is given. All ranks call this, and all get the same result. Raises
     `UserError` when more than `max_bad_share` of the samples cannot be read.
     """
-    protocol = protocol or default_protocol(relevance)
+    protocol, url = protocol or default_protocol(relevance), dataset.reader.manifest.url
     if protocol == "relevance" and relevance is None:
-        raise UserError(f"{dataset.pairs.url} has no relevance.json; use --protocol all-captions")
+        raise UserError(f"{url} has no relevance.json; use --protocol all-captions")
     gallery, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
-    total = len(dataset.pairs)
+    total = len(dataset.reader)
     missing = total - len(gallery.numbers)
     if missing > max_bad_share * total or not len(gallery.numbers):
         first = f", the first {faults[0]}" if faults else ""
         raise UserError(
-            f"{missing} of {total} samples of {dataset.pairs.url} cannot be read{first}; run "
-            f"`python -m shards check {dataset.pairs.url}`"
+            f"{missing} of {total} samples of {url} cannot be read{first}; run "
+            f"`python -m shards check {url}`"
         )
     pairs = true_pairs(gallery, relevance if protocol == "relevance" else None)
     ranks = count_ranks(gallery.images, gallery.texts, pairs, method.score, config.tile)
@@ -95,7 +96,7 @@ def default_protocol(relevance: Relevance | None) -> str:
 
 def evaluation_set(manifest: Manifest, size: int, tokenizer: CaptionTokenizer) -> EvaluationSet:
     """Return a shard set as evaluation reads it: central crops of `size`, every caption."""
-    return EvaluationSet(PairReader(manifest, ImageTransform(size)), tokenizer)
+    return EvaluationSet(SampleReader(manifest), ImageTransform(size), tokenizer)
 
 
 @torch.no_grad()
@@ -107,7 +108,7 @@ def embed(
     method.eval()
     parts: list[tuple[Tensor, ...]] = []
     faults: list[Fault] = []
-    chunks = own_chunks(len(dataset.pairs), batch_size)
+    chunks = own_chunks(len(dataset.reader), batch_size)
     for batch in evaluation_batches(dataset, chunks, workers=workers):
         faults.extend(batch.faults)
         parts.append(_embed_batch(method, batch, device))

@@ -1,13 +1,13 @@
 """From a recipe's `method` to the module that trains, the tokens and pixels that it reads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
-from xmodal.data.samples import SampleReader
+from xmodal.data.reader import SampleReader
 from xmodal.data.tokens import CaptionTokenizer, read_tokenizer, train_tokenizer
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
@@ -16,7 +16,9 @@ from xmodal.models.config import TransformersConfig
 from xmodal.models.texts import pretrained_tokenizer
 from xmodal.recipe import Recipe
 
-TOKENIZER_SAMPLES = 1_000_000  # samples whose captions a vocabulary is learned from, at most
+# Samples whose captions a vocabulary is learned from: all, or this many where there are more.
+TOKENIZER_SAMPLES = 200_000
+RUN = 100  # samples next to each other that are read together
 
 
 def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device) -> Clip:
@@ -34,7 +36,7 @@ def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.devi
     return Clip(recipe.method, tokenizer.vocabulary, bf16=bf16)
 
 
-def make_tokenizer(config: MethodConfig, manifest: Manifest, path: Path) -> None:
+def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Path) -> None:
     """Write the tokenizer that belongs to the text encoder to `path`, unless it is there.
 
     A pretrained encoder brings its own; that of a new one is trained on the shards' captions.
@@ -45,7 +47,7 @@ def make_tokenizer(config: MethodConfig, manifest: Manifest, path: Path) -> None
     if isinstance(text, TransformersConfig):
         pretrained_tokenizer(text).save(path)
     else:
-        train_tokenizer(_captions(manifest), text.vocabulary, text.context).save(path)
+        train_tokenizer(_captions(manifests), text.vocabulary, text.context).save(path)
 
 
 def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
@@ -55,11 +57,15 @@ def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
     return read_tokenizer(path, config.text.context)
 
 
-def _captions(manifest: Manifest) -> Iterator[str]:
-    reader = SampleReader(manifest)
-    stride = -(-len(reader) // TOKENIZER_SAMPLES)
-    for number in range(0, len(reader), stride):
-        try:
-            yield from reader.captions(number)[0]
-        except BadSample:
-            continue  # counted and named when training meets it
+def _captions(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Yield the captions of samples from all over the shard sets, in runs that are read at once."""
+    readers = [SampleReader(manifest) for manifest in manifests]
+    stride = max(1, sum(map(len, readers)) // TOKENIZER_SAMPLES)
+    for reader in readers:
+        for first in range(0, len(reader), stride * RUN):
+            numbers = range(first, min(first + RUN, len(reader)))
+            for sample in reader.load(numbers, ("json", "txt")):
+                try:
+                    yield from sample.captions()
+                except BadSample:
+                    continue  # counted and named when training meets it

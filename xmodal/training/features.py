@@ -20,8 +20,7 @@ import webdataset
 from torch import Tensor
 
 from xmodal.data.batch import Fault
-from xmodal.data.decode import BadSample
-from xmodal.data.loader import EvaluationBatch, EvaluationSet, evaluation_batches
+from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
 from xmodal.data.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -30,7 +29,7 @@ from xmodal.data.manifest import (
     write_index,
     write_manifest,
 )
-from xmodal.data.samples import SampleReader
+from xmodal.data.reader import SampleReader
 from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
@@ -119,7 +118,7 @@ def _write_shard(
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     chunks = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
     faults: list[Fault] = []
-    samples = dataset.pairs.samples
+    samples = dataset.reader
     batches = evaluation_batches(dataset, chunks, workers=0)
     with webdataset.TarWriter(str(partial), encoder=False) as tar:
         for chunk, batch in zip(chunks, batches, strict=True):
@@ -151,10 +150,11 @@ def _encode(
             texts = method.text.backbone(captions.tokens, captions.token_mask).float().cpu()
     encoded = {}
     for row, number in enumerate(batch.numbers.tolist()):
-        strings, image_id = samples.captions(number)
-        members = {"json": json.dumps({"captions": strings, "image_id": image_id}).encode()}
+        sample = samples[number]
+        record = {"captions": sample.captions(), "image_id": sample.image_id}
+        members = {"json": json.dumps(record).encode()}
         if images is None:
-            members["jpg"] = samples.image(number)
+            members["jpg"] = sample.image()
         else:
             members["image.npy"] = _npy(images[row])
         if texts is not None:
@@ -165,13 +165,7 @@ def _encode(
 
 def _copy(samples: SampleReader, number: int) -> dict[str, bytes]:
     """Return the members of an unreadable sample."""
-    members = {}
-    for extension in samples.locate(number)[1].members:
-        try:
-            members[extension] = samples.read(number, extension) or b""
-        except BadSample:
-            members[extension] = b""
-    return members
+    return {extension: data or b"" for extension, data in samples[number].files.items()}
 
 
 def _npy(values: Tensor) -> bytes:
@@ -199,9 +193,8 @@ def _digest(
 ) -> str:
     """Return a name that is another one as soon as the features would be."""
     config = recipe.method
-    files = [Path(shard.url).resolve() for shard in manifest.shards]
     settings = {
-        "shards": [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files],
+        "shards": [manifest.storage.identity(shard.url) for shard in manifest.shards],
         "image": config.image.model_dump(mode="json") if sides.image else None,
         "text": config.text.model_dump(mode="json") if sides.text else None,
         "tokenizer": dataset.tokenizer.tokenizer.to_str() if sides.text else None,

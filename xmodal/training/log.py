@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +14,7 @@ from xmodal.training.run import Run
 # Logged lines in which all scores are alike, after which the log says so. A training that is well
 # begins there, and leaves it.
 COLLAPSED_LINES = 10
+LONG_WAIT = 0.1  # share of the time, above which the log says what data is waited for
 
 
 class TrainingLog:
@@ -55,7 +56,7 @@ class TrainingLog:
         if self.speaks:
             self.board.close()
 
-    def step(self, step: int, stage: str, values: Mapping[str, float]) -> None:
+    def step(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
         """Log a training step's values."""
         if not self.speaks:
             return
@@ -63,9 +64,11 @@ class TrainingLog:
         numbers = f"loss {values['loss']:.4f}  {rate:.0f} samples/s"
         self.bar.update(self.task, completed=step, description=stage, numbers=numbers)
         if not self.console.is_terminal:
-            wait = values["data_wait"]
+            wait = f"{values['data_wait']:.0%}"
+            if values["data_wait"] >= LONG_WAIT and values["read_wait"] >= LONG_WAIT:
+                wait += f" (storage, longest for {values['slowest_shard']})"
             self.say(
-                f"{stage} step {step}/{self.steps}  {numbers}  data wait {wait:.0%}  "
+                f"{stage} step {step}/{self.steps}  {numbers}  data wait {wait}  "
                 f"left {int(left) // 60}:{int(left) % 60:02d}"
             )
         self._warn_of_collapse(values.get("collapse", 0.0))

@@ -18,6 +18,8 @@ class Progress:
 
     step: int = 0
     fault_causes: dict[str, int] = field(default_factory=dict)
+    left_out: int = 0  # samples outside the sizes that the recipe wants
+    retries: int = 0  # reads of a bucket that were begun again
     best: float | None = None
     best_step: int | None = None
 
@@ -31,7 +33,12 @@ class Progress:
         return ", ".join(f"{cause}: {number}" for cause, number in self.fault_causes.items())
 
     def count(self, faults: Sequence[Fault]) -> list[str]:
-        """Count faults and return the lines that name those within the bound."""
+        """Count faults and return the lines that name those within the bound.
+
+        What the recipe leaves out by choice is counted apart, and not named.
+        """
+        self.left_out += sum(fault.by_choice for fault in faults)
+        faults = [fault for fault in faults if not fault.by_choice]
         room = max(0, NAMED_FAULTS - self.faults)
         lines = [f"bad sample, a neighbour takes its place: {fault}" for fault in faults[:room]]
         if 0 < room <= len(faults):
@@ -40,6 +47,13 @@ class Progress:
         causes.update(fault.cause for fault in faults)
         self.fault_causes = dict(causes)
         return lines
+
+    def count_retries(self, notices: Sequence[str]) -> list[str]:
+        """Count reads that were begun again and return the lines that name the first ones."""
+        room = max(0, NAMED_FAULTS - self.retries)
+        self.retries += len(notices)
+        more = ["more reads begun again are counted (read_retries) but not named"]
+        return [*notices[:room], *(more if 0 < room <= len(notices) else [])]
 
     def improves(self, metrics: Mapping[str, float], name: str) -> bool:
         """Tell whether metrics are the best so far, and remember them if so.
@@ -90,7 +104,7 @@ class Stopwatch:
         """Leave out the time since the last step: evaluation and checkpoints are not training."""
         self._resumed = time.perf_counter()
 
-    def lap(self, *, steps_left: int) -> dict[str, float]:
+    def lap(self, steps_left: int) -> dict[str, float]:
         """Return the figures since the last lap, and begin a new one."""
         a_step = self.worked / self.steps
         # Smoothed, so that one slow lap does not make the time left jump.

@@ -1,14 +1,16 @@
 """One run from its recipe to its results: what `launch/train.py` does."""
 
 import re
+from collections.abc import Sequence
 
 import torch
 
+from xmodal.data.augment import Augment
 from xmodal.data.config import nearest_divisors
-from xmodal.data.loader import PairReader, TrainingSet
+from xmodal.data.loader import DataSet, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
-from xmodal.data.plan import Plan
-from xmodal.data.samples import SampleReader
+from xmodal.data.mixture import Mixture
+from xmodal.data.reader import SampleReader
 from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
@@ -44,18 +46,20 @@ class Session:
         self.run = Run(recipe.run)
         check_sizes(recipe, environment.ranks)
         self.run.check(recipe)
-        self.train_shards = read_manifest(recipe.data.train)
-        self.val_shards = read_manifest(recipe.data.val) if recipe.data.val else None
+        data = recipe.data
+        self.train_shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
+        self.val_shards = read_manifest(data.val, data.s3, data.cache) if data.val else None
+        self.mixture = mixture(recipe, self.train_shards)
         check_method(recipe)
         if self.val_shards:
             self.protocol = default_protocol(self.val_shards.relevance)
             check_best(recipe.checkpoints.best, self.protocol)
         self.progress = read_progress(self.run)
-        timeline = Timeline(recipe, self.train_shards.num_samples)
-        self.total = timeline.total
+        epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
+        self.timeline = Timeline(recipe, epoch)
         checkpoint = self.run.latest()
         # Only what goes on inside a stage needs the optimiser.
-        if checkpoint and self.progress.step not in {stage.end for stage in timeline.stages}:
+        if checkpoint and self.progress.step not in {stage.end for stage in self.timeline.stages}:
             check_ranks(checkpoint, recipe.training.zero)
         barrier()
         if environment.is_main:
@@ -70,9 +74,11 @@ class Session:
         if speaks:
             self.run.drop_metrics_after(self.progress.step)
         with TrainingLog(
-            self.run, first_step=self.progress.step, steps=self.total, speaks=speaks
+            self.run, first_step=self.progress.step, steps=self.timeline.total, speaks=speaks
         ) as self.log:
-            train_shards = self._features_of(self.train_shards)
+            for line in self._notices():
+                self.log.say(line)
+            train_shards = [self._features_of(shards) for shards in self.train_shards]
             if self.val_shards:
                 self.val_features = self._features_of(self.val_shards)
             Trainer(
@@ -84,6 +90,7 @@ class Session:
                 self._evaluate if self.val_shards else None,
                 self.log,
                 self.progress,
+                self.timeline,
             ).train()
 
     def _build(self) -> Clip:
@@ -102,12 +109,41 @@ class Session:
             say=self.log.say,
         )
 
-    def _training_set(self, shards: Manifest) -> TrainingSet:
-        data, seed = self.recipe.data, self.recipe.training.seed
-        sizes = [shard.num_samples for shard in shards.shards]
-        plan = Plan(sizes, seed=seed, lanes=data.num_lanes, window=data.window)
-        transform = ImageTransform(self.recipe.method.image.size, data.crop, data.flip)
-        return TrainingSet(PairReader(shards, transform), plan, self.tokenizer, seed)
+    def _training_set(self, shards: Sequence[Manifest]) -> TrainingSet:
+        data = self.recipe.data
+        transform = ImageTransform(
+            self.recipe.method.image.size,
+            data.crop,
+            data.flip,
+            data.scaled_decoding,
+            Augment(data.augment) if data.augment else None,
+        )
+        data_sets = [
+            DataSet(SampleReader(manifest), one.texts, one.min_side, one.max_pixels)
+            for manifest, one in zip(shards, data.train, strict=True)
+        ]
+        return TrainingSet(
+            data_sets,
+            self.mixture,
+            transform,
+            self.tokenizer,
+            seed=self.recipe.training.seed,
+            views=data.views,
+        )
+
+    def _notices(self) -> list[str]:
+        """Return what is to be said of the data before training."""
+        sets = [*self.train_shards, *([self.val_shards] if self.val_shards else [])]
+        lines = [line for shards in sets for line in shards.notices]
+        if len(self.train_shards) > 1:
+            lines += [
+                f"{one.url}: {shards.num_samples:,} samples, {count} of every "
+                f"{self.mixture.lanes} ({count / self.mixture.lanes:.1%})"
+                for one, shards, count in zip(
+                    self.recipe.data.train, self.train_shards, self.mixture.counts, strict=True
+                )
+            ]
+        return lines
 
     def _evaluate(self, method: Clip, step: int) -> dict[str, float]:
         assert self.val_shards is not None
@@ -128,7 +164,7 @@ class Session:
             samples = SampleReader(self.val_shards)
             examples = retrieved_examples(retrieval, samples, method.score)
             self.log.evaluation(step, retrieval.metrics, retrieval_sheet(examples))
-            if step == self.total:
+            if step == self.timeline.total:
                 write_results(
                     self.run.path,
                     retrieval.metrics,
@@ -137,6 +173,20 @@ class Session:
                     history=self.run.history(),
                 )
         return retrieval.metrics
+
+
+def mixture(recipe: Recipe, shards: Sequence[Manifest]) -> Mixture:
+    """Return the order in which a recipe's data sets are trained on."""
+    return Mixture(
+        [[shard.num_samples for shard in manifest.shards] for manifest in shards],
+        [
+            one.weight or manifest.num_samples
+            for one, manifest in zip(recipe.data.train, shards, strict=True)
+        ],
+        seed=recipe.training.seed,
+        lanes=recipe.data.num_lanes,
+        window=recipe.data.window,
+    )
 
 
 def check_sizes(recipe: Recipe, ranks: int) -> None:

@@ -20,6 +20,7 @@ class Timeline:
     """The steps of a recipe over `epoch_samples` samples an epoch."""
 
     def __init__(self, recipe: Recipe, epoch_samples: int) -> None:
+        self.epoch_samples = epoch_samples
         self._sizes = {"batch_size": recipe.data.batch_size, "epoch_samples": epoch_samples}
         self.stages: list[StageSpan] = []
         start = 0

@@ -2,15 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xmodal.data.batch import Batch, Fault
-from xmodal.data.loader import TrainingSet, training_batches
+from xmodal.data.batch import Batch
+from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.errors import UserError
@@ -46,11 +46,12 @@ class Trainer:
         evaluate: Evaluate | None,
         log: TrainingLog,
         progress: Progress,
+        timeline: Timeline,
     ) -> None:
         self.recipe, self.run, self.environment = recipe, run, environment
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
         self.log, self.progress = log, progress
-        self.timeline = Timeline(recipe, dataset.plan.num_samples)
+        self.timeline = timeline
         self.share = recipe.data.batch_size // environment.ranks
         self.micro_batch_size = recipe.data.micro_batch_size or self.share
 
@@ -80,40 +81,47 @@ class Trainer:
         return engine
 
     def _train_stage(self, engine: Any, span: StageSpan) -> None:
-        batches = self._batches(span)
-        watch = Stopwatch(self.recipe.data.batch_size)
-        while self.progress.step < span.end:
-            with watch.waiting():
-                batch = next(batches)
-            values = self._step(engine, batch, span)
-            self.progress.step += 1
-            watch.step_done()
-            step = self.progress.step
-            if step % self.recipe.training.log_every == 0 or step == self.timeline.total:
-                self._log(engine, span, values, watch)
-            metrics = self._evaluate(engine) if self.timeline.evaluates_after(step) else {}
-            improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
-            if improved or self.timeline.saves_after(step):
-                self._save(engine)
-            watch.resume()
+        loader = self._loader(span)
+        with closing(iter(loader)) as batches:
+            batch = self._first(batches, span)
+            watch = Stopwatch(self.recipe.data.batch_size)
+            while True:
+                values = self._step(engine, batch, span)
+                self.progress.step += 1
+                watch.step_done()
+                step = self.progress.step
+                if step % self.recipe.training.log_every == 0 or step == self.timeline.total:
+                    self._log(engine, span, values, watch.lap(self.timeline.total - step), loader)
+                metrics = self._evaluate(engine) if self.timeline.evaluates_after(step) else {}
+                improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
+                if improved or self.timeline.saves_after(step):
+                    self._save(engine)
+                if step == span.end:
+                    return
+                watch.resume()
+                with watch.waiting():
+                    batch = next(batches)
 
-    def _batches(self, span: StageSpan) -> Iterator[Batch]:
-        """Return the stage's batches from here on; the first one is ready."""
-        data, begun = self.recipe.data, time.perf_counter()
-        batches = training_batches(
+    def _loader(self, span: StageSpan) -> TrainingLoader:
+        return TrainingLoader(
             self.dataset,
             range(self.progress.step, span.end),
-            batch_size=data.batch_size,
+            batch_size=self.recipe.data.batch_size,
             rank=self.environment.rank,
             ranks=self.environment.ranks,
-            workers=data.workers,
+            workers=self.recipe.data.workers,
         )
-        first = next(batches)
+
+    def _first(self, batches: Generator[Batch], span: StageSpan) -> Batch:
+        """Return the stage's first batch; a stage that does not begin says what it waits for."""
+        begun = time.perf_counter()
+        batch = next(batches)
         self.log.say(
-            f"{span.config.name}: steps {self.progress.step + 1} to {span.end}, {data.batch_size} "
-            f"pairs each, first batch after {time.perf_counter() - begun:.1f} s"
+            f"{span.config.name}: steps {self.progress.step + 1} to {span.end}, "
+            f"{self.recipe.data.batch_size} pairs each, first batch after "
+            f"{time.perf_counter() - begun:.1f} s"
         )
-        return chain([first], batches)
+        return batch
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return the global batch's losses by name."""
@@ -125,7 +133,7 @@ class Trainer:
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
         losses = cache.forward()
         loss = torch.stack(list(losses.values())).sum()
-        values = self._agree(losses, loss, batch.faults, span.config)
+        values = self._agree(losses, loss, batch, span.config)
         cache.backward(loss)
         norm = None if engine.zero_optimization() else gradient_norm(engine.module)
         engine.step()
@@ -133,14 +141,14 @@ class Trainer:
         return values | {"grad_norm": float(norm or engine.get_global_grad_norm() or 0)}
 
     def _agree(
-        self, losses: dict[str, Tensor], loss: Tensor, faults: tuple[Fault, ...], stage: StageConfig
+        self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, stage: StageConfig
     ) -> dict[str, float]:
         """Return the means over ranks of the losses; stop all ranks if any has cause to."""
-        count = loss.new_tensor(len(faults))
+        count = loss.new_tensor(len(batch.faults) + len(batch.notices))
         totals = sum_over_ranks(torch.stack([*losses.values(), loss, count]).detach()).tolist()
-        *parts, total, num_faults = totals
-        if num_faults:
-            self._report(faults)
+        *parts, total, num_reports = totals
+        if num_reports:
+            self._report(batch)
         ranks = self.environment.ranks
         values = {name: part / ranks for name, part in zip(losses, parts, strict=True)}
         for name, value in values.items():
@@ -156,17 +164,23 @@ class Trainer:
             "train with a lower optimizer.lr or a longer schedule.warmup in another run=DIR"
         )
 
-    def _report(self, faults: tuple[Fault, ...]) -> None:
-        """Count unreadable samples and name the first ones; stop when they are too many."""
-        named = gather_objects(faults)
-        for line in self.progress.count(named):
+    def _report(self, batch: Batch) -> None:
+        """Count bad samples and reads begun again, and name the first ones; stop when bad samples
+        are too many.
+        """
+        faults = gather_objects(batch.faults)
+        lines = self.progress.count(faults) + self.progress.count_retries(
+            gather_objects(batch.notices)
+        )
+        for line in lines:
             self.log.say(line)
         seen = (self.progress.step + 1) * self.recipe.data.batch_size
         if self.progress.faults > self.recipe.data.max_bad_share * max(seen, 1000):
+            bad = [fault for fault in faults if not fault.by_choice]
             raise UserError(
                 f"{self.progress.faults} of {seen} samples cannot be read "
-                f"({self.progress.causes()}), the last {named[-1]}; "
-                f"run `python -m shards check {self.recipe.data.train}` or raise data.max_bad_share"
+                f"({self.progress.causes()}), the last {bad[-1] if bad else 'named above'}; "
+                "run `python -m shards check` on the shards or raise data.max_bad_share"
             )
 
     def _set_learning_rate(self, engine: Any, span: StageSpan) -> None:
@@ -181,7 +195,12 @@ class Trainer:
             group["lr"] = span.config.optimizer.lr * factor
 
     def _log(
-        self, engine: Any, span: StageSpan, values: dict[str, float], watch: Stopwatch
+        self,
+        engine: Any,
+        span: StageSpan,
+        values: dict[str, float],
+        pace: dict[str, float],
+        loader: TrainingLoader,
     ) -> None:
         step = self.progress.step
         self.log.step(
@@ -190,11 +209,14 @@ class Trainer:
             values
             | {name: float(value) for name, value in engine.module.monitors.items()}
             | {
-                "epoch": step * self.recipe.data.batch_size / self.dataset.plan.num_samples,
+                "epoch": step * self.recipe.data.batch_size / self.timeline.epoch_samples,
                 "lr": engine.optimizer.param_groups[0]["lr"],
                 "bad_samples": self.progress.faults,
+                "left_out": self.progress.left_out,
+                "read_retries": self.progress.retries,
             }
-            | watch.lap(steps_left=self.timeline.total - step),
+            | pace
+            | loader.lap(),
         )
 
     def _evaluate(self, engine: Any) -> dict[str, float]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
-from xmodal.data.storage.config import S3Config
+from xmodal.data.storage.config import CacheConfig, S3Config
 from xmodal.data.storage.local import LocalStorage
 from xmodal.errors import UserError
 
@@ -52,7 +52,7 @@ def is_remote(url: str) -> bool:
     return "://" in url
 
 
-def open_storage(url: str, s3: S3Config | None = None) -> Storage:
+def open_storage(url: str, s3: S3Config | None = None, cache: CacheConfig | None = None) -> Storage:
     """Return the storage that a URL lies in.
 
     Raises `UserError` for a scheme other than `s3://`.
@@ -64,4 +64,9 @@ def open_storage(url: str, s3: S3Config | None = None) -> Storage:
         raise UserError(f"{url}: {scheme}:// is not supported; shards lie in folders or in s3://")
     from xmodal.data.storage.s3 import S3Storage
 
-    return S3Storage(s3 or S3Config())
+    storage = S3Storage(s3 or S3Config())
+    if cache is None:
+        return storage
+    from xmodal.data.storage.cache import CachedStorage
+
+    return CachedStorage(storage, cache.folder, int(cache.gigabytes * 1e9))

@@ -28,3 +28,10 @@ class S3Config(Config):
     patience: PositiveFloat = Field(
         600, description="seconds without any progress after which a read is given up"
     )
+
+
+class CacheConfig(Config):
+    """A folder on a local disk that keeps what was read from a bucket."""
+
+    folder: str = Field(description="where; jobs and ranks of a machine may share it")
+    gigabytes: PositiveFloat = Field(description="most that it may hold, 10^9 bytes")

@@ -27,7 +27,7 @@ _MAX_CONNECTIONS = 64
 _CHUNK = 2**20
 _FIRST_DELAY, _LAST_DELAY = 0.1, 15.0  # seconds
 # A server that has never answered is more likely misspelt than down.
-_FIRST_PATIENCE = 3.0
+_FIRST_PATIENCE = 2.0
 _CONNECT_TIMEOUT = 5.0
 
 T = TypeVar("T")
@@ -182,11 +182,12 @@ class S3Storage:
         key = _split(url)[1]
         try:
             found = self._request(url, "list_multipart_uploads", Prefix=key)
-            for upload in found.get("Uploads", []):
-                if upload["Key"] == key:
-                    self._request(url, "abort_multipart_upload", UploadId=upload["UploadId"])
-        except (Refused, UploadGone):
+        except Refused:
             return  # who may write may not always list
+        for upload in found.get("Uploads", []):
+            if upload["Key"] == key:
+                with suppress(UploadGone, Refused):
+                    self._request(url, "abort_multipart_upload", UploadId=upload["UploadId"])
 
 
 class _FileSystem(S3FileSystem):
@@ -298,6 +299,7 @@ class _Upload:
             name = self.url.rpartition("/")[2]
             if self.storage.list(self.url.removesuffix(name)).get(name) != num_bytes:
                 raise
+        self.storage._abort_abandoned(self.url)  # one may have begun whose answer was lost
 
     def put(self, data: bytes) -> None:
         self.storage.write(self.url, data)

@@ -15,9 +15,9 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
     ReadTimeoutError,
-    ResponseStreamingError,
     SSLError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
 from xmodal.errors import UserError
@@ -26,8 +26,8 @@ _BUSY_STATUSES = {429, 500, 502, 503, 504}
 _BUSY_CODES = {"RequestTimeout", "RequestTimeTooSlow", "SlowDown", "Throttling"}
 _ELSEWHERE_CODES = {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"}
 _CONNECTION = (
+    BotoConnectionError,
     HTTPClientError,
-    ResponseStreamingError,
     IncompleteReadError,
     ConnectionFailure,
     ResponseParserError,

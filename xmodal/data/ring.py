@@ -1,0 +1,207 @@
+"""Worker processes that fill batches in memory they share with the trainer.
+
+A batch is a slot of a few, used in turn. Every worker fills its own rows of each batch, in place,
+so that no image is copied on its way; what is not tensors comes as a small note.
+"""
+
+import ctypes
+import mmap
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Semaphore
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodal.errors import UserError
+
+SLOTS = 4  # one in use, one complete, and two that workers of different speed are at
+Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+Slot = dict[str, Tensor]
+# What a worker of so many does: fill its part of slot after slot, and say something of each.
+Filler = Callable[[int, int, Iterable[Slot]], Iterator[Any]]
+
+
+class Ring:
+    """Yields the batches that `fill` makes, each a slot with the notes of all workers.
+
+    A slot's tensors hold until the next but one is asked for. Raises what `fill` raises:
+    `UserError` as it is, all else with the worker's traceback.
+    """
+
+    def __init__(self, fill: Filler, layout: Layout, steps: int, workers: int) -> None:
+        self.steps = steps
+        self._memory, self._slots = _allocate(layout, SLOTS if workers else 2)
+        self._start: Callable[[], _Workers | _InProcess] = (
+            (lambda: _Workers(fill, self._slots, steps, workers))
+            if workers
+            else (lambda: _InProcess(fill, self._slots, steps))
+        )
+
+    def __iter__(self) -> Iterator[tuple[Slot, list[Any]]]:
+        source = self._start()
+        used: deque[Callable[[], None]] = deque()
+        try:
+            for step in range(self.steps):
+                yield self._slots[step % len(self._slots)], source.next()
+                used.append(_work_so_far())
+                # Copies to the device of the batch that was last may still be under way.
+                if len(used) == 2:
+                    used.popleft()()
+                    source.release()
+        finally:
+            source.stop()
+
+
+class _InProcess:
+    """No workers: a batch is filled when it is asked for."""
+
+    def __init__(self, fill: Filler, slots: Sequence[Slot], steps: int) -> None:
+        self._notes = fill(0, 1, (slots[step % len(slots)] for step in range(steps)))
+
+    def next(self) -> list[Any]:
+        return [next(self._notes)]
+
+    def release(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        self._notes.close()  # type: ignore[attr-defined]
+
+
+class _Workers:
+    """Processes, forked so that they share the slots; each works ahead as far as slots are free."""
+
+    def __init__(self, fill: Filler, slots: Sequence[Slot], steps: int, workers: int) -> None:
+        context = multiprocessing.get_context("fork")
+        self._processes: list[BaseProcess] = []
+        self._pipes: list[Connection] = []
+        self._free: list[Semaphore] = []
+        for worker in range(workers):
+            receiving, sending = context.Pipe(duplex=False)
+            free = context.Semaphore(len(slots))
+            process = context.Process(
+                target=_work,
+                args=(fill, worker, workers, slots, steps, free, sending, os.getpid()),
+                name=f"loader {worker}",
+                daemon=True,
+            )
+            process.start()
+            sending.close()
+            self._processes.append(process)
+            self._pipes.append(receiving)
+            self._free.append(free)
+
+    def next(self) -> list[Any]:
+        return [self._receive(number) for number in range(len(self._pipes))]
+
+    def release(self) -> None:
+        for free in self._free:
+            free.release()
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join(5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _receive(self, worker: int) -> Any:
+        pipe, process = self._pipes[worker], self._processes[worker]
+        wait([pipe, process.sentinel])
+        try:
+            kind, value = pipe.recv()
+        except EOFError:
+            process.join(5)
+            raise UserError(
+                f"a loading process was killed (exit code {process.exitcode}), for want of "
+                "memory? Train with fewer data.workers, or a smaller data.window"
+            ) from None
+        if kind == "mistake":
+            raise UserError(value)
+        if kind == "failure":
+            raise RuntimeError(f"loading process {worker} failed:\n{value}")
+        return value
+
+
+def _work(
+    fill: Filler,
+    worker: int,
+    workers: int,
+    slots: Sequence[Slot],
+    steps: int,
+    free: Semaphore,
+    pipe: Connection,
+    parent: int,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer answers Ctrl-C, for all
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+    def in_turn() -> Iterator[Slot]:
+        for step in range(steps):
+            while not free.acquire(timeout=1):
+                if os.getppid() != parent:
+                    os._exit(1)
+            yield slots[step % len(slots)]
+
+    try:
+        for note in fill(worker, workers, in_turn()):
+            pipe.send(("note", note))
+    except UserError as error:
+        pipe.send(("mistake", str(error)))
+    except BrokenPipeError:
+        pass  # the trainer is gone
+    except BaseException:
+        pipe.send(("failure", traceback.format_exc()))
+    # Not by way of Python's end, which would run what the trainer has registered for its own.
+    os._exit(0)
+
+
+def _allocate(layout: Layout, count: int) -> tuple[mmap.mmap, list[Slot]]:
+    """Return `count` slots in memory that forked processes share, page-locked if there is a GPU."""
+    sizes = {
+        name: -(-dtype.itemsize * torch.Size(shape).numel() // 64) * 64
+        for name, (shape, dtype) in layout.items()
+    }
+    memory = mmap.mmap(-1, max(1, count * sum(sizes.values())))
+    if torch.cuda.is_available():
+        _lock_pages(memory)
+    slots: list[Slot] = []
+    at = 0
+    for _ in range(count):
+        slot = {}
+        for name, (shape, dtype) in layout.items():
+            numbers = torch.Size(shape).numel()
+            slot[name] = (
+                torch.frombuffer(memory, dtype=dtype, count=numbers, offset=at).view(shape)
+                if numbers
+                else torch.empty(shape, dtype=dtype)
+            )
+            at += sizes[name]
+        slots.append(slot)
+    return memory, slots
+
+
+def _lock_pages(memory: mmap.mmap) -> None:
+    # What cannot be locked is copied all the same, only not while the device computes.
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    torch.cuda.cudart().cudaHostRegister(address, len(memory), 0)
+
+
+def _work_so_far() -> Callable[[], None]:
+    """Return what waits until the device has done all that it has been given up to now."""
+    if not torch.cuda.is_available():
+        return lambda: None
+    event = torch.cuda.Event()
+    event.record()
+    return event.synchronize
