@@ -1,0 +1,72 @@
+"""CIRR: photographs of everyday life from NLVR2, what shall be other, and the one meant."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shards.annotations import read_json
+from shards.source import Composed, Item, Split, Splits, require
+from xmodal.errors import UserError
+
+LAYOUT = """
+captions/cap.rc2.{train,val}.json        from the branch cirr_dataset of the publication
+image_splits/split.rc2.{train,val}.json  where each photograph is
+img_raw/{train/N,dev}/*.png              the photographs, which NLVR2 gives on request
+The JSON of a sample has `pairid`, `members` (the six alike photographs that recall in the subset
+ranks, the source among them) and `target_soft` as published. The split test1 is published
+without targets, for a server: it is not made.
+
+train, val    a photograph, what shall be other, the photograph meant
+val_gallery   what val is searched in: all photographs of split.rc2.val.json
+"""
+
+
+def read(root: Path) -> Splits:
+    """Find the splits train, val and val_gallery."""
+    photographs = require(root, "img_raw")
+    captions = {name: require(root, f"captions/cap.rc2.{name}.json") for name in ("train", "val")}
+    places = {name: require(root, f"image_splits/split.rc2.{name}.json") for name in captions}
+    return {
+        **{
+            name: partial(_queries, file, places[name], photographs)
+            for name, file in captions.items()
+        },
+        "val_gallery": partial(_gallery, places["val"], photographs),
+    }
+
+
+def _queries(file: Path, places: Path, photographs: Path) -> Split:
+    pictures = _pictures(places, photographs)
+    try:
+        return Split([_query(query, pictures) for query in read_json(file)])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not in CIRR's format (no {error})") from None
+
+
+def _query(query: Mapping[str, Any], pictures: Mapping[str, Path]) -> Composed:
+    source, target = query["reference"], query["target_hard"]
+    return Composed(
+        source,
+        pictures[source],
+        " ".join(query["caption"].split()),
+        target,
+        pictures[target],
+        {
+            "pairid": query["pairid"],
+            "members": query["img_set"]["members"],
+            "target_soft": query["target_soft"],
+        },
+    )
+
+
+def _pictures(places: Path, photographs: Path) -> dict[str, Path]:
+    try:
+        return {name: photographs / place for name, place in read_json(places).items()}
+    except (TypeError, AttributeError):
+        raise UserError(f"{places} does not map photographs to their files") from None
+
+
+def _gallery(places: Path, photographs: Path) -> Split:
+    items = [Item(name, picture, []) for name, picture in _pictures(places, photographs).items()]
+    return Split(items, gallery=True)

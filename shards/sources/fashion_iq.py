@@ -1,0 +1,79 @@
+"""Fashion IQ: photographs of dresses, shirts and tops, what shall be other, and the one meant."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shards.annotations import read_json
+from shards.source import Composed, Item, Split, Splits, require
+from xmodal.errors import UserError
+
+LAYOUT = """
+captions/cap.CATEGORY.SPLIT.json        candidate, target and two captions each; CATEGORY is
+                                        dress, shirt and toptee, SPLIT train and val
+image_splits/split.CATEGORY.SPLIT.json  the photographs of each gallery
+images/ASIN.jpg                         the photographs, or in resized_images/ or all_imgs/
+The modification is both captions, joined with ` and it `; each alone is in the sample's JSON as
+`captions`, and `category` is there too. The test split is published without targets: it is not
+made.
+
+train                  all categories
+val_CATEGORY           of one category, as results are reported
+val_CATEGORY_gallery   what it is searched in: all photographs of split.CATEGORY.val.json
+"""
+
+_CATEGORIES = ("dress", "shirt", "toptee")
+
+
+def read(root: Path) -> Splits:
+    """Find train, and for each category its val and the gallery of that."""
+    photographs = require(root, "images", "resized_images", "all_imgs")
+    captions = {
+        (split, category): require(root, f"captions/cap.{category}.{split}.json")
+        for split in ("train", "val")
+        for category in _CATEGORIES
+    }
+    train = {category: captions["train", category] for category in _CATEGORIES}
+    splits: Splits = {"train": partial(_queries, train, photographs)}
+    for category in _CATEGORIES:
+        gallery = require(root, f"image_splits/split.{category}.val.json")
+        val = {category: captions["val", category]}
+        splits[f"val_{category}"] = partial(_queries, val, photographs)
+        splits[f"val_{category}_gallery"] = partial(_gallery, category, gallery, photographs)
+    return splits
+
+
+def _queries(files: Mapping[str, Path], photographs: Path) -> Split:
+    return Split(
+        [
+            query
+            for category, file in files.items()
+            for query in _queries_of(category, file, photographs)
+        ]
+    )
+
+
+def _queries_of(category: str, file: Path, photographs: Path) -> Iterator[Composed]:
+    try:
+        for query in read_json(file):
+            # Some of the two are blank: then the other alone asks for the target.
+            captions = [said for caption in query["captions"] if (said := caption.strip())]
+            yield Composed(
+                query["candidate"],
+                photographs / f"{query['candidate']}.jpg",
+                " and it ".join(captions),
+                query["target"],
+                photographs / f"{query['target']}.jpg",
+                {"category": category, "captions": captions},
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not in Fashion IQ's format (no {error})") from None
+
+
+def _gallery(category: str, file: Path, photographs: Path) -> Split:
+    names: Any = read_json(file)
+    if not isinstance(names, list):
+        raise UserError(f"{file} is no list of photographs")
+    items = [Item(str(name), photographs / f"{name}.jpg", [], [category]) for name in names]
+    return Split(items, gallery=True)
