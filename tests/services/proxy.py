@@ -4,7 +4,7 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -32,10 +32,10 @@ class Proxy:
 
     server_port: int
     port: int = 0
-    faults: Iterator[Fault] = field(default_factory=lambda: iter(()))  # one a connection to come
     num_cut: int = 0
     num_stalled: int = 0
     _sockets: list[socket.socket] = field(default_factory=list)
+    _faults: Iterator[Fault] = field(default_factory=lambda: iter(()))  # one a connection to come
 
     @property
     def endpoint(self) -> str:
@@ -53,6 +53,12 @@ class Proxy:
         while self._sockets:
             _cut(self._sockets.pop())
 
+    def befall(self, faults: Iterable[Fault]) -> None:
+        """Cut all connections, and give those to come a fault each, as long as there are some."""
+        self.close()
+        self._faults = iter(faults)
+        self.open()
+
     def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):
             while True:
@@ -65,7 +71,7 @@ class Proxy:
                     continue
                 self._sockets.append(server)
                 self._start(self._pass_on, client, server, None)
-                self._start(self._pass_on, server, client, next(self.faults, None))
+                self._start(self._pass_on, server, client, next(self._faults, None))
 
     def _pass_on(self, sender: socket.socket, receiver: socket.socket, fault: Fault | None) -> None:
         left = fault.after if fault else float("inf")

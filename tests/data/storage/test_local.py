@@ -1,3 +1,4 @@
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,9 @@ def test_a_file_that_failed_is_not_there_and_the_old_one_stays(tmp_path: Path) -
     for before in (None, b"old"):
         if before:
             storage.write(url, before)
-        with pytest.raises(ZeroDivisionError), storage.create(url) as file:
+        with suppress(ZeroDivisionError), storage.create(url) as file:
             file.write(b"half of it")
-            1 / 0  # noqa: B018
+            raise ZeroDivisionError
         assert Path(url).exists() == bool(before)
     assert storage.read(url) == b"old"
 
