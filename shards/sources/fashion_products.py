@@ -82,7 +82,7 @@ class _Catalogue:
         self.products, self.left_out = _read_table(table, images)
         colours = {each.colour.lower() for each in self.products if each.colour not in _NOTHING}
         longest_first = sorted(colours, key=lambda colour: (-len(colour), colour))
-        any_colour = "|".join(map(re.escape, longest_first)) or "(?!)"
+        any_colour = "|".join(map(re.escape, longest_first))
         self._colour = re.compile(rf"\b({any_colour})\b")
 
     def without_colours(self, name: str) -> str:

@@ -113,6 +113,18 @@ def test_queries_change_the_one_word_of_colour(splits) -> None:
     }
 
 
+def test_colours_of_two_words_are_one(splits) -> None:
+    found = splits(
+        row(1, "Puma Grey Shirt", "Grey"),
+        row(2, "Puma Grey Melange Shirt", "Grey Melange"),
+        row(3, "Puma Melange Shirt", "Blue"),
+    )
+    assert queries(found) == {
+        ("1", "change grey to grey melange", "2"),
+        ("2", "change grey melange to grey", "1"),
+    }
+
+
 def test_a_group_with_two_of_a_colour_makes_no_queries(splits) -> None:
     rows = [row(1, "A Red Shirt"), row(2, "A red Shirt"), row(3, "A Blue Shirt", "Blue")]
     assert queries(splits(*rows)) == set()
