@@ -1,6 +1,7 @@
 """Crops lie in the image and have the area that was asked for; resizing is Pillow's."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,18 +12,20 @@ from PIL import Image
 
 from tests.shard_sets import encode
 from xmodal.data.decode import BadSample, EncodedImage, open_image
-from xmodal.data.transforms import ImageTransform, central_square, cut, random_crop, resize
+from xmodal.data.transforms import ImageTransform, central_square, cut, random_crop, resize, snap
 
 SIDE = st.integers(1, 12) | st.integers(1, 700)
 
 
-def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
+def photograph(
+    height: int, width: int, seed: int = 0, scales: Sequence[int] = (1, 3, 9, 27)
+) -> np.ndarray:
     """Pixels with structure at every scale, (height, width, 3)."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     waves = sum(
         np.sin(x * random.normal() / scale + y * random.normal() / scale + random.normal())
-        for scale in (1, 3, 9, 27)
+        for scale in scales
         for _ in range(3)
     )
     return (
@@ -219,32 +222,35 @@ def test_the_decoder_shrinks_as_far_as_the_crop_leaves_room(side: int, reduce: i
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_scaled_decoding_shows_the_same_part_to_a_grey_level(kind: str) -> None:
-    image = open_image(encode(smooth(481, 643), kind))
+def test_scaled_decoding_shows_the_chosen_crop_to_a_grey_level(kind: str) -> None:
+    image = open_image(encode(photograph(481, 643, scales=(9, 27)), kind))
+    scaled = ImageTransform(64, (0.1, 1), scaled_decoding=True)
+    reductions = set()
     for seed in range(20):
-        one, other = (
-            ImageTransform(64, (0.1, 1), True, scaled)(image, np.random.default_rng(seed)).int()
-            for scaled in (False, True)
-        )
-        assert (one - other).abs().double().mean() < 1
+        crop, reduce = scaled.choose(481, 643, np.random.default_rng(seed))
+        wanted = resize(cut(image.pixels(), crop), 64).int()
+        found = scaled(image, np.random.default_rng(seed)).int()
+        assert (found - wanted).abs().double().mean() < 1
+        reductions.add(reduce)
+    assert reductions >= {2, 4}
 
 
-def smooth(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 / width, y * 255 / height, 255 - x * 200 / width], 2).astype(np.uint8)
+def test_without_scaled_decoding_the_crop_is_as_drawn() -> None:
+    chosen = ImageTransform(8, (0.1, 1)).choose(481, 643, np.random.default_rng(3))
+    assert chosen == (random_crop(481, 643, (0.1, 1), np.random.default_rng(3)), 1)
 
 
 @given(SIDE, SIDE, st.sampled_from([1, 2, 4, 8]), st.integers(0, 2**32))
-def test_a_crop_lies_at_the_same_place_of_a_reduced_image(
+def test_a_snapped_crop_is_whole_pixels_of_the_reduced_image(
     height: int, width: int, reduce: int, seed: int
 ) -> None:
-    crop = random_crop(height, width, (0.01, 1), np.random.default_rng(seed))
-    assume(min(crop[2:]) >= reduce)
-    rows, columns = -(-height // reduce), -(-width // reduce)
-    place = np.stack(np.mgrid[:rows, :columns], 2)
+    drawn = random_crop(height, width, (0.01, 1), np.random.default_rng(seed))
+    assume(min(drawn[2:]) >= reduce)
+    crop = snap(drawn, reduce, height, width)
+    place = np.stack(np.mgrid[: -(-height // reduce), : -(-width // reduce)], 2) * reduce
     part = cut(place, crop, reduce)
-    assert part.size
-    for axis in (0, 1):
-        first, last = part[0, 0, axis], part[-1, -1, axis] + 1
-        assert abs(first - crop[axis] / reduce) <= 0.5
-        assert abs(last - (crop[axis] + crop[axis + 2]) / reduce) <= 0.5
+    for axis, side in ((0, height), (1, width)):
+        assert part[0, 0, axis] == crop[axis]
+        assert part[-1, -1, axis] + reduce == crop[axis] + crop[axis + 2] <= side
+        assert abs(crop[axis] - drawn[axis]) < reduce
+        assert 0 <= drawn[axis + 2] - crop[axis + 2] < reduce

@@ -83,11 +83,16 @@ def central_square(height: int, width: int) -> Crop:
 
 
 def snap(crop: Crop, step: int, height: int, width: int) -> Crop:
-    """Move a crop's edges to the nearest multiples of `step`, or to the image's own edges."""
+    """Return the crop with its edges at multiples of `step`: smaller by less than that, moved."""
     top, left, rows, columns = crop
-    edges = np.array([(top, left), (top + rows, left + columns)])
-    (top, left), (bottom, right) = np.minimum((edges + step // 2) // step * step, (height, width))
-    return int(top), int(left), int(bottom - top), int(right - left)
+    top, rows = _snap(top, rows, step, height)
+    left, columns = _snap(left, columns, step, width)
+    return top, left, rows, columns
+
+
+def _snap(first: int, length: int, step: int, side: int) -> tuple[int, int]:
+    length = length // step * step
+    return min((first + step // 2) // step * step, side // step * step - length), length
 
 
 def cut(pixels: np.ndarray, crop: Crop, reduce: int = 1) -> np.ndarray:
@@ -96,9 +101,8 @@ def cut(pixels: np.ndarray, crop: Crop, reduce: int = 1) -> np.ndarray:
     `pixels` (height, width, 3) is the image with both sides divided by `reduce`, rounded up; the
     crop is one that `snap` made for `reduce`.
     """
-    top, left, rows, columns = crop
-    bottom, right = -(-(top + rows) // reduce), -(-(left + columns) // reduce)
-    return pixels[top // reduce : bottom, left // reduce : right]
+    top, left, rows, columns = (length // reduce for length in crop)
+    return pixels[top : top + rows, left : left + columns]
 
 
 def resize(pixels: np.ndarray, size: int) -> Tensor:
