@@ -213,7 +213,9 @@ def test_what_a_recipe_must_have_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_recipe("r", [], tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "r.yaml"))
-    assert "data.train is missing: folder of the training shards" in str(caught.value)
+    assert "data.train is missing: shards to train on: a URL, or a list of data sets to mix" in str(
+        caught.value
+    )
     assert "method is missing" in str(caught.value)
 
 
@@ -288,7 +290,7 @@ def leaves(values: Any, path: str = "") -> Iterator[str]:
 def test_differences_name_keys_with_both_values(read: Callable[..., Recipe]) -> None:
     old, new = read(), read("data.window=7", "stages=[{name: main}, {name: b}]")
     lines = differences(old, new)
-    assert "data.window: 1024 → 7" in lines
+    assert "data.window: 64 → 7" in lines
     assert "stages.1.name: None → b" in lines
     assert not [line for line in lines if not line.startswith(("data.window", "stages.1."))]
 
@@ -360,3 +362,38 @@ def test_what_is_no_span_is_refused(text: str) -> None:
 def test_a_share_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to be a part of"):
         Span("5 %").steps(batch_size=1, epoch_samples=1)
+
+
+def test_data_sets_to_mix_are_a_list_or_one_url(read: Callable[..., Recipe]) -> None:
+    alone = read("data.train=some/where")
+    assert [one.url for one in alone.data.train] == ["some/where"]
+    assert yaml.safe_load(dump_recipe(alone))["data"]["train"] == "some/where"
+    mixed = read(
+        "data.train=[{url: a, weight: 3, texts: {captions: 0.5, alt: 0.5}}, {url: b, weight: 1}]"
+    )
+    again = yaml.safe_load(dump_recipe(mixed))["data"]["train"]
+    assert [(one["url"], one["weight"], one["texts"]) for one in again] == [
+        ("a", 3.0, {"captions": 0.5, "alt": 0.5}),
+        ("b", 1.0, {}),
+    ]
+    for wrong, line in [
+        ("data.train=[]", "data.train"),
+        ("data.train=[{url: a}, {url: b, weight: 2}]", "give every data set a weight, or none"),
+        (
+            "data.train=[{url: a, wieght: 2}]",
+            "data.train.0.wieght is no key (did you mean weight?)",
+        ),
+        ("data.train=[{url: a, weight: 0}]", "data.train.0.weight: 0 is not allowed"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            read(wrong)
+        assert line in str(caught.value)
+
+
+def test_keys_of_a_bucket_are_never_saved(read: Callable[..., Recipe]) -> None:
+    recipe = read("data.s3.key=public-name", "data.s3.secret=never-to-be-seen")
+    assert recipe.data.s3.secret.get_secret_value() == "never-to-be-seen"
+    saved = dump_recipe(recipe)
+    assert "never-to-be-seen" not in saved + repr(recipe)
+    assert "public-name" not in saved
+    assert differences(read(), recipe) == []

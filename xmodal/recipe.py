@@ -80,11 +80,11 @@ def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[
         key = f"{path}{name}"
         meaning = field.description or ""
         parts = _models(field.annotation)
-        if not parts:
+        is_list = get_origin(field.annotation) in (list, tuple)
+        if not parts or (is_list and field.is_required()):
             default = "required" if field.is_required() else _shown(field.get_default())
             yield key, default, meaning
-            continue
-        key = f"{key}.0" if get_origin(field.annotation) in (list, tuple) else key
+        key = f"{key}.0" if is_list else key
         for part in parts:
             yield (
                 key,

@@ -92,6 +92,7 @@ def test_tensorboard_has_every_number_and_the_retrieved_images(finished: Path) -
     every_step = {
         *("loss", "loss/contrastive", "temperature", "lr", "grad_norm", "epoch"),
         *("samples_per_second", "data_wait", "seconds_left", "bad_samples"),
+        *("left_out", "read_retries", "read_wait"),
     }
     metrics = set(evaluations(finished)[STEPS])
     assert set(board.Tags()["scalars"]) == every_step | metrics
@@ -164,7 +165,7 @@ def test_losses_are_equal_on_one_and_on_two_ranks(zero: int, recipe: Path, tmp_p
     "objective",
     [
         ("sigmoid", "bias=-3"),
-        ("margin", "margin=0.5"),
+        ("margin", "margin=1"),
         ("triplet", "warmup=0.5"),
         ("mutual_information", "estimator=dv"),
     ],

@@ -157,8 +157,8 @@ class DataConfig(Config):
             )
         if self.feature_cache and (self.crop or self.flip or self.augment or self.views > 1):
             raise ValueError(
-                "feature_cache needs crop: null, flip: false, one view and no augment: what "
-                "changes at each pass cannot be computed once"
+                "feature_cache needs crop: null and flip: false, one view and no augment: "
+                "what changes at each pass cannot be computed once"
             )
         return self
 

@@ -7,6 +7,7 @@ and size of each file). A tar is scanned once, when its index is made; afterward
 seek away.
 """
 
+import io
 import json
 import re
 import tarfile
@@ -72,13 +73,15 @@ class Manifest:
 
     `relevance` maps an image id to one list of image ids for each of its captions: the images
     that the caption is true of, the image itself included. None where the set has none.
-    `notices` are lines about what is not as it should be and can still be trained on.
+    `notices` are lines about what is not as it should be and can still be trained on; `lost` is
+    about how many samples are beyond the end of shards that have been cut.
     """
 
     url: str
     shards: tuple[Shard, ...]
     relevance: dict[str, list[list[str]]] | None = None
     notices: tuple[str, ...] = ()
+    lost: int = 0
     storage: Storage = field(default_factory=lambda: open_storage(""), compare=False, repr=False)
 
     @property
@@ -158,7 +161,8 @@ def read_manifest(
             folders[place] = _Folder(place, storage)
         shards += folders[place].shards(None if name == MANIFEST_NAME else name)
     notices = tuple(line for folder in folders.values() for line in folder.notices)
-    return Manifest(url, tuple(shards), _relevance(folders.values()), notices, storage)
+    lost = round(sum(folder.lost for folder in folders.values()))
+    return Manifest(url, tuple(shards), _relevance(folders.values()), notices, lost, storage)
 
 
 def tar_members(file: BinaryIO, num_bytes: int, url: str) -> Iterator[Member]:
@@ -309,6 +313,7 @@ class _Folder:
     def __init__(self, folder: str, storage: Storage) -> None:
         self.folder, self.storage = folder, storage
         self.notices: list[str] = []
+        self.lost = 0.0
         self._sizes = {folder: storage.list(folder)}
         if MANIFEST_NAME not in self._sizes[folder]:
             if not self._sizes[folder] and not storage.folders(folder):
@@ -350,6 +355,7 @@ class _Folder:
                 f"changed? If it is right, {_remake(self.folder)}"
             )
         if recorded is not None and size < recorded:
+            self.lost += entry["nsamples"] * (1 - size / recorded)
             self.notices.append(
                 f"shard {url} is cut: {size:,} of {recorded:,} bytes; its samples beyond them "
                 "count as bad"
@@ -390,10 +396,10 @@ def _split(url: str) -> tuple[str, str]:
 
 def _scan(url: str, storage: Storage | None) -> Iterator[tuple[Sample, list[str]]]:
     storage = storage or open_storage(url)
-    folder, name = _split(url)
     try:
         with storage.open(url) as file:
-            num_bytes = storage.list(folder)[name]
+            num_bytes = file.seek(0, io.SEEK_END)
+            file.seek(0)
             yield from grouped(tar_members(file, num_bytes, url), url)
     except FileNotFoundError:
         raise UserError(f"shard {url} cannot be read: there is no such file") from None

@@ -49,6 +49,8 @@ class Session:
         data = recipe.data
         self.train_shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
         self.val_shards = read_manifest(data.val, data.s3, data.cache) if data.val else None
+        for shards in (*self.train_shards, *([self.val_shards] if self.val_shards else [])):
+            check_whole(shards, data.max_bad_share)
         self.mixture = mixture(recipe, self.train_shards)
         check_method(recipe)
         if self.val_shards:
@@ -187,6 +189,16 @@ def mixture(recipe: Recipe, shards: Sequence[Manifest]) -> Mixture:
         lanes=recipe.data.num_lanes,
         window=recipe.data.window,
     )
+
+
+def check_whole(shards: Manifest, max_bad_share: float) -> None:
+    """Raise `UserError` where so much of the shards is cut off that training would have to stop."""
+    if shards.lost > max_bad_share * max(shards.num_samples, 1000):
+        raise UserError(
+            f"{shards.notices[0]}: about {shards.lost:,} of {shards.num_samples:,} samples in "
+            f"{len(shards.notices)} such shards, more than data.max_bad_share={max_bad_share:g}; "
+            "write them again, or run `python -m shards index` on what is left"
+        )
 
 
 def check_sizes(recipe: Recipe, ranks: int) -> None:
