@@ -3,7 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
@@ -65,6 +65,9 @@ class LocalStorage:
             part.replace(url)
         except OSError as error:
             raise UserError(f"{url} cannot be written: {error.strerror}") from None
+        finally:
+            with suppress(OSError):  # there no more, where all went well
+                part.unlink()
 
     def write(self, url: str, data: bytes) -> None:
         with self.create(url) as file:

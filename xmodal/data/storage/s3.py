@@ -20,7 +20,7 @@ from s3fs import S3FileSystem
 
 from xmodal.data.storage.config import S3Config
 from xmodal.data.storage.s3_errors import Refused, UploadGone, explain, reason, status_of
-from xmodal.data.storage.s3_files import ObjectReader, ObjectWriter
+from xmodal.data.storage.s3_files import ObjectReader, ObjectWriter, Piece
 from xmodal.errors import UserError
 
 _MAX_CONNECTIONS = 64
@@ -54,10 +54,10 @@ class S3Storage:
         return f"{url} {found['ContentLength']} {found['ETag']}"
 
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
-        return _result(self._fetch(url, start, stop, None))[0]
+        return _result(self._fetch(url, start, stop, None)).data
 
     def open(self, url: str) -> BinaryIO:
-        def fetch(start: int, stop: int, etag: str | None) -> "Future[tuple[bytes, str | None]]":
+        def fetch(start: int, stop: int, etag: str | None) -> "Future[Piece]":
             return self._fetch(url, start, stop, etag)
 
         return cast(BinaryIO, io.BufferedReader(ObjectReader(fetch), 2**16))
@@ -103,9 +103,7 @@ class S3Storage:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _fetch(
-        self, url: str, start: int, stop: int | None, etag: str | None
-    ) -> "Future[tuple[bytes, str | None]]":
+    def _fetch(self, url: str, start: int, stop: int | None, etag: str | None) -> "Future[Piece]":
         download = _Download(self._filesystem, url, start, stop, etag)
         return self._begin(self._persist(url, download.go_on, lambda: download.position))
 
@@ -239,17 +237,18 @@ class _Download:
         self.filesystem, self.url, self.position, self.stop, self.etag = (
             filesystem, url, start, stop, etag
         )  # fmt: skip
+        self.num_bytes = 0
         self._chunks: list[bytes] = []
 
-    async def go_on(self) -> tuple[bytes, str | None]:
-        """Fetch what is missing; return the bytes of the range, and the object's ETag."""
+    async def go_on(self) -> Piece:
+        """Fetch what is missing; return the range."""
         if self.stop is None or self.position < self.stop:
             try:
                 await self._stream()
             except OSError as error:
                 if status_of(error) != 416:  # the range lies behind the end
                     raise
-        return b"".join(self._chunks), self.etag
+        return Piece(b"".join(self._chunks), self.etag, self.num_bytes)
 
     async def _stream(self) -> None:
         bucket, key = _split(self.url)
@@ -263,6 +262,7 @@ class _Download:
             if self.position and "ContentRange" not in answer:
                 raise UserError(f"{self.url}: the server sends no parts of files (HTTP Range)")
             self.etag, self.stop = answer["ETag"], self.position + answer["ContentLength"]
+            self.num_bytes = int(answer.get("ContentRange", f"/{self.stop}").rpartition("/")[2])
             while chunk := await body.read(_CHUNK):
                 self._chunks.append(chunk)
                 self.position += len(chunk)

@@ -2,28 +2,36 @@
 
 import io
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 READ_AHEAD = 8 * 2**20  # bytes of a request
 PART = 16 * 2**20  # bytes of an upload's part; S3 allows 10,000 of them
 
 
+class Piece(NamedTuple):
+    """Bytes of an object, what tells this content of it from others, and its size in all."""
+
+    data: bytes
+    etag: str | None
+    num_bytes: int
+
+
 class _Fetch(Protocol):
-    def __call__(
-        self, start: int, stop: int, etag: str | None
-    ) -> "Future[tuple[bytes, str | None]]": ...
+    def __call__(self, start: int, stop: int, etag: str | None) -> "Future[Piece]": ...
 
 
 class ObjectReader(io.RawIOBase):
-    """Reads an object range by range; while one is being used the next is on its way."""
+    """Reads an object range by range; while one is being used the next is on its way.
+
+    The one before is kept too, for those who look back a little.
+    """
 
     def __init__(self, fetch: _Fetch) -> None:
         super().__init__()
         self._fetch = fetch
         self._position = 0
-        self._start = 0
-        self._data, self._etag = fetch(0, READ_AHEAD, None).result()
-        self._next = self._ahead()
+        self._ranges = {0: fetch(0, READ_AHEAD, None)}
+        _, self._etag, self._num_bytes = self._ranges[0].result()
 
     def readable(self) -> bool:
         return True
@@ -35,45 +43,32 @@ class ObjectReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END:
-            raise io.UnsupportedOperation("the end is not known before it is read")
-        self._position = offset + (self._position if whence == io.SEEK_CUR else 0)
+        begins = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}
+        self._position = offset + begins[whence]
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        self._load()
-        inside = self._position - self._start
-        piece = memoryview(self._data)[inside : inside + len(buffer)]
+        if self._position >= self._num_bytes:
+            return 0
+        start = self._position - self._position % READ_AHEAD
+        inside = self._position - start
+        piece = memoryview(self._range(start))[inside : inside + len(buffer)]
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
 
     def close(self) -> None:
-        if not self.closed and self._next is not None:
-            self._next.cancel()
+        for each in self._ranges.values():
+            each.cancel()
         super().close()
 
-    def _load(self) -> None:
-        """Hold the range of the position, unless it lies behind the end."""
-        start = self._position - self._position % READ_AHEAD
-        if start == self._start:
-            return
-        if start == self._start + READ_AHEAD:
-            if self._next is None:
-                return
-            arriving = self._next
-        else:
-            if self._next is not None:
-                self._next.cancel()
-            arriving = self._fetch(start, start + READ_AHEAD, self._etag)
-        self._start, (self._data, _) = start, arriving.result()
-        self._next = self._ahead()
-
-    def _ahead(self) -> "Future[tuple[bytes, str | None]] | None":
-        if len(self._data) < READ_AHEAD:  # the end
-            return None
-        start = self._start + READ_AHEAD
-        return self._fetch(start, start + READ_AHEAD, self._etag)
+    def _range(self, start: int) -> bytes:
+        for far in [at for at in self._ranges if abs(at - start) > READ_AHEAD]:
+            self._ranges.pop(far).cancel()
+        for wanted in (start, start + READ_AHEAD):
+            if wanted not in self._ranges and wanted < self._num_bytes:
+                self._ranges[wanted] = self._fetch(wanted, wanted + READ_AHEAD, self._etag)
+        return self._ranges[start].result().data
 
 
 class _Upload(Protocol):
