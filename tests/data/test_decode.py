@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from tests.shard_sets import encode
-from xmodal.data.decode import BadSample, decode_image, open_image
+from xmodal.data.decode import BadSample, LeftOut, decode_image, open_image
 
 GRADIENT = np.stack(
     [
@@ -303,10 +303,16 @@ def outcome(data: bytes) -> str:
 def test_limits_of_size_are_the_callers(kind: str) -> None:
     data = encode(GRADIENT, kind)
     assert open_image(data, max_pixels=48 * 64, min_side=48).pixels().shape == (48, 64, 3)
-    with pytest.raises(BadSample, match=r"image is too large \(over 3,071 pixels\)"):
+    with pytest.raises(LeftOut, match=r"image is too large \(over 3,071 pixels\)"):
         open_image(data, max_pixels=48 * 64 - 1)
-    with pytest.raises(BadSample, match=r"image is too small \(a side under 49 pixels\)"):
+    with pytest.raises(LeftOut, match=r"image is too small \(a side under 49 pixels\)"):
         open_image(data, min_side=49)
+
+
+def test_what_no_recipe_has_limited_is_a_bomb_and_not_left_out() -> None:
+    with pytest.raises(BadSample, match="image is too large") as caught:
+        open_image(giant("JPEG"))
+    assert not caught.value.by_choice
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

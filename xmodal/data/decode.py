@@ -61,7 +61,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) 
     """Read an image's header; JPEG through simplejpeg, all else, and what it refuses, by Pillow.
 
     Raises `BadSample` for what is no image, and, before anything is decoded, for one of more than
-    `max_pixels` or with a side shorter than `min_side`.
+    `max_pixels` or with a side shorter than `min_side`: `LeftOut`, where it is the recipe's limit.
     """
     if data.startswith(b"\xff\xd8\xff"):
         try:
@@ -80,9 +80,11 @@ def decode_image(data: bytes) -> np.ndarray:
 
 def _check_size(height: int, width: int, max_pixels: int, min_side: int) -> None:
     if height * width > max_pixels:
-        raise BadSample(f"image is too large (over {max_pixels:,} pixels)")
+        # Above the limit that no recipe has set it is a bomb, below it somebody's choice.
+        kind = LeftOut if max_pixels < MAX_PIXELS else BadSample
+        raise kind(f"image is too large (over {max_pixels:,} pixels)")
     if min(height, width) < min_side:
-        raise BadSample(f"image is too small (a side under {min_side} pixels)")
+        raise LeftOut(f"image is too small (a side under {min_side} pixels)")
 
 
 def _decode_jpeg(data: bytes, reduce: Reduction) -> np.ndarray:
