@@ -1,4 +1,4 @@
-"""The real Debian packages of Open Clip Art and Tux Paint, whole."""
+"""The real Debian packages of Open Clip Art, Tux Paint and the emoji font, whole."""
 
 import os
 import shutil
@@ -66,3 +66,27 @@ def test_openclipart(unpacked: Callable[..., Path], tmp_path: Path, run: Run) ->
 def test_tuxpaint(unpacked: Callable[..., Path], tmp_path: Path, run: Run) -> None:
     sizes = build_and_check("tuxpaint", unpacked("tuxpaint-stamps-default"), tmp_path, run)
     assert 500 < sum(sizes.values()) < 600
+
+
+def test_emoji(unpacked: Callable[..., Path], tmp_path: Path, run: Run) -> None:
+    root = unpacked("fonts-noto-color-emoji")
+    if not (root / "package").exists():
+        _unpack_npm("emojibase-data@17.0.0", root)
+    sizes = build_and_check("emoji", root, tmp_path, run)
+    assert 3700 < sum(sizes.values()) < 4000
+    for split in ("composed_train", "composed_val", "composed_test", "composed_test_gallery"):
+        assert "nothing is broken" in run("check", tmp_path / split).stdout
+    queries = sum(
+        read_manifest(tmp_path / f"composed_{split}").num_samples
+        for split in ("train", "val", "test")
+    )
+    assert 5000 < queries < 5500
+
+
+def _unpack_npm(package: str, folder: Path) -> None:
+    if not shutil.which("npm"):
+        _lacks("no npm here to get the names of emoji with")
+    got = subprocess.run(["npm", "pack", package], cwd=folder, capture_output=True, text=True)
+    if got.returncode:
+        _lacks(f"npm pack {package}: {got.stderr.strip()[-200:]}")
+    subprocess.run(["tar", "-xzf", got.stdout.strip()], cwd=folder, check=True)

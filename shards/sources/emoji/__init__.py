@@ -1,0 +1,195 @@
+"""Emoji: 3,760 drawings with their names in 28 languages, and composed queries between them."""
+
+import io
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shards.annotations import read_json
+from shards.by_caption import split_of
+from shards.source import Composed, Item, LeftOut, Split, Splits, require
+from shards.sources.emoji.change import SKIN_TONE, Change, Emoji, find_changes
+from xmodal.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+LAYOUT = """
+usr/share/fonts/truetype/noto/NotoColorEmoji.ttf  the drawings, as Debian's package holds them:
+  apt-get download fonts-noto-color-emoji && dpkg -x fonts-noto-color-emoji_*.deb DIR
+package/{en,…}/data.json, package/meta/groups.json  the names, as npm's package holds them:
+  npm pack emojibase-data@17.0.0 && tar -xzf emojibase-data-17.0.0.tgz -C DIR
+Left out: emoji that the font has not, drawings that are the same for several names, and parts
+of others (letters of flags, skin tones). Labels are the groups. `language` is a folder of names;
+composed queries are English. Emoji that a chain of changes connects are one concept: they are in
+the same of train, val and test (80, 10, 10 %).
+
+train, val, test                             the drawings with their names
+composed_train, composed_val, composed_test  a drawing, a change (skin tone, gender, hair,
+                                             something extra, colour, opposite), the drawing so
+                                             changed; `kind` in the JSON says which. Three in four
+                                             change the skin tone: `skin_tones` of them are drawn
+composed_val_gallery, composed_test_gallery  what those are searched in: the drawings of val, test
+"""
+
+_FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
+_FONT_SIZE = 109  # the one size of its drawings
+_ONE = "\N{GRINNING FACE}"  # as wide and as high as any
+_UNASSIGNED = "\U0010ffff"  # is drawn as all that the font has not
+_COMPONENTS = "component"  # the group of skin tones and hair styles
+
+
+def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int = 0) -> Splits:
+    """Find the plain splits, the composed ones and what those are searched in."""
+    font = require(root, _FONT)
+    english = require(root, "package/en/data.json")
+    groups = require(root, "package/meta/groups.json")
+    names = _read_names(require(root, f"package/{language}/data.json"))
+    if skin_tones < 0:
+        raise UserError(f"skin_tones={skin_tones}: as many queries of skin tone as are kept")
+    known, left_out = _usable(_read_emoji(english, groups), font)
+    changes = find_changes(known)
+    concepts = _concepts(known, changes)
+    drawn = _drawn(changes, skin_tones, seed)
+    splits: Splits = {}
+    for name in ("train", "val", "test"):
+        own = [emoji for emoji in known if split_of(concepts[emoji.code]) == name]
+        items = [_item(emoji, names, font) for emoji in own]
+        codes = {emoji.code for emoji in own}
+        queries = [_query(change, font) for change in drawn if change.source.code in codes]
+        splits[name] = partial(Split, items, left_out=left_out if name == "train" else ())
+        splits[f"composed_{name}"] = partial(Split, queries)
+        if name != "train":
+            splits[f"composed_{name}_gallery"] = partial(Split, items, gallery=True)
+    return splits
+
+
+def _read_emoji(file: Path, groups: Path) -> list[Emoji]:
+    try:
+        group_names = read_json(groups)["groups"]
+        return [
+            Emoji(entry["hexcode"], entry["emoji"], entry["label"], _group(entry, group_names))
+            for entry in _entries(read_json(file))
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} or {groups} is not of emojibase-data (no {error})") from None
+
+
+def _read_names(file: Path) -> dict[str, str]:
+    """The name of each emoji, by its code."""
+    try:
+        return {entry["hexcode"]: entry["label"] for entry in _entries(read_json(file))}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not of emojibase-data (no {error})") from None
+
+
+def _entries(document: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for entry in document:
+        yield entry
+        yield from entry.get("skins", [])
+
+
+def _group(entry: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    return names[str(entry["group"])] if "group" in entry else _COMPONENTS
+
+
+def _usable(every: Sequence[Emoji], font: Path) -> tuple[list[Emoji], list[LeftOut]]:
+    """The emoji that the font draws as one thing, which no other name has too."""
+    unknown = _draw(font, _UNASSIGNED).tobytes()
+    # What the font cannot join is drawn as its parts, one beside the other.
+    joined = {
+        emoji.code: _draw(font, emoji.characters).tobytes()
+        for emoji in every
+        if _load(font).getlength(emoji.characters) <= _load(font).getlength(_ONE)
+    }
+    names = Counter(joined.values())
+    known, left_out = [], []
+    for emoji in every:
+        drawing = joined.get(emoji.code, unknown)
+        if emoji.group == _COMPONENTS:
+            left_out.append((emoji.name, "part of other emoji", emoji.code))
+        elif drawing == unknown:
+            left_out.append((emoji.name, "not in this font", emoji.code))
+        elif names[drawing] > 1:
+            left_out.append((emoji.name, "drawn as another", emoji.code))
+        else:
+            known.append(emoji)
+    return known, left_out
+
+
+def draw(font: Path, characters: str) -> bytes:
+    """The drawing on white, a PNG."""
+    file = io.BytesIO()
+    _draw(font, characters).save(file, "PNG")
+    return file.getvalue()
+
+
+def _draw(font: Path, characters: str) -> "Image.Image":
+    from PIL import Image, ImageDraw
+
+    box = _load(font).getbbox(_ONE)
+    image = Image.new("RGB", (round(box[2]), round(box[3])), "white")
+    ImageDraw.Draw(image).text((0, 0), characters, font=_load(font), embedded_color=True)
+    return image
+
+
+@lru_cache
+def _load(font: Path) -> "ImageFont.FreeTypeFont":
+    from PIL import ImageFont, features
+
+    if not features.check("raqm"):
+        raise UserError("Pillow is without raqm, which joins emoji: install Pillow's own wheel")
+    try:
+        return ImageFont.truetype(font, _FONT_SIZE, layout_engine=ImageFont.Layout.RAQM)
+    except OSError as error:
+        raise UserError(f"{font} is no font with drawings of {_FONT_SIZE}: {error}") from None
+
+
+def _concepts(every: Sequence[Emoji], changes: Iterable[Change]) -> dict[str, str]:
+    """For each emoji's code a name for all that changes lead to from it, and from those on."""
+    neighbours: dict[str, list[Emoji]] = {emoji.code: [] for emoji in every}
+    for change in changes:  # each is there in both directions
+        neighbours[change.source.code].append(change.target)
+    concepts: dict[str, str] = {}
+    for emoji in every:
+        reached = [] if emoji.code in concepts else [emoji]
+        while reached:
+            code = reached.pop().code
+            concepts[code] = concepts.get(emoji.code, emoji.name)
+            reached += [other for other in neighbours[code] if other.code not in concepts]
+    return concepts
+
+
+def _drawn(changes: Sequence[Change], skin_tones: int, seed: int) -> list[Change]:
+    """All changes, but of those of skin tone only so many."""
+    tones = [number for number, change in enumerate(changes) if change.kind == SKIN_TONE]
+    kept = set(random.Random(seed).sample(tones, min(skin_tones, len(tones))))
+    return [
+        change
+        for number, change in enumerate(changes)
+        if change.kind != SKIN_TONE or number in kept
+    ]
+
+
+def _item(emoji: Emoji, names: Mapping[str, str], font: Path) -> Item:
+    name = names.get(emoji.code)
+    return Item(emoji.code, _picture(emoji, font), [name] if name else [], [emoji.group])
+
+
+def _query(change: Change, font: Path) -> Composed:
+    source, target = change.source, change.target
+    return Composed(
+        source.code,
+        _picture(source, font),
+        change.modification,
+        target.code,
+        _picture(target, font),
+        {"kind": change.kind},
+    )
+
+
+def _picture(emoji: Emoji, font: Path) -> Callable[[], bytes]:
+    return partial(draw, font, emoji.characters)
