@@ -120,7 +120,7 @@ class _Workers:
         wait([pipe, process.sentinel])
         try:
             kind, value = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the latter amid a note
             process.join(5)
             raise UserError(
                 f"a loading process was killed (exit code {process.exitcode}), for want of "
