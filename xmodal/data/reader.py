@@ -66,18 +66,20 @@ class SampleReader:
             {ext: place for ext, place in one.members.items() if wanted is None or ext in wanted}
             for one in samples
         ]
-        read = self._read(url, [place for one in members for place in one.values()])
+        read = self._read(shard, [place for one in members for place in one.values()])
         for number, sample, places in zip(numbers, samples, members, strict=True):
             files = {extension: read[place] for extension, place in places.items()}
             doubt = "key comes twice in its shard" if number - start in repeats else None
             yield number, RawSample(url, sample.key, files, doubt)
 
-    def _read(self, url: str, places: Sequence[Interval]) -> dict[Interval, bytes | None]:
+    def _read(self, shard: int, places: Sequence[Interval]) -> dict[Interval, bytes | None]:
         """Return the bytes at each (offset, size) of a shard, None where the shard ends before."""
+        url, end = self.manifest.shards[shard].url, self.manifest.shards[shard].num_bytes
         read: dict[Interval, bytes | None] = {}
         for first, last, inside in _merged(places, self._gap):
+            stop = min(last, end)  # a damaged index may say anything
             try:
-                data = self.storage.read(url, first, last) if last > first else b""
+                data = self.storage.read(url, first, stop) if stop > first else b""
             except FileNotFoundError:
                 raise UserError(f"shard {url} cannot be read: there is no such file") from None
             for offset, size in inside:

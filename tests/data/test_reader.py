@@ -1,0 +1,202 @@
+"""Samples by their numbers: in the order asked for, in few reads, and what is missing is said."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
+from tests.training_sets import watched
+from xmodal.data import reader as module
+from xmodal.data.decode import BadSample
+from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.reader import SampleReader
+from xmodal.errors import UserError
+
+SAMPLES = list(numbered(12).items())
+PNG = encode(plain(7))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Twelve samples in three shards."""
+    parts = [dict(SAMPLES[:5]), dict(SAMPLES[5:6]), dict(SAMPLES[6:])]
+    return write_shards(tmp_path_factory.mktemp("set"), parts)
+
+
+def test_samples_are_numbered_through_the_shards(manifest: Manifest) -> None:
+    reader = SampleReader(manifest)
+    assert len(reader) == 12
+    assert [reader.locate(number)[1].key for number in range(12)] == [key for key, _ in SAMPLES]
+    for number, (key, members) in enumerate(SAMPLES):
+        sample = reader[number]
+        assert (sample.key, sample.files) == (key, members)
+        assert sample.shard == reader.locate(number)[0].url
+        assert sample.captions()[0] == f"{number} 0"
+
+
+@given(st.lists(st.integers(0, 11), max_size=20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_samples_come_in_the_order_asked_for(manifest: Manifest, numbers: list[int]) -> None:
+    found = SampleReader(manifest).load(numbers)
+    assert [sample.key for sample in found] == [SAMPLES[number][0] for number in numbers]
+    assert [sample.files for sample in found] == [SAMPLES[number][1] for number in numbers]
+
+
+def test_only_the_files_that_are_wanted_are_read(manifest: Manifest) -> None:
+    for sample in SampleReader(manifest).load(range(12), ["json", "txt"]):
+        assert list(sample.files) == ["json"]
+        assert sample.captions()
+
+
+def test_consecutive_samples_are_one_read_a_shard(manifest: Manifest, tmp_path: Path) -> None:
+    manifest = watched(manifest, tmp_path / "log")
+    SampleReader(manifest).load(range(12))
+    reads = manifest.storage.reads()
+    assert [read.url for read in reads] == [shard.url for shard in manifest.shards]
+
+
+@pytest.mark.parametrize("order", [[0, 2], [2, 0], [2, 0, 2]])
+@pytest.mark.parametrize(("space", "reads"), [(0, 1), (-1, 2)])
+def test_what_lies_far_apart_is_read_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: int, reads: int, order: list[int]
+) -> None:
+    """The second sample, which is not asked for, lies between."""
+    samples = {"a": {"txt": b"a"}, "b": {"txt": b"b" * 5000}, "c": {"txt": b"c"}}
+    manifest = write_shards(tmp_path / "set", [samples])
+    manifest = watched(manifest, tmp_path / "log")
+    one, _, last = (sample.members["txt"] for sample in manifest.index(manifest.shards[0]))
+    between = last[0] - one[0] - one[1]
+    monkeypatch.setattr(module, "_GAP_ON_DISK", between + space)
+    found = SampleReader(manifest).load(order)
+    assert [sample.files["txt"] for sample in found] == [b"abc"[n : n + 1] for n in order]
+    log = manifest.storage.reads()
+    assert len(log) == reads
+    assert [log[0].start, log[-1].stop] == [one[0], sum(last)]
+
+
+def test_a_bucket_bears_wider_gaps_than_a_disk(manifest: Manifest) -> None:
+    bucket = dataclasses.replace(manifest, url="s3://bucket/set")
+    assert SampleReader(bucket)._gap > 8 * SampleReader(manifest)._gap
+
+
+def test_a_file_of_zero_bytes_is_empty_and_needs_no_read(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path / "set", [{"a": {"jpg": b""}, "b": {"jpg": b"", "txt": b"x"}}])
+    manifest = watched(manifest, tmp_path / "log")
+    assert SampleReader(manifest)[0].files == {"jpg": b""}
+    assert manifest.storage.reads() == []
+    found = [one.files for one in SampleReader(manifest).load([0, 1])]
+    assert found == [{"jpg": b""}, {"jpg": b"", "txt": b"x"}]
+
+
+def test_nothing_is_read_beyond_the_end_of_a_cut_shard(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    manifest = write_shards(folder, [numbered(4)])
+    end = SampleReader(manifest).locate(2)[1].members["png"][0]
+    os.truncate(manifest.shards[0].url, end)
+    manifest = watched(read_manifest(folder), tmp_path / "log")
+    for number, missing in enumerate([0, 0, 2, 2]):
+        files = SampleReader(manifest)[number].files
+        assert list(files.values()).count(None) == missing
+    assert max(read.stop for read in manifest.storage.reads()) <= end
+
+
+def test_a_member_that_reaches_past_the_end_is_cut_short(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, [numbered(3)])
+    offset, size = SampleReader(manifest).locate(2)[1].members["json"]
+    for end in (offset + size - 1, offset, offset - 600):
+        os.truncate(manifest.shards[0].url, end)
+        first, _, last = SampleReader(manifest).load([0, 1, 2])
+        assert last.files["json"] is None
+        with pytest.raises(BadSample, match="json is cut short"):
+            last.captions()
+        assert first.captions()[0] == "0 0"
+
+
+def test_a_shard_that_goes_away_is_one_line(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, [numbered(1)])
+    reader = SampleReader(manifest)
+    Path(manifest.shards[0].url).unlink()
+    with pytest.raises(UserError, match=r"^shard \S*000000\.tar cannot be read: [^\n]*no such"):
+        reader[0]
+
+
+def test_a_shard_that_is_a_folder_is_one_line(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, [numbered(1)])
+    Path(manifest.shards[0].url).unlink()
+    Path(manifest.shards[0].url).mkdir()
+    with pytest.raises(UserError, match=r"^\S*000000\.tar cannot be read: [^\n]*$"):
+        SampleReader(manifest)[0]
+
+
+def test_an_index_that_goes_away_is_one_line(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, [numbered(1)])
+    Path(manifest.shards[0].url).with_suffix(".idx").unlink()
+    with pytest.raises(UserError, match=r"000000\.idx is missing: run `python -m shards index "):
+        SampleReader(manifest)[0]
+
+
+def test_an_index_of_offsets_that_cannot_be_is_no_crash(tmp_path: Path) -> None:
+    """Such as one damaged by hand: the member is not there, whatever its size."""
+    manifest = write_shards(tmp_path, [{"a": {"txt": b"x"}, "b": {"txt": b"y"}}])
+    index = Path(manifest.shards[0].url).with_suffix(".idx")
+    first = SampleReader(manifest).locate(0)[1].members["txt"][0]
+    index.write_text(index.read_text().replace(f"txt {first} 1", f"txt {first} {10**15}"))
+    sample, other = SampleReader(manifest).load([0, 1])
+    assert sample.files == {"txt": None}
+    assert other.files == {"txt": b"y"}
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_keys_that_come_twice_are_doubted(tmp_path: Path, apart: bool) -> None:
+    first: dict[str, Members] = {"a": {"txt": b"1"}, "b": {"txt": b"2"}, "c": {"txt": b"3"}}
+    manifest = write_shards(tmp_path, [first])
+    index = Path(manifest.shards[0].url).with_suffix(".idx")
+    index.write_text(index.read_text().replace("c.txt", "a.txt" if apart else "b.txt"))
+    reader = SampleReader(manifest)
+    assert reader[0].captions() == ["1"]
+    assert reader[1].captions() == ["2"]
+    with pytest.raises(BadSample, match="^key comes twice in its shard$"):
+        reader[2].captions()
+
+
+def test_a_key_may_come_again_in_another_shard(tmp_path: Path) -> None:
+    reader = SampleReader(write_shards(tmp_path, [{"a": {"txt": b"1"}}, {"a": {"txt": b"2"}}]))
+    assert [sample.captions() for sample in reader.load([0, 1])] == [["1"], ["2"]]
+    assert reader[0].image_id != reader[1].image_id
+
+
+def test_the_files_of_a_reader_are_closed_with_it(tmp_path: Path) -> None:
+    shards = [dict([sample]) for sample in numbered(40).items()]
+    before = open_tars()
+    reader = SampleReader(write_shards(tmp_path, shards))
+    reader.load(range(40))
+    assert open_tars() - before == 40
+    del reader
+    assert open_tars() == before
+
+
+def open_tars() -> int:
+    """Number of tars that this process has open."""
+    targets = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            targets.append(descriptor.readlink())
+        except FileNotFoundError:
+            continue  # the one that lists the folder
+    return sum(target.suffix == ".tar" for target in targets)
+
+
+def test_captions_are_where_img2dataset_puts_them(tmp_path: Path) -> None:
+    samples = {
+        "a": {"jpg": PNG, "txt": "  a café \n".encode(), "json": b'{"caption": "x", "url": 1}'},
+        "b": {"jpg": PNG, "txt": b"only text"},
+        "c": {"jpg": PNG, "txt": b"text", "json": described(["json"])},
+    }
+    reader = SampleReader(write_shards(tmp_path, [samples]))
+    found = [sample.captions() for sample in reader.load(range(3))]
+    assert found == [["a café"], ["only text"], ["json"]]
+    assert len({sample.image_id for sample in reader.load(range(3))}) == 3
