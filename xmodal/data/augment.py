@@ -47,8 +47,9 @@ class Augment:
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Blur a (3, size, size) uint8 image by a Gaussian that is cut to a tenth of the size."""
     width = max(3, image.shape[-1] // 10 | 1)
-    # Rows, then columns: the same as both at once, in a fifth of the time.
-    rows = V.gaussian_blur(image.float(), [width, 1], [sigma, sigma])
+    # Rows, then columns, in channels-last memory: as both at once, in a fifth of the time.
+    image = image.permute(1, 2, 0).float().contiguous().permute(2, 0, 1)
+    rows = V.gaussian_blur(image, [width, 1], [sigma, sigma])
     return V.gaussian_blur(rows, [1, width], [sigma, sigma]).round_().to(torch.uint8)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from xmodal.data.config import MAX_PIXELS
+
 Reduction = Literal[1, 2, 4, 8]
 
 # What Pillow opens: formats that photographs come in, none whose reader starts other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 89_478_485  # 256 MiB of RGB: above it Pillow, too, thinks of a decompression bomb
-PILLOWS_MAX_PIXELS = 2 * MAX_PIXELS  # above it Pillow opens nothing, whatever the limit here
+PILLOWS_MAX_PIXELS = 178_956_970  # above which Pillow opens nothing, whatever the limit here
 
 
 class BadSample(Exception):

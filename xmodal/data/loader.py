@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from xmodal.data.batch import Batch, Fault
-from xmodal.data.decode import MAX_PIXELS, BadSample, open_image
+from xmodal.data.config import MAX_PIXELS
+from xmodal.data.decode import BadSample, open_image
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import rank_positions
 from xmodal.data.reader import SampleReader
