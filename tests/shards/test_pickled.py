@@ -107,7 +107,7 @@ def test_what_would_be_run_is_refused(evil: Any, name: str, tmp_path: Path) -> N
 
 def test_arrays_are_made_of_no_foreign_memory(tmp_path: Path) -> None:
     # In NumPy's own hands these make objects out of bytes, or arrays of kinds with any fields.
-    over = Runs(np.ndarray, (1,), np.dtype("O"), b"A" * 8)
+    over = Runs(np.ndarray, (1,), "O", b"A" * 8)
     assert "damaged" in refused(write(tmp_path / "x.npy", [over]))
     fields = np.zeros(1, dtype=[("a", "O")])
     assert "refused: its pickle asks for numpy.dtype('V8')" in refused(

@@ -300,6 +300,17 @@ def test_lines_of_jsonl_that_cannot_be_used_are_counted(images: Path) -> None:
     ]
 
 
+def test_what_pandas_left_empty_is_no_caption(images: Path) -> None:
+    rows = [
+        {"image": "img/0.jpg", "caption": math.nan, "label": None},
+        {"image": "img/1.png", "caption": 3.5, "label": None},
+    ]
+    table = write_table(images / "a.parquet", rows)
+    assert train(table) == {"img/1.png": ["3.5"]}
+    assert splits(table)["train"].items[0].labels == []
+    assert causes(table) == [("img/0.jpg", "caption empty", "a.parquet:1")]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
