@@ -4,7 +4,10 @@ python -m shards sources
 python -m shards build flickr8k --from ~/flickr8k --to ~/shards/flickr8k
 python -m shards index ~/shards/mine
 python -m shards check ~/shards/mine
-python -m shards show ~/shards/mine
+python -m shards show s3://bucket/shards/mine
+
+Shards lie in folders of this machine or of buckets: AWS_ENDPOINT_URL, AWS_PROFILE,
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY say how those are reached.
 """
 
 import argparse
@@ -65,8 +68,9 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--from", dest="root", metavar="DIR", type=Path, help="the folder with the data set"
     )
     parser.add_argument(
-        "--to", metavar="DIR", type=Path, required=True, help="where to put the folders of shards"
-    )
+        "--to", metavar="DIR", type=_folder, required=True,
+        help="where to put the folders of shards, such as s3://bucket/shards",
+    )  # fmt: skip
     parser.add_argument(
         "--split", dest="splits", metavar="NAME", action="append", default=[],
         help="make this split; may be repeated (default: all)",
@@ -113,13 +117,18 @@ def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="how many samples, evenly spread (default: 8)",
     )  # fmt: skip
     parser.add_argument(
-        "--to", metavar="FILE.png", type=Path, help="default: contact_sheet.png in the folder"
+        "--to",
+        metavar="FILE.png",
+        type=Path,
+        help="default: contact_sheet.png in the folder, or for a bucket here",
     )
     parser.set_defaults(run=_show)
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder of shards")
+    parser.add_argument(
+        "folder", metavar="DIR", type=_folder, help="a folder of shards, such as s3://bucket/mine"
+    )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +136,11 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
         "--workers", metavar="N", type=_positive, default=len(os.sched_getaffinity(0)),
         help="processes (default: one a CPU)",
     )  # fmt: skip
+
+
+def _folder(text: str) -> str:
+    folder = text.rstrip("/")
+    return text if folder.endswith(":") or not folder else folder
 
 
 def _positive(text: str) -> int:

@@ -1,37 +1,41 @@
 """Write a data set as shards: in parallel, the same bytes each time, resumed where it was killed.
 
 A split's folder tells by itself how far its build is. `build.json` says what is being built; a
-tar stands under its name only when it is whole; `shardindex.json` is written last. Running the
-same command again therefore makes what is missing and nothing else.
+tar stands under its name only when it is whole and its `.idx` is there; `shardindex.json` is
+written last. Running the same command again therefore makes what is missing and nothing else.
 """
 
 import fcntl
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shards.parallel import progress, run_parallel
 from shards.picture import PictureError, stored
+from shards.place import name_of, storage_of
 from shards.sample import SampleError, encode_features
 from shards.source import Composed, Item, LeftOut, Picture, Relevance, Split, find_source
 from xmodal.data.manifest import (
     MANIFEST_NAME,
     RELEVANCE_NAME,
+    Member,
+    grouped,
     index_path,
     read_index,
     read_manifest,
-    write_atomically,
     write_index,
+    write_index_of,
     write_manifest,
 )
+from xmodal.data.storage import Storage, is_remote
 from xmodal.errors import UserError
 
 PLAN_NAME = "build.json"
@@ -56,7 +60,7 @@ class _Plan:
 class _Job:
     """One tar to write: its samples, the number of the first one, and how."""
 
-    tar: Path
+    tar: str
     first: int
     items: Sequence[Item | Composed]
     split: str
@@ -66,7 +70,7 @@ class _Job:
 
 def build(
     source: str,
-    to: Path,
+    to: str | Path,
     root: Path | None = None,
     *,
     splits: Sequence[str] = (),
@@ -74,18 +78,19 @@ def build(
     resize: int | None = None,
     samples_per_shard: int = 1000,
     workers: int = 1,
-) -> dict[str, Path]:
+) -> dict[str, str]:
     """Convert splits of a source (all where none is named) into shards below the folder `to`.
 
-    Returns the folder of each split. What a former run has finished is kept; raises `UserError`
-    when a folder holds anything but the same build, begun or finished.
+    The folder is of this machine or of a bucket. Returns the folder of each split. What a former
+    run has finished is kept; raises `UserError` when a folder holds anything but the same build,
+    begun or finished.
     """
     found = find_source(source)
     available = found.read(root, options or {})
     unknown = sorted(set(splits) - set(available))
     if unknown:
         raise UserError(f"{source} has no split {unknown[0]}: there are {', '.join(available)}")
-    folders = {name: to / name for name in splits or available}
+    folders = {name: f"{to}/{name}" for name in splits or available}
     read_from = None if root is None else str(root.resolve())
     settings = found.defaults | dict(options or {})
     plans = {
@@ -101,34 +106,40 @@ def build(
     return folders
 
 
-def _build_split(split: Split, plan: _Plan, folder: Path, workers: int) -> None:
+def _build_split(split: Split, plan: _Plan, folder: str, workers: int) -> None:
     if not split.items:
         causes = _causes(split.left_out)
         why = f": left out are {causes}" if causes else ""
         raise UserError(f"{plan.source} has no samples for the split {plan.split}{why}")
+    storage = storage_of(folder)
     _begin(folder, plan, split)
     jobs = _jobs(split, plan, folder)
-    foreign = {tar.name for tar in folder.glob("*.tar")} - {job.tar.name for job in jobs}
+    tars = {name for name in storage.list(folder) if name.endswith(".tar")}
+    foreign = tars - {name_of(job.tar) for job in jobs}
     if foreign:
-        raise UserError(f"{folder / min(foreign)} is no shard of this build: use another folder")
+        raise UserError(f"{folder}/{min(foreign)} is no shard of this build: use another folder")
     with _locked(folder):
         if split.left_out:
-            _write_left_out(split.left_out, folder / _LEFT_OUT_BY_SOURCE)
+            _write_left_out(split.left_out, f"{folder}/{_LEFT_OUT_BY_SOURCE}", storage)
         _write_shards(jobs, plan.split, workers)
-        counts = {job.tar.name: _count_samples(job.tar) for job in jobs if job.tar.exists()}
+        counts = _count_samples(folder, jobs)
         if not counts:
             causes = _causes(_left_out(folder))
             raise UserError(f"no sample of the split {plan.split} can be used: {causes}")
         if split.relevance is not None:
             _write_relevance(split.relevance, folder)
-        write_manifest(folder, counts)
+        write_manifest(folder, counts, storage)
 
 
-def _refuse_other_build(folder: Path, plan: _Plan) -> None:
-    if not (folder / PLAN_NAME).exists():
-        strangers = sorted(folder.glob("*.tar")) + sorted(folder.glob(MANIFEST_NAME))
+def _refuse_other_build(folder: str, plan: _Plan) -> None:
+    names = storage_of(folder).list(folder)
+    if PLAN_NAME not in names:
+        strangers = sorted(name for name in names if name.endswith(".tar"))
+        strangers += [name for name in names if name == MANIFEST_NAME]
         if strangers:
-            raise UserError(f"{strangers[0]} is not from a build of ours: use another folder")
+            raise UserError(
+                f"{folder}/{strangers[0]} is not from a build of ours: use another folder"
+            )
         return
     begun = _read_begun(folder)
     for key, value in asdict(plan).items():
@@ -139,14 +150,17 @@ def _refuse_other_build(folder: Path, plan: _Plan) -> None:
             )
 
 
-def _read_begun(folder: Path) -> dict[str, Any]:
+def _read_begun(folder: str) -> dict[str, Any]:
+    path = f"{folder}/{PLAN_NAME}"
     try:
-        return dict(json.loads((folder / PLAN_NAME).read_text(encoding="utf-8")))
+        return dict(json.loads(storage_of(folder).read(path)))
     except (ValueError, TypeError):
-        raise UserError(f"{folder / PLAN_NAME} is damaged: remove the folder") from None
+        raise UserError(f"{path} is damaged: remove the folder") from None
 
 
-def _is_finished(folder: Path) -> bool:
+def _is_finished(folder: str) -> bool:
+    if MANIFEST_NAME not in storage_of(folder).list(folder):
+        return False
     try:
         read_manifest(folder)
     except UserError:
@@ -154,12 +168,11 @@ def _is_finished(folder: Path) -> bool:
     return True
 
 
-def _begin(folder: Path, plan: _Plan, split: Split) -> None:
-    digest = _digest(split)
-    if not (folder / PLAN_NAME).exists():
-        _make(folder)
+def _begin(folder: str, plan: _Plan, split: Split) -> None:
+    digest, storage = _digest(split), storage_of(folder)
+    if PLAN_NAME not in storage.list(folder):
         text = json.dumps(asdict(plan) | {"digest": digest}, indent=1)
-        write_atomically(folder / PLAN_NAME, text + "\n")
+        storage.write(f"{folder}/{PLAN_NAME}", f"{text}\n".encode())
     elif _read_begun(folder).get("digest") != digest:
         raise UserError(
             f"{folder} was begun from other samples than {plan.read_from or plan.source} has now: "
@@ -167,15 +180,13 @@ def _begin(folder: Path, plan: _Plan, split: Split) -> None:
         )
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made: {error.strerror}") from None
+def _locked(folder: str) -> AbstractContextManager[None]:
+    # Two builds of the same into a bucket do twice the work, and write the same bytes.
+    return nullcontext() if is_remote(folder) else _locked_on_disk(Path(folder))
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked_on_disk(folder: Path) -> Iterator[None]:
     with (folder / PLAN_NAME).open("r+b") as plan:
         try:
             fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,11 +204,11 @@ def _digest(split: Split) -> str:
     return digest.hexdigest()
 
 
-def _jobs(split: Split, plan: _Plan, folder: Path) -> list[_Job]:
+def _jobs(split: Split, plan: _Plan, folder: str) -> list[_Job]:
     size = plan.samples_per_shard
     return [
         _Job(
-            folder / f"{plan.split}-{number:06d}.tar",
+            f"{folder}/{plan.split}-{number:06d}.tar",
             first,
             split.items[first : first + size],
             plan.split,
@@ -209,37 +220,40 @@ def _jobs(split: Split, plan: _Plan, folder: Path) -> list[_Job]:
 
 
 def _write_shards(jobs: Sequence[_Job], name: str, workers: int) -> None:
-    missing = [job for job in jobs if not job.tar.exists()]
+    there = _there(jobs)
+    missing = [job for job in jobs if job.tar not in there]
     with progress(name, sum(len(job.items) for job in jobs)) as advance:
-        advance(sum(len(job.items) for job in jobs if job.tar.exists()))
+        advance(sum(len(job.items) for job in jobs if job.tar in there))
         for job, _ in run_parallel(_write_shard, missing, workers):
             advance(len(job.items))
 
 
+def _there(jobs: Sequence[_Job]) -> set[str]:
+    """Return which of the tars are there."""
+    folder = jobs[0].tar.rpartition("/")[0]
+    return {f"{folder}/{name}" for name in storage_of(folder).list(folder)}
+
+
 def _write_shard(job: _Job) -> None:
+    storage = storage_of(job.tar)
     try:
-        _write_tar(job)
-    except OSError as error:
-        raise UserError(f"{job.tar} cannot be written: {error.strerror}") from None
+        with storage.create(job.tar) as file:
+            members, left_out = _write_samples(job, file)
+            if left_out:
+                _write_left_out(left_out, job.tar.removesuffix(".tar") + _LEFT_OUT_SUFFIX, storage)
+            if not members:
+                raise _NothingToKeep
+            write_index_of(job.tar, grouped(members, job.tar), storage)
+    except _NothingToKeep:
+        pass
 
 
-def _write_tar(job: _Job) -> None:
-    part = job.tar.with_name(job.tar.name + ".part")
-    with part.open("wb") as file:
-        num_samples, left_out = _write_samples(job, file)
-        file.flush()
-        os.fsync(file.fileno())
-    if left_out:
-        _write_left_out(left_out, job.tar.with_suffix(_LEFT_OUT_SUFFIX))
-    if num_samples:
-        part.replace(job.tar)
-        write_index(job.tar)
-    else:
-        part.unlink()
+class _NothingToKeep(Exception):
+    """No sample of a shard can be used."""
 
 
-def _write_samples(job: _Job, file: BinaryIO) -> tuple[int, list[LeftOut]]:
-    left_out = []
+def _write_samples(job: _Job, file: BinaryIO) -> tuple[list[Member], list[LeftOut]]:
+    members, left_out = [], []
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(job.items, job.first):
             try:
@@ -248,8 +262,8 @@ def _write_samples(job: _Job, file: BinaryIO) -> tuple[int, list[LeftOut]]:
                 left_out.append((item.name, error.cause, error.detail))
                 continue
             for extension, data in files.items():
-                _add(tar, f"{number:09d}.{extension}", data)
-    return len(job.items) - len(left_out), left_out
+                members.append(_add(tar, f"{number:09d}.{extension}", data))
+    return members, left_out
 
 
 def _sample_files(item: Item | Composed, job: _Job) -> dict[str, bytes]:
@@ -278,38 +292,52 @@ def _picture_bytes(picture: Picture) -> bytes:
         raise PictureError("cannot be read", f"{picture}: {error.strerror}") from None
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
     info = tarfile.TarInfo(name)  # no owner and time zero: the same samples make the same bytes
     info.size = len(data)
+    begin = tar.offset + tarfile.BLOCKSIZE  # behind the header, which is of one block in USTAR
     tar.addfile(info, io.BytesIO(data))
+    return Member(name, begin, len(data))
 
 
-def _count_samples(tar: Path) -> int:
-    # A kill between the renaming of a tar and its indexing leaves it without.
-    return len(read_index(tar)) if Path(index_path(tar)).exists() else write_index(tar).num_samples
+def _count_samples(folder: str, jobs: Sequence[_Job]) -> dict[str, int]:
+    """Return the number of samples of each tar that is there, from its index."""
+    storage, there = storage_of(folder), _there(jobs)
+
+    def count(tar: str) -> int:
+        if index_path(tar) in there:
+            return len(read_index(tar, storage))
+        return write_index(tar, storage).num_samples
+
+    tars = [job.tar for job in jobs if job.tar in there]
+    with ThreadPoolExecutor(16) as pool:
+        return dict(zip(map(name_of, tars), pool.map(count, tars), strict=True))
 
 
-def _write_relevance(relevance: Relevance, folder: Path) -> None:
+def _write_relevance(relevance: Relevance, folder: str) -> None:
     # What the source itself left out may have the name of what it kept, as duplicates have.
-    missing = {name for name, _, _ in _left_out(folder, f"{folder.name}-*")}
+    missing = {name for name, _, _ in _left_out(folder, f"{name_of(folder)}-")}
     kept = {
         image_id: [[other for other in true if other not in missing] for true in captions]
         for image_id, captions in relevance.items()
         if image_id not in missing
     }
-    write_atomically(folder / RELEVANCE_NAME, json.dumps(kept))
+    storage_of(folder).write(f"{folder}/{RELEVANCE_NAME}", json.dumps(kept).encode())
 
 
-def _write_left_out(left_out: Sequence[LeftOut], path: Path) -> None:
-    write_atomically(path, json.dumps(left_out, ensure_ascii=False, indent=1) + "\n")
+def _write_left_out(left_out: Sequence[LeftOut], url: str, storage: Storage) -> None:
+    text = json.dumps(left_out, ensure_ascii=False, indent=1) + "\n"
+    storage.write(url, text.encode("utf-8", "surrogateescape"))
 
 
-def _left_out(folder: Path, stem: str = "*") -> list[LeftOut]:
-    files = sorted(folder.glob(stem + _LEFT_OUT_SUFFIX))
-    return [entry for file in files for entry in json.loads(file.read_text(encoding="utf-8"))]
+def _left_out(folder: str, start: str = "") -> list[LeftOut]:
+    storage = storage_of(folder)
+    names = sorted(name for name in storage.list(folder) if name.endswith(_LEFT_OUT_SUFFIX))
+    files = [storage.read(f"{folder}/{name}") for name in names if name.startswith(start)]
+    return [tuple(entry) for file in files for entry in json.loads(file)]
 
 
-def _summary(name: str, folder: Path) -> str:
+def _summary(name: str, folder: str) -> str:
     manifest = read_manifest(folder)
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
     line = (

@@ -1,14 +1,14 @@
 """Find what is broken in shards: tars read to their end, images decoded, texts read."""
 
+import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from shards.index import find_tars
 from shards.parallel import progress, run_parallel
 from shards.picture import EXTENSIONS, PictureError, decode
+from shards.place import find_tars, name_of, storage_of
 from shards.sample import (
     IMAGE_FEATURES,
     PLAIN,
@@ -25,11 +25,13 @@ from shards.sample import (
 from xmodal.data.manifest import (
     MANIFEST_NAME,
     Sample,
+    ShardIndex,
+    grouped,
     index_path,
-    read_index,
     read_manifest,
-    tar_samples,
+    tar_members,
 )
+from xmodal.data.storage import Storage
 from xmodal.errors import UserError
 
 MAX_CAPTION_CHARACTERS = 10_000
@@ -63,7 +65,7 @@ class Report:
             known += examples[: _NUM_EXAMPLES - len(known)]
 
 
-def check(folder: Path, workers: int) -> int:
+def check(folder: str, workers: int) -> int:
     """Print what is broken in the shards of a folder; the exit code is 1 when something is."""
     tars = find_tars(folder)
     reports = {}
@@ -78,31 +80,33 @@ def check(folder: Path, workers: int) -> int:
     return 1 if total.counts else 0
 
 
-def check_tar(tar: Path) -> Report:
+def check_tar(tar: str) -> Report:
     """Read every sample of a tar and decode its images."""
-    report = Report()
+    report, storage, name = Report(), storage_of(tar), name_of(tar)
     samples: list[Sample] = []
     keys: set[str] = set()
     try:
-        with tar.open("rb") as file:
-            for sample in tar_samples(tar):
+        with storage.open(tar) as file:
+            num_bytes = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            for sample, _ in grouped(tar_members(file, num_bytes, tar), tar):
                 samples.append(sample)
                 faults = [*_key_faults(sample.key, keys), *_content_faults(_read(sample, file))]
                 keys.add(sample.key)
                 report.num_broken += bool(faults)
                 for cause, detail in faults:
-                    report.add(cause, _example(tar.name, sample.key, detail))
-        for cause, detail in _index_faults(tar, samples):
-            report.add(cause, _example(tar.name, "", detail))
+                    report.add(cause, _example(name, sample.key, detail))
+        for cause, detail in _index_faults(tar, samples, storage):
+            report.add(cause, _example(name, "", detail))
     except UserError as error:
         report.add("tar cut or broken", str(error))
     report.num_samples = len(samples)
     return report
 
 
-def _check_manifest(folder: Path) -> Report:
+def _check_manifest(folder: str) -> Report:
     report = Report()
-    if (folder / MANIFEST_NAME).exists():
+    if MANIFEST_NAME in storage_of(folder).list(folder):
         try:
             read_manifest(folder)
         except UserError as error:
@@ -198,25 +202,27 @@ def _caption_faults(caption: str) -> Iterator[Fault]:
         yield "not UTF-8", "half of a surrogate pair"
 
 
-def _index_faults(tar: Path, samples: list[Sample]) -> Iterator[Fault]:
+def _index_faults(tar: str, samples: list[Sample], storage: Storage) -> Iterator[Fault]:
     if not samples:
         yield "no samples", ""
-    if not Path(index_path(tar)).exists():
+    try:
+        text = storage.read(index_path(tar))
+    except FileNotFoundError:
         return
     try:
-        indexed = read_index(tar)[:]
+        indexed = ShardIndex(text, index_path(tar))[:]
     except UserError as error:
         yield "index wrong", str(error)
         return
     if indexed != samples:
-        yield "index wrong", f"{Path(index_path(tar)).name} is of another tar"
+        yield "index wrong", f"{name_of(index_path(tar))} is of another tar"
 
 
 def _example(tar: str, key: str, detail: str) -> str:
     return " ".join(filter(None, (tar, key))) + (f": {detail}" if detail else "")
 
 
-def _print(report: Report, folder: Path, num_tars: int) -> None:
+def _print(report: Report, folder: str, num_tars: int) -> None:
     print(f"{report.num_samples:,} samples in {num_tars:,} shards of {folder}")
     for cause, count in report.counts.most_common():
         print(f"{count:>8,}  {cause}")

@@ -2,16 +2,16 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from shards.parallel import progress, run_parallel
+from shards.place import find_tars, name_of, storage_of
 from xmodal.data.manifest import Indexed, write_index, write_manifest
 from xmodal.errors import UserError
 
 _NUM_EXAMPLES = 5
 
 
-def index(folder: Path, workers: int) -> None:
+def index(folder: str, workers: int) -> None:
     """Write the `.idx` of every tar in the folder and their `shardindex.json`.
 
     What is whole before the first break in a tar is indexed; what is not, and keys that come
@@ -20,21 +20,21 @@ def index(folder: Path, workers: int) -> None:
     tars = find_tars(folder)
     found = {}
     with progress("index", len(tars)) as advance:
-        for tar, indexed in run_parallel(write_index, tars, min(workers, len(tars))):
-            found[tar.name] = indexed
+        for tar, indexed in run_parallel(_index_tar, tars, min(workers, len(tars))):
+            found[tar] = indexed
             advance(1)
-    ordered = {tar.name: found[tar.name] for tar in tars}
+    ordered = {name_of(tar): found[tar] for tar in tars}
     counts = {name: each.num_samples for name, each in ordered.items() if each.num_samples}
     for line in doubts(ordered):
         print(f"warning: {line}", file=sys.stderr)
     if not counts:
         raise UserError(f"no shard of {folder} has a whole sample")
-    write_manifest(folder, counts)
+    write_manifest(folder, counts, storage_of(folder))
     print(f"{sum(counts.values()):,} samples in {len(counts):,} shards of {folder}")
 
 
 def doubts(found: Mapping[str, Indexed]) -> Iterator[str]:
-    """Say what of the shards is not indexed or doubtful: each kind counted, the first ones named."""
+    """Say what of the shards is not indexed or doubtful: each kind counted, the first named."""
     broken = [
         f"{each.broken}: {each.num_samples:,} samples before it are indexed"
         for each in found.values()
@@ -51,16 +51,8 @@ def doubts(found: Mapping[str, Indexed]) -> Iterator[str]:
         yield f"{len(keys):,} keys come twice, the later samples count as bad: {_named(keys)}"
 
 
-def find_tars(folder: Path) -> list[Path]:
-    """The tars in a folder, by name; raises `UserError` when there are none."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
-    tars = sorted(folder.glob("*.tar"))
-    if not tars:
-        below = sorted({str(tar.parent) for tar in folder.glob("*/*.tar")})
-        hint = f": is one of these meant? {' '.join(below[:8])}" if below else ""
-        raise UserError(f"{folder} has no .tar{hint}")
-    return tars
+def _index_tar(tar: str) -> Indexed:
+    return write_index(tar, storage_of(tar))
 
 
 def _named(names: list[str]) -> str:

@@ -18,6 +18,7 @@ from shards.sample import (
     read_record,
 )
 from xmodal.data.manifest import Manifest, Sample, read_manifest
+from xmodal.data.storage import Storage, is_remote
 from xmodal.errors import UserError
 
 _SIDE = 240  # pixels of an image's cell
@@ -29,10 +30,10 @@ _MAX_LINES = 12
 _COLUMNS = 4
 
 
-def show(folder: Path, count: int, to: Path | None) -> Path:
+def show(url: str, count: int, to: Path | None) -> Path:
     """Draw `count` samples, evenly spread over the shards, into a PNG; returns its path."""
-    to = to or folder / "contact_sheet.png"
-    manifest = read_manifest(folder)
+    to = to or (Path() if is_remote(url) else Path(url)) / "contact_sheet.png"
+    manifest = read_manifest(url)
     tiles = [_tile(files) for files in _spread(manifest, count)]
     try:
         sheet(tiles).save(to, "PNG")
@@ -57,18 +58,16 @@ def _spread(manifest: Manifest, count: int) -> list[dict[str, bytes]]:
     for shard in manifest.shards:
         inside = [at - first for at in wanted if first <= at < first + shard.num_samples]
         samples = manifest.index(shard) if inside else []
-        found += [_files(shard.url, samples[at]) for at in inside]
+        found += [_files(manifest.storage, shard.url, samples[at]) for at in inside]
         first += shard.num_samples
     return found
 
 
-def _files(url: str, sample: Sample) -> dict[str, bytes]:
-    with Path(url).open("rb") as file:
-        return {
-            extension: file.read(size)
-            for extension, (offset, size) in sample.members.items()
-            if file.seek(offset) == offset
-        }
+def _files(storage: Storage, url: str, sample: Sample) -> dict[str, bytes]:
+    return {
+        extension: storage.read(url, offset, offset + size)
+        for extension, (offset, size) in sample.members.items()
+    }
 
 
 def _tile(files: dict[str, bytes]) -> Image.Image:

@@ -344,13 +344,13 @@ def test_a_generator_is_built_with_its_options_and_relevance(tmp_path: Path, run
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("nothing --to {to}", "there is no source 'nothing': there are coco"),
+        ("nothing --to {to}", "there is no source 'nothing': there are cirr, coco"),
         ("flickr8k --to {to}", "--from is needed"),
         ("flickr8k --to {to} --from {to}/nowhere", "there is no folder"),
         ("flickr8k --to {to} --from {data} --split dev", "no split dev: there are train, val"),
         ("flickr8k --to {to} --from {data} --seed 3", "flickr8k has no option seed"),
         ("flickr8k --to {to} --from {data} n=3", "flickr8k has no option n (its options: none)"),
-        ("flickr8k --to {data}/Flickr8k.token.txt --from {data}", "cannot be made"),
+        ("flickr8k --to {data}/Flickr8k.token.txt --from {data}", "cannot be written"),
         ("scenes --to {to} --from {data}", "scenes reads no folder"),
         ("scenes --to {to} val=many", "val=many: val must be of type int"),
         ("scenes --to {to} v=3", "scenes has no option v"),
@@ -384,7 +384,7 @@ def build_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sp
         monkeypatch.setattr(builder, "find_source", {"one": source}.get)
         folder = build("one", tmp_path / "to", samples_per_shard=2)["some"]
         assert check(folder, workers=1) == 0
-        return folder
+        return Path(folder)
 
     return built
 

@@ -36,7 +36,7 @@ def causes(tmp_path: Path, encode: Callable[..., bytes]) -> Callable[..., dict[s
         }
         sample = [(f"b.{ext}", data) for ext, data in changed.items() if data is not None]
         tar = write_tar(tmp_path / "s.tar", ("a.jpg", encode()), ("a.json", GOOD), *sample)
-        report = check_tar(tar)
+        report = check_tar(str(tar))
         assert report.num_samples == 2
         assert report.num_broken == bool(report.counts)
         assert all(each.startswith("s.tar b") for some in report.examples.values() for each in some)
@@ -173,7 +173,7 @@ def test_images_of_a_gallery_need_no_caption(causes) -> None:
 def test_keys_that_come_twice_or_leave_the_folder(tmp_path: Path, encode) -> None:
     files = [(f"{key}.{ext}", data) for key in ("a", "b", "a", "../c") for ext, data in
              (("jpg", encode()), ("json", GOOD))]  # fmt: skip
-    report = check_tar(write_tar(tmp_path / "s.tar", *files))
+    report = check_tar(str(write_tar(tmp_path / "s.tar", *files)))
     assert report.counts == {"key twice": 1, "`..` in a path": 1}
     assert report.examples == {"key twice": ["s.tar a"], "`..` in a path": ["s.tar ../c"]}
 
@@ -184,7 +184,7 @@ def test_samples_before_a_cut_are_checked(tmp_path: Path, encode) -> None:
     tar = write_tar(tmp_path / "s.tar", *files)
     whole = tar.read_bytes()
     tar.write_bytes(whole[: whole.index(b"3.jpg") + 700])
-    report = check_tar(tar)
+    report = check_tar(str(tar))
     assert report.counts == {"image: zero bytes": 1, "tar cut or broken": 1}
     assert report.num_samples == 2
     assert report.examples["tar cut or broken"] == [

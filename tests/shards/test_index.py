@@ -72,9 +72,10 @@ def test_keys_that_come_twice_are_counted_and_named(foreign: Path, run: Run) -> 
     with webdataset.TarWriter(str(foreign / "00000.tar")) as writer:
         for key in ("a", "b", "a"):
             writer.write({"__key__": key, "txt": "text"})
-    assert "1 keys come twice, the later samples count as bad: 00000.tar a" in run(
-        "index", foreign
-    ).stderr
+    assert (
+        "1 keys come twice, the later samples count as bad: 00000.tar a"
+        in run("index", foreign).stderr
+    )
     index = read_index(foreign / "00000.tar")
     assert index.repeats() == {2}
 
