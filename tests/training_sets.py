@@ -53,9 +53,7 @@ def loader_of(
     dataset: TrainingSet, steps: range, *, size: int = BATCH, rank: int = 0, ranks: int = 1,
     workers: int = 0,
 ) -> TrainingLoader:  # fmt: skip
-    return TrainingLoader(
-        dataset, steps, batch_size=size, rank=rank, ranks=ranks, workers=workers
-    )
+    return TrainingLoader(dataset, steps, batch_size=size, rank=rank, ranks=ranks, workers=workers)
 
 
 def batches(dataset: TrainingSet, steps: range, **options: int) -> list[Batch]:
@@ -98,7 +96,7 @@ class Read:
 class WatchedStorage(LocalStorage):
     """Notes what is read from tars in a file that processes share; `before` is called first."""
 
-    def __init__(self, log: Path, before: Callable[[str], None] = lambda url: None) -> None:
+    def __init__(self, log: Path, before: Callable[[str], None] = lambda _: None) -> None:
         super().__init__()
         self.log, self.before = log, before
         log.touch()

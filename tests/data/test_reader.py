@@ -159,7 +159,7 @@ def test_keys_that_come_twice_are_doubted(tmp_path: Path, apart: bool) -> None:
     reader = SampleReader(manifest)
     assert reader[0].captions() == ["1"]
     assert reader[1].captions() == ["2"]
-    with pytest.raises(BadSample, match="^key comes twice in its shard$"):
+    with pytest.raises(BadSample, match=r"^key comes twice in its shard$"):
         reader[2].captions()
 
 

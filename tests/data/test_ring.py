@@ -89,9 +89,7 @@ def test_the_same_memory_is_used_again(workers: int, slots: int) -> None:
 def test_workers_fill_no_slot_that_is_not_free() -> None:
     """The batch in use and the one before are not written; the others are filled ahead."""
     batches = iter(Ring(fill, LAYOUT, 20, 1))
-    memory = []
-    for _ in range(SLOTS):
-        memory.append(next(batches)[0]["values"])
+    memory = [next(batches)[0]["values"] for _ in range(SLOTS)]
     time.sleep(0.3)
     # Batches 0 and 1 were given back when 2 and 3 were asked for.
     assert [int(slot[0, 0]) for slot in memory] == [4, 5, 2, 3]
