@@ -94,7 +94,7 @@ def workplace(tmp_path: Path) -> Path:
     for split, folder in made.items():
         target = tmp_path / "data" / "mine" / split
         target.mkdir(parents=True)
-        for tar in folder.glob("*.tar"):
+        for tar in Path(folder).glob("*.tar"):
             shutil.copy(tar, target)
     return tmp_path
 
