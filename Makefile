@@ -25,7 +25,8 @@ test-slow: setup  ## run all the tests
 	python -m pytest -m ""
 
 bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
-	python benchmarks/objectives.py --figure docs/objectives.png
+	python -m benchmarks.loader
+	python -m benchmarks.objectives --figure docs/objectives.png
 
 lint: setup  ## check style and types
 	ruff check .
@@ -43,5 +44,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 .venv-peers/.installed: benchmarks/peers.txt constraints.txt
 	@.venv-peers/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-peers
 	@echo "installing the peers into .venv-peers: a few minutes the first time"
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	grep -v '^webdataset' constraints.txt > .venv-peers/constraints.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-peers/constraints.txt -r benchmarks/peers.txt
 	@touch $@

@@ -1,7 +1,7 @@
 """Time and memory of objectives over all pairs, each beside its peer, in one run.
 
     make bench
-    .venv/bin/python benchmarks/objectives.py [--quick | --huge] [--json FILE] [--figure FILE]
+    .venv/bin/python -m benchmarks.objectives [--quick | --huge] [--json FILE] [--figure FILE]
 
 InfoNCE and the sigmoid loss are held against open_clip's, which lives in an environment of its own
 (.venv-peers, which `make bench` makes); the hardest triplet, JSD and Donsker-Varadhan against their
@@ -13,20 +13,14 @@ neighbours on the machine matter less; 32k takes two threads, and memory is the 
 
 import argparse
 import json
-import os
 import socket
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-HERE = Path(__file__).parent
-PEERS = HERE.parent / ".venv-peers" / "bin" / "python"
-console = Console(width=120)
+from benchmarks.beside import PEERS, console, require_peers, row, run, say
 
 
 @dataclass(frozen=True)
@@ -75,8 +69,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--figure", type=Path, help="write a PNG of time and memory to this file")
     args = parser.parse_args()
-    if not PEERS.exists():
-        sys.exit("error: .venv-peers is missing: run `make bench`, which makes it")
+    require_peers()
     if args.huge:
         rows = huge()
     else:
@@ -189,23 +182,6 @@ def measure(comparison: Comparison, side: str, dim: int = 512) -> dict[str, Any]
     return run(command, places(comparison.ranks))
 
 
-def run(command: list[str], places: list[dict[str, str]]) -> dict[str, Any]:
-    """Run a command on every rank, and return what rank 0 says."""
-    # A peer may warn of what it calls in a newer torch; errors are shown.
-    variables = os.environ | {"PYTHONWARNINGS": "ignore"}
-    ranks = [
-        subprocess.Popen(
-            command, env=variables | place, text=True, stdout=subprocess.PIPE, cwd=HERE.parent
-        )
-        for place in places
-    ]
-    outputs = [process.communicate()[0] for process in ranks]
-    if any(process.returncode for process in ranks):
-        sys.exit(f"error: {' '.join(command)} failed; its message is above")
-    found: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
-    return found
-
-
 def places(ranks: int) -> list[dict[str, str]]:
     """Return what a launcher would set for each rank."""
     if ranks == 1:
@@ -217,26 +193,6 @@ def places(ranks: int) -> list[dict[str, str]]:
         address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
         for rank in range(ranks)
     ]
-
-
-def row(name: str, ours: float, peer: float, unit: str, hardware: str) -> dict[str, Any]:
-    ratio = ours / peer
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "ratio": ratio,
-        "unit": unit,
-        "hardware": hardware,
-    }
-
-
-def say(one: dict[str, Any], peer: str = "peer") -> None:
-    console.print(
-        f"{one['name']:32} ours {one['ours']:10,.2f} {one['unit']:3}   {peer} {one['peer']:10,.2f} "
-        f"{one['unit']:3}   ratio {one['ratio']:.3f} (1/{1 / one['ratio']:.1f})",
-        highlight=False,
-    )
 
 
 def draw(path: Path, batches: list[int]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.data.batch import Batch, Fault
+from xmodal.data.chance import fraction, generator
 from xmodal.data.config import MAX_PIXELS
 from xmodal.data.decode import BadSample, open_image
 from xmodal.data.mixture import Mixture
@@ -26,7 +27,6 @@ from xmodal.errors import UserError
 REACH = 8  # samples on either side that may take an unusable sample's place
 PROBED = 64  # samples of a data set, one of which has to say what all are like
 VIEWS = ("images", "second_images")
-TEXT = 1 << 32  # the view for which captions are drawn; those of images count from 0
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,19 @@ class TrainingSet:
             )
         ((image, text),) = kinds
         size = self.transform.size
-        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        layout: dict[str, tuple[tuple[int, ...], type]] = {}
         if image is None:
             # Channels last: what the decoder gives is written as it lies.
             shape = (rows, size, size, 3)
-            layout |= dict.fromkeys(VIEWS[: self.views], (shape, torch.uint8))
+            layout |= dict.fromkeys(VIEWS[: self.views], (shape, np.uint8))
         else:
-            layout["image_features"] = ((rows, *image), torch.float32)
+            layout["image_features"] = ((rows, *image), np.float32)
         if text is None:
-            layout["tokens"] = ((rows, self.tokenizer.context), torch.int64)
-            layout["lengths"] = ((rows,), torch.int64)
+            layout["tokens"] = ((rows, self.tokenizer.context), np.int64)
+            layout["lengths"] = ((rows,), np.int64)
         else:
-            layout["text_features"] = ((rows, *text), torch.float32)
-        return layout | {"image_ids": ((rows,), torch.int64)}
+            layout["text_features"] = ((rows, *text), np.float32)
+        return layout | {"image_ids": ((rows,), np.int64)}
 
     def fill(self, slot: Slot, row: int, position: int, sample: RawSample) -> str | None:
         """Write a sample into a row, and return the caption that was drawn for it, if it has any.
@@ -96,7 +96,7 @@ class TrainingSet:
         data_set = self.data_sets[self.mixture.own_position(position)[0]]
         caption = None
         if "text_features" not in slot:
-            caption = sample.draw(self._random(position, TEXT), data_set.texts)
+            caption = sample.draw(fraction(self.seed, position), data_set.texts)
         else:
             self._fill_features(slot["text_features"], row, self._drawn_row(sample, position))
         if "images" in slot:
@@ -131,24 +131,19 @@ class TrainingSet:
             sample.image(), max_pixels=data_set.max_pixels, min_side=data_set.min_side
         )
         for view, name in enumerate(VIEWS[: self.views]):
-            self.transform(image, self._random(position, view), slot[name][row].permute(2, 0, 1))
+            out = torch.from_numpy(slot[name][row]).permute(2, 0, 1)
+            self.transform(image, generator(self.seed, position, view), out)
 
-    def _fill_features(self, out: Tensor, row: int, values: np.ndarray | None) -> None:
+    def _fill_features(self, out: np.ndarray, row: int, values: np.ndarray | None) -> None:
         if values is None:
             raise BadSample("no features, which its data set has")
         if values.shape != out.shape[1:]:
             raise BadSample("features of another shape than the first sample's")
-        out.numpy()[row] = values
+        out[row] = values
 
     def _drawn_row(self, sample: RawSample, position: int) -> np.ndarray | None:
         rows = sample.features("text")
-        if rows is None or len(rows) == 1:
-            return None if rows is None else rows[0]
-        return rows[self._random(position, TEXT).integers(len(rows))]
-
-    def _random(self, position: int, view: int) -> np.random.Generator:
-        bits = np.random.Philox(counter=[0, view, position, 0], key=[self.seed, 1])
-        return np.random.Generator(bits)
+        return None if rows is None else rows[int(fraction(self.seed, position) * len(rows))]
 
     def _kind(self, data_set: int) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
         """Return the shapes of a data set's features of images and of texts, None for none."""
@@ -160,7 +155,7 @@ class TrainingSet:
                 if image is None:
                     sample.image()
                 if text is None:
-                    sample.draw(np.random.default_rng(0), self.data_sets[data_set].texts)
+                    sample.draw(0.0, self.data_sets[data_set].texts)
             except BadSample as error:
                 cause = Fault(sample.shard, sample.key, str(error))
                 continue
@@ -227,7 +222,7 @@ class TrainingLoader:
         self.worked = 0.0
         return figures
 
-    def _batch(self, slot: Slot, notes: Sequence[Note]) -> Batch:
+    def _batch(self, slot: dict[str, Tensor], notes: Sequence[Note]) -> Batch:
         tokens = mask = None
         if "tokens" in slot:
             length = int(slot["lengths"].max())
@@ -283,8 +278,8 @@ class TrainingLoader:
                 captions.append(self.dataset.substitute(slot, row, position, faults[-1], stream))
         if "tokens" in slot:
             ids, mask = self.dataset.tokenizer([caption or "" for caption in captions])
-            slot["tokens"][rows, : ids.shape[1]] = ids
-            slot["lengths"][rows] = mask.sum(1)
+            slot["tokens"][rows, : ids.shape[1]] = ids.numpy()
+            slot["lengths"][rows] = mask.sum(1).numpy()
         waited, said = dict(stream.waited), tuple(notices)
         stream.waited.clear()
         notices.clear()

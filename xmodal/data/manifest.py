@@ -14,9 +14,8 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
 from xmodal.data.storage import Storage, open_storage
@@ -37,8 +36,7 @@ _CUT_SAYS_TARFILE = re.compile("end of data|empty header|truncated header")
 _BLOCK = 512
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One sample of a shard: for each of its extensions ("jpg", "source.jpg") where it lies.
 
     `members` maps the extension in lower case to the offset of the file's first byte in the tar
@@ -49,8 +47,7 @@ class Sample:
     members: dict[str, tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One regular file in a tar."""
 
     name: str
@@ -103,41 +100,83 @@ class Manifest:
 
 
 class ShardIndex(Sequence[Sample]):
-    """The samples of a shard in the order of its tar, each read from its line when it is asked for.
+    """The samples of a shard in the order of its tar.
 
-    Held are the bytes of the `.idx` alone, some 60 a sample, for there are as many of these in
-    memory as a run has lanes.
+    What is held is small, for there are as many of these in memory as a run has lanes: arrays of
+    offsets and sizes where all samples have the same extensions, else the lines of the `.idx`.
     """
 
     def __init__(self, text: bytes, path: str) -> None:
         self.path = path
-        self._text = text.removesuffix(b"\n")
-        ends = np.flatnonzero(np.frombuffer(self._text, np.uint8) == ord("\n"))
-        self._bounds = np.append(ends, len(self._text))
-        header = self._text[: self._bounds[0]].decode("utf-8", "replace")
-        if _header_count(header, path) != len(self):
+        header, _, body = text.removesuffix(b"\n").partition(b"\n")
+        self._count = body.count(b"\n") + 1 if body else 0
+        if _header_count(header.decode("utf-8", "replace"), path) != self._count:
             raise UserError(f"{path} is cut: {_remake(_split(path)[0])}")
+        self._table = _Table.of(body, self._count)
+        self._lines = body.split(b"\n") if self._table is None else []
 
     def __len__(self) -> int:
-        return len(self._bounds) - 1
+        return self._count
 
     def __getitem__(self, number):  # type: ignore[no-untyped-def]
         if isinstance(number, slice):
             return [self[each] for each in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(number)
-        line = self._text[self._bounds[number] + 1 : self._bounds[number + 1]]
-        return _read_sample(line.decode("utf-8", "surrogateescape"), self.path)
+        if self._table is not None:
+            return self._table.sample(number)
+        return _read_sample(self._lines[number].decode("utf-8", "surrogateescape"), self.path)
 
     def repeats(self) -> frozenset[int]:
         """Return the numbers of the samples whose key an earlier sample of the shard has."""
-        seen: set[str] = set()
-        repeats = set()
-        for number, sample in enumerate(self):
-            if sample.key in seen:
-                repeats.add(number)
-            seen.add(sample.key)
-        return frozenset(repeats)
+        table = self._table
+        keys: Sequence[bytes | str] = [one.key for one in self] if table is None else table.names
+        if len(set(keys)) == len(keys):
+            return frozenset()
+        first: dict[bytes | str, int] = {}
+        return frozenset(n for n, key in enumerate(keys) if first.setdefault(key, n) != n)
+
+
+class _Table(NamedTuple):
+    """An index whose samples have the same extensions, and no spaces in their names."""
+
+    extensions: list[str]
+    names: list[bytes]  # of each sample's first file
+    offsets: list[list[int]]  # a list an extension, by sample
+    sizes: list[list[int]]
+
+    @classmethod
+    def of(cls, body: bytes, count: int) -> "_Table | None":
+        words = body.replace(b"\n", b" ").split(b" ")
+        width = len(words) // max(count, 1)
+        if not count or width % 4 or len(words) != width * count or b"" in words:
+            return None
+        extensions = words[:width:4]
+        columns = [words[at::width] for at in range(width)]
+        # Names with spaces, or of other extensions, move words out of their columns.
+        if any(columns[4 * n] != [one] * count for n, one in enumerate(extensions)):
+            return None
+        if not all(name.endswith(b"." + extensions[0]) for name in columns[3]):
+            return None
+        try:
+            offsets, sizes = ([list(map(int, one)) for one in columns[at::4]] for at in (1, 2))
+        except ValueError:
+            return None
+        if any(key_and_extension(name.decode("utf-8", "replace")) is None for name in columns[3]):
+            return None
+        lower = [one.decode("utf-8", "surrogateescape").lower() for one in extensions]
+        return cls(lower, columns[3], offsets, sizes)
+
+    def sample(self, number: int) -> Sample:
+        name = self.names[number].decode("utf-8", "surrogateescape")
+        folder, slash, base = name.rpartition("/")
+        members = {
+            extension: (offsets[number], sizes[number])
+            for extension, offsets, sizes in zip(
+                self.extensions, self.offsets, self.sizes, strict=True
+            )
+        }
+        return Sample(folder + slash + base.partition(".")[0], members)
 
 
 def read_manifest(
@@ -422,7 +461,7 @@ def _read_sample(line: str, path: str) -> Sample:
     words = line.split(" ")
     # What has four words a file and names that end as they should has no spaces in names.
     names, extensions = words[3::4], words[::4]
-    if len(words) % 4 or not all(map(str.endswith, names, extensions)):
+    if len(words) % 4 or "" in words or not all(map(str.endswith, names, extensions)):
         return _read_spaced_sample(line, path)
     split = key_and_extension(names[0])
     try:

@@ -7,14 +7,13 @@ alone is the plan itself.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from xmodal.data.plan import Plan
 from xmodal.errors import UserError
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A sample of a data set, by numbers."""
 
     data_set: int

@@ -10,16 +10,15 @@ of ranks or workers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 _SHARDS, _PHASE, _BLOCK = range(3)  # what a permutation or number is drawn for
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Samples of a lane that are permuted together: places `start` to `stop` of an epoch's order,
     which stand in the tars one after the other.
     """

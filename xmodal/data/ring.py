@@ -5,6 +5,7 @@ so that no image is copied on its way; what is not tensors comes as a small note
 """
 
 import ctypes
+import math
 import mmap
 import multiprocessing
 import os
@@ -17,14 +18,16 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xmodal.errors import UserError
 
+_ALIGNED = 64  # bytes, of a line of a processor's cache
 SLOTS = 4  # one in use, one complete, and two that workers of different speed are at
-Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-Slot = dict[str, Tensor]
+Layout = Mapping[str, tuple[tuple[int, ...], type]]
+Slot = dict[str, np.ndarray]
 # What a worker of so many does: fill its part of slot after slot, and say something of each.
 Filler = Callable[[int, int, Iterable[Slot]], Iterator[Any]]
 
@@ -45,12 +48,17 @@ class Ring:
             else (lambda: _InProcess(fill, self._slots, steps))
         )
 
-    def __iter__(self) -> Iterator[tuple[Slot, list[Any]]]:
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], list[Any]]]:
         source = self._start()
         used: deque[Callable[[], None]] = deque()
         try:
+            tensors = [
+                {name: torch.from_numpy(array) for name, array in slot.items()}
+                for slot in self._slots
+            ]
             for step in range(self.steps):
-                yield self._slots[step % len(self._slots)], source.next()
+                notes = source.next()
+                yield tensors[step % len(tensors)], notes
                 used.append(_work_so_far())
                 # Copies to the device of the batch that was last may still be under way.
                 if len(used) == 2:
@@ -170,8 +178,8 @@ def _work(
 def _allocate(layout: Layout, count: int) -> tuple[mmap.mmap, list[Slot]]:
     """Return `count` slots in memory that forked processes share, page-locked if there is a GPU."""
     sizes = {
-        name: -(-dtype.itemsize * torch.Size(shape).numel() // 64) * 64
-        for name, (shape, dtype) in layout.items()
+        name: -(-np.dtype(kind).itemsize * math.prod(shape) // _ALIGNED) * _ALIGNED
+        for name, (shape, kind) in layout.items()
     }
     memory = mmap.mmap(-1, max(1, count * sum(sizes.values())))
     if torch.cuda.is_available():
@@ -179,16 +187,10 @@ def _allocate(layout: Layout, count: int) -> tuple[mmap.mmap, list[Slot]]:
     slots: list[Slot] = []
     at = 0
     for _ in range(count):
-        slot = {}
-        for name, (shape, dtype) in layout.items():
-            numbers = torch.Size(shape).numel()
-            slot[name] = (
-                torch.frombuffer(memory, dtype=dtype, count=numbers, offset=at).view(shape)
-                if numbers
-                else torch.empty(shape, dtype=dtype)
-            )
+        slots.append({})
+        for name, (shape, kind) in layout.items():
+            slots[-1][name] = np.ndarray(shape, kind, memory, at)
             at += sizes[name]
-        slots.append(slot)
     return memory, slots
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from xmodal.data.mixture import Mixture, Place
 from xmodal.data.plan import Block
@@ -26,13 +27,12 @@ class _Loading:
     samples: "Future[list[RawSample | None]]"
 
 
-@dataclass(frozen=True)
-class _Coming:
+class _Coming(NamedTuple):
     """A position whose block is asked for."""
 
     position: int
     key: Key
-    index: int
+    place: int  # in the block
 
 
 class Stream:
@@ -54,7 +54,8 @@ class Stream:
         left = iter(positions)
         queue = deque(self._ask(position) for position in islice(left, ahead))
         while queue:
-            for position in islice(left, 1):
+            position = next(left, None)
+            if position is not None:
                 queue.append(self._ask(position))
             coming = queue.popleft()
             yield coming.position, self._take(coming)
@@ -84,10 +85,10 @@ class Stream:
     def _take(self, coming: _Coming) -> RawSample:
         loading, block = self._loading[coming.key], coming.key[1]
         begun = time.perf_counter()
-        samples, place = loading.samples.result(), coming.index - loading.first
+        samples, place = loading.samples.result(), coming.place - loading.first
         sample, samples[place] = samples[place], None
         assert sample is not None
         self.waited[sample.shard] += time.perf_counter() - begun
-        if coming.index == block.stop - block.start - 1:
+        if coming.place == block.stop - block.start - 1:
             del self._loading[coming.key]
         return sample
