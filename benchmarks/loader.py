@@ -157,7 +157,7 @@ def compare(name: str, shards: Path, samples: int, turns: int) -> list[dict[str,
 
 
 def profile(shards: Path, count: int) -> None:
-    """Print where the time of a sample goes, in one process, and how pixels differ from Pillow's."""
+    """Print where the time of a sample goes, and how its pixels differ from Pillow's."""
     reader = SampleReader(read_manifest(shards))
     seconds = dict.fromkeys(("read", "decode", "resize", "copy"), 0.0)
     differences = []
@@ -240,7 +240,7 @@ def features(folder: Path, count: int) -> list[dict[str, Any]]:
     rates: dict[str, list[float]] = {"ours": [], "peer": []}
     for _ in range(3):
         rates["ours"].append(rate(lambda: (64 for _ in ours(folder, 0, 64, count // 64))))
-        rates["peer"].append(rate(lambda: webdatasets(folder, count)))
+        rates["peer"].append(rate(lambda: webdatasets(folder)))
     one = row("loader/features/rate", max(rates["ours"]), max(rates["peer"]), "/s", hardware())
     say(one, "webdataset")
     console.print(
@@ -262,7 +262,7 @@ def rate(make: Callable[[], Iterator[int]]) -> float:
     return count / (time.perf_counter() - begun)
 
 
-def webdatasets(folder: Path, count: int) -> Iterator[int]:
+def webdatasets(folder: Path) -> Iterator[int]:
     """Yield the sizes of batches of features as webdataset makes them."""
     import webdataset
 
