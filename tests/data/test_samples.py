@@ -1,150 +1,154 @@
-"""Samples are read by number; what is wrong with one is said, and files do not stay open."""
+"""One sample: its captions, image, features and id, and what is wrong where it is."""
 
 import io
-import os
-from collections.abc import Callable
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
+from tests.shard_sets import described, encode, plain
+from xmodal.data.chance import fraction
 from xmodal.data.decode import BadSample
-from xmodal.data.samples import SampleReader, hash_id
-from xmodal.errors import UserError
+from xmodal.data.samples import RawSample, hash_id
 
 PNG = encode(plain(7))
+NO_ARRAY = "image.npy is no array of numbers in NumPy's format 1, or is cut"
 
 
-@pytest.fixture
-def reader_of(tmp_path: Path) -> Callable[..., SampleReader]:
-    """A reader of one shard with these samples."""
-    return lambda samples: SampleReader(write_shards(tmp_path / "set", [samples]))
+def sample(**files: bytes | None) -> RawSample:
+    """A sample of these files; `image_npy` is `image.npy`."""
+    return RawSample("s.tar", "k", {name.replace("_", "."): data for name, data in files.items()})
 
 
-def test_samples_are_numbered_through_the_shards(tmp_path: Path) -> None:
-    samples = list(numbered(7).items())
-    shards = [dict(samples[:3]), dict(samples[3:4]), dict(samples[4:])]
-    reader = SampleReader(write_shards(tmp_path, shards))
-    assert len(reader) == 7
-    assert [reader.locate(number)[1].key for number in range(7)] == [key for key, _ in samples]
-    assert [reader.captions(number)[0][0] for number in range(7)] == [f"{n} 0" for n in range(7)]
-    assert [reader.image(number) for number in range(7)] == [s["png"] for _, s in samples]
+def npy(values: object, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, **options)
+    return buffer.getvalue()
 
 
-def test_a_webdataset_of_img2dataset_is_read(reader_of: Callable[..., SampleReader]) -> None:
-    reader = reader_of(
-        {
-            "a": {"jpg": PNG, "txt": "  a café \n".encode(), "json": b'{"caption": "x", "url": 1}'},
-            "b": {"jpg": PNG, "txt": b"only text"},
-        }
-    )
-    assert reader.captions(0) == (["a café"], reader.captions(0)[1])
-    assert reader.captions(1)[0] == ["only text"]
-    assert reader.captions(0)[1] != reader.captions(1)[1]
+def cause_of(function: object, *arguments: object) -> str:
+    with pytest.raises(BadSample) as caught:
+        function(*arguments)
+    assert not caught.value.by_choice
+    return str(caught.value)
+
+
+def raised(function: Callable[[], object]) -> str:
+    try:
+        function()
+    except BadSample as cause:
+        return str(cause)
+    return ""
 
 
 @pytest.mark.parametrize(
-    ("image_id", "same"), [({"image_id": 3}, True), ({"image_id": "x"}, True), ({}, False)]
+    ("files", "captions"),
+    [
+        ({"json": described(["one", "two"])}, ["one", "two"]),
+        ({"json": described("a string")}, ["a string"]),
+        ({"json": described(["", "one", " ", "two"])}, ["one", "two"]),
+        ({"json": described(["😀 é"])}, ["😀 é"]),
+        ({"json": b'{"captions": ["\\ud83d\\ude00"]}'}, ["😀"]),
+        ({"json": described(["x" * 10_000])}, ["x" * 10_000]),
+        ({"txt": "  a café \n".encode()}, ["a café"]),
+        ({"txt": b"text", "json": b"{}"}, ["text"]),
+        ({"txt": b"text", "json": described(["json"])}, ["json"]),
+    ],
 )
-def test_equal_image_ids_are_one_image_and_missing_ones_are_none(
-    reader_of: Callable[..., SampleReader], image_id: dict, same: bool
+def test_captions_are_those_of_the_json_or_the_text(
+    files: dict[str, bytes], captions: list[str]
 ) -> None:
-    reader = reader_of(
-        {key: {"png": PNG, "json": described(["c"], **image_id)} for key in ("a", "b")}
-    )
-    assert (reader.captions(0)[1] == reader.captions(1)[1]) is same
-
-
-def test_an_image_id_of_null_is_none(reader_of: Callable[..., SampleReader]) -> None:
-    reader = reader_of({key: {"json": described(["c"], image_id=None)} for key in ("a", "b")})
-    assert reader.captions(0)[1] != reader.captions(1)[1]
+    assert sample(**files).captions() == captions
 
 
 @pytest.mark.parametrize(
-    ("members", "cause"),
+    ("files", "cause"),
     [
         ({"png": PNG}, "no caption: expected captions in its json, or a txt"),
-        ({"json": b"{}"}, "no caption"),
+        ({"json": b"{}"}, "no caption: expected captions in its json, or a txt"),
+        ({"json": described(None)}, "no caption: expected captions in its json, or a txt"),
         ({"json": b""}, "json is empty"),
+        ({"json": None}, "json is cut short"),
         ({"json": b"{"}, "json does not parse"),
         ({"json": b"[" * 100_000}, "json does not parse"),
+        ({"json": b'{"captions": ["x"], "id": ' + b"9" * 5000 + b"}"}, "json does not parse"),
         ({"json": b'["captions"]'}, "json is not an object"),
-        ({"json": b'{"captions": ["\xe9"]}'}, "caption in its json is not UTF-8 (byte 15)"),
-        ({"json": described("a string")}, "captions in its json are not a list of strings"),
+        ({"json": b"null"}, "json is not an object"),
+        ({"json": b'{"captions": ["\xe9"]}'}, "caption in its json is not UTF-8"),
+        ({"json": described({"a": 1})}, "captions in its json are not a list of strings"),
         ({"json": described([1])}, "captions in its json are not a list of strings"),
+        ({"json": described(["a", None])}, "captions in its json are not a list of strings"),
         ({"json": described([])}, "caption is empty"),
+        ({"json": described("")}, "caption is empty"),
         ({"json": described([" ", ""])}, "caption is empty"),
+        ({"json": described(["a", "x" * 10_001])}, "caption is over 10,000 characters"),
+        ({"json": described(["x" * 2**20])}, "caption is over 10,000 characters"),
         ({"json": b'{"captions": ["\\ud83d"]}'}, "caption in its json has half a surrogate pair"),
         ({"txt": b""}, "txt is empty"),
         ({"txt": b" \n"}, "caption is empty"),
-        ({"txt": b"caf\xe9"}, "caption in its txt is not UTF-8 (byte 3)"),
+        ({"txt": b"caf\xe9"}, "caption in its txt is not UTF-8"),
+        ({"txt": b"x" * 2**20}, "caption is over 10,000 characters"),
     ],
 )
-def test_a_caption_that_cannot_be_used_says_why(
-    reader_of: Callable[..., SampleReader], members: Members, cause: str
+def test_a_caption_that_cannot_be_used_says_why(files: dict[str, bytes], cause: str) -> None:
+    assert cause_of(sample(**files).captions) == cause
+
+
+@given(st.dictionaries(st.sampled_from(["json", "txt", "jpg", "image.npy", "text.npy"]),
+                       st.one_of(st.none(), st.binary(max_size=200))))  # fmt: skip
+def test_whatever_bytes_there_are_nothing_else_is_raised(files: Mapping[str, bytes | None]) -> None:
+    found = RawSample("s.tar", "k", files)
+    for function in (
+        found.captions, found.image, lambda: found.features("image"),
+        lambda: found.features("text"), lambda: found.image_id,
+        lambda: found.draw(0.5, {"txt": 1, "x": 2}),
+    ):  # fmt: skip
+        assert len(raised(function)) < 100
+
+
+def test_an_image_is_the_first_that_there_is() -> None:
+    assert sample(jpg=b"j", png=b"p").image() == b"j"
+    assert sample(webp=b"w").image() == b"w"
+    assert cause_of(sample(txt=b"x").image) == "no image: expected a member jpg, jpeg, png, webp"
+    assert cause_of(sample(jpg=b"").image) == "jpg is empty"
+    assert cause_of(sample(jpg=None).image) == "jpg is cut short"
+    assert cause_of(sample(source_jpg=PNG).image).startswith("no image")
+
+
+@pytest.mark.parametrize("key", ["..", "../a", "a/../b", "/etc/../passwd", "a/.."])
+def test_a_path_that_leads_out_is_doubted(key: str) -> None:
+    doubted = RawSample("s.tar", key, {"txt": b"x", "jpg": PNG})
+    assert cause_of(doubted.captions) == cause_of(doubted.image) == "`..` in its path"
+
+
+@pytest.mark.parametrize("key", ["a..b", "...", "a/b..", "..a/b"])
+def test_dots_in_names_lead_nowhere(key: str) -> None:
+    assert RawSample("s.tar", key, {"txt": b"x"}).captions() == ["x"]
+
+
+def test_a_doubt_is_what_is_wrong_with_every_file() -> None:
+    doubted = RawSample("s.tar", "k", {"txt": b"x", "jpg": PNG, "image.npy": npy([1])}, "doubt")
+    for use in (doubted.captions, doubted.image, lambda: doubted.image_id):
+        assert cause_of(use) == "doubt"
+    assert cause_of(doubted.features, "image") == "doubt"
+
+
+@pytest.mark.parametrize(
+    ("image_id", "same"),
+    [({"image_id": 3}, True), ({"image_id": "x"}, True), ({"image_id": None}, False), ({}, False)],
+)
+def test_equal_image_ids_are_one_image_and_missing_ones_are_none(
+    image_id: dict, same: bool
 ) -> None:
-    with pytest.raises(BadSample) as caught:
-        reader_of({"k": members}).captions(0)
-    assert str(caught.value).startswith(cause)
-
-
-def test_empty_captions_among_others_are_left_out(reader_of: Callable[..., SampleReader]) -> None:
-    reader = reader_of({"k": {"json": described(["", "one", " ", "two"])}})
-    assert reader.captions(0)[0] == ["one", "two"]
-
-
-def test_an_image_that_is_missing_or_empty_says_so(
-    reader_of: Callable[..., SampleReader],
-) -> None:
-    reader = reader_of({"a": {"txt": b"x"}, "b": {"jpg": b""}, "c": {"source.jpg": PNG}})
-    for number, cause in enumerate(["no image: expected", "jpg is empty", "no image: expected"]):
-        with pytest.raises(BadSample, match=cause):
-            reader.image(number)
-
-
-def test_a_member_that_reaches_past_the_end_is_cut_short(tmp_path: Path) -> None:
-    manifest = write_shards(tmp_path, [numbered(3)])
-    reader = SampleReader(manifest)
-    offset, size = reader.locate(2)[1].members["json"]
-    for end in (offset + size - 1, offset):
-        os.truncate(manifest.shards[0].url, end)
-        with pytest.raises(BadSample, match="json is cut short"):
-            reader.captions(2)
-    assert reader.captions(1)
-
-
-def test_a_shard_that_goes_away_is_named(tmp_path: Path) -> None:
-    manifest = write_shards(tmp_path, [numbered(1)])
-    reader = SampleReader(manifest)
-    Path(manifest.shards[0].url).unlink()
-    with pytest.raises(UserError, match=r"set-000000\.tar cannot be read: No such file"):
-        reader.image(0)
-
-
-def open_tars() -> int:
-    """Number of tars that this process has open."""
-    targets = []
-    for descriptor in Path("/proc/self/fd").iterdir():
-        try:
-            targets.append(descriptor.readlink())
-        except FileNotFoundError:
-            continue  # the one that lists the folder
-    return sum(target.suffix == ".tar" for target in targets)
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc to count open files in")
-@pytest.mark.filterwarnings("error")
-def test_many_shards_leave_few_files_open_and_none_behind(tmp_path: Path) -> None:
-    samples = list(numbered(150).items())
-    reader = SampleReader(write_shards(tmp_path, [dict([sample]) for sample in samples]))
-    before = open_tars()
-    for number in [*range(150), *range(149, -1, -1), 0, 149, 75]:
-        assert reader.image(number) == samples[number][1]["png"]
-        assert open_tars() - before <= 64
-    assert open_tars() - before == 64
-    del reader
-    assert open_tars() == before
+    files = {"json": described(["c"], **image_id)}
+    one, other = (RawSample("s.tar", key, files).image_id for key in "ab")
+    assert (one == other) is same
 
 
 def test_ids_are_the_same_on_every_machine() -> None:
@@ -153,10 +157,173 @@ def test_ids_are_the_same_on_every_machine() -> None:
     assert hash_id("\udce9") != hash_id("\udcea")  # a key in a tar need not be UTF-8
 
 
-def test_features_are_read_where_they_are_cached(reader_of: Callable[..., SampleReader]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.arange(4, dtype=np.float32))
-    reader = reader_of({"a": {"image.npy": buffer.getvalue()}, "b": {"txt": b"x"}})
-    assert reader.features(0, "image").tolist() == [0, 1, 2, 3]
-    assert reader.features(0, "text") is None
-    assert reader.features(1, "image") is None
+# Texts under keys.
+
+
+def drawn(one: RawSample, keys: dict[str, float], count: int = 4000) -> Counter[str]:
+    return Counter(one.draw(fraction(5, position), keys) for position in range(count))
+
+
+def assert_shares(found: Counter[str], shares: dict[str, float]) -> None:
+    """Each within four standard deviations of its share."""
+    total = found.total()
+    assert set(found) <= set(shares)
+    for text, share in shares.items():
+        assert abs(found[text] - total * share) <= 4 * (total * share * (1 - share)) ** 0.5
+
+
+def test_without_keys_all_captions_are_drawn_alike() -> None:
+    assert_shares(drawn(sample(json=described(list("abcde"))), {}), dict.fromkeys("abcde", 0.2))
+
+
+def test_keys_are_drawn_by_their_probabilities_then_a_text_of_theirs() -> None:
+    one = sample(json=described(["c1", "c2"], alt="a", title=["t1", "t2", "t3"]), txt=b"text")
+    found = drawn(one, {"captions": 1, "alt": 2, "title": 4, "txt": 1})
+    shares = {"c1": 1 / 16, "c2": 1 / 16, "a": 1 / 4, "text": 1 / 8}
+    assert_shares(found, shares | dict.fromkeys(("t1", "t2", "t3"), 1 / 6))
+
+
+@pytest.mark.parametrize("absent", [{}, {"title": None}])
+def test_a_missing_key_leaves_its_probability_to_the_others(absent: dict) -> None:
+    one = sample(json=described(["c"], alt="a", **absent))
+    found = drawn(one, {"title": 4, "alt": 1, "captions": 3, "txt": 5})
+    assert_shares(found, {"a": 1 / 4, "c": 3 / 4})
+
+
+def test_only_the_keys_that_are_asked_for_are_drawn() -> None:
+    assert set(drawn(sample(json=described(["c"], alt="a"), txt=b"t"), {"alt": 0.1}, 100)) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("files", "cause"),
+    [
+        ({"json": described(["c"])}, "no caption: expected alt or txt"),
+        ({"png": PNG}, "no caption: expected alt or txt"),
+        ({"json": described(["c"], alt=3)}, "alt in its json are not a list of strings"),
+        ({"json": described(["c"], alt="")}, "caption is empty"),
+        ({"json": described(["c"], alt="x" * 10_001)}, "caption is over 10,000 characters"),
+        ({"json": b"[]", "txt": b"x"}, "json is not an object"),
+    ],
+)
+def test_texts_that_cannot_be_used_say_why(files: dict[str, bytes], cause: str) -> None:
+    keys = {"alt": 1.0, "txt": 1.0}
+    assert cause_of(sample(**files).draw, 0.5, keys) == cause
+
+
+# Features.
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f2", "<f8", ">f4", "|u1", "<i8"])
+@pytest.mark.parametrize("shape", [(4,), (1,), (2, 3), (2, 1, 3)])
+def test_features_are_float32_of_any_kind_of_number(kind: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(kind)
+    found = sample(image_npy=npy(values)).features("image")
+    assert found.dtype == np.float32
+    assert found.dtype.isnative
+    assert np.array_equal(found, values)
+
+
+def test_features_of_text_have_a_row_a_caption() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert np.array_equal(sample(text_npy=npy(values)).features("text"), values)
+    assert cause_of(sample(text_npy=npy(values[0])).features, "text") == (
+        "text.npy has no row a caption"
+    )
+    assert cause_of(sample(text_npy=npy(values[:0])).features, "text") == (
+        "text.npy has no row a caption"
+    )
+
+
+def test_what_has_no_features_has_none() -> None:
+    assert sample(txt=b"x").features("image") is None
+    assert sample(image_npy=npy([1.0])).features("text") is None
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_no_pickle_is_loaded(tmp_path: Path) -> None:
+    trap = Trap(tmp_path / "sprung")
+    objects = npy(np.array([trap], dtype=object), allow_pickle=True)
+    pickled = pickle.dumps(trap)
+    # A header that lies: numbers by its kind, a pickle by its bytes.
+    numbers = npy(np.zeros(len(pickled), np.uint8))[: -len(pickled)] + pickled
+    fields = npy(np.array([(trap,)], dtype=[("a", object)]), allow_pickle=True)
+    for data in (objects, pickled, fields):
+        cause = cause_of(sample(image_npy=data).features, "image")
+        assert cause == NO_ARRAY
+        cause_of(sample(json=data).captions)
+        cause_of(sample(txt=data).captions)
+    assert sample(image_npy=numbers).features("image").tolist() == list(pickled)
+    assert not trap.path.exists()
+    pickle.loads(pickled)  # the trap does spring
+    assert trap.path.exists()
+
+
+WHOLE = npy(np.arange(4, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (WHOLE[:-1], NO_ARRAY),
+        (WHOLE[:-4], NO_ARRAY),
+        (WHOLE + b"x", NO_ARRAY),
+        (WHOLE[:20], NO_ARRAY),
+        (WHOLE[:9], NO_ARRAY),
+        (WHOLE[:4], NO_ARRAY),
+        (b"text", NO_ARRAY),
+        (b"", "image.npy is empty"),
+        (None, "image.npy is cut short"),
+        (WHOLE.replace(b"(4,), ", b"(-2,-2)"), NO_ARRAY),
+        (WHOLE.replace(b"(4,), ", b"(\0\0\0) "), NO_ARRAY),
+        (npy(np.array([np.inf, -np.inf])), "image.npy has values that are not finite"),
+        (npy(np.array([1, np.nan])), "image.npy has values that are not finite"),
+        (npy(np.array([1, np.inf])), "image.npy has values that are not finite"),
+        (npy(np.array([1e300])), "image.npy has values that are not finite"),
+        (npy(np.array(["a"])), NO_ARRAY),
+        (npy(np.array([1j])), NO_ARRAY),
+        (npy(np.array([True])), NO_ARRAY),
+        (npy(np.asfortranarray(np.ones((2, 2)))), NO_ARRAY),
+        (npy(np.ones(3, dtype=[("a", "f4")])), NO_ARRAY),
+        (WHOLE.replace(b"(4,)", b"(-4)"), NO_ARRAY),
+        (WHOLE.replace(b"(4,), ", b"(-4,),"), NO_ARRAY),
+        (WHOLE.replace(b"(4,)", b"4   "), NO_ARRAY),
+        (WHOLE.replace(b"'<f4'", b"'<x9'"), NO_ARRAY),
+        (WHOLE.replace(b"{'descr'", b"{[[[[[[["), NO_ARRAY),
+        (WHOLE.replace(b"(4,)", b"(4.)"), NO_ARRAY),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_features_that_cannot_be_used_say_why(data: bytes | None, cause: str) -> None:
+    assert cause_of(sample(image_npy=data).features, "image") == cause
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_large_features_are_finite_though_their_sum_is_not() -> None:
+    values = np.full(8, 3e38, dtype=np.float32)
+    assert np.array_equal(sample(image_npy=npy(values)).features("image"), values)
+
+
+def test_a_shape_that_overflows_is_no_array() -> None:
+    """2^32 × 2^32 elements are 0 in 64 bits, which would fit an empty file."""
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    assert cause_of(sample(image_npy=data).features, "image") == (NO_ARRAY)
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_no_header_breaks_more_than_its_sample(noise: bytes, at: int) -> None:
+    data = WHOLE[: 8 + at] + noise + WHOLE[8 + at + len(noise) :]
+    cause = raised(lambda: sample(image_npy=data).features("image"))
+    assert cause == "" or cause.startswith("image.npy ")
+
+
+def test_a_json_may_hold_more_than_is_used() -> None:
+    record = {"captions": ["c"], "labels": ["x"], "nested": {"a": [1, {"b": None}]}}
+    assert sample(json=json.dumps(record).encode()).record == record

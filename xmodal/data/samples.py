@@ -150,9 +150,10 @@ def _array(data: bytes, side: str) -> np.ndarray:
         raise BadSample(f"{side}.npy is no array of numbers in NumPy's format 1, or is cut")
     values = np.frombuffer(data, dtype, offset=start).reshape(shape)
     if dtype != np.float32:
-        values = values.astype(np.float32)
-    # The sum tells of all of them, at a fraction of the time.
-    if not math.isfinite(values.sum()):
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+    # A finite sum tells of all of them, at a fraction of the time.
+    if not math.isfinite(values.sum()) and not np.isfinite(values).all():
         raise BadSample(f"{side}.npy has values that are not finite")
     return values
 
@@ -165,9 +166,9 @@ def _header(text: bytes) -> tuple[np.dtype | None, tuple[int, ...], int]:
     try:
         file = io.BytesIO(text[len(_MAGIC) :])
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except ValueError:
+    except Exception:  # whatever the bytes lead Python's parser to
         return None, (), 0
-    if (fortran and len(shape) > 1) or dtype.kind not in "fiu":
+    if (fortran and len(shape) > 1) or dtype.kind not in "fiu" or min(shape, default=0) < 0:
         return None, (), 0
     return dtype, shape, dtype.itemsize * math.prod(shape)
 
