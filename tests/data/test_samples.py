@@ -304,7 +304,7 @@ def test_features_that_cannot_be_used_say_why(data: bytes | None, cause: str) ->
     assert cause_of(sample(image_npy=data).features, "image") == cause
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("error")
 def test_large_features_are_finite_though_their_sum_is_not() -> None:
     values = np.full(8, 3e38, dtype=np.float32)
     assert np.array_equal(sample(image_npy=npy(values)).features("image"), values)
