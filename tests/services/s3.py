@@ -53,6 +53,7 @@ osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 8
 [client.rgw]
 rgw_data = {folder}/rgw
+rgw_cache_enabled = false
 rgw_frontends = beast endpoint=127.0.0.1:{port}
 """
 
