@@ -1,10 +1,12 @@
 """Training sets of small shards, what their batches hold, and storages that watch or fail."""
 
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from tests.shard_sets import number_of
@@ -83,6 +85,13 @@ def numbers_of(batch: Batch) -> list[int]:
     return [number_of(image) for image in batch.images]
 
 
+def npy(values: object, **options: object) -> bytes:
+    """An array's file."""
+    buffer = io.BytesIO()
+    np.save(buffer, values, **options)
+    return buffer.getvalue()
+
+
 @dataclasses.dataclass(frozen=True)
 class Read:
     """A read that a process has made."""
@@ -95,6 +104,8 @@ class Read:
 
 class WatchedStorage(LocalStorage):
     """Notes what is read from tars in a file that processes share; `before` is called first."""
+
+    far = True
 
     def __init__(self, log: Path, before: Callable[[str], None] = lambda _: None) -> None:
         super().__init__()

@@ -78,7 +78,7 @@ def test_every_position_has_its_sample(
     mine = data.draw(st.sets(st.integers(0, lanes - 1), min_size=1))
     positions = [p for p in range(start, start + 3 * COUNT) if p % lanes in mine]
     stream = stream_of(mixture, *sets)
-    found = list(stream.samples(positions, len(mine)))
+    found = list(stream.samples(positions, start + 3 * COUNT))
     stream.close()
     assert [position for position, _ in found] == positions
     readers = [SampleReader(one) for one in sets]
@@ -93,7 +93,7 @@ def test_every_position_has_its_sample(
 def test_an_epoch_reads_every_sample_once(shards: Manifest, tmp_path: Path, window: int) -> None:
     shards = watched(shards, tmp_path / "log")
     stream = stream_of(mixture_of(shards, window=window), shards)
-    assert len(list(stream.samples(range(COUNT), 6))) == COUNT
+    assert len(list(stream.samples(range(COUNT), COUNT))) == COUNT
     assert samples_in(shards, shards.storage.reads()) == list(range(COUNT))
     stream.close()
 
@@ -102,7 +102,7 @@ def test_a_block_is_read_in_one_piece_within_a_shard(tmp_path: Path) -> None:
     shards = watched(write_shards(tmp_path / "set", [numbered(96)]), tmp_path / "log")
     mixture = mixture_of(shards, lanes=4, window=8)
     stream = stream_of(mixture, shards)
-    list(stream.samples(range(96), 4))
+    list(stream.samples(range(96), 96))
     stream.close()
     blocks = {mixture.plans[0].block_at(position)[0] for position in range(96)}
     assert len(shards.storage.reads()) == len(blocks)
@@ -116,7 +116,7 @@ def test_a_stream_that_begins_amid_blocks_reads_only_what_is_left_of_them(
     block = mixture.plans[0].block_at(95)[0]
     start = block.stop - 3
     stream = stream_of(mixture, shards)
-    found = [sample.key for _, sample in stream.samples(range(start, 96), 1)]
+    found = [sample.key for _, sample in stream.samples(range(start, 96), 96)]
     stream.close()
     read = samples_in(shards, shards.storage.reads())
     assert {f"{number:05d}" for number in read} >= set(found)
@@ -132,7 +132,7 @@ def test_no_more_than_a_block_and_a_half_a_lane_is_in_memory(
     stream = stream_of(mixture_of(shards, lanes=lanes, window=window), shards)
     limit = lanes * window * 1.5 + lanes
     most = 0
-    for taken, _ in enumerate(islice(stream.samples(range(10**6), lanes), 700), start=1):
+    for taken, _ in enumerate(islice(stream.samples(range(10**6), 10**6), 700), start=1):
         if taken % 10 == 0:
             wait_for(lambda: all(one.samples.done() for one in stream._loading.values()))
             held = sum(
@@ -150,7 +150,7 @@ def test_what_is_read_ahead_is_half_a_block_a_lane(shards: Manifest, tmp_path: P
     shards = watched(shards, tmp_path / "log")
     lanes, window = 5, 24
     stream = stream_of(mixture_of(shards, lanes=lanes, window=window), shards)
-    samples = stream.samples(range(10**6), lanes)
+    samples = stream.samples(range(10**6), 10**6)
     for taken in range(1, 200):
         next(samples)
         if taken % 40 == 0:
@@ -161,7 +161,7 @@ def test_what_is_read_ahead_is_half_a_block_a_lane(shards: Manifest, tmp_path: P
 
 def test_samples_are_let_go_when_they_are_taken(shards: Manifest) -> None:
     stream = stream_of(mixture_of(shards, lanes=2, window=16), shards)
-    for _ in islice(stream.samples(range(10**6), 2), 2000):
+    for _ in islice(stream.samples(range(10**6), 10**6), 2000):
         # A lane's block in use, and at the seam of epochs a cut one on either side, and the next.
         assert len(stream._loading) <= 2 * 4
     stream.close()
@@ -173,7 +173,7 @@ def test_a_slow_storage_is_overlapped(shards: Manifest, tmp_path: Path, lanes: i
     shards = watched(shards, tmp_path / "log", lambda _: time.sleep(pause))
     stream = stream_of(mixture_of(shards, lanes=lanes, window=4), shards)
     begun = time.monotonic()
-    list(stream.samples(range(COUNT), lanes))
+    list(stream.samples(range(COUNT), COUNT))
     took, reads = time.monotonic() - begun, len(shards.storage.reads())
     stream.close()
     assert reads > 50
@@ -183,7 +183,7 @@ def test_a_slow_storage_is_overlapped(shards: Manifest, tmp_path: Path, lanes: i
 def test_reads_go_on_while_a_sample_is_used(shards: Manifest, tmp_path: Path) -> None:
     shards = watched(shards, tmp_path / "log", lambda _: time.sleep(0.05))
     stream = stream_of(mixture_of(shards, lanes=4, window=16), shards)
-    samples = stream.samples(range(10**6), 4)
+    samples = stream.samples(range(10**6), 10**6)
     next(samples)
     before = len(shards.storage.reads())
     stream.waited.clear()
@@ -199,7 +199,7 @@ def test_waits_are_told_by_shard(shards: Manifest, tmp_path: Path) -> None:
     slow = shards.shards[2].url
     shards = watched(shards, tmp_path / "log", lambda url: time.sleep(0.2 * (url == slow)))
     stream = stream_of(mixture_of(shards, lanes=4, window=8), shards)
-    list(stream.samples(range(COUNT), 4))
+    list(stream.samples(range(COUNT), COUNT))
     stream.close()
     assert set(stream.waited) == {shard.url for shard in shards.shards}
     # Some samples of others share a block, and so a wait, with those of the slow one.
@@ -218,7 +218,7 @@ def test_a_mistake_that_the_storage_finds_comes_out(shards: Manifest, tmp_path: 
     stream = stream_of(mixture_of(shards), shards)
     taken = []
     with pytest.raises(UserError, match=r"^the bucket may not be read$"):
-        taken += stream.samples(range(COUNT), 6)
+        taken += stream.samples(range(COUNT), COUNT)
     stream.close()
 
 
@@ -233,9 +233,9 @@ def test_neighbours_are_read_out_of_turn(shards: Manifest) -> None:
 def test_a_stream_that_is_closed_ends_its_threads(shards: Manifest, tmp_path: Path) -> None:
     shards = watched(shards, tmp_path / "log", lambda _: time.sleep(0.02))
     stream = stream_of(mixture_of(shards, lanes=20, window=2), shards)
-    next(stream.samples(range(10**6), 20))
+    next(stream.samples(range(10**6), 10**6))
     stream.close()
-    threads = stream._threads._threads
+    threads = stream.threads._threads
     assert len(threads) > 1
     wait_for(lambda: not any(thread.is_alive() for thread in threads))
     assert len(shards.storage.reads()) < 40
@@ -247,7 +247,7 @@ def test_sets_of_unlike_sizes_are_read_alike(shards: Manifest, tmp_path: Path) -
     large = watched(shards, tmp_path / "large")
     mixture = mixture_of(small, large, lanes=8, window=4)
     stream = stream_of(mixture, small, large)
-    list(stream.samples(range(2 * COUNT), 8))
+    list(stream.samples(range(2 * COUNT), 2 * COUNT))
     stream.close()
     assert samples_in(large, large.storage.reads()) == list(range(COUNT))
     rounds = Counter(samples_in(small, small.storage.reads()))

@@ -252,7 +252,7 @@ class TrainingLoader:
         notices: list[str] = []
         for data_set in self.dataset.data_sets:
             data_set.reader.storage.say = notices.append
-        samples = stream.samples(self._positions(rows), -(-self.lanes // workers))
+        samples = stream.samples(self._positions(rows), self.steps.stop * self.batch_size)
         try:
             for slot in slots:
                 yield self._fill_rows(slot, rows, samples, stream, notices)

@@ -142,8 +142,7 @@ class _Table(NamedTuple):
 
     extensions: list[str]
     names: list[bytes]  # of each sample's first file
-    offsets: list[list[int]]  # a list an extension, by sample
-    sizes: list[list[int]]
+    places: list[tuple[tuple[int, int], ...]]  # of each sample's files, offset and size
 
     @classmethod
     def of(cls, body: bytes, count: int) -> "_Table | None":
@@ -159,23 +158,22 @@ class _Table(NamedTuple):
         if not all(name.endswith(b"." + extensions[0]) for name in columns[3]):
             return None
         try:
-            offsets, sizes = ([list(map(int, one)) for one in columns[at::4]] for at in (1, 2))
+            files = [
+                zip(map(int, columns[at + 1]), map(int, columns[at + 2]), strict=True)
+                for at in range(0, width, 4)
+            ]
+            places = list(zip(*files, strict=True))
         except ValueError:
             return None
         if any(key_and_extension(name.decode("utf-8", "replace")) is None for name in columns[3]):
             return None
         lower = [one.decode("utf-8", "surrogateescape").lower() for one in extensions]
-        return cls(lower, columns[3], offsets, sizes)
+        return cls(lower, columns[3], places)
 
     def sample(self, number: int) -> Sample:
         name = self.names[number].decode("utf-8", "surrogateescape")
         folder, slash, base = name.rpartition("/")
-        members = {
-            extension: (offsets[number], sizes[number])
-            for extension, offsets, sizes in zip(
-                self.extensions, self.offsets, self.sizes, strict=True
-            )
-        }
+        members = dict(zip(self.extensions, self.places[number], strict=True))
         return Sample(folder + slash + base.partition(".")[0], members)
 
 

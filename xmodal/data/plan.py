@@ -65,9 +65,9 @@ class Plan:
         return Block(epoch, start + first, start + last), index - first
 
     def neighbours(self, position: int, reach: int) -> list[int]:
-        """Return the positions of up to `reach` samples on either side in the same lane, nearest
-        first: where a repeat is taken from when the sample at `position` cannot be read. A sample
-        that has its lane to itself has those of the lanes beside it.
+        """Return where a repeat is taken from when the sample at `position` cannot be read: the
+        positions of up to `reach` samples on either side in the same lane, nearest first, then in
+        the lanes beside it, since a shard that is cut can lack a lane's whole stretch.
         """
         epoch, place = divmod(position, self.num_samples)
         start = epoch * self.num_samples
@@ -76,7 +76,7 @@ class Plan:
             steps = [way * far * stride for far in range(1, reach + 1) for way in (-1, 1)]
             return [start + place + s for s in steps if 0 <= place + s < self.num_samples]
 
-        return around(self.lanes) or around(1)
+        return list(dict.fromkeys(around(self.lanes) + around(1)))
 
     def _lane_start(self, lane: int) -> int:
         """Return the place in the epoch's order at which a lane begins."""

@@ -7,11 +7,10 @@ from itertools import accumulate, groupby
 
 from xmodal.data.manifest import Manifest, Sample, Shard, ShardIndex
 from xmodal.data.samples import RawSample
-from xmodal.data.storage import is_remote
 from xmodal.errors import UserError
 
 # Bytes between two files that are read too rather than skipped: less than a request costs.
-_GAP_ON_DISK, _GAP_IN_BUCKETS = 1 << 14, 1 << 20
+_GAP_NEAR, _GAP_FAR = 1 << 14, 1 << 20
 _INDICES = 512  # of shards, kept in memory: more than the lanes of a run
 
 Interval = tuple[int, int]
@@ -23,7 +22,7 @@ class SampleReader:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.storage = manifest.storage
-        self._gap = _GAP_IN_BUCKETS if is_remote(manifest.url) else _GAP_ON_DISK
+        self._gap = _GAP_FAR if manifest.storage.far else _GAP_NEAR
         self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
         # No reference to the reader itself, which would keep it and its open files from going.
         self._index = lru_cache(maxsize=_INDICES)(lambda shard: _read_index(manifest, shard))
@@ -55,6 +54,18 @@ class SampleReader:
             found.update(self._load_shard(shard, list(members), wanted))
         return [found[number] for number in numbers]
 
+    def will_load(self, numbers: Sequence[int]) -> None:
+        """Say that samples that stand next to each other are loaded soon."""
+        for shard in range(
+            bisect_right(self._ends, min(numbers)), bisect_right(self._ends, max(numbers)) + 1
+        ):
+            start = self._ends[shard - 1] if shard else 0
+            index = self._index(shard)[0]
+            first = index[max(min(numbers) - start, 0)].members.values()
+            last = index[min(max(numbers) - start, len(index) - 1)].members.values()
+            begin, end = min(offset for offset, _ in first), max(sum(place) for place in last)
+            self.storage.will_read(self.manifest.shards[shard].url, begin, end)
+
     def _load_shard(
         self, shard: int, numbers: Sequence[int], wanted: frozenset[str] | None
     ) -> Iterator[tuple[int, RawSample]]:
@@ -62,28 +73,33 @@ class SampleReader:
         start = self._ends[shard - 1] if shard else 0
         index, repeats = self._index(shard)
         samples = [index[number - start] for number in numbers]
-        members = [
-            {ext: place for ext, place in one.members.items() if wanted is None or ext in wanted}
-            for one in samples
-        ]
+        members = [one.members for one in samples]
+        if wanted is not None:
+            members = [{ext: one[ext] for ext in one.keys() & wanted} for one in members]
         read = self._read(shard, [place for one in members for place in one.values()])
         for number, sample, places in zip(numbers, samples, members, strict=True):
-            files = {extension: read[place] for extension, place in places.items()}
+            # Arrays stay where they are; all else needs bytes of its own.
+            files = {
+                extension: data if data is None or extension.endswith("npy") else bytes(data)
+                for extension, place in places.items()
+                for data in (read[place],)
+            }
             doubt = "key comes twice in its shard" if number - start in repeats else None
             yield number, RawSample(url, sample.key, files, doubt)
 
-    def _read(self, shard: int, places: Sequence[Interval]) -> dict[Interval, bytes | None]:
+    def _read(self, shard: int, places: Sequence[Interval]) -> dict[Interval, memoryview | None]:
         """Return the bytes at each (offset, size) of a shard, None where the shard ends before."""
         url, end = self.manifest.shards[shard].url, self.manifest.shards[shard].num_bytes
-        read: dict[Interval, bytes | None] = {}
+        read: dict[Interval, memoryview | None] = {}
         for first, last, inside in _merged(places, self._gap):
             stop = min(last, end)  # a damaged index may say anything
             try:
                 data = self.storage.read(url, first, stop) if stop > first else b""
             except FileNotFoundError:
                 raise UserError(f"shard {url} cannot be read: there is no such file") from None
+            view = memoryview(data)
             for offset, size in inside:
-                piece = data[offset - first : offset - first + size]
+                piece = view[offset - first : offset - first + size]
                 read[offset, size] = piece if len(piece) == size else None
         return read
 

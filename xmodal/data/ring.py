@@ -5,6 +5,7 @@ so that no image is copied on its way; what is not tensors comes as a small note
 """
 
 import ctypes
+import gc
 import math
 import mmap
 import multiprocessing
@@ -153,6 +154,7 @@ def _work(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer answers Ctrl-C, for all
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # what the trainer holds is not garbage: not to be gone through over and over
     torch.set_num_threads(1)
 
     def in_turn() -> Iterator[Slot]:

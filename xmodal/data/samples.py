@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,15 @@ class RawSample:
     """
 
     def __init__(
-        self, shard: str, key: str, files: Mapping[str, bytes | None], doubt: str | None = None
+        self, shard: str, key: str, files: Mapping[str, Any], doubt: str | None = None
     ) -> None:
         self.shard, self.key, self.files = shard, key, files
+        self._record: dict[str, Any] | None = None
         if ".." in key and ".." in key.split("/"):
             doubt = doubt or "`..` in its path"
         self.doubt = doubt
 
-    def read(self, *extensions: str) -> bytes | None:
+    def read(self, *extensions: str) -> Any:
         """Return the first file that the sample has of `extensions`, or None."""
         if self.doubt:
             raise BadSample(self.doubt)
@@ -63,19 +64,13 @@ class RawSample:
             raise BadSample("text.npy has no row a caption")
         return values
 
-    @cached_property
+    @property
     def record(self) -> dict[str, Any]:
         """The sample's JSON, empty where it has none."""
-        data = self.read("json")
-        if data is None:
-            return {}
-        try:
-            values = json.loads(_utf8(data, "json"))
-        except (ValueError, RecursionError):
-            raise BadSample("json does not parse") from None
-        if not isinstance(values, dict):
-            raise BadSample("json is not an object")
-        return values
+        if self._record is None:
+            data = self.read("json")
+            self._record = {} if data is None else _json(data)
+        return self._record
 
     @property
     def image_id(self) -> str:
@@ -129,6 +124,16 @@ def hash_id(image_id: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(_utf8(data, "json"))
+    except (ValueError, RecursionError):
+        raise BadSample("json does not parse") from None
+    if not isinstance(values, dict):
+        raise BadSample("json is not an object")
+    return values
+
+
 def _texts(found: object, name: str) -> list[str]:
     captions = [found] if isinstance(found, str) else found
     if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
@@ -143,9 +148,9 @@ def _texts(found: object, name: str) -> list[str]:
     return captions
 
 
-def _array(data: bytes, side: str) -> np.ndarray:
+def _array(data: Any, side: str) -> np.ndarray:
     start = 10 + int.from_bytes(data[8:10], "little")
-    dtype, shape, size = _header(data[:start])
+    dtype, shape, size = _header(bytes(data[:start]))
     if dtype is None or len(data) != start + size:
         raise BadSample(f"{side}.npy is no array of numbers in NumPy's format 1, or is cut")
     values = np.frombuffer(data, dtype, offset=start).reshape(shape)

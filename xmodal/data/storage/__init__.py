@@ -17,6 +17,7 @@ class Storage(Protocol):
     """
 
     say: Callable[[str], None]
+    far: bool  # whether a read takes so long that the next ones had better be under way
 
     def list(self, folder: str) -> dict[str, int]:
         """Return the names of the files right in a folder, with their sizes in bytes; none where
@@ -31,6 +32,9 @@ class Storage(Protocol):
 
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return the bytes from `start` up to `stop`, fewer where the file ends before."""
+
+    def will_read(self, url: str, start: int, stop: int) -> None:
+        """Say that a part of a file is read soon; what is far is read in threads instead."""
 
     def open(self, url: str) -> BinaryIO:
         """Open a file to read it from its beginning to its end, as scanning a tar does."""

@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +37,7 @@ class CachedStorage:
     ) -> None:
         self.storage, self.folder = storage, Path(folder)
         self.limit_bytes, self.piece_bytes = limit_bytes, piece_bytes
-        self.say = storage.say
+        self.far, self.will_read = storage.far, storage.will_read
         self.list, self.folders, self.identity = storage.list, storage.folders, storage.identity
         self.open, self.create = storage.open, storage.create
         self.write, self.remove = storage.write, storage.remove
@@ -47,6 +47,14 @@ class CachedStorage:
         self._arriving: dict[tuple[int, str], Future[bytes]] = {}
         self._locks: dict[int, Lock] = {}
         self._prepare()
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        return self.storage.say
+
+    @say.setter
+    def say(self, say: Callable[[str], None]) -> None:
+        self.storage.say = say
 
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
         if stop is None:

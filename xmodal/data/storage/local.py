@@ -16,6 +16,8 @@ _MAX_OPEN = 256  # files kept open to be read again
 class LocalStorage:
     """See `Storage`."""
 
+    far = False
+
     def __init__(self) -> None:
         self.say: Callable[[str], None] = print  # nothing of a disk is tried again
         self._open: OrderedDict[str, int] = OrderedDict()
@@ -49,6 +51,11 @@ class LocalStorage:
             raise
         except OSError as error:
             raise UserError(f"{url} cannot be read: {error.strerror}") from None
+
+    def will_read(self, url: str, start: int, stop: int) -> None:
+        with self._lock, suppress(OSError):
+            advice = os.POSIX_FADV_WILLNEED
+            os.posix_fadvise(self._descriptor(url), start, stop - start, advice)
 
     def open(self, url: str) -> BinaryIO:
         return Path(url).open("rb")

@@ -36,6 +36,8 @@ T = TypeVar("T")
 class S3Storage:
     """See `Storage`. `say` is given one line for every request that is tried again."""
 
+    far = True
+
     def __init__(self, config: S3Config) -> None:
         self.config = config
         self.say: Callable[[str], None] = _warn
@@ -55,6 +57,9 @@ class S3Storage:
 
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
         return _result(self._fetch(url, start, stop, None)).data
+
+    def will_read(self, url: str, start: int, stop: int) -> None:
+        pass
 
     def open(self, url: str) -> BinaryIO:
         def fetch(start: int, stop: int, etag: str | None) -> "Future[Piece]":
