@@ -1,299 +1,579 @@
-"""Batches: the same from any number of workers and ranks, and no fault shifts a neighbour."""
+"""Batches for training: the same on any ranks and workers, from wherever a run goes on."""
 
 import dataclasses
+import os
 import random
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.shard_sets import Members, described, encode, number_of, numbered, plain, write_shards
-from xmodal.data.batch import Batch, Fault
-from xmodal.data.loader import (
-    EvaluationSet,
-    PairReader,
-    TrainingSet,
-    evaluation_batches,
-    training_batches,
+from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
+from tests.training_sets import (
+    BATCH,
+    LANES,
+    SEED,
+    TOKENIZER,
+    assert_same,
+    batches,
+    captions_of,
+    kept,
+    loader_of,
+    npy,
+    numbers_of,
+    samples_in,
+    training_set,
+    watched,
 )
+from xmodal.data.batch import Batch, Fault
+from xmodal.data.loader import PROBED, TrainingSet
 from xmodal.data.manifest import Manifest
-from xmodal.data.plan import Plan
+from xmodal.data.ring import SLOTS
 from xmodal.data.samples import hash_id
-from xmodal.data.tokens import CaptionTokenizer, train_tokenizer
-from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 
-COUNT, BATCH, LANES, WINDOW, SEED = 50, 12, 6, 4, 3
+COUNT = 53
+SIZES = (20, 5, 1, 27)
+ALLOWED_RANKS, WORKERS = (1, 2, 3, 4, 6), (0, 1, 2, 4)
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> CaptionTokenizer:
-    return train_tokenizer([f"{number} {number}" for number in range(COUNT)], 300, context=12)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Fifty plain images in three shards."""
-    return write_set(tmp_path_factory.mktemp("set"), numbered(COUNT))
-
-
-def write_set(folder: Path, samples: dict[str, Members]) -> Manifest:
-    items = list(samples.items())
-    return write_shards(folder, [dict(items[:20]), dict(items[20:25]), dict(items[25:])])
-
-
-def training_set(
-    manifest: Manifest, tokenizer: CaptionTokenizer, *, lanes: int = LANES, **transform: object
-) -> TrainingSet:
-    sizes = [shard.num_samples for shard in manifest.shards]
-    plan = Plan(sizes, seed=SEED, lanes=lanes, window=WINDOW)
-    return TrainingSet(PairReader(manifest, ImageTransform(8, **transform)), plan, tokenizer, SEED)
-
-
-def batches(
-    dataset: TrainingSet, steps: Sequence[int], *, rank: int = 0, ranks: int = 1, workers: int = 0
-) -> list[Batch]:
-    return list(
-        training_batches(dataset, steps, batch_size=BATCH, rank=rank, ranks=ranks, workers=workers)
-    )
-
-
-def captions_of(batch: Batch, tokenizer: CaptionTokenizer) -> list[str]:
-    return [text.strip() for text in tokenizer.tokenizer.decode_batch(batch.tokens.tolist())]
-
-
-def numbers_of(batch: Batch) -> list[int]:
-    return [number_of(image) for image in batch.images]
-
-
-def assert_same(one: Batch, other: Batch) -> None:
-    for field in dataclasses.fields(Batch):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        assert a.equal(b) if isinstance(a, Tensor) else a == b, field.name
+def in_shards(folder: Path, samples: dict[str, Members]) -> Manifest:
+    items, parts = list(samples.items()), []
+    for size in SIZES:
+        parts.append(dict(items[:size]))
+        items = items[size:]
+    return write_shards(folder, parts)
 
 
 def textured(count: int) -> dict[str, Members]:
     """Images of which every crop differs."""
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     return {
-        key: members
-        | {"png": encode(torch.randint(256, (24, 30, 3), generator=generator).byte().numpy())}
+        key: members | {"png": encode(generator.integers(256, size=(24, 30, 3), dtype=np.uint8))}
         for key, members in numbered(count).items()
     }
 
 
-def test_batches_follow_the_plan_and_pair_an_image_with_a_caption_of_its_own(
-    shards: Manifest, tokenizer: CaptionTokenizer
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Plain images, which say their numbers, in four shards."""
+    return in_shards(tmp_path_factory.mktemp("plain"), numbered(COUNT))
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Images of which every crop differs, in four shards; a few cannot be used."""
+    samples = textured(COUNT)
+    for bad in (3, 24, 26, 40):
+        samples[f"{bad:05d}"] = samples[f"{bad:05d}"] | {"png": b"not an image"}
+    return in_shards(tmp_path_factory.mktemp("crops"), samples)
+
+
+def joined(parts: list[Batch]) -> dict[str, object]:
+    """What the ranks' parts of a batch are together: row i of rank r is row i * ranks + r."""
+    ranks, found = len(parts), {}
+    width = max(part.tokens.shape[1] for part in parts)
+    for name, value in vars(parts[0]).items():
+        if isinstance(value, Tensor):
+            columns = [getattr(part, name) for part in parts]
+            if name in ("tokens", "token_mask"):
+                pad = TOKENIZER.pad if name == "tokens" else False
+                columns = [
+                    torch.nn.functional.pad(one, (0, width - one.shape[1]), value=pad)
+                    for one in columns
+                ]
+            whole = torch.empty(ranks * len(value), *columns[0].shape[1:], dtype=value.dtype)
+            for rank, column in enumerate(columns):
+                whole[rank::ranks] = column
+            found[name] = whole
+    found["faults"] = Counter(fault for part in parts for fault in part.faults)
+    return found
+
+
+def global_batches(
+    dataset: TrainingSet, steps: range, size: int, ranks: int = 1, workers: int = 0
+) -> list[dict[str, object]]:
+    parts = [
+        batches(dataset, steps, size=size, rank=rank, ranks=ranks, workers=workers)
+        for rank in range(ranks)
+    ]
+    return [joined(list(ofs)) for ofs in zip(*parts, strict=True)]
+
+
+def assert_equal(one: dict[str, object], other: dict[str, object]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        same = value.equal(other[name]) if isinstance(value, Tensor) else value == other[name]
+        assert same, name
+
+
+def parts_of(manifest: Manifest, chosen: set[int]) -> Manifest:
+    return dataclasses.replace(manifest, shards=tuple(manifest.shards[n] for n in sorted(chosen)))
+
+
+# Which shards, how the order is made of them, on how many processes, from where.
+CASES = st.fixed_dictionaries(
+    {
+        "sets": st.lists(st.sets(st.integers(0, 3), min_size=1), min_size=1, max_size=3),
+        "lanes": st.sampled_from([12, 24, 60]),
+        "times": st.integers(1, 2),
+        "window": st.integers(1, 30),
+        "views": st.sampled_from([1, 2]),
+        "ranks": st.sampled_from(ALLOWED_RANKS),
+        "workers": st.sampled_from(WORKERS),
+        "start": st.integers(0, 3),
+    }
+)
+
+
+@given(CASES)
+@settings(max_examples=25)
+def test_any_ranks_and_workers_from_any_step_give_the_same_batches(
+    crops: Manifest, case: dict
 ) -> None:
-    dataset = training_set(shards, tokenizer)
+    """More lanes than samples and larger batches than the set among them; some samples are bad."""
+    manifests = [parts_of(crops, chosen) for chosen in case["sets"]]
+    dataset = training_set(
+        *manifests,
+        weights=[1, 2, 1][: len(manifests)],
+        lanes=case["lanes"],
+        window=case["window"],
+        views=case["views"],
+        crop=(0.2, 0.9),
+        flip=True,
+    )
+    size, end = case["lanes"] * case["times"], 5
+    whole = global_batches(dataset, range(end), size)
+    resumed = global_batches(
+        dataset, range(case["start"], end), size, case["ranks"], case["workers"]
+    )
+    assert len(resumed) == end - case["start"]
+    for one, other in zip(whole[case["start"] :], resumed, strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("ranks", ALLOWED_RANKS)
+@pytest.mark.parametrize("workers", WORKERS)
+def test_every_allowed_number_of_processes_goes_on_alike(
+    crops: Manifest, shards: Manifest, ranks: int, workers: int
+) -> None:
+    """Two sets, batches of three rounds of the lanes, stopped in the midst of an epoch."""
+    dataset = training_set(
+        crops, shards, weights=[2, 1], lanes=12, window=5, crop=(0.2, 0.9), flip=True
+    )
+    whole = global_batches(dataset, range(4), 36)
+    for one, other in zip(
+        whole[1:], global_batches(dataset, range(1, 4), 36, ranks, workers), strict=True
+    ):
+        assert_equal(one, other)
+
+
+def test_batches_follow_the_order_and_pair_an_image_with_a_caption_of_its_own(
+    shards: Manifest,
+) -> None:
+    dataset = training_set(shards)
     for step, batch in enumerate(batches(dataset, range(9))):
-        wanted = [dataset.plan.sample_at(p) for p in range(step * BATCH, (step + 1) * BATCH)]
+        places = [dataset.mixture.sample_at(p) for p in range(step * BATCH, (step + 1) * BATCH)]
+        wanted = [place.sample for place in places]
         assert numbers_of(batch) == wanted
         assert batch.images.dtype == torch.uint8
+        assert batch.images.shape == (BATCH, 3, 8, 8)
         assert batch.image_ids.tolist() == [hash_id(f"i{number}") for number in wanted]
-        assert [int(c.split()[0]) for c in captions_of(batch, tokenizer)] == wanted
+        assert [int(c.split()[0]) for c in captions_of(batch)] == wanted
         assert batch.faults == ()
 
 
-def test_every_caption_of_an_image_is_drawn(shards: Manifest, tokenizer: CaptionTokenizer) -> None:
-    drawn = [
+def test_every_sample_comes_once_an_epoch(shards: Manifest) -> None:
+    found = [n for batch in batches(training_set(shards), range(9)) for n in numbers_of(batch)]
+    assert sorted(found[:COUNT]) == sorted(found[COUNT : 2 * COUNT]) == list(range(COUNT))
+
+
+def test_every_caption_of_an_image_is_drawn(shards: Manifest) -> None:
+    drawn = Counter(
         int(caption.split()[1])
-        for batch in batches(training_set(shards, tokenizer), range(50))
-        for caption in captions_of(batch, tokenizer)
-    ]
-    assert [150 < drawn.count(one) < 250 for one in range(3)] == [True] * 3
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(tmp_path: Path, tokenizer: CaptionTokenizer, workers: int) -> None:
-    dataset = training_set(
-        write_set(tmp_path, textured(COUNT)), tokenizer, crop=(0.2, 0.9), flip=True
+        for batch in batches(training_set(shards), range(50))
+        for caption in captions_of(batch)
     )
-    alone = batches(dataset, range(3, 10))
-    for one, other in zip(alone, batches(dataset, range(3, 10), workers=workers), strict=True):
-        assert_same(one, other)
+    assert all(150 < drawn[one] < 250 for one in range(3))
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 6])
-def test_ranks_share_out_the_rows_of_one_batch(
-    tmp_path: Path, tokenizer: CaptionTokenizer, ranks: int
-) -> None:
-    dataset = training_set(
-        write_set(tmp_path, textured(COUNT)), tokenizer, crop=(0.2, 0.9), flip=True
-    )
-    for step in (0, 4):
-        (whole,) = batches(dataset, [step])
-        captions = captions_of(whole, tokenizer)
-        for rank in range(ranks):
-            (part,) = batches(dataset, [step], rank=rank, ranks=ranks)
-            assert part.images.equal(whole.images[rank::ranks])
-            assert part.image_ids.equal(whole.image_ids[rank::ranks])
-            assert captions_of(part, tokenizer) == captions[rank::ranks]
-
-
-def test_what_is_drawn_comes_from_seed_and_position_alone(
-    tmp_path: Path, tokenizer: CaptionTokenizer
-) -> None:
-    manifest = write_set(tmp_path, textured(COUNT))
-    first, again = (training_set(manifest, tokenizer, crop=(0.2, 0.9)) for _ in range(2))
-    (late,) = batches(first, [30])
+def test_what_is_drawn_comes_from_seed_and_position_alone(crops: Manifest) -> None:
+    first, again = (training_set(crops, crop=(0.2, 0.9)) for _ in range(2))
+    (late,) = batches(first, range(30, 31))
     random.seed(1)
     torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
     batches(again, range(5))
-    assert_same(late, batches(again, [30])[0])
-    other = TrainingSet(first.pairs, first.plan, tokenizer, SEED + 1)
-    (changed,) = batches(other, [30])
+    assert_same(late, batches(again, range(30, 31))[0])
+    other = training_set(crops, crop=(0.2, 0.9))
+    other.seed = SEED + 1
+    (changed,) = batches(other, range(30, 31))
     assert changed.image_ids.equal(late.image_ids)
     assert not changed.images.equal(late.images)
+    assert captions_of(changed) != captions_of(late)
 
 
-CUT = encode(plain(1, (40, 40)), "JPEG")[:-60]
-BOMB = encode(plain(1), "JPEG")
-BOMB = BOMB.replace(
-    b"\xff\xc0\x00\x11\x08\x00\x08\x00\x08", b"\xff\xc0\x00\x11\x08\xea\x60\xea\x60"
-)
-GOOD = {"png": encode(plain(1)), "json": described(["c"])}
-NO_JSON = {"png": GOOD["png"]}
-NO_IMAGE = {"json": GOOD["json"]}
-
-FAULTS: dict[str, tuple[Members, str]] = {
-    "text named jpg": (NO_IMAGE | {"jpg": b"404: not found"}, "image does not decode (not an"),
-    "zero bytes": (NO_IMAGE | {"jpg": b""}, "jpg is empty"),
-    "cut image": (NO_IMAGE | {"jpg": CUT}, "image does not decode ("),
-    "no image": (NO_IMAGE, "no image"),
-    "bomb": (NO_IMAGE | {"jpg": BOMB}, "image is too large"),
-    "not UTF-8": (NO_JSON | {"json": b'{"captions": ["\xff"]}'}, "caption in its json is not UTF"),
-    "wrong type": (NO_JSON | {"json": described({"a": 1})}, "captions in its json are not a list"),
-    "empty caption": (NO_JSON | {"json": described([""])}, "caption is empty"),
-    "missing caption": (NO_JSON, "no caption"),
-}
+def test_epochs_draw_anew(crops: Manifest) -> None:
+    dataset = training_set(crops, lanes=1, window=1, crop=(0.2, 0.9))
+    seen: dict[int, set[bytes]] = {}
+    for batch in batches(dataset, range(3 * COUNT), size=1):
+        if not batch.faults:
+            key = int(batch.image_ids)
+            seen.setdefault(key, set()).add(batch.images.numpy().tobytes())
+    assert np.mean([len(images) for images in seen.values()]) > 2.9
 
 
-@pytest.fixture
-def broken(tmp_path: Path) -> Callable[..., Manifest]:
-    """The fifty images, some of them replaced by these members."""
-
-    def replaced(members: Members, numbers: Sequence[int]) -> Manifest:
-        samples = numbered(COUNT) | {f"{number:05d}": members for number in numbers}
-        return write_set(tmp_path / "broken", samples)
-
-    return replaced
-
-
-@pytest.mark.parametrize("name", FAULTS)
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_fault_is_named_and_a_neighbour_takes_its_slot_and_no_other(
-    broken: Callable[..., Manifest],
-    shards: Manifest,
-    tokenizer: CaptionTokenizer,
-    name: str,
-    workers: int,
-) -> None:
-    members, cause = FAULTS[name]
-    bad = 22
-    manifest = broken(members, [bad])
-    dataset = training_set(manifest, tokenizer)
-    place = next(p for p in range(COUNT) if dataset.plan.sample_at(p) == bad)
-    step, row = divmod(place, BATCH)
-    (found,) = batches(dataset, [step], workers=workers)
-    (whole,) = batches(training_set(shards, tokenizer), [step])
-
-    (fault,) = found.faults
-    assert (fault.shard, fault.key) == (manifest.shards[1].url, "00022")
-    assert fault.cause.startswith(cause)
-
-    nearest = dataset.plan.sample_at(dataset.plan.neighbours(place, 1)[0])
-    wanted = numbers_of(whole)
-    wanted[row] = nearest
-    assert numbers_of(found) == wanted
-    # A repeat carries the id of what it repeats, so that it is never its own negative.
-    assert found.image_ids.tolist() == [hash_id(f"i{number}") for number in wanted]
-    captions = captions_of(whole, tokenizer)
-    seen = captions_of(found, tokenizer)
-    assert int(seen[row].split()[0]) == nearest
-    assert seen[:row] + seen[row + 1 :] == captions[:row] + captions[row + 1 :]
+def test_two_views_of_an_image_are_two_crops_of_it(crops: Manifest) -> None:
+    both = batches(training_set(crops, views=2, crop=(0.2, 0.9)), range(2))
+    alone = batches(training_set(crops, crop=(0.2, 0.9)), range(2))
+    for two, one in zip(both, alone, strict=True):
+        assert two.images.equal(one.images)
+        assert two.second_images.shape == two.images.shape
+        assert one.second_images is None
+        assert (two.second_images != two.images).flatten(1).any(1).all()
 
 
-def test_the_nearest_readable_neighbour_takes_the_place(
-    broken: Callable[..., Manifest], tokenizer: CaptionTokenizer, shards: Manifest
-) -> None:
-    plan = training_set(shards, tokenizer).plan
-    place = 3 * LANES + 1
-    around = [plan.sample_at(other) for other in plan.neighbours(place, 3)]
-    manifest = broken(FAULTS["zero bytes"][0], [plan.sample_at(place), *around[:3]])
-    (batch,) = batches(training_set(manifest, tokenizer), [place // BATCH])
-    assert numbers_of(batch)[place % BATCH] == around[3]
-    # Only the sample whose turn it was is reported: the others are when their own turn comes.
-    assert [fault.key for fault in batch.faults].count(f"{plan.sample_at(place):05d}") == 1
-    assert len({fault.key for fault in batch.faults}) == len(batch.faults)
+def test_images_lie_channels_last(shards: Manifest) -> None:
+    (batch,) = batches(training_set(shards), range(1))
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_nothing_readable_around_stops_with_one_line(
-    broken: Callable[..., Manifest], tokenizer: CaptionTokenizer, workers: int
-) -> None:
-    dataset = training_set(broken(FAULTS["zero bytes"][0], range(COUNT)), tokenizer)
-    with pytest.raises(UserError) as caught:
-        batches(dataset, [0], workers=workers)
-    line = str(caught.value)
-    assert "\n" not in line
-    assert line.startswith(dataset.pairs.samples.shards[0].url.rsplit("-", 1)[0])
-    assert "jpg is empty; and none of its" in line
-    assert "python -m shards check" in line
-    assert caught.value.__cause__ is None
+def test_padding_is_what_no_caption_reaches(tmp_path: Path) -> None:
+    """Also where the slot held a longer caption before."""
+    samples = {
+        f"{n:05d}": {"png": encode(plain(n)), "json": described(["1 " * (1 + n % 9)])}
+        for n in range(36)
+    }
+    dataset = training_set(write_shards(tmp_path, [samples]))
+    for batch in batches(dataset, range(30), workers=2):
+        for row, number in enumerate(numbers_of(batch)):
+            ids, _ = TOKENIZER(["1 " * (1 + number % 9)])
+            length = ids.shape[1]
+            assert batch.tokens[row, :length].equal(ids[0])
+            assert batch.token_mask[row].tolist() == [
+                at < length for at in range(batch.tokens.shape[1])
+            ]
+            assert batch.tokens[row, length:].eq(TOKENIZER.pad).all()
+        assert batch.token_mask.any(0).all()
 
 
-def test_a_bad_sample_alone_in_its_lane_is_filled_from_the_lanes_beside_it(
-    broken: Callable[..., Manifest], tokenizer: CaptionTokenizer
-) -> None:
-    dataset = training_set(broken(FAULTS["zero bytes"][0], [22]), tokenizer, lanes=60)
-    found = [number for batch in batches(dataset, range(5)) for number in numbers_of(batch)]
-    assert 22 not in found
-    assert len(found) == 5 * BATCH
+# Memory that is used again.
 
 
-def evaluation_set(manifest: Manifest, tokenizer: CaptionTokenizer) -> EvaluationSet:
-    return EvaluationSet(PairReader(manifest, ImageTransform(8)), tokenizer)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_batch_holds_until_the_next_but_one_is_asked_for(shards: Manifest, workers: int) -> None:
+    before: tuple[Batch, Batch] | None = None
+    for batch in loader_of(training_set(shards), range(3 * SLOTS), workers=workers):
+        copy = kept(batch)
+        time.sleep(0.02)  # workers write wherever they may
+        assert_same(batch, copy)
+        if before:
+            assert_same(*before)
+        before = batch, copy
+
+
+@pytest.mark.parametrize(("workers", "slots"), [(0, 2), (2, SLOTS)])
+def test_memory_is_used_again(shards: Manifest, workers: int, slots: int) -> None:
+    places = [
+        (batch.images.data_ptr(), batch.image_ids.data_ptr())
+        for batch in loader_of(training_set(shards), range(3 * slots), workers=workers)
+    ]
+    assert len(set(places)) == slots
+    assert places == places[:slots] * 3
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process's memory that are its own."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()
+    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_over(epochs: int, dataset: TrainingSet, workers: int) -> Iterator[list[int]]:
+    """Yield the memory of the trainer and its workers after each epoch."""
+    size = len(dataset.data_sets[0].reader)
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = set(children.read_text().split())
+    loader = loader_of(dataset, range(epochs * size // BATCH), workers=workers)
+    for step, _ in enumerate(loader, start=1):
+        if step % (size // BATCH) == 0:
+            own = [int(pid) for pid in children.read_text().split() if pid not in before]
+            assert len(own) == workers
+            yield [resident(pid) for pid in (os.getpid(), *own)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_sample_with_all_captions(
-    shards: Manifest, tokenizer: CaptionTokenizer, workers: int
+def test_memory_is_flat_over_many_epochs(tmp_path: Path, workers: int) -> None:
+    generator = np.random.default_rng(0)
+    samples = {
+        key: members | {"png": encode(generator.integers(256, size=(90, 90, 3), dtype=np.uint8))}
+        for key, members in numbered(120).items()
+    }
+    bytes_an_epoch = sum(len(one["png"]) for one in samples.values())
+    assert bytes_an_epoch > 2.5e6
+    dataset = training_set(write_shards(tmp_path, [samples]), lanes=12, window=8)
+    found = np.array(list(resident_over(20, dataset, workers)))
+    growth = found[15:].min(0) - found[4:8].max(0)
+    assert (growth < 4e6).all(), found.tolist()
+
+
+# Who reads what.
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 6, 50])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_no_two_workers_read_a_block(tmp_path: Path, workers: int, ranks: int) -> None:
+    """In an epoch every sample is read once, by one process; lanes of three rounds a batch."""
+    manifest = write_shards(tmp_path / "set", [numbered(50), numbered(22)])
+    manifest = watched(manifest, tmp_path / "log")
+    dataset = training_set(manifest, lanes=12, window=4)
+    for rank in range(ranks):
+        batches(dataset, range(2), size=36, rank=rank, ranks=ranks, workers=workers)
+    reads = [read for read in manifest.storage.reads() if read.process != os.getpid()]
+    assert sorted(samples_in(manifest, reads)) == list(range(72))
+    assert len({read.process for read in reads}) == ranks * min(workers, 12 // ranks)
+
+
+def test_an_index_is_read_by_few_processes_at_sight_of_shards(shards: Manifest) -> None:
+    loader = loader_of(training_set(shards), range(1), workers=50)
+    assert loader.workers == LANES
+    assert loader_of(training_set(shards), range(1), ranks=3, workers=50).workers == LANES // 3
+
+
+def test_waits_are_told_with_the_slowest_shard(shards: Manifest, tmp_path: Path) -> None:
+    slow = shards.shards[3].url
+    manifest = watched(shards, tmp_path / "log", lambda url: time.sleep(0.1 * (url == slow)))
+    loader = loader_of(training_set(manifest), range(8), workers=2)
+    for _ in loader:
+        pass
+    lap = loader.lap()
+    assert lap["slowest_shard"] == slow
+    assert 0.3 < lap["read_wait"] <= 1
+    assert loader.lap() == {"read_wait": 0.0, "slowest_shard": ""}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_storage_says_comes_with_the_batch(
+    shards: Manifest, tmp_path: Path, workers: int
 ) -> None:
-    chunks = [range(7), range(7, 30), range(30, COUNT)]
-    found = list(evaluation_batches(evaluation_set(shards, tokenizer), chunks, workers=workers))
-    for chunk, batch in zip(chunks, found, strict=True):
-        assert batch.numbers.tolist() == numbers_of(batch.images) == list(chunk)
-        assert batch.captions == [f"{number} {c}" for number in chunk for c in range(3)]
-        assert batch.owners.tolist() == [row for row in range(len(chunk)) for _ in range(3)]
-        assert captions_of(batch.texts, tokenizer) == batch.captions
-        assert batch.texts.images is None
-        assert batch.images.tokens is None
+    def again(url: str) -> None:
+        manifest.storage.say(f"{Path(url).name}: begun again")
+
+    manifest = watched(shards, tmp_path / "log")
+    manifest.storage.before = again
+    dataset = training_set(manifest)
+    manifest.storage.say = lambda _: None
+    lines = [
+        line for batch in batches(dataset, range(4), workers=workers) for line in batch.notices
+    ]
+    assert {line.split(":")[0] for line in lines} == {f"set-{n:06d}.tar" for n in range(4)}
+    # All but what was read to see what the samples are like.
+    assert 0 <= len(manifest.storage.reads()) - len(lines) <= 1
 
 
-def test_evaluation_leaves_out_what_cannot_be_read_and_names_it(
-    broken: Callable[..., Manifest], tokenizer: CaptionTokenizer
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_goes_away_is_one_line(tmp_path: Path, workers: int) -> None:
+    manifest = in_shards(tmp_path, numbered(COUNT))
+    Path(manifest.shards[3].url).unlink()
+    with pytest.raises(UserError, match=r"^shard \S*000003\.tar cannot be read: [^\n]*$"):
+        batches(training_set(manifest), range(5), workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bug_shows_its_traceback(
+    shards: Manifest, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    dataset = evaluation_set(broken(FAULTS["bomb"][0], [1, 40, 41]), tokenizer)
-    first, second = evaluation_batches(dataset, [range(3), range(40, 42)], workers=0)
-    assert first.numbers.tolist() == numbers_of(first.images) == [0, 2]
-    assert first.owners.tolist() == [0, 0, 0, 1, 1, 1]
-    assert [fault.key for fault in first.faults] == ["00001"]
-    assert second.numbers.tolist() == []
-    assert len(second.faults) == 2
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("xmodal.data.transforms.ImageTransform.__call__", bug)
+    kind = RuntimeError if workers else ZeroDivisionError
+    with pytest.raises(kind, match="a bug"):
+        batches(training_set(shards), range(5), workers=workers)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_goes_away_during_evaluation_is_one_line(
-    broken: Callable[..., Manifest], tokenizer: CaptionTokenizer, workers: int
+# Mixed data sets.
+
+
+def test_data_sets_share_every_batch_as_their_weights_say(tmp_path: Path) -> None:
+    first = write_shards(tmp_path / "a", [numbered(17)])
+    second = write_shards(
+        tmp_path / "b",
+        [{f"b{n}": {"png": encode(plain(1000 + n)), "txt": b"x"} for n in range(40)}],
+    )
+    dataset = training_set(first, second, weights=[1, 2])
+    seen: Counter[int] = Counter()
+    for batch in batches(dataset, range(30)):
+        numbers = numbers_of(batch)
+        assert sum(number < 1000 for number in numbers) == BATCH // 3
+        seen.update(numbers)
+    # Each set in its own rounds: 120 of 17 samples, 240 of 40.
+    assert {seen[number] for number in range(17)} == {7, 8}
+    assert {seen[number] for number in range(1000, 1040)} == {6}
+
+
+def test_each_data_set_has_its_own_texts_and_limits(tmp_path: Path) -> None:
+    def samples(side: int) -> dict[str, Members]:
+        return {
+            f"{n:05d}": {
+                "png": encode(plain(n, (side, side + n % 2))),
+                "json": described(["1 1"], alt="2 2", title="3 3"),
+            }
+            for n in range(30)
+        }
+
+    one = write_shards(tmp_path / "a", [samples(6)])
+    other = write_shards(tmp_path / "b", [samples(9)])
+    options = [
+        {"texts": {"alt": 3.0, "title": 1.0, "nothing": 9.0}},
+        {"texts": {"title": 1.0}, "min_side": 9, "max_pixels": 81},
+    ]
+    dataset = training_set(one, other, options=options)
+    found: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    faults: list[Fault] = []
+    for batch in batches(dataset, range(100)):
+        faults += batch.faults
+        # Three lanes of one set and three of the other.
+        for row, caption in enumerate(captions_of(batch)):
+            found[row % LANES >= 3][caption] += 1
+    assert found[True] == {"3 3": 600}
+    alt = found[False]["2 2"]
+    assert set(found[False]) == {"2 2", "3 3"}
+    assert abs(alt - 450) < 4 * (600 * 3 / 16) ** 0.5
+    assert {fault.shard for fault in faults} == {other.shards[0].url}
+    assert len(faults) == 300
+    assert {(fault.cause, fault.by_choice) for fault in faults} == {
+        ("image is too large (over 81 pixels)", True)
+    }
+
+
+def test_what_is_left_out_by_choice_is_replaced_and_told_apart(tmp_path: Path) -> None:
+    samples = numbered(24)
+    for n in (2, 9):
+        samples[f"{n:05d}"] = samples[f"{n:05d}"] | {"png": encode(plain(n, (8, 5)))}
+    samples["00015"] = samples["00015"] | {"png": b"broken"}
+    manifest = write_shards(tmp_path, [samples])
+    dataset = training_set(manifest, options=[{"min_side": 6}])
+    found = batches(dataset, range(2))
+    faults = [fault for batch in found for fault in batch.faults]
+    small = "image is too small (a side under 6 pixels)"
+    assert {(fault.key, fault.cause, fault.by_choice) for fault in faults} == {
+        ("00002", small, True),
+        ("00009", small, True),
+        ("00015", "image does not decode (not an image)", False),
+    }
+    seen = Counter(number for batch in found for number in numbers_of(batch))
+    assert not {2, 9, 15} & set(seen)
+    assert seen.total() == 24
+    mixture = dataset.mixture
+    for position in range(24):
+        bad = mixture.sample_at(position).sample
+        if bad in (2, 9, 15):
+            around = [near.sample for near in mixture.neighbours(position, 3)]
+            wanted = next(number for number in around if number not in (2, 9, 15))
+            assert numbers_of(found[position // BATCH])[position % BATCH] == wanted
+
+
+# Features in place of images and captions.
+
+
+def featured(count: int, image: bool = True, text: bool = True, width: int = 5) -> dict:
+    """Features that say the number: of the image (width,), of its captions (1 + n % 3, 4)."""
+    samples = {}
+    for n in range(count):
+        members = dict(numbered(n + 1)[f"{n:05d}"]) if n == count else {}
+        members["json"] = described([f"{n} 0"], image_id=f"i{n}")
+        if image:
+            members["image.npy"] = npy(np.full(width, n, np.float32))
+        else:
+            members["png"] = encode(plain(n))
+        if text:
+            rows = [[n, row, 0, 0] for row in range(1 + n % 3)]
+            members["text.npy"] = npy(np.array(rows, np.float32))
+        samples[f"{n:05d}"] = members
+    return samples
+
+
+@pytest.mark.parametrize(("image", "text"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_stand_in_for_either_side(
+    tmp_path: Path, image: bool, text: bool, workers: int
 ) -> None:
-    manifest = broken(GOOD, [])
-    Path(manifest.shards[0].url).unlink()
-    found = evaluation_batches(evaluation_set(manifest, tokenizer), [range(2)], workers=workers)
-    with pytest.raises(UserError, match=r"^shard \S*000000\.tar cannot be read: [^\n]*$"):
-        next(found)
+    manifest = in_shards(tmp_path, featured(COUNT, image, text))
+    dataset = training_set(manifest)
+    rows: Counter[tuple[int, int]] = Counter()
+    for step, batch in enumerate(batches(dataset, range(90), workers=workers)):
+        wanted = [
+            dataset.mixture.sample_at(p).sample for p in range(step * BATCH, (step + 1) * BATCH)
+        ]
+        assert batch.image_ids.tolist() == [hash_id(f"i{number}") for number in wanted]
+        assert batch.faults == ()
+        if image:
+            assert batch.images is None
+            assert batch.image_features.tolist() == [[number] * 5 for number in wanted]
+        else:
+            assert batch.image_features is None
+            assert numbers_of(batch) == wanted
+        if text:
+            assert batch.tokens is None
+            assert batch.token_mask is None
+            assert batch.text_features[:, 0].tolist() == wanted
+            rows.update((n % 3, int(row)) for n, row in batch.text_features[:, :2].tolist())
+        else:
+            assert batch.text_features is None
+            assert [int(c.split()[0]) for c in captions_of(batch)] == wanted
+    if text:
+        assert set(rows) == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
+        assert abs(rows[1, 0] - rows[1, 1]) < 4 * (rows[1, 0] + rows[1, 1]) ** 0.5
+        assert min(rows[2, row] for row in range(3)) > 80
+
+
+def test_features_need_no_captions(tmp_path: Path) -> None:
+    samples = {
+        f"{n}": {"image.npy": npy(np.full(2, n)), "text.npy": npy(np.full((1, 2), n))}
+        for n in range(20)
+    }
+    (batch,) = batches(training_set(write_shards(tmp_path, [samples])), range(1))
+    assert batch.faults == ()
+    assert batch.image_features.equal(batch.text_features)
+    assert len(set(batch.image_ids.tolist())) == BATCH
+
+
+def test_sets_that_do_not_go_together_are_refused(tmp_path: Path, shards: Manifest) -> None:
+    wide = write_shards(tmp_path / "wide", [featured(9, width=6)])
+    narrow = write_shards(tmp_path / "narrow", [featured(9)])
+    half = write_shards(tmp_path / "half", [featured(9, text=False)])
+    for pair in [(wide, narrow), (narrow, half), (shards, narrow)]:
+        with pytest.raises(UserError, match=r"^data\.train: some data sets hold features, [^\n]*$"):
+            batches(training_set(*pair), range(1))
+
+
+def test_the_first_usable_sample_says_what_all_are_like(tmp_path: Path) -> None:
+    samples = featured(40)
+    for n in range(10):
+        samples[f"{n:05d}"] = {"image.npy": b"cut", "text.npy": b""}
+    manifest = write_shards(tmp_path, [samples])
+    found = batches(training_set(manifest, window=8), range(4))
+    assert {batch.image_features.shape for batch in found} == {(BATCH, 5)}
+
+
+def test_a_set_of_which_nothing_can_be_used_is_refused_with_a_cause(tmp_path: Path) -> None:
+    samples = {f"{n:05d}": {"png": encode(plain(n))} for n in range(PROBED + 5)}
+    manifest = write_shards(tmp_path, [samples])
+    with pytest.raises(UserError) as caught:
+        batches(training_set(manifest), range(1))
+    assert re.fullmatch(
+        rf"none of the first samples of {tmp_path} can be used \(the last \S*000000\.tar, 00063: "
+        r"no caption: expected captions in its json, or a txt\); run `python -m shards check \S+`",
+        str(caught.value),
+    )
 
 
 def test_a_batch_moves_whole_and_a_fault_can_be_printed() -> None:

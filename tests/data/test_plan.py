@@ -135,23 +135,24 @@ def test_memory_is_not_that_of_the_samples() -> None:
 
 
 @given(plans, st.data(), st.integers(1, 10))
-def test_neighbours_are_of_the_same_lane_and_epoch_nearest_first(
+def test_neighbours_are_of_the_same_epoch_in_the_lane_then_beside_it_nearest_first(
     plan: Plan, data: st.DataObject, reach: int
 ) -> None:
     position = data.draw(st.integers(0, 4 * plan.num_samples - 1))
     epoch, place = divmod(position, plan.num_samples)
     found = plan.neighbours(position, reach)
     places = [other - epoch * plan.num_samples for other in found]
-    alone = place < plan.lanes and place + plan.lanes >= plan.num_samples
-    stride = 1 if alone else plan.lanes
     assert len(set(places)) == len(places)
     assert place not in places
     assert all(0 <= other < plan.num_samples for other in places)
-    assert all(abs(other - place) % stride == 0 for other in places)
-    distances = [abs(other - place) // stride for other in places]
-    assert distances == sorted(distances)
-    before, after = place // stride, (plan.num_samples - 1 - place) // stride
-    assert len(places) == min(reach, before) + min(reach, after)
+    in_lane = min(reach, place // plan.lanes)
+    in_lane += min(reach, (plan.num_samples - 1 - place) // plan.lanes)
+    for stride, part in ((plan.lanes, places[:in_lane]), (1, places[in_lane:])):
+        distances = [abs(other - place) / stride for other in part]
+        assert distances == sorted(distances)
+        assert all(distance in range(1, reach + 1) for distance in distances)
+    near = range(max(0, place - reach), min(plan.num_samples, place + reach + 1))
+    assert set(near) - {place} <= set(places)
 
 
 def test_a_sample_that_has_its_lane_to_itself_has_the_lanes_beside_it() -> None:

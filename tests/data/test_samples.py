@@ -1,6 +1,5 @@
 """One sample: its captions, image, features and id, and what is wrong where it is."""
 
-import io
 import json
 import pickle
 from collections import Counter
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.shard_sets import described, encode, plain
+from tests.training_sets import npy
 from xmodal.data.chance import fraction
 from xmodal.data.decode import BadSample
 from xmodal.data.samples import RawSample, hash_id
@@ -24,12 +24,6 @@ NO_ARRAY = "image.npy is no array of numbers in NumPy's format 1, or is cut"
 def sample(**files: bytes | None) -> RawSample:
     """A sample of these files; `image_npy` is `image.npy`."""
     return RawSample("s.tar", "k", {name.replace("_", "."): data for name, data in files.items()})
-
-
-def npy(values: object, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values, **options)
-    return buffer.getvalue()
 
 
 def cause_of(function: object, *arguments: object) -> str:
