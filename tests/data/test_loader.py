@@ -34,7 +34,8 @@ from tests.training_sets import (
     watched,
 )
 from xmodal.data.batch import Batch, Fault
-from xmodal.data.loader import PROBED, TrainingSet
+from xmodal.data.kind import PROBED
+from xmodal.data.loader import TrainingSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.ring import SLOTS
 from xmodal.data.samples import hash_id

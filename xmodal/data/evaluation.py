@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.decode import BadSample, open_image
+from xmodal.data.kind import Kind, Shape, fitting, kind_of
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample, hash_id
 from xmodal.data.tokens import CaptionTokenizer
@@ -74,29 +76,41 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             tuple(faults),
         )
 
+    @cached_property
+    def kind(self) -> Kind:
+        """What the set's samples are like."""
+        return kind_of(self.reader)
+
     def _pair(self, sample: RawSample) -> _Pair:
-        image_features, text_features = sample.features("image"), sample.features("text")
-        has_captions = text_features is None or "captions" in sample.record
-        image = None
-        if image_features is None:
+        image = image_features = text_features = None
+        captions = list[str]()
+        if self.kind.text is None or "captions" in sample.record:
+            captions = sample.captions()
+        if self.kind.text is not None:
+            text_features = self._text_features(sample, self.kind.text, len(captions))
+        if self.kind.image is None:
             image = self.transform(open_image(sample.image()), np.random.default_rng(0))
-        return _Pair(
-            image,
-            image_features,
-            sample.captions() if has_captions else [],
-            text_features,
-            hash_id(sample.image_id),
-        )
+        else:
+            image_features = fitting(sample.features("image"), self.kind.image)
+        return _Pair(image, image_features, captions, text_features, hash_id(sample.image_id))
+
+    def _text_features(self, sample: RawSample, shape: Shape, num_captions: int) -> np.ndarray:
+        rows = sample.features("text")
+        fitting(None if rows is None else rows[0], shape)
+        assert rows is not None
+        if num_captions not in (0, len(rows)):
+            raise BadSample("text.npy has not a row for each caption")
+        return rows
 
     def _batch(self, pairs: Sequence[_Pair]) -> Batch:
         """Put pairs into a batch: a row an image, and a row a caption in the pairs' order."""
         batch = Batch(image_ids=torch.tensor([pair.image_id for pair in pairs], dtype=torch.int64))
-        if pairs[0].image_features is None:
+        if self.kind.image is None:
             batch.images = torch.stack([pair.image for pair in pairs if pair.image is not None])
         else:
             features = [pair.image_features for pair in pairs if pair.image_features is not None]
             batch.image_features = torch.from_numpy(np.stack(features))
-        if pairs[0].text_features is None:
+        if self.kind.text is None:
             captions = [caption for pair in pairs for caption in pair.captions]
             batch.tokens, batch.token_mask = self.tokenizer(captions)
         else:

@@ -14,6 +14,7 @@ from xmodal.data.batch import Batch, Fault
 from xmodal.data.chance import fraction, generator
 from xmodal.data.config import MAX_PIXELS
 from xmodal.data.decode import BadSample, open_image
+from xmodal.data.kind import fitting, kind_of
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import rank_positions
 from xmodal.data.reader import SampleReader
@@ -25,7 +26,6 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 
 REACH = 8  # samples on either side that may take an unusable sample's place
-PROBED = 64  # samples of a data set, one of which has to say what all are like
 VIEWS = ("images", "second_images")
 
 
@@ -66,7 +66,7 @@ class TrainingSet:
         All are like the first usable one of each data set: raises `UserError` where there is none,
         or data sets differ in what they hold.
         """
-        kinds = {self._kind(number) for number in range(len(self.data_sets))}
+        kinds = {kind_of(one.reader, one.texts) for one in self.data_sets}
         if len(kinds) > 1:
             raise UserError(
                 "data.train: some data sets hold features, or of another shape, and some do not; "
@@ -98,11 +98,13 @@ class TrainingSet:
         if "text_features" not in slot:
             caption = sample.draw(fraction(self.seed, position), data_set.texts)
         else:
-            self._fill_features(slot["text_features"], row, self._drawn_row(sample, position))
+            rows = slot["text_features"]
+            rows[row] = fitting(self._drawn_row(sample, position), rows.shape[1:])
         if "images" in slot:
             self._fill_image(slot, row, position, sample, data_set)
         else:
-            self._fill_features(slot["image_features"], row, sample.features("image"))
+            rows = slot["image_features"]
+            rows[row] = fitting(sample.features("image"), rows.shape[1:])
         slot["image_ids"][row] = hash_id(sample.image_id)
         return caption
 
@@ -134,36 +136,9 @@ class TrainingSet:
             out = torch.from_numpy(slot[name][row]).permute(2, 0, 1)
             self.transform(image, generator(self.seed, position, view), out)
 
-    def _fill_features(self, out: np.ndarray, row: int, values: np.ndarray | None) -> None:
-        if values is None:
-            raise BadSample("no features, which its data set has")
-        if values.shape != out.shape[1:]:
-            raise BadSample("features of another shape than the first sample's")
-        out[row] = values
-
     def _drawn_row(self, sample: RawSample, position: int) -> np.ndarray | None:
         rows = sample.features("text")
         return None if rows is None else rows[int(fraction(self.seed, position) * len(rows))]
-
-    def _kind(self, data_set: int) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-        """Return the shapes of a data set's features of images and of texts, None for none."""
-        reader = self.data_sets[data_set].reader
-        for number in range(min(PROBED, len(reader))):
-            try:
-                sample = reader[number]
-                image, text = sample.features("image"), sample.features("text")
-                if image is None:
-                    sample.image()
-                if text is None:
-                    sample.draw(0.0, self.data_sets[data_set].texts)
-            except BadSample as error:
-                cause = Fault(sample.shard, sample.key, str(error))
-                continue
-            return None if image is None else image.shape, None if text is None else text.shape[1:]
-        raise UserError(
-            f"none of the first samples of {reader.manifest.url} can be used (the last {cause}); "
-            f"run `python -m shards check {reader.manifest.url}`"
-        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,191 @@
+"""Batches for evaluation: every sample once with all captions; what is left out is named."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
+from tests.training_sets import TOKENIZER, captions_of, npy, numbers_of
+from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
+from xmodal.data.manifest import Manifest
+from xmodal.data.reader import SampleReader
+from xmodal.data.samples import hash_id
+from xmodal.data.transforms import ImageTransform
+from xmodal.errors import UserError
+
+COUNT = 50
+
+
+def write_set(folder: Path, samples: dict[str, Members]) -> Manifest:
+    items = list(samples.items())
+    return write_shards(folder, [dict(items[:20]), dict(items[20:25]), dict(items[25:])])
+
+
+def evaluation_set(manifest: Manifest) -> EvaluationSet:
+    return EvaluationSet(SampleReader(manifest), ImageTransform(8), TOKENIZER)
+
+
+def evaluated(
+    manifest: Manifest, *chunks: Sequence[int], workers: int = 0
+) -> list[EvaluationBatch]:
+    return list(evaluation_batches(evaluation_set(manifest), chunks, workers=workers))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return write_set(tmp_path_factory.mktemp("set"), numbered(COUNT))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_sample_comes_once_with_all_captions(shards: Manifest, workers: int) -> None:
+    chunks = [range(7), range(7, 30), range(30, COUNT)]
+    for chunk, batch in zip(chunks, evaluated(shards, *chunks, workers=workers), strict=True):
+        assert batch.numbers.tolist() == numbers_of(batch.images) == list(chunk)
+        assert batch.captions == [f"{number} {c}" for number in chunk for c in range(3)]
+        assert batch.owners.tolist() == [row for row in range(len(chunk)) for _ in range(3)]
+        assert captions_of(batch.texts) == batch.captions
+        assert batch.images.image_ids.tolist() == [hash_id(f"i{number}") for number in chunk]
+        assert batch.texts.images is None
+        assert batch.images.tokens is None
+        assert batch.faults == ()
+
+
+def test_images_have_as_many_captions_as_they_have(tmp_path: Path) -> None:
+    samples = {
+        f"{n}": {"png": encode(plain(n)), "json": described([f"{n} {c}" for c in range(n)])}
+        for n in range(1, 5)
+    }
+    (batch,) = evaluated(write_shards(tmp_path, [samples]), range(4))
+    assert batch.owners.tolist() == [0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert [int(caption[0]) - 1 for caption in captions_of(batch.texts)] == batch.owners.tolist()
+
+
+def test_the_central_square_is_seen(tmp_path: Path) -> None:
+    pixels = np.concatenate([plain(1, (8, 4)), plain(2, (8, 8)), plain(3, (8, 4))], axis=1)
+    manifest = write_shards(tmp_path, [{"a": {"png": encode(pixels), "txt": b"x"}}])
+    (batch,) = evaluated(manifest, range(1))
+    assert np.array_equal(batch.images.images[0].permute(1, 2, 0), plain(2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, workers: int) -> None:
+    samples = numbered(COUNT)
+    samples["00001"] = samples["00001"] | {"png": b"not an image"}
+    samples["00040"] = samples["00040"] | {"json": described([])}
+    samples["00041"] = samples["00041"] | {"png": b""}
+    manifest = write_set(tmp_path, samples)
+    first, second = evaluated(manifest, range(3), range(40, 42), workers=workers)
+    assert first.numbers.tolist() == numbers_of(first.images) == [0, 2]
+    assert first.owners.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [str(fault) for fault in first.faults] == [
+        f"{manifest.shards[0].url}, 00001: image does not decode (not an image)"
+    ]
+    assert second.numbers.tolist() == []
+    assert [(fault.key, fault.cause) for fault in second.faults] == [
+        ("00040", "caption is empty"),
+        ("00041", "png is empty"),
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_goes_away_is_one_line(tmp_path: Path, workers: int) -> None:
+    manifest = write_set(tmp_path, numbered(COUNT))
+    Path(manifest.shards[0].url).unlink()
+    found = evaluation_batches(evaluation_set(manifest), [range(2)], workers=workers)
+    with pytest.raises(UserError, match=r"^shard \S*000000\.tar cannot be read: [^\n]*$"):
+        next(found)
+
+
+# Features.
+
+
+def featured(count: int, *, captions: bool, image: bool = True, text: bool = True) -> dict:
+    """Features that say the number, of two captions each."""
+    samples = {}
+    for n in range(count):
+        record = {"captions": [f"{n} 0", f"{n} 1"]} if captions else {}
+        samples[f"{n:05d}"] = {
+            "json": described(**record, image_id=f"i{n}") if captions else b"{}",
+            **({"image.npy": npy(np.full(3, n, np.float32))} if image else {}),
+            **({} if image else {"png": encode(plain(n))}),
+            **({"text.npy": npy(np.array([[n, 0], [n, 1]], np.float32))} if text else {}),
+        }
+    return samples
+
+
+@pytest.mark.parametrize("captions", [True, False])
+@pytest.mark.parametrize(("image", "text"), [(True, True), (True, False), (False, True)])
+def test_features_stand_in_for_either_side(
+    tmp_path: Path, image: bool, text: bool, captions: bool
+) -> None:
+    if not (text or captions):
+        return
+    manifest = write_set(tmp_path, featured(30, captions=captions, image=image, text=text))
+    first, second = evaluated(manifest, range(4), range(24, 30))
+    for chunk, batch in ((range(4), first), (range(24, 30), second)):
+        assert batch.faults == ()
+        assert batch.numbers.tolist() == list(chunk)
+        assert batch.owners.tolist() == [row for row in range(len(chunk)) for _ in range(2)]
+        if image:
+            assert batch.images.images is None
+            assert batch.images.image_features.tolist() == [[number] * 3 for number in chunk]
+        else:
+            assert numbers_of(batch.images) == list(chunk)
+        if text:
+            assert batch.texts.tokens is None
+            assert batch.texts.text_features.tolist() == [[n, c] for n in chunk for c in range(2)]
+        else:
+            assert batch.texts.text_features is None
+            assert captions_of(batch.texts) == batch.captions
+        expected = [f"{n} {c}" for n in chunk for c in range(2)] if captions else []
+        assert batch.captions == expected
+        assert len(set(batch.images.image_ids.tolist())) == len(chunk)
+
+
+@pytest.mark.parametrize(
+    ("members", "cause"),
+    [
+        ({"image.npy": npy(np.zeros(4))}, "features of another shape than the first sample's"),
+        ({"text.npy": npy(np.zeros((2, 9)))}, "features of another shape than the first sample's"),
+        ({"image.npy": npy(np.array([np.nan] * 3))}, "image.npy has values that are not finite"),
+        ({"text.npy": npy(np.zeros((3, 2)))}, "text.npy has not a row for each caption"),
+        (
+            {"json": described(["0 0", "", "0 1", "2 2"])},
+            "text.npy has not a row for each caption",
+        ),
+    ],
+)
+def test_features_that_do_not_fit_are_left_out(
+    tmp_path: Path, members: Members, cause: str
+) -> None:
+    """Wherever in a batch, or alone in it."""
+    samples = featured(30, captions=True)
+    samples["00021"] = samples["00021"] | members
+    manifest = write_set(tmp_path, samples)
+    for chunk in (range(20, 23), range(21, 23), range(21, 22)):
+        (batch,) = evaluated(manifest, chunk)
+        assert batch.numbers.tolist() == [number for number in chunk if number != 21]
+        assert [(fault.key, fault.cause) for fault in batch.faults] == [("00021", cause)]
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_a_sample_without_the_features_of_its_set_is_left_out(tmp_path: Path, side: str) -> None:
+    samples = featured(30, captions=True)
+    samples["00021"] = {
+        **{name: data for name, data in samples["00021"].items() if name != f"{side}.npy"},
+        "png": encode(plain(21)),
+    }
+    manifest = write_set(tmp_path, samples)
+    for chunk in (range(20, 23), range(21, 22)):
+        (batch,) = evaluated(manifest, chunk)
+        assert batch.numbers.tolist() == [number for number in chunk if number != 21]
+        assert [fault.cause for fault in batch.faults] == ["no features, which its data set has"]
+
+
+def test_an_image_among_features_and_features_among_images(tmp_path: Path) -> None:
+    samples = numbered(30)
+    samples["00021"] = samples["00021"] | {"image.npy": npy(np.zeros(3))}
+    (batch,) = evaluated(write_set(tmp_path, samples), range(20, 23))
+    assert batch.numbers.tolist() == numbers_of(batch.images) == [20, 21, 22]
