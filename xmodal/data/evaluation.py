@@ -84,7 +84,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
     def _pair(self, sample: RawSample) -> _Pair:
         image = image_features = text_features = None
         captions = list[str]()
-        if self.kind.text is None or "captions" in sample.record:
+        if self.kind.text is None or sample.record.get("captions"):
             captions = sample.captions()
         if self.kind.text is not None:
             text_features = self._text_features(sample, self.kind.text, len(captions))

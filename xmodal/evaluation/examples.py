@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from xmodal.data.decode import decode_image
+from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
 from xmodal.evaluation.ranking import Score, top_k
 from xmodal.evaluation.report import Example, Hit
@@ -72,10 +72,17 @@ def _pair_set(retrieval: Retrieval) -> set[tuple[int, int]]:
 
 
 def _image(retrieval: Retrieval, samples: SampleReader, row: int) -> np.ndarray:
-    return decode_image(samples[int(retrieval.gallery.numbers[row])].image())
+    try:
+        return decode_image(samples[int(retrieval.gallery.numbers[row])].image())
+    except BadSample:
+        return np.full((64, 64, 3), 200, np.uint8)  # a sample of features has no image to show
 
 
 def _caption(retrieval: Retrieval, samples: SampleReader, text: int) -> str:
     owner = int(retrieval.gallery.owners[text])
     first = int(torch.searchsorted(retrieval.gallery.owners, owner))
-    return samples[int(retrieval.gallery.numbers[owner])].captions()[text - first]
+    sample = samples[int(retrieval.gallery.numbers[owner])]
+    try:
+        return sample.captions()[text - first]
+    except BadSample:
+        return ", ".join(sample.record.get("labels", [])) or sample.key

@@ -12,7 +12,7 @@ from xmodal.data.tokens import CaptionTokenizer, read_tokenizer, train_tokenizer
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
 from xmodal.methods.config import MethodConfig
-from xmodal.models.config import TransformersConfig
+from xmodal.models.config import FeaturesConfig, TransformersConfig
 from xmodal.models.texts import pretrained_tokenizer
 from xmodal.recipe import Recipe
 
@@ -46,6 +46,8 @@ def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Pa
     text = config.text
     if isinstance(text, TransformersConfig):
         pretrained_tokenizer(text).save(path)
+    elif isinstance(text, FeaturesConfig):
+        train_tokenizer((), 300, text.context).save(path)  # so that every run has one
     else:
         train_tokenizer(_captions(manifests), text.vocabulary, text.context).save(path)
 

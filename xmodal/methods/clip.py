@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from xmodal.data.batch import Batch
 from xmodal.methods.config import ClipConfig
-from xmodal.models.config import TransformerConfig
 from xmodal.models.heads import Head, Tower
-from xmodal.models.images import ImageEncoder
-from xmodal.models.texts import PretrainedText, Transformer
+from xmodal.models.images import image_encoder
+from xmodal.models.texts import text_encoder
 from xmodal.objectives.build import build_objective
 from xmodal.objectives.schedule import Scheduled
 
@@ -36,12 +35,8 @@ class Clip(nn.Module):
         super().__init__()
         self.bf16 = bf16
         self.monitors: dict[str, Tensor] = {}  # what the log shows beside the losses
-        image = ImageEncoder(config.image)
-        text = (
-            Transformer(config.text, vocabulary)
-            if isinstance(config.text, TransformerConfig)
-            else PretrainedText(config.text)
-        )
+        image = image_encoder(config.image)
+        text = text_encoder(config.text, vocabulary)
         self.image = Tower(image, Head(config.image_head, image.features, config.embedding))
         self.text = Tower(text, Head(config.text_head, text.features, config.embedding))
         kind = config.objective.kind

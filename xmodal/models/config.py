@@ -50,8 +50,27 @@ class TransformerConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention and residuals")
 
 
-ImageConfig = TimmConfig
-TextConfig = Annotated[TransformersConfig | TransformerConfig, Field(discriminator="kind")]
+class FeaturesConfig(Config):
+    """No encoder: the shards hold its features (KEY.image.npy, KEY.text.npy), only heads learn."""
+
+    kind: Literal["features"] = "features"
+    features: PositiveInt = Field(description="their width")
+
+    @property
+    def size(self) -> int:
+        """Pixels of images, which there are none of."""
+        return 1
+
+    @property
+    def context(self) -> int:
+        """Tokens of captions, which are not encoded."""
+        return 1
+
+
+ImageConfig = Annotated[TimmConfig | FeaturesConfig, Field(discriminator="kind")]
+TextConfig = Annotated[
+    TransformersConfig | TransformerConfig | FeaturesConfig, Field(discriminator="kind")
+]
 
 
 class HeadConfig(Config):

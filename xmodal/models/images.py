@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from xmodal.errors import UserError
 from xmodal.models.batch_norm import synchronise_batch_norm
-from xmodal.models.config import TimmConfig
+from xmodal.models.config import FeaturesConfig, ImageConfig, TimmConfig
+from xmodal.models.features import Features
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
 
 
@@ -39,6 +40,11 @@ class ImageEncoder(nn.Module):
         # Convolutions take half the time on channels-last memory; other models do not mind it.
         features: Tensor = self.model(pixels.contiguous(memory_format=torch.channels_last))
         return features
+
+
+def image_encoder(config: ImageConfig) -> ImageEncoder | Features:
+    """Return the encoder that a recipe describes, with its first weights."""
+    return Features(config) if isinstance(config, FeaturesConfig) else ImageEncoder(config)
 
 
 def _create(config: TimmConfig) -> nn.Module:

@@ -7,8 +7,23 @@ from torch import Tensor, nn
 
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
-from xmodal.models.config import TransformerConfig, TransformersConfig
+from xmodal.models.config import (
+    FeaturesConfig,
+    TextConfig,
+    TransformerConfig,
+    TransformersConfig,
+)
+from xmodal.models.features import Features
 from xmodal.models.packages import packaged_weights
+
+
+def text_encoder(config: TextConfig, vocabulary: int) -> "Transformer | PretrainedText | Features":
+    """Return the encoder that a recipe describes, with its first weights."""
+    if isinstance(config, FeaturesConfig):
+        return Features(config)
+    if isinstance(config, TransformerConfig):
+        return Transformer(config, vocabulary)
+    return PretrainedText(config)
 
 
 class Transformer(nn.Module):

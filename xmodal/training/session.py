@@ -7,6 +7,7 @@ import torch
 
 from xmodal.data.augment import Augment
 from xmodal.data.config import nearest_divisors
+from xmodal.data.kind import Kind, kind_of
 from xmodal.data.loader import DataSet, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
@@ -23,7 +24,7 @@ from xmodal.evaluation.results import write_results
 from xmodal.evaluation.retrieval import default_protocol, evaluate_retrieval, evaluation_set
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.clip import Clip
-from xmodal.models.config import TransformerConfig
+from xmodal.models.config import FeaturesConfig, TransformerConfig
 from xmodal.recipe import Recipe, dump_recipe
 from xmodal.training.checkpoints import check_ranks, read_progress
 from xmodal.training.features import cached_features, locked_sides
@@ -53,6 +54,10 @@ class Session:
             check_whole(shards, data.max_bad_share)
         self.mixture = mixture(recipe, self.train_shards)
         check_method(recipe)
+        for one in data_sets(recipe, self.train_shards):
+            check_kind(recipe, one.reader.manifest.url, kind_of(one.reader, one.texts))
+        if self.val_shards:
+            check_kind(recipe, self.val_shards.url, kind_of(SampleReader(self.val_shards)))
         if self.val_shards:
             self.protocol = default_protocol(self.val_shards.relevance)
             check_best(recipe.checkpoints.best, self.protocol)
@@ -120,12 +125,8 @@ class Session:
             data.scaled_decoding,
             Augment(data.augment) if data.augment else None,
         )
-        data_sets = [
-            DataSet(SampleReader(manifest), one.texts, one.min_side, one.max_pixels)
-            for manifest, one in zip(shards, data.train, strict=True)
-        ]
         return TrainingSet(
-            data_sets,
+            data_sets(self.recipe, shards),
             self.mixture,
             transform,
             self.tokenizer,
@@ -175,6 +176,14 @@ class Session:
                     history=self.run.history(),
                 )
         return retrieval.metrics
+
+
+def data_sets(recipe: Recipe, shards: Sequence[Manifest]) -> list[DataSet]:
+    """Return a recipe's data sets as their samples are to be used."""
+    return [
+        DataSet(SampleReader(manifest), one.texts, one.min_side, one.max_pixels)
+        for manifest, one in zip(shards, recipe.data.train, strict=True)
+    ]
 
 
 def mixture(recipe: Recipe, shards: Sequence[Manifest]) -> Mixture:
@@ -239,6 +248,20 @@ def check_method(recipe: Recipe) -> None:
         locked_sides(method, recipe)
     for stage in recipe.stages:
         select_trained(method, stage.train)
+
+
+def check_kind(recipe: Recipe, url: str, kind: Kind) -> None:
+    """Raise `UserError` where shards hold features and the encoder wants none, or the reverse."""
+    encoders = {"image": recipe.method.image, "text": recipe.method.text}
+    for (side, encoder), shape in zip(encoders.items(), kind, strict=True):
+        wanted = (encoder.features,) if isinstance(encoder, FeaturesConfig) else None
+        if wanted != shape:
+            held = f"features of shape {shape}" if shape else "no features"
+            raise UserError(
+                f"method.{side} is kind: {encoder.kind}"
+                f"{f', features: {wanted[0]}' if wanted else ''}, but {url} holds {held} of the "
+                f"{side}; use shards and an encoder that go together"
+            )
 
 
 def check_best(name: str, protocol: str) -> None:

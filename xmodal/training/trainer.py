@@ -15,6 +15,7 @@ from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
+from xmodal.models.config import TimmConfig
 from xmodal.recipe import Recipe
 from xmodal.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from xmodal.training.config import StageConfig
@@ -238,6 +239,6 @@ class Trainer:
 
     def _freezes_batch_norm(self) -> bool:
         image = self.recipe.method.image
-        return image.batch_norm == "eval" or (
-            image.batch_norm == "auto" and image.weights != "random"
+        return isinstance(image, TimmConfig) and (
+            image.batch_norm == "eval" or (image.batch_norm == "auto" and image.weights != "random")
         )
