@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.decode import BadSample, open_image
-from xmodal.data.kind import Kind, Shape, fitting, kind_of
+from xmodal.data.kind import Kind, features_of, kind_of
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample, hash_id
 from xmodal.data.tokens import CaptionTokenizer
@@ -87,20 +87,14 @@ class EvaluationSet(Dataset[EvaluationBatch]):
         if self.kind.text is None or sample.record.get("captions"):
             captions = sample.captions()
         if self.kind.text is not None:
-            text_features = self._text_features(sample, self.kind.text, len(captions))
+            text_features = features_of(sample, "text", self.kind.text)
+            if captions and len(captions) != len(text_features):
+                raise BadSample("text.npy has not a row for each caption")
         if self.kind.image is None:
             image = self.transform(open_image(sample.image()), np.random.default_rng(0))
         else:
-            image_features = fitting(sample.features("image"), self.kind.image)
+            image_features = features_of(sample, "image", self.kind.image)
         return _Pair(image, image_features, captions, text_features, hash_id(sample.image_id))
-
-    def _text_features(self, sample: RawSample, shape: Shape, num_captions: int) -> np.ndarray:
-        rows = sample.features("text")
-        fitting(None if rows is None else rows[0], shape)
-        assert rows is not None
-        if num_captions not in (0, len(rows)):
-            raise BadSample("text.npy has not a row for each caption")
-        return rows
 
     def _batch(self, pairs: Sequence[_Pair]) -> Batch:
         """Put pairs into a batch: a row an image, and a row a caption in the pairs' order."""

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from xmodal.data.batch import Fault
-from xmodal.data.decode import BadSample
+from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
+from xmodal.data.samples import RawSample
 from xmodal.errors import UserError
 
 PROBED = 64  # samples of a set, one of which has to say what all are like
@@ -47,10 +48,19 @@ def kind_of(reader: SampleReader, texts: Mapping[str, float] | None = None) -> K
     )
 
 
-def fitting(features: np.ndarray | None, shape: Shape) -> np.ndarray:
-    """Return features that have the shape of their set's; raises `BadSample` for others."""
-    if features is None:
+def features_of(sample: RawSample, side: str, shape: Shape) -> np.ndarray:
+    """Return a sample's features of its set's shape: of the `image`, or rows of the `text`'s.
+
+    Raises `BadSample` where it has none, or others.
+    """
+    values = sample.features(side)
+    if values is None:
+        # Cached features have what could not be read as it was: the cause is to be the same.
+        if sample.features("image") is None:
+            decode_image(sample.image())
+        if sample.features("text") is None:
+            sample.captions()
         raise BadSample("no features, which its data set has")
-    if features.shape != shape:
+    if values.shape[side == "text" :] != shape:
         raise BadSample("features of another shape than the first sample's")
-    return features
+    return values

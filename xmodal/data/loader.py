@@ -14,7 +14,7 @@ from xmodal.data.batch import Batch, Fault
 from xmodal.data.chance import fraction, generator
 from xmodal.data.config import MAX_PIXELS
 from xmodal.data.decode import BadSample, open_image
-from xmodal.data.kind import fitting, kind_of
+from xmodal.data.kind import features_of, kind_of
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import rank_positions
 from xmodal.data.reader import SampleReader
@@ -98,13 +98,14 @@ class TrainingSet:
         if "text_features" not in slot:
             caption = sample.draw(fraction(self.seed, position), data_set.texts)
         else:
-            rows = slot["text_features"]
-            rows[row] = fitting(self._drawn_row(sample, position), rows.shape[1:])
+            texts = slot["text_features"]
+            drawn = features_of(sample, "text", texts.shape[1:])
+            texts[row] = drawn[int(fraction(self.seed, position) * len(drawn))]
         if "images" in slot:
             self._fill_image(slot, row, position, sample, data_set)
         else:
-            rows = slot["image_features"]
-            rows[row] = fitting(sample.features("image"), rows.shape[1:])
+            images = slot["image_features"]
+            images[row] = features_of(sample, "image", images.shape[1:])
         slot["image_ids"][row] = hash_id(sample.image_id)
         return caption
 
@@ -135,10 +136,6 @@ class TrainingSet:
         for view, name in enumerate(VIEWS[: self.views]):
             out = torch.from_numpy(slot[name][row]).permute(2, 0, 1)
             self.transform(image, generator(self.seed, position, view), out)
-
-    def _drawn_row(self, sample: RawSample, position: int) -> np.ndarray | None:
-        rows = sample.features("text")
-        return None if rows is None else rows[int(fraction(self.seed, position) * len(rows))]
 
 
 @dataclass(frozen=True)
