@@ -100,7 +100,8 @@ class TrainingSet:
         else:
             texts = slot["text_features"]
             drawn = features_of(sample, "text", texts.shape[1:])
-            texts[row] = drawn[int(fraction(self.seed, position) * len(drawn))]
+            chosen = int(fraction(self.seed, position) * len(drawn)) if len(drawn) > 1 else 0
+            texts[row] = drawn[chosen]
         if "images" in slot:
             self._fill_image(slot, row, position, sample, data_set)
         else:

@@ -165,7 +165,9 @@ class _Table(NamedTuple):
             places = list(zip(*files, strict=True))
         except ValueError:
             return None
-        if any(key_and_extension(name.decode("utf-8", "replace")) is None for name in columns[3]):
+        # Hidden and meta files are no part of samples, and have no business here.
+        joined = b"\n" + b"\n".join(columns[3])
+        if b"__" in joined or b"/." in joined or b"\n." in joined:
             return None
         lower = [one.decode("utf-8", "surrogateescape").lower() for one in extensions]
         return cls(lower, columns[3], places)

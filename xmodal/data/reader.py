@@ -49,22 +49,24 @@ class SampleReader:
         """
         wanted = None if extensions is None else frozenset(extensions)
         found: dict[int, RawSample] = {}
-        by_shard = groupby(sorted(set(numbers)), key=lambda n: bisect_right(self._ends, n))
-        for shard, members in by_shard:
-            found.update(self._load_shard(shard, list(members), wanted))
+        for shard, members in self._by_shard(numbers):
+            found.update(self._load_shard(shard, members, wanted))
         return [found[number] for number in numbers]
 
     def will_load(self, numbers: Sequence[int]) -> None:
-        """Say that samples that stand next to each other are loaded soon."""
-        for shard in range(
-            bisect_right(self._ends, min(numbers)), bisect_right(self._ends, max(numbers)) + 1
-        ):
+        """Say that samples, most of them next to each other, are loaded soon."""
+        for shard, members in self._by_shard(numbers):
             start = self._ends[shard - 1] if shard else 0
             index = self._index(shard)[0]
-            first = index[max(min(numbers) - start, 0)].members.values()
-            last = index[min(max(numbers) - start, len(index) - 1)].members.values()
-            begin, end = min(offset for offset, _ in first), max(sum(place) for place in last)
+            first, last = (index[number - start].members for number in (members[0], members[-1]))
+            begin = min(offset for offset, _ in first.values())
+            end = max(offset + size for offset, size in last.values())
             self.storage.will_read(self.manifest.shards[shard].url, begin, end)
+
+    def _by_shard(self, numbers: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Return the shards that samples are in, each with the numbers of its samples in order."""
+        shards = groupby(sorted(set(numbers)), key=lambda n: bisect_right(self._ends, n))
+        return [(shard, list(members)) for shard, members in shards]
 
     def _load_shard(
         self, shard: int, numbers: Sequence[int], wanted: frozenset[str] | None
