@@ -103,13 +103,18 @@ class Read:
 
 
 class WatchedStorage(LocalStorage):
-    """Notes what is read from tars in a file that processes share; `before` is called first."""
+    """Notes what is read from tars in a file that processes share; `before` is called first.
 
-    far = True
+    What is told to be read soon is noted in `told`, of this process alone.
+    """
 
-    def __init__(self, log: Path, before: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, log: Path, before: Callable[[str], None] = lambda _: None, *, far: bool = False
+    ) -> None:
         super().__init__()
-        self.log, self.before = log, before
+        self.log, self.before, self.far = log, before, far
+        self.told: list[Read] = []
+        self.indices: list[str] = []
         log.touch()
 
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -119,17 +124,28 @@ class WatchedStorage(LocalStorage):
             os.write(descriptor, line.encode())
             os.close(descriptor)
             self.before(url)
+        else:
+            self.indices.append(url)
         return super().read(url, start, stop)
+
+    def will_read(self, url: str, start: int, stop: int) -> None:
+        self.told.append(Read(os.getpid(), url, start, stop))
+        super().will_read(url, start, stop)
 
     def reads(self) -> list[Read]:
         lines = [line.split(" ", 3) for line in self.log.read_text().splitlines()]
         return [Read(int(pid), url, int(start), int(stop)) for pid, start, stop, url in lines]
 
 
-def watched(manifest: Manifest, log: Path, before: Callable[[str], None] | None = None) -> Manifest:
+def watched(
+    manifest: Manifest,
+    log: Path,
+    before: Callable[[str], None] = lambda _: None,
+    *,
+    far: bool = False,
+) -> Manifest:
     """The manifest with a storage that notes what is read from its tars."""
-    storage = WatchedStorage(log, before) if before else WatchedStorage(log)
-    return dataclasses.replace(manifest, storage=storage)
+    return dataclasses.replace(manifest, storage=WatchedStorage(log, before, far=far))
 
 
 def samples_in(manifest: Manifest, reads: Iterable[Read]) -> list[int]:

@@ -1,6 +1,5 @@
 """Samples by their numbers: in the order asked for, in few reads, and what is missing is said."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
-from tests.training_sets import watched
+from tests.training_sets import samples_in, watched
 from xmodal.data import reader as module
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest, read_manifest
@@ -70,7 +69,7 @@ def test_what_lies_far_apart_is_read_apart(
     manifest = watched(manifest, tmp_path / "log")
     one, _, last = (sample.members["txt"] for sample in manifest.index(manifest.shards[0]))
     between = last[0] - one[0] - one[1]
-    monkeypatch.setattr(module, "_GAP_ON_DISK", between + space)
+    monkeypatch.setattr(module, "_GAP_NEAR", between + space)
     found = SampleReader(manifest).load(order)
     assert [sample.files["txt"] for sample in found] == [b"abc"[n : n + 1] for n in order]
     log = manifest.storage.reads()
@@ -78,9 +77,28 @@ def test_what_lies_far_apart_is_read_apart(
     assert [log[0].start, log[-1].stop] == [one[0], sum(last)]
 
 
-def test_a_bucket_bears_wider_gaps_than_a_disk(manifest: Manifest) -> None:
-    bucket = dataclasses.replace(manifest, url="s3://bucket/set")
-    assert SampleReader(bucket)._gap > 8 * SampleReader(manifest)._gap
+def test_what_is_far_bears_wider_gaps(tmp_path: Path) -> None:
+    """A request to a bucket costs more than a megabyte that is not needed."""
+    samples = {"a": {"txt": b"a"}, "b": {"txt": b"b" * 10**5}, "c": {"txt": b"c"}}
+    manifest = write_shards(tmp_path / "set", [samples])
+    for far, reads in ((False, 2), (True, 1)):
+        one = watched(manifest, tmp_path / f"{far}", far=far)
+        SampleReader(one).load([0, 2])
+        assert len(one.storage.reads()) == reads
+
+
+def test_what_will_be_loaded_is_told_shard_by_shard(tmp_path: Path) -> None:
+    """And nothing of the shards between: a block goes on in whatever shard the order says."""
+    samples = list(numbered(60).items())
+    parts = [dict(samples[n : n + 10]) for n in range(0, 60, 10)]
+    manifest = watched(write_shards(tmp_path / "set", parts), tmp_path / "log")
+    reader = SampleReader(manifest)
+    reader.will_load([51, 8, 52, 9, 50])
+    told = manifest.storage.told
+    assert len(manifest.storage.indices) == 2
+    assert [one.url for one in told] == [manifest.shards[n].url for n in (0, 5)]
+    assert samples_in(manifest, told) == [8, 9, 50, 51, 52]
+    assert manifest.storage.reads() == []
 
 
 def test_a_file_of_zero_bytes_is_empty_and_needs_no_read(tmp_path: Path) -> None:
