@@ -14,6 +14,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
@@ -50,13 +51,11 @@ class Ring:
         )
 
     def __iter__(self) -> Iterator[tuple[dict[str, Tensor], list[Any]]]:
-        source = self._start()
+        tensors = [
+            {name: torch.from_numpy(array) for name, array in slot.items()} for slot in self._slots
+        ]
         used: deque[Callable[[], None]] = deque()
-        try:
-            tensors = [
-                {name: torch.from_numpy(array) for name, array in slot.items()}
-                for slot in self._slots
-            ]
+        with _page_locked(self._memory), closing(self._start()) as source:
             for step in range(self.steps):
                 notes = source.next()
                 yield tensors[step % len(tensors)], notes
@@ -65,8 +64,6 @@ class Ring:
                 if len(used) == 2:
                     used.popleft()()
                     source.release()
-        finally:
-            source.stop()
 
 
 class _InProcess:
@@ -81,7 +78,7 @@ class _InProcess:
     def release(self) -> None:
         pass
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._notes.close()  # type: ignore[attr-defined]
 
 
@@ -115,7 +112,7 @@ class _Workers:
         for free in self._free:
             free.release()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -178,14 +175,12 @@ def _work(
 
 
 def _allocate(layout: Layout, count: int) -> tuple[mmap.mmap, list[Slot]]:
-    """Return `count` slots in memory that forked processes share, page-locked if there is a GPU."""
+    """Return `count` slots in memory that forked processes share."""
     sizes = {
         name: -(-np.dtype(kind).itemsize * math.prod(shape) // _ALIGNED) * _ALIGNED
         for name, (shape, kind) in layout.items()
     }
     memory = mmap.mmap(-1, max(1, count * sum(sizes.values())))
-    if torch.cuda.is_available():
-        _lock_pages(memory)
     slots: list[Slot] = []
     at = 0
     for _ in range(count):
@@ -196,10 +191,20 @@ def _allocate(layout: Layout, count: int) -> tuple[mmap.mmap, list[Slot]]:
     return memory, slots
 
 
-def _lock_pages(memory: mmap.mmap) -> None:
-    # What cannot be locked is copied all the same, only not while the device computes.
+@contextmanager
+def _page_locked(memory: mmap.mmap) -> Iterator[None]:
+    """Lock memory to its place, from where a GPU copies while it computes."""
+    if not torch.cuda.is_available():
+        yield
+        return
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    torch.cuda.cudart().cudaHostRegister(address, len(memory), 0)
+    runtime = torch.cuda.cudart()
+    torch.cuda.check_error(int(runtime.cudaHostRegister(address, len(memory), 0)))
+    try:
+        yield
+    finally:
+        torch.cuda.synchronize()
+        runtime.cudaHostUnregister(address)
 
 
 def _work_so_far() -> Callable[[], None]:
