@@ -35,8 +35,9 @@ from benchmarks.measure import hardware
 from benchmarks.measure_loader import CROP, SIZE, measure, ours
 from xmodal.data.decode import open_image
 from xmodal.data.loader import TrainingLoader
-from xmodal.data.manifest import read_manifest, write_index, write_manifest
+from xmodal.data.manifest import read_manifest, write_manifest
 from xmodal.data.reader import SampleReader
+from xmodal.data.shard_index import write_index
 from xmodal.data.transforms import cut, random_crop, resize
 
 SHAPES = {"500x375": ((500, 375), 44_000), "640x480": ((640, 480), 69_000)}

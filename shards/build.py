@@ -23,19 +23,10 @@ from shards.picture import PictureError, stored
 from shards.place import name_of, storage_of
 from shards.sample import SampleError, encode_features
 from shards.source import Composed, Item, LeftOut, Picture, Relevance, Split, find_source
-from xmodal.data.manifest import (
-    MANIFEST_NAME,
-    RELEVANCE_NAME,
-    Member,
-    grouped,
-    index_path,
-    read_index,
-    read_manifest,
-    write_index,
-    write_index_of,
-    write_manifest,
-)
+from xmodal.data.manifest import MANIFEST_NAME, RELEVANCE_NAME, read_manifest, write_manifest
+from xmodal.data.shard_index import index_path, read_index, write_index, write_index_of
 from xmodal.data.storage import Storage, is_remote
+from xmodal.data.tar import Member, grouped
 from xmodal.errors import UserError
 
 PLAN_NAME = "build.json"

@@ -22,16 +22,10 @@ from shards.sample import (
     read_features,
     read_record,
 )
-from xmodal.data.manifest import (
-    MANIFEST_NAME,
-    Sample,
-    ShardIndex,
-    grouped,
-    index_path,
-    read_manifest,
-    tar_members,
-)
+from xmodal.data.manifest import MANIFEST_NAME, read_manifest
+from xmodal.data.shard_index import ShardIndex, index_path
 from xmodal.data.storage import Storage
+from xmodal.data.tar import Sample, grouped, tar_members
 from xmodal.errors import UserError
 
 MAX_CAPTION_CHARACTERS = 10_000

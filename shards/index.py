@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 
 from shards.parallel import progress, run_parallel
 from shards.place import find_tars, name_of, storage_of
-from xmodal.data.manifest import Indexed, write_index, write_manifest
+from xmodal.data.manifest import write_manifest
+from xmodal.data.shard_index import Indexed, write_index
 from xmodal.errors import UserError
 
 _NUM_EXAMPLES = 5

@@ -17,8 +17,9 @@ from shards.sample import (
     read_captions,
     read_record,
 )
-from xmodal.data.manifest import Manifest, Sample, read_manifest
+from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.storage import Storage, is_remote
+from xmodal.data.tar import Sample
 from xmodal.errors import UserError
 
 _SIDE = 240  # pixels of an image's cell

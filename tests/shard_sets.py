@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xmodal.data.manifest import Manifest, read_manifest, write_index, write_manifest
+from xmodal.data.manifest import Manifest, read_manifest, write_manifest
+from xmodal.data.shard_index import write_index
 
 Members = Mapping[str, bytes]
 

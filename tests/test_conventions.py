@@ -26,7 +26,10 @@ LAYERS = [
     {"errors"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
-SHARDS_MAY_IMPORT = {"xmodal.data.manifest", "xmodal.data.storage", "xmodal.errors"}
+SHARDS_MAY_IMPORT = {
+    *(f"xmodal.data.{name}" for name in ("manifest", "shard_index", "storage", "tar")),
+    "xmodal.errors",
+}
 
 
 def name_of(path: Path) -> str:

@@ -26,8 +26,9 @@ from tests.training_sets import (
 )
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.loader import TrainingSet
-from xmodal.data.manifest import Manifest, read_manifest, write_index, write_manifest
+from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.samples import hash_id
+from xmodal.data.shard_index import write_index
 from xmodal.errors import UserError
 from xmodal.training.run import Run
 

@@ -10,18 +10,9 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.data.manifest import (
-    Member,
-    Sample,
-    Shard,
-    key_and_extension,
-    read_index,
-    read_manifest,
-    tar_members,
-    tar_samples,
-    write_index,
-    write_manifest,
-)
+from xmodal.data.manifest import Shard, read_manifest, write_manifest
+from xmodal.data.shard_index import read_index, write_index
+from xmodal.data.tar import Member, Sample, key_and_extension, tar_members, tar_samples
 from xmodal.errors import UserError
 
 SAMPLES = [

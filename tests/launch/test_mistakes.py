@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import by_launcher, train
-from xmodal.data.manifest import write_index, write_manifest
+from xmodal.data.manifest import write_manifest
+from xmodal.data.shard_index import write_index
 from xmodal.training.run import Run
 
 WRONG_RECIPES = {

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from xmodal.data.manifest import read_index, read_manifest, tar_samples
+from xmodal.data.manifest import read_manifest
+from xmodal.data.shard_index import read_index
+from xmodal.data.tar import tar_samples
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from tests.processes import on_ranks
 from tests.shard_sets import described, encode, write_shards
 from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
-from xmodal.data.manifest import Manifest, read_manifest, write_index, write_manifest
+from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
+from xmodal.data.shard_index import write_index
 from xmodal.data.tokens import train_tokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError

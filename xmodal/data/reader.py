@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, groupby
 
-from xmodal.data.manifest import Manifest, Sample, Shard, ShardIndex
+from xmodal.data.manifest import Manifest, Shard
 from xmodal.data.samples import RawSample
+from xmodal.data.shard_index import ShardIndex
+from xmodal.data.tar import Sample
 from xmodal.errors import UserError
 
 # Bytes between two files that are read too rather than skipped: less than a request costs.

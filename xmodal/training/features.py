@@ -21,15 +21,9 @@ from torch import Tensor
 
 from xmodal.data.batch import Fault
 from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
-from xmodal.data.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    index_path,
-    read_manifest,
-    write_index,
-    write_manifest,
-)
+from xmodal.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from xmodal.data.reader import SampleReader
+from xmodal.data.shard_index import index_path, write_index
 from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip

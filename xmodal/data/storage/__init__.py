@@ -56,6 +56,12 @@ def is_remote(url: str) -> bool:
     return "://" in url
 
 
+def split_url(url: str) -> tuple[str, str]:
+    """Split the URL of a file into its folder and its name."""
+    folder, slash, name = url.rpartition("/")
+    return (folder or slash or "."), name
+
+
 def open_storage(url: str, s3: S3Config | None = None, cache: CacheConfig | None = None) -> Storage:
     """Return the storage that a URL lies in.
 
