@@ -33,7 +33,12 @@ def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "flip": False,
         },
         "method": {
-            "image": {"name": "vit_tiny_patch16_224", "size": 32, "options": image},
+            "image": {
+                "kind": "timm",
+                "name": "vit_tiny_patch16_224",
+                "size": 32,
+                "options": image,
+            },
             "text": {
                 "kind": "transformer",
                 "vocabulary": 300,
