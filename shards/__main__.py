@@ -65,10 +65,11 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "options", metavar="NAME=VALUE", nargs="*", help="options that the source has"
     )
     parser.add_argument(
-        "--from", dest="root", metavar="DIR", type=Path, help="the folder with the data set"
-    )
+        "--from", dest="root", metavar="DIR", type=Path,
+        help="the folder with the data set, or for pairs a table",
+    )  # fmt: skip
     parser.add_argument(
-        "--to", metavar="DIR", type=_folder, required=True,
+        "--to", metavar="DIR|URL", type=_folder, required=True,
         help="where to put the folders of shards, such as s3://bucket/shards",
     )  # fmt: skip
     parser.add_argument(

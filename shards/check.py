@@ -22,13 +22,12 @@ from shards.sample import (
     read_features,
     read_record,
 )
-from xmodal.data.manifest import MANIFEST_NAME, read_manifest
+from xmodal.data.manifest import MANIFEST_NAME, MAX_CAPTION_CHARACTERS, read_manifest
 from xmodal.data.shard_index import ShardIndex, index_path
 from xmodal.data.storage import Storage
 from xmodal.data.tar import Sample, grouped, tar_members
 from xmodal.errors import UserError
 
-MAX_CAPTION_CHARACTERS = 10_000
 _NUM_EXAMPLES = 5
 _RECORD_TYPES = {"image_id": str, "modification": str, "source_id": str, "target_id": str}
 
