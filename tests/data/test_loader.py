@@ -237,6 +237,7 @@ def test_two_views_of_an_image_are_two_crops_of_it(crops: Manifest) -> None:
     alone = batches(training_set(crops, crop=(0.2, 0.9)), range(2))
     for two, one in zip(both, alone, strict=True):
         assert two.images.equal(one.images)
+        assert two.tokens.equal(one.tokens)
         assert two.second_images.shape == two.images.shape
         assert one.second_images is None
         assert (two.second_images != two.images).flatten(1).any(1).all()
@@ -328,9 +329,8 @@ def test_memory_is_flat_over_many_epochs(tmp_path: Path, workers: int) -> None:
 # Who reads what.
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4, 6, 50])
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_no_two_workers_read_a_block(tmp_path: Path, workers: int, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 2), (1, 5), (1, 50), (3, 3), (3, 4)])
+def test_no_two_workers_read_a_block(tmp_path: Path, ranks: int, workers: int) -> None:
     """In an epoch every sample is read once, by one process; lanes of three rounds a batch."""
     manifest = write_shards(tmp_path / "set", [numbered(50), numbered(22)])
     manifest = watched(manifest, tmp_path / "log")

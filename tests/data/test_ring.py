@@ -179,6 +179,7 @@ def test_workers_end_with_the_loop(how: str) -> None:
     batches = iter(Ring(fill, LAYOUT, 10**6, 2))
     next(batches)
     assert len(children() - before) == 2
+    begun = time.monotonic()
     if how == "closed":
         batches.close()
     elif how == "dropped":
@@ -188,6 +189,7 @@ def test_workers_end_with_the_loop(how: str) -> None:
             break
         del batches
     assert children() == before
+    assert time.monotonic() - begun < 3
 
 
 def test_a_fill_without_workers_is_closed_with_the_loop() -> None:

@@ -274,7 +274,7 @@ WHOLE = npy(np.arange(4, dtype=np.float32))
         (b"text", NO_ARRAY),
         (b"", "image.npy is empty"),
         (None, "image.npy is cut short"),
-        (WHOLE.replace(b"(4,), ", b"(-2,-2)"), NO_ARRAY),
+        (WHOLE.replace(b"(4,), } ", b"(-2,-2)}"), NO_ARRAY),
         (WHOLE.replace(b"(4,), ", b"(\0\0\0) "), NO_ARRAY),
         (npy(np.array([np.inf, -np.inf])), "image.npy has values that are not finite"),
         (npy(np.array([1, np.nan])), "image.npy has values that are not finite"),
