@@ -13,14 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tests.processes import CONTEXT
 
 ROOT = Path(__file__).parents[1]
+
+# Functions of light test modules by what they are called before, such as `MODULE:CLASS.METHOD`.
+Before = Mapping[str, Callable[..., None]]
 
 
 @dataclass
@@ -40,11 +46,19 @@ class Done:
         return self.err.removeprefix("error: ").strip()
 
 
-def run(script: str, *arguments: object, ranks: int = 1, killed_at: str = "") -> Done:
+def run(
+    script: str,
+    *arguments: object,
+    ranks: int = 1,
+    killed_at: str = "",
+    before: Before | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Done:
     """Run `launch/SCRIPT` to its end on so many ranks.
 
     As with a launcher, the first rank that fails ends the others. With `killed_at`, such as
     `xmodal.training.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time.
+    Each rank calls what `before` names before each call of it, with the same arguments.
     """
     words = [str(ROOT / "launch" / script), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +66,8 @@ def run(script: str, *arguments: object, ranks: int = 1, killed_at: str = "") ->
         processes = []
         for rank in map(str, range(ranks)):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(ranks)} | address
-            given = (words, place if ranks > 1 else {}, folder, "" if int(rank) else killed_at)
+            variables = dict(environment or {}) | (place if ranks > 1 else {})
+            given = (words, variables, folder, "" if int(rank) else killed_at, before or {})
             processes.append(CONTEXT.Process(target=_work, args=given))
             processes[-1].start()
         deadline = time.monotonic() + 120
@@ -67,14 +82,14 @@ def run(script: str, *arguments: object, ranks: int = 1, killed_at: str = "") ->
         return Done(code, Path(folder, "out").read_text(), Path(folder, "err").read_text())
 
 
-def train(*arguments: object, ranks: int = 1, killed_at: str = "") -> Done:
-    """Run launch/train.py."""
-    return run("train.py", *arguments, ranks=ranks, killed_at=killed_at)
+def train(*arguments: object, **options: Any) -> Done:
+    """Run launch/train.py; the options are those of `run`."""
+    return run("train.py", *arguments, **options)
 
 
-def evaluate(*arguments: object, ranks: int = 1) -> Done:
-    """Run launch/evaluate.py."""
-    return run("evaluate.py", *arguments, ranks=ranks)
+def evaluate(*arguments: object, **options: Any) -> Done:
+    """Run launch/evaluate.py; the options are those of `run`."""
+    return run("evaluate.py", *arguments, **options)
 
 
 def by_launcher(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -97,30 +112,45 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _work(words: list[str], variables: dict[str, str], folder: str, killed_at: str) -> None:
+def _work(
+    words: list[str], variables: dict[str, str], folder: str, killed_at: str, before: Before
+) -> None:
     os.environ.update(variables)
     for descriptor, name in ((1, "out"), (2, "err")):
         file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
     torch.set_num_threads(1)
+    for place, first in before.items():
+        _call_before(place, first)
     if killed_at:
-        _kill_at(*killed_at.split(":"))
+        place, _, number = killed_at.rpartition(":")
+        _call_before(place, _killer(int(number)))
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")
 
 
-def _kill_at(module: str, name: str, number: str) -> None:
-    """Kill this process at a call of a function, which is not made any more."""
+def _call_before(place: str, first: Callable[..., None]) -> None:
+    """Have a function call another one first, with its own arguments."""
+    module, name = place.split(":")
     *owners, last = name.split(".")
     owner = importlib.import_module(module)
     for part in owners:
         owner = getattr(owner, part)
-    called, calls = getattr(owner, last), []
+    called = getattr(owner, last)
 
-    def counted(*arguments: object, **named: object) -> object:
-        calls.append(None)
-        if len(calls) == int(number):
-            os.kill(os.getpid(), signal.SIGKILL)
+    def both(*arguments: object, **named: object) -> object:
+        first(*arguments, **named)
         return called(*arguments, **named)
 
-    setattr(owner, last, counted)
+    setattr(owner, last, both)
+
+
+def _killer(number: int) -> Callable[..., None]:
+    """Return what kills its process when it is called for the so-manieth time."""
+    calls = count(1)
+
+    def kill(*_: object, **__: object) -> None:
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill

@@ -4,17 +4,14 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
 from tests.commands import by_launcher, train
 from tests.launch.conftest import STEPS
-from xmodal.training.checkpoints import load_weights
+from tests.runs import changed, evaluations, kept_checkpoints, steps, weights
 from xmodal.training.run import Run
 
 # A small network with batch normalisation, whose statistics are to be those of all ranks.
@@ -23,38 +20,6 @@ RESNET = (
     *("method.image.name=test_resnet", "method.image.options={}"),
     *("stages.0.optimizer.lr=2e-5", "stages.0.schedule.warmup=10"),
 )
-
-
-def steps(run: Path, name: str = "loss") -> dict[int, float]:
-    """Return a value of every logged training step, each of which is there once."""
-    rows = [row for row in Run(run).history() if "loss" in row]
-    numbers = [row["step"] for row in rows]
-    assert numbers == sorted(set(numbers))
-    return {row["step"]: row[name] for row in rows}
-
-
-def evaluations(run: Path) -> dict[int, dict[str, float]]:
-    """Return the metrics of every logged evaluation, each of which is there once."""
-    rows = [row for row in Run(run).history() if "loss" not in row]
-    found = {row.pop("step"): row for row in rows}
-    assert len(found) == len(rows)
-    return found
-
-
-def weights(run: Path, step: int, zero: int = 0) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint."""
-    kept: dict[str, Tensor] = {}
-
-    class Keeper(torch.nn.Module):
-        def load_state_dict(self, state: Any) -> None:  # type: ignore[override]
-            kept.update(state)
-
-    load_weights(Keeper(), Run(run).checkpoint(step), zero)
-    return kept
-
-
-def kept_checkpoints(run: Path) -> set[str]:
-    return {path.name for path in (run / "checkpoints").iterdir()}
 
 
 def first_losses(*arguments: object, run: Path, ranks: int) -> list[float]:
@@ -201,27 +166,6 @@ def test_micro_batches_have_the_losses_of_the_whole_batch(
         assert list(steps(tmp_path / "cut", name).values()) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("zero", [3, *(pytest.param(z, marks=pytest.mark.slow) for z in range(3))])
-def test_killed_between_micro_batches_it_goes_on_as_if_nothing_had_been(
-    zero: int, recipe: Path, tmp_path: Path
-) -> None:
-    given = [recipe, f"training.zero={zero}", "method.text.dropout=0.1", "data.val=null"]
-    given += ["data.micro_batch_size=8", "stages.0.length=5 steps", "checkpoints.every=2 steps"]
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    assert train(*given, f"run={whole}", ranks=2).code == 0
-    # Each step has two micro-batches, of which it encodes one again: here in step 4.
-    died = "xmodal.training.gradient_cache:GradientCache._surrogate:4"
-    assert train(*given, f"run={run}", ranks=2, killed_at=died).code == -9
-    assert list(steps(run)) == [1, 2, 3]
-    done = train(*given, f"run={run}", ranks=2)
-    assert done.code == 0, done.err
-    assert "main: steps 3 to 5" in done.out
-    for name in ("loss", "grad_norm", "temperature"):
-        assert steps(run, name) == steps(whole, name)
-    ours, theirs = weights(run, 5, zero), weights(whole, 5, zero)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
 def test_micro_batches_in_bf16_are_near_the_whole_batch(recipe: Path, tmp_path: Path) -> None:
     given = (recipe, "training.precision=bf16")
     whole = first_losses(*given, run=tmp_path / "whole", ranks=1)
@@ -253,119 +197,6 @@ def test_batch_norm_of_micro_batches_is_warned_of(
     )
     assert done.out.count(line) == warned
     assert done.out.count("normalises") == warned
-
-
-DEATHS = {
-    "between two checkpoints": "xmodal.training.run:Run.log:17",
-    "while a checkpoint is written": "xmodal.training.checkpoints:write_atomically:3",
-    "before it is in its place": "xmodal.training.checkpoints:Path.rename:2",
-    "before `latest` names it": "xmodal.training.checkpoints:write_atomically:4",
-    "before old ones are deleted": "xmodal.training.run:Run.prune:2",
-}
-
-
-@pytest.mark.parametrize("moment", DEATHS)
-def test_killed_it_goes_on_as_if_nothing_had_been(
-    moment: str, recipe: Path, finished: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    assert train(recipe, f"run={run}", killed_at=DEATHS[moment]).code == -9
-    assert len(steps(run)) < STEPS
-    resumed_from = Run(run).latest()
-    assert resumed_from
-    done = train(recipe, f"run={run}")
-    assert done.code == 0, done.err
-    first = int(resumed_from.name.removeprefix("step-")) + 1
-    assert f"main: steps {first} to {STEPS}" in done.out
-    assert_the_same(run, finished)
-    assert kept_checkpoints(run) == kept_checkpoints(finished)
-
-
-@pytest.mark.parametrize(
-    ("zero", "ranks"),
-    [
-        (2, 2),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(0, 2), (1, 2), (3, 2), (3, 1)]),
-    ],
-)
-def test_killed_ranks_go_on_as_if_nothing_had_been(
-    zero: int, ranks: int, recipe: Path, tmp_path: Path
-) -> None:
-    given = (recipe, f"training.zero={zero}", "method.text.dropout=0.1")
-    whole = train(*given, f"run={tmp_path}/whole", ranks=ranks)
-    assert whole.code == 0, whole.err
-    killed = train(
-        *given, f"run={tmp_path}/run", ranks=ranks, killed_at=DEATHS["between two checkpoints"]
-    )
-    assert killed.code == -9
-    done = train(*given, f"run={tmp_path}/run", ranks=ranks)
-    assert done.code == 0, done.err
-    assert_the_same(tmp_path / "run", tmp_path / "whole", zero)
-
-
-def assert_the_same(run: Path, other: Path, zero: int = 0) -> None:
-    """Two runs have the same losses, measures and last weights, to the last bit."""
-    for name in ("loss", "grad_norm", "lr", "temperature"):
-        assert steps(run, name) == steps(other, name)
-    assert evaluations(run) == evaluations(other)
-    assert Run(run).results.read_text() == Run(other).results.read_text()
-    ours, theirs = weights(run, STEPS, zero), weights(other, STEPS, zero)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    board = EventAccumulator(str(run / "tensorboard")).Reload()
-    assert [event.step for event in board.Scalars("loss")] == list(range(1, STEPS + 1))
-
-
-def test_without_zero_it_goes_on_on_other_ranks(
-    recipe: Path, finished: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    train(recipe, f"run={run}", killed_at=DEATHS["between two checkpoints"])
-    done = train(recipe, f"run={run}", ranks=2)
-    assert done.code == 0, done.err
-    assert steps(run) == pytest.approx(steps(finished), rel=1e-5)
-
-
-def test_with_zero_other_ranks_are_refused(recipe: Path, tmp_path: Path) -> None:
-    given = (recipe, f"run={tmp_path}/run", "training.zero=2")
-    killed = train(*given, ranks=2, killed_at=DEATHS["between two checkpoints"])
-    assert killed.code == -9
-    before = Run(tmp_path / "run").metrics.read_text()
-    assert "was saved on 2 ranks with ZeRO; resume it on 2 ranks, not 1" in train(*given).error
-    assert Run(tmp_path / "run").metrics.read_text() == before
-
-
-STAGES = [
-    {"name": "heads", "length": "12 steps", "train": ["*.head", "loss"]},
-    {"name": "text", "length": "12 steps", "train": ["text", "image.head", "loss"]},
-]
-
-
-@pytest.mark.parametrize("zero", [2, *(pytest.param(z, marks=pytest.mark.slow) for z in (0, 3))])
-def test_stages_train_their_parts_and_resume(zero: int, recipe: Path, tmp_path: Path) -> None:
-    given = [recipe, f"stages={json.dumps(STAGES)}", f"training.zero={zero}"]
-    given += ["checkpoints.keep_last=4"]
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    assert train(*given, f"run={whole}").code == 0
-    killed = train(*given, f"run={run}", killed_at="xmodal.training.run:Run.log:25")
-    assert killed.code == -9
-    assert Run(run).latest() == Run(run).checkpoint(18)
-    done = train(*given, f"run={run}")
-    assert done.code == 0, done.err
-    assert "text: steps 19 to 24" in done.out
-    assert_the_same(run, whole, zero)
-    stage = {row["step"]: row["stage"] for row in Run(run).history() if "loss" in row}
-    assert [stage[step] for step in (1, 12, 13, 24)] == ["heads", "heads", "text", "text"]
-    early, half, end = (weights(run, step, zero) for step in (6, 12, 24))
-    assert changed(early, half) == {"image.head", "text.head", "loss.log_scale"}
-    assert changed(half, end) == {"image.head", "text.head", "text.backbone", "loss.log_scale"}
-
-
-def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """Return the parts, two names deep, of which some weight is another one."""
-    assert before.keys() == after.keys()
-    names = [name for name in before if not torch.equal(before[name], after[name])]
-    return {".".join(name.split(".")[:2]) for name in names}
 
 
 def test_a_locked_tower_keeps_its_weights_and_statistics(recipe: Path, tmp_path: Path) -> None:

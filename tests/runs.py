@@ -1,0 +1,70 @@
+"""What a run folder holds, and what ranks note of a run that is under way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodal.training.checkpoints import load_weights
+from xmodal.training.run import Run
+
+STEP = "xmodal.training.trainer:Trainer._step"
+
+
+def steps(run: Path, name: str = "loss") -> dict[int, float]:
+    """Return a value of every logged training step, each of which is there once."""
+    rows = [row for row in Run(run).history() if "loss" in row]
+    numbers = [row["step"] for row in rows]
+    assert numbers == sorted(set(numbers))
+    return {row["step"]: row[name] for row in rows}
+
+
+def evaluations(run: Path) -> dict[int, dict[str, float]]:
+    """Return the metrics of every logged evaluation, each of which is there once."""
+    rows = [row for row in Run(run).history() if "loss" not in row]
+    found = {row.pop("step"): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def weights(run: Path, step: int, zero: int = 0) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint."""
+    kept: dict[str, Tensor] = {}
+
+    class Keeper(torch.nn.Module):
+        def load_state_dict(self, state: Any) -> None:  # type: ignore[override]
+            kept.update(state)
+
+    load_weights(Keeper(), Run(run).checkpoint(step), zero)
+    return kept
+
+
+def kept_checkpoints(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """Return the parts, two names deep, of which some weight is another one."""
+    assert before.keys() == after.keys()
+    names = [name for name in before if not torch.equal(before[name], after[name])]
+    return {".".join(name.split(".")[:2]) for name in names}
+
+
+def note_ids(folder: Path, trainer: Any, engine: Any, batch: Any, span: Any) -> None:
+    """Note which samples a rank is about to take a step on; to be called before `STEP`."""
+    row = {"step": trainer.progress.step + 1, "ids": batch.image_ids.tolist()}
+    with (folder / str(trainer.environment.rank)).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def noted_ids(folder: Path) -> dict[int, list[int]]:
+    """Return the ids of each step's global batch, in the plan's order, as all ranks noted them."""
+    files = [path.read_text().splitlines() for path in sorted(folder.iterdir())]
+    ranks = [{row["step"]: row["ids"] for row in map(json.loads, lines)} for lines in files]
+    return {
+        step: [id_ for row in zip(*(rank[step] for rank in ranks), strict=True) for id_ in row]
+        for step in ranks[0]
+        if all(step in rank for rank in ranks)
+    }
