@@ -136,7 +136,7 @@ CASES = st.fixed_dictionaries(
 
 
 @given(CASES)
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_any_ranks_and_workers_from_any_step_give_the_same_batches(
     crops: Manifest, case: dict
 ) -> None:
