@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from xmodal.errors import run_command
+from xmodal.errors import UserError, run_command
 from xmodal.recipe import Recipe, describe, read_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -58,17 +58,31 @@ def key_lines() -> list[str]:
 
 
 def build_missing(source: str, recipe: Recipe, is_main: bool) -> None:
-    """Generate the shards that the recipe names and that are not there, on rank 0."""
+    """Generate the shards that the recipe names and that are not there, on rank 0.
+
+    Raises `UserError` where they would lie in a bucket.
+    """
     from shards.build import build
+    from xmodal.data.manifest import MANIFEST_NAME
+    from xmodal.data.storage import is_remote, open_storage
     from xmodal.distributed.collectives import barrier
 
     if is_main:
-        for url in filter(None, (*(one.url for one in recipe.data.train), recipe.data.val)):
-            folder = Path(url)
-            # A build that was killed goes on; shards that are there stay as they are.
-            if not (folder / "shardindex.json").is_file():
-                workers = min(8, len(os.sched_getaffinity(0)))
-                build(source, folder.parent, splits=[folder.name], workers=workers)
+        urls = [*(one.url for one in recipe.data.train), recipe.data.val]
+        # A build that was killed goes on; shards that are there stay as they are.
+        missing = [
+            url
+            for url in filter(None, urls)
+            if MANIFEST_NAME not in open_storage(url, recipe.data.s3).list(url)
+        ]
+        for url in filter(is_remote, missing):
+            raise UserError(
+                f"{url} has no shards, and data.build makes them on disk alone: run "
+                f"`python -m shards build {source} --to {url.rpartition('/')[0]}`"
+            )
+        workers = min(8, len(os.sched_getaffinity(0)))
+        for folder in map(Path, missing):
+            build(source, folder.parent, splits=[folder.name], workers=workers)
     barrier()
 
 

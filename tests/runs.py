@@ -1,6 +1,7 @@
 """What a run folder holds, and what ranks note of a run that is under way."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from xmodal.training.checkpoints import load_weights
 from xmodal.training.run import Run
 
 STEP = "xmodal.training.trainer:Trainer._step"
+READ = "xmodal.data.storage.s3:S3Storage.read"
 
 
 def steps(run: Path, name: str = "loss") -> dict[int, float]:
@@ -68,3 +70,23 @@ def noted_ids(folder: Path) -> dict[int, list[int]]:
         for step in ranks[0]
         if all(step in rank for rank in ranks)
     }
+
+
+def note_read(file: Path, storage: Any, url: str, *_: Any) -> None:
+    """Note when a process begins to read from a bucket; to be called before `READ`."""
+    with file.open("a") as lines:
+        lines.write(f"{time.monotonic()} {url}\n")
+
+
+def noted_reads(file: Path) -> list[tuple[float, str]]:
+    """Return when which URL was read, in the order in which it was noted."""
+    lines = [line.split(" ", 1) for line in file.read_text().splitlines()]
+    return [(float(moment), url) for moment, url in lines]
+
+
+def pause_at(step: int, folder: Path, trainer: Any, *_: Any) -> None:
+    """Make the file `paused` before a step of rank 0, and wait for `go`."""
+    if trainer.progress.step + 1 == step and trainer.environment.is_main:
+        (folder / "paused").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
