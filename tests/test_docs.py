@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shards.__main__ import read_arguments
 from shards.build import build
+from shards.source import find_source
 from xmodal.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +65,9 @@ def test_documented_commands_parse(page: str, command: list[str]) -> None:
             if not any("bach_size" in each for each in overrides):
                 read_recipe(recipe, overrides, RECIPES)
     if command[:3] == ["python", "-m", "shards"]:
-        read_arguments(command[3:])
+        check_of_shards(command[3:])
+    elif command[:2] == ["python", "-m"]:
+        assert (ROOT / f"{command[2].replace('.', '/')}.py").exists()
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.M)
     for word in command:
@@ -71,10 +75,42 @@ def test_documented_commands_parse(page: str, command: list[str]) -> None:
             assert (ROOT / word).exists(), f"{page} names {word}"
 
 
+def check_of_shards(words: list[str]) -> None:
+    arguments = read_arguments(words)
+    if words[0] == "build":
+        named = {option.partition("=")[0] for option in arguments.options}
+        assert named <= find_source(arguments.source).defaults.keys()
+
+
 def test_pages_have_commands() -> None:
     with_commands = {page for page, _ in EVERY}
-    assert {"README.md", "shards.md", "training.md", "evaluation.md"} <= with_commands
+    named = {"README.md", "shards.md", "data.md", "training.md", "evaluation.md"}
+    assert named <= with_commands
     assert len(EVERY) > 20
+
+
+YAML = [
+    (page.name, text)
+    for page in PAGES
+    for text in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)
+]
+
+
+@pytest.mark.parametrize(("page", "text"), YAML)
+def test_documented_recipes_are_right(page: str, text: str, tmp_path: Path) -> None:
+    """Whole recipes as they are, parts of one in the place of what `clip` says."""
+    said = yaml.safe_load(text)
+    if "method" not in said:
+        clip = yaml.safe_load((RECIPES / "clip.yaml").read_text())
+        said["data"] = clip["data"] | said.get("data", {})
+        said = clip | said
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(said))
+    read_recipe(str(path), [], RECIPES)
+
+
+def test_pages_have_recipes() -> None:
+    assert {"data.md", "training.md"} <= {page for page, _ in YAML}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
