@@ -77,17 +77,15 @@ def study(shards: int, each: int, settings: list[tuple[int, int]]) -> list[dict[
         plural = "s" if readers > 1 else ""
         name = f"webdataset, {readers} reader{plural}, {readers * BUFFER:,} held"
         found[name] = figures(webdatasets(shards, each, readers), each)
-    best_peer = found[name]
+    peer = found[name]  # the better shuffled
     rows = []
     for lanes, window in settings:
         ours = figures(planned(shards, each, lanes, window), each)
         found[f"lanes {lanes}, window {window}, {lanes * window:,} held"] = ours
         name = f"shuffling/{shards}x{each}/lanes{lanes}/window{window}"
-        for figure, mine, theirs in zip(Figures._fields, ours, best_peer, strict=True):
-            perfectly = getattr(found["perfect shuffle"], figure)
-            # A neighbour that never comes is none of anything.
-            one = row(f"{name}/{figure}", mine, max(theirs, 1e-9), "", "of no hardware")
-            rows.append(one | {"perfect": perfectly})
+        for figure, mine, theirs in zip(Figures._fields, ours, peer, strict=True):
+            one = row(f"{name}/{figure}", mine, theirs, "", "of no hardware")
+            rows.append(one | {"perfect": getattr(found["perfect shuffle"], figure)})
     console.print(as_table(f"{shards:,} shards of {each:,} samples", found))
     return rows
 
