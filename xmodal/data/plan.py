@@ -2,11 +2,12 @@
 
 The epoch's order is the shards in a new permutation, end to end. It is cut into *lanes*, runs of
 consecutive samples whose lengths differ by at most one, and the lanes are interleaved: position
-`p` is epoch `p // N`, lane `(p % N) % lanes`, index `(p % N) // lanes` in that lane. Inside a lane,
-blocks of `window` samples are permuted; the first block of each is cut short at random, so that
-lanes do not all begin their next block at once. Epochs follow each other without a seam, so every
-global batch is full, every sample comes exactly once an epoch, and nothing depends on the number
-of ranks or workers.
+`p` is epoch `p // N`, lane `(p % N) % lanes`, index `(p % N) // lanes` in that lane. A lane is read
+from a random sample on to its end, and then from its beginning: where shards are of one size, the
+same samples would else meet in every epoch. Inside a lane, blocks of `window` samples are permuted;
+the first block of each is cut short at random, so that lanes do not all begin their next block at
+once. Epochs follow each other without a seam, so every global batch is full, every sample comes
+exactly once an epoch, and nothing depends on the number of ranks or workers.
 """
 
 from collections.abc import Sequence
@@ -15,15 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SHARDS, _PHASE, _BLOCK = range(3)  # what a permutation or number is drawn for
+_SHARDS, _PHASE, _BLOCK, _TURN = range(4)  # what a permutation or number is drawn for
 
 
 class Block(NamedTuple):
-    """Samples of a lane that are permuted together: places `start` to `stop` of an epoch's order,
-    which stand in the tars one after the other.
+    """Samples of a lane that are permuted together: `start` to `stop` of the order in which lanes
+    follow each other. They stand in the tars one after the other.
     """
 
     epoch: int
+    lane: int
     start: int
     stop: int
 
@@ -46,6 +48,7 @@ class Plan:
         # Around the seam of two epochs, lanes read blocks of both.
         self._shards = lru_cache(maxsize=2)(self._permute_shards)
         self._phases = lru_cache(maxsize=2)(self._draw_phases)
+        self._turns = lru_cache(maxsize=2)(self._draw_turns)
         self.samples_of = lru_cache(maxsize=4 * lanes)(self._permute_block)
 
     def sample_at(self, position: int) -> int:
@@ -62,7 +65,10 @@ class Plan:
         end = self._phases(epoch)[lane] + self.window
         end += (index - end) // self.window * self.window + self.window
         first, last = max(0, end - self.window), min(stop - start, end)
-        return Block(epoch, start + first, start + last), index - first
+        # The lane's end and its beginning are in blocks of their own.
+        seam = stop - start - self._turn(epoch, lane)
+        first, last = (first, min(last, seam)) if index < seam else (max(first, seam), last)
+        return Block(epoch, lane, start + first, start + last), index - first
 
     def neighbours(self, position: int, reach: int) -> list[int]:
         """Return where a repeat is taken from when the sample at `position` cannot be read: the
@@ -88,6 +94,13 @@ class Plan:
         drawn = self._draw(epoch, 0, _PHASE, self.lanes)
         return [int(phase) for phase in drawn % np.uint64(self.window)]
 
+    def _draw_turns(self, epoch: int) -> list[int]:
+        return [int(drawn) for drawn in self._draw(epoch, 0, _TURN, self.lanes)]
+
+    def _turn(self, epoch: int, lane: int) -> int:
+        """Return at which of its samples a lane begins in an epoch."""
+        return self._turns(epoch)[lane] % (self._lane_start(lane + 1) - self._lane_start(lane))
+
     def _permute_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the shards of an epoch in order, and the place at which each ends."""
         shards = _permutation(self._draw(epoch, 0, _SHARDS, len(self.shard_sizes)))
@@ -97,7 +110,9 @@ class Plan:
         """Return the numbers of a block's samples in the order in which they come, (samples,)."""
         shards, ends = self._shards(block.epoch)
         drawn = self._draw(block.epoch, block.start, _BLOCK, block.stop - block.start)
-        places = block.start + _permutation(drawn)
+        start, stop = self._lane_start(block.lane), self._lane_start(block.lane + 1)
+        first = (self._turn(block.epoch, block.lane) + block.start - start) % (stop - start)
+        places = start + first + _permutation(drawn)
         order = np.searchsorted(ends, places, side="right")
         inside = places - (ends[order] - self.shard_sizes[shards[order]])
         return self._starts[shards[order]] + inside
