@@ -94,7 +94,6 @@ def spied_on(folder: Path, *arguments: object, pause: int = 0, **options: Any) -
     """Train, with notes of the ids in `ids` and of reads of the bucket in `reads`."""
     (folder / "ids").mkdir()
     (folder / "reads").touch()
-
     before = {
         STEP: partial(note_ids, folder / "ids"),
         READ: partial(note_read, folder / "reads"),
@@ -125,13 +124,20 @@ def tars(reads: list[tuple[float, str]]) -> list[tuple[float, str]]:
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 2)])
 def test_from_a_bucket_it_trains_as_from_disk(
-    ranks: int, workers: int, shards: Shards, recipe: Path, from_disk: Path, tmp_path: Path
+    ranks: int,
+    workers: int,
+    s3: Gateway,
+    shards: Shards,
+    recipe: Path,
+    from_disk: Path,
+    tmp_path: Path,
 ) -> None:
     done = from_bucket(shards, recipe, tmp_path, f"data.workers={workers}", ranks=ranks)
     assert done.code == 0, done.err
     assert done.err == ""
     assert_as_from_disk(tmp_path, from_disk, ranks)
     assert {row["read_retries"] for row in Run(tmp_path / "run").history()} == {0}
+    assert_no_secret(s3, done, tmp_path)
 
 
 def test_what_a_cache_keeps_is_read_once(
@@ -150,7 +156,7 @@ def test_what_a_cache_keeps_is_read_once(
         assert expected <= num_reads <= 2 * expected
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 2)])
+@pytest.mark.parametrize(("ranks", "workers"), [pytest.param(1, 0, marks=pytest.mark.slow), (2, 2)])
 def test_a_gateway_is_lost_during_training_and_comes_back(
     ranks: int,
     workers: int,
@@ -207,7 +213,7 @@ def network(s3: Gateway) -> Iterator[Proxy]:
         yield opened
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_connections_are_cut_at_random(
     workers: int, network: Proxy, shards: Shards, recipe: Path, from_disk: Path, tmp_path: Path
 ) -> None:
@@ -221,43 +227,39 @@ def test_connections_are_cut_at_random(
 
 
 def test_evaluation_from_a_bucket_is_that_from_disk(
+    shards: Shards, recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = [recipe, f"run={run}", f"data.train={shards.bucket}/train", "stages.0.length=6 steps"]
+    words += [f"data.val={shards.bucket}/val", "data.workers=2", *shards.given]
+    done = train(*words, environment=shards.environment)
+    assert done.code == 0, done.err
+    measured = json.loads((run / "results.json").read_text())
+    assert evaluations(run) == {6: measured}
+    assert any(name.startswith("relevance/") for name in measured)  # relevance.json came too
+    for place in (shards.bucket, shards.disk):
+        (run / "results.json").unlink()
+        done = evaluate(run, "--data", f"{place}/val", environment=shards.environment)
+        assert done.code == 0, done.err
+        assert f"checkpoints/step-6 on {place}/val" in done.out
+        assert json.loads((run / "results.json").read_text()) == measured
+
+
+def test_the_secret_of_a_recipe_is_nowhere_in_a_run(
     s3: Gateway, shards: Shards, recipe: Path, tmp_path: Path
 ) -> None:
-    disk, run = tmp_path / "disk", tmp_path / "run"
-    given = [recipe, "stages.0.length=12 steps", "data.workers=2"]
-    for folder, place in ((disk, str(shards.disk)), (run, shards.bucket)):
-        words = [*given, f"data.train={place}/train", f"data.val={place}/val", f"run={folder}"]
-        done = train(*words, *shards.given, environment=shards.environment)
-        assert done.code == 0, done.err
-    assert evaluations(run) == evaluations(disk)
-    assert list(evaluations(run)) == [6, 12]
-    measured = json.loads((run / "results.json").read_text())
-    assert measured == json.loads((disk / "results.json").read_text())
-    assert any(name.startswith("relevance/") for name in measured)  # relevance.json came too
-    (run / "results.json").unlink()
-    done = evaluate(run, environment=shards.environment)
-    assert done.code == 0, done.err
-    assert json.loads((run / "results.json").read_text()) == measured
-    assert f"checkpoints/step-12 on {shards.bucket}/val" in done.out
-    done = evaluate(disk, "--data", f"{shards.bucket}/val", environment=s3.environment)
-    assert done.code == 0, done.err
-    assert json.loads((disk / "results.json").read_text()) == measured
-
-
-@pytest.mark.parametrize("by", ["recipe", "environment"])
-def test_the_secret_is_nowhere_in_a_run(
-    by: str, s3: Gateway, shards: Shards, recipe: Path, tmp_path: Path
-) -> None:
-    keys = [f"data.s3.key={s3.key}", f"data.s3.secret={s3.secret}"]
     done = train(
         *(recipe, f"run={tmp_path}/run", "stages.0.length=2 steps", *shards.given),
         *(f"data.train={shards.bucket}/train", f"data.val={shards.bucket}/val"),
+        *(f"data.s3.key={s3.key}", f"data.s3.secret={s3.secret}"),
         f"data.cache={{folder: {tmp_path}/cache, gigabytes: 1}}",
-        *(keys if by == "recipe" else []),
-        environment=shards.environment if by == "environment" else {},
     )
     assert done.code == 0, done.err
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert_no_secret(s3, done, tmp_path)
+
+
+def assert_no_secret(s3: Gateway, done: Done, folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 8
     said = [path.read_bytes() for path in files] + [done.out.encode(), done.err.encode()]
     assert not any(s3.secret.encode() in text for text in said)
@@ -277,10 +279,11 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    ("split", "mistake"), [*(("train", mistake) for mistake in MISTAKES), ("val", "no index")]
+)
 def test_a_mistake_is_one_line_and_makes_nothing(
-    mistake: str, split: str, s3: Gateway, shards: Shards, recipe: Path, tmp_path: Path
+    split: str, mistake: str, s3: Gateway, shards: Shards, recipe: Path, tmp_path: Path
 ) -> None:
     variables, url, line = MISTAKES[mistake]
     bare = f"{shards.bucket}/bare/mine.tar"
