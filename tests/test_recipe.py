@@ -176,7 +176,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
             ["method.objective: ", "positives: same_id needs products: float32"],
         ),
         ("method.text.vocabulary=5", ["method.text.vocabulary: 5", "equal to 300"]),
-        ("method.image={}", ["method.image.name is missing: name of a timm model"]),
+        ("method.image={}", ["method.image.kind is missing; allowed: timm, features"]),
         ("run=2024", ["run: 2024", "put it in quotes"]),
         ("data.val=2024-01-01", ["data.val: 2024-01-01", "put it in quotes"]),
         ("data.crop=[1, 0.5]", ["data.crop: [1, 0.5]", "0 < least <= greatest <= 1"]),
@@ -376,6 +376,7 @@ def test_data_sets_to_mix_are_a_list_or_one_url(read: Callable[..., Recipe]) -> 
         ("a", 3.0, {"captions": 0.5, "alt": 0.5}),
         ("b", 1.0, {}),
     ]
+    assert [one.url for one in read("data.train=[a, {url: b}]").data.train] == ["a", "b"]
     for wrong, line in [
         ("data.train=[]", "data.train"),
         ("data.train=[{url: a}, {url: b, weight: 2}]", "give every data set a weight, or none"),
@@ -388,6 +389,14 @@ def test_data_sets_to_mix_are_a_list_or_one_url(read: Callable[..., Recipe]) -> 
         with pytest.raises(UserError) as caught:
             read(wrong)
         assert line in str(caught.value)
+
+
+def test_a_key_of_what_is_null_by_default_makes_it(read: Callable[..., Recipe]) -> None:
+    recipe = read("data.cache.folder=x", "data.cache.gigabytes=5", "data.augment.grey=0.5")
+    assert (recipe.data.cache.folder, recipe.data.cache.gigabytes) == ("x", 5)
+    assert (recipe.data.augment.grey, recipe.data.augment.jitter) == (0.5, 0.8)
+    with pytest.raises(UserError, match=r"data.cache.gigabytes is missing"):
+        read("data.cache.folder=x")
 
 
 def test_keys_of_a_bucket_are_never_saved(read: Callable[..., Recipe]) -> None:

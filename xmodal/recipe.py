@@ -146,10 +146,13 @@ def _child(
         child = node[_position(node, part, key)]
     else:
         field = model.model_fields.get(part) if model else None
+        models = _models(field.annotation) if field else []
         if node.get(part) is None:
             node[part] = _default(field)
+            # Where there is nothing by default, a key of it means that there is to be something.
+            if node[part] is None and len(models) == 1:
+                node[part] = {}
         child = node[part]
-        models = _models(field.annotation) if field else []
         model = models[0] if len(models) == 1 else None
     if not isinstance(child, dict | list):
         raise UserError(f"{key}: {part} is the single value {_shown(child)}, with no keys in it")

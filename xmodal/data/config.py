@@ -133,7 +133,10 @@ class DataConfig(Config):
     @field_validator("train", mode="before")
     @classmethod
     def _url_alone(cls, train: Any) -> Any:
-        return [{"url": train}] if isinstance(train, str) else train
+        sets = [train] if isinstance(train, str) else train
+        if not isinstance(sets, list | tuple):
+            return sets
+        return [{"url": one} if isinstance(one, str) else one for one in sets]
 
     @field_serializer("train")
     def _as_url(self, train: tuple[DataSetConfig, ...]) -> Any:

@@ -118,11 +118,17 @@ class TrainingSet:
         Raises `UserError` where there is none.
         """
         places = self.mixture.neighbours(position, REACH)
+        by_choice = bad.by_choice
         for place in places:
             try:
                 return self.fill(slot, row, position, stream.load(place))
-            except BadSample:
-                continue  # it is reported when its own turn comes
+            except BadSample as cause:  # it is reported when its own turn comes
+                by_choice = by_choice and cause.by_choice
+        if by_choice:
+            raise UserError(
+                f"{bad}; and none of its {len(places)} neighbours is of a size that the recipe "
+                "wants: widen min_side or max_pixels, or build shards without such images"
+            )
         raise UserError(
             f"{bad}; and none of its {len(places)} neighbours can be read either; "
             "run `python -m shards check` on the shards"

@@ -244,6 +244,8 @@ def check_method(recipe: Recipe) -> None:
     text = recipe.method.text
     # The vocabulary itself is learned later: its size is all that the parts depend on.
     method = Clip(recipe.method, text.vocabulary if isinstance(text, TransformerConfig) else 0)
+    if recipe.data.views > 1:
+        raise UserError(f"data.views=2, but {recipe.method.kind} sees one view of an image: use 1")
     if recipe.data.feature_cache:
         locked_sides(method, recipe)
     for stage in recipe.stages:
