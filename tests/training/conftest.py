@@ -14,7 +14,7 @@ def make_recipe() -> Callable[..., Recipe]:
 
     def made(*, data: dict[str, Any] | None = None, **parts: Any) -> Recipe:
         method = {
-            "image": {"name": "test_resnet"},
+            "image": {"kind": "timm", "name": "test_resnet"},
             "text": {"kind": "transformer"},
         }
         shards = {"train": "train", "batch_size": 10} | (data or {})

@@ -143,7 +143,7 @@ def cached(case: Case) -> Trained:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # nothing to compile
     os.environ["LOCAL_RANK"] = str(rank())
     data = {"train": "none", "batch_size": SHARE * world_size()}
-    method = {"image": {"name": "none"}, "text": {"kind": "transformer"}}
+    method = {"image": {"kind": "timm", "name": "none"}, "text": {"kind": "transformer"}}
     recipe = Recipe.model_validate(
         {"run": "none", "data": data, "method": method, "training": {"zero": case.zero}}
     )
