@@ -144,7 +144,8 @@ def test_any_objective_trains_alike_on_one_and_on_two_ranks(
     alone = first_losses(recipe, *given, run=tmp_path / "alone", ranks=1)
     cut = ("training.zero=2", "data.micro_batch_size=8")
     two = first_losses(recipe, *given, *cut, run=tmp_path / "two", ranks=2)
-    assert two == pytest.approx(alone, rel=1e-5, abs=1e-6)  # dv begins near 0
+    # dv is a small difference of terms of the order of 1, to which the rounding is relative.
+    assert two == pytest.approx(alone, rel=1e-5, abs=1e-5 if kind == "mutual_information" else 0)
     assert list(steps(tmp_path / "two", f"loss/{kind}").values()) == two
     assert alone[-1] < alone[0]
 

@@ -124,7 +124,7 @@ class _Folder:
         self.lost = 0.0
         self._sizes = {folder: storage.list(folder)}
         if MANIFEST_NAME not in self._sizes[folder]:
-            if not self._sizes[folder] and not storage.folders(folder):
+            if not (self._sizes[folder] or storage.folders(folder) or Path(folder).is_dir()):
                 raise UserError(f"there is no folder {folder} with shards")
             raise UserError(f"{folder} has no {MANIFEST_NAME}: {how_to_index(folder)}")
         self._entries = _shard_entries(f"{folder}/{MANIFEST_NAME}", storage)

@@ -123,7 +123,9 @@ def _require_end_mark(file: BinaryIO, offset: int) -> None:
     if len(block) < _BLOCK:
         raise EOFError
     if any(block):
-        raise tarfile.HeaderError
+        # A broken header raises here; a sound one that ended the scan lacks what belongs to it.
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        raise EOFError
 
 
 def _why_unreadable(file: BinaryIO, error: Exception) -> str:
