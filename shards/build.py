@@ -23,7 +23,13 @@ from shards.picture import PictureError, stored
 from shards.place import name_of, storage_of
 from shards.sample import SampleError, encode_features
 from shards.source import Composed, Item, LeftOut, Picture, Relevance, Split, find_source
-from xmodal.data.manifest import MANIFEST_NAME, RELEVANCE_NAME, read_manifest, write_manifest
+from xmodal.data.manifest import (
+    MANIFEST_NAME,
+    MAX_CAPTION_CHARACTERS,
+    RELEVANCE_NAME,
+    read_manifest,
+    write_manifest,
+)
 from xmodal.data.shard_index import index_path, read_index, write_index, write_index_of
 from xmodal.data.storage import Storage, is_remote
 from xmodal.data.tar import Member, grouped
@@ -261,6 +267,8 @@ def _sample_files(item: Item | Composed, job: _Job) -> dict[str, bytes]:
     needs_no_text = job.gallery or "text." in item.features
     if not all(item.texts) or not (item.texts or needs_no_text):
         raise SampleError("no caption")
+    if any(len(text) > MAX_CAPTION_CHARACTERS for text in item.texts):
+        raise SampleError(f"caption over {MAX_CAPTION_CHARACTERS:,} characters")
     files = {}
     for prefix, picture in item.pictures.items():
         extension, data = stored(_picture_bytes(picture), job.resize)

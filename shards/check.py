@@ -29,7 +29,12 @@ from xmodal.data.tar import Sample, grouped, tar_members
 from xmodal.errors import UserError
 
 _NUM_EXAMPLES = 5
-_RECORD_TYPES = {"image_id": str, "modification": str, "source_id": str, "target_id": str}
+_RECORD_TYPES = {
+    "image_id": (str, int),
+    "modification": (str,),
+    "source_id": (str,),
+    "target_id": (str,),
+}
 
 Fault = tuple[str, str]  # cause, detail
 
@@ -155,9 +160,10 @@ def _image_faults(data: bytes, extension: str) -> Iterator[Fault]:
 
 
 def _record_faults(record: dict[str, Any]) -> Iterator[Fault]:
-    for key, kind in _RECORD_TYPES.items():
-        if not isinstance(record.get(key, ""), kind):
-            yield "JSON of the wrong type", f"{key} is no string"
+    for key, kinds in _RECORD_TYPES.items():
+        value = record.get(key)
+        if value is not None and not isinstance(value, kinds):
+            yield "JSON of the wrong type", f"{key} is no {' or '.join(k.__name__ for k in kinds)}"
     labels = record.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         yield "JSON of the wrong type", "labels is no list of strings"

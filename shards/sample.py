@@ -64,8 +64,9 @@ def read_captions(record: Mapping[str, Any], text: bytes | None) -> list[str]:
 
     Raises `SampleError` when there are none or they are of another type.
     """
-    if "captions" in record:
+    if record.get("captions") or ("captions" in record and text is None):
         captions = record["captions"]
+        captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not all(isinstance(each, str) for each in captions):
             raise SampleError("JSON of the wrong type", "captions is no list of strings")
     elif text is not None:

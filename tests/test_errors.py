@@ -1,5 +1,6 @@
 """How a command ends: what the user can mend is one line and exit code 2."""
 
+import errno
 import time
 from collections.abc import Callable
 
@@ -55,3 +56,12 @@ def test_interruption_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(fail(ZeroDivisionError()))
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+    assert outcome(fail(full)) == 2
+    line = "error: runs/x/metrics.jsonl cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == line
+    with pytest.raises(OSError, match="Bad file"):
+        run_command(fail(OSError(errno.EBADF, "Bad file descriptor")))

@@ -1,9 +1,12 @@
 """What a command says when the person at the keyboard can mend it."""
 
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 
 class UserError(Exception):
@@ -17,7 +20,8 @@ class UserError(Exception):
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with its exit code.
 
-    A `UserError` becomes the line `error: …` on stderr and exit code 2, Ctrl-C exit code 130.
+    A `UserError` becomes the line `error: …` on stderr and exit code 2, and so does a disk that is
+    full or may not be written; Ctrl-C exit code 130, a closed pipe 141.
     """
     try:
         sys.exit(main() or 0)
@@ -25,6 +29,14 @@ def run_command(main: Callable[[], int | None]) -> None:
         _leave(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _leave(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
 
 
 def _leave(message: str) -> None:

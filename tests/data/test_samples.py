@@ -321,3 +321,17 @@ def test_no_header_breaks_more_than_its_sample(noise: bytes, at: int) -> None:
 def test_a_json_may_hold_more_than_is_used() -> None:
     record = {"captions": ["c"], "labels": ["x"], "nested": {"a": [1, {"b": None}]}}
     assert sample(json=json.dumps(record).encode()).record == record
+
+
+def test_an_image_id_is_text_or_a_number() -> None:
+    def named(value: bytes) -> RawSample:
+        return RawSample("s.tar", "k", {"json": b'{"captions": ["c"], "image_id": ' + value + b"}"})
+
+    assert named(b"7").image_id == "7"
+    with pytest.raises(BadSample, match="image_id in its json is no text or number"):
+        _ = named(b'{"a": 1}').image_id
+
+
+def test_a_text_file_stands_for_captions_that_are_none() -> None:
+    sample = RawSample("s.tar", "k", {"json": b'{"captions": []}', "txt": b"a dog"})
+    assert sample.captions() == ["a dog"]

@@ -92,9 +92,11 @@ def test_broken_json_has_a_cause(causes) -> None:
     assert causes(json=b'{"captions": [') == {"JSON broken": 1}
     assert causes(json=b"[" * 100_000) == {"JSON broken": 1}
     assert causes(json=b'["a dog"]') == wrong
-    assert causes(json=b'{"captions": "a dog"}') == wrong
+    assert causes(json=b'{"captions": {"a": "dog"}}') == wrong
+    assert causes(json=b'{"captions": "a dog", "image_id": 3}') == {}
+    assert causes(json=b'{"captions": ["a dog"], "image_id": {"a": 1}}') == wrong
     assert causes(json=captions("a dog", 3)) == wrong
-    assert causes(json=captions("a dog", image_id=3)) == wrong
+    assert causes(json=captions("a dog", image_id=[3])) == wrong
     assert causes(json=captions("a dog", labels="dog")) == wrong
     assert causes(json=captions("a dog", labels=[3])) == wrong
 

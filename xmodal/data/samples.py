@@ -79,11 +79,16 @@ class RawSample:
     def image_id(self) -> str:
         """What says that two samples have the same image; the place of the sample by default."""
         image_id = self.record.get("image_id")
-        return f"{self.shard}/{self.key}" if image_id is None else str(image_id)
+        if image_id is None:
+            return f"{self.shard}/{self.key}"
+        if not isinstance(image_id, str | int):
+            raise BadSample("image_id in its json is no text or number")
+        return str(image_id)
 
     def captions(self) -> list[str]:
         """Return all captions, at least one: those of the JSON, else the text file."""
-        captions = self.texts("captions" if "captions" in self.record else "txt")
+        in_record = self.record.get("captions") or "txt" not in self.files
+        captions = self.texts("captions" if in_record else "txt")
         if captions is None:
             raise BadSample("no caption: expected captions in its json, or a txt")
         return captions

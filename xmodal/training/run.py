@@ -28,7 +28,7 @@ class Run:
     """A run folder, opened for one recipe."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.given, self.path = path, Path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.tokenizer = self.path / "tokenizer.json"
         self.tensorboard = self.path / "tensorboard"
@@ -37,6 +37,8 @@ class Run:
 
     def check(self, recipe: Recipe) -> None:
         """Raise `UserError` when the folder is not this recipe's to write in."""
+        if "://" in str(self.given):
+            raise UserError(f"run={self.given}: a run folder lies on a disk; name a folder")
         if not self.path.exists():
             return
         if not self.path.is_dir():
