@@ -1,0 +1,88 @@
+"""What every method is: how it encodes a sample, what it minimises over the batch, how it scores."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.data.batch import Batch
+from xmodal.objectives.schedule import Scheduled
+
+T = TypeVar("T")
+Loss = Callable[[Any], Tensor]  # of embeddings, a rank's share of its value over the global batch
+Score = Callable[[Tensor, Tensor], Tensor]  # of (a, …) and (b, …), (a, b)
+
+
+class Method(nn.Module, ABC):
+    """A method of a paper. All else (gradient cache, gathering, evaluation) works through it."""
+
+    # Whether it learns from classes: its batches then have labels.
+    by_label = False
+    # Whether it reads features of every position of an image and word of a text, not of the whole.
+    local = False
+
+    def __init__(self, *, bf16: bool = False) -> None:
+        super().__init__()
+        self.bf16 = bf16
+        self.minimised: tuple[str, ...] | None = None  # names of losses; None: all
+        self.seed = 0  # of what the losses draw, the same on all ranks
+
+    @property
+    @abstractmethod
+    def losses(self) -> Mapping[str, Loss]:
+        """Return the losses that a stage can minimise, by name."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Any:
+        """Return the embeddings of each sample by itself, a dataclass of tensors by row.
+
+        Fields `images` and `texts`, (batch, …), are what is retrieved; None where the batch has
+        no such side.
+        """
+
+    def objective(self, embeddings: Any) -> dict[str, Tensor]:
+        """Return this rank's shares of what is minimised over the global batch, by name."""
+        losses = self.losses
+        names = self.minimised or tuple(losses)
+        return {name: losses[name](embeddings) for name in names}
+
+    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Return how alike (a, b) images (a, …) and texts (b, …) are: here, of unit vectors."""
+        return queries @ gallery.T
+
+    @property
+    def shortlist(self) -> Score | None:
+        """A cheaper score that `score` is approached by: it chooses what is worth scoring."""
+        return None
+
+    @property
+    def monitors(self) -> dict[str, Tensor]:
+        """What the log shows beside the losses."""
+        parts = (part for part in self.modules() if part is not self)
+        return {k: v for part in parts for k, v in getattr(part, "monitors", {}).items()}
+
+    def begin_stage(self, minimised: tuple[str, ...]) -> None:
+        """Minimise these losses from now on."""
+        self.minimised = minimised
+        for part in self.modules():
+            if part is not self and hasattr(part, "monitors"):
+                part.monitors = {}
+
+    def advance(self, progress: float, seed: int) -> None:
+        """Tell what follows training that this share of the stage is done; `seed` is the step's."""
+        self.seed = seed
+        for module in self.modules():
+            if isinstance(module, Scheduled):
+                module.progress = progress
+
+    def forward(self, compute: Callable[[Self], T]) -> T:
+        """Return `compute(self)`: DeepSpeed prepares weights for what is called through here."""
+        return compute(self)
+
+
+def in_precision(method: Method) -> torch.autocast:
+    """Return the context that a method's encoders compute in: bf16 where the run is."""
+    device = next(method.parameters()).device
+    return torch.autocast(device.type, torch.bfloat16, enabled=method.bf16)
