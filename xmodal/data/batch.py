@@ -41,6 +41,7 @@ class Batch:
     image_features: Tensor | None = None  # (batch, …) float32
     text_features: Tensor | None = None  # (batch, …) float32
     image_ids: Tensor | None = None  # (batch,) int64, equal for equal images
+    labels: Tensor | None = None  # (batch,) int64, equal for equal classes
     faults: tuple[Fault, ...] = ()  # samples whose slots are filled by a neighbour
     notices: tuple[str, ...] = ()  # of the storage: reads begun again
 

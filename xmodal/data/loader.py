@@ -42,7 +42,7 @@ class DataSet:
 class TrainingSet:
     """What the positions of a mixture hold: images or features, and a caption or features of it.
 
-    What is random for a sample is drawn from (seed, position, view) alone, never from a worker or
+    With `labelled`, batches have the class of each sample, and one without is bad. What is random for a sample is drawn from (seed, position, view) alone, never from a worker or
     rank. A sample that cannot be used is reported, and a neighbour takes its place.
     """
 
@@ -55,10 +55,11 @@ class TrainingSet:
         *,
         seed: int,
         views: int = 1,
+        labelled: bool = False,
     ) -> None:
         self.data_sets, self.mixture = data_sets, mixture
         self.transform, self.tokenizer = transform, tokenizer
-        self.seed, self.views = seed, views
+        self.seed, self.views, self.labelled = seed, views, labelled
 
     def layout(self, rows: int) -> Layout:
         """Return the shapes and kinds of tensors that hold `rows` samples.
@@ -86,6 +87,8 @@ class TrainingSet:
             layout["lengths"] = ((rows,), np.int64)
         else:
             layout["text_features"] = ((rows, *text), np.float32)
+        if self.labelled:
+            layout["labels"] = ((rows,), np.int64)
         return layout | {"image_ids": ((rows,), np.int64)}
 
     def fill(self, slot: Slot, row: int, position: int, sample: RawSample) -> str | None:
@@ -107,6 +110,8 @@ class TrainingSet:
         else:
             images = slot["image_features"]
             images[row] = features_of(sample, "image", images.shape[1:])
+        if self.labelled:
+            slot["labels"][row] = hash_id(sample.label())
         slot["image_ids"][row] = hash_id(sample.image_id)
         return caption
 
@@ -216,6 +221,7 @@ class TrainingLoader:
             image_features=slot.get("image_features"),
             text_features=slot.get("text_features"),
             image_ids=slot["image_ids"],
+            labels=slot.get("labels"),
             faults=tuple(fault for note in notes for fault in note.faults),
             notices=tuple(line for note in notes for line in note.notices),
         )

@@ -93,6 +93,20 @@ class RawSample:
             raise BadSample("no caption: expected captions in its json, or a txt")
         return captions
 
+    def labels(self) -> list[str]:
+        """Return the classes that the sample is of; none where its JSON names none."""
+        labels = self.record.get("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels):
+            raise BadSample("labels in its json are no list of strings")
+        return labels
+
+    def label(self) -> str:
+        """Return the class that the sample is trained as: its first."""
+        labels = self.labels()
+        if not labels:
+            raise BadSample("no label, which the method learns from")
+        return labels[0]
+
     def texts(self, name: str) -> list[str] | None:
         """Return the texts under a key of the JSON, or in `txt`; None where there is no such."""
         if name == "txt":
