@@ -152,6 +152,61 @@ def test_semi_hard_is_the_greatest_below_else_the_greatest(
             assert index == (-1 if best == -torch.inf else values.index(best))
 
 
+def of_senses(shape: tuple[int, int, int], senses: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of several senses, whose products are whole numbers and often tied."""
+    *sizes, dim = shape
+    x, y = (random(size, of, dim).round() for size, of in zip(sizes, senses, strict=True))
+    return x.requires_grad_(), y.requires_grad_()
+
+
+def greatest(x: Tensor, y: Tensor) -> Tensor:
+    return torch.einsum("ikd,jld->ijkl", x, y).flatten(2).max(2).values
+
+
+several = st.tuples(st.integers(1, 3), st.integers(1, 3))  # senses of rows and of columns
+
+
+@quick
+@given(shapes, several, tile_sizes, some_ids)
+def test_pair_sum_of_senses_takes_the_first_of_the_greatest(
+    shape: tuple[int, int, int], senses: tuple[int, int], tile: int, num_ids: int
+) -> None:
+    (x, y), (*_, ids) = of_senses(shape, senses), inputs(shape, num_ids)
+    a, b = random(shape[0]).requires_grad_(), random(shape[1]).requires_grad_()
+    scale = torch.tensor([1.7], dtype=torch.float64, requires_grad=True)
+    counted = ids[0][:, None] != ids[1]
+    naive = (((scale * greatest(x, y) + a[:, None] + 2 * b) ** 3) * counted).sum()
+    ours = pair_sum(cubes, x, y, ids, scale=scale, row_offset=a, column_offset=b, tile=tile)
+    assert_same_gradients(ours, naive, x, y, a, b, scale)
+
+
+@quick
+@given(shapes, several, tile_sizes, some_ids)
+def test_hardest_of_senses_is_that_of_the_greatest_products(
+    shape: tuple[int, int, int], senses: tuple[int, int], tile: int, num_ids: int
+) -> None:
+    (x, y), (*_, ids) = of_senses(shape, senses), inputs(shape, num_ids)
+    limits = random(shape[0]).round(), random(shape[1]).round()
+    scores, one = greatest(x, y), torch.eye(shape[1], dtype=torch.float64)
+    for below in (None, limits):
+        found = hardest(x, y, ids, below=below, tile=tile)
+        expected = hardest(scores, one, ids, below=below)
+        assert torch.equal(found.columns, expected.columns)
+        assert torch.equal(found.rows, expected.rows)
+
+
+@quick
+@given(shapes, several, tile_sizes)
+def test_a_tile_has_no_more_products_than_it_would_of_one_sense(
+    shape: tuple[int, int, int], senses: tuple[int, int], tile: int
+) -> None:
+    x, y = of_senses(shape, senses)
+    tiles = Tiles(x, y, None, tile)
+    for one in tiles:
+        products = tiles.by_sense(one, one.scores)
+        assert max(products.shape) <= max(tile, *senses)
+
+
 @quick
 @given(shapes, some_ids)
 def test_num_negatives(shape: tuple[int, int, int], num_ids: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
 from xmodal.objectives.config import TripletConfig
+from xmodal.objectives.pairwise import pair_scores
 from xmodal.objectives.triplet import Triplet
 
 KINDS = ["sum", "hardest", "semi_hard"]
@@ -169,3 +170,43 @@ def test_any_shape_and_tile_is_as_the_whole_matrix(
     ids = torch.randint(max(1, size - 2), (size,), generator=torch.Generator().manual_seed(tile))
     whole = triplet(negatives=kind)(x, y, ids)
     torch.testing.assert_close(triplet(negatives=kind, tile=tile)(x, y, ids), whole)
+
+
+def test_of_several_senses_the_best_two_count() -> None:
+    """An image's second sense finds both texts' first; the other's first finds their second."""
+    x = torch.tensor([[[0.0, 0.0], [1.0, 0.5]], [[-1.0, -1.0], [0.5, 1.0]]])
+    y = torch.tensor([[[1.0, 0.0], [-1.0, -1.0]], [[0.0, 1.0], [0.0, -1.0]]])
+    assert pair_scores(x, y).tolist() == [1, 1]
+    assert pair_scores(x, y.flip(0)).tolist() == [0.5, 2]
+    value = triplet(negatives="hardest", margin=0.75, warmup=0)(x, y, torch.arange(2))
+    assert value == (0.25 + 1.75 + 1.75 + 0.25) / 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_sense_is_none_at_all(kind: str) -> None:
+    x, y = random_pairs()
+    results = []
+    for sides in ((x, y), (x[:, None], y[:, None])):
+        leaves = [side.clone().requires_grad_() for side in sides]
+        loss = triplet(0.05, negatives=kind, tile=3)
+        loss(*leaves, torch.arange(8) % 7).backward()
+        results.append([*(leaf.grad.view(8, 4) for leaf in leaves), loss.monitors["collapse"]])
+    for one, none in zip(*results, strict=True):
+        assert torch.equal(one, none)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_a_number_in_one_sense_shows_in_the_value(kind: str) -> None:
+    x, y = random_pairs()
+    for side in (0, 1):
+        sides = [torch.stack([values, values], 1) for values in (x, y)]
+        sides[side][3, 1, 2] = torch.nan
+        assert triplet(negatives=kind)(*sides, torch.arange(8)).isnan()
+
+
+def test_senses_of_an_item_may_be_alike_and_the_batch_not_collapsed() -> None:
+    loss, eye = triplet(), torch.eye(8)
+    loss(eye[:, None].repeat(1, 2, 1), eye[:, None].repeat(1, 3, 1), torch.arange(8))
+    assert loss.monitors["collapse"] == 0
+    loss(torch.ones(8, 2, 3), torch.ones(8, 2, 3), torch.arange(8))
+    assert loss.monitors["collapse"] == 1

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
@@ -27,7 +28,7 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     """The mean over the batch of the hinges of rows and columns."""
     x, y, ids = inputs.values()
     config = module.config
-    scores, negative = x @ y.T, ids[:, None] != ids
+    scores, negative = best_products(x, y), ids[:, None] != ids
     by_row = (config.margin + scores - scores.diag()[:, None]).relu()
     by_column = (config.margin + scores.T - scores.diag()[:, None]).relu()
     every = (by_row + by_column)[negative].sum() / len(x)
@@ -42,6 +43,12 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     )
     done = min(1.0, module.progress / config.warmup) if config.warmup else 1.0
     return (1 - done) * every + done * mined / len(x) + 0 * (x.sum() + y.sum())
+
+
+def best_products(x: Tensor, y: Tensor) -> Tensor:
+    """Of (items, dim) x yᵀ; of several senses an item, the greatest of all, the first of equal."""
+    x, y = (side.view(len(side), -1, side.shape[-1]) for side in (x, y))
+    return torch.einsum("ikd,jld->ijkl", x, y).flatten(2).max(2).values
 
 
 def hardest(scores: Tensor, own: Tensor, negative: Tensor, kind: str) -> int | None:
@@ -59,6 +66,27 @@ def batches() -> dict[str, Inputs]:
     return standard | {"all alike": {"x": alike, "y": alike, "ids": standard["random"]["ids"]}}
 
 
+def of_senses(of_x: int, of_y: int) -> dict[str, Inputs]:
+    """Several embeddings an item, which of them is nearest left to chance, and often tied."""
+    generator = torch.Generator().manual_seed(2)
+    ids = batches()["an image twice"]["ids"]
+    sides = {"x": of_x, "y": of_y}
+
+    def drawn() -> Inputs:
+        shapes = {side: (BATCH, senses, DIM) for side, senses in sides.items()}
+        return {
+            side: torch.randn(shape, generator=generator, dtype=torch.float64)
+            for side, shape in shapes.items()
+        }
+
+    vectors = {side: F.normalize(values, dim=2) for side, values in drawn().items()}
+    ties = {side: values.round() for side, values in drawn().items()}
+    alike = {side: values[:1].repeat(BATCH, 1, 1) for side, values in ties.items()}
+    twice = {side: values[:, :1].repeat(1, sides[side], 1) for side, values in ties.items()}
+    every = {"random": vectors, "ties": ties, "all alike": alike, "senses alike": twice}
+    return {name: {**values, "ids": ids} for name, values in every.items()}
+
+
 CASES = [
     Case(f"triplet, {name}", partial(triplet, **given), share, naive, batches())
     for name, given in {
@@ -71,4 +99,18 @@ CASES = [
         "semi-hard, margin of 2": {"negatives": "semi_hard", "margin": 2},
         "hardest, warming up": {"warmup": 0.5, "progress": 0.2},
     }.items()
+] + [
+    Case(
+        f"triplet, {kind}, {of_x} × {of_y} senses",
+        partial(triplet, negatives=kind, margin=margin),
+        share,
+        naive,
+        of_senses(of_x, of_y),
+    )
+    for kind, margin, of_x, of_y in (
+        ("sum", 0.2, 3, 3),
+        ("sum", 2, 2, 1),
+        ("hardest", 0.2, 2, 2),
+        ("semi_hard", 0.2, 2, 3),
+    )
 ]

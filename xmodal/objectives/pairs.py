@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
+from xmodal.objectives.pairwise.senses import pair_scores
 from xmodal.objectives.pairwise.tiles import precise
 
 
@@ -18,11 +19,11 @@ from xmodal.objectives.pairwise.tiles import precise
 class Pairs:
     """This rank's `pairs`, of which row i of x belongs to row i of y, and all ranks' `batch`."""
 
-    x: Tensor  # (pairs, dim), or (pairs, positions, dim)
-    y: Tensor  # (pairs, dim)
+    x: Tensor  # (pairs, dim), or (pairs, positions or senses, dim)
+    y: Tensor  # (pairs, dim), or (pairs, senses, dim)
     rows: Tensor  # x in the precision that scores are multiplied in
     ids: Tensor  # (pairs,) int64: pairs of equal ids are no negatives of each other
-    all_y: Tensor  # (batch, dim) in the same precision, its gradient the sum of what all ranks ask
+    all_y: Tensor  # (batch, …) in the same precision, its gradient the sum of what all ranks ask
     all_ids: Tensor  # (batch,) int64
     counts: list[int]  # pairs of each rank
 
@@ -66,8 +67,8 @@ class Pairs:
 
     @property
     def own_scores(self) -> Tensor:
-        """Each pair's own score x·y, (pairs,), never rounded."""
-        return (self.x * self.y).sum(1)
+        """Each pair's own score x·y, (pairs,), never rounded; of several senses the greatest."""
+        return pair_scores(self.x, self.y)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the rank's share of the batch's mean, given a value a pair, or their sum."""

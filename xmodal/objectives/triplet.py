@@ -7,7 +7,7 @@ from torch import Tensor
 from xmodal.distributed.collectives import gather, sum_over_ranks
 from xmodal.objectives.config import TripletConfig
 from xmodal.objectives.pairs import Pairs
-from xmodal.objectives.pairwise import Cell, hardest, pair_sum
+from xmodal.objectives.pairwise import Cell, hardest, pair_scores, pair_sum
 from xmodal.objectives.pairwise.tiles import precise
 from xmodal.objectives.schedule import Scheduled, linear_warmup
 
@@ -25,6 +25,9 @@ class Triplet(Scheduled):
       none (Schroff et al. 2015, arXiv 1503.03832);
     - `sum`: every one, their hinges added up.
 
+    With K embeddings an item, sᵢⱼ is the greatest of K × K products: the multiple-instance loss of
+    PVSE (Song and Soleymani 2019, arXiv 1906.04402).
+
     The mean over the batch makes learning rates independent of its size; the paper takes the sum.
     Other pairs of the same id are no negatives. Over the first `warmup` of a stage, the loss goes
     linearly from `sum` to the kind above.
@@ -40,7 +43,10 @@ class Triplet(Scheduled):
         self.monitors: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        """Return this rank's share of the loss, (), of x and y, with ids (pairs,).
+
+        x and y are (pairs, dim), or (pairs, K, dim).
+        """
         pairs = Pairs.of(x, y, ids, self.config.products)
         own = pairs.own_scores
         all_own = gather(own, pairs.counts)
@@ -92,7 +98,7 @@ class Triplet(Scheduled):
 
     def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         x, y = pairs.x.index_select(0, rows), pairs.all_y.index_select(0, columns)
-        return F.relu(self.config.margin + (x * precise(y)).sum(1) - own).sum()
+        return F.relu(self.config.margin + pair_scores(x, precise(y)) - own).sum()
 
 
 def _hinges(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:
@@ -114,7 +120,7 @@ def _alike(pairs: Pairs, all_own: Tensor, tolerance: float) -> Tensor:
     """
     following = torch.arange(len(pairs.x), device=pairs.x.device).add(pairs.first + 1)
     following %= len(pairs.all_y)
-    scores = (pairs.x * precise(pairs.all_y[following])).sum(1)
+    scores = pair_scores(pairs.x, precise(pairs.all_y[following]))
     negative = pairs.ids != pairs.all_ids[following]
     gaps = torch.stack([scores - all_own[pairs.own], scores - all_own[following]])
     alike = ((gaps.abs() <= tolerance) & negative).sum()

@@ -32,7 +32,8 @@ def hardest(
 
     `x` is this rank's (rows, dim), which are rows `first_row` and on of all ranks'; `y` that of all
     ranks (columns, dim), `ids` theirs (rows,) and (columns,). With `below` (rows,) and (columns,),
-    scores less than that come before all others: semi-hard negatives (Schroff et al. 2015).
+    scores less than that come before all others: semi-hard negatives (Schroff et al. 2015). Of
+    (rows, K, dim) and (columns, K, dim) a score is the greatest of K × K.
     """
     tiles = Tiles(x, y, ids, tile)
     rows, near_rows = _Best(len(x), tiles), _Best(len(x), tiles)

@@ -40,7 +40,8 @@ def pair_sum(
 
     `x` is this rank's (rows, dim), `y` that of all ranks (columns, dim), `ids` theirs (rows,) and
     (columns,). The scale s (1,) is 1 unless given, the offsets a (rows,) and b (columns,) are 0.
-    The score of a pair that is no negative is −∞, where f and its derivatives must be 0.
+    The score of a pair that is no negative is −∞, where f and its derivatives must be 0. Of
+    (rows, K, dim) and (columns, K, dim) the product is the greatest of K × K.
     """
     zeros = precise(x[:0]).new_zeros
     row_offset = zeros(len(x)) if row_offset is None else row_offset.to(zeros(0))
@@ -75,10 +76,11 @@ class _PairSum(torch.autograd.Function):
             i, j = tile.both
             cell = function(tile.scores, row_offset[i, None], column_offset[None, j])
             total += cell.value
+            slopes = tiles.by_sense(tile, cell.slopes)
             if dx is not None:
-                add_product(dx[i], cell.slopes, y[j], tiles.scale)
+                add_product(dx[i].flatten(0, -2), slopes, y[j].flatten(0, -2), tiles.scale)
             if dy is not None:
-                add_product(dy[j], cell.slopes.T, x[i], tiles.scale)
+                add_product(dy[j].flatten(0, -2), slopes.T, x[i].flatten(0, -2), tiles.scale)
             if by_row is not None and cell.by_row is not None:
                 by_row[i] += cell.by_row
             if by_column is not None and cell.by_column is not None:

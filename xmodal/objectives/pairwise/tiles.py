@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xmodal.objectives.pairwise.senses import greatest, spread
+
 CPU_TILE = 512  # 1 MiB of scores in float32: about what a core's own cache holds
 SHARE_OF_MEMORY = 1 / 64  # of a GPU's memory that is free, for one tile
 
@@ -17,6 +19,7 @@ class Tile:
     rows: slice
     columns: slice
     scores: Tensor  # (rows, columns), −∞ where row and column are no negatives
+    which: Tensor | None  # (rows, columns) int64: of which senses each is; None where all have one
 
     @property
     def both(self) -> tuple[slice, slice]:
@@ -27,7 +30,8 @@ class Tile:
 class Tiles:
     """Scores s x·y of all rows (rows, dim) with all columns (columns, dim), a row block at a time.
 
-    `ids` are (rows,) and (columns,) int64, or None where every pair is a negative.
+    Of (rows, K, dim) with (columns, K, dim) a score is the greatest of K × K. `ids` are (rows,) and
+    (columns,) int64, or None where every pair is a negative.
     """
 
     def __init__(
@@ -41,28 +45,41 @@ class Tiles:
         self.x, self.y = x.detach(), y.detach()
         self.scale = 1.0 if scale is None else float(scale)
         self.dtype = precise(x[:0]).dtype  # of scores and sums
-        self.size = size or tile_size(x.device)
+        self.senses = _num_senses(x), _num_senses(y)
+        self.size = max(1, (size or tile_size(x.device)) // max(self.senses))
         self.ids = _Ids(*ids, self.size) if ids else None
 
         self.buffer: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tile]:
         for rows, columns in self.blocks():
-            yield Tile(rows, columns, self.scores(rows, columns))
+            yield self.tile(rows, columns)
+
+    def tile(self, rows: slice, columns: slice) -> Tile:
+        """Return a tile, its scores in memory that the next one's take over."""
+        scores, which = self._products(rows, columns), None
+        if self.senses != (1, 1):
+            scores, which = greatest(scores, self.senses)
+        if self.ids and self.ids.may_meet(rows, columns):
+            scores.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
+        return Tile(rows, columns, scores, which)
 
     def scores(self, rows: slice, columns: slice) -> Tensor:
-        """Return the scores of a tile, in memory that the next one's take over."""
-        x, y = self.x[rows], self.y[columns]
-        if self.buffer is None:
-            size = min(self.size, len(self.x)) * min(self.size, len(self.y))
-            self.buffer = x.new_empty(size, dtype=self.dtype)
+        """Return the scores of a tile alone."""
+        return self.tile(rows, columns).scores
+
+    def by_sense(self, tile: Tile, slopes: Tensor) -> Tensor:
+        """Return slopes by products of senses (rows × K, columns × K), given those by scores."""
+        return slopes if tile.which is None else spread(slopes, tile.which, self.senses)
+
+    def _products(self, rows: slice, columns: slice) -> Tensor:
+        x, y = self.x[rows].flatten(0, -2), self.y[columns].flatten(0, -2)
+        if self.buffer is None:  # the first tile is the largest
+            self.buffer = x.new_empty(len(x) * len(y), dtype=self.dtype)
         out = self.buffer[: len(x) * len(y)].view(len(x), len(y))
         if x.dtype == self.dtype:
-            torch.addmm(out, x, y.T, beta=0, alpha=self.scale, out=out)
-        else:
-            add_product(out.zero_(), x, y.T, self.scale)
-        if self.ids and self.ids.may_meet(rows, columns):
-            out.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
+            return torch.addmm(out, x, y.T, beta=0, alpha=self.scale, out=out)
+        add_product(out.zero_(), x, y.T, self.scale)
         return out
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
@@ -91,7 +108,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None
 
 def gradient_of_scale(tiles: Tiles, dx: Tensor) -> Tensor:
     """Return the gradient, (1,), by the scale of the scores, given that by x: Σ x·dx / s."""
-    return torch.einsum("nd,nd->n", tiles.x.to(dx.dtype), dx).sum()[None] / tiles.scale
+    return torch.einsum("...d,...d->...", tiles.x.to(dx.dtype), dx).sum()[None] / tiles.scale
 
 
 def precise(values: Tensor) -> Tensor:
@@ -143,6 +160,10 @@ class _Ids:
     def meet(self, rows: slice, columns: slice) -> Tensor:
         """Return (rows, columns) bool, True where the ids are equal."""
         return self.rows[rows, None] == self.columns[columns]
+
+
+def _num_senses(items: Tensor) -> int:
+    return 1 if items.ndim == 2 else items.shape[1]
 
 
 def _cut(length: int, size: int) -> list[slice]:
