@@ -1,6 +1,5 @@
-"""Objectives with an opponent that the same backward trains: prior matching, modality adversary."""
+"""Objectives with an opponent of the encoders: prior matching, modality classifiers."""
 
-import math
 from functools import partial
 
 import torch
@@ -11,12 +10,12 @@ from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
 from tests.objectives.mutual_information_cases import randomised
 from xmodal.models.adversary import ModalityClassifier
 from xmodal.models.critics import PriorDiscriminator
-from xmodal.objectives.adversarial import ModalityAdversary
+from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
 from xmodal.objectives.config import AdversarialConfig, PriorConfig
 from xmodal.objectives.prior import PriorMatching
 
 SEED = 5
-WEIGHT, PENALTY, PROGRESS = 0.3, 0.7, 0.2
+WEIGHT, PENALTY = 0.3, 0.7
 
 
 class Opposed(nn.Module):
@@ -69,35 +68,44 @@ def naive_prior(module: Opposed, inputs: Inputs) -> Tensor:
     return WEIGHT * encoders + loss + penalty
 
 
-def adversary(encoders: str) -> Opposed:
-    objective = ModalityAdversary(AdversarialConfig(encoders=encoders, weight=WEIGHT))
-    objective.progress = PROGRESS
+def opposed(objective: nn.Module) -> Opposed:
     return randomised(Opposed(ModalityClassifier(DIM, (8, 5), dropout=0.0), objective))
 
 
-def share_of_adversary(module: Opposed, inputs: Inputs) -> Tensor:
+def classification() -> Opposed:
+    return opposed(ModalityClassification())
+
+
+def adversary(encoders: str) -> Opposed:
+    return opposed(ModalityAdversary(AdversarialConfig(encoders=encoders)))
+
+
+def share_of_modality(module: Opposed, inputs: Inputs) -> Tensor:
     return module.objective(inputs["x"], inputs["y"], module.opponent)
 
 
+def log_shares(module: Opposed, inputs: Inputs, *, of: str) -> tuple[Tensor, Tensor]:
+    """Logarithms of what the classifier gives both sides, with gradients `of` it or of these."""
+    layers = layers_of(module.opponent, detached=of != "classifier")
+    sides = (inputs[name].reshape(-1, DIM) for name in ("x", "y"))
+    v, t = (side.detach() if of == "classifier" else side for side in sides)
+    return tuple(copied(side, *layers, 0.01).log_softmax(1) for side in (v, t))
+
+
+def naive_classification(module: Opposed, inputs: Inputs) -> Tensor:
+    v, t = log_shares(module, inputs, of="classifier")
+    return -(v[:, 0].mean() + t[:, 1].mean()) / 2
+
+
 def naive_adversary(module: Opposed, inputs: Inputs) -> Tensor:
-    x, y = inputs["x"], inputs["y"]
-    weight = WEIGHT * (2 / (1 + math.exp(-10 * PROGRESS)) - 1)
-
-    def parts(images: Tensor, texts: Tensor, *, detached: bool) -> list[Tensor]:
-        layers = layers_of(module.opponent, detached=detached)
-        return [copied(side, *layers, 0.01).log_softmax(1) for side in (images, texts)]
-
-    v, t = parts(x.detach(), y.detach(), detached=False)
-    classifier = -(v[:, 0] + t[:, 1]).sum() / (2 * BATCH)
-    v, t = parts(x, y, detached=True)
+    v, t = log_shares(module, inputs, of="embeddings")
     match module.objective.config.encoders:
-        case "reversal":  # the value is the classifier's alone
-            against = weight * (v[:, 0] + t[:, 1]).sum() / (2 * BATCH)
-            return classifier + against - against.detach()
+        case "reversal":
+            return (v[:, 0].mean() + t[:, 1].mean()) / 2
         case "flipped":
-            return classifier - weight * (v[:, 1] + t[:, 0]).sum() / (2 * BATCH)
+            return -(v[:, 1].mean() + t[:, 0].mean()) / 2
         case "confusion":
-            return classifier - weight * (v.sum() + t.sum()) / (4 * BATCH)
+            return -(v.mean() + t.mean()) / 2
 
 
 def batches() -> dict[str, Inputs]:
@@ -105,18 +113,32 @@ def batches() -> dict[str, Inputs]:
     return {name: every[name] for name in ("random", "scores of 100", "all alike")}
 
 
+def senses() -> dict[str, Inputs]:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(BATCH, 2, DIM, generator=generator, dtype=torch.float64)
+    texts = torch.randn(BATCH, 3, DIM, generator=generator, dtype=torch.float64)
+    return {"senses": {"x": images, "y": texts}}
+
+
 CASES = [
     *(
         Case(name, partial(prior, penalty), share_of_prior, naive_prior, batches())
         for name, penalty in (("prior", 0.0), ("prior, penalty", PENALTY))
     ),
+    Case(
+        "modality classification",
+        classification,
+        share_of_modality,
+        naive_classification,
+        batches() | senses(),
+    ),
     *(
         Case(
             f"modality adversary, {encoders}",
             partial(adversary, encoders),
-            share_of_adversary,
+            share_of_modality,
             naive_adversary,
-            batches(),
+            batches() | senses(),
         )
         for encoders in ("reversal", "flipped", "confusion")
     ),

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank
 from xmodal.models.adversary import ModalityClassifier
 from xmodal.models.critics import PriorDiscriminator
-from xmodal.objectives.adversarial import ModalityAdversary, reverse_gradient
+from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
 from xmodal.objectives.config import AdversarialConfig, PriorConfig
 from xmodal.objectives.opponents import held_fixed
 from xmodal.objectives.prior import PriorMatching, _uniform
+from xmodal.objectives.schedule import adversarial_ramp
 
 VARIANTS = ["reversal", "flipped", "confusion"]
 
@@ -43,64 +45,62 @@ def test_what_is_held_fixed_passes_gradients_and_takes_none() -> None:
     assert [p.requires_grad for p in layer.parameters()] == [True, False]
 
 
-def adversary(encoders: str, progress: float = 1.0, **given: object) -> ModalityAdversary:
-    loss = ModalityAdversary(AdversarialConfig(encoders=encoders, **given))
-    loss.progress = progress
-    return loss
+def adversary(encoders: str) -> ModalityAdversary:
+    return ModalityAdversary(AdversarialConfig(encoders=encoders))
 
 
-@pytest.mark.parametrize("encoders", VARIANTS)
-def test_a_weight_of_the_encoders_is_theirs_alone(encoders: str) -> None:
+def two_sides() -> tuple[ModalityClassifier, Tensor, Tensor]:
     torch.manual_seed(0)
     classifier = ModalityClassifier(4, (6, 5), dropout=0.0).double()
-    v, t = drawn(5, 4).requires_grad_(), drawn(5, 4, seed=1).requires_grad_()
+    return classifier, drawn(5, 4).requires_grad_(), drawn(5, 4, seed=1).requires_grad_()
+
+
+def classifier_loss(classifier: nn.Module, v: Tensor, t: Tensor) -> Tensor:
+    classes = torch.tensor([0] * len(v) + [1] * len(t))
+    return nn.functional.cross_entropy(classifier(torch.cat([v, t])), classes)
+
+
+class Reversed(torch.autograd.Function):
+    """A gradient reversal layer."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+def test_classification_and_reversal_are_one_pass_through_a_reversal_layer() -> None:
+    classifier, v, t = two_sides()
     leaves = (*classifier.parameters(), v, t)
-    none, one, two = (
-        gradients(adversary(encoders, weight=weight, ramp=False)(v, t, classifier), *leaves)
-        for weight in (0, 1, 2)
-    )
-    for of_none, of_one, of_two in zip(none[:-2], one[:-2], two[:-2], strict=True):
-        torch.testing.assert_close(of_none, of_one)
-        torch.testing.assert_close(of_none, of_two)
-    for of_none, of_one, of_two in zip(none[-2:], one[-2:], two[-2:], strict=True):
-        assert not of_none.any()
-        assert of_one.any()
-        torch.testing.assert_close(2 * of_one, of_two)
+    ours = ModalityClassification()(v, t, classifier) + adversary("reversal")(v, t, classifier)
+    layer = classifier_loss(classifier, Reversed.apply(v), Reversed.apply(t))
+    for got, expected in zip(gradients(ours, *leaves), gradients(layer, *leaves), strict=True):
+        assert expected.any()
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("encoders", VARIANTS)
 def test_a_step_of_the_encoders_misleads_the_classifier(encoders: str) -> None:
-    torch.manual_seed(0)
-    classifier = ModalityClassifier(4, (6, 5), dropout=0.0).double()
-    v, t = drawn(5, 4).requires_grad_(), drawn(5, 4, seed=1).requires_grad_()
-    classes = torch.tensor([0] * 5 + [1] * 5)
-
-    def cost(left: Tensor, right: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(classifier(torch.cat([left, right])), classes)
-
+    classifier, v, t = two_sides()
     # From where the classifier is right, so that confusion too leads away from there.
     for _ in range(100):
-        trained = gradients(cost(v, t), *classifier.parameters())
+        cost = ModalityClassification()(v, t, classifier)
+        trained = gradients(cost, *classifier.parameters())
         with torch.no_grad():
             for parameter, gradient in zip(classifier.parameters(), trained, strict=True):
                 parameter -= gradient
-    value = adversary(encoders, weight=1, ramp=False)(v, t, classifier)
-    dv, dt = gradients(value, v, t)
-    assert cost(v - 0.01 * dv, t - 0.01 * dt) > cost(v, t)
+    before = classifier_loss(classifier, v, t)
+    assert before < 0.3
+    dv, dt = gradients(adversary(encoders)(v, t, classifier), v, t)
+    assert classifier_loss(classifier, v - 0.01 * dv, t - 0.01 * dt) > before
 
 
-def test_the_weight_follows_the_ramp() -> None:
-    weights = [adversary("reversal", progress, weight=0.05).weight for progress in (0, 0.2, 1)]
-    expected = [0.0, 0.05 * math.tanh(1), 0.05 * math.tanh(5)]
-    assert weights == pytest.approx(expected, rel=1e-12)
-    assert adversary("reversal", 0.0, weight=0.05, ramp=False).weight == 0.05
-
-
-def test_reversal_is_the_identity_with_its_gradient_turned() -> None:
-    x = drawn(3).requires_grad_()
-    turned = reverse_gradient(x, 0.3)
-    assert torch.equal(turned, x)
-    assert torch.equal(gradients((turned * drawn(3, seed=1)).sum(), x)[0], -0.3 * drawn(3, seed=1))
+def test_the_ramp_is_that_of_the_paper() -> None:
+    ramp = [adversarial_ramp(progress) for progress in (0, 0.2, 1)]
+    assert ramp == pytest.approx([0.0, math.tanh(1), math.tanh(5)], rel=1e-12)
 
 
 class FirstChannel(nn.Module):
@@ -112,7 +112,7 @@ class FirstChannel(nn.Module):
 
 def accuracy() -> float:
     images, texts = torch.tensor([[1.0], [1.0], [-1.0], [1.0]]), torch.tensor([[-1.0], [-1.0]])
-    loss = adversary("flipped")
+    loss = ModalityClassification()
     rows = slice(None) if rank() == 0 else slice(0, 0)
     loss(images[rows], texts[rows], FirstChannel())
     return loss.monitors["adversary_accuracy"].item()
@@ -124,13 +124,13 @@ def test_accuracy_is_that_of_both_sides_on_all_ranks() -> None:
 
 
 def test_what_the_classifier_cannot_tell_costs_log_two() -> None:
-    blind = FirstChannel()
-    nothing = torch.zeros(4, 1)
-    for encoders, parts in (("reversal", 1), ("flipped", 2), ("confusion", 2)):
-        loss = adversary(encoders, weight=1, ramp=False)
-        value = loss(nothing, nothing, blind)
-        torch.testing.assert_close(value.item(), parts * math.log(2))
-        assert loss.monitors["adversary_accuracy"] == 0.5
+    nothing, blind = torch.zeros(4, 1), FirstChannel()
+    loss = ModalityClassification()
+    assert loss(nothing, nothing, blind).item() == pytest.approx(math.log(2))
+    assert loss.monitors["adversary_accuracy"] == 0.5
+    for encoders, sign in (("reversal", -1), ("flipped", 1), ("confusion", 1)):
+        value = adversary(encoders)(nothing, nothing, blind)
+        assert value.item() == pytest.approx(sign * math.log(2))
 
 
 def test_dropout_is_in_the_classifier_in_training() -> None:

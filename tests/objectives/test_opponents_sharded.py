@@ -11,7 +11,7 @@ from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
 from xmodal.models.adversary import ModalityClassifier
 from xmodal.models.critics import PriorDiscriminator
-from xmodal.objectives.adversarial import ModalityAdversary
+from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
 from xmodal.objectives.config import AdversarialConfig, PriorConfig
 from xmodal.objectives.prior import PriorMatching
 
@@ -28,14 +28,16 @@ class Method(nn.Module):
         self.image, self.text = nn.Linear(5, DIM), nn.Linear(4, DIM)
         self.classifier = ModalityClassifier(DIM, (DIM, 8), dropout=0.0)
         self.discriminator = PriorDiscriminator(DIM, (DIM, 8))
-        self.adversary = ModalityAdversary(
-            AdversarialConfig(encoders=encoders, weight=1, ramp=False)
-        )
+        self.classification = ModalityClassification()
+        self.adversary = ModalityAdversary(AdversarialConfig(encoders=encoders))
         self.prior = PriorMatching(PriorConfig(weight=1, penalty=penalty))
 
     def forward(self, images: Tensor, texts: Tensor, step: int) -> Tensor:
         v, t = self.image(images), self.text(texts)
-        return self.adversary(v, t, self.classifier) + self.prior(v, self.discriminator, step)
+        modality = self.classification(v, t, self.classifier) + self.adversary(
+            v, t, self.classifier
+        )
+        return modality + self.prior(v, self.discriminator, step)
 
 
 def inputs(step: int) -> tuple[Tensor, Tensor]:
