@@ -105,6 +105,18 @@ class SoftTripletConfig(SampledTripletConfig):
     kind: Literal["soft_triplet"] = "soft_triplet"
 
 
+class MetricPairsConfig(Config):
+    """Similar and dissimilar pairs, drawn by label, told apart by a metric network (UNCSM)."""
+
+    kind: Literal["metric_pairs"] = "metric_pairs"
+    count: PositiveInt = Field(
+        3, description="similar pairs drawn for each image and text, and as many dissimilar ones"
+    )
+    loss: Literal["cross_entropy", "hinge"] = Field(
+        "cross_entropy", description="of both classes; hinge: of the difference of their logits"
+    )
+
+
 class BatchClassificationConfig(PairwiseConfig):
     """Each query's own target among all targets of the batch (TIRG), with a learned norm."""
 
@@ -144,8 +156,6 @@ class AdversarialConfig(Config):
         description="what they are trained by: the classifier's gradient reversed; its loss for "
         "the wrong answers; its loss for answering one half",
     )
-    weight: NonNegativeFloat = Field(0.05, description="weight of the encoders' part in the end")
-    ramp: bool = Field(True, description="let the weight rise from 0 while the stage goes on")
 
 
 PairObjectiveConfig = Annotated[

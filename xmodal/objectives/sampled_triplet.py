@@ -70,14 +70,8 @@ class DoubleTriplet(nn.Module):
 
         `seed` is of the triplets, and the same on all ranks.
         """
-        batch = _Batch.of(x, y, labels)
-        size = len(batch.labels)
-        drawn = sample_triplets(
-            batch.labels.repeat(2), batch.labels, count=self.config.count, seed=seed
-        )
-        # Anchors are all x and then all y, candidates all y of the former and all x of the latter.
-        other = torch.where(drawn.anchors < size, size, 0)
-        drawn = Triplets(drawn.anchors, drawn.positives + other, drawn.negatives + other)
+        batch = LabelledBatch.of(x, y, labels)
+        drawn = batch.draw_across(self.config.count, seed)
         positive, negative = batch.squared_distances(drawn)
         hinges = F.relu(self.config.margin + self.config.positive_weight * positive - negative)
         return batch.mean(hinges, drawn)
@@ -102,7 +96,7 @@ class SoftTriplet(nn.Module):
 
         `seed` is of the triplets, and the same on all ranks.
         """
-        batch = _Batch.of(x, y, labels)
+        batch = LabelledBatch.of(x, y, labels)
         both = batch.labels.repeat(2)
         drawn = sample_triplets(both, both, count=self.config.count, seed=seed, same_items=True)
         positive, negative = batch.squared_distances(drawn)
@@ -110,7 +104,7 @@ class SoftTriplet(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Batch:
+class LabelledBatch:
     """All ranks' x and then all ranks' y, and which of them are this rank's."""
 
     items: Tensor  # (2 × batch, dim), gradients the sum of what all ranks ask
@@ -118,12 +112,20 @@ class _Batch:
     own: Tensor  # (2 × batch,) bool
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, labels: Tensor) -> "_Batch":
+    def of(cls, x: Tensor, y: Tensor, labels: Tensor) -> "LabelledBatch":
         pairs = Pairs.of(x, y, labels)
         own = torch.zeros_like(pairs.all_ids, dtype=torch.bool)
         own[pairs.own] = True
         items = torch.cat([gather(pairs.x, pairs.counts), pairs.all_y])
         return cls(items, pairs.all_ids, own.repeat(2))
+
+    def draw_across(self, count: int, seed: int) -> Triplets:
+        """Draw `count` triplets for each x, of it and two y, and for each y, of it and two x."""
+        size = len(self.labels)
+        drawn = sample_triplets(self.labels.repeat(2), self.labels, count=count, seed=seed)
+        # Anchors are all x and then all y, candidates all y of the former and all x of the latter.
+        other = torch.where(drawn.anchors < size, size, 0)
+        return Triplets(drawn.anchors, drawn.positives + other, drawn.negatives + other)
 
     def squared_distances(self, drawn: Triplets) -> tuple[Tensor, Tensor]:
         """Return those of this rank's anchors to their positives and to their negatives."""

@@ -1,0 +1,58 @@
+"""A learned similarity: pairs of the same label told from others by a metric network."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import mean_of_shares
+from xmodal.objectives.config import MetricPairsConfig
+from xmodal.objectives.pairwise.tiles import precise
+from xmodal.objectives.sampled_triplet import LabelledBatch
+
+
+class MetricPairs(nn.Module):
+    """The loss of a metric network by pairs (UNCSM, Qi et al. 2017, arXiv 1704.04333).
+
+    For each image v and each text t of the global batch, `count` partners of the other medium that
+    bear its label are drawn, and as many that do not. Over these pairs P, half of them similar,
+    with f the network's logit of similar less that of dissimilar, L is
+
+    - `cross_entropy`: −(1/|P|) Σ log p(similar or not | v, t), p(similar | v, t) = σ(f);
+    - `hinge`: (1/|P|) (Σ [1 − f]₊ over the similar + Σ [1 + f]₊ over the dissimilar).
+
+    The pairs are those of the double triplet loss of the same count and seed.
+    """
+
+    def __init__(self, config: MetricPairsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(
+        self, x: Tensor, y: Tensor, labels: Tensor, network: nn.Module, seed: int
+    ) -> Tensor:
+        """Return this rank's share, (), of images and texts (pairs, dim) with labels (pairs,).
+
+        The network makes of images (n, dim) and texts (n, dim), which may be none, logits (n, 2):
+        dissimilar, similar. `seed` is of the pairs, and the same on all ranks.
+        """
+        batch = LabelledBatch.of(x, y, labels)
+        drawn = batch.draw_across(self.config.count, seed)
+        own = batch.own[drawn.anchors]
+        anchors = drawn.anchors[own].repeat(2)
+        partners = torch.cat([drawn.positives[own], drawn.negatives[own]])
+        # Of the batch's items, images come before texts.
+        images = batch.items.index_select(0, torch.minimum(anchors, partners))
+        texts = batch.items.index_select(0, torch.maximum(anchors, partners))
+        logits = precise(network(images, texts))
+        similar = torch.zeros_like(anchors)
+        similar[: len(similar) // 2] = 1
+        right = (logits.argmax(1) == similar).to(logits)
+        self.monitors = {"metric_accuracy": mean_of_shares(batch.mean(right, drawn) / 2)}
+        return batch.mean(self._costs(logits, similar), drawn) / 2
+
+    def _costs(self, logits: Tensor, similar: Tensor) -> Tensor:
+        if self.config.loss == "cross_entropy":
+            return F.cross_entropy(logits, similar, reduction="none")
+        difference = logits[:, 1] - logits[:, 0]
+        return F.relu(1 - (2 * similar - 1) * difference)
