@@ -1,19 +1,19 @@
-"""Measure a run's checkpoint: image-to-text and text-to-image retrieval, all captions counted.
+"""Measure a run's checkpoint: retrieval of captions or of classes, modality gap, zero-shot.
 
     python launch/evaluate.py runs/quickstart
     python launch/evaluate.py runs/flickr8k_locked --data URL --checkpoint best
+    python launch/evaluate.py RUN --protocol class --protocol gap
     deepspeed --num_accelerators 2 launch/evaluate.py RUN      # the work dealt to two processes
 
-Prints a table and writes RUN/results.json and RUN/report/index.html.
+Prints a table a protocol and writes RUN/results.json and RUN/report/index.html.
 """
 
 import argparse
 import sys
 
 from xmodal.errors import UserError, run_command
+from xmodal.evaluation.config import PROTOCOLS
 from xmodal.recipe import dump_recipe, load_recipe
-
-PROTOCOLS = ("all-captions", "relevance")
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         dataset,
         manifest.relevance,
         recipe.evaluation,
-        protocol=given.protocol,
+        protocols=given.protocol,
         device=environment.device,
         workers=recipe.data.workers,
         max_bad_share=recipe.data.max_bad_share,
@@ -54,7 +54,7 @@ def main() -> None:
     if environment.is_main:
         for line in retrieval.fault_lines():
             print(line)
-        examples = retrieved_examples(retrieval, dataset.reader, method.score)
+        examples = retrieved_examples(retrieval, dataset.reader)
         write_results(
             run.path,
             retrieval.metrics,
@@ -77,9 +77,10 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--protocol",
+        action="append",
         choices=PROTOCOLS,
-        help="what is right: `all-captions`, an image with its own captions; `relevance`, what "
-        "relevance.json lists; default: relevance where the shards have it",
+        help="what is measured (docs/evaluation.md), may be given several times; default: its "
+        "evaluation.protocols, else relevance where the shards have relevance.json",
     )
     # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)

@@ -28,6 +28,7 @@ class EvaluationBatch:
     texts: Batch
     owners: Tensor  # (captions,) int64, each caption's row in `images`
     captions: list[str]
+    labels: list[list[str]]  # the classes that each image is of
     faults: tuple[Fault, ...]
 
 
@@ -40,6 +41,7 @@ class _Pair:
     captions: list[str]
     text_features: np.ndarray | None  # (captions, features)
     image_id: int
+    labels: list[str]
 
 
 class EvaluationSet(Dataset[EvaluationBatch]):
@@ -73,6 +75,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             texts,
             torch.repeat_interleave(torch.arange(len(pairs)), counts),
             [caption for pair in pairs for caption in pair.captions],
+            [pair.labels for pair in pairs],
             tuple(faults),
         )
 
@@ -94,7 +97,14 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             image = self.transform(open_image(sample.image()), np.random.default_rng(0))
         else:
             image_features = features_of(sample, "image", self.kind.image)
-        return _Pair(image, image_features, captions, text_features, hash_id(sample.image_id))
+        return _Pair(
+            image,
+            image_features,
+            captions,
+            text_features,
+            hash_id(sample.image_id),
+            sample.labels(),
+        )
 
     def _batch(self, pairs: Sequence[_Pair]) -> Batch:
         """Put pairs into a batch: a row an image, and a row a caption in the pairs' order."""

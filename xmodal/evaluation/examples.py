@@ -1,70 +1,60 @@
 """What a method retrieves for a few queries, to look at."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
-from xmodal.evaluation.ranking import Score, top_k
 from xmodal.evaluation.report import Example, Hit
-from xmodal.evaluation.retrieval import Retrieval
-
-QUERIES = 6  # captions, and as many images, spread evenly over the set
-HITS = 5
+from xmodal.evaluation.retrieval import Found, Retrieval
 
 
-def retrieved_examples(retrieval: Retrieval, samples: SampleReader, score: Score) -> list[Example]:
+def retrieved_examples(retrieval: Retrieval, samples: SampleReader) -> list[Example]:
     """Return captions with their best images, then images with their best captions.
 
     `samples` reads the images and captions that `retrieval` was measured on.
     """
-    return [
-        *_caption_queries(retrieval, samples, score),
-        *_image_queries(retrieval, samples, score),
-    ]
+    return [*_caption_queries(retrieval, samples), *_image_queries(retrieval, samples)]
 
 
-def _caption_queries(retrieval: Retrieval, samples: SampleReader, score: Score) -> list[Example]:
-    gallery, true = retrieval.gallery, _pair_set(retrieval)
-    queries = _spread(len(gallery.texts))
-    scores, found = top_k(gallery.texts[queries], gallery.images, HITS, _swapped(score))
+def _caption_queries(retrieval: Retrieval, samples: SampleReader) -> list[Example]:
+    true = _pair_set(retrieval)
     return [
         Example(
             _caption(retrieval, samples, text),
             [
                 Hit(_image(retrieval, samples, image), (image, text) in true, value)
-                for image, value in zip(images, values, strict=True)
+                for image, value in hits
             ],
             int(retrieval.ranks.text_to_image[text]),
         )
-        for text, images, values in zip(queries, found.tolist(), scores.tolist(), strict=True)
+        for text, hits in _hits(retrieval.images_found)
     ]
 
 
-def _image_queries(retrieval: Retrieval, samples: SampleReader, score: Score) -> list[Example]:
-    gallery, true = retrieval.gallery, _pair_set(retrieval)
-    queries = _spread(len(gallery.images))
-    scores, found = top_k(gallery.images[queries], gallery.texts, HITS, score)
+def _image_queries(retrieval: Retrieval, samples: SampleReader) -> list[Example]:
+    true = _pair_set(retrieval)
     return [
         Example(
             _image(retrieval, samples, image),
             [
                 Hit(_caption(retrieval, samples, text), (image, text) in true, value)
-                for text, value in zip(texts, values, strict=True)
+                for text, value in hits
             ],
             int(retrieval.ranks.image_to_text[image]),
         )
-        for image, texts, values in zip(queries, found.tolist(), scores.tolist(), strict=True)
+        for image, hits in _hits(retrieval.texts_found)
     ]
 
 
-def _swapped(score: Score) -> Score:
-    """Return the score of texts with images: a method scores images with texts."""
-    return lambda texts, images: score(images, texts).T
-
-
-def _spread(total: int) -> list[int]:
-    return [total * i // QUERIES for i in range(min(QUERIES, total))]
+def _hits(found: Found) -> Iterator[tuple[int, list[tuple[int, float]]]]:
+    """Yield each query's row, and the rows and scores of what it finds."""
+    for query, items, scores in zip(
+        found.queries, found.items.tolist(), found.scores.tolist(), strict=True
+    ):
+        yield query, list(zip(items, scores, strict=True))
 
 
 def _pair_set(retrieval: Retrieval) -> set[tuple[int, int]]:
@@ -85,4 +75,4 @@ def _caption(retrieval: Retrieval, samples: SampleReader, text: int) -> str:
     try:
         return sample.captions()[text - first]
     except BadSample:
-        return ", ".join(sample.record.get("labels", [])) or sample.key
+        return ", ".join(sample.labels()) or sample.key

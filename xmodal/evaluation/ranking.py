@@ -7,22 +7,15 @@ another kernel would round them differently and make false ties or false wins.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Matrix products give bitwise equal scores to equal embeddings only where no edge of a tile is
-# left to a kernel that sums in another order. 48 is a multiple of the usual kernels' heights
-# (MKL's are 48 in float32 and 24 in float64 with AVX-512; 32 or 64 are not enough there).
-GRAIN = 48
-# The tiles that hold true pairs are scored twice: with 16 blocks a side they are at most an
-# eighth of all where each image's texts follow each other.
-MIN_BLOCKS = 16
-
-Score = Callable[[Tensor, Tensor], Tensor]
+from xmodal.evaluation.tiles import Places, Tiles
+from xmodal.methods.method import Score
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ def count_ranks(
         ValueError: an image or text has no true partner, or a score is NaN.
     """
     _check_true_pairs(true_pairs, len(images), len(texts))
-    tiles = _Tiles(images, texts, score, tile)
+    tiles = Tiles(images, texts, score, tile)
     true_places = tiles.places(true_pairs)
     best = _best_true_scores(tiles, true_places)
     image_to_text, text_to_image = _count_rivals(tiles, true_places, *best)
@@ -96,13 +89,13 @@ def top_k(
     Raises:
         ValueError: a score is NaN.
     """
-    tiles = _Tiles(queries, gallery, score, tile)
+    tiles = Tiles(queries, gallery, score, tile)
     found = [_top_k_of_row(tiles, row, k) for row in range(tiles.num_rows)]
     scores, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return scores, indices
 
 
-def _top_k_of_row(tiles: "_Tiles", row: int, k: int) -> tuple[Tensor, Tensor]:
+def _top_k_of_row(tiles: Tiles, row: int, k: int) -> tuple[Tensor, Tensor]:
     best: list[Tensor] = []
     for number in range(row * tiles.num_columns, (row + 1) * tiles.num_columns):
         columns = tiles.spans(number)[1]
@@ -120,62 +113,7 @@ def _top_k_of_row(tiles: "_Tiles", row: int, k: int) -> tuple[Tensor, Tensor]:
     return best[0], best[1]
 
 
-class _Tiles:
-    """The scores of all rows with all columns, in numbered tiles that are computed on demand."""
-
-    def __init__(self, rows: Tensor, columns: Tensor, score: Score, tile: int) -> None:
-        self.rows, self.columns, self.score = rows, columns, score
-        self.height = _block_size(len(rows), tile)
-        self.width = _block_size(len(columns), tile)
-        self.num_rows = math.ceil(len(rows) / self.height)
-        self.num_columns = math.ceil(len(columns) / self.width)
-
-    def __len__(self) -> int:
-        return self.num_rows * self.num_columns
-
-    def spans(self, number: int) -> tuple[slice, slice]:
-        """Where the tile lies: its rows and its columns."""
-        row, column = divmod(number, self.num_columns)
-        top, left = row * self.height, column * self.width
-        return (
-            slice(top, min(top + self.height, len(self.rows))),
-            slice(left, min(left + self.width, len(self.columns))),
-        )
-
-    def scores(self, number: int) -> Tensor:
-        """The tile's scores, of the shape of its spans, computed in the shape of a whole tile."""
-        rows, columns = self.spans(number)
-        scores = self.score(
-            _padded(self.rows[rows], self.height), _padded(self.columns[columns], self.width)
-        )
-        assert scores.shape == (self.height, self.width), "score must map (a, …), (b, …) to (a, b)"
-        return scores[: rows.stop - rows.start, : columns.stop - columns.start]
-
-    def places(self, pairs: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """By number, for the tiles that hold some of the pairs: (rows, columns) in the tile."""
-        pairs = pairs.to(self.rows.device)
-        numbers = pairs[:, 0] // self.height * self.num_columns + pairs[:, 1] // self.width
-        order = numbers.argsort()
-        tiles, sizes = numbers[order].unique_consecutive(return_counts=True)
-        rows = (pairs[order, 0] % self.height).split(sizes.tolist())
-        columns = (pairs[order, 1] % self.width).split(sizes.tolist())
-        return dict(zip(tiles.tolist(), zip(rows, columns, strict=True), strict=True))
-
-
-def _block_size(num_items: int, tile: int) -> int:
-    size = min(tile, math.ceil(num_items / MIN_BLOCKS))
-    return math.ceil(size / GRAIN) * GRAIN
-
-
-def _padded(items: Tensor, size: int) -> Tensor:
-    # By a real item, which every score function takes.
-    missing = size - len(items)
-    return torch.cat([items, items[-1:].expand(missing, *items.shape[1:])]) if missing else items
-
-
-def _best_true_scores(
-    tiles: _Tiles, true_places: dict[int, tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
+def _best_true_scores(tiles: Tiles, true_places: Places) -> tuple[Tensor, Tensor]:
     # In float64, which holds the scores of every floating type exactly.
     best_of_row = tiles.rows.new_full((len(tiles.rows),), -math.inf, dtype=torch.float64)
     best_of_column = tiles.rows.new_full((len(tiles.columns),), -math.inf, dtype=torch.float64)
@@ -191,8 +129,8 @@ def _best_true_scores(
 
 
 def _count_rivals(
-    tiles: _Tiles,
-    true_places: dict[int, tuple[Tensor, Tensor]],
+    tiles: Tiles,
+    true_places: Places,
     best_of_row: Tensor,
     best_of_column: Tensor,
 ) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from xmodal.evaluation.ranking import Ranks
 
+DIRECTIONS = ("image_to_text", "text_to_image")
 CUTOFFS = (1, 5, 10)
+BETTER = (*(f"{direction}/recall@{k}" for direction in DIRECTIONS for k in CUTOFFS), "rsum")
 
 
 def recall_metrics(ranks: Ranks, true_pairs: Tensor, protocol: str) -> dict[str, float]:

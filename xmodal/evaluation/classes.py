@@ -1,0 +1,31 @@
+"""The classes of a set's images, as samples' labels say; a text has those of its image."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xmodal.evaluation.gallery import Gallery
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Which image is of which classes: of any number, and of none where a sample has no label."""
+
+    names: list[str]  # in alphabetical order
+    of_images: Tensor  # (images, classes) bool
+
+    def shared_by(self, images: Tensor | slice) -> Tensor:
+        """Return whether each of some images shares a class with each of all, (some, images)."""
+        of_images = self.of_images.float()
+        return of_images[images] @ of_images.T > 0.5
+
+
+def classes_of(gallery: Gallery) -> Classes:
+    """Return the classes that a gallery's images are labelled with."""
+    names = sorted({label for labels in gallery.labels for label in labels})
+    column = {name: number for number, name in enumerate(names)}
+    of_images = torch.zeros(len(gallery.labels), len(names), dtype=torch.bool)
+    for row, labels in enumerate(gallery.labels):
+        of_images[row, [column[label] for label in labels]] = True
+    return Classes(names, of_images.to(gallery.images.device))
