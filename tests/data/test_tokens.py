@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from xmodal.data.tokens import END, PAD, CaptionTokenizer, read_tokenizer, train_tokenizer
+from xmodal.data.tokens import (
+    END,
+    PAD,
+    START,
+    UNKNOWN,
+    CaptionTokenizer,
+    read_tokenizer,
+    train_tokenizer,
+    train_word_tokenizer,
+)
 
 CAPTIONS = [
     f"a {size} {colour} {thing} lies {where} the ground"
@@ -89,3 +98,64 @@ def test_a_saved_tokenizer_reads_the_same(tokenizer: CaptionTokenizer, tmp_path:
         assert ours.equal(theirs)
     shorter = read_tokenizer(tmp_path / "tokenizer.json", context=4)
     assert shorter(CAPTIONS)[0].shape == (len(CAPTIONS), 4)
+
+
+def words_of(captions: list[str], **options: int) -> CaptionTokenizer:
+    options = {"vocabulary": 100, "min_count": 1, "context": 16} | options
+    return train_word_tokenizer(captions, **options)
+
+
+def spelled(tokenizer: CaptionTokenizer, caption: str) -> list[str]:
+    ids, mask = tokenizer([caption])
+    assert mask.all()
+    return [tokenizer.tokenizer.id_to_token(token) for token in ids[0].tolist()]
+
+
+def test_words_are_known_that_come_often_enough() -> None:
+    tokenizer = words_of(["a dog", "A dog runs", "a cat"], min_count=2)
+    assert tokenizer.vocabulary == 4 + 2
+    assert spelled(tokenizer, "a cat, a dog") == [
+        START, "a", UNKNOWN, UNKNOWN, "a", "dog", END,
+    ]  # fmt: skip
+    assert special(tokenizer, PAD) == tokenizer.pad == 0
+
+
+def test_the_most_frequent_words_are_kept() -> None:
+    captions = ["one two three four", "two three four", "three four", "four"]
+    tokenizer = words_of(captions, vocabulary=6)
+    assert tokenizer.vocabulary == 6
+    assert spelled(tokenizer, captions[0]) == [START, UNKNOWN, UNKNOWN, "three", "four", END]
+
+
+def test_words_end_at_spaces_and_punctuation_and_have_one_form() -> None:
+    tokenizer = words_of(["The dog's café — 2nd-best!"])
+    expected = [START, "the", "dog", "'", "s", "café", "—", "2nd", "-", "best", "!", END]
+    for caption in ("The dog's café — 2nd-best!", "THE  dog's\tcafe\u0301—2nd-best !"):
+        assert spelled(tokenizer, caption) == expected
+
+
+def test_word_ids_are_padded_behind_and_cut_with_their_end() -> None:
+    tokenizer = words_of(CAPTIONS, context=5)
+    ids, mask = tokenizer(["a small red ball lies", "", "red"])
+    assert mask.tolist() == [[True] * 5, [True] * 2 + [False] * 3, [True] * 3 + [False] * 2]
+    start, end = special(tokenizer, START), special(tokenizer, END)
+    assert ids[0, 0] == start
+    assert ids[0, -1] == end
+    assert ids[1].tolist() == [start, end, 0, 0, 0]
+
+
+def test_words_are_learned_the_same_each_time_and_read_back(tmp_path: Path) -> None:
+    tokenizer = words_of(CAPTIONS)
+    for captions in (CAPTIONS, CAPTIONS[::-1]):
+        assert words_of(captions).tokenizer.to_str() == tokenizer.tokenizer.to_str()
+    tokenizer.save(tmp_path / "tokenizer.json")
+    again = read_tokenizer(tmp_path / "tokenizer.json", context=16)
+    assert again.vocabulary == tokenizer.vocabulary
+    for ours, theirs in zip(tokenizer(CAPTIONS), again(CAPTIONS), strict=True):
+        assert ours.equal(theirs)
+
+
+def test_a_vocabulary_of_no_captions_has_the_special_words_alone() -> None:
+    tokenizer = words_of([])
+    assert tokenizer.vocabulary == 4
+    assert spelled(tokenizer, "dog") == [START, UNKNOWN, END]

@@ -1,4 +1,6 @@
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from xmodal.models.config import HeadConfig
@@ -19,6 +21,40 @@ def test_hidden_layers_are_as_wide_as_they_say_with_dropout_before_the_last() ->
     x = torch.randn(4, 5)
     assert not torch.equal(head.train()(x), head(x))
     assert torch.equal(head.eval()(x), head(x))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu", "sigmoid"])
+def test_hidden_layers_have_the_activation_that_is_asked_for(activation: str) -> None:
+    head = Head(HeadConfig(hidden=[7, 6], activation=activation), features=5, dim=3)
+    first, second, last = (layer for layer in head if isinstance(layer, nn.Linear))
+    x = torch.randn(4, 5)
+    act = {"gelu": F.gelu, "relu": F.relu, "sigmoid": F.sigmoid}[activation]
+    torch.testing.assert_close(head(x), act(second(act(first(x)))) @ last.weight.T)
+    assert last.bias is None
+
+
+def test_a_pathway_ends_in_a_sigmoid_of_a_layer_with_a_bias() -> None:
+    head = Head(HeadConfig(hidden=[7], activation="sigmoid", last="sigmoid"), features=5, dim=3)
+    first, last = (layer for layer in head if isinstance(layer, nn.Linear))
+    x = torch.randn(4, 5)
+    hidden = F.linear(x, first.weight, first.bias).sigmoid()
+    torch.testing.assert_close(head(x), (hidden @ last.weight.T + last.bias).sigmoid())
+    assert last.bias.any()
+
+
+def test_features_can_be_divided_by_their_length_first() -> None:
+    torch.manual_seed(0)
+    head = Head(HeadConfig(normalise=True), features=5, dim=3)
+    torch.manual_seed(0)
+    plain = Head(HeadConfig(), features=5, dim=3)
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(head(x), plain(x) / x.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(head(9 * x), head(x))
+    nothing = torch.zeros(2, 5, requires_grad=True)
+    head(nothing).sum().backward()
+    assert nothing.grad is not None
+    assert nothing.grad.isfinite().all()
+    assert not head(nothing).any()
 
 
 def test_a_tower_takes_inputs_or_the_features_of_its_backbone() -> None:

@@ -56,8 +56,63 @@ def test_pixels_are_normalised_as_the_model_was_trained() -> None:
     images = pictures(2, 64)
     mean, std = (torch.tensor(encoder.model.default_cfg[key]) for key in ("mean", "std"))
     pixels = (images / 255 - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(encoder(images), encoder.model(pixels), rtol=1e-4, atol=1e-4)
+    _, pooled = encoder.model(pixels)
+    torch.testing.assert_close(encoder(images), pooled, rtol=1e-4, atol=1e-4)
     assert not {"mean", "std"} & set(encoder.state_dict())
+
+
+SMALL_SWIN = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "pooled_by_mean"),
+    [
+        ("test_resnet", {}, True),
+        ("test_efficientnet", {}, True),
+        ("swin_tiny_patch4_window7_224", SMALL_SWIN, True),
+        ("test_convnext", {}, False),  # normalised after the mean
+        ("test_vit", {}, False),  # a token of its own
+        ("mobilenetv3_small_050", {}, False),  # a layer after the mean
+    ],
+)
+@torch.no_grad()
+def test_parts_of_an_image_are_the_positions_of_its_last_map(
+    name: str, options: dict, *, pooled_by_mean: bool
+) -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder(TimmConfig(name=name, size=64, options=options)).eval()
+    local = encoder.local(pictures(2, 64))
+    positions = local.rows.shape[1]
+    assert positions == {"test_vit": 16, "swin_tiny_patch4_window7_224": 64}.get(name, 4)
+    assert local.rows.shape == (2, positions, encoder.local_features)
+    assert local.mask.shape == (2, positions)
+    assert local.mask.all()
+    assert torch.equal(local.pooled, encoder(pictures(2, 64)))
+    same_width = encoder.local_features == encoder.features
+    assert pooled_by_mean == (
+        same_width and torch.allclose(local.rows.mean(1), local.pooled, rtol=1e-4, atol=1e-5)
+    )
+
+
+@torch.no_grad()
+def test_positions_go_row_by_row() -> None:
+    """The map of a picture that is bright on one side is that of its mirror image, mirrored."""
+    for name, side in (("test_resnet", 4), ("swin_tiny_patch4_window7_224", 16)):
+        torch.manual_seed(0)
+        options = SMALL_SWIN if name.startswith("swin") else {}
+        encoder = ImageEncoder(TimmConfig(name=name, size=128, options=options)).eval()
+        picture = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+        picture[..., :32] = 255
+        rows = encoder.local(picture).rows.unflatten(1, (side, side))[0]
+        across, down = rows.diff(dim=1).abs().mean(), rows.diff(dim=0).abs().mean()
+        assert across > 1.5 * down
+
+
+def test_a_model_without_a_map_is_refused_where_one_is_read() -> None:
+    options = {"embed_dim": (12, 12), "num_heads": (1, 1), "depth": ((1, 1, 0),)}
+    encoder = ImageEncoder(TimmConfig(name="crossvit_tiny_240", size=240, options=options))
+    with pytest.raises(UserError, match=r"method.image.name: crossvit_tiny_240 has no map"):
+        encoder.local(pictures(1, 240))
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "wrapped.pth"])

@@ -8,9 +8,17 @@ from torch import Tensor
 from xmodal.data.tokens import CaptionTokenizer, train_tokenizer
 from xmodal.errors import UserError
 from xmodal.models import packages
-from xmodal.models.config import TransformerConfig, TransformersConfig
+from xmodal.models.config import (
+    FeaturesConfig,
+    GruConfig,
+    TextConfig,
+    TransformerConfig,
+    TransformersConfig,
+)
+from xmodal.models.features import Features
+from xmodal.models.gru import Gru
 from xmodal.models.packages import packaged_weights
-from xmodal.models.texts import PretrainedText, Transformer, masked_mean, pretrained_tokenizer
+from xmodal.models.texts import PretrainedText, Transformer, pretrained_tokenizer, text_encoder
 
 CAPTIONS = [
     "A brown dog runs through the snow .",
@@ -174,7 +182,42 @@ def test_heads_must_divide_the_width(tokenizer: CaptionTokenizer) -> None:
         Transformer(TransformerConfig(width=24, heads=5), tokenizer.vocabulary)
 
 
-def test_masked_mean_is_the_mean_where_the_mask_is() -> None:
-    states = torch.arange(12.0).view(2, 3, 2)
-    mask = torch.tensor([[True, False, False], [True, True, False]])
-    assert masked_mean(states, mask).tolist() == [[0, 1], [7, 8]]
+@torch.no_grad()
+def test_parts_of_a_text_are_its_last_states_and_their_mean_the_whole(
+    tokenizer: CaptionTokenizer, minilm: PretrainedText
+) -> None:
+    encoders = [(small(tokenizer).eval(), tokenizer), (minilm, pretrained_tokenizer(MINILM))]
+    for encoder, tokens_of in encoders:
+        tokens, mask = tokens_of(CAPTIONS)
+        local = encoder.local(tokens, mask)
+        assert local.rows.shape == (*mask.shape, encoder.local_features)
+        assert torch.equal(local.mask, mask)
+        assert torch.equal(local.pooled, encoder(tokens, mask))
+        for row, of_row, pooled in zip(local.rows, mask, local.pooled, strict=True):
+            assert row[of_row].any(1).all()
+            assert not row[~of_row].any()
+            torch.testing.assert_close(row[of_row].mean(0), pooled, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_words_of_minilm_are_those_of_plain_transformers(minilm: PretrainedText) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = packaged_weights("all-MiniLM-L6-v2")
+    plain = AutoTokenizer.from_pretrained(folder)(CAPTIONS[0], return_tensors="pt")
+    expected = AutoModel.from_pretrained(folder)(**plain).last_hidden_state[0]
+    local = minilm.local(*pretrained_tokenizer(MINILM)(CAPTIONS))
+    torch.testing.assert_close(local.rows[0, : len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (TransformerConfig(), Transformer),
+        (GruConfig(), Gru),
+        (FeaturesConfig(features=3), Features),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_a_recipe_s_encoder(config: TextConfig, kind: type) -> None:
+    assert type(text_encoder(config, vocabulary=400)) is kind

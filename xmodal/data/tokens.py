@@ -15,7 +15,7 @@ from tokenizers import (
 )
 from torch import Tensor
 
-PAD, END = "<pad>", "<end>"
+PAD, END, START, UNKNOWN = "<pad>", "<end>", "<start>", "<unknown>"
 
 
 class CaptionTokenizer:
@@ -61,7 +61,7 @@ def read_tokenizer(path: Path, context: int) -> CaptionTokenizer:
 def train_tokenizer(captions: Iterable[str], vocabulary: int, context: int) -> CaptionTokenizer:
     """Train a byte-level BPE tokenizer (lower case, NFKC) of at most `vocabulary` ids."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.normalizer = _one_form()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -76,3 +76,33 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int, context: int) -> C
         single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
     )
     return CaptionTokenizer(tokenizer, context)
+
+
+def train_word_tokenizer(
+    captions: Iterable[str], vocabulary: int, min_count: int, context: int
+) -> CaptionTokenizer:
+    """Learn the words (lower case, NFKC) that captions have `min_count` times or more.
+
+    Words end at spaces and punctuation, which is words too. There are at most `vocabulary` ids,
+    those of padding, start, end and the unknown word among them; the most frequent words have one.
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer = _one_form()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary,
+        min_frequency=min_count,
+        special_tokens=[PAD, UNKNOWN, START, END],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (START, END)],
+    )
+    return CaptionTokenizer(tokenizer, context)
+
+
+def _one_form() -> normalizers.Normalizer:
+    """Write what differs by case or by forms of a character alike."""
+    return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

@@ -50,6 +50,20 @@ class TransformerConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention and residuals")
 
 
+class GruConfig(Config):
+    """A GRU over words learned with it (VSE++, PVSE), those that the shards' captions have."""
+
+    kind: Literal["gru"] = "gru"
+    vocabulary: int = Field(20_000, ge=5, description="most words; rarer ones are one unknown word")
+    min_count: PositiveInt = Field(4, description="times that a word occurs, or it is unknown")
+    context: int = Field(64, ge=3, description="longest caption, words; the rest is cut")
+    word: PositiveInt = Field(300, description="width of a word")
+    width: PositiveInt = Field(1024, description="width of the state, of each direction")
+    layers: PositiveInt = Field(1, description="number of layers")
+    bidirectional: bool = Field(False, description="read backwards too; features are both states")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of words")
+
+
 class FeaturesConfig(Config):
     """No encoder: the shards hold its features (KEY.image.npy, KEY.text.npy), only heads learn."""
 
@@ -69,12 +83,18 @@ class FeaturesConfig(Config):
 
 ImageConfig = Annotated[TimmConfig | FeaturesConfig, Field(discriminator="kind")]
 TextConfig = Annotated[
-    TransformersConfig | TransformerConfig | FeaturesConfig, Field(discriminator="kind")
+    TransformersConfig | TransformerConfig | GruConfig | FeaturesConfig,
+    Field(discriminator="kind"),
 ]
 
 
 class HeadConfig(Config):
     """The projection from an encoder's features into the common space."""
 
+    normalise: bool = Field(False, description="divide features by their length first (VSE++)")
     hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
+    activation: Literal["gelu", "relu", "sigmoid"] = Field("gelu", description="of hidden layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
+    last: Literal["linear", "sigmoid"] = Field(
+        "linear", description="last layer: `linear`, without a bias, or `sigmoid` of one with it"
+    )

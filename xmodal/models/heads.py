@@ -2,28 +2,42 @@
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.models.config import HeadConfig
 
+_ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
 
 class Head(nn.Sequential):
-    """Linear, or a GELU network with the hidden widths given: (batch, features) → (batch, dim)."""
+    """Linear, or a network with the hidden widths given: (batch, features) → (batch, dim)."""
 
     def __init__(self, config: HeadConfig, features: int, dim: int) -> None:
         widths = [features, *config.hidden]
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [Unit()] if config.normalise else []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.GELU()]
-        super().__init__(
-            *layers, nn.Dropout(config.dropout), nn.Linear(widths[-1], dim, bias=False)
-        )
+            layers += [nn.Linear(before, after), _ACTIVATIONS[config.activation]()]
+        layers.append(nn.Dropout(config.dropout))
+        if config.last == "linear":
+            layers.append(nn.Linear(widths[-1], dim, bias=False))
+        else:
+            layers += [nn.Linear(widths[-1], dim), nn.Sigmoid()]
+        super().__init__(*layers)
+
+
+class Unit(nn.Module):
+    """Features divided by their length."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (batch, features) of length 1, or 0 where they are 0."""
+        return F.normalize(features, dim=1)
 
 
 class Tower(nn.Module):
     """An encoder and its head."""
 
-    def __init__(self, backbone: nn.Module, head: Head) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 

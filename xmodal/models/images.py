@@ -1,6 +1,7 @@
-"""Image encoders: timm's models by name, from pixels to pooled features."""
+"""Image encoders: timm's models by name, from pixels to features."""
 
 import difflib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +13,69 @@ from torch import Tensor, nn
 from xmodal.errors import UserError
 from xmodal.models.batch_norm import synchronise_batch_norm
 from xmodal.models.config import FeaturesConfig, ImageConfig, TimmConfig
+from xmodal.models.encoder import Encoder, Local
 from xmodal.models.features import Features
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
 
 
-class ImageEncoder(nn.Module):
-    """A timm model without its classifier; uint8 pixels in, pooled features out."""
+class ImageEncoder(Encoder):
+    """A timm model without its classifier, on uint8 pixels."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
-        self.model = _create(config)
-        synchronise_batch_norm(self.model)
+        self.name = config.name
+        model: Any = _create(config)
+        synchronise_batch_norm(model)
+        # In one call of the model, not by its methods: DeepSpeed prepares what is called.
+        model.forward = partial(_map_and_pooled, model)
+        self.model = model
         # The width after pooling; `num_features` where a model has no layer in between.
-        features: Any = getattr(self.model, "head_hidden_size", self.model.num_features)
-        self.features = int(features)
-        normalisation = resolve_model_data_config(self.model)
+        self.features = int(getattr(model, "head_hidden_size", model.num_features))
+        self.local_features = int(model.num_features)
+        normalisation = resolve_model_data_config(model)
         for name in ("mean", "std"):
             values = 255 * torch.tensor(normalisation[name]).view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features (batch, features) of images (batch, 3, height, width) uint8."""
+    def forward(self, images: Tensor, *, local: bool = False) -> Tensor | Local:
+        """Return features (batch, features) of images (batch, 3, height, width) uint8.
+
+        With `local`, also those of the positions of the last map, row by row.
+        """
         pixels = (images.float() - self.mean) / self.std
         # Convolutions take half the time on channels-last memory; other models do not mind it.
-        features: Tensor = self.model(pixels.contiguous(memory_format=torch.channels_last))
-        return features
+        last, pooled = self.model(pixels.contiguous(memory_format=torch.channels_last))
+        if not local:
+            features: Tensor = pooled
+            return features
+        rows = self._positions(last)
+        return Local(rows, torch.ones_like(rows[..., 0], dtype=torch.bool), pooled)
+
+    def _positions(self, last: Any) -> Tensor:
+        """Return (batch, positions, channels) of a map, or of tokens without those of the whole."""
+        if not isinstance(last, Tensor) or last.ndim not in (3, 4):
+            raise UserError(
+                f"method.image.name: {self.name} has no map of positions, which this method reads"
+            )
+        if last.ndim == 3:
+            return last[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return last.flatten(1, 2)
+        return last.flatten(2).transpose(1, 2)
 
 
-def image_encoder(config: ImageConfig) -> ImageEncoder | Features:
+def image_encoder(config: ImageConfig) -> Encoder:
     """Return the encoder that a recipe describes, with its first weights."""
     return Features(config) if isinstance(config, FeaturesConfig) else ImageEncoder(config)
+
+
+def _map_and_pooled(model: Any, pixels: Tensor) -> tuple[Any, Tensor]:
+    """Return what a timm model makes of pixels before it pools them, and after."""
+    last = model.forward_features(pixels)
+    return last, model.forward_head(last)
 
 
 def _create(config: TimmConfig) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Text encoders: pretrained ones of transformers, and a small transformer from scratch."""
+"""Text encoders: pretrained ones of transformers, and those that are trained from scratch."""
 
 from pathlib import Path
 
@@ -9,24 +9,29 @@ from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.models.config import (
     FeaturesConfig,
+    GruConfig,
     TextConfig,
     TransformerConfig,
     TransformersConfig,
 )
+from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
 from xmodal.models.features import Features
+from xmodal.models.gru import Gru
 from xmodal.models.packages import packaged_weights
 
 
-def text_encoder(config: TextConfig, vocabulary: int) -> "Transformer | PretrainedText | Features":
+def text_encoder(config: TextConfig, vocabulary: int) -> Encoder:
     """Return the encoder that a recipe describes, with its first weights."""
     if isinstance(config, FeaturesConfig):
         return Features(config)
     if isinstance(config, TransformerConfig):
         return Transformer(config, vocabulary)
+    if isinstance(config, GruConfig):
+        return Gru(config, vocabulary)
     return PretrainedText(config)
 
 
-class Transformer(nn.Module):
+class Transformer(Encoder):
     """A pre-norm transformer over learned words and positions, mean-pooled."""
 
     def __init__(self, config: TransformerConfig, vocabulary: int) -> None:
@@ -35,7 +40,7 @@ class Transformer(nn.Module):
             raise UserError(
                 f"method.text.heads: {config.heads} heads do not divide width {config.width}"
             )
-        self.features = config.width
+        self.features = self.local_features = config.width
         self.words = nn.Embedding(vocabulary, config.width)
         self.positions = nn.Parameter(torch.empty(config.context, config.width))
         for table in (self.words.weight, self.positions):
@@ -53,14 +58,14 @@ class Transformer(nn.Module):
             block, config.layers, norm=nn.LayerNorm(config.width), enable_nested_tensor=False
         )
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, width) of tokens (batch, length) and mask (batch, length)."""
         states = self.words(tokens) + self.positions[: tokens.shape[1]]
         states = self.blocks(states, src_key_padding_mask=~mask)
-        return masked_mean(states, mask)
+        return masked_local(states, mask) if local else masked_mean(states, mask)
 
 
-class PretrainedText(nn.Module):
+class PretrainedText(Encoder):
     """An encoder of the transformers library, mean-pooled as sentence encoders are."""
 
     def __init__(self, config: TransformersConfig) -> None:
@@ -86,18 +91,12 @@ class PretrainedText(nn.Module):
                 f"method.text.context: {config.name} reads at most {longest} tokens, "
                 f"not {config.context}"
             )
-        self.features = int(self.model.config.hidden_size)
+        self.features = self.local_features = int(self.model.config.hidden_size)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""
         states = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
-        return masked_mean(states, mask)
-
-
-def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean (batch, dim) of states (batch, length, dim) where mask (batch, length)."""
-    weights = mask.to(states.dtype)[..., None]
-    return (states * weights).sum(1) / weights.sum(1)
+        return masked_local(states, mask) if local else masked_mean(states, mask)
 
 
 def pretrained_tokenizer(config: TransformersConfig) -> CaptionTokenizer:

@@ -1,0 +1,132 @@
+"""The GRU against its equations, one caption and one word at a time."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xmodal.models.config import GruConfig
+from xmodal.models.gru import Gru
+
+WORDS = 12
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
+TOKENS = torch.tensor([[1, 2, 3, 4, 5], [6, 0, 0, 0, 0], [7, 1, 8, 0, 0]])
+KINDS = pytest.mark.parametrize(
+    "kind",
+    [{}, {"bidirectional": True}, {"layers": 2}, {"layers": 2, "bidirectional": True}],
+    ids=str,
+)
+
+
+def gru(**options: Any) -> Gru:
+    torch.manual_seed(0)
+    return Gru(GruConfig(word=4, width=3, **options), WORDS)
+
+
+def read(encoder: Gru, states: list[Tensor], layer: int, *, backwards: bool) -> list[Tensor]:
+    """The states of one direction of a layer, by torch's formulas."""
+    end = f"l{layer}{'_reverse' if backwards else ''}"
+    of_input, of_state, input_bias, state_bias = (
+        getattr(encoder.states, f"{name}_{end}").chunk(3)
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    h = states[0].new_zeros(encoder.states.hidden_size)
+    read_states = []
+    for x in reversed(states) if backwards else states:
+        r, z, n = (w @ x + b for w, b in zip(of_input, input_bias, strict=True))
+        hr, hz, hn = (w @ h + b for w, b in zip(of_state, state_bias, strict=True))
+        z = (z + hz).sigmoid()
+        h = (1 - z) * (n + (r + hr).sigmoid() * hn).tanh() + z * h
+        read_states.append(h)
+    return read_states
+
+
+def by_hand(encoder: Gru, tokens: Tensor) -> Tensor:
+    """The last states of one caption without padding."""
+    states = list(encoder.words.weight[tokens])
+    for layer in range(encoder.states.num_layers):
+        directions = [
+            read(encoder, states, layer, backwards=backwards)
+            for backwards in (False, True)[: encoder.directions]
+        ]
+        last = torch.cat([states[-1] for states in directions])
+        directions = [directions[0], *(states[::-1] for states in directions[1:])]
+        states = [torch.cat(of_word) for of_word in zip(*directions, strict=True)]
+    return last
+
+
+@KINDS
+def test_features_are_the_states_after_the_last_word(kind: dict[str, Any]) -> None:
+    encoder = gru(**kind).double()
+    features = encoder(TOKENS, MASK)
+    assert features.shape == (3, encoder.features)
+    expected = torch.stack(
+        [by_hand(encoder, row[mask]) for row, mask in zip(TOKENS, MASK, strict=True)]
+    )
+    torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.randn(features.shape, dtype=torch.float64)
+    parameters = list(encoder.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad((features * weights).sum(), parameters),
+        torch.autograd.grad((expected * weights).sum(), parameters),
+        strict=True,
+    ):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@KINDS
+def test_padding_changes_nothing(kind: dict[str, Any]) -> None:
+    encoder = gru(**kind)
+    padded = TOKENS.masked_fill(~MASK, 9)
+    expected = encoder.local(TOKENS, MASK)
+    for got in (
+        encoder.local(padded, MASK),
+        encoder.local(torch.cat([padded, padded], 1), torch.cat([MASK, MASK & False], 1)),
+    ):
+        assert torch.equal(got.pooled, expected.pooled)
+        assert torch.equal(got.rows[:, :5], expected.rows)
+        assert not got.rows[~got.mask].any()
+    alone = torch.cat(
+        [encoder(TOKENS[i : i + 1, :n], MASK[i : i + 1, :n]) for i, n in ((0, 5), (1, 1), (2, 3))]
+    )
+    torch.testing.assert_close(alone, expected.pooled, rtol=1e-5, atol=1e-6)
+
+
+@KINDS
+def test_its_parts_are_the_words_and_not_states(kind: dict[str, Any]) -> None:
+    encoder = gru(**kind)
+    local = encoder.local(TOKENS, MASK)
+    assert local.rows.shape == (3, 5, encoder.local_features) == (3, 5, 4)
+    assert torch.equal(local.rows[MASK], encoder.words.weight[TOKENS[MASK]])
+    assert torch.equal(local.mask, MASK)
+    assert torch.equal(local.pooled, encoder(TOKENS, MASK))
+
+
+def test_dropout_is_of_words_and_in_training_alone() -> None:
+    encoder = gru(dropout=0.5)
+    rows = encoder.train().local(TOKENS, MASK).rows[MASK]
+    kept = rows != 0
+    assert 0 < kept.float().mean() < 1
+    torch.testing.assert_close(rows[kept], 2 * encoder.words.weight[TOKENS[MASK]][kept])
+    assert torch.equal(encoder.eval()(TOKENS, MASK), gru().eval()(TOKENS, MASK))
+
+
+def test_words_begin_small_as_those_of_vse() -> None:
+    words = Gru(GruConfig(), 500).words.weight
+    assert words.shape == (500, 300)
+    assert 0.0999 < words.abs().max() <= 0.1
+
+
+def test_one_without_words_yet_can_be_made() -> None:
+    assert Gru(GruConfig(width=8, bidirectional=True), 0).features == 16
+
+
+def test_bf16_stays_near() -> None:
+    encoder = gru(bidirectional=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = encoder(TOKENS, MASK)
+    torch.testing.assert_close(features.float(), encoder(TOKENS, MASK), rtol=0.05, atol=0.01)
+    features.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
