@@ -80,11 +80,11 @@ def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[
         key = f"{path}{name}"
         meaning = field.description or ""
         parts = _models(field.annotation)
-        is_list = get_origin(field.annotation) in (list, tuple)
-        if not parts or (is_list and field.is_required()):
+        many = get_origin(field.annotation)
+        if not parts or many is dict or (many in (list, tuple) and field.is_required()):
             default = "required" if field.is_required() else _shown(field.get_default())
             yield key, default, meaning
-        key = f"{key}.0" if is_list else key
+        key += {list: ".0", tuple: ".0", dict: ".NAME"}.get(many, "") if parts else ""
         for part in parts:
             yield (
                 key,
@@ -153,7 +153,9 @@ def _child(
             if node[part] is None and len(models) == 1:
                 node[part] = {}
         child = node[part]
-        model = models[0] if len(models) == 1 else None
+        kind = child.get("kind") if isinstance(child, dict) else None
+        models = [one for one in models if len(models) == 1 or _tag(one) == kind]
+        model = models[0] if models else None
     if not isinstance(child, dict | list):
         raise UserError(f"{key}: {part} is the single value {_shown(child)}, with no keys in it")
     return child, model

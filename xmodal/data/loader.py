@@ -42,8 +42,9 @@ class DataSet:
 class TrainingSet:
     """What the positions of a mixture hold: images or features, and a caption or features of it.
 
-    With `labelled`, batches have the class of each sample, and one without is bad. What is random for a sample is drawn from (seed, position, view) alone, never from a worker or
-    rank. A sample that cannot be used is reported, and a neighbour takes its place.
+    With `labelled`, batches have the class of each sample, and one without is bad. What is random
+    for a sample is drawn from (seed, position, view) alone, never from a worker or rank. A sample
+    that cannot be used is reported, and a neighbour takes its place.
     """
 
     def __init__(

@@ -8,11 +8,28 @@ import torch
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
-from xmodal.data.tokens import CaptionTokenizer, read_tokenizer, train_tokenizer
+from xmodal.data.tokens import (
+    CaptionTokenizer,
+    read_tokenizer,
+    train_tokenizer,
+    train_word_tokenizer,
+)
 from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
-from xmodal.methods.config import MethodConfig
-from xmodal.models.config import FeaturesConfig, TransformersConfig
+from xmodal.methods.config import (
+    ClipConfig,
+    MethodConfig,
+    MiteConfig,
+    PvseConfig,
+    UncsmConfig,
+    VseppConfig,
+)
+from xmodal.methods.method import Method
+from xmodal.methods.mite import Mite
+from xmodal.methods.pvse import Pvse
+from xmodal.methods.uncsm import Uncsm
+from xmodal.methods.vsepp import Vsepp
+from xmodal.models.config import FeaturesConfig, GruConfig, TransformersConfig
 from xmodal.models.texts import pretrained_tokenizer
 from xmodal.recipe import Recipe
 
@@ -21,7 +38,7 @@ TOKENIZER_SAMPLES = 200_000
 RUN = 100  # samples next to each other that are read together
 
 
-def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device) -> Clip:
+def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device) -> Method:
     """Return a recipe's method with its first weights: random, or read from file or hub.
 
     Random ones depend on the seed alone. The method is still on the CPU; `device` decides the
@@ -33,7 +50,22 @@ def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.devi
         # What stays in float32 is the objective's scores, of embeddings that bf16 has rounded more.
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(recipe.training.seed)
-    return Clip(recipe.method, tokenizer.vocabulary, bf16=bf16)
+    return method_of(recipe.method, tokenizer.vocabulary, bf16=bf16)
+
+
+def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> Method:
+    """Return the method that a recipe names, over `vocabulary` token ids."""
+    match config:
+        case ClipConfig():
+            return Clip(config, vocabulary, bf16=bf16)
+        case VseppConfig():
+            return Vsepp(config, vocabulary, bf16=bf16)
+        case PvseConfig():
+            return Pvse(config, vocabulary, bf16=bf16)
+        case MiteConfig():
+            return Mite(config, vocabulary, bf16=bf16)
+        case UncsmConfig():
+            return Uncsm(config, vocabulary, bf16=bf16)
 
 
 def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Path) -> None:
@@ -48,6 +80,10 @@ def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Pa
         pretrained_tokenizer(text).save(path)
     elif isinstance(text, FeaturesConfig):
         train_tokenizer((), 300, text.context).save(path)  # so that every run has one
+    elif isinstance(text, GruConfig):
+        train_word_tokenizer(
+            _captions(manifests), text.vocabulary, text.min_count, text.context
+        ).save(path)
     else:
         train_tokenizer(_captions(manifests), text.vocabulary, text.context).save(path)
 

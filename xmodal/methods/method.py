@@ -1,4 +1,4 @@
-"""What every method is: how it encodes a sample, what it minimises over the batch, how it scores."""
+"""What every method is: how it encodes samples, what it minimises over a batch, how it scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class Method(nn.Module, ABC):
     def __init__(self, *, bf16: bool = False) -> None:
         super().__init__()
         self.bf16 = bf16
-        self.minimised: tuple[str, ...] | None = None  # names of losses; None: all
+        self.minimised: tuple[str, ...] = ()  # names of losses; none: all there are
         self.seed = 0  # of what the losses draw, the same on all ranks
 
     @property

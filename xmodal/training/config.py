@@ -1,6 +1,6 @@
 """The recipe's `stages`, `training` and `checkpoints`."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -9,16 +9,27 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from xmodal.schema import Config, Duration, Span
 
 
 class OptimizerConfig(Config):
+    """What all optimisers have in common."""
+
+    lr: PositiveFloat = Field(5e-4, description="learning rate at its highest")
+    factors: dict[str, PositiveFloat] = Field(
+        {},
+        description="parts, by name or pattern as in train, whose rate is a multiple of lr; of "
+        "several that match, the last counts",
+    )
+
+
+class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov and Hutter 2019); decay on matrices only."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = Field(5e-4, description="learning rate at its highest")
     betas: tuple[float, float] = Field((0.9, 0.98), description="decay of the two moments")
     eps: PositiveFloat = Field(1e-6, description="added to the root of the second moment")
     weight_decay: NonNegativeFloat = Field(
@@ -26,15 +37,72 @@ class OptimizerConfig(Config):
     )
 
 
-class ScheduleConfig(Config):
-    """Linear warm-up, then a half cosine down to a share of the learning rate."""
+class AdamConfig(OptimizerConfig):
+    """Adam (Kingma and Ba 2015) or AMSGrad (Reddi et al. 2018), without decay."""
 
+    kind: Literal["adam"] = "adam"
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
+    eps: PositiveFloat = Field(1e-8, description="added to the root of the second moment")
+    amsgrad: bool = Field(False, description="divide by the greatest second moment so far")
+
+
+class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step in the next")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decay of matrices, as a gradient")
+
+
+AnyOptimizerConfig = Annotated[AdamWConfig | AdamConfig | SGDConfig, Field(discriminator="kind")]
+
+
+class ScheduleConfig(Config):
+    """Linear warm-up, then a share of the learning rate that depends on the step alone."""
+
+    kind: Literal["cosine", "constant", "steps"] = Field(
+        "cosine", description="half a cosine down to `final`; 1; `factor` less at each of `at`"
+    )
     warmup: Duration = Field(Span("5 %"), description="length of the linear rise")
-    final: float = Field(0.0, ge=0, le=1, description="share of the learning rate at the end")
+    final: float = Field(
+        0.0, ge=0, le=1, description="share of the learning rate at the end of the cosine"
+    )
+    at: tuple[Duration, ...] = Field((), description="when steps fall, from the stage's beginning")
+    factor: PositiveFloat = Field(0.1, description="of what the rate was before, at each of `at`")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.at) != (self.kind == "steps"):
+            raise ValueError("`at` says when kind: steps falls: write both, or neither")
+        return self
+
+
+class LossConfig(Config):
+    """One of the method's losses in a stage; where its weight is all there is, the number alone."""
+
+    weight: NonNegativeFloat = Field(1.0, description="what the loss is multiplied by")
+    ramp: Literal["none", "linear", "adversarial"] = Field(
+        "none",
+        description="what the weight is multiplied by while the stage goes on: 1; 0 to 1 in a "
+        "line; 2 / (1 + exp(-10 p)) - 1 of its progress p",
+    )
+
+
+class RequirementConfig(Config):
+    """What a number has to be at a stage's end."""
+
+    at_least: float | None = Field(None, description="least value; null: any")
+    at_most: float | None = Field(None, description="greatest value; null: any")
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("write at_least, at_most, or both")
+        return self
 
 
 class StageConfig(Config):
-    """One stretch of training: which parts, how long, by which optimiser and schedule."""
+    """One stretch of training: which parts, by which losses, how long, by which optimiser."""
 
     name: str = Field("main", description="name in logs")
     train: list[str] = Field(
@@ -43,10 +111,24 @@ class StageConfig(Config):
         description="parts that are trained, by name or pattern (image, text.head, *.head); all "
         "others are locked",
     )
+    losses: dict[str, LossConfig] = Field(
+        {},
+        description="those of the method's losses that are minimised, each with its weight; {}: "
+        "all, with weight 1",
+    )
     length: Duration = Field(Span("10 epochs"), description="length of the stage")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="the optimiser")
+    data: Literal["continue", "restart"] = Field(
+        "continue",
+        description="the order of samples goes on from the stage before, or begins once more",
+    )
+    optimizer: AnyOptimizerConfig = Field(AdamWConfig(), description="the optimiser, new for each")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="its learning rate over time")
     clip_norm: NonNegativeFloat = Field(1.0, description="greatest gradient norm; 0: unlimited")
+    requires: dict[str, RequirementConfig] = Field(
+        {},
+        description="what must hold at the stage's end for the run to go on, by the names of "
+        "metrics and of what the log shows; else the run stops there",
+    )
 
     @field_validator("length")
     @classmethod
@@ -54,6 +136,18 @@ class StageConfig(Config):
         if length.unit == "%" or not length.amount:
             raise ValueError("a stage's length is above zero, in steps, epochs or samples")
         return length
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _adamw(cls, optimizer: Any) -> Any:
+        return {"kind": "adamw"} | optimizer if isinstance(optimizer, dict) else optimizer
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _weight_alone(cls, losses: Any) -> Any:
+        if not isinstance(losses, dict):
+            return losses
+        return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in losses.items()}
 
 
 class TrainingConfig(Config):

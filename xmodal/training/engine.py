@@ -7,13 +7,18 @@ import torch
 from torch import nn
 
 from xmodal.recipe import Recipe
-from xmodal.training.config import StageConfig
-from xmodal.training.parts import decay_groups
+from xmodal.training.config import (
+    AdamConfig,
+    AdamWConfig,
+    AnyOptimizerConfig,
+    SGDConfig,
+    StageConfig,
+)
+from xmodal.training.parts import parameter_groups
 
 
 def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ranks: int) -> Any:
-    """Return the DeepSpeed engine of a method for one stage."""
-    optimizer = stage.optimizer
+    """Return the DeepSpeed engine of a method for one stage, its optimiser new."""
     config = {
         "train_batch_size": recipe.data.batch_size,
         # Not the recipe's micro-batch: GradientCache says itself which backward pass ends a step.
@@ -24,14 +29,23 @@ def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ran
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-    adamw = torch.optim.AdamW(
-        decay_groups(method, optimizer.weight_decay),
-        lr=optimizer.lr,
-        betas=optimizer.betas,
-        eps=optimizer.eps,
+    engine, *_ = deepspeed.initialize(
+        model=method, optimizer=_optimizer(method, stage.optimizer), config=config
     )
-    engine, *_ = deepspeed.initialize(model=method, optimizer=adamw, config=config)
     return engine
+
+
+def _optimizer(method: nn.Module, config: AnyOptimizerConfig) -> torch.optim.Optimizer:
+    groups = parameter_groups(method, config)
+    match config:
+        case AdamWConfig():
+            return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+        case AdamConfig():
+            return torch.optim.Adam(
+                groups, lr=config.lr, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad
+            )
+        case SGDConfig():
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
 
 
 def gradient_norm(module: nn.Module) -> float:

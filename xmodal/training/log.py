@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xmodal.training.run import Run
+from xmodal.training.timeline import StageSpan
 
 # Logged lines in which all scores are alike, after which the log says so. A training that is well
 # begins there, and leaves it.
@@ -56,10 +57,11 @@ class TrainingLog:
         if self.speaks:
             self.board.close()
 
-    def step(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
-        """Log a training step's values."""
+    def step(self, step: int, span: StageSpan, values: Mapping[str, Any]) -> None:
+        """Log the values of a training step of a stage."""
         if not self.speaks:
             return
+        stage = span.config.name
         rate, left = values["samples_per_second"], values["seconds_left"]
         numbers = f"loss {values['loss']:.4f}  {rate:.0f} samples/s"
         self.bar.update(self.task, completed=step, description=stage, numbers=numbers)
@@ -72,7 +74,7 @@ class TrainingLog:
                 f"left {int(left) // 60}:{int(left) % 60:02d}"
             )
         self._warn_of_collapse(values.get("collapse", 0.0))
-        self._write(step, {"stage": stage} | dict(values))
+        self._write(step, span, values)
 
     def _warn_of_collapse(self, share_alike: float) -> None:
         self.collapsed = self.collapsed + 1 if share_alike > 0.99 else 0
@@ -83,11 +85,13 @@ class TrainingLog:
                 "method.objective.negatives=semi_hard or sum, or a lower optimizer.lr"
             )
 
-    def evaluation(self, step: int, metrics: Mapping[str, float], sheet: np.ndarray | None) -> None:
+    def evaluation(
+        self, step: int, span: StageSpan, metrics: Mapping[str, float], sheet: np.ndarray | None
+    ) -> None:
         """Log an evaluation's metrics and a picture of what was retrieved, (height, width, 3)."""
         if not self.speaks:
             return
-        self._write(step, dict(metrics))
+        self._write(step, span, metrics)
         if sheet is not None:
             self.board.add_image("retrieved", sheet, step, dataformats="HWC")
         recalls = {name: value for name, value in metrics.items() if name.endswith("recall@1")}
@@ -99,8 +103,9 @@ class TrainingLog:
         if self.speaks:
             self.console.print(line, markup=False, highlight=False)
 
-    def _write(self, step: int, values: Mapping[str, float | str]) -> None:
-        self.run.log({"step": step} | dict(values))
+    def _write(self, step: int, span: StageSpan, values: Mapping[str, float | str]) -> None:
+        self.run.log({"step": step, "stage": span.config.name} | dict(values))
+        self.board.add_scalar("stage", span.number, step)
         for name, value in values.items():
             if not isinstance(value, str):
                 self.board.add_scalar(name, value, step)

@@ -1,4 +1,4 @@
-"""Which parts of a method a stage trains, which are locked, and what decays."""
+"""Which parts of a method a stage trains, which are locked, how fast, and what decays."""
 
 from fnmatch import fnmatch
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from xmodal.errors import UserError
+from xmodal.training.config import AnyOptimizerConfig
 
 
 def select_trained(method: nn.Module, patterns: list[str]) -> None:
@@ -14,15 +15,8 @@ def select_trained(method: nn.Module, patterns: list[str]) -> None:
     A pattern matches a parameter's name or that of a module around it (`text`, `image.head`, `*`).
     Raises `UserError` for a pattern that matches nothing.
     """
-    names = [name for name, _ in method.named_parameters()]
     for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
-            parts = sorted(
-                {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)}
-            )
-            raise UserError(
-                f"stages: train: {pattern!r} is no part of the method; parts: {', '.join(parts)}"
-            )
+        _check_part(method, pattern, "train")
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(any(_matches(name, pattern) for pattern in patterns))
 
@@ -46,16 +40,37 @@ def set_modes(method: nn.Module, *, freeze_batch_norm: bool) -> None:
             module.eval()
 
 
-def decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return optimiser groups of the trained parameters: matrices decay, vectors do not."""
-    trained = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
-    matrices = [p for _, p in trained if p.ndim >= 2]
-    vectors = [p for _, p in trained if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+def parameter_groups(method: nn.Module, optimizer: AnyOptimizerConfig) -> list[dict[str, Any]]:
+    """Return optimiser groups of the trained parameters, each with its `factor` of the rate.
+
+    Matrices decay, vectors do not. Raises `UserError` for a factor of a part that there is not.
+    """
+    for pattern in optimizer.factors:
+        _check_part(method, pattern, "optimizer: factors")
+    weight_decay = getattr(optimizer, "weight_decay", 0.0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((decay, _factor(name, optimizer)), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (decay, factor), parameters in groups.items()
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _factor(name: str, optimizer: AnyOptimizerConfig) -> float:
+    matching = [factor for part, factor in optimizer.factors.items() if _matches(name, part)]
+    return matching[-1] if matching else 1.0
+
+
+def _check_part(method: nn.Module, pattern: str, where: str) -> None:
+    names = [name for name, _ in method.named_parameters()]
+    if not any(_matches(name, pattern) for name in names):
+        parts = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)})
+        raise UserError(
+            f"stages: {where}: {pattern!r} is no part of the method; parts: {', '.join(parts)}"
+        )
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -1,13 +1,9 @@
 """One run from its recipe to its results: what `launch/train.py` does."""
 
-import re
 from collections.abc import Sequence
 
-import torch
-
 from xmodal.data.augment import Augment
-from xmodal.data.config import nearest_divisors
-from xmodal.data.kind import Kind, kind_of
+from xmodal.data.kind import kind_of
 from xmodal.data.loader import DataSet, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
@@ -15,24 +11,26 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
-from xmodal.errors import UserError
 from xmodal.evaluation.examples import retrieved_examples
-from xmodal.evaluation.ranking import Ranks
-from xmodal.evaluation.recall import recall_metrics
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
 from xmodal.evaluation.retrieval import default_protocol, evaluate_retrieval, evaluation_set
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
-from xmodal.methods.clip import Clip
-from xmodal.models.config import FeaturesConfig, TransformerConfig
+from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe
 from xmodal.training.checkpoints import check_ranks, read_progress
-from xmodal.training.features import cached_features, locked_sides
+from xmodal.training.checks import (
+    check_best,
+    check_kind,
+    check_labels,
+    check_method,
+    check_sizes,
+    check_whole,
+)
+from xmodal.training.features import cached_features
 from xmodal.training.log import TrainingLog
-from xmodal.training.parts import select_trained
-from xmodal.training.progress import find_metric
 from xmodal.training.run import Run
-from xmodal.training.timeline import Timeline
+from xmodal.training.timeline import StageSpan, Timeline
 from xmodal.training.trainer import Trainer
 
 
@@ -53,11 +51,16 @@ class Session:
         for shards in (*self.train_shards, *([self.val_shards] if self.val_shards else [])):
             check_whole(shards, data.max_bad_share)
         self.mixture = mixture(recipe, self.train_shards)
-        check_method(recipe)
+        method = check_method(recipe)
+        self.by_label = method.by_label
         for one in data_sets(recipe, self.train_shards):
-            check_kind(recipe, one.reader.manifest.url, kind_of(one.reader, one.texts))
+            kind = kind_of(one.reader, one.texts)
+            check_kind(recipe, one.reader.manifest.url, kind, local=method.local)
+            if self.by_label:
+                check_labels(one.reader, recipe.method.kind)
         if self.val_shards:
-            check_kind(recipe, self.val_shards.url, kind_of(SampleReader(self.val_shards)))
+            kind = kind_of(SampleReader(self.val_shards))
+            check_kind(recipe, self.val_shards.url, kind, local=method.local)
         if self.val_shards:
             self.protocol = default_protocol(self.val_shards.relevance)
             check_best(recipe.checkpoints.best, self.protocol)
@@ -95,12 +98,13 @@ class Session:
                 self._training_set(train_shards),
                 self._build,
                 self._evaluate if self.val_shards else None,
+                [],
                 self.log,
                 self.progress,
                 self.timeline,
             ).train()
 
-    def _build(self) -> Clip:
+    def _build(self) -> Method:
         return build_method(self.recipe, self.tokenizer, self.environment.device)
 
     def _features_of(self, shards: Manifest) -> Manifest:
@@ -132,6 +136,7 @@ class Session:
             self.tokenizer,
             seed=self.recipe.training.seed,
             views=data.views,
+            labelled=self.by_label,
         )
 
     def _notices(self) -> list[str]:
@@ -148,7 +153,7 @@ class Session:
             ]
         return lines
 
-    def _evaluate(self, method: Clip, step: int) -> dict[str, float]:
+    def _evaluate(self, method: Method, step: int, span: StageSpan) -> dict[str, float]:
         assert self.val_shards is not None
         size = self.recipe.method.image.size
         retrieval = evaluate_retrieval(
@@ -156,7 +161,6 @@ class Session:
             evaluation_set(self.val_features, size, self.tokenizer),
             self.val_shards.relevance,
             self.recipe.evaluation,
-            protocol=self.protocol,
             device=self.environment.device,
             workers=self.recipe.data.workers,
             max_bad_share=self.recipe.data.max_bad_share,
@@ -165,8 +169,8 @@ class Session:
             self.log.say(line)
         if self.environment.is_main:
             samples = SampleReader(self.val_shards)
-            examples = retrieved_examples(retrieval, samples, method.score)
-            self.log.evaluation(step, retrieval.metrics, retrieval_sheet(examples))
+            examples = retrieved_examples(retrieval, samples)
+            self.log.evaluation(step, span, retrieval.metrics, retrieval_sheet(examples))
             if step == self.timeline.total:
                 write_results(
                     self.run.path,
@@ -197,80 +201,4 @@ def mixture(recipe: Recipe, shards: Sequence[Manifest]) -> Mixture:
         seed=recipe.training.seed,
         lanes=recipe.data.num_lanes,
         window=recipe.data.window,
-    )
-
-
-def check_whole(shards: Manifest, max_bad_share: float) -> None:
-    """Raise `UserError` where so much of the shards is cut off that training would have to stop."""
-    if shards.lost > max_bad_share * max(shards.num_samples, 1000):
-        raise UserError(
-            f"{shards.notices[0]}: about {shards.lost:,} of {shards.num_samples:,} samples in "
-            f"{len(shards.notices)} such shards, more than data.max_bad_share={max_bad_share:g}; "
-            "write them again, or run `python -m shards index` on what is left"
-        )
-
-
-def check_sizes(recipe: Recipe, ranks: int) -> None:
-    """Raise `UserError` where the ranks do not divide the lanes, and so not the batch, or where
-    micro-batches do not divide a rank's share of it.
-    """
-    data = recipe.data
-    if data.num_lanes % ranks == 0:
-        share = data.batch_size // ranks
-        if data.micro_batch_size and share % data.micro_batch_size:
-            raise UserError(
-                f"ranks × data.micro_batch_size ({ranks} × {data.micro_batch_size}) does not "
-                f"divide data.batch_size={data.batch_size}; nearest micro_batch_size: "
-                + nearest_divisors(share, data.micro_batch_size)
-            )
-        return
-    key, size = "batch_size", data.batch_size
-    fitting = [size // ranks * ranks, -(-size // ranks) * ranks]
-    if data.batch_size % ranks == 0:
-        key, size = "lanes", data.num_lanes
-        fitting = [n for n in range(ranks, data.batch_size + 1, ranks) if data.batch_size % n == 0]
-    near = [
-        max((n for n in fitting if 0 < n < size), default=0),
-        min(n for n in fitting if n > size),
-    ]
-    raise UserError(
-        f"{ranks} ranks do not divide data.{key}={size}; nearest: "
-        + " or ".join(str(n) for n in near if n)
-    )
-
-
-def check_method(recipe: Recipe) -> None:
-    """Raise `UserError` for an encoder that cannot be had, or parts to train that there are not."""
-    text = recipe.method.text
-    # The vocabulary itself is learned later: its size is all that the parts depend on.
-    method = Clip(recipe.method, text.vocabulary if isinstance(text, TransformerConfig) else 0)
-    if recipe.data.views > 1:
-        raise UserError(f"data.views=2, but {recipe.method.kind} sees one view of an image: use 1")
-    if recipe.data.feature_cache:
-        locked_sides(method, recipe)
-    for stage in recipe.stages:
-        select_trained(method, stage.train)
-
-
-def check_kind(recipe: Recipe, url: str, kind: Kind) -> None:
-    """Raise `UserError` where shards hold features and the encoder wants none, or the reverse."""
-    encoders = {"image": recipe.method.image, "text": recipe.method.text}
-    for (side, encoder), shape in zip(encoders.items(), kind, strict=True):
-        wanted = (encoder.features,) if isinstance(encoder, FeaturesConfig) else None
-        if wanted != shape:
-            held = f"features of shape {shape}" if shape else "no features"
-            raise UserError(
-                f"method.{side} is kind: {encoder.kind}"
-                f"{f', features: {wanted[0]}' if wanted else ''}, but {url} holds {held} of the "
-                f"{side}; use shards and an encoder that go together"
-            )
-
-
-def check_best(name: str, protocol: str) -> None:
-    """Raise `UserError` unless `name` is a metric, of which more is better."""
-    query = torch.zeros(1, dtype=torch.int64)
-    metrics = recall_metrics(Ranks(query, query), torch.zeros(1, 2, dtype=torch.int64), protocol)
-    find_metric(
-        {key: value for key, value in metrics.items() if re.search(r"/(recall@\d+|rsum)$", key)},
-        name,
     )

@@ -12,8 +12,14 @@ class StageSpan:
     """A stage and the steps that it takes: `start` is its first, `end` the one after its last."""
 
     config: StageConfig
+    number: int  # from 0
     start: int
     end: int
+    origin: int  # the step at which its order of samples began
+
+    def progress(self, step: int) -> float:
+        """Return the share of the stage that is done, 0 to 1, before `step`."""
+        return (step - self.start) / (self.end - self.start)
 
 
 class Timeline:
@@ -23,10 +29,11 @@ class Timeline:
         self.epoch_samples = epoch_samples
         self._sizes = {"batch_size": recipe.data.batch_size, "epoch_samples": epoch_samples}
         self.stages: list[StageSpan] = []
-        start = 0
-        for stage in recipe.stages:
+        start = origin = 0
+        for number, stage in enumerate(recipe.stages):
             end = start + self.steps(stage.length)
-            self.stages.append(StageSpan(stage, start, end))
+            origin = start if stage.data == "restart" else origin
+            self.stages.append(StageSpan(stage, number, start, end, origin))
             start = end
         self.total = start
         self.evaluate_every = self.steps(recipe.evaluation.every, self.total)
@@ -38,9 +45,15 @@ class Timeline:
 
     def evaluates_after(self, step: int) -> bool:
         """Tell whether `step` completed steps are followed by an evaluation."""
-        return step == self.total or (bool(self.evaluate_every) and step % self.evaluate_every == 0)
+        return self._ends_stage(step) or (
+            bool(self.evaluate_every) and step % self.evaluate_every == 0
+        )
 
     def saves_after(self, step: int) -> bool:
         """Tell whether `step` completed steps are followed by a checkpoint."""
-        ends = {stage.end for stage in self.stages}
-        return step in ends or (bool(self.checkpoint_every) and step % self.checkpoint_every == 0)
+        return self._ends_stage(step) or (
+            bool(self.checkpoint_every) and step % self.checkpoint_every == 0
+        )
+
+    def _ends_stage(self, step: int) -> bool:
+        return any(step == stage.end for stage in self.stages)

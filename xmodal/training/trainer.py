@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -14,27 +14,29 @@ from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.errors import UserError
-from xmodal.methods.clip import Clip
+from xmodal.methods.method import Method
 from xmodal.models.config import TimmConfig
 from xmodal.recipe import Recipe
 from xmodal.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
-from xmodal.training.config import StageConfig
+from xmodal.training.config import LossConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
 from xmodal.training.parts import select_trained, set_modes
 from xmodal.training.progress import Progress, Stopwatch
+from xmodal.training.requirements import check_known, check_requirements, measure
 from xmodal.training.run import Run
-from xmodal.training.schedule import learning_rate_factor
+from xmodal.training.schedule import learning_rate_factor, loss_weight
 from xmodal.training.timeline import StageSpan, Timeline
 
-Evaluate = Callable[[Clip, int], dict[str, float]]
+Evaluate = Callable[[Method, int, StageSpan], dict[str, float]]
 
 
 class Trainer:
     """Trains a recipe's method from where its run folder left off.
 
-    `build` returns the method with its first weights; `evaluate` measures it after a step.
+    `build` returns the method with its first weights; `evaluate` measures it after a step, and
+    gives metrics of these names.
     """
 
     def __init__(
@@ -43,26 +45,30 @@ class Trainer:
         run: Run,
         environment: Environment,
         dataset: TrainingSet,
-        build: Callable[[], Clip],
+        build: Callable[[], Method],
         evaluate: Evaluate | None,
+        metric_names: Sequence[str],
         log: TrainingLog,
         progress: Progress,
         timeline: Timeline,
     ) -> None:
         self.recipe, self.run, self.environment = recipe, run, environment
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
+        self.metric_names = metric_names
         self.log, self.progress = log, progress
         self.timeline = timeline
         self.share = recipe.data.batch_size // environment.ranks
         self.micro_batch_size = recipe.data.micro_batch_size or self.share
 
     def train(self) -> None:
-        """Run every stage that is not over."""
+        """Run every stage that is not over, as long as what each requires holds at its end."""
         for span in self.timeline.stages:
             if self.progress.step < span.end:
                 engine = self._start_stage(span)
                 self._train_stage(engine, span)
                 engine.destroy()
+            if self.progress.step == span.end:
+                check_requirements(span.config, self.progress.measured)
 
     def _start_stage(self, span: StageSpan) -> Any:
         """Return the DeepSpeed engine of a stage, with the state of the newest checkpoint.
@@ -74,6 +80,7 @@ class Trainer:
         if checkpoint and self.progress.step == span.start:
             load_weights(method, checkpoint, self.recipe.training.zero)
         select_trained(method, span.config.train)
+        method.begin_stage(tuple(span.config.losses))
         set_modes(method, freeze_batch_norm=self._freezes_batch_norm())
         self._warn_of_batch_norm(method)
         engine = initialize_engine(method, self.recipe, span.config, self.environment.ranks)
@@ -90,23 +97,38 @@ class Trainer:
                 values = self._step(engine, batch, span)
                 self.progress.step += 1
                 watch.step_done()
-                step = self.progress.step
-                if step % self.recipe.training.log_every == 0 or step == self.timeline.total:
-                    self._log(engine, span, values, watch.lap(self.timeline.total - step), loader)
-                metrics = self._evaluate(engine) if self.timeline.evaluates_after(step) else {}
-                improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
-                if improved or self.timeline.saves_after(step):
-                    self._save(engine)
-                if step == span.end:
+                self._follow(engine, span, values, watch, loader)
+                if self.progress.step == span.end:
                     return
                 watch.resume()
                 with watch.waiting():
                     batch = next(batches)
 
+    def _follow(
+        self,
+        engine: Any,
+        span: StageSpan,
+        values: dict[str, float],
+        watch: Stopwatch,
+        loader: TrainingLoader,
+    ) -> None:
+        """Do what follows a step: log it, evaluate, save, each where it is time for it."""
+        step, ends = self.progress.step, self.progress.step == span.end
+        if step == span.start + 1:
+            check_known(span.config, [*values, *self.metric_names])
+        if step % self.recipe.training.log_every == 0 or ends:
+            self._log(span, values, watch.lap(self.timeline.total - step), loader)
+        metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
+        if ends:
+            self.progress.measured = measure(span.config, values | metrics)
+        improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
+        if improved or self.timeline.saves_after(step):
+            self._save(engine)
+
     def _loader(self, span: StageSpan) -> TrainingLoader:
         return TrainingLoader(
             self.dataset,
-            range(self.progress.step, span.end),
+            range(self.progress.step - span.origin, span.end - span.origin),
             batch_size=self.recipe.data.batch_size,
             rank=self.environment.rank,
             ranks=self.environment.ranks,
@@ -125,26 +147,39 @@ class Trainer:
         return batch
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
-        """Take one optimiser step and return the global batch's losses by name."""
-        self._set_learning_rate(engine, span)
-        done = self.progress.step - span.start
-        engine.module.advance(done / (span.end - span.start))
-        # A seed for each step leaves no random state to save: dropout depends on the step alone.
+        """Take one optimiser step and return what is to be known of it, losses by name first."""
+        rate = self._set_learning_rate(engine, span)
+        # A seed for each step leaves no random state to save: what is drawn depends on it alone.
         seed = (self.recipe.training.seed, self.progress.step)
+        progress = span.progress(self.progress.step)
+        engine.module.advance(progress, hash(seed) % 2**63)
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
         losses = cache.forward()
-        loss = torch.stack(list(losses.values())).sum()
-        values = self._agree(losses, loss, batch, span.config)
+        weights = {
+            name: loss_weight(span.config.losses.get(name, LossConfig()), progress)
+            for name in losses
+        }
+        loss = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        values = self._agree(losses, loss, batch, span)
         cache.backward(loss)
         norm = None if engine.zero_optimization() else gradient_norm(engine.module)
         engine.step()
-        # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
-        return values | {"grad_norm": float(norm or engine.get_global_grad_norm() or 0)}
+        ramped = {name for name, one in span.config.losses.items() if one.ramp != "none"}
+        return {
+            **values,
+            **{f"weight/{name}": weights[name] for name in ramped},
+            # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
+            "grad_norm": float(norm or engine.get_global_grad_norm() or 0),
+            **{name: float(value) for name, value in engine.module.monitors.items()},
+            "lr": rate,
+        }
 
     def _agree(
-        self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, stage: StageConfig
+        self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, span: StageSpan
     ) -> dict[str, float]:
-        """Return the means over ranks of the losses; stop all ranks if any has cause to."""
+        """Return the means over ranks of the losses and of their weighted sum; stop all ranks if
+        any has cause to.
+        """
         count = loss.new_tensor(len(batch.faults) + len(batch.notices))
         totals = sum_over_ranks(torch.stack([*losses.values(), loss, count]).detach()).tolist()
         *parts, total, num_reports = totals
@@ -154,14 +189,15 @@ class Trainer:
         values = {name: part / ranks for name, part in zip(losses, parts, strict=True)}
         for name, value in values.items():
             if not math.isfinite(value):
-                raise UserError(self._not_finite(name, value, stage))
+                raise UserError(self._not_finite(name, value, span))
         return {"loss": total / ranks} | {f"loss/{name}": value for name, value in values.items()}
 
-    def _not_finite(self, name: str, value: float, stage: StageConfig) -> str:
+    def _not_finite(self, name: str, value: float, span: StageSpan) -> str:
         step, size = self.progress.step, self.recipe.data.batch_size
+        position = (step - span.origin) * size
         return (
-            f"the {name} loss is {value} at step {step + 1} (stage {stage.name}, positions "
-            f"{step * size} to {(step + 1) * size - 1} of the data); "
+            f"the {name} loss is {value} at step {step + 1} (stage {span.config.name}, positions "
+            f"{position} to {position + size - 1} of the data); "
             "train with a lower optimizer.lr or a longer schedule.warmup in another run=DIR"
         )
 
@@ -184,20 +220,22 @@ class Trainer:
                 "run `python -m shards check` on the shards or raise data.max_bad_share"
             )
 
-    def _set_learning_rate(self, engine: Any, span: StageSpan) -> None:
+    def _set_learning_rate(self, engine: Any, span: StageSpan) -> float:
+        """Set each part's learning rate and return that of parts without a factor."""
         schedule, total = span.config.schedule, span.end - span.start
-        factor = learning_rate_factor(
+        rate = span.config.optimizer.lr * learning_rate_factor(
+            schedule,
             self.progress.step - span.start,
             warmup=self.timeline.steps(schedule.warmup, total),
             total=total,
-            final=schedule.final,
+            falls=[self.timeline.steps(at, total) for at in schedule.at],
         )
         for group in engine.optimizer.param_groups:
-            group["lr"] = span.config.optimizer.lr * factor
+            group["lr"] = rate * group["factor"]
+        return rate
 
     def _log(
         self,
-        engine: Any,
         span: StageSpan,
         values: dict[str, float],
         pace: dict[str, float],
@@ -206,12 +244,10 @@ class Trainer:
         step = self.progress.step
         self.log.step(
             step,
-            span.config.name,
+            span,
             values
-            | {name: float(value) for name, value in engine.module.monitors.items()}
             | {
                 "epoch": step * self.recipe.data.batch_size / self.timeline.epoch_samples,
-                "lr": engine.optimizer.param_groups[0]["lr"],
                 "bad_samples": self.progress.faults,
                 "left_out": self.progress.left_out,
                 "read_retries": self.progress.retries,
@@ -220,15 +256,15 @@ class Trainer:
             | loader.lap(),
         )
 
-    def _evaluate(self, engine: Any) -> dict[str, float]:
-        return self.evaluate(engine.module, self.progress.step) if self.evaluate else {}
+    def _evaluate(self, engine: Any, span: StageSpan) -> dict[str, float]:
+        return self.evaluate(engine.module, self.progress.step, span) if self.evaluate else {}
 
     def _save(self, engine: Any) -> None:
         save_checkpoint(engine, self.run, self.progress)
         if self.environment.is_main:
             self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
 
-    def _warn_of_batch_norm(self, method: Clip) -> None:
+    def _warn_of_batch_norm(self, method: Method) -> None:
         norms = list(batch_norms(method))
         if norms and self.micro_batch_size < self.share:
             size = self.micro_batch_size * self.environment.ranks

@@ -1,0 +1,59 @@
+"""MITE: modality-invariant image-text embedding (Liu et al. 2019, doi 10.1145/3300939).
+
+A reconstruction: the abstract says what the parts are, a triplet baseline, a modality
+classification network with an adversarial loss, training in several stages; sizes and weights are
+ours. The stages of launch/recipes/mite.yaml are
+
+1. the triplet baseline: `sum`, then `hardest` (VSE++);
+2. the classifier D alone, on encoders that stay as they are: `classifier`;
+3. all together: `hardest`, `classifier`, and λ times `adversarial`, with λ rising from 0.
+
+The encoders learn from the adversarial loss through a classifier that is held fixed, the classifier
+from its own through encoders that are, in one backward pass.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from xmodal.methods.config import MiteConfig
+from xmodal.methods.method import Loss
+from xmodal.methods.towers import Embeddings, pairs
+from xmodal.methods.vsepp import Vsepp
+from xmodal.models.adversary import ModalityClassifier
+from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
+
+
+class Mite(Vsepp):
+    """VSE++ whose embeddings do not show whether they are of an image v or of a text t."""
+
+    def __init__(self, config: MiteConfig, vocabulary: int, *, bf16: bool = False) -> None:
+        super().__init__(config, vocabulary, bf16=bf16)
+        self.classifier = ModalityClassifier(
+            config.embedding, tuple(config.classifier), config.classifier_dropout
+        )
+        self.classification = ModalityClassification()
+        self.adversary = ModalityAdversary(config.adversary)
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """Those of the baseline, the classifier's, and the encoders' against it."""
+        return {
+            **super().losses,
+            "classifier": self.classifier_loss,
+            "adversarial": self.adversarial_loss,
+        }
+
+    def classifier_loss(self, embeddings: Embeddings) -> Tensor:
+        """L_D = −(1/2B) Σᵢ [log D(img | vᵢ) + log D(txt | tᵢ)], for the classifier alone."""
+        both = pairs(embeddings)
+        return self.classification(both.images, both.texts, self.classifier)
+
+    def adversarial_loss(self, embeddings: Embeddings) -> Tensor:
+        """L_adv, for the encoders alone: `method.adversary.encoders` says in which form.
+
+        `reversal`: −L_D, as by a gradient reversal layer; `flipped`: L_D with the classes changed
+        about; `confusion`: the cross entropy to one half and one half.
+        """
+        both = pairs(embeddings)
+        return self.adversary(both.images, both.texts, self.classifier)

@@ -1,0 +1,103 @@
+"""UNCSM: a unified network for cross-media similarity metric (Qi et al. 2017, arXiv 1704.04333).
+
+A reconstruction: the abstract says what the parts and stages are; sizes, and that the double
+triplet loss sums both directions, are ours. Images v and texts t are unit vectors, d their
+Euclidean distance, y their classes. The stages of launch/recipes/uncsm.yaml are
+
+1. the two pathways, pretrained: `contrastive`;
+2. the two pathways, fine-tuned for relative similarity: `double_triplet`;
+3. the metric network alone: `metric`;
+4. all together: `double_triplet` and `metric`.
+
+Retrieval is by distance until a metric network has been trained, and then by its similarity.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from xmodal.methods.config import UncsmConfig
+from xmodal.methods.method import Loss, Score
+from xmodal.methods.towers import Embeddings, TwoTowers, classes
+from xmodal.models.metric_network import MetricNetwork
+from xmodal.objectives.config import DoubleTripletConfig, MarginConfig
+from xmodal.objectives.margin import Margin
+from xmodal.objectives.metric_pairs import MetricPairs
+from xmodal.objectives.sampled_triplet import DoubleTriplet
+
+
+class Uncsm(TwoTowers):
+    """Images and texts of the same class close, by a similarity that is learned as well."""
+
+    by_label = True
+    metric_trained: Tensor  # (1,) bool
+
+    def __init__(self, config: UncsmConfig, vocabulary: int, *, bf16: bool = False) -> None:
+        super().__init__(config, vocabulary, bf16=bf16)
+        self.metric = MetricNetwork(
+            config.embedding, (config.metric[0], config.metric[1]), interactions=config.interactions
+        )
+        self.contrastive = Margin(MarginConfig(margin=config.margin))
+        self.double_triplet = DoubleTriplet(
+            DoubleTripletConfig(
+                margin=config.triplet_margin,
+                positive_weight=config.positive_weight,
+                count=config.triplets,
+            )
+        )
+        self.metric_pairs = MetricPairs(config.metric_pairs)
+        # In every checkpoint, so that it is searched as far as it was trained.
+        self.register_buffer("metric_trained", torch.zeros(1, dtype=torch.bool))
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """The losses of the paper."""
+        return {
+            "contrastive": self.contrastive_loss,
+            "double_triplet": self.double_triplet_loss,
+            "metric": self.metric_loss,
+        }
+
+    def contrastive_loss(self, embeddings: Embeddings) -> Tensor:
+        """L_con = (1/2B) Σᵢⱼ (dᵢⱼ² if yᵢ = yⱼ, else [m − dᵢⱼ]₊²) over all B² image-text pairs."""
+        both = classes(embeddings)
+        return self.contrastive(both.images, both.texts, both.ids)
+
+    def double_triplet_loss(self, embeddings: Embeddings) -> Tensor:
+        """L_dt = (1/2S) Σ [m + α d(v, t⁺)² − d(v, t⁻)²]₊ + (1/2S) Σ [m + α d(t, v⁺)² − d(t, v⁻)²]₊.
+
+        Of each direction S triplets, drawn by class at random within the global batch.
+        """
+        both = classes(embeddings)
+        return self.double_triplet(both.images, both.texts, both.ids, self.seed)
+
+    def metric_loss(self, embeddings: Embeddings) -> Tensor:
+        """L_met = −(1/|P|) Σ log p(1[yᵢ = yⱼ] | vᵢ, tⱼ), as many similar as dissimilar pairs P."""
+        both = classes(embeddings)
+        return self.metric_pairs(both.images, both.texts, both.ids, self.metric, self.seed)
+
+    def begin_stage(self, minimised: tuple[str, ...]) -> None:
+        """Minimise these losses from now on; once the metric is among them, it is searched by."""
+        super().begin_stage(minimised)
+        if "metric" in minimised:
+            self.metric_trained.fill_(True)
+
+    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Return the log-odds of similar, (a, b), of images (a, dim) and texts (b, dim).
+
+        Before the metric network is trained, their cosine, which orders as −d does.
+        """
+        if not self.metric_trained:
+            return super().score(queries, gallery)
+        return self.metric.all_pairs(queries, gallery)
+
+    def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return the log-odds of similar, (n,), of pairs: images (n, dim) and texts (n, dim)."""
+        logits = self.metric(images, texts)
+        return logits[:, 1] - logits[:, 0]
+
+    @property
+    def shortlist(self) -> Score | None:
+        """The distance, where there is a metric network to score what is near by it."""
+        return super().score if self.metric_trained else None

@@ -1,0 +1,63 @@
+"""VSE++: hard negatives for visual-semantic embeddings (Faghri et al. 2018, arXiv 1707.05612).
+
+Images i and captions c are unit vectors, their score s(i, c) is the inner product. A pair's
+negatives are the other captions ĉ and the other images î of the batch.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from xmodal.methods.config import MiteConfig, VseppConfig
+from xmodal.methods.method import Loss
+from xmodal.methods.towers import Embeddings, TwoTowers, pairs
+from xmodal.objectives.config import TripletConfig
+from xmodal.objectives.triplet import Triplet
+
+
+class Vsepp(TwoTowers):
+    """Each pair by a margin α more similar than its negatives."""
+
+    def __init__(
+        self, config: VseppConfig | MiteConfig, vocabulary: int, *, bf16: bool = False
+    ) -> None:
+        super().__init__(config, vocabulary, bf16=bf16)
+        self.triplets = nn.ModuleDict(
+            {
+                # Stages say when the loss changes: it has no warm-up of its own.
+                kind: Triplet(TripletConfig(negatives=kind, margin=config.margin, warmup=0))
+                for kind in ("sum", "hardest", "semi_hard")
+            }
+        )
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """The losses of the paper, and what is between them."""
+        return {
+            "sum": self.sum_of_hinges,
+            "hardest": self.max_of_hinges,
+            "semi_hard": self.semi_hard,
+        }
+
+    def sum_of_hinges(self, embeddings: Embeddings) -> Tensor:
+        """ℓ_SH(i, c) = Σ_ĉ [α − s(i, c) + s(i, ĉ)]₊ + Σ_î [α − s(i, c) + s(î, c)]₊.
+
+        Here, as below, the mean over the batch's pairs; the paper's code takes their sum.
+        """
+        return self._triplet("sum", embeddings)
+
+    def max_of_hinges(self, embeddings: Embeddings) -> Tensor:
+        """ℓ_MH(i, c) = max_ĉ [α + s(i, ĉ) − s(i, c)]₊ + max_î [α + s(î, c) − s(i, c)]₊."""
+        return self._triplet("hardest", embeddings)
+
+    def semi_hard(self, embeddings: Embeddings) -> Tensor:
+        """ℓ_MH among negatives that score less than the pair, as far as there are such.
+
+        FaceNet's choice (Schroff et al. 2015), which does not collapse where ℓ_MH does.
+        """
+        return self._triplet("semi_hard", embeddings)
+
+    def _triplet(self, kind: str, embeddings: Embeddings) -> Tensor:
+        both = pairs(embeddings)
+        share: Tensor = self.triplets[kind](both.images, both.texts, both.ids)
+        return share
