@@ -1,6 +1,5 @@
 import base64
 import io
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from xmodal.evaluation.ranking import Ranks
 from xmodal.evaluation.recall import recall_metrics
@@ -16,9 +14,7 @@ from xmodal.evaluation.report import (
     Example,
     Hit,
     data_uri,
-    percent,
     print_results,
-    recall_table,
     retrieval_sheet,
     write_report,
 )
@@ -44,44 +40,6 @@ def examples() -> list[Example]:
     ]
 
 
-def printed(metrics: dict[str, float], width: int) -> str:
-    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
-    console.print(recall_table(metrics, "drawn-240"))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def test_the_table_shows_each_recall_beside_its_chance(metrics: dict[str, float]) -> None:
-    lines = printed(metrics, 80).splitlines()
-    assert "drawn-240: 240 images × 1,200 texts" in lines[0]
-    image_to_text = next(line for line in lines if "image → text" in line)
-    # 3, 15 and 30 of 240 images; the median of 0, 0, 0, 1, … 79, 79, 79 is 39.5.
-    assert re.findall(r"[\d.,]+", image_to_text) == [
-        "1.2",
-        "0.42",
-        "6.2",
-        "2.1",
-        "12.5",
-        "4.1",
-        "40",
-    ]
-    text_to_image = next(line for line in lines if "text → image" in line)
-    # 5, 25 and 50 of 1,200 texts, whose one image each is among 240: exactly chance.
-    assert re.findall(r"[\d.,]+", text_to_image) == [
-        "0.4",
-        "0.42",
-        *["2.1"] * 2,
-        *["4.2"] * 2,
-        "120",
-    ]
-    assert lines[-1].strip() == "rsum 26.7 of 600 (chance 13.3)"
-
-
-@pytest.mark.parametrize("width", [20, 80, 300])
-def test_the_table_is_the_same_in_every_log_file(metrics: dict[str, float], width: int) -> None:
-    assert printed(metrics, width).strip() == printed(metrics, 80).strip()
-
-
 def test_results_are_printed_a_table_a_protocol(
     metrics: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,14 +51,6 @@ def test_results_are_printed_a_table_a_protocol(
     page = write_report(tmp_path, "run", metrics, [], [], "")
     print_results(metrics, tmp_path)
     assert f"report: {page}\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(100, "100.0"), (5.25, "5.2"), (1, "1.0"), (0.3128, "0.31"), (0.02, "0.02"), (0, "0")],
-)
-def test_small_percentages_keep_two_digits(value: float, text: str) -> None:
-    assert percent(value) == text
 
 
 class Page(HTMLParser):

@@ -1,7 +1,7 @@
-"""A curve over training steps as inline SVG, coloured by the page that it stands in."""
+"""Curves as inline SVG, coloured by the page that they stand in."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 480, 230
@@ -22,24 +22,43 @@ def curve(points: Sequence[Point], name: str) -> str:
         return ""
     last = max(x for x, _ in points) or 1.0
     low, high = min(y for _, y in points), max(y for _, y in points)
+    lines = {"raw": points, "smooth": smoothed(points)}
+    return _drawing(f"{name} by step", lines, last, low, high)
+
+
+def precision_recall(precisions: Mapping[str, Sequence[float]], name: str) -> str:
+    """Draw lines of precision in percent at recalls from 0 to 1 that are equally far apart.
+
+    The page styles the classes `grid` and those that the lines are named by.
+    """
+    lines = {
+        kind: [(place / (len(values) - 1), value) for place, value in enumerate(values)]
+        for kind, values in precisions.items()
+    }
+    return _drawing(f"{name}: precision by recall", lines, last=1, low=0, high=100)
+
+
+def _drawing(
+    label: str, lines: Mapping[str, Sequence[Point]], last: float, low: float, high: float
+) -> str:
+    """Draw lines by the class that styles them, from 0 to `last` and from `low` to `high`."""
 
     def place(point: Point) -> Point:
         x, y = point[0] / last, (point[1] - low) / ((high - low) or 1.0)
         return LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)
 
-    lines = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} by step">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
     for value in ticks(low, high):
         y = place((0, value))[1]
-        lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        lines.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     for step in ticks(0, last):
         x = place((step, low))[0]
-        lines.append(
+        parts.append(
             f'<text x="{x:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{step:,.10g}</text>'
         )
-    lines.append(_polyline("raw", [place(point) for point in points]))
-    lines.append(_polyline("smooth", [place(point) for point in smoothed(points)]))
-    return "\n".join([*lines, "</svg>"])
+    parts += [_polyline(kind, [place(point) for point in line]) for kind, line in lines.items()]
+    return "\n".join([*parts, "</svg>"])
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

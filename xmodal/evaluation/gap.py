@@ -109,7 +109,7 @@ def relative_gap(images: Tensor, texts: Tensor) -> float:
     """
     across = float((1 - paired_cosines(images, texts)).mean() / 2)
     within = (_distance_within(images) + _distance_within(texts)) / 2
-    return across / (across + within) if across + within else 0.0
+    return across / max(across + within, 1e-9)  # all in one point is no gap
 
 
 def _distance_within(items: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Results for people: a table in the terminal, a picture in TensorBoard, a page in the browser."""
+"""Results for people: tables in the terminal, a picture in TensorBoard, a page in the browser."""
 
 import base64
 import io
@@ -11,16 +11,14 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from xmodal.data.manifest import write_atomically
-from xmodal.evaluation.curve import curve
+from xmodal.evaluation import tables
+from xmodal.evaluation.average_precision import CURVE, CUTOFF
+from xmodal.evaluation.curve import curve, precision_recall
 from xmodal.evaluation.recall import CUTOFFS
 
-DIRECTIONS = {"image_to_text": "image → text", "text_to_image": "text → image"}
-TABLE_WIDTH = 78
 GREEN, GREY = "#1a7f4b", "#d5d8dc"  # frames of true and of wrong images
 
 Picture = Image.Image | np.ndarray  # an array is (height, width, 3) uint8
@@ -44,64 +42,14 @@ class Example:
     rank: int
 
 
-def protocols(metrics: Mapping[str, float]) -> list[str]:
-    """The protocols that the metrics have recalls of."""
-    return [name.removesuffix("/rsum") for name in metrics if name.endswith("/rsum")]
-
-
 def print_results(metrics: Mapping[str, float], run: str | Path) -> None:
     """Print a table for each protocol, and where the run's report is."""
     console = Console(soft_wrap=True)
-    for protocol in protocols(metrics):
-        console.print(recall_table(metrics, protocol))
+    for table in tables.of_all(metrics):
+        console.print(table)
     page = Path(run) / "report" / "index.html"
     if page.is_file():
         console.print(f"report: {page}", markup=False, highlight=False)
-
-
-def recall_table(metrics: Mapping[str, float], protocol: str) -> Table:
-    """Recalls in percent with chance beside them, and median ranks, of one protocol.
-
-    The table is 78 columns wide whatever the terminal, so that log files read as well.
-    """
-    table = Table(
-        title=f"{protocol}: {gallery_sizes(metrics, protocol)}",
-        caption=f"rsum {rsum(metrics, protocol)}",
-        title_justify="left",
-        caption_justify="left",
-        width=TABLE_WIDTH,
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("", no_wrap=True)
-    for k in CUTOFFS:
-        table.add_column(f"R@{k}", justify="right", no_wrap=True)
-        table.add_column("chance", justify="right", no_wrap=True, style="dim")
-    table.add_column("median", justify="right", no_wrap=True)
-    for direction, label in DIRECTIONS.items():
-        prefix = f"{protocol}/{direction}"
-        cells = [label]
-        for k in CUTOFFS:
-            name = f"{prefix}/recall@{k}"
-            cells += [f"{metrics[name]:.1f}", percent(metrics[f"{name}_chance"])]
-        table.add_row(*cells, f"{metrics[f'{prefix}/median_rank']:,.0f}")
-    return table
-
-
-def gallery_sizes(metrics: Mapping[str, float], protocol: str) -> str:
-    """How many images and texts were ranked, in words."""
-    images, texts = metrics[f"{protocol}/num_images"], metrics[f"{protocol}/num_texts"]
-    return f"{images:,.0f} images × {texts:,.0f} texts"
-
-
-def rsum(metrics: Mapping[str, float], protocol: str) -> str:
-    """The sum of the six recalls, in words."""
-    chance = percent(metrics[f"{protocol}/rsum_chance"])
-    return f"{metrics[f'{protocol}/rsum']:.1f} of 600 (chance {chance})"
-
-
-def percent(value: float) -> str:
-    """A percentage with one decimal, small ones with two digits that count."""
-    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def write_report(
@@ -117,9 +65,10 @@ def write_report(
     Args:
         folder: the run folder.
         title: the page's heading.
-        metrics: numbers by name; recalls as `recall_metrics` names them.
+        metrics: numbers by name, as the protocols name them.
         examples: what was retrieved, captions and images as queries.
-        history: the rows of metrics.jsonl; `loss` and each protocol's `rsum` are drawn by `step`.
+        history: the rows of metrics.jsonl; `loss` and each protocol's `rsum`, `map` or
+            `top1` are drawn by `step`.
         recipe: the resolved recipe's YAML.
     """
     environment = jinja2.Environment(
@@ -129,20 +78,20 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "data_uri": data_uri}
-    names = protocols(metrics)
+    environment.filters |= {"percent": tables.percent, "data_uri": data_uri}
+    measured = {mark: tables.protocols(metrics, mark) for mark in tables.TABLES}
+    names = {name for names in measured.values() for name in names}
     page = environment.get_template("report.html").render(
         title=title,
         metrics=metrics,
-        protocols={name: (gallery_sizes(metrics, name), rsum(metrics, name)) for name in names},
-        directions=DIRECTIONS,
+        tables=tables,
+        measured=measured,
+        directions=tables.LABELS,
         cutoffs=CUTOFFS,
-        others={
-            name: value
-            for name, value in metrics.items()
-            if not any(name.startswith(f"{protocol}/") for protocol in names)
-        },
-        curves=dict(_curves(history, names)),
+        map_cutoff=CUTOFF,
+        precision_recall={name: _precision_recall(metrics, name) for name in measured["map"]},
+        others={k: value for k, value in metrics.items() if k.split("/")[0] not in names},
+        curves=dict(_curves(history, measured)),
         captions=[example for example in examples if isinstance(example.query, str)],
         images=[example for example in examples if not isinstance(example.query, str)],
         recipe=recipe,
@@ -153,13 +102,19 @@ def write_report(
     return path
 
 
+def _precision_recall(metrics: Mapping[str, float], protocol: str) -> Markup:
+    lines = {d: [metrics[f"{protocol}/{d}/{name}"] for name in CURVE] for d in tables.LABELS}
+    return Markup(precision_recall(lines, protocol))
+
+
 def _curves(
-    history: Sequence[Mapping[str, Any]], names: Sequence[str]
+    history: Sequence[Mapping[str, Any]], measured: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, Markup]]:
-    for key in ["loss", *(f"{name}/rsum" for name in names)]:
-        drawn = curve([(row["step"], row[key]) for row in history if key in row], key)
-        if drawn:
-            yield key, Markup(drawn)
+    drawn = [f"{name}/{mark}" for mark in ("rsum", "map", "top1") for name in measured[mark]]
+    for key in ["loss", *drawn]:
+        drawing = curve([(row["step"], row[key]) for row in history if key in row], key)
+        if drawing:
+            yield key, Markup(drawing)
 
 
 def data_uri(picture: Picture, size: int = 320) -> str:
