@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.measure import hardware, measure
 from xmodal.data.batch import Batch
 from xmodal.distributed.environment import start
-from xmodal.methods.clip import Clip
+from xmodal.methods.build import method_of
 from xmodal.models.config import TransformerConfig
 from xmodal.recipe import read_recipe
 from xmodal.training.engine import initialize_engine
@@ -40,7 +40,7 @@ def main() -> None:
     text = recipe.method.text
     assert isinstance(text, TransformerConfig)
     torch.manual_seed(0)
-    engine = initialize_engine(Clip(recipe.method, text.vocabulary), recipe, recipe.stages[0], 1)
+    engine = initialize_engine(method_of(recipe.method, text.vocabulary), recipe, recipe.stages[0], 1)
     batch = random_batch(args.batch, recipe.method.image.size, text.vocabulary, text.context)
 
     def step(batch: Batch) -> Tensor:

@@ -26,7 +26,7 @@ def steps(run: Path, name: str = "loss") -> dict[int, float]:
 def evaluations(run: Path) -> dict[int, dict[str, float]]:
     """Return the metrics of every logged evaluation, each of which is there once."""
     rows = [row for row in Run(run).history() if "loss" not in row]
-    found = {row.pop("step"): row for row in rows}
+    found = {row.pop("step"): row for row in rows if row.pop("stage")}
     assert len(found) == len(rows)
     return found
 

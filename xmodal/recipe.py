@@ -74,6 +74,10 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
 
 
+# What stands in a key for one of the many values that a field holds.
+_POSITIONS: dict[Any, str] = {list: ".0", tuple: ".0", dict: ".NAME"}
+
+
 def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield (key, default, meaning) of every key of the schema, for `--help`."""
     for name, field in model.model_fields.items():
@@ -84,7 +88,7 @@ def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[
         if not parts or many is dict or (many in (list, tuple) and field.is_required()):
             default = "required" if field.is_required() else _shown(field.get_default())
             yield key, default, meaning
-        key += {list: ".0", tuple: ".0", dict: ".NAME"}.get(many, "") if parts else ""
+        key += _POSITIONS.get(many, "") if parts else ""
         for part in parts:
             yield (
                 key,

@@ -33,6 +33,7 @@ def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "flip": False,
         },
         "method": {
+            "kind": "clip",
             "image": {
                 "kind": "timm",
                 "name": "vit_tiny_patch16_224",

@@ -14,6 +14,7 @@ def make_recipe() -> Callable[..., Recipe]:
 
     def made(*, data: dict[str, Any] | None = None, **parts: Any) -> Recipe:
         method = {
+            "kind": "clip",
             "image": {"kind": "timm", "name": "test_resnet"},
             "text": {"kind": "transformer"},
         }

@@ -18,7 +18,7 @@ from xmodal.recipe import Recipe
 from xmodal.training.config import StageConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache
-from xmodal.training.parts import decay_groups, select_trained
+from xmodal.training.parts import parameter_groups, select_trained
 
 RANKS, SHARE, STEPS = 2, 12, 4
 DIM = 320  # so wide that ZeRO 3 shares out a (DIM, DIM) matrix, rather than keep it everywhere
@@ -143,7 +143,11 @@ def cached(case: Case) -> Trained:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # nothing to compile
     os.environ["LOCAL_RANK"] = str(rank())
     data = {"train": "none", "batch_size": SHARE * world_size()}
-    method = {"image": {"kind": "timm", "name": "none"}, "text": {"kind": "transformer"}}
+    method = {
+        "kind": "clip",
+        "image": {"kind": "timm", "name": "none"},
+        "text": {"kind": "transformer"},
+    }
     recipe = Recipe.model_validate(
         {"run": "none", "data": data, "method": method, "training": {"zero": case.zero}}
     )
@@ -166,7 +170,7 @@ def plain(case: Case) -> Trained:
     """Train on one process with all graphs kept: the same micro-batches in the same states."""
     method = case.method()
     rate, eps = case.stage.optimizer.lr, case.stage.optimizer.eps
-    groups = decay_groups(method, case.stage.optimizer.weight_decay)
+    groups = parameter_groups(method, case.stage.optimizer)
     adamw = torch.optim.AdamW(groups, rate, case.stage.optimizer.betas, eps)
     losses, norms = [], []
     for step in range(STEPS):

@@ -4,16 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from xmodal.training.config import StageConfig
 from xmodal.training.log import COLLAPSED_LINES, TrainingLog
 from xmodal.training.run import Run
+from xmodal.training.timeline import StageSpan
 
+SPAN = StageSpan(StageConfig(), 0, 0, 99, 0)
 VALUES = {"loss": 0.4, "samples_per_second": 10.0, "seconds_left": 3.0, "data_wait": 0.0}
 
 
 def said_of(collapse: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
         for step, value in enumerate(collapse):
-            log.step(step, "main", VALUES | {"collapse": value})
+            log.step(step, SPAN, VALUES | {"collapse": value})
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
 
 

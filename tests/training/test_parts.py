@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from xmodal.errors import UserError
-from xmodal.training.parts import decay_groups, locked, select_trained, set_modes
+from xmodal.errors import UserError
+from xmodal.training.config import AdamConfig, AdamWConfig
+from xmodal.training.parts import locked, parameter_groups, select_trained, set_modes
 
 
 class Tower(nn.Module):
@@ -109,11 +111,29 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns(towers: Towers) -> No
 
 def test_matrices_decay_and_vectors_do_not(towers: Towers) -> None:
     select_trained(towers, ["image", "scale"])
-    matrices, vectors = decay_groups(towers, 0.1)
+    matrices, vectors = parameter_groups(towers, AdamWConfig(weight_decay=0.1))
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert {p.ndim for p in matrices["params"]} == {2}
     assert {p.ndim for p in vectors["params"]} == {0, 1}
     grouped = {id(p) for group in (matrices, vectors) for p in group["params"]}
     assert grouped == {id(p) for p in towers.parameters() if p.requires_grad}
     select_trained(towers, ["scale"])
-    assert [group["weight_decay"] for group in decay_groups(towers, 0.1)] == [0.0]
+    (vectors,) = parameter_groups(towers, AdamWConfig(weight_decay=0.1))
+    assert vectors["weight_decay"] == 0.0
+
+
+def test_parts_have_their_own_rates(towers: Towers) -> None:
+    select_trained(towers, ["image", "scale"])
+    factors = {"image": 2.0, "image.body.0": 0.5}
+    groups = parameter_groups(towers, AdamConfig(factors=factors))
+    rates = {id(p): group["factor"] for group in groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in towers.named_parameters() if p.requires_grad}
+    assert named.pop("scale") == 1.0
+    # Of several that match, the last counts.
+    assert {name for name, rate in named.items() if rate == 0.5} == {
+        "image.body.0.weight",
+        "image.body.0.bias",
+    }
+    assert set(named.values()) == {0.5, 2.0}
+    with pytest.raises(UserError, match="optimizer: factors: 'imag' is no part"):
+        parameter_groups(towers, AdamConfig(factors={"imag": 2.0}))

@@ -1,4 +1,4 @@
-"""The learning rate rises in a line and falls along a cosine."""
+"""Learning rates and weights of losses over a stage."""
 
 import math
 
@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.training.schedule import learning_rate_factor
+from xmodal.training.config import LossConfig, ScheduleConfig
+from xmodal.training.schedule import learning_rate_factor, loss_weight
 
 
 def factors(*, warmup: int, total: int, final: float) -> list[float]:
     return [
-        learning_rate_factor(step, warmup=warmup, total=total, final=final)
+        learning_rate_factor(ScheduleConfig(final=final), step, warmup=warmup, total=total)
         for step in range(total + 1)
     ]
 
@@ -40,4 +41,29 @@ def test_it_rises_and_then_falls_and_stays_within_bounds(
 
 
 def test_past_the_end_it_stays_at_the_end() -> None:
-    assert learning_rate_factor(99, warmup=1, total=9, final=0.3) == pytest.approx(0.3)
+    schedule = ScheduleConfig(final=0.3)
+    assert learning_rate_factor(schedule, 99, warmup=1, total=9) == pytest.approx(0.3)
+
+
+def test_a_constant_stays_and_a_stair_falls() -> None:
+    constant = ScheduleConfig(kind="constant")
+    rates = [learning_rate_factor(constant, step, warmup=2, total=5) for step in range(5)]
+    assert rates == [0.5, 1, 1, 1, 1]
+    stair = ScheduleConfig(kind="steps", at=("3 steps", "80 %"), factor=0.1)
+    rates = [
+        learning_rate_factor(stair, step, warmup=0, total=5, falls=[3, 4]) for step in range(6)
+    ]
+    assert rates == pytest.approx([1, 1, 1, 0.1, 0.01, 0.01])
+
+
+def test_weights_rise_as_their_ramps_say() -> None:
+    progress = (0.0, 0.25, 1.0)
+    weights = {
+        ramp: [loss_weight(LossConfig(weight=2, ramp=ramp), p) for p in progress]
+        for ramp in ("none", "linear", "adversarial")
+    }
+    assert weights["none"] == [2, 2, 2]
+    assert weights["linear"] == [0, 0.5, 2]
+    assert weights["adversarial"] == pytest.approx(
+        [2 * (2 / (1 + math.exp(-10 * p)) - 1) for p in progress]
+    )

@@ -18,7 +18,20 @@ def test_stages_follow_each_other(make_recipe: MakeRecipe) -> None:
     timeline = Timeline(make_recipe(stages=stages), epoch_samples=55)
     # 110 and 95 samples in batches of ten; a half is rounded to the even number of steps.
     assert [(span.start, span.end) for span in timeline.stages] == [(0, 11), (11, 18), (18, 28)]
+    assert [span.number for span in timeline.stages] == [0, 1, 2]
     assert timeline.total == 28
+    assert [timeline.stages[1].progress(step) for step in (11, 18)] == [0, 1]
+
+
+def test_the_order_of_samples_goes_on_unless_a_stage_begins_it_once_more(
+    make_recipe: MakeRecipe,
+) -> None:
+    stages = [
+        {"length": "5 steps", "data": data}
+        for data in ("continue", "continue", "restart", "continue")
+    ]
+    timeline = Timeline(make_recipe(stages=stages), epoch_samples=100)
+    assert [span.origin for span in timeline.stages] == [0, 0, 10, 10]
 
 
 def test_evaluations_and_checkpoints_come_at_their_steps_and_at_ends(
@@ -30,8 +43,8 @@ def test_evaluations_and_checkpoints_come_at_their_steps_and_at_ends(
         checkpoints={"every": "5 steps"},
     )
     timeline = Timeline(recipe, epoch_samples=100)
-    assert after(timeline.evaluates_after, timeline) == [4, 8, 12, 13]
-    # The stages' ends as well: the next stage begins from there.
+    # The stages' ends as well: what a stage has led to is known, and the next begins from there.
+    assert after(timeline.evaluates_after, timeline) == [4, 7, 8, 12, 13]
     assert after(timeline.saves_after, timeline) == [5, 7, 10, 13]
 
 

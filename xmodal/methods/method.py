@@ -66,9 +66,6 @@ class Method(nn.Module, ABC):
     def begin_stage(self, minimised: tuple[str, ...]) -> None:
         """Minimise these losses from now on."""
         self.minimised = minimised
-        for part in self.modules():
-            if part is not self and hasattr(part, "monitors"):
-                part.monitors = {}
 
     def advance(self, progress: float, seed: int) -> None:
         """Tell what follows training that this share of the stage is done; `seed` is the step's."""

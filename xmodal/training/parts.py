@@ -1,6 +1,7 @@
 """Which parts of a method a stage trains, which are locked, how fast, and what decays."""
 
 from fnmatch import fnmatch
+from operator import itemgetter
 from typing import Any
 
 from torch import nn
@@ -55,7 +56,7 @@ def parameter_groups(method: nn.Module, optimizer: AnyOptimizerConfig) -> list[d
             groups.setdefault((decay, _factor(name, optimizer)), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "factor": factor}
-        for (decay, factor), parameters in groups.items()
+        for (decay, factor), parameters in sorted(groups.items(), key=itemgetter(0), reverse=True)
     ]
 
 

@@ -28,6 +28,8 @@ def measure(stage: StageConfig, values: Mapping[str, float]) -> dict[str, float]
 def check_requirements(stage: StageConfig, measured: Mapping[str, float]) -> None:
     """Raise `UserError` where what a stage requires does not hold."""
     for name, bounds in stage.requires.items():
+        if name not in measured:
+            raise UserError(f"stage {stage.name} requires {name}, which nothing has measured")
         value = measured[name]
         low, high = bounds.at_least, bounds.at_most
         if (low is not None and not value >= low) or (high is not None and not value <= high):

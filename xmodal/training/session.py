@@ -12,6 +12,7 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
 from xmodal.evaluation.examples import retrieved_examples
+from xmodal.evaluation.protocols import check_protocols, metric_names
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
 from xmodal.evaluation.retrieval import default_protocol, evaluate_retrieval, evaluation_set
@@ -53,6 +54,7 @@ class Session:
         self.mixture = mixture(recipe, self.train_shards)
         method = check_method(recipe)
         self.by_label = method.by_label
+        self.metric_names: list[str] = []
         for one in data_sets(recipe, self.train_shards):
             kind = kind_of(one.reader, one.texts)
             check_kind(recipe, one.reader.manifest.url, kind, local=method.local)
@@ -61,9 +63,18 @@ class Session:
         if self.val_shards:
             kind = kind_of(SampleReader(self.val_shards))
             check_kind(recipe, self.val_shards.url, kind, local=method.local)
-        if self.val_shards:
-            self.protocol = default_protocol(self.val_shards.relevance)
-            check_best(recipe.checkpoints.best, self.protocol)
+            protocols: Sequence[str] = recipe.evaluation.protocols or [
+                default_protocol(self.val_shards.relevance)
+            ]
+            check_protocols(
+                protocols,
+                method,
+                self.val_shards.num_samples,
+                self.val_shards.url,
+                self.val_shards.relevance,
+            )
+            self.metric_names = metric_names(protocols)
+            check_best(recipe.checkpoints.best, self.metric_names)
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)
@@ -98,7 +109,7 @@ class Session:
                 self._training_set(train_shards),
                 self._build,
                 self._evaluate if self.val_shards else None,
-                [],
+                self.metric_names,
                 self.log,
                 self.progress,
                 self.timeline,
