@@ -15,6 +15,7 @@ from xmodal.training.timeline import StageSpan
 # Logged lines in which all scores are alike, after which the log says so. A training that is well
 # begins there, and leaves it.
 COLLAPSED_LINES = 10
+SHOWN = ("recall@1", "/map", "/top1")  # the metrics that a line about an evaluation has
 LONG_WAIT = 0.1  # share of the time, above which the log says what data is waited for
 
 
@@ -94,8 +95,7 @@ class TrainingLog:
         self._write(step, span, metrics)
         if sheet is not None:
             self.board.add_image("retrieved", sheet, step, dataformats="HWC")
-        recalls = {name: value for name, value in metrics.items() if name.endswith("recall@1")}
-        shown = "  ".join(f"{name} {value:.1f}" for name, value in recalls.items())
+        shown = "  ".join(f"{k} {v:.1f}" for k, v in metrics.items() if k.endswith(SHOWN))
         self.say(f"evaluation at step {step}: {shown}")
 
     def say(self, line: str) -> None:

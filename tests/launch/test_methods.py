@@ -1,0 +1,231 @@
+"""The recipes of the methods, each with all its stages, on tiny encoders and shards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.commands import train
+from tests.runs import changed, evaluations, steps, weights
+from tests.shard_sets import described, write_shards
+from tests.training_sets import npy
+from xmodal.recipe import read_recipe
+from xmodal.training.run import Run
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+LENGTH = 7  # steps of a stage: 20 losses are of three stages, or of all there are
+CLASSES, SAMPLES, IMAGE, TEXT = 4, 48, 24, 20
+# What takes the place of a paper's encoders: none normalises over a batch, which at these rates
+# would amplify rounding.
+SMALL_ENCODERS = (
+    "method.image={kind: timm, name: test_resnet, size: 32, weights: random, "
+    "options: {norm_layer: groupnorm1}}",
+    "method.embedding=16",
+)
+CHANGES = {
+    "vsepp": (*SMALL_ENCODERS, "method.text={kind: gru, word: 8, width: 16, min_count: 1}"),
+    "pvse": (
+        *SMALL_ENCODERS,
+        "method.text={kind: gru, word: 8, width: 8, bidirectional: true, min_count: 1}",
+    ),
+    "mite": (
+        *SMALL_ENCODERS,
+        "method.text={kind: gru, word: 8, width: 16, min_count: 1}",
+        "method.classifier=[8, 8]",
+        "method.classifier_dropout=0",
+    ),
+    "uncsm": (
+        f"method.image.features={IMAGE}",
+        f"method.text.features={TEXT}",
+        "method.image_head.hidden=[16]",
+        "method.text_head.hidden=[16]",
+        "method.embedding=16",
+        "method.metric=[16, 8]",
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of features that lie around their class's: `train` and `val`."""
+    folder = tmp_path_factory.mktemp("classes")
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(CLASSES, IMAGE)), random.normal(size=(CLASSES, TEXT))
+    for split in ("train", "val"):
+        samples = {}
+        for number in range(SAMPLES):
+            label = number % CLASSES
+            image, text = (
+                (side[label] + random.normal(size=side.shape[1]) / 2).astype(np.float32)
+                for side in centres
+            )
+            samples[f"{number:03d}"] = {
+                "image.npy": npy(image),
+                "text.npy": npy(text[None]),
+                "json": described([], image_id=f"{split}{number}", labels=[f"class {label}"]),
+            }
+        write_shards(folder / split, [samples])
+    return folder
+
+
+@pytest.fixture
+def given(scenes: Path, classes: Path) -> Callable[[str], list[str]]:
+    """The arguments that train a method's recipe on tiny shards, all but the run."""
+
+    def arguments(method: str) -> list[str]:
+        shards = classes if method == "uncsm" else scenes
+        stages = len(read_recipe(method, [], RECIPES).stages)
+        return [
+            method,
+            f"data.train={shards}/train",
+            f"data.val={shards}/val",
+            *("data.batch_size=16", "data.workers=0", "data.crop=null", "data.flip=false"),
+            *("training.log_every=1", "evaluation.every=0", "checkpoints.every=3 steps"),
+            *(f"stages.{number}.length={LENGTH} steps" for number in range(stages)),
+            # A few steps hold no promise.
+            *(f"stages.{number}.requires={{}}" for number in range(stages)),
+            "checkpoints.keep_last=20",
+            *CHANGES[method],
+        ]
+
+    return arguments
+
+
+@pytest.mark.parametrize("method", CHANGES)
+def test_all_stages_run_from_one_command_alike_on_two_processes(
+    method: str, given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    runs = {}
+    for ranks in (1, 2):
+        runs[ranks] = tmp_path / str(ranks)
+        done = train(*given(method), f"run={runs[ranks]}", ranks=ranks)
+        assert done.code == 0, done.err
+    one, two = (list(steps(run).values())[:20] for run in runs.values())
+    assert two == pytest.approx(one, rel=1e-5)
+    check_of_stages(method, runs[1])
+
+
+def check_of_stages(method: str, run: Path) -> None:
+    """Each stage trains its parts, minimises its losses and is told of by its name."""
+    stages = read_recipe(method, [], RECIPES).stages
+    before = {}
+    rows = [row for row in Run(run).history() if "loss" in row]
+    assert len(rows) == LENGTH * len(stages)
+    for number, stage in enumerate(stages):
+        of_stage = rows[number * LENGTH : (number + 1) * LENGTH]
+        assert {row["stage"] for row in of_stage} == {stage.name}
+        shown = {name for row in of_stage for name in row if name.startswith("loss/")}
+        assert shown == {f"loss/{name}" for name in stage.losses}
+        after = weights(run, LENGTH * (number + 1))
+        if number:
+            parts = {name.split(".")[0] for name in changed(before, after)}
+            trained = {"image", "text"} if "*" in stage.train else set()
+            trained |= {name.split(".")[0] for name in stage.train} - {"*"}
+            # A metric network is marked as trained by the stage that begins it.
+            marks = {"metric_trained"} if stage.name == "metric" else set()
+            assert parts - {"classifier"} == (trained | marks) - {"classifier"}
+        before = after
+    assert set(evaluations(run)) == {LENGTH * (number + 1) for number in range(len(stages))}
+
+
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [
+        (method, stage)
+        if (method, stage) in {("mite", 3), ("uncsm", 2)}
+        else pytest.param(method, stage, marks=pytest.mark.slow)
+        for method in CHANGES
+        for stage in range(len(read_recipe(method, [], RECIPES).stages))
+    ],
+)
+def test_killed_in_any_stage_it_goes_on_there(
+    method: str, stage: int, given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert train(*given(method), f"run={whole}").code == 0
+    # After a checkpoint inside the stage, or at its very beginning.
+    killed_at = f"xmodal.training.trainer:Trainer._step:{LENGTH * stage + 6}"
+    assert train(*given(method), f"run={run}", killed_at=killed_at).code == -9
+    done = train(*given(method), f"run={run}")
+    assert done.code == 0, done.err
+    assert steps(run) == steps(whole)
+    assert evaluations(run) == evaluations(whole)
+    last = max(steps(run))
+    ours, theirs = weights(run, last), weights(whole, last)
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_what_a_stage_requires_decides_whether_the_next_begins(
+    given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    run = f"run={tmp_path}/run"
+    refused = "stages.2.requires={metric_accuracy: {at_least: 2}}"
+    done = train(*given("uncsm"), run, refused)
+    assert done.code == 2
+    last = done.err.splitlines()[-1]
+    assert last.startswith("error: stage metric ended with metric_accuracy 0.")
+    assert "which is to be at least 2, so the next does not begin" in last
+    assert max(steps(tmp_path / "run")) == 3 * LENGTH
+    again = train(*given("uncsm"), run, refused)
+    assert "so the next does not begin" in again.err
+    more = "stages.2.requires={class/text_to_image/map: {at_least: 1}}"
+    refusal = train(*given("uncsm"), run, more)
+    # What was not asked for then was not kept.
+    assert "requires class/text_to_image/map, which nothing has measured" in refusal.err
+    assert train(*given("uncsm"), run, "stages.2.requires.metric_accuracy.at_least=0.1").code == 0
+
+
+def test_a_requirement_of_nothing_is_told_at_the_first_step(
+    given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    done = train(
+        *given("uncsm"), f"run={tmp_path}/run", "stages.1.requires={acuracy: {at_least: 0}}"
+    )
+    assert done.code == 2
+    assert "stage fine-tuning requires acuracy, which is no metric and nothing" in done.err
+    assert max(steps(tmp_path / "run")) == LENGTH
+
+
+def test_data_begin_once_more_where_a_stage_says_so(
+    given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    """Where nothing is learned, two stages of the same samples have the same losses."""
+    stages = [
+        {"name": name, "length": "5 steps", "data": data, "losses": {"contrastive": 1},
+         "optimizer": {"kind": "sgd", "lr": 1e-30}}
+        for name, data in (("a", "continue"), ("b", "restart"), ("c", "continue"))
+    ]  # fmt: skip
+    words = [word for word in given("uncsm") if not word.startswith("stages.")]
+    done = train(*words, f"run={tmp_path}/run", f"stages={stages!r}")
+    assert done.code == 0, done.err
+    losses = list(steps(tmp_path / "run").values())
+    assert losses[:5] == losses[5:10]
+    assert losses[10:] != losses[:5]
+
+
+def test_a_method_of_classes_needs_labels(
+    given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    sample = {"image.npy": npy(np.ones(IMAGE)), "text.npy": npy(np.ones((1, TEXT)))}
+    write_shards(tmp_path / "bare", [{"0": sample}])
+    done = train(*given("uncsm"), f"run={tmp_path}/run", f"data.train={tmp_path}/bare")
+    assert done.error == (
+        f"uncsm learns from classes, and the first samples of {tmp_path}/bare have no `labels` in "
+        "their JSON; use shards with labels"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("stages.1.losses={hardst: 1}", "stages.1.losses.hardst is no loss of the method (did you"),
+        ("stages.1.losses={}", "stages.1.losses is missing: the method has several (sum, hardest"),
+        ("method.text_head={}\tmethod.embedding=8\tmethod.image_head=null", "method.image_head is"),
+    ],
+)
+def test_wrong_losses_and_heads_are_told(
+    change: str, said: str, given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    done = train(*given("vsepp"), f"run={tmp_path}/run", *change.split("\t"))
+    assert said in done.error
