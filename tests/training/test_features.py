@@ -21,9 +21,10 @@ from xmodal.data.tokens import train_tokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.examples import retrieved_examples
-from xmodal.evaluation.retrieval import Retrieval, embed, evaluate_retrieval, evaluation_set
+from xmodal.evaluation.gallery import Gallery, embed
+from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
 from xmodal.methods.build import build_method
-from xmodal.methods.clip import Clip
+from xmodal.methods.method import Method
 from xmodal.recipe import Recipe
 from xmodal.training import features as module
 from xmodal.training.features import LockedSides, cached_features, locked_sides
@@ -44,6 +45,7 @@ def shards() -> Shards:
                 "json": described(
                     [f"{word} house {number}" for word in ("a", "red", "green")[: 1 + number % 3]],
                     image_id=f"{shard}-{number}",
+                    labels=[f"class {number % 3}"],
                 ),
             }
             for number in range(size)
@@ -76,12 +78,14 @@ def recipe_of(folder: Path, **changes: Any) -> Recipe:
             "flip": False,
         },
         "method": {
+            "kind": "clip",
             "image": {"kind": "timm", "name": "test_resnet", "size": SIZE},
             "text": {"kind": "transformer", "width": 16, "layers": 1, "heads": 2},
             "embedding": 8,
         },
         "stages": [{"train": changes.pop("train", ["image.head", "text.head", "loss"])}],
     }
+    values["stages"][0] |= changes.pop("stage", {})
     for key, value in changes.items():
         node = values
         *parents, last = key.split("__")
@@ -91,7 +95,14 @@ def recipe_of(folder: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def method_of(recipe: Recipe) -> Clip:
+def local_recipe(folder: Path, **changes: Any) -> Recipe:
+    """A recipe of a method that reads the words of texts and, here, four positions of images."""
+    stage = {"losses": {"hardest": 1}}
+    parts = {"method__kind": "pvse", "method__image__size": 64, "stage": stage}
+    return recipe_of(folder, **parts | {"train": ["image.head", "text.head", "*.pie"]} | changes)
+
+
+def method_of(recipe: Recipe) -> Method:
     return build_method(recipe, TOKENIZER, CPU).eval()
 
 
@@ -106,15 +117,18 @@ def computed(recipe: Recipe, manifest: Manifest, said: list[str] | None = None) 
     )
 
 
-def gallery_of(recipe: Recipe, manifest: Manifest, batch_size: int = 7) -> tuple[Tensor, ...]:
-    dataset = evaluation_set(manifest, SIZE, TOKENIZER)
+@torch.no_grad()
+def gallery_of(recipe: Recipe, manifest: Manifest, batch_size: int = 7) -> Gallery:
+    dataset = evaluation_set(manifest, recipe.method.image.size, TOKENIZER)
     gallery, _ = embed(method_of(recipe), dataset, batch_size, device=CPU, workers=0)
-    return tuple(vars(gallery).values())
+    return gallery
 
 
-def assert_same_gallery(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    for one, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+def assert_same_gallery(got: Gallery, expected: Gallery) -> None:
+    assert got.labels == expected.labels
+    for name, value in vars(expected).items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(getattr(got, name), value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -151,17 +165,20 @@ def test_features_give_the_embeddings_that_the_images_give(
     assert_same_gallery(gallery_of(recipe, features), gallery_of(recipe, manifest))
 
 
+@pytest.mark.parametrize("recipe_in", [recipe_of, local_recipe])
 def test_training_draws_the_same_captions_of_the_same_images(
-    manifest: Manifest, tmp_path: Path
+    recipe_in: Callable[[Path], Recipe], manifest: Manifest, tmp_path: Path
 ) -> None:
-    recipe = recipe_of(tmp_path)
+    recipe = recipe_in(tmp_path)
     method = method_of(recipe)
 
     def batch(shards: Manifest) -> Any:
         sizes = [shard.num_samples for shard in shards.shards]
         mixture = Mixture([sizes], [1], seed=3, lanes=4, window=8)
         data_sets = [DataSet(SampleReader(shards))]
-        dataset = TrainingSet(data_sets, mixture, ImageTransform(SIZE), TOKENIZER, seed=3)
+        dataset = TrainingSet(
+            data_sets, mixture, ImageTransform(recipe.method.image.size), TOKENIZER, seed=3
+        )
         loader = TrainingLoader(dataset, range(1, 2), batch_size=24, rank=0, ranks=1, workers=0)
         return next(iter(loader))
 
@@ -312,10 +329,9 @@ def test_bad_samples_are_named_and_met_again_where_they_stand(tmp_path: Path) ->
 def test_examples_show_the_images_that_features_were_made_of(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path / "set", with_bad_samples())
     recipe = recipe_of(tmp_path)
-    score = method_of(recipe).score
     originals = SampleReader(manifest)
     got, expected = (
-        retrieved_examples(measured(recipe, shards), originals, score)
+        retrieved_examples(measured(recipe, shards), originals)
         for shards in (computed(recipe, manifest), manifest)
     )
     assert len(got) == len(expected) == 12
@@ -378,3 +394,75 @@ def test_a_side_is_locked_if_no_stage_trains_it(side: str, tmp_path: Path) -> No
     assert locked_sides(method_of(recipe), recipe) == LockedSides(
         image=side == "text", text=side == "image"
     )
+
+
+@pytest.mark.parametrize(
+    ("train", "members"),
+    [
+        (["image.head", "text.head", "*.pie"], {"json", "image.npy", "text.npy"}),
+        (["image.head", "*.pie", "text"], {"json", "image.npy"}),
+        (["image", "*.pie", "text.head"], {"json", "jpg", "text.npy"}),
+    ],
+)
+def test_features_of_parts_give_the_embeddings_that_the_images_give(
+    train: list[str], members: set[str], manifest: Manifest, tmp_path: Path
+) -> None:
+    recipe = local_recipe(tmp_path, train=train)
+    features = computed(recipe, manifest)
+    assert {frozenset(one.members) for s in features.shards for one in features.index(s)} == {
+        frozenset(members)
+    }
+    got, expected = gallery_of(recipe, features), gallery_of(recipe, manifest)
+    assert got.images.shape == (40, 2, 8)
+    assert_same_gallery(got, expected)
+
+
+def test_features_of_parts_are_the_encoders_and_zero_after_a_caption(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    recipe = local_recipe(tmp_path)
+    method, originals = method_of(recipe), SampleReader(manifest)
+    cached = SampleReader(computed(recipe, manifest))
+    dataset = evaluation_set(manifest, recipe.method.image.size, TOKENIZER)
+    for number in (2, 25, 39):
+        batch = dataset[[number]]
+        with torch.no_grad():
+            image = method.image.backbone.local(batch.images.images)
+            texts = method.text.backbone.local(batch.texts.tokens, batch.texts.token_mask)
+        rows = torch.tensor(cached[number].features("image"))
+        assert rows.shape == (4, method.image.backbone.local_features)
+        torch.testing.assert_close(rows, image.rows[0], rtol=1e-4, atol=1e-5)
+        words = torch.tensor(cached[number].features("text"))
+        count = len(originals[number].captions())
+        assert words.shape == (count, TOKENIZER.context, method.text.backbone.local_features)
+        length = texts.rows.shape[1]
+        torch.testing.assert_close(words[:, :length], texts.rows, rtol=1e-4, atol=1e-5)
+        assert not words[:, length:].any()
+
+
+def test_features_of_parts_and_of_the_whole_lie_apart(manifest: Manifest, tmp_path: Path) -> None:
+    whole, parts = recipe_of(tmp_path), local_recipe(tmp_path)
+    assert folder_of(whole, manifest) != folder_of(parts, manifest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "side"),
+    [
+        ({"method__image__name": "test_convnext"}, "image"),
+        ({"method__image__name": "mobilenetv3_small_050"}, "image"),
+        ({"method__text": {"kind": "gru", "word": 16, "width": 16}}, "text"),
+    ],
+    ids="".join,
+)
+def test_parts_that_cannot_stand_for_the_whole_are_not_cached(
+    changes: dict[str, Any], side: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"method.{side} does not pool its features by their mean"):
+        computed(local_recipe(tmp_path, **changes), manifest)
+
+
+def test_what_samples_say_of_themselves_is_kept(manifest: Manifest, tmp_path: Path) -> None:
+    cached = SampleReader(computed(recipe_of(tmp_path), manifest))
+    for number, original in enumerate(SampleReader(manifest)[i] for i in range(40)):
+        assert cached[number].record == original.record
+        assert cached[number].labels()

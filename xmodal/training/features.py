@@ -1,9 +1,11 @@
 """Features of locked encoders, computed once and written as shards that training reads instead.
 
 A feature shard is a tar like any other, with the same samples in the same order as the shard that
-it stands for: `KEY.image.npy` (features,), `KEY.text.npy` (captions, features) and `KEY.json`. A
-side whose encoder is trained keeps its image or captions. A sample that cannot be read is copied as
-it is: training then meets the same fault in the same place.
+it stands for: `KEY.image.npy` (features,), `KEY.text.npy` (captions, features) and `KEY.json`. Of a
+method that reads features of parts they are `KEY.image.npy` (positions, features) and
+`KEY.text.npy` (captions, context, features), with rows of zeros after a caption's end. A side whose
+encoder is trained keeps its image or captions. A sample that cannot be read is copied as it is:
+training then meets the same fault in the same place.
 """
 
 import hashlib
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import webdataset
 from torch import Tensor
 
@@ -26,7 +29,8 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.shard_index import index_path, write_index
 from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
-from xmodal.methods.clip import Clip
+from xmodal.methods.method import Method, in_precision
+from xmodal.models.encoder import Encoder, Local, masked_mean
 from xmodal.recipe import Recipe
 from xmodal.training.parts import locked, select_trained
 
@@ -41,7 +45,7 @@ class LockedSides:
     text: bool
 
 
-def locked_sides(method: Clip, recipe: Recipe) -> LockedSides:
+def locked_sides(method: Method, recipe: Recipe) -> LockedSides:
     """Find the encoders that stay as they are in every stage of a recipe.
 
     Raises `UserError` when there is none.
@@ -49,7 +53,8 @@ def locked_sides(method: Clip, recipe: Recipe) -> LockedSides:
     image = text = True
     for stage in recipe.stages:
         select_trained(method, stage.train)
-        image, text = image and locked(method.image.backbone), text and locked(method.text.backbone)
+        image = image and locked(_encoder(method, "image"))
+        text = text and locked(_encoder(method, "text"))
     if not (image or text):
         raise UserError(
             "data.feature_cache: every encoder is trained in some stage, so nothing can be cached; "
@@ -59,7 +64,7 @@ def locked_sides(method: Clip, recipe: Recipe) -> LockedSides:
 
 
 def cached_features(
-    method: Clip,
+    method: Method,
     dataset: EvaluationSet,
     manifest: Manifest,
     recipe: Recipe,
@@ -101,7 +106,7 @@ def cached_features(
 
 def _write_shard(
     path: Path,
-    method: Clip,
+    method: Method,
     dataset: EvaluationSet,
     numbers: range,
     sides: LockedSides,
@@ -117,7 +122,7 @@ def _write_shard(
     with webdataset.TarWriter(str(partial), encoder=False) as tar:
         for chunk, batch in zip(chunks, batches, strict=True):
             faults.extend(batch.faults)
-            encoded = _encode(method, samples, batch, sides, device) if len(batch.numbers) else {}
+            encoded = _encode(method, dataset, batch, sides, device) if len(batch.numbers) else {}
             for number in chunk:
                 # The number sets apart samples that follow each other with one key.
                 key = f"{number:09d}/{samples.locate(number)[1].key}"
@@ -128,24 +133,26 @@ def _write_shard(
 
 
 def _encode(
-    method: Clip,
-    samples: SampleReader,
+    method: Method,
+    dataset: EvaluationSet,
     batch: EvaluationBatch,
     sides: LockedSides,
     device: torch.device,
 ) -> dict[int, dict[str, bytes]]:
     """Return the members of a batch's readable samples, by the samples' numbers."""
     images = texts = None
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=method.bf16):
+    with torch.no_grad(), in_precision(method):
         if sides.image:
-            images = method.image.backbone(batch.images.to(device).images).float().cpu()
+            images = _features(method, "image", (batch.images.to(device).images,))
         if sides.text:
             captions = batch.texts.to(device)
-            texts = method.text.backbone(captions.tokens, captions.token_mask).float().cpu()
+            texts = _features(method, "text", (captions.tokens, captions.token_mask))
+            if method.local:  # as many rows in every batch
+                texts = F.pad(texts, (0, 0, 0, dataset.tokenizer.context - texts.shape[1]))
     encoded = {}
     for row, number in enumerate(batch.numbers.tolist()):
-        sample = samples[number]
-        record = {"captions": sample.captions(), "image_id": sample.image_id}
+        sample = dataset.reader[number]
+        record = sample.record | {"captions": sample.captions(), "image_id": sample.image_id}
         members = {"json": json.dumps(record).encode()}
         if images is None:
             members["jpg"] = sample.image()
@@ -155,6 +162,32 @@ def _encode(
             members["text.npy"] = _npy(texts[batch.owners == row])
         encoded[number] = members
     return encoded
+
+
+def _features(method: Method, side: str, inputs: tuple[Tensor | None, ...]) -> Tensor:
+    """Return a side's features of a batch, those of parts where the method reads them.
+
+    Raises `UserError` where the features of the whole could not be had from those of the parts.
+    """
+    encoder = _encoder(method, side)
+    if not method.local:
+        whole: Tensor = encoder(*inputs)
+        return whole.float().cpu()
+    local: Local = encoder.local(*inputs)
+    rows, pooled = local.rows.float(), local.pooled.float()
+    mean = masked_mean(rows, local.mask)
+    if mean.shape != pooled.shape or (mean - pooled).norm() > 0.05 * pooled.norm():
+        raise UserError(
+            f"data.feature_cache: the encoder of method.{side} does not pool its features by their "
+            "mean, so those of its parts cannot stand for it; set it to null"
+        )
+    return rows.cpu()
+
+
+def _encoder(method: Method, side: str) -> Encoder:
+    encoder = method.get_submodule(f"{side}.backbone")
+    assert isinstance(encoder, Encoder)
+    return encoder
 
 
 def _copy(samples: SampleReader, number: int) -> dict[str, bytes]:
@@ -183,7 +216,7 @@ def _name(number: int) -> str:
 
 
 def _digest(
-    method: Clip, dataset: EvaluationSet, manifest: Manifest, recipe: Recipe, sides: LockedSides
+    method: Method, dataset: EvaluationSet, manifest: Manifest, recipe: Recipe, sides: LockedSides
 ) -> str:
     """Return a name that is another one as soon as the features would be."""
     config = recipe.method
@@ -194,10 +227,11 @@ def _digest(
         "tokenizer": dataset.tokenizer.tokenizer.to_str() if sides.text else None,
         "size": config.image.size,
         "bf16": method.bf16,
+        "local": method.local,
     }
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
     # The weights themselves: a file of one name may hold others tomorrow.
-    for is_locked, tower in ((sides.image, method.image), (sides.text, method.text)):
-        for tensor in tower.backbone.state_dict().values() if is_locked else ():
+    for is_locked, side in ((sides.image, "image"), (sides.text, "text")):
+        for tensor in _encoder(method, side).state_dict().values() if is_locked else ():
             digest.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
