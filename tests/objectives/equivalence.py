@@ -29,6 +29,15 @@ class Case:
     share: Objective  # a rank's share, of its rows
     naive: Objective  # the value, of all rows, by full matrices and plain autograd
     batches: dict[str, Inputs]  # whole batches by name
+    dealt: bool = False  # their rows to ranks in turn, as the loader does: what is drawn by place
+
+    def rows(self, cut: list[int]) -> list[Tensor]:
+        """Return which rows of a batch each rank has, of as many as the cut says."""
+        if not self.dealt:
+            return list(torch.arange(sum(cut)).split(cut))
+        turns = sorted((turn, one) for one, count in enumerate(cut) for turn in range(count))
+        ranks = torch.tensor([one for _, one in turns])
+        return [(ranks == one).nonzero()[:, 0] for one in range(len(cut))]
 
 
 @dataclass(frozen=True)
@@ -81,27 +90,29 @@ def differentiate(objective: Objective, module: nn.Module, inputs: Inputs) -> Re
 
 def share_of_batches(case: Case, cut: list[int]) -> dict[str, Result]:
     """Return what this rank makes of its rows of each batch."""
-    start = sum(cut[: rank()])
+    rows = case.rows(cut)[rank()]
     return {
         name: differentiate(
             case.share,
             case.module(),
-            {key: values[start : start + cut[rank()]] for key, values in inputs.items()},
+            {key: values[rows] for key, values in inputs.items()},
         )
         for name, inputs in case.batches.items()
     }
 
 
-def together(shares: list[Result], inputs: Inputs) -> Result:
+def together(shares: list[Result], rows: list[Tensor], inputs: Inputs) -> Result:
     """Return the value and gradients that training makes of shares: means over ranks.
 
-    What an input passes on to the weights is divided by the ranks with the weights' own gradient.
+    `rows` are those of each rank. What an input passes on to the weights is divided by the ranks
+    with the weights' own gradient.
     """
+    order = torch.cat(rows).argsort()
     return Result(
         torch.stack([share.value for share in shares]).mean(0),
         {
             name: (
-                torch.cat([share.gradients[name] for share in shares]) / len(shares)
+                torch.cat([share.gradients[name] for share in shares])[order] / len(shares)
                 if name in inputs
                 else torch.stack([share.gradients[name] for share in shares]).mean(0)
             )

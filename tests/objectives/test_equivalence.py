@@ -79,7 +79,7 @@ def test_equals_the_formula(case: Case, ranks: int) -> None:
     for cut in CUTS[ranks]:
         shares = shares_of(case, cut)
         for name, inputs in case.batches.items():
-            got = together([share[name] for share in shares], inputs)
+            got = together([share[name] for share in shares], case.rows(cut), inputs)
             expected = differentiate(case.naive, case.module(), inputs)
             assert_equal(got, expected, where=f"{case.name}, {name}, {cut}")
 
@@ -134,6 +134,6 @@ def test_large_batches_equal_the_formula(case: Case, ranks: int) -> None:
         if ranks == 1
         else on_ranks(ranks, share_of_batches, case, cut)
     )
-    got = together([share["large"] for share in shares], case.batches["large"])
+    got = together([share["large"] for share in shares], case.rows(cut), case.batches["large"])
     expected = differentiate(case.naive, case.module(), case.batches["large"])
     assert_equal(got, expected, where=f"{case.name}, {cut}")

@@ -4,8 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from xmodal.data.plan import rank_positions
 from xmodal.objectives.config import DoubleTripletConfig, SoftTripletConfig
-from xmodal.objectives.sampled_triplet import DoubleTriplet, SoftTriplet, sample_triplets
+from xmodal.objectives.sampled_triplet import (
+    DoubleTriplet,
+    SoftTriplet,
+    _batch_order,
+    sample_triplets,
+)
 
 label_lists = st.lists(st.integers(-(2**62), -(2**62) + 4), min_size=1, max_size=20)
 
@@ -76,6 +82,16 @@ def test_the_seed_is_all_that_changes_them() -> None:
         return torch.stack(list(vars(drawn).values())).tolist()
 
     assert draw(0) == draw(0) != draw(1)
+
+
+def test_what_the_loader_deals_to_ranks_is_put_in_order_again() -> None:
+    ranks = 4
+    gathered = [
+        position
+        for rank in range(ranks)
+        for position in rank_positions(3, batch_size=12, rank=rank, ranks=ranks)
+    ]
+    assert torch.tensor(gathered)[_batch_order([3] * ranks)].tolist() == list(range(36, 48))
 
 
 def random_pairs() -> tuple[Tensor, Tensor]:

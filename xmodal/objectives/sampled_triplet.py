@@ -105,7 +105,11 @@ class SoftTriplet(nn.Module):
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """All ranks' x and then all ranks' y, and which of them are this rank's."""
+    """All ranks' x and then all ranks' y, and which of them are this rank's.
+
+    Both are in the batch's own order, of which the loader deals rows to the ranks in turn: what is
+    drawn by place is then the same on any number of ranks.
+    """
 
     items: Tensor  # (2 × batch, dim), gradients the sum of what all ranks ask
     labels: Tensor  # (batch,) int64, of x and of y
@@ -114,10 +118,12 @@ class LabelledBatch:
     @classmethod
     def of(cls, x: Tensor, y: Tensor, labels: Tensor) -> "LabelledBatch":
         pairs = Pairs.of(x, y, labels)
+        order = _batch_order(pairs.counts).to(labels.device)
         own = torch.zeros_like(pairs.all_ids, dtype=torch.bool)
         own[pairs.own] = True
-        items = torch.cat([gather(pairs.x, pairs.counts), pairs.all_y])
-        return cls(items, pairs.all_ids, own.repeat(2))
+        sides = gather(pairs.x, pairs.counts), pairs.all_y
+        items = torch.cat([side.index_select(0, order) for side in sides])
+        return cls(items, pairs.all_ids[order], own[order].repeat(2))
 
     def draw_across(self, count: int, seed: int) -> Triplets:
         """Draw `count` triplets for each x, of it and two y, and for each y, of it and two x."""
@@ -140,3 +146,9 @@ class LabelledBatch:
     def mean(self, values: Tensor, drawn: Triplets) -> Tensor:
         """Return the rank's share of the mean over all triplets, of a value each of its own."""
         return values.sum() * (world_size() / max(1, len(drawn.anchors)))
+
+
+def _batch_order(counts: list[int]) -> Tensor:
+    """Return where the batch's rows, (batch,), are among those gathered in the order of ranks."""
+    places = [torch.arange(count) * len(counts) + rank for rank, count in enumerate(counts)]
+    return torch.cat(places).argsort()
