@@ -23,8 +23,8 @@ from xmodal.evaluation.ranking import count_ranks
 from xmodal.evaluation.recall import recall_metrics
 from xmodal.methods.clip import Clip
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # times the mean variance of a side's features
-DIRECTIONS = (64, 128, 256, 384)
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the mean variance of a side's features
+DIRECTIONS = (64, 128, 256)
 POWERS = (1.0, 2.0, 4.0)
 
 

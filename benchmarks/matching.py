@@ -65,7 +65,17 @@ SETS = {
     ),
     "tuxpaint": DataSet("data/tuxpaint/train", "data/tuxpaint/test", ["relevance", "class", "gap"]),
 }
-METHODS = ("cca", "vsepp_sum", "vsepp_hardest", "pvse", "mite", "clip", "siglip", "uncsm")
+METHODS = (
+    "cca",
+    "vsepp_sum",
+    "vsepp_hardest",
+    "pvse",
+    "mite_baseline",
+    "mite",
+    "clip",
+    "siglip",
+    "uncsm",
+)
 COLUMNS = {
     "image → text R@1": "image_to_text/recall@1",
     "R@5": "image_to_text/recall@5",
