@@ -62,6 +62,28 @@ def test_images_have_as_many_captions_as_they_have(tmp_path: Path) -> None:
     assert [int(caption[0]) - 1 for caption in captions_of(batch.texts)] == batch.owners.tolist()
 
 
+def test_labels_are_those_of_the_samples(tmp_path: Path) -> None:
+    labels = {"a": {"labels": ["x", "y z"]}, "b": {}, "c": {"labels": []}, "d": {"labels": ["x"]}}
+    samples = {
+        key: {"png": encode(plain(1)), "json": described(["1"], **more)}
+        for key, more in labels.items()
+    }
+    (batch,) = evaluated(write_shards(tmp_path, [samples]), range(4))
+    assert batch.labels == [["x", "y z"], [], [], ["x"]]
+
+
+@pytest.mark.parametrize("labels", ["x", None, {"x": 1}, [1], ["x", None]])
+def test_labels_that_are_no_list_of_strings_make_a_bad_sample(
+    tmp_path: Path, labels: object
+) -> None:
+    samples = numbered(3)
+    samples["00001"] = samples["00001"] | {"json": described(["1"], labels=labels)}
+    (batch,) = evaluated(write_shards(tmp_path, [samples]), range(3))
+    assert batch.numbers.tolist() == [0, 2]
+    assert batch.labels == [[], []]
+    assert [fault.cause for fault in batch.faults] == ["labels in its json are no list of strings"]
+
+
 def test_the_central_square_is_seen(tmp_path: Path) -> None:
     pixels = np.concatenate([plain(1, (8, 4)), plain(2, (8, 8)), plain(3, (8, 4))], axis=1)
     manifest = write_shards(tmp_path, [{"a": {"png": encode(pixels), "txt": b"x"}}])

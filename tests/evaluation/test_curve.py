@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.evaluation.curve import HEIGHT, MOST_POINTS, WIDTH, curve, smoothed, ticks
+from xmodal.evaluation.curve import (
+    HEIGHT,
+    MOST_POINTS,
+    WIDTH,
+    curve,
+    precision_recall,
+    smoothed,
+    ticks,
+)
 
 
 def lines_of(drawing: str) -> dict[str, list[tuple[float, float]]]:
@@ -47,6 +55,20 @@ def test_a_long_run_stays_a_small_picture() -> None:
 def test_the_name_is_escaped() -> None:
     drawing = ET.fromstring(curve([(0, 1.0), (1, 2.0)], 'a"b<c>'))
     assert drawing.attrib["aria-label"] == 'a"b<c> by step'
+
+
+def test_precision_is_drawn_by_recall_from_none_to_all() -> None:
+    drawing = precision_recall({"one": [100, 50, 0], "other": [40, 40, 40]}, "class")
+    lines = lines_of(drawing)
+    (left, top), (middle, half), (right, bottom) = lines["one"]
+    assert left < middle < right
+    assert middle - left == pytest.approx(right - middle, abs=0.1)
+    # The axis is the same whatever the values are: none of the panel is above 100 or below 0.
+    assert top < half < bottom
+    assert {round(y, 1) for _, y in lines["other"]} == {round(bottom + 0.4 * (top - bottom), 1)}
+    labels = [text.text for text in ET.fromstring(drawing).iter("text")]
+    assert labels == ["0", "20", "40", "60", "80", "100", "0", "0.2", "0.4", "0.6", "0.8", "1"]
+    assert ET.fromstring(drawing).attrib["aria-label"] == "class: precision by recall"
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-2, 1e9))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from xmodal.evaluation.average_precision import CURVE
 from xmodal.evaluation.ranking import Ranks
 from xmodal.evaluation.recall import recall_metrics
 from xmodal.evaluation.report import (
@@ -18,6 +19,7 @@ from xmodal.evaluation.report import (
     retrieval_sheet,
     write_report,
 )
+from xmodal.evaluation.tables import GAP_LABELS
 
 EVIL = """<script>alert("1")</script> & 'two' dogs"""
 
@@ -105,6 +107,33 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(
     assert "rank 1,337" in page.text
     assert "240 images × 1,200 texts" in page.text
     assert "a/gap" in page.text
+
+
+def test_the_page_shows_every_protocol(metrics: dict[str, float], tmp_path: Path) -> None:
+    others = {f"class/{name}": 20.0 for name in ("map", "map_chance")}
+    for direction in ("image_to_text", "text_to_image"):
+        names = ("map", "map_chance", "map@50", "map@50_chance", "queries", "queries_left_out")
+        others |= {f"class/{direction}/{name}": 31.25 for name in (*names, *CURVE)}
+    others |= {f"class/num_{name}": 10.0 for name in ("images", "texts", "classes")}
+    for name in ("top1", "top5", "mean_class_recall"):
+        others |= {f"zero-shot/{name}": 42.5, f"zero-shot/{name}_chance": 8.0}
+    others |= {"zero-shot/num_images": 500.0, "zero-shot/num_classes": 12.0}
+    others |= {f"gap/{name}": 0.125 for name in (*GAP_LABELS, "pairs")}
+    history = [{"step": step, "class/map": 1.0 * step} for step in (20, 40)]
+    path = write_report(tmp_path, "run", metrics | others | {"left": 1.5}, [], history, "")
+    page = Page(path.read_text(encoding="utf-8"))
+    for words in (
+        "10 images × 10 texts, 10 classes · mean mAP 20.0 (chance 20.0)",
+        "500 images × 12 classes",
+        "240 images × 1,200 texts",
+    ):
+        assert words in page.text
+    assert [page.text.count(n) for n in ("31.2", "42.5", "0.125")] == [8, 3, 7]
+    drawn = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert drawn == ["class: precision by recall", "class/map by step"]
+    # What no protocol's panel has stands by its name.
+    assert "left" in page.text
+    assert "map@50_chance" not in page.text
 
 
 def test_the_page_marks_what_is_true(examples: list[Example], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def results(run: Path) -> dict[str, float]:
 def logged(run: Path, step: int) -> dict[str, float]:
     """Return the metrics that training measured after a step."""
     rows = [row for row in Run(run).history() if "loss" not in row and row["step"] == step]
-    return {name: value for name, value in rows[0].items() if name != "step"}
+    return {name: value for name, value in rows[0].items() if name not in {"step", "stage"}}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -63,6 +63,21 @@ def test_another_protocol(run: Path) -> None:
     assert results(run)[f"all-captions/{name}_chance"] == pytest.approx(1000 / 48)
 
 
+def test_several_protocols_at_once(run: Path) -> None:
+    asked = ("all-captions", "relevance", "class", "gap", "zero-shot")
+    done = evaluate(run, *(word for name in asked for word in ("--protocol", name)))
+    assert done.code == 0, done.err
+    found = results(run)
+    assert {name.split("/")[0] for name in found} == set(asked)
+    assert {k: v for k, v in found.items() if k.startswith("relevance/")} == logged(run, 24)
+    for title in ("all-captions: 48 images × 240 texts", "relevance: 48 images × 240 texts"):
+        assert done.out.count(title) == 1
+    for title in ("class: 48 images × 240 texts, 8 classes", "zero-shot: 48 images × 8 classes"):
+        assert done.out.count(title) == 1
+    assert done.out.count("gap: 48 pairs") == 1
+    assert (run / "report" / "index.html").read_text().count("<svg") == 3
+
+
 def test_another_shard_set(run: Path, scenes: Path) -> None:
     done = evaluate(run, "--data", scenes / "train")
     assert done.code == 0, done.err
@@ -94,7 +109,11 @@ MISTAKES = {
     ),
     "a protocol that the shards have nothing for": (
         ["RUN", "--data", "SCENES/train", "--protocol", "relevance"],
-        "train has no relevance.json; use --protocol all-captions",
+        "train has no relevance.json, which relevance reads; use all-captions",
+    ),
+    "a protocol of another size": (
+        ["RUN", "--protocol", "gap", "--protocol", "coco-5k"],
+        "coco-5k is measured on exactly 5,000 images, but SCENES/val has 48; use the split",
     ),
 }
 
@@ -103,7 +122,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line(mistake: str, run: Path, scenes: Path) -> None:
     words, line = MISTAKES[mistake]
     given = [word.replace("RUN", str(run)).replace("SCENES", str(scenes)) for word in words]
-    assert line in evaluate(*given).error
+    assert line.replace("SCENES", str(scenes)) in evaluate(*given).error
     assert not (run / "results.json").exists()
 
 

@@ -151,7 +151,9 @@ def chance_average_precision(relevant: Tensor, gallery_size: int, k: int) -> Ten
     if k == 1:
         return relevant / gallery_size
     harmonic = float((1 / torch.arange(1, k + 1, dtype=torch.float64)).sum())
-    some = chance_recall(relevant, gallery_size, k)
+    some = (relevant > 0).double()
+    if k < gallery_size:
+        some = chance_recall(relevant, gallery_size, k)
     mean = relevant * k / gallery_size
     return ((harmonic - 1) * some + (1 - harmonic / k) * mean) / (k - 1)
 

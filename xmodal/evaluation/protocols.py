@@ -116,7 +116,7 @@ def check_protocols(
     for protocol in protocols:
         check_size(protocol, images, url)
     if "relevance" in protocols and relevance is None:
-        raise UserError(f"{url} has no relevance.json; use --protocol all-captions")
+        raise UserError(f"{url} has no relevance.json, which relevance reads; use all-captions")
     if "zero-shot" in protocols and not _reads_text(method):
         raise UserError(
             "zero-shot encodes the names of classes, but method.text is kind: features: the shards "

@@ -106,11 +106,22 @@ def _top_k_of_row(tiles: Tiles, row: int, k: int) -> tuple[Tensor, Tensor]:
         candidates = [scores, indices.expand_as(scores)]
         if best:
             candidates = [torch.cat(both, 1) for both in zip(best, candidates, strict=True)]
-        # torch.topk leaves the order of ties open. What was kept stands first and has the lower
-        # indices, so that a stable sort settles them.
-        order = candidates[0].sort(dim=1, descending=True, stable=True).indices[:, :k]
+        # What was kept stands first and has the lower indices.
+        order = _first_of_stable_sort(candidates[0], k)
         best = [candidate.gather(1, order) for candidate in candidates]
     return best[0], best[1]
+
+
+def _first_of_stable_sort(scores: Tensor, k: int) -> Tensor:
+    """Return the first k places (rows, k) of scores (rows, n) in a stable sort, greatest first."""
+    k = min(k, scores.shape[1])
+    values, places = scores.topk(k, dim=1)
+    # torch.topk is far faster, but leaves open which of equal scores it takes.
+    if (scores >= values[:, -1:]).sum() > values.numel():
+        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    places = places.sort(dim=1).values
+    order = scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices
+    return places.gather(1, order)
 
 
 def _best_true_scores(tiles: Tiles, true_places: Places) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from xmodal.errors import UserError
+from xmodal.evaluation.config import PROTOCOLS
+from xmodal.evaluation.protocols import BETTER, CAPTIONED, MEASURES, metric_names
+from xmodal.recipe import dump_recipe, read_recipe
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+
+
+def test_every_protocol_is_measured_one_way() -> None:
+    assert sorted([*CAPTIONED, *MEASURES]) == sorted(PROTOCOLS)
+    assert BETTER.keys() == set(PROTOCOLS)
+
+
+def test_metrics_are_named_before_there_is_data() -> None:
+    names = metric_names(["all-captions", "gap", "zero-shot"])
+    assert names[:2] == [
+        "all-captions/image_to_text/recall@1",
+        "all-captions/image_to_text/recall@5",
+    ]
+    assert names[6:] == [
+        "all-captions/rsum",
+        "zero-shot/top1",
+        "zero-shot/top5",
+        "zero-shot/mean_class_recall",
+    ]
+    # The mean of both directions comes first, as what `map` alone means.
+    assert metric_names(["class"])[0] == "class/map"
+    assert len(metric_names(["class"], by_distance=True)) == 2 * len(metric_names(["class"]))
+
+
+def test_a_recipe_names_what_is_measured(tmp_path: Path) -> None:
+    recipe = read_recipe("quickstart", ["evaluation.protocols=[gap, class]"], RECIPES)
+    assert recipe.evaluation.protocols == ["gap", "class"]
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert read_recipe(str(tmp_path / "again.yaml"), [], RECIPES) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (
+            "evaluation.protocols=[gap, clas]",
+            "evaluation.protocols.1: clas is not allowed: input should be 'all-captions', ",
+        ),
+        ("evaluation.protocols=[]", "evaluation.protocols: [] is not allowed: list should have at"),
+        ("evaluation.templates=['a photo']", "is not allowed: {} is missing, the place of a class"),
+        (
+            "evaluation.shortlist=0",
+            "evaluation.shortlist: 0 is not allowed: input should be greate",
+        ),
+    ],
+)
+def test_a_mistake_is_named(override: str, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_recipe("quickstart", [override], RECIPES)
+    assert line in str(error.value)

@@ -1,0 +1,308 @@
+"""A whole evaluation: shards in, metrics of all protocols and what is shown of them out."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.processes import on_ranks
+from tests.shard_sets import Members, described, write_shards
+from tests.training_sets import TOKENIZER, npy
+from xmodal.data.batch import Batch
+from xmodal.data.manifest import read_manifest
+from xmodal.errors import UserError
+from xmodal.evaluation import captions
+from xmodal.evaluation.config import PROTOCOLS, EvaluationConfig
+from xmodal.evaluation.examples import retrieved_examples
+from xmodal.evaluation.protocols import BETTER, metric_names
+from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
+from xmodal.methods.method import Loss, Method, Score
+from xmodal.methods.towers import Embeddings
+from xmodal.models.config import FeaturesConfig
+from xmodal.models.features import Features
+
+CPU = torch.device("cpu")
+IMAGES, DIM = 20, 6
+WORDS = ["red", "green", "blue"]  # the classes
+
+
+class Bags(Method):
+    """Images are features; texts the mean of their tokens, each of which is a random vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = torch.randn(TOKENIZER.vocabulary, DIM, generator=torch.Generator().manual_seed(0))
+        self.words = nn.Embedding.from_pretrained(table)
+        self.encoded = 0  # rows
+
+    @property
+    def losses(self) -> dict[str, Loss]:
+        return {}
+
+    def encode(self, batch: Batch) -> Embeddings:
+        images, texts = batch.image_features, batch.text_features
+        if batch.tokens is not None:
+            texts = (self.words(batch.tokens) * batch.token_mask[..., None]).sum(1)
+        self.encoded += sum(len(side) for side in (images, texts) if side is not None)
+        sides = [None if s is None else F.normalize(s, dim=-1) for s in (images, texts)]
+        return Embeddings(*sides, batch.image_ids)
+
+
+class Learned(Bags):
+    """A score of its own, which dropout would spoil."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        return self.score_pairs(queries[:, None], gallery)
+
+    def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return (self.dropout(images) * texts.roll(1, -1)).sum(-1)
+
+    @property
+    def shortlist(self) -> Score | None:
+        return super().score
+
+
+class TwoSenses(Bags):
+    def encode(self, batch: Batch) -> Embeddings:
+        found = super().encode(batch)
+        sides = [
+            None if s is None else torch.stack([s, -s], 1) for s in (found.images, found.texts)
+        ]
+        return Embeddings(*sides, batch.image_ids)
+
+    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        return torch.einsum("akd,bld->abkl", queries, gallery).amax((2, 3))
+
+
+def samples(count: int = IMAGES, *, labels: bool = True, texts: bool = False) -> dict[str, Members]:
+    """Five captions an image, or features of two texts; every fifth image is of two classes."""
+    features = np.random.default_rng(0).normal(size=(count, 3, DIM)).astype(np.float32)
+    found: dict[str, Members] = {}
+    for n in range(count):
+        classes = [WORDS[n % 3], *([WORDS[(n + 1) % 3]] if n % 5 == 0 else [])]
+        record = {"image_id": f"i{n}"} | ({"labels": classes} if labels else {})
+        words = [f"{n} {WORDS[n % 3]} {c}" for c in range(5)]
+        found[f"{n:03d}"] = {
+            "image.npy": npy(features[n, 0]),
+            "json": described([] if texts else words, **record),
+            **({"text.npy": npy(features[n, 1:])} if texts else {}),
+        }
+    return found
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(tmp_path, [dict(list(samples().items())[:7]), dict(list(samples().items())[7:])])
+    return tmp_path
+
+
+def measured(
+    method: Method, shards: Path, *protocols: str, relevance: object = None, **config: object
+) -> Retrieval:
+    return evaluate_retrieval(
+        method,
+        evaluation_set(read_manifest(shards), 8, TOKENIZER),
+        relevance,
+        EvaluationConfig(batch_size=3, **config),
+        protocols=protocols or None,
+        device=CPU,
+        workers=0,
+        max_bad_share=0.2,
+    )
+
+
+@pytest.fixture
+def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"flickr-1k": IMAGES, "coco-5k": IMAGES, "coco-1k-5fold": IMAGES}
+    monkeypatch.setattr(captions, "KARPATHY", sizes)
+    monkeypatch.setattr(captions, "FOLD", 4)
+
+
+RELEVANCE = {f"i{n}": [[f"i{n}", f"i{(n + 3) % IMAGES}"]] * 5 for n in range(IMAGES)}
+LESS_IS_BETTER = r"_chance$|/median_rank$|/num_\w+$|/queries(_left_out)?$|/images_left_out$|^gap"
+
+
+@pytest.mark.usefixtures("_small_splits")
+@pytest.mark.parametrize("kind", [Bags, Learned])
+def test_all_protocols_from_one_pass_are_what_each_is_alone(
+    kind: type[Method], shards: Path
+) -> None:
+    method = kind()
+    both = measured(method, shards, *PROTOCOLS, relevance=RELEVANCE).metrics
+    assert method.encoded == IMAGES + 5 * IMAGES + len(WORDS)
+    of_each = {name: measured(method, shards, name, relevance=RELEVANCE) for name in PROTOCOLS}
+    alone = {name: value for found in of_each.values() for name, value in found.metrics.items()}
+    assert both == alone
+    learned = kind is Learned
+    for protocol in PROTOCOLS:
+        named = {name.split("/")[0] for name in of_each[protocol].metrics}
+        both_ways = learned and protocol not in ("gap", "class-normalised")
+        assert named == {protocol} | ({f"{protocol}-by-distance"} if both_ways else set())
+        assert all(isinstance(value, float) for value in of_each[protocol].metrics.values())
+    # What is to be known before there is data: the names of all of which more is better.
+    better = [name for name in both if not re.search(LESS_IS_BETTER, name)]
+    names = metric_names(PROTOCOLS, by_distance=learned)
+    assert set(better) <= set(names)
+    assert {name for name in names if name not in better} == (
+        {f"class-normalised-by-distance/{name}" for name in BETTER["class"]} if learned else set()
+    )
+
+
+@pytest.mark.parametrize("protocol", ["all-captions", "class", "zero-shot"])
+def test_by_distance_is_the_cheap_score_alone(protocol: str, shards: Path) -> None:
+    plain = measured(Bags(), shards, protocol).metrics
+    for all_pairs in (0, 4_000_000):
+        metrics = measured(Learned(), shards, protocol, all_pairs=all_pairs, shortlist=2).metrics
+        cheap = {k: v for k, v in metrics.items() if k.startswith(f"{protocol}-by-distance/")}
+        assert cheap == {k.replace("/", "-by-distance/", 1): v for k, v in plain.items()}
+
+
+def test_a_learned_score_is_of_all_pairs_or_of_a_shortlist(shards: Path) -> None:
+    asked = "class", "all-captions"
+    of_all = measured(Learned(), shards, *asked, all_pairs=IMAGES * 5 * IMAGES)
+    whole_shortlist = measured(Learned(), shards, *asked, all_pairs=0, shortlist=1000)
+    short = measured(Learned(), shards, *asked, all_pairs=IMAGES * 5 * IMAGES - 1, shortlist=3)
+    assert whole_shortlist.metrics == pytest.approx(of_all.metrics)
+    assert short.metrics["class/map"] != pytest.approx(of_all.metrics["class/map"])
+    assert torch.equal(whole_shortlist.images_found.items, of_all.images_found.items)
+    assert short.images_found.items.shape == (6, 3)
+
+
+def test_a_method_scores_as_it_does_when_it_is_not_trained(shards: Path) -> None:
+    method = Learned().train()
+    method.words.eval()
+    first, second = measured(method, shards, "class"), measured(method, shards, "class")
+    assert first.metrics == second.metrics
+    assert method.training
+    assert method.dropout.training
+    assert not method.words.training
+
+
+def test_five_folds_are_measured_apart(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(captions, "KARPATHY", {"coco-1k-5fold": IMAGES})
+    monkeypatch.setattr(captions, "FOLD", 4)
+    found = measured(Bags(), shards, "coco-1k-5fold").metrics
+    items = list(samples().items())
+    parts = []
+    for fold in range(5):
+        write_shards(tmp_path / f"{fold}", [dict(items[4 * fold : 4 * fold + 4])])
+        parts.append(measured(Bags(), tmp_path / f"{fold}", "all-captions").metrics)
+    for name, value in found.items():
+        of_parts = [part[name.replace("coco-1k-5fold", "all-captions")] for part in parts]
+        assert value == pytest.approx(sum(of_parts) / 5), name
+    assert found["coco-1k-5fold/num_images"] == 4
+
+
+def test_the_default_is_what_the_recipe_asks_for_else_what_the_shards_have(shards: Path) -> None:
+    def named(**given: object) -> set[str]:
+        return {name.split("/")[0] for name in measured(Bags(), shards, **given).metrics}
+
+    assert named() == {"all-captions"}
+    assert named(relevance=RELEVANCE) == {"relevance"}
+    assert named(protocols=["gap", "class"], relevance=RELEVANCE) == {"gap", "class"}
+
+
+def test_a_label_that_no_list_has_makes_a_bad_sample(tmp_path: Path) -> None:
+    broken = samples()
+    broken["004"] = broken["004"] | {"json": described(["a"], labels="red")}
+    write_shards(tmp_path, [broken])
+    found = measured(Bags(), tmp_path, "class")
+    assert found.metrics["class/num_images"] == IMAGES - 1
+    assert [fault.key for fault in found.faults] == ["004"]
+
+
+class FeaturesOfTexts(Bags):
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = nn.ModuleList([Features(FeaturesConfig(features=DIM))])
+
+
+MISTAKES = {
+    "class": (Bags, {"labels": False}, "URL has no labels in its samples' JSON, which class and"),
+    "zero-shot": (Bags, {"labels": False}, "URL has no labels in its samples' JSON, which class"),
+    "zero-shot of features": (
+        FeaturesOfTexts,
+        {"texts": True},
+        "zero-shot encodes the names of classes, but method.text is kind: features: the shards",
+    ),
+    "class-normalised": (
+        TwoSenses,
+        {},
+        "class-normalised compares one embedding of an image with one of a text, and this method "
+        "has 2 of each; ",
+    ),
+    "gap": (Bags, {"count": 1}, "gap is measured on two images at least, and URL has one"),
+    "flickr-1k": (Bags, {}, "flickr-1k is measured on exactly 1,000 images, but URL has 20; use"),
+    "relevance": (Bags, {}, "URL has no relevance.json, which relevance reads; use all-captions"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_cannot_be_measured_is_one_line(mistake: str, tmp_path: Path) -> None:
+    kind, options, line = MISTAKES[mistake]
+    write_shards(tmp_path, [samples(**options)])
+    method = kind()
+    with pytest.raises(UserError) as error:
+        measured(method, tmp_path, mistake.split(" ", maxsplit=1)[0])
+    assert str(error.value).startswith(line.replace("URL", str(tmp_path)))
+    # What can be told beforehand is told before anything is encoded.
+    early = mistake in ("zero-shot of features", "flickr-1k", "relevance")
+    assert (method.encoded == 0) == early
+
+
+def test_methods_with_senses_are_measured_by_their_score(shards: Path) -> None:
+    metrics = measured(TwoSenses(), shards, "all-captions", "class", "gap", "zero-shot").metrics
+    plain = measured(Bags(), shards, "gap").metrics
+    assert {name.split("/")[0] for name in metrics} == {"all-captions", "class", "gap", "zero-shot"}
+    assert metrics["gap/paired_cosine"] > plain["gap/paired_cosine"]
+    assert metrics["gap/centroid_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def of_a_rank(shards: Path) -> tuple[dict[str, float], dict[str, float]]:
+    asked = ("all-captions", "class", "class-normalised", "gap", "zero-shot")
+    return (
+        measured(Bags(), shards, *asked).metrics,
+        measured(Learned(), shards, *asked, all_pairs=50, shortlist=4).metrics,
+    )
+
+
+def test_all_ranks_get_the_same(shards: Path) -> None:
+    alone = of_a_rank(shards)
+    first, second = on_ranks(2, of_a_rank, shards)
+    assert first == second
+    for found, expected in zip(first, alone, strict=True):
+        assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [Bags, Learned])
+def test_what_is_shown_is_what_ranks_were_counted_of(kind: type[Method], shards: Path) -> None:
+    found = measured(kind(), shards, "gap", "relevance", relevance=RELEVANCE)
+    samples_read = evaluation_set(read_manifest(shards), 8, TOKENIZER).reader
+    examples = retrieved_examples(found, samples_read)
+    assert len(examples) == 12
+    for example in examples:
+        assert len(example.hits) == 5
+        scores = [hit.score for hit in example.hits]
+        assert scores == sorted(scores, reverse=True)
+        first_true = next((n for n, hit in enumerate(example.hits) if hit.is_true), None)
+        assert (example.rank < 5) == (first_true is not None)
+        assert first_true in (None, example.rank)
+    assert [example.query for example in examples[:2]] == ["0 red 0", "3 red 1"]
+
+
+def test_texts_of_features_are_shown_by_their_labels(tmp_path: Path) -> None:
+    write_shards(tmp_path, [samples(texts=True)])
+    found = measured(Bags(), tmp_path)
+    reader = evaluation_set(read_manifest(tmp_path), 8, TOKENIZER).reader
+    assert retrieved_examples(found, reader)[0].query == "red, green"
