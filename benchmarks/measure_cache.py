@@ -40,7 +40,8 @@ def main() -> None:
     text = recipe.method.text
     assert isinstance(text, TransformerConfig)
     torch.manual_seed(0)
-    engine = initialize_engine(method_of(recipe.method, text.vocabulary), recipe, recipe.stages[0], 1)
+    method = method_of(recipe.method, text.vocabulary)
+    engine = initialize_engine(method, recipe, recipe.stages[0], 1)
     batch = random_batch(args.batch, recipe.method.image.size, text.vocabulary, text.context)
 
     def step(batch: Batch) -> Tensor:

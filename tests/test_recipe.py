@@ -131,7 +131,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("stages.0.scheduel.final=0", ["stages.0.scheduel is no key", "did you mean schedule?"]),
         (
             "stages.0.optimizer.learning=1",
-            ["stages.0.optimizer.learning is no key", "lr, factors, kind, betas, eps, weight_decay"],
+            ["stages.0.optimizer.learning is no key", "lr, factors, kind, betas, eps, weight"],
         ),
         ("method.text.layer=2", ["method.text.layer is no key", "did you mean layers?", "heads"]),
         ("method.image.nam=2", ["method.image.nam is no key", "did you mean name?", "weights"]),

@@ -29,7 +29,6 @@ def test_metrics_are_named_before_there_is_data() -> None:
     ]
     # The mean of both directions comes first, as what `map` alone means.
     assert metric_names(["class"])[0] == "class/map"
-    assert len(metric_names(["class"], by_distance=True)) == 2 * len(metric_names(["class"]))
 
 
 def test_a_recipe_names_what_is_measured(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from xmodal.errors import UserError
-from xmodal.errors import UserError
 from xmodal.training.config import AdamConfig, AdamWConfig
 from xmodal.training.parts import locked, parameter_groups, select_trained, set_modes
 

@@ -24,7 +24,7 @@ from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.gap import gap_metrics
 from xmodal.evaluation.ranking import Ranks, dot_product
-from xmodal.evaluation.similarity import BY_DISTANCE, Similarity, rank_all, similarities
+from xmodal.evaluation.similarity import Similarity, rank_all, similarities
 from xmodal.methods.method import Method
 from xmodal.models.features import Features
 
@@ -98,13 +98,9 @@ class Subject:
         return Ranked(gallery, pairs, ranks)
 
 
-def metric_names(protocols: Sequence[str], *, by_distance: bool = False) -> list[str]:
-    """Return all metrics of some protocols of which more is better.
-
-    `by_distance`: also those that only a method with a learned score has.
-    """
-    endings = ("", BY_DISTANCE) if by_distance else ("",)
-    return [f"{p}{ending}/{name}" for p in protocols for ending in endings for name in BETTER[p]]
+def metric_names(protocols: Sequence[str]) -> list[str]:
+    """Return all metrics of some protocols of which more is better."""
+    return [f"{protocol}/{name}" for protocol in protocols for name in BETTER[protocol]]
 
 
 def check_protocols(

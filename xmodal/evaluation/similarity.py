@@ -7,7 +7,6 @@ pairs alone; and all that is beyond the shortlist keeps the order of the cheap s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,8 +58,7 @@ def similarities(method: Method, num_pairs: int, config: EvaluationConfig) -> di
         return {"": Similarity(method.score)}
     learned = Similarity(method.score)
     if num_pairs > config.all_pairs:
-        rescore = cast(PairScore, method.score_pairs)
-        learned = Similarity(method.shortlist, rescore, config.shortlist)
+        learned = Similarity(method.shortlist, method.score_pairs, config.shortlist)
     return {"": learned, BY_DISTANCE: Similarity(method.shortlist)}
 
 

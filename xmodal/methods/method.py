@@ -20,6 +20,8 @@ class Method(nn.Module, ABC):
 
     # Whether it learns from classes: its batches then have labels.
     by_label = False
+    # Whether it scores with a network of its own, which takes a shortlist where items are many.
+    learned_score = False
     # Whether it reads features of every position of an image and word of a text, not of the whole.
     local = False
 
@@ -51,6 +53,13 @@ class Method(nn.Module, ABC):
     def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Return how alike (a, b) images (a, …) and texts (b, …) are: here, of unit vectors."""
         return queries @ gallery.T
+
+    def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return `score`, (n,), of chosen pairs: images (n, …) and texts (n, …).
+
+        Methods that have a shortlist have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} scores all pairs alike")
 
     @property
     def shortlist(self) -> Score | None:

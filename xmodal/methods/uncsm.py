@@ -31,6 +31,7 @@ class Uncsm(TwoTowers):
     """Images and texts of the same class close, by a similarity that is learned as well."""
 
     by_label = True
+    learned_score = True
     metric_trained: Tensor  # (1,) bool
 
     def __init__(self, config: UncsmConfig, vocabulary: int, *, bf16: bool = False) -> None:

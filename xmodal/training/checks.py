@@ -66,6 +66,11 @@ def check_method(recipe: Recipe) -> Method:
     """
     # The vocabulary itself is learned later: its size is all that the parts depend on.
     method = method_of(recipe.method, getattr(recipe.method.text, "vocabulary", 0))
+    if method.learned_score and recipe.training.zero == 3:
+        raise UserError(
+            f"training.zero=3 shares out the network that {recipe.method.kind} scores with, which "
+            "ranks need at different times in evaluation: use training.zero=2"
+        )
     if recipe.data.views > 1:
         raise UserError(f"data.views=2, but {recipe.method.kind} sees one view of an image: use 1")
     if recipe.data.feature_cache:

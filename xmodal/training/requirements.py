@@ -1,18 +1,22 @@
 """What must hold at the end of a stage for the run to go on."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from xmodal.errors import UserError
+from xmodal.evaluation.protocols import metric_names
+from xmodal.evaluation.similarity import BY_DISTANCE
 from xmodal.training.config import StageConfig
 
 
-def check_known(stage: StageConfig, names: Collection[str]) -> None:
+def check_known(stage: StageConfig, shown: Collection[str], protocols: Sequence[str]) -> None:
     """Raise `UserError` where a stage requires something of a number that nobody will measure.
 
-    `names` are all that will be; the protocol of a metric may be left out.
+    What will be is what the log has `shown` of a step, and all that has the name of a protocol.
     """
+    names = [*shown, *metric_names(protocols)]
     for name in stage.requires:
-        if _find(name, names) is None:
+        of_protocol = name.split("/")[0].removesuffix(BY_DISTANCE) in protocols
+        if not of_protocol and _find(name, names) is None:
             raise UserError(
                 f"stage {stage.name} requires {name}, which is no metric and nothing that the log "
                 f"shows; there are {', '.join(names)}"

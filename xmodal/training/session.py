@@ -54,27 +54,12 @@ class Session:
         self.mixture = mixture(recipe, self.train_shards)
         method = check_method(recipe)
         self.by_label = method.by_label
-        self.metric_names: list[str] = []
         for one in data_sets(recipe, self.train_shards):
             kind = kind_of(one.reader, one.texts)
             check_kind(recipe, one.reader.manifest.url, kind, local=method.local)
             if self.by_label:
                 check_labels(one.reader, recipe.method.kind)
-        if self.val_shards:
-            kind = kind_of(SampleReader(self.val_shards))
-            check_kind(recipe, self.val_shards.url, kind, local=method.local)
-            protocols: Sequence[str] = recipe.evaluation.protocols or [
-                default_protocol(self.val_shards.relevance)
-            ]
-            check_protocols(
-                protocols,
-                method,
-                self.val_shards.num_samples,
-                self.val_shards.url,
-                self.val_shards.relevance,
-            )
-            self.metric_names = metric_names(protocols)
-            check_best(recipe.checkpoints.best, self.metric_names)
+        self.protocols = self._protocols(method) if self.val_shards else []
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)
@@ -88,6 +73,18 @@ class Session:
             make_tokenizer(recipe.method, self.train_shards, self.run.tokenizer)
         barrier()
         self.tokenizer = load_tokenizer(recipe.method, self.run.tokenizer)
+
+    def _protocols(self, method: Method) -> Sequence[str]:
+        """Return what data.val is measured by, once nothing is known to be wrong with it."""
+        recipe, shards = self.recipe, self.val_shards
+        assert shards is not None
+        kind = kind_of(SampleReader(shards))
+        check_kind(recipe, shards.url, kind, local=method.local)
+        protocols: Sequence[str] = recipe.evaluation.protocols or ()
+        protocols = protocols or [default_protocol(shards.relevance)]
+        check_protocols(protocols, method, shards.num_samples, shards.url, shards.relevance)
+        check_best(recipe.checkpoints.best, metric_names(protocols))
+        return protocols
 
     def train(self) -> None:
         """Train to the end; the results of the last evaluation are in the run folder."""
@@ -109,7 +106,7 @@ class Session:
                 self._training_set(train_shards),
                 self._build,
                 self._evaluate if self.val_shards else None,
-                self.metric_names,
+                self.protocols,
                 self.log,
                 self.progress,
                 self.timeline,

@@ -35,8 +35,8 @@ Evaluate = Callable[[Method, int, StageSpan], dict[str, float]]
 class Trainer:
     """Trains a recipe's method from where its run folder left off.
 
-    `build` returns the method with its first weights; `evaluate` measures it after a step, and
-    gives metrics of these names.
+    `build` returns the method with its first weights; `evaluate` measures it after a step, by these
+    protocols.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Trainer:
         dataset: TrainingSet,
         build: Callable[[], Method],
         evaluate: Evaluate | None,
-        metric_names: Sequence[str],
+        protocols: Sequence[str],
         log: TrainingLog,
         progress: Progress,
         timeline: Timeline,
     ) -> None:
         self.recipe, self.run, self.environment = recipe, run, environment
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
-        self.metric_names = metric_names
+        self.protocols = protocols
         self.log, self.progress = log, progress
         self.timeline = timeline
         self.share = recipe.data.batch_size // environment.ranks
@@ -115,7 +115,7 @@ class Trainer:
         """Do what follows a step: log it, evaluate, save, each where it is time for it."""
         step, ends = self.progress.step, self.progress.step == span.end
         if step == span.start + 1:
-            check_known(span.config, [*values, *self.metric_names])
+            check_known(span.config, values, self.protocols)
         if step % self.recipe.training.log_every == 0 or ends:
             self._log(span, values, watch.lap(self.timeline.total - step), loader)
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
