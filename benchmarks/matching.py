@@ -48,6 +48,7 @@ class DataSet(NamedTuple):
     test: str
     protocols: Sequence[str]
     changes: Sequence[str] = ()
+    from_scratch: Sequence[str] = ()  # sides whose encoders are trained too
 
 
 def _every(split: str, numbers: Sequence[int]) -> str:
@@ -64,6 +65,27 @@ SETS = {
         "data/openclipart/train", "data/openclipart/test", ["relevance", "class", "gap"]
     ),
     "tuxpaint": DataSet("data/tuxpaint/train", "data/tuxpaint/test", ["relevance", "class", "gap"]),
+    "flickr8k-gru": DataSet(
+        "data/flickr8k/train",
+        "data/flickr8k/val",
+        ["all-captions", "gap"],
+        ["method.text={kind: gru, word: 300, width: 512}"],
+        ["text"],
+    ),
+    "flickr8k-end-to-end": DataSet(
+        "data/flickr8k/train",
+        "data/flickr8k/val",
+        ["all-captions", "gap"],
+        [
+            "method.text={kind: gru, word: 300, width: 512}",
+            "method.image={kind: timm, name: mobilenetv3_small_050, size: 96}",
+            "data.batch_size=128",
+            "data.feature_cache=null",
+            "data.crop=[0.5, 1.0]",
+            "data.flip=true",
+        ],
+        ["image", "text"],
+    ),
 }
 METHODS = (
     "cca",
@@ -139,6 +161,7 @@ def measure(
     if method == "cca":
         return {"CCA": _of_cca(recipe, environment)}
     run = Run(recipe.run)
+    run.check(recipe)
     if not run.results.is_file():
         Session(recipe, environment).train()
     # UNCSM is measured at the end of each of its stages.
@@ -162,11 +185,14 @@ def recipe_of(name: str, method: str, seed: int, given: argparse.Namespace) -> R
         *data.changes,
         *given.override,
     ]
-    recipe = read_recipe(str(file), overrides, RECIPES)
-    if given.quick:
-        short = [f"stages.{number}.length=20 steps" for number in range(len(recipe.stages))]
-        recipe = read_recipe(str(file), [*overrides, *short], RECIPES)
-    return recipe
+    for number, stage in enumerate(read_recipe(str(file), [], RECIPES).stages):
+        if given.quick:
+            overrides.append(f"stages.{number}.length=20 steps")
+        # `image.head` becomes `image`: all of the tower.
+        sides = {name: name.split(".")[0] for name in stage.train}
+        train = [side if side in data.from_scratch else name for name, side in sides.items()]
+        overrides.append(f"stages.{number}.train={list(dict.fromkeys(train))}")
+    return read_recipe(str(file), overrides, RECIPES)
 
 
 def _of_cca(recipe: Recipe, environment: Environment) -> Metrics:
