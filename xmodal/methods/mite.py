@@ -4,9 +4,10 @@ A reconstruction: the abstract says what the parts are, a triplet baseline, a mo
 classification network with an adversarial loss, training in several stages; sizes and weights are
 ours. The stages of launch/recipes/mite.yaml are
 
-1. the triplet baseline: `sum`, then `hardest` (VSE++);
+1. the triplet baseline: `sum`, then `semi_hard`;
 2. the classifier D alone, on encoders that stay as they are: `classifier`;
-3. all together: `hardest`, `classifier`, and λ times `adversarial`, with λ rising from 0.
+3. all together: `semi_hard`, `classifier`, and λ times `adversarial`, with λ rising from 0;
+4. the same with the image encoder.
 
 The encoders learn from the adversarial loss through a classifier that is held fixed, the classifier
 from its own through encoders that are, in one backward pass.

@@ -1,0 +1,55 @@
+"""CCA as two heads, and the table of methods."""
+
+import numpy as np
+import pytest
+from scipy.linalg import eigh
+
+from benchmarks.cca import Features, correlate
+from benchmarks.matching import METHODS, RECIPES, SETS, table
+from xmodal.recipe import read_recipe
+
+
+def test_cca_finds_the_directions_of_greatest_correlation() -> None:
+    """Beside the generalised eigenproblem of the two blocks, which is another way to the same."""
+    random = np.random.default_rng(0)
+    shared = random.normal(size=(300, 3))
+    images = shared @ random.normal(size=(3, 6)) + random.normal(size=(300, 6))
+    texts = shared @ random.normal(size=(3, 5)) + random.normal(size=(300, 5))
+    found = correlate(Features(images, texts, np.arange(300)), penalty=0.1)
+    x, y = images - images.mean(0), texts - texts.mean(0)
+    xx, yy, xy = x.T @ x / 300, y.T @ y / 300, x.T @ y / 300
+    xx += 0.1 * np.trace(xx) / 6 * np.eye(6)
+    yy += 0.1 * np.trace(yy) / 5 * np.eye(5)
+    cross = np.block([[np.zeros((6, 6)), xy], [xy.T, np.zeros((5, 5))]])
+    spread = np.block([[xx, np.zeros((6, 5))], [np.zeros((5, 6)), yy]])
+    expected = eigh(cross, spread, eigvals_only=True)[::-1][:5]
+    np.testing.assert_allclose(found.correlations, expected, atol=1e-10)
+    np.testing.assert_allclose(found.images.T @ xx @ found.images, np.eye(5), atol=1e-10)
+    np.testing.assert_allclose(
+        found.images.T @ xy @ found.texts, np.diag(found.correlations), atol=1e-10
+    )
+
+
+def test_an_image_counts_with_each_of_its_texts() -> None:
+    random = np.random.default_rng(1)
+    images, texts = random.normal(size=(40, 3)), random.normal(size=(80, 4))
+    owners = np.repeat(np.arange(40), 2)
+    repeated = correlate(Features(images[owners], texts, np.arange(80)), penalty=0.1)
+    found = correlate(Features(images, texts, owners), penalty=0.1)
+    np.testing.assert_allclose(found.correlations, repeated.correlations)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "cca"])
+def test_recipes_of_the_table_train_as_many_steps(method: str) -> None:
+    recipe = read_recipe(str(RECIPES / f"{method}.yaml"), [], RECIPES)
+    moved = [s for s in recipe.stages if any("image" in part for part in s.train)]
+    steps = sum(stage.length.amount for stage in moved)
+    assert steps == (600 if method == "uncsm" else 400)
+
+
+def test_the_table_has_means_and_spreads() -> None:
+    rows = {"a": [{"relevance/rsum": 10.0, "class/image_to_text/map": 3.0}, {"relevance/rsum": 12}]}
+    made = table("tuxpaint", rows)
+    assert [str(column.header) for column in made.columns] == ["", "rsum", "mAP i → t"]
+    assert [list(column.cells) for column in made.columns] == [["a"], ["11.0 ± 1.4"], ["3.0"]]
+    assert set(SETS) >= {"flickr8k", "fashion", "openclipart", "tuxpaint"}
