@@ -21,8 +21,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from rich.table import Table
-
 from benchmarks.beside import console, row
 from benchmarks.cca import fit_heads
 from benchmarks.measure import hardware
@@ -64,7 +62,12 @@ SETS = {
     "openclipart": DataSet(
         "data/openclipart/train", "data/openclipart/test", ["relevance", "class", "gap"]
     ),
-    "tuxpaint": DataSet("data/tuxpaint/train", "data/tuxpaint/test", ["relevance", "class", "gap"]),
+    "tuxpaint": DataSet(
+        "data/tuxpaint/train",
+        "data/tuxpaint/test",
+        ["relevance", "class", "gap"],
+        ["data.batch_size=128"],
+    ),
     "flickr8k-gru": DataSet(
         "data/flickr8k/train",
         "data/flickr8k/val",
@@ -108,6 +111,7 @@ COLUMNS = {
     "rsum": "rsum",
     "mAP i → t": "class/image_to_text/map",
     "mAP t → i": "class/text_to_image/map",
+    "mAP by distance": "class-by-distance/map",
     "gap": "gap/centroid_distance",
     "probe": "gap/probe_accuracy",
 }
@@ -127,7 +131,7 @@ def main() -> None:
             for seed in range(1 if method == "cca" else given.seeds):
                 for stage, metrics in measure(name, method, seed, given, environment).items():
                     found.setdefault(stage, []).append(metrics)
-        console.print(table(name, found))
+        print(f"\n{name}\n", *table(found), sep="\n", flush=True)
         rows += list(_rows(name, found))
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
@@ -227,20 +231,18 @@ def _of_cca(recipe: Recipe, environment: Environment) -> Metrics:
     ).metrics
 
 
-def table(name: str, found: Mapping[str, Sequence[Metrics]]) -> Table:
-    """Return the means of a data set's rows, each with its spread over seeds."""
-    made = Table(title=f"{name}, {len(next(iter(found.values())))} seeds", title_justify="left")
-    made.add_column("")
+def table(found: Mapping[str, Sequence[Metrics]]) -> Iterator[str]:
+    """Yield a data set's table in Markdown: means, each with its spread over seeds."""
     columns = {
         head: column
         for head, column in COLUMNS.items()
         if any(_figures(one, column) for one in found.values())
     }
-    for head in columns:
-        made.add_column(head.strip(), justify="right", no_wrap=True)
+    yield f"| {' | '.join(['', *map(str.strip, columns)])} |"
+    yield f"|{' --- |' * (len(columns) + 1)}"
     for method, seeds in found.items():
-        made.add_row(method, *(_shown(_figures(seeds, column)) for column in columns.values()))
-    return made
+        cells = [_shown(_figures(seeds, column)) for column in columns.values()]
+        yield f"| {' | '.join([method, *cells])} |"
 
 
 def _figures(seeds: Sequence[Metrics], column: str) -> list[float]:
