@@ -54,7 +54,9 @@ def read_arguments(arguments: list[str]) -> Recipe:
 
 
 def key_lines() -> list[str]:
-    return [f"  {key} ({default})\n      {meaning}" for key, default, meaning in describe()]
+    # What several kinds of a part have in common is told once.
+    told = dict.fromkeys(describe())
+    return [f"  {key} ({default})\n      {meaning}" for key, default, meaning in told]
 
 
 def build_missing(source: str, recipe: Recipe, is_main: bool) -> None:
