@@ -78,7 +78,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--protocol",
         action="append",
-        choices=PROTOCOLS,
+        choices=["default", *PROTOCOLS],
         help="what is measured (docs/evaluation.md), may be given several times; default: its "
         "evaluation.protocols, else relevance where the shards have relevance.json",
     )

@@ -165,26 +165,32 @@ def test_what_a_stage_requires_decides_whether_the_next_begins(
     assert done.code == 2
     last = done.err.splitlines()[-1]
     assert last.startswith("error: stage metric ended with metric_accuracy 0.")
-    assert "which is to be at least 2, so the next does not begin" in last
+    assert "which is to be at least 2: the run stops here, its checkpoint kept" in last
     assert max(steps(tmp_path / "run")) == 3 * LENGTH
-    again = train(*given("uncsm"), run, refused)
-    assert "so the next does not begin" in again.err
-    more = "stages.2.requires={class/text_to_image/map: {at_least: 1}}"
-    refusal = train(*given("uncsm"), run, more)
-    # What was not asked for then was not kept.
-    assert "requires class/text_to_image/map, which nothing has measured" in refusal.err
-    assert train(*given("uncsm"), run, "stages.2.requires.metric_accuracy.at_least=0.1").code == 0
+    assert "the run stops here" in train(*given("uncsm"), run, refused).err
+    # Another number of that stage's end will do, by its whole name or without its protocol.
+    other = "stages.2.requires={class-by-distance/map: {at_least: 1}, map@50: {at_least: 1}}"
+    assert train(*given("uncsm"), run, other).code == 0
 
 
-def test_a_requirement_of_nothing_is_told_at_the_first_step(
+def test_a_requirement_of_nothing_is_told_at_once(
     given: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
-    done = train(
-        *given("uncsm"), f"run={tmp_path}/run", "stages.1.requires={acuracy: {at_least: 0}}"
-    )
-    assert done.code == 2
-    assert "stage fine-tuning requires acuracy, which is no metric and nothing" in done.err
-    assert max(steps(tmp_path / "run")) == LENGTH
+    for name in ("acuracy", "class/mapp", "gap/rmg"):
+        requirement = f"stages.3.requires={{{name}: {{at_least: 0}}}}"
+        done = train(*given("uncsm"), f"run={tmp_path}/run", requirement)
+        assert (
+            f"stage joint requires {name}, which is no loss, no monitor and no metric" in done.error
+        )
+
+
+def test_what_data_val_cannot_be_measured_by_is_told_at_once(
+    given: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    sample = {"image.npy": npy(np.ones(IMAGE)), "text.npy": npy(np.ones((1, TEXT)))}
+    write_shards(tmp_path / "bare", [{"0": sample}])
+    done = train(*given("uncsm"), f"run={tmp_path}/run", f"data.val={tmp_path}/bare")
+    assert "has no labels in its samples' JSON" in done.error
 
 
 def test_data_begin_once_more_where_a_stage_says_so(

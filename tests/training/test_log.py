@@ -24,7 +24,7 @@ def test_a_collapse_that_lasts_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (line,) = said_of([1.0] * 3 * COLLAPSED_LINES, tmp_path, capsys)
-    assert "collapsed into one point. Train with method.objective.negatives=semi_hard" in line
+    assert "collapsed into one point. Train with semi-hard or all negatives" in line
 
 
 def test_scores_that_are_alike_at_first_are_no_collapse(

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from xmodal.schema import Config, Duration, Span
 
 Protocol = Literal[
+    "default",
     "all-captions",
     "relevance",
     "flickr-1k",
@@ -17,7 +18,7 @@ Protocol = Literal[
     "gap",
     "zero-shot",
 ]
-PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)[1:]  # `default` is one of them
 
 
 class EvaluationConfig(Config):
@@ -27,8 +28,8 @@ class EvaluationConfig(Config):
     protocols: list[Protocol] | None = Field(
         None,
         min_length=1,
-        description="what is measured, by the names in docs/evaluation.md; null: relevance where "
-        "the shards have relevance.json, else all-captions",
+        description="what is measured, by the names in docs/evaluation.md; default, which null "
+        "means too: relevance where the shards have relevance.json, else all-captions",
     )
     templates: list[str] = Field(
         ["a photo of a {}."],

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from xmodal.evaluation.gallery import Gallery
 
+NAMES = (
+    *("centroid_distance", "paired_cosine", "probe_accuracy", "mmd"),
+    *("alignment", "uniformity", "rmg"),
+)
 POINTS = 2000  # of each side at most; senses count
 
 

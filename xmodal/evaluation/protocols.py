@@ -7,10 +7,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from xmodal.data.decode import BadSample
 from xmodal.data.evaluation import EvaluationSet
+from xmodal.data.kind import PROBED
+from xmodal.data.reader import SampleReader
 from xmodal.distributed.collectives import gather_objects, rank
 from xmodal.errors import UserError
 from xmodal.evaluation import average_precision, recall, zero_shot
+from xmodal.evaluation import gap as gap_module
 from xmodal.evaluation.captions import (
     KARPATHY,
     Relevance,
@@ -24,19 +28,27 @@ from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.gap import gap_metrics
 from xmodal.evaluation.ranking import Ranks, dot_product
-from xmodal.evaluation.similarity import Similarity, rank_all, similarities
+from xmodal.evaluation.similarity import BY_DISTANCE, Similarity, rank_all, similarities
 from xmodal.methods.method import Method
 from xmodal.models.features import Features
 
 Metrics = dict[str, float]
 # Those that rank captions of the whole set, so that what was found can be shown.
 CAPTIONED = ("all-captions", "relevance", "flickr-1k", "coco-5k")
+BY_LABEL = {"class", "class-normalised", "zero-shot"}
 # Of each protocol the metrics of which more is better.
 BETTER = {
     **dict.fromkeys([*CAPTIONED, "coco-1k-5fold"], recall.BETTER),
     **dict.fromkeys(["class", "class-normalised"], average_precision.BETTER),
     "gap": (),
     "zero-shot": zero_shot.BETTER,
+}
+# And those of which less is.
+OTHERS = {
+    **dict.fromkeys(
+        [*CAPTIONED, "coco-1k-5fold"], tuple(f"{one}/median_rank" for one in recall.DIRECTIONS)
+    ),
+    "gap": gap_module.NAMES,
 }
 
 
@@ -77,10 +89,7 @@ class Subject:
         """The classes that the images are of; `UserError` where there are none."""
         classes = classes_of(self.gallery)
         if not classes.names:
-            raise UserError(
-                f"{self.url} has no labels in its samples' JSON, which class and zero-shot are "
-                "measured by; leave these protocols out"
-            )
+            raise UserError(_without_labels(self.url))
         return classes
 
     def similarities(self, images: Tensor, texts: Tensor) -> dict[str, Similarity]:
@@ -103,14 +112,36 @@ def metric_names(protocols: Sequence[str]) -> list[str]:
     return [f"{protocol}/{name}" for protocol in protocols for name in BETTER[protocol]]
 
 
-def check_protocols(
-    protocols: Sequence[str], method: Method, images: int, url: str, relevance: Relevance | None
-) -> None:
-    """Raise `UserError` where it is plain from the method and the number of images that a protocol
+def all_metric_names(protocols: Sequence[str], *, by_distance: bool) -> list[str]:
+    """Return the metrics of some protocols that something can be required of.
+
+    `by_distance`: also those that a method with a learned score has beside them.
+    """
+    endings = ("", BY_DISTANCE) if by_distance else ("",)
+    return [
+        f"{protocol}{ending}/{name}"
+        for protocol in protocols
+        for ending in endings
+        for name in (*BETTER[protocol], *OTHERS.get(protocol, ()))
+    ]
+
+
+def named(protocols: Sequence[str] | None, relevance: Relevance | None) -> list[str]:
+    """Return protocols by their own names, each once: `default`, or none, is one of two."""
+    default = "all-captions" if relevance is None else "relevance"
+    names = [default if name == "default" else name for name in protocols or ["default"]]
+    return list(dict.fromkeys(names))
+
+
+def check_protocols(protocols: Sequence[str], method: Method, reader: SampleReader) -> None:
+    """Raise `UserError` where it is plain from the method and the first samples that a protocol
     cannot be measured.
     """
+    url, relevance = reader.manifest.url, reader.manifest.relevance
     for protocol in protocols:
-        check_size(protocol, images, url)
+        check_size(protocol, len(reader), url)
+    if BY_LABEL.intersection(protocols) and not _any_label(reader):
+        raise UserError(_without_labels(url))
     if "relevance" in protocols and relevance is None:
         raise UserError(f"{url} has no relevance.json, which relevance reads; use all-captions")
     if "zero-shot" in protocols and not _reads_text(method):
@@ -195,6 +226,23 @@ MEASURES: dict[str, Callable[[Subject], Metrics]] = {
     "gap": gap,
     "zero-shot": by_names,
 }
+
+
+def _any_label(reader: SampleReader) -> bool:
+    for number in range(min(PROBED, len(reader))):
+        try:
+            if reader[number].labels():
+                return True
+        except BadSample:
+            continue
+    return False
+
+
+def _without_labels(url: str) -> str:
+    return (
+        f"{url} has no labels in its samples' JSON, which class and zero-shot are measured by; "
+        "leave these protocols out"
+    )
 
 
 def _reads_text(method: Method) -> bool:

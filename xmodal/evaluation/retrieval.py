@@ -22,6 +22,7 @@ from xmodal.evaluation.protocols import (
     Ranked,
     Subject,
     check_protocols,
+    named,
     ranked_captions,
 )
 from xmodal.evaluation.ranking import Ranks
@@ -79,24 +80,18 @@ def evaluate_retrieval(
     Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or the set is
     not what a protocol is measured on.
     """
-    default = default_protocol(relevance)
-    names = list(dict.fromkeys(protocols or config.protocols or [default]))
-    check_protocols(names, method, len(dataset.reader), dataset.reader.manifest.url, relevance)
+    names = named(protocols or config.protocols, relevance)
+    check_protocols(names, method, dataset.reader)
     with in_evaluation(method):
         gallery, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
         _check_faults(faults, gallery, dataset, max_bad_share)
         subject = Subject(method, gallery, dataset, relevance, config, device)
-        captioned = [name for name in names if name in CAPTIONED] or [default]
+        captioned = [name for name in names if name in CAPTIONED] or named(None, relevance)
         ranked = {name: ranked_captions(subject, name) for name in captioned}
         metrics: dict[str, float] = {}
         for name in names:
             metrics |= ranked[name].metrics(name) if name in ranked else MEASURES[name](subject)
         return _retrieval(subject, ranked[captioned[0]], metrics, faults)
-
-
-def default_protocol(relevance: Relevance | None) -> str:
-    """Return the protocol that a shard set is measured by where none is asked for."""
-    return "all-captions" if relevance is None else "relevance"
 
 
 def evaluation_set(manifest: Manifest, size: int, tokenizer: CaptionTokenizer) -> EvaluationSet:

@@ -16,6 +16,8 @@ from xmodal.objectives.build import build_objective
 class Clip(TwoTowers):
     """Images and texts of the same pair close, all others of the global batch apart."""
 
+    monitored = ("temperature", "bias", "collapse")  # as far as the objective has them
+
     def __init__(self, config: ClipConfig, vocabulary: int, *, bf16: bool = False) -> None:
         super().__init__(config, vocabulary, bf16=bf16)
         kind = config.objective.kind

@@ -78,11 +78,8 @@ class UncsmConfig(TowersConfig):
         1.0, description="of the positive's squared distance in a triplet"
     )
     triplets: PositiveInt = Field(3, description="triplets drawn for each image and each text")
-    metric: list[PositiveInt] = Field(
-        [1024, 256],
-        min_length=2,
-        max_length=2,
-        description="widths of the metric network's two hidden layers",
+    metric: tuple[PositiveInt, PositiveInt] = Field(
+        (1024, 256), description="widths of the metric network's two hidden layers"
     )
     interactions: bool = Field(
         False, description="show the metric network |v - t| and v * t beside v and t"

@@ -22,13 +22,15 @@ class Method(nn.Module, ABC):
     by_label = False
     # Whether it scores with a network of its own, which takes a shortlist where items are many.
     learned_score = False
+    # What its losses show in the log beside their values.
+    monitored: tuple[str, ...] = ()
     # Whether it reads features of every position of an image and word of a text, not of the whole.
     local = False
 
     def __init__(self, *, bf16: bool = False) -> None:
         super().__init__()
         self.bf16 = bf16
-        self.minimised: tuple[str, ...] = ()  # names of losses; none: all there are
+        self.minimised: tuple[str, ...] = ()  # names of losses; none: the only one
         self.seed = 0  # of what the losses draw, the same on all ranks
 
     @property
@@ -50,9 +52,9 @@ class Method(nn.Module, ABC):
         names = self.minimised or tuple(losses)
         return {name: losses[name](embeddings) for name in names}
 
-    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+    def score(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return how alike (a, b) images (a, …) and texts (b, …) are: here, of unit vectors."""
-        return queries @ gallery.T
+        return images @ texts.T
 
     def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return `score`, (n,), of chosen pairs: images (n, …) and texts (n, …).

@@ -28,6 +28,8 @@ from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassificat
 class Mite(Vsepp):
     """VSE++ whose embeddings do not show whether they are of an image v or of a text t."""
 
+    monitored = ("collapse", "adversary_accuracy")
+
     def __init__(self, config: MiteConfig, vocabulary: int, *, bf16: bool = False) -> None:
         super().__init__(config, vocabulary, bf16=bf16)
         self.classifier = ModalityClassifier(

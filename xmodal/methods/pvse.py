@@ -1,7 +1,8 @@
 """PVSE: polysemous visual-semantic embedding (Song and Soleymani 2019, arXiv 1906.04402).
 
 PIE-Nets on both sides give K embeddings of an image, from the positions of its feature map, and K
-of a text, from its words. Two items are as alike as the best of their K × K pairs.
+of a text, from its words. Two items are as alike as the best of their K × K pairs. The released
+code has `diversity` and `discrepancy` for K > 1 alone: leave them out of the stages with one sense.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ class Pvse(Method):
     """Images v and texts t of the same pair close in one of their senses."""
 
     local = True
+    monitored = ("collapse",)
 
     def __init__(self, config: PvseConfig, vocabulary: int, *, bf16: bool = False) -> None:
         super().__init__(bf16=bf16)
@@ -79,10 +81,10 @@ class Pvse(Method):
                 )
         return PolysemousEmbeddings(images, texts, image_residuals, text_residuals, batch.image_ids)
 
-    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+    def score(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return the best of K × K cosines, (a, b), of (a, K, dim) and (b, K, dim)."""
-        cosines = queries.flatten(0, 1) @ gallery.flatten(0, 1).T
-        senses = queries.shape[1], gallery.shape[1]
+        cosines = images.flatten(0, 1) @ texts.flatten(0, 1).T
+        senses = images.shape[1], texts.shape[1]
         return cosines.unflatten(1, (-1, senses[1])).unflatten(0, (-1, senses[0])).amax((1, 3))
 
     def multiple_instance(self, embeddings: PolysemousEmbeddings) -> Tensor:

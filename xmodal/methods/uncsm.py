@@ -2,7 +2,8 @@
 
 A reconstruction: the abstract says what the parts and stages are; sizes, and that the double
 triplet loss sums both directions, are ours. Images v and texts t are unit vectors, d their
-Euclidean distance, y their classes. The stages of launch/recipes/uncsm.yaml are
+Euclidean distance, y their classes (of a sample with several labels the first). The stages of
+launch/recipes/uncsm.yaml are
 
 1. the two pathways, pretrained: `contrastive`;
 2. the two pathways, fine-tuned for relative similarity: `double_triplet`;
@@ -32,12 +33,13 @@ class Uncsm(TwoTowers):
 
     by_label = True
     learned_score = True
+    monitored = ("metric_accuracy",)
     metric_trained: Tensor  # (1,) bool
 
     def __init__(self, config: UncsmConfig, vocabulary: int, *, bf16: bool = False) -> None:
         super().__init__(config, vocabulary, bf16=bf16)
         self.metric = MetricNetwork(
-            config.embedding, (config.metric[0], config.metric[1]), interactions=config.interactions
+            config.embedding, config.metric, interactions=config.interactions
         )
         self.contrastive = Margin(MarginConfig(margin=config.margin))
         self.double_triplet = DoubleTriplet(
@@ -84,14 +86,14 @@ class Uncsm(TwoTowers):
         if "metric" in minimised:
             self.metric_trained.fill_(True)
 
-    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+    def score(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return the log-odds of similar, (a, b), of images (a, dim) and texts (b, dim).
 
         Before the metric network is trained, their cosine, which orders as −d does.
         """
         if not self.metric_trained:
-            return super().score(queries, gallery)
-        return self.metric.all_pairs(queries, gallery)
+            return super().score(images, texts)
+        return self.metric.all_pairs(images, texts)
 
     def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return the log-odds of similar, (n,), of pairs: images (n, dim) and texts (n, dim)."""

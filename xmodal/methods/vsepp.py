@@ -18,6 +18,8 @@ from xmodal.objectives.triplet import Triplet
 class Vsepp(TwoTowers):
     """Each pair by a margin α more similar than its negatives."""
 
+    monitored: tuple[str, ...] = ("collapse",)
+
     def __init__(
         self, config: VseppConfig | MiteConfig, vocabulary: int, *, bf16: bool = False
     ) -> None:

@@ -96,7 +96,7 @@ def _create(config: TimmConfig) -> nn.Module:
     except OSError as error:
         raise UserError(
             f"method.image.weights: the hub did not give {config.name} "
-            f"({str(error).splitlines()[0]}); give a local file instead"
+            f"({str(error).splitlines()[0]}); give a local file instead, or weights: package"
         ) from None
     if config.weights not in {"random", "hub"}:
         _load(model, config)

@@ -110,7 +110,8 @@ def check_kind(recipe: Recipe, url: str, kind: Kind, *, local: bool) -> None:
         raise UserError(
             f"method.{side} is kind: {encoder.kind}"
             f"{f', features: {wanted[0]}' if wanted else ''}, but {url} holds {held} of the "
-            f"{side}; use shards and an encoder that go together"
+            f"{side}; use shards and an encoder that go together, and name the latter in "
+            f"method.{side}"
         )
 
 

@@ -114,7 +114,7 @@ class StageConfig(Config):
     losses: dict[str, LossConfig] = Field(
         {},
         description="those of the method's losses that are minimised, each with its weight; {}: "
-        "all, with weight 1",
+        "the only one, where the method has one",
     )
     length: Duration = Field(Span("10 epochs"), description="length of the stage")
     data: Literal["continue", "restart"] = Field(
@@ -127,7 +127,7 @@ class StageConfig(Config):
     requires: dict[str, RequirementConfig] = Field(
         {},
         description="what must hold at the stage's end for the run to go on, by the names of "
-        "metrics and of what the log shows; else the run stops there",
+        "metrics, losses and monitors; else the run stops there",
     )
 
     @field_validator("length")
@@ -147,7 +147,7 @@ class StageConfig(Config):
     def _weight_alone(cls, losses: Any) -> Any:
         if not isinstance(losses, dict):
             return losses
-        return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in losses.items()}
+        return {k: {"weight": v} if type(v) in (int, float) else v for k, v in losses.items()}
 
 
 class TrainingConfig(Config):

@@ -82,8 +82,8 @@ class TrainingLog:
         if self.collapsed == COLLAPSED_LINES:
             self.say(
                 "warning: all scores are alike, and the loss is the constant of its margins: the "
-                "embeddings have collapsed into one point. Train with "
-                "method.objective.negatives=semi_hard or sum, or a lower optimizer.lr"
+                "embeddings have collapsed into one point. Train with semi-hard or all negatives "
+                "(a stage's `losses`, or method.objective.negatives), or a lower optimizer.lr"
             )
 
     def evaluation(

@@ -22,7 +22,7 @@ class Progress:
     retries: int = 0  # reads of a bucket that were begun again
     best: float | None = None
     best_step: int | None = None
-    measured: dict[str, float] = field(default_factory=dict)  # what the last stage's end requires
+    measured: dict[str, float] = field(default_factory=dict)  # at the last stage's end, by name
 
     @property
     def faults(self) -> int:

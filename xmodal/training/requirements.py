@@ -3,46 +3,38 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols import metric_names
-from xmodal.evaluation.similarity import BY_DISTANCE
+from xmodal.evaluation.protocols import all_metric_names
+from xmodal.methods.method import Method
 from xmodal.training.config import StageConfig
 
 
-def check_known(stage: StageConfig, shown: Collection[str], protocols: Sequence[str]) -> None:
-    """Raise `UserError` where a stage requires something of a number that nobody will measure.
-
-    What will be is what the log has `shown` of a step, and all that has the name of a protocol.
-    """
-    names = [*shown, *metric_names(protocols)]
+def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) -> None:
+    """Raise `UserError` where a stage requires something of a number that nobody will measure."""
+    losses = [f"loss/{name}" for name in stage.losses or method.losses]
+    metrics = all_metric_names(protocols, by_distance=method.learned_score)
+    names = ["loss", *losses, *method.monitored, "grad_norm", *metrics]
     for name in stage.requires:
-        of_protocol = name.split("/")[0].removesuffix(BY_DISTANCE) in protocols
-        if not of_protocol and _find(name, names) is None:
+        if _find(name, names) is None:
             raise UserError(
-                f"stage {stage.name} requires {name}, which is no metric and nothing that the log "
-                f"shows; there are {', '.join(names)}"
+                f"stage {stage.name} requires {name}, which is no loss, no monitor and no metric "
+                f"of evaluation.protocols; there are {', '.join(names)}"
             )
 
 
-def measure(stage: StageConfig, values: Mapping[str, float]) -> dict[str, float]:
-    """Return what a stage's requirements are about, as it is at its end."""
-    found = {name: _find(name, values) for name in stage.requires}
-    return {name: values[full] for name, full in found.items() if full is not None}
-
-
 def check_requirements(stage: StageConfig, measured: Mapping[str, float]) -> None:
-    """Raise `UserError` where what a stage requires does not hold."""
+    """Raise `UserError` where what a stage requires does not hold of its end's numbers."""
     for name, bounds in stage.requires.items():
-        if name not in measured:
+        full = _find(name, measured)
+        if full is None:
             raise UserError(f"stage {stage.name} requires {name}, which nothing has measured")
-        value = measured[name]
-        low, high = bounds.at_least, bounds.at_most
+        value, low, high = measured[full], bounds.at_least, bounds.at_most
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             wanted = [f"at least {low:g}"] if low is not None else []
             wanted += [f"at most {high:g}"] if high is not None else []
             raise UserError(
                 f"stage {stage.name} ended with {name} {value:g}, which is to be "
-                f"{' and '.join(wanted)}, so the next does not begin; the checkpoint is kept: "
-                "train in another run=DIR, or loosen the stage's `requires` to go on"
+                f"{' and '.join(wanted)}: the run stops here, its checkpoint kept; train in "
+                "another run=DIR, or loosen the stage's `requires` to go on"
             )
 
 

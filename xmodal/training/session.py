@@ -12,10 +12,10 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
 from xmodal.evaluation.examples import retrieved_examples
-from xmodal.evaluation.protocols import check_protocols, metric_names
+from xmodal.evaluation.protocols import check_protocols, metric_names, named
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
-from xmodal.evaluation.retrieval import default_protocol, evaluate_retrieval, evaluation_set
+from xmodal.evaluation.retrieval import evaluate_retrieval, evaluation_set
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe
@@ -30,6 +30,7 @@ from xmodal.training.checks import (
 )
 from xmodal.training.features import cached_features
 from xmodal.training.log import TrainingLog
+from xmodal.training.requirements import check_known
 from xmodal.training.run import Run
 from xmodal.training.timeline import StageSpan, Timeline
 from xmodal.training.trainer import Trainer
@@ -59,7 +60,9 @@ class Session:
             check_kind(recipe, one.reader.manifest.url, kind, local=method.local)
             if self.by_label:
                 check_labels(one.reader, recipe.method.kind)
-        self.protocols = self._protocols(method) if self.val_shards else []
+        protocols = self._protocols(method) if self.val_shards else []
+        for stage in recipe.stages:
+            check_known(stage, method, protocols)
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)
@@ -80,9 +83,8 @@ class Session:
         assert shards is not None
         kind = kind_of(SampleReader(shards))
         check_kind(recipe, shards.url, kind, local=method.local)
-        protocols: Sequence[str] = recipe.evaluation.protocols or ()
-        protocols = protocols or [default_protocol(shards.relevance)]
-        check_protocols(protocols, method, shards.num_samples, shards.url, shards.relevance)
+        protocols = named(recipe.evaluation.protocols, shards.relevance)
+        check_protocols(protocols, method, SampleReader(shards))
         check_best(recipe.checkpoints.best, metric_names(protocols))
         return protocols
 
@@ -106,7 +108,6 @@ class Session:
                 self._training_set(train_shards),
                 self._build,
                 self._evaluate if self.val_shards else None,
-                self.protocols,
                 self.log,
                 self.progress,
                 self.timeline,

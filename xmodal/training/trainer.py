@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
@@ -24,7 +24,7 @@ from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
 from xmodal.training.parts import select_trained, set_modes
 from xmodal.training.progress import Progress, Stopwatch
-from xmodal.training.requirements import check_known, check_requirements, measure
+from xmodal.training.requirements import check_requirements
 from xmodal.training.run import Run
 from xmodal.training.schedule import learning_rate_factor, loss_weight
 from xmodal.training.timeline import StageSpan, Timeline
@@ -35,8 +35,7 @@ Evaluate = Callable[[Method, int, StageSpan], dict[str, float]]
 class Trainer:
     """Trains a recipe's method from where its run folder left off.
 
-    `build` returns the method with its first weights; `evaluate` measures it after a step, by these
-    protocols.
+    `build` returns the method with its first weights; `evaluate` measures it after a step.
     """
 
     def __init__(
@@ -47,14 +46,12 @@ class Trainer:
         dataset: TrainingSet,
         build: Callable[[], Method],
         evaluate: Evaluate | None,
-        protocols: Sequence[str],
         log: TrainingLog,
         progress: Progress,
         timeline: Timeline,
     ) -> None:
         self.recipe, self.run, self.environment = recipe, run, environment
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
-        self.protocols = protocols
         self.log, self.progress = log, progress
         self.timeline = timeline
         self.share = recipe.data.batch_size // environment.ranks
@@ -114,13 +111,11 @@ class Trainer:
     ) -> None:
         """Do what follows a step: log it, evaluate, save, each where it is time for it."""
         step, ends = self.progress.step, self.progress.step == span.end
-        if step == span.start + 1:
-            check_known(span.config, values, self.protocols)
         if step % self.recipe.training.log_every == 0 or ends:
             self._log(span, values, watch.lap(self.timeline.total - step), loader)
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
-            self.progress.measured = measure(span.config, values | metrics)
+            self.progress.measured = values | metrics
         improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
         if improved or self.timeline.saves_after(step):
             self._save(engine)
