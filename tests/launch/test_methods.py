@@ -38,8 +38,8 @@ CHANGES = {
     "uncsm": (
         f"method.image.features={IMAGE}",
         f"method.text.features={TEXT}",
-        "method.image_head.hidden=[16]",
-        "method.text_head.hidden=[16]",
+        "method.image_head={hidden: [16]}",
+        "method.text_head={hidden: [16]}",
         "method.embedding=16",
         "method.metric=[16, 8]",
     ),
