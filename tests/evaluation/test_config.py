@@ -4,7 +4,14 @@ import pytest
 
 from xmodal.errors import UserError
 from xmodal.evaluation.config import PROTOCOLS
-from xmodal.evaluation.protocols import BETTER, CAPTIONED, MEASURES, metric_names
+from xmodal.evaluation.protocols import (
+    BETTER,
+    CAPTIONED,
+    MEASURES,
+    all_metric_names,
+    metric_names,
+    named,
+)
 from xmodal.recipe import dump_recipe, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
@@ -13,6 +20,19 @@ RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 def test_every_protocol_is_measured_one_way() -> None:
     assert sorted([*CAPTIONED, *MEASURES]) == sorted(PROTOCOLS)
     assert BETTER.keys() == set(PROTOCOLS)
+
+
+def test_the_default_has_a_name_of_its_own() -> None:
+    assert named(None, None) == named(["default"], None) == ["all-captions"]
+    assert named(["gap", "default", "relevance"], {}) == ["gap", "relevance"]
+
+
+def test_metrics_that_something_can_be_required_of() -> None:
+    names = all_metric_names(["class", "gap"], by_distance=True)
+    assert {"class/map", "class-by-distance/map", "gap/rmg"} <= set(names)
+    assert "relevance/text_to_image/median_rank" in all_metric_names(
+        ["relevance"], by_distance=False
+    )
 
 
 def test_metrics_are_named_before_there_is_data() -> None:
@@ -43,7 +63,7 @@ def test_a_recipe_names_what_is_measured(tmp_path: Path) -> None:
     [
         (
             "evaluation.protocols=[gap, clas]",
-            "evaluation.protocols.1: clas is not allowed: input should be 'all-captions', ",
+            "evaluation.protocols.1: clas is not allowed: input should be 'default', ",
         ),
         ("evaluation.protocols=[]", "evaluation.protocols: [] is not allowed: list should have at"),
         ("evaluation.templates=['a photo']", "is not allowed: {} is missing, the place of a class"),
