@@ -133,11 +133,13 @@ def named(protocols: Sequence[str] | None, relevance: Relevance | None) -> list[
     return list(dict.fromkeys(names))
 
 
-def check_protocols(protocols: Sequence[str], method: Method, reader: SampleReader) -> None:
+def check_protocols(
+    protocols: Sequence[str], method: Method, reader: SampleReader, relevance: Relevance | None
+) -> None:
     """Raise `UserError` where it is plain from the method and the first samples that a protocol
     cannot be measured.
     """
-    url, relevance = reader.manifest.url, reader.manifest.relevance
+    url = reader.manifest.url
     for protocol in protocols:
         check_size(protocol, len(reader), url)
     if BY_LABEL.intersection(protocols) and not _any_label(reader):

@@ -81,7 +81,7 @@ def evaluate_retrieval(
     not what a protocol is measured on.
     """
     names = named(protocols or config.protocols, relevance)
-    check_protocols(names, method, dataset.reader)
+    check_protocols(names, method, dataset.reader, relevance)
     with in_evaluation(method):
         gallery, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
         _check_faults(faults, gallery, dataset, max_bad_share)

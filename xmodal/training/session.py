@@ -84,7 +84,7 @@ class Session:
         kind = kind_of(SampleReader(shards))
         check_kind(recipe, shards.url, kind, local=method.local)
         protocols = named(recipe.evaluation.protocols, shards.relevance)
-        check_protocols(protocols, method, SampleReader(shards))
+        check_protocols(protocols, method, SampleReader(shards), shards.relevance)
         check_best(recipe.checkpoints.best, metric_names(protocols))
         return protocols
 
