@@ -14,7 +14,6 @@ from xmodal.data.reader import SampleReader
 from xmodal.distributed.collectives import gather_objects, rank
 from xmodal.errors import UserError
 from xmodal.evaluation import average_precision, recall, zero_shot
-from xmodal.evaluation import gap as gap_module
 from xmodal.evaluation.captions import (
     KARPATHY,
     Relevance,
@@ -26,7 +25,7 @@ from xmodal.evaluation.captions import (
 from xmodal.evaluation.classes import Classes, classes_of
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.gallery import Gallery
-from xmodal.evaluation.gap import gap_metrics
+from xmodal.evaluation.gap import GAPS, gap_metrics
 from xmodal.evaluation.ranking import Ranks, dot_product
 from xmodal.evaluation.similarity import BY_DISTANCE, Similarity, rank_all, similarities
 from xmodal.methods.method import Method
@@ -48,7 +47,7 @@ OTHERS = {
     **dict.fromkeys(
         [*CAPTIONED, "coco-1k-5fold"], tuple(f"{one}/median_rank" for one in recall.DIRECTIONS)
     ),
-    "gap": gap_module.NAMES,
+    "gap": GAPS,
 }
 
 
