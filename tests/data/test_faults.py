@@ -477,6 +477,7 @@ data:
   batch_size: {BATCH}
   workers: 2
 method:
+  kind: clip
   image:
     kind: timm
     name: vit_tiny_patch16_224
