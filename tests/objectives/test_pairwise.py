@@ -173,7 +173,8 @@ def test_pair_sum_of_senses_takes_the_first_of_the_greatest(
 ) -> None:
     (x, y), (*_, ids) = of_senses(shape, senses), inputs(shape, num_ids)
     a, b = random(shape[0]).requires_grad_(), random(shape[1]).requires_grad_()
-    scale = torch.tensor([1.7], dtype=torch.float64, requires_grad=True)
+    # A power of two: products of whole numbers stay exact, and ties are ties.
+    scale = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
     counted = ids[0][:, None] != ids[1]
     naive = (((scale * greatest(x, y) + a[:, None] + 2 * b) ** 3) * counted).sum()
     ours = pair_sum(cubes, x, y, ids, scale=scale, row_offset=a, column_offset=b, tile=tile)
