@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -71,11 +71,16 @@ class Progress:
 
 
 def find_metric(metrics: Mapping[str, float], name: str) -> float:
-    """Return the metric of that name, whole or without its protocol."""
-    for full, value in metrics.items():
-        if full == name or full.endswith(f"/{name}"):
-            return value
+    """Return the metric of that name, whole or without its protocol; `UserError` if none is."""
+    full = full_name(name, metrics)
+    if full is not None:
+        return metrics[full]
     raise UserError(f"checkpoints.best: no metric is called {name}; there are {', '.join(metrics)}")
+
+
+def full_name(name: str, names: Collection[str]) -> str | None:
+    """Return which of `names` is meant, whole or without its protocol; None where none is."""
+    return next((full for full in names if full == name or full.endswith(f"/{name}")), None)
 
 
 class Stopwatch:

@@ -1,11 +1,12 @@
 """What must hold at the end of a stage for the run to go on."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from xmodal.errors import UserError
 from xmodal.evaluation.protocols import all_metric_names
 from xmodal.methods.method import Method
 from xmodal.training.config import StageConfig
+from xmodal.training.progress import full_name
 
 
 def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) -> None:
@@ -14,7 +15,7 @@ def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) ->
     metrics = all_metric_names(protocols, by_distance=method.learned_score)
     names = ["loss", *losses, *method.monitored, "grad_norm", *metrics]
     for name in stage.requires:
-        if _find(name, names) is None:
+        if full_name(name, names) is None:
             raise UserError(
                 f"stage {stage.name} requires {name}, which is no loss, no monitor and no metric "
                 f"of evaluation.protocols; there are {', '.join(names)}"
@@ -24,7 +25,7 @@ def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) ->
 def check_requirements(stage: StageConfig, measured: Mapping[str, float]) -> None:
     """Raise `UserError` where what a stage requires does not hold of its end's numbers."""
     for name, bounds in stage.requires.items():
-        full = _find(name, measured)
+        full = full_name(name, measured)
         if full is None:
             raise UserError(f"stage {stage.name} requires {name}, which nothing has measured")
         value, low, high = measured[full], bounds.at_least, bounds.at_most
@@ -36,7 +37,3 @@ def check_requirements(stage: StageConfig, measured: Mapping[str, float]) -> Non
                 f"{' and '.join(wanted)}: the run stops here, its checkpoint kept; train in "
                 "another run=DIR, or loosen the stage's `requires` to go on"
             )
-
-
-def _find(name: str, names: Collection[str]) -> str | None:
-    return next((full for full in names if full == name or full.endswith(f"/{name}")), None)
