@@ -26,21 +26,39 @@ class Fault:
         return f"{self.shard}, {key}: {self.cause}"
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What of each sample a method's batches hold."""
+
+    views: int = 1  # crops of the image
+    captions: int = 1  # 0: none is read; 2: one a view, different ones where there are several
+    labels: bool = False  # its class
+    composed: bool = False  # a source, its modification and the target, not an image and a caption
+
+
 @dataclass
 class Batch:
     """Images, captions, or both, of `batch` samples; what is absent is None.
 
     A sample comes as an image or, where its encoder is locked and its features are cached, as the
-    image's features; its caption likewise.
+    image's features; its caption likewise. Of a composed query, the image is its source, the
+    caption its modification, and the image that it asks for the target.
     """
 
     images: Tensor | None = None  # (batch, 3, height, width) uint8
     second_images: Tensor | None = None  # as `images`, another view of the same
+    targets: Tensor | None = None  # as `images`
     tokens: Tensor | None = None  # (batch, length) int64, padded to the longest of the batch
     token_mask: Tensor | None = None  # (batch, length) bool, False on padding
+    second_tokens: Tensor | None = None  # as `tokens`, the caption of the second view
+    second_token_mask: Tensor | None = None  # as `token_mask`
+    text_dropped: Tensor | None = None  # (batch, views) bool, True where a view has no text
     image_features: Tensor | None = None  # (batch, …) float32
+    target_features: Tensor | None = None  # as `image_features`
+    target_lower: Tensor | None = None  # (batch, positions, channels) float32, of a lower layer
     text_features: Tensor | None = None  # (batch, …) float32
-    image_ids: Tensor | None = None  # (batch,) int64, equal for equal images
+    second_text_features: Tensor | None = None  # as `text_features`
+    image_ids: Tensor | None = None  # (batch,) int64, equal for equal images; composed: targets
     labels: Tensor | None = None  # (batch,) int64, equal for equal classes
     faults: tuple[Fault, ...] = ()  # samples whose slots are filled by a neighbour
     notices: tuple[str, ...] = ()  # of the storage: reads begun again

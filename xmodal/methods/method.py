@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from xmodal.data.batch import Batch
+from xmodal.data.batch import Batch, Contents
 from xmodal.objectives.schedule import Scheduled
 
 T = TypeVar("T")
@@ -18,6 +18,8 @@ Score = Callable[[Tensor, Tensor], Tensor]  # of (a, …) and (b, …), (a, b)
 class Method(nn.Module, ABC):
     """A method of a paper. All else (gradient cache, gathering, evaluation) works through it."""
 
+    # What its batches hold.
+    contents = Contents()
     # Whether it learns from classes: its batches then have labels.
     by_label = False
     # Whether it scores with a network of its own, which takes a shortlist where items are many.
