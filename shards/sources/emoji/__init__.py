@@ -22,6 +22,9 @@ usr/share/fonts/truetype/noto/NotoColorEmoji.ttf  the drawings, as Debian's pack
   apt-get download fonts-noto-color-emoji && dpkg -x fonts-noto-color-emoji_*.deb DIR
 package/{en,…}/data.json, package/meta/groups.json  the names, as npm's package holds them:
   npm pack emojibase-data@17.0.0 && tar -xzf emojibase-data-17.0.0.tgz -C DIR
+package/img/twitter/64/*.png  a second style of drawing (optional), as npm's package holds it:
+  npm pack emoji-datasource-twitter@16.0.0
+  tar -xzf emoji-datasource-twitter-16.0.0.tgz -C DIR package/img/twitter/64
 Left out: emoji that the font has not, drawings that are the same for several names, and parts
 of others (letters of flags, skin tones). Labels are the groups. `language` is a folder of names;
 composed queries are English. Emoji that a chain of changes connects are one concept: they are in
@@ -33,10 +36,13 @@ composed_train, composed_val, composed_test  a drawing, a change (skin tone, gen
                                              changed; `kind` in the JSON says which. Three in four
                                              change the skin tone: `skin_tones` of them are drawn
 composed_val_gallery, composed_test_gallery  what those are searched in: the drawings of val, test
+styles_train, styles_val, styles_test        each emoji that has both in both styles, its name being
+                                             caption and label; with the second style alone
 """
 
 _FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 _FONT_SIZE = 109  # the one size of its drawings
+_SECOND_STYLE = "package/img/twitter/64"
 _ONE = "\N{GRINNING FACE}"  # as wide and as high as any
 _UNASSIGNED = "\U0010ffff"  # is drawn as all that the font has not
 _COMPONENTS = "component"  # the group of skin tones and hair styles
@@ -54,6 +60,7 @@ def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int =
     changes = find_changes(known)
     concepts = _concepts(known, changes)
     drawn = _drawn(changes, skin_tones, seed)
+    second = _second_style(root / _SECOND_STYLE)
     splits: Splits = {}
     for name in ("train", "val", "test"):
         own = [emoji for emoji in known if split_of(concepts[emoji.code]) == name]
@@ -64,6 +71,9 @@ def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int =
         splits[f"composed_{name}"] = partial(Split, queries)
         if name != "train":
             splits[f"composed_{name}_gallery"] = partial(Split, items, gallery=True)
+        if second:
+            both = [item for emoji in own for item in _both_styles(emoji, names, font, second)]
+            splits[f"styles_{name}"] = partial(Split, both)
     return splits
 
 
@@ -189,6 +199,32 @@ def _query(change: Change, font: Path) -> Composed:
         _picture(target, font),
         {"kind": change.kind},
     )
+
+
+def _second_style(folder: Path) -> dict[str, Path]:
+    """The drawings of the second style by their emoji's code; none where there is no such folder.
+
+    In file names some codes have selectors of colour that names of emoji lack, and the reverse.
+    """
+    return {_bare(file.stem.upper()): file for file in folder.glob("*.png")}
+
+
+def _both_styles(
+    emoji: Emoji, names: Mapping[str, str], font: Path, second: Mapping[str, Path]
+) -> list[Item]:
+    """An emoji in each of two styles, or nothing where one of them has it not."""
+    other, name = second.get(_bare(emoji.code)), names.get(emoji.code)
+    if other is None or name is None:
+        return []
+    drawings = {"noto": _picture(emoji, font), "twemoji": other}
+    return [
+        Item(f"{emoji.code}-{style}", drawing, [name], [name])
+        for style, drawing in drawings.items()
+    ]
+
+
+def _bare(code: str) -> str:
+    return code.replace("-FE0F", "")
 
 
 def _picture(emoji: Emoji, font: Path) -> Callable[[], bytes]:

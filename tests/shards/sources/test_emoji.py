@@ -222,6 +222,28 @@ def test_so_many_skin_tones_by_seed(root: Path) -> None:
         drawn(skin_tones=-1)
 
 
+def test_each_emoji_in_two_styles_where_both_are_there(root: Path) -> None:
+    assert not [name for name in splits(root) if name.startswith("styles")]
+    folder = root / "package/img/twitter/64"
+    folder.mkdir(parents=True)
+    for name in ("100", "11b-fe0f", "70"):  # with a selector, and one that the font has not
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+    found = splits(root)
+    items = [item for name in ("train", "val", "test") for item in found[f"styles_{name}"].items]
+    assert sorted((item.image_id, *item.captions, *item.labels) for item in items) == [
+        ("100-noto", "dog 0", "dog 0"),
+        ("100-twemoji", "dog 0", "dog 0"),
+        ("11B-noto", "dog 3: medium skin tone", "dog 3: medium skin tone"),
+        ("11B-twemoji", "dog 3: medium skin tone", "dog 3: medium skin tone"),
+    ]
+    drawings = {item.image_id: item.picture for item in items}
+    assert decode(drawings["11B-noto"]()).size == (136, 128)
+    assert drawings["11B-twemoji"] == folder / "11b-fe0f.png"
+    (split,) = [name for name in ("train", "val", "test") for item in found[f"styles_{name}"].items
+                if item.image_id == "11B-noto"]  # fmt: skip
+    assert "11B" in {item.image_id for item in found[split].items}
+
+
 def test_names_in_another_language(root: Path) -> None:
     german = splits(root, language="de")
     english = splits(root)
