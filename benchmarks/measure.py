@@ -25,6 +25,7 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MARGIN = 0.2
+POSITIONS = 49  # of a feature map of 7 × 7
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -41,18 +42,27 @@ def main() -> None:
     if ranks > 1:
         dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
     loss = OBJECTIVES[args.objective][args.side](rank, ranks)
-    loss(*pairs(64 * ranks, args.dim, rank, ranks)).backward()  # what is done once is done
-    x, y = pairs(args.batch, args.dim, rank, ranks)
+    positions = POSITIONS if args.objective.startswith("local_") else None
+    # What is done once is done.
+    loss(*pairs(64 * ranks, args.dim, rank, ranks, positions)).backward()
+    x, y = pairs(args.batch, args.dim, rank, ranks, positions)
     found = measure(lambda: both_ways(loss, x, y))
     if rank == 0:
         print(json.dumps(found | {"product": product_speed(), "hardware": hardware()}))
 
 
-def pairs(batch: int, dim: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
-    """Return this rank's pairs of embeddings of length 1, each text near its image."""
+def pairs(
+    batch: int, dim: int, rank: int, ranks: int, positions: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return this rank's pairs of embeddings of length 1, each text near its image.
+
+    With `positions`, x are feature maps (batch, positions, dim), each position near its y.
+    """
     generator = torch.Generator().manual_seed(rank)
-    x, noise = torch.randn(2, batch // ranks, dim, generator=generator).to(DEVICE)
-    x, y = F.normalize(x, dim=1), F.normalize(x + noise, dim=1)
+    shape = (batch // ranks, positions or 1, dim)
+    y = torch.randn(shape[0], dim, generator=generator).to(DEVICE)
+    x = y[:, None] + torch.randn(shape, generator=generator).to(DEVICE)
+    x, y = F.normalize(x if positions else x[:, 0], dim=-1), F.normalize(y, dim=1)
     return x.requires_grad_(), y.requires_grad_()
 
 
@@ -193,6 +203,16 @@ def naive_jsd(x: Tensor, y: Tensor) -> Tensor:
     return (negative * others).sum() / others.sum() - (positive * own).sum() / own.sum()
 
 
+def naive_local_jsd(x: Tensor, y: Tensor) -> Tensor:
+    """Deep InfoMax, as its authors' code has it: every vector with every position of all maps."""
+    scores = (y @ x.flatten(0, 1).T).view(len(y), len(x), x.shape[1])
+    own = torch.eye(len(x), device=x.device)
+    positive = (math.log(2) - F.softplus(-scores)).mean(2)
+    negative = (F.softplus(-scores) + scores - math.log(2)).mean(2)
+    others = 1 - own
+    return (negative * others).sum() / others.sum() - (positive * own).sum() / own.sum()
+
+
 def naive_dv(x: Tensor, y: Tensor) -> Tensor:
     scores = x @ y.T
     eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
@@ -223,6 +243,10 @@ OBJECTIVES: dict[str, Sides] = {
     "jsd": {
         "ours": ours("mutual_information", estimator="jsd"),
         "naive": full_matrix(naive_jsd),
+    },
+    "local_jsd": {
+        "ours": ours("mutual_information", estimator="jsd"),
+        "naive": full_matrix(naive_local_jsd),
     },
     "dv": {
         "ours": ours("mutual_information", estimator="dv"),

@@ -4,10 +4,11 @@
     .venv/bin/python -m benchmarks.objectives [--quick | --huge] [--json FILE] [--figure FILE]
 
 InfoNCE and the sigmoid loss are held against open_clip's, which lives in an environment of its own
-(.venv-peers, which `make bench` makes); the hardest triplet, JSD and Donsker-Varadhan against their
-formulas over the full matrix. Every measurement is a process of its own; both sides take turns, and
-the median counts. On a CPU one thread computes and its processor time is what is compared, so that
-neighbours on the machine matter less; 32k takes two threads, and memory is the growth of the peak.
+(.venv-peers, which `make bench` makes); the hardest triplet, JSD (also of maps of 49 positions) and
+Donsker-Varadhan against their formulas over the full matrix. Every measurement is a process of its
+own; both sides take turns, and the median counts. On a CPU one thread computes and its processor
+time is what is compared, so that neighbours on the machine matter less; 32k takes two threads, and
+memory is the growth of the peak.
 `--huge` is batch 262,144 (a full matrix of 256 GiB) at width 64.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.beside import PEERS, console, require_peers, row, run, say
+from benchmarks.measure import POSITIONS
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ FULL = [
     Comparison("hardest_triplet", 16384, "naive"),
     Comparison("jsd", 16384, "naive"),
     Comparison("dv", 16384, "naive"),
+    Comparison("local_jsd", 512, "naive"),
 ]
 QUICK = [
     Comparison("infonce", 2048, "peer", repeats=1),
@@ -58,7 +61,9 @@ QUICK = [
     Comparison("jsd", 2048, "naive", repeats=1),
 ]
 # Whose memory is shown to grow with the batch and not with its square.
-LINEAR = ["infonce", "sigmoid", "hardest_triplet", "jsd"]
+LINEAR = {
+    "infonce": 16384, "sigmoid": 16384, "hardest_triplet": 16384, "jsd": 16384, "local_jsd": 512
+}  # fmt: skip
 CURVE = [1024, 2048, 4096, 8192, 16384]
 
 
@@ -75,7 +80,7 @@ def main() -> None:
     else:
         rows = [row for one in (QUICK if args.quick else FULL) for row in compare(one)]
         rows += gradient_cache(256 if args.quick else 2048, repeats=1 if args.quick else 3)
-        rows += [] if args.quick else linearity(16384)
+        rows += [] if args.quick else linearity()
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     if args.figure:
@@ -121,15 +126,16 @@ def of_product_speed(comparison: Comparison, result: dict[str, Any], dim: int = 
     Log-sum-exp multiplies four times (scores twice, a gradient a side), what is additive three
     times, and the hardest triplet once.
     """
-    additive = {"sigmoid": 3, "jsd": 3, "dv": 3, "hardest_triplet": 1}
-    operations = additive.get(comparison.objective, 4) * 2 * comparison.batch**2 * dim
+    additive = {"sigmoid": 3, "jsd": 3, "local_jsd": 3, "dv": 3, "hardest_triplet": 1}
+    scores = comparison.batch**2 * (POSITIONS if comparison.objective == "local_jsd" else 1)
+    operations = additive.get(comparison.objective, 4) * 2 * scores * dim
     return operations / comparison.ranks / result["wall"] / result["product"]
 
 
-def linearity(batch: int) -> list[dict[str, Any]]:
+def linearity() -> list[dict[str, Any]]:
     """Show that four times the batch takes about four times the memory, not sixteen."""
     rows = []
-    for objective in LINEAR:
+    for objective, batch in LINEAR.items():
         small, large = (
             measure(Comparison(objective, size, "ours", threads=2), "ours")
             for size in (batch, 4 * batch)
