@@ -170,7 +170,7 @@ def plain(case: Case) -> Trained:
     """Train on one process with all graphs kept: the same micro-batches in the same states."""
     method = case.method()
     rate, eps = case.stage.optimizer.lr, case.stage.optimizer.eps
-    groups = parameter_groups(method, case.stage.optimizer)
+    groups = parameter_groups(method, case.stage)
     adamw = torch.optim.AdamW(groups, rate, case.stage.optimizer.betas, eps)
     losses, norms = [], []
     for step in range(STEPS):

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from xmodal.errors import UserError
-from xmodal.training.config import AdamConfig, AdamWConfig
+from xmodal.training.config import AdamConfig, AdamWConfig, ScheduleConfig, StageConfig
 from xmodal.training.parts import locked, parameter_groups, select_trained, set_modes
 
 
 class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+        self.backbone = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
         self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 4))
 
 
@@ -40,8 +40,8 @@ def trained(method: nn.Module) -> set[str]:
         (["image.head", "scale"], ("image.head.", "scale")),
         (["*.head"], ("image.head.", "text.head.")),
         (["text*"], ("text.", "texture.")),
-        (["image.body.1"], ("image.body.1.",)),
-        (["image.body.0.weight"], ("image.body.0.weight",)),
+        (["image.backbone.1"], ("image.backbone.1.",)),
+        (["image.backbone.0.weight"], ("image.backbone.0.weight",)),
         (["*.bias"], ()),
     ],
 )
@@ -60,31 +60,33 @@ def test_a_later_stage_selects_anew(towers: Towers) -> None:
     assert trained(towers) == {"scale"}
 
 
-@pytest.mark.parametrize("pattern", ["txt", "head", "image.hed", "", "image.body.2"])
+@pytest.mark.parametrize("pattern", ["txt", "head", "image.hed", "", "image.backbone.2"])
 def test_a_pattern_of_no_part_is_refused_before_anything_changes(
     towers: Towers, pattern: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         select_trained(towers, ["scale", pattern])
     assert repr(pattern) in str(caught.value)
-    assert "parts: image, image.body, image.head, scale, text, text.body" in str(caught.value)
+    assert "parts: image, image.backbone, image.head, scale, text, text.backbone" in str(
+        caught.value
+    )
     assert len(trained(towers)) == len(list(towers.parameters()))
 
 
 def test_locked_parts_are_in_evaluation_mode_and_do_not_change(towers: Towers) -> None:
     select_trained(towers, ["text", "image.head"])
     set_modes(towers, freeze_batch_norm=False)
-    assert locked(towers.image.body)
+    assert locked(towers.image.backbone)
     assert not locked(towers.image)
     assert not locked(nn.Dropout())
-    assert not any(module.training for module in towers.image.body.modules())
+    assert not any(module.training for module in towers.image.backbone.modules())
     assert all(module.training for module in towers.text.modules())
     assert all(module.training for module in towers.image.head.modules())
-    norms = [tower.body[1] for tower in (towers.image, towers.text)]
+    norms = [tower.backbone[1] for tower in (towers.image, towers.text)]
     before = [norm.running_mean.clone() for norm in norms]
     x = torch.randn(8, 4)
-    assert towers.image.body(x).equal(towers.image.body(x))
-    towers.text.body(x)
+    assert towers.image.backbone(x).equal(towers.image.backbone(x))
+    towers.text.backbone(x)
     assert [norm.running_mean.equal(old) for norm, old in zip(norms, before, strict=True)] == [
         True,
         False,
@@ -95,44 +97,59 @@ def test_modes_are_set_anew_for_each_stage(towers: Towers) -> None:
     for patterns in (["image"], ["text"]):
         select_trained(towers, patterns)
         set_modes(towers, freeze_batch_norm=False)
-    assert towers.text.body[2].training
-    assert not towers.image.body[2].training
+    assert towers.text.backbone[2].training
+    assert not towers.image.backbone[2].training
 
 
-def test_frozen_batch_norm_keeps_its_statistics_and_learns(towers: Towers) -> None:
+def test_frozen_batch_norm_of_images_keeps_its_statistics_and_learns(towers: Towers) -> None:
     select_trained(towers, ["*"])
     set_modes(towers, freeze_batch_norm=True)
-    norm = towers.image.body[1]
+    norm = towers.image.backbone[1]
     assert not norm.training
-    assert towers.image.body[2].training
+    assert towers.text.backbone[1].training
+    assert towers.image.backbone[2].training
     assert norm.weight.requires_grad
 
 
 def test_matrices_decay_and_vectors_do_not(towers: Towers) -> None:
     select_trained(towers, ["image", "scale"])
-    matrices, vectors = parameter_groups(towers, AdamWConfig(weight_decay=0.1))
+    decaying = StageConfig(optimizer=AdamWConfig(weight_decay=0.1))
+    matrices, vectors = parameter_groups(towers, decaying)
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert {p.ndim for p in matrices["params"]} == {2}
     assert {p.ndim for p in vectors["params"]} == {0, 1}
     grouped = {id(p) for group in (matrices, vectors) for p in group["params"]}
     assert grouped == {id(p) for p in towers.parameters() if p.requires_grad}
     select_trained(towers, ["scale"])
-    (vectors,) = parameter_groups(towers, AdamWConfig(weight_decay=0.1))
+    (vectors,) = parameter_groups(towers, decaying)
     assert vectors["weight_decay"] == 0.0
 
 
 def test_parts_have_their_own_rates(towers: Towers) -> None:
     select_trained(towers, ["image", "scale"])
-    factors = {"image": 2.0, "image.body.0": 0.5}
-    groups = parameter_groups(towers, AdamConfig(factors=factors))
+    factors = {"image": 2.0, "image.backbone.0": 0.5}
+    groups = parameter_groups(towers, StageConfig(optimizer=AdamConfig(factors=factors)))
     rates = {id(p): group["factor"] for group in groups for p in group["params"]}
     named = {name: rates[id(p)] for name, p in towers.named_parameters() if p.requires_grad}
     assert named.pop("scale") == 1.0
     # Of several that match, the last counts.
     assert {name for name, rate in named.items() if rate == 0.5} == {
-        "image.body.0.weight",
-        "image.body.0.bias",
+        "image.backbone.0.weight",
+        "image.backbone.0.bias",
     }
     assert set(named.values()) == {0.5, 2.0}
     with pytest.raises(UserError, match="optimizer: factors: 'imag' is no part"):
-        parameter_groups(towers, AdamConfig(factors={"imag": 2.0}))
+        parameter_groups(towers, StageConfig(optimizer=AdamConfig(factors={"imag": 2.0})))
+
+
+def test_parts_can_keep_their_rate(towers: Towers) -> None:
+    select_trained(towers, ["*"])
+    stage = StageConfig(schedule=ScheduleConfig(constant=("text", "image.head")))
+    groups = parameter_groups(towers, stage)
+    constant = {id(p) for group in groups if group["constant"] for p in group["params"]}
+    assert {name for name, p in towers.named_parameters() if id(p) in constant} == {
+        name for name, _ in towers.named_parameters() if name.startswith(("text.", "image.head."))
+    }
+    assert sum(len(group["params"]) for group in groups) == len(list(towers.parameters()))
+    with pytest.raises(UserError, match="schedule: constant: 'texts' is no part"):
+        parameter_groups(towers, StageConfig(schedule=ScheduleConfig(constant=("texts",))))

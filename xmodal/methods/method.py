@@ -28,6 +28,8 @@ class Method(nn.Module, ABC):
     monitored: tuple[str, ...] = ()
     # Whether it reads features of every position of an image and word of a text, not of the whole.
     local = False
+    # Whether it reads a map of a lower layer of the encoder too, of the images that are searched.
+    lower = False
 
     def __init__(self, *, bf16: bool = False) -> None:
         super().__init__()
@@ -86,6 +88,13 @@ class Method(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, Scheduled):
                 module.progress = progress
+
+    def trouble(self) -> str | None:
+        """Tell after a logged step why training has to stop and what to change, alike on all ranks.
+
+        None where it can go on.
+        """
+        return None
 
     def forward(self, compute: Callable[[Self], T]) -> T:
         """Return `compute(self)`: DeepSpeed prepares weights for what is called through here."""

@@ -77,7 +77,7 @@ def check_method(recipe: Recipe) -> Method:
         locked_sides(method, recipe)
     for number, stage in enumerate(recipe.stages):
         select_trained(method, stage.train)
-        parameter_groups(method, stage.optimizer)
+        parameter_groups(method, stage)
         check_losses(method, stage, f"stages.{number}.losses")
     return method
 

@@ -69,6 +69,9 @@ class ScheduleConfig(Config):
     )
     at: tuple[Duration, ...] = Field((), description="when steps fall, from the stage's beginning")
     factor: PositiveFloat = Field(0.1, description="of what the rate was before, at each of `at`")
+    constant: tuple[str, ...] = Field(
+        (), description="parts, by name or pattern as in train, whose rate is lr all the time"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -10,7 +10,6 @@ from xmodal.recipe import Recipe
 from xmodal.training.config import (
     AdamConfig,
     AdamWConfig,
-    AnyOptimizerConfig,
     SGDConfig,
     StageConfig,
 )
@@ -30,13 +29,13 @@ def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ran
         "steps_per_print": 10**9,
     }
     engine, *_ = deepspeed.initialize(
-        model=method, optimizer=_optimizer(method, stage.optimizer), config=config
+        model=method, optimizer=_optimizer(method, stage), config=config
     )
     return engine
 
 
-def _optimizer(method: nn.Module, config: AnyOptimizerConfig) -> torch.optim.Optimizer:
-    groups = parameter_groups(method, config)
+def _optimizer(method: nn.Module, stage: StageConfig) -> torch.optim.Optimizer:
+    config, groups = stage.optimizer, parameter_groups(method, stage)
     match config:
         case AdamWConfig():
             return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)

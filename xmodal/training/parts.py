@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from xmodal.errors import UserError
-from xmodal.training.config import AnyOptimizerConfig
+from xmodal.training.config import StageConfig
 
 
 def select_trained(method: nn.Module, patterns: list[str]) -> None:
@@ -31,38 +31,44 @@ def locked(module: nn.Module) -> bool:
 def set_modes(method: nn.Module, *, freeze_batch_norm: bool) -> None:
     """Put trained parts into training mode and locked ones into evaluation mode.
 
-    With `freeze_batch_norm`, batch normalisation of images keeps its statistics: pretrained ones
-    are better than those of a batch, and depend on no other sample.
+    With `freeze_batch_norm`, batch normalisation in the image encoder keeps its statistics:
+    pretrained ones are better than those of a batch, and depend on no other sample.
     """
     method.train()
-    for module in method.modules():
+    for name, module in method.named_modules():
         is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if locked(module) or (is_norm and freeze_batch_norm):
+        pretrained = freeze_batch_norm and is_norm and _matches(name, "image.backbone")
+        if locked(module) or pretrained:
             module.eval()
 
 
-def parameter_groups(method: nn.Module, optimizer: AnyOptimizerConfig) -> list[dict[str, Any]]:
-    """Return optimiser groups of the trained parameters, each with its `factor` of the rate.
+def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
+    """Return optimiser groups of the trained parameters.
 
-    Matrices decay, vectors do not. Raises `UserError` for a factor of a part that there is not.
+    Each has its `factor` of the rate, and whether this is `constant` while the schedule goes on.
+    Matrices decay, vectors do not. Raises `UserError` where the stage names a part that there is
+    not.
     """
-    for pattern in optimizer.factors:
+    factors, constant = stage.optimizer.factors, stage.schedule.constant
+    for pattern in factors:
         _check_part(method, pattern, "optimizer: factors")
-    weight_decay = getattr(optimizer, "weight_decay", 0.0)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for pattern in constant:
+        _check_part(method, pattern, "schedule: constant")
+    weight_decay = getattr(stage.optimizer, "weight_decay", 0.0)
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             decay = weight_decay if parameter.ndim >= 2 else 0.0
-            groups.setdefault((decay, _factor(name, optimizer)), []).append(parameter)
+            matching = [factor for part, factor in factors.items() if _matches(name, part)]
+            stays = any(_matches(name, part) for part in constant)
+            key = decay, matching[-1] if matching else 1.0, stays
+            groups.setdefault(key, []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "factor": factor}
-        for (decay, factor), parameters in sorted(groups.items(), key=itemgetter(0), reverse=True)
+        {"params": parameters, "weight_decay": decay, "factor": factor, "constant": stays}
+        for (decay, factor, stays), parameters in sorted(
+            groups.items(), key=itemgetter(0), reverse=True
+        )
     ]
-
-
-def _factor(name: str, optimizer: AnyOptimizerConfig) -> float:
-    matching = [factor for part, factor in optimizer.factors.items() if _matches(name, part)]
-    return matching[-1] if matching else 1.0
 
 
 def _check_part(method: nn.Module, pattern: str, where: str) -> None:

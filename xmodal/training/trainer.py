@@ -113,6 +113,7 @@ class Trainer:
         step, ends = self.progress.step, self.progress.step == span.end
         if step % self.recipe.training.log_every == 0 or ends:
             self._log(span, values, watch.lap(self.timeline.total - step), loader)
+            self._stop_on_trouble(engine.module, span)
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
             self.progress.measured = values | metrics
@@ -196,6 +197,11 @@ class Trainer:
             "train with a lower optimizer.lr or a longer schedule.warmup in another run=DIR"
         )
 
+    def _stop_on_trouble(self, method: Method, span: StageSpan) -> None:
+        trouble = method.trouble()
+        if trouble:
+            raise UserError(f"step {self.progress.step}, stage {span.config.name}: {trouble}")
+
     def _report(self, batch: Batch) -> None:
         """Count bad samples and reads begun again, and name the first ones; stop when bad samples
         are too many.
@@ -216,9 +222,10 @@ class Trainer:
             )
 
     def _set_learning_rate(self, engine: Any, span: StageSpan) -> float:
-        """Set each part's learning rate and return that of parts without a factor."""
+        """Set each part's learning rate and return that of parts of which nothing is said."""
         schedule, total = span.config.schedule, span.end - span.start
-        rate = span.config.optimizer.lr * learning_rate_factor(
+        highest = span.config.optimizer.lr
+        rate = highest * learning_rate_factor(
             schedule,
             self.progress.step - span.start,
             warmup=self.timeline.steps(schedule.warmup, total),
@@ -226,7 +233,7 @@ class Trainer:
             falls=[self.timeline.steps(at, total) for at in schedule.at],
         )
         for group in engine.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+            group["lr"] = (highest if group["constant"] else rate) * group["factor"]
         return rate
 
     def _log(
