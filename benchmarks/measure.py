@@ -42,27 +42,28 @@ def main() -> None:
     if ranks > 1:
         dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
     loss = OBJECTIVES[args.objective][args.side](rank, ranks)
-    positions = POSITIONS if args.objective.startswith("local_") else None
-    # What is done once is done.
-    loss(*pairs(64 * ranks, args.dim, rank, ranks, positions)).backward()
-    x, y = pairs(args.batch, args.dim, rank, ranks, positions)
+    inputs = maps if args.objective.startswith("local_") else pairs
+    loss(*inputs(64 * ranks, args.dim, rank, ranks)).backward()  # what is done once is done
+    x, y = inputs(args.batch, args.dim, rank, ranks)
     found = measure(lambda: both_ways(loss, x, y))
     if rank == 0:
         print(json.dumps(found | {"product": product_speed(), "hardware": hardware()}))
 
 
-def pairs(
-    batch: int, dim: int, rank: int, ranks: int, positions: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return this rank's pairs of embeddings of length 1, each text near its image.
+def pairs(batch: int, dim: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
+    """Return this rank's pairs of embeddings of length 1, each text near its image."""
+    x, y = maps(batch, dim, rank, ranks, positions=1)
+    return x.detach()[:, 0].requires_grad_(), y
 
-    With `positions`, x are feature maps (batch, positions, dim), each position near its y.
-    """
+
+def maps(
+    batch: int, dim: int, rank: int, ranks: int, positions: int = POSITIONS
+) -> tuple[Tensor, Tensor]:
+    """Return this rank's feature maps (batch, positions, dim), and vectors near their positions."""
     generator = torch.Generator().manual_seed(rank)
-    shape = (batch // ranks, positions or 1, dim)
-    y = torch.randn(shape[0], dim, generator=generator).to(DEVICE)
-    x = y[:, None] + torch.randn(shape, generator=generator).to(DEVICE)
-    x, y = F.normalize(x if positions else x[:, 0], dim=-1), F.normalize(y, dim=1)
+    y = torch.randn(batch // ranks, dim, generator=generator)
+    x = y[:, None] + torch.randn(len(y), positions, dim, generator=generator)
+    x, y = F.normalize(x.to(DEVICE), dim=2), F.normalize(y.to(DEVICE), dim=1)
     return x.requires_grad_(), y.requires_grad_()
 
 

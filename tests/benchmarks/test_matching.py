@@ -5,7 +5,8 @@ import pytest
 from scipy.linalg import eigh
 
 from benchmarks.cca import Features, correlate
-from benchmarks.matching import METHODS, RECIPES, SETS, table
+from benchmarks.matching import COLUMNS, METHODS, SETS
+from benchmarks.trained import RECIPES, table
 from xmodal.recipe import read_recipe
 
 
@@ -49,7 +50,7 @@ def test_recipes_of_the_table_train_as_many_steps(method: str) -> None:
 
 def test_the_table_has_means_and_spreads() -> None:
     rows = {"a": [{"relevance/rsum": 10.0, "class/image_to_text/map": 3.0}, {"relevance/rsum": 12}]}
-    assert list(table(rows)) == [
+    assert list(table(rows, COLUMNS)) == [
         "|  | rsum | mAP i → t |",
         "| --- | --- | --- |",
         "| a | 11.0 ± 1.4 | 3.0 |",

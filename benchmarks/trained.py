@@ -1,0 +1,118 @@
+"""What benchmarks of methods share: recipes trained once a seed, and tables of their means.
+
+Runs lie in runs/BENCHMARK/SET/METHOD-SEED; those that are there already are not trained again.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.beside import row
+from benchmarks.measure import hardware
+from xmodal.distributed.environment import Environment
+from xmodal.recipe import Recipe, read_recipe
+from xmodal.training.progress import full_name
+from xmodal.training.run import Run
+from xmodal.training.session import Session
+
+RECIPES = Path(__file__).parent / "recipes"
+Metrics = dict[str, float]
+Found = dict[str, list[Metrics]]  # by what a table calls it, the metrics of each seed
+
+
+def read_arguments(
+    name: str, description: str | None, sets: Iterable[str], methods: Iterable[str], quick: str
+) -> argparse.Namespace:
+    """Return what the command line of benchmark `name` asks for.
+
+    `--quick` is the set `quick` alone, one seed, 20 steps a stage, trained anew.
+    """
+    sets, methods, runs = list(sets), list(methods), Path("runs") / name
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--set", nargs="+", choices=sets, default=sets)
+    parser.add_argument("--method", nargs="+", choices=methods, default=methods)
+    parser.add_argument("--seeds", type=int, default=3, help="default: 3")
+    parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--runs", type=Path, default=runs, help=f"default: {runs}")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}, one seed, 20 steps a stage")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    given = parser.parse_args()
+    if given.quick:
+        given.set, given.seeds, given.runs = [quick], 1, runs.with_name(f"{name}-quick")
+        shutil.rmtree(given.runs, ignore_errors=True)
+    return given
+
+
+def recipe_of(file: str, overrides: Sequence[str], run: Path, given: argparse.Namespace) -> Recipe:
+    """Return a recipe of benchmarks/recipes with `overrides`, and what the command line changes."""
+    path = str(RECIPES / f"{file}.yaml")
+    changes = [*overrides, f"run={run}", "training.log_every=50", *given.override]
+    if given.quick:
+        stages = range(len(read_recipe(path, [], RECIPES).stages))
+        changes += [f"stages.{number}.length=20 steps" for number in stages]
+    return read_recipe(path, changes, RECIPES)
+
+
+def train(recipe: Recipe, environment: Environment) -> dict[str, Metrics]:
+    """Train a recipe, unless that is done; return what was measured at the end of each stage."""
+    run = Run(recipe.run)
+    run.check(recipe)
+    if not run.results.is_file():
+        Session(recipe, environment).train()
+    return {line["stage"]: line for line in run.history() if "loss" not in line}
+
+
+def table(found: Mapping[str, Sequence[Metrics]], columns: Mapping[str, str]) -> Iterator[str]:
+    """Yield a set's table in Markdown: means of metrics, each with its spread over seeds.
+
+    `columns` are metrics, with or without their protocol, by their heads; those that nothing has
+    are left out.
+    """
+    shown = {
+        head: column
+        for head, column in columns.items()
+        if any(figures(one, column) for one in found.values())
+    }
+    yield f"| {' | '.join(['', *map(str.strip, shown)])} |"
+    yield f"|{' --- |' * (len(shown) + 1)}"
+    for method, seeds in found.items():
+        cells = [_cell(figures(seeds, column)) for column in shown.values()]
+        yield f"| {' | '.join([method, *cells])} |"
+
+
+def figures(seeds: Sequence[Metrics], column: str) -> list[float]:
+    """Return a metric, with or without its protocol, of each seed that has it."""
+    names = [full_name(column, one) for one in seeds]
+    return [one[name] for one, name in zip(seeds, names, strict=True) if name]
+
+
+def rows(prefix: str, found: Found, column: str, baseline: str) -> list[dict[str, Any]]:
+    """Return each method's mean of a metric beside that of the baseline, where that is there."""
+    if baseline not in found:
+        return []
+    peer = mean(figures(found[baseline], column))
+    return [
+        row(f"{prefix}/{method}/{column}", mean(figures(seeds, column)), peer, "", hardware())
+        for method, seeds in found.items()
+        if method != baseline
+    ]
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: str | None) -> None:
+    """Write rows to the file that the command line names, if any."""
+    if path:
+        Path(path).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    digits = 1 if mean(values) >= 2 else 2
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
