@@ -20,13 +20,17 @@ from xmodal.methods.config import (
     ClipConfig,
     MethodConfig,
     MiteConfig,
+    PtfSimcmConfig,
     PvseConfig,
+    SimsiamConfig,
     UncsmConfig,
     VseppConfig,
 )
 from xmodal.methods.method import Method
 from xmodal.methods.mite import Mite
+from xmodal.methods.ptf_simcm import PtfSimcm
 from xmodal.methods.pvse import Pvse
+from xmodal.methods.simsiam import Simsiam
 from xmodal.methods.uncsm import Uncsm
 from xmodal.methods.vsepp import Vsepp
 from xmodal.models.config import FeaturesConfig, GruConfig, TransformersConfig
@@ -66,20 +70,28 @@ def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> M
             return Mite(config, vocabulary, bf16=bf16)
         case UncsmConfig():
             return Uncsm(config, vocabulary, bf16=bf16)
+        case SimsiamConfig():
+            return Simsiam(config, bf16=bf16)
+        case PtfSimcmConfig():
+            return PtfSimcm(config, vocabulary, bf16=bf16)
 
 
 def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Path) -> None:
     """Write the tokenizer that belongs to the text encoder to `path`, unless it is there.
 
     A pretrained encoder brings its own; that of a new one is trained on the shards' captions.
+    Raises `UserError` where a text encoder is taken from a run that has lost its own.
     """
     if path.is_file():
         return
     text = config.text
+    if isinstance(config, PtfSimcmConfig) and config.text_from:
+        load_tokenizer(config, Path(config.text_from) / path.name).save(path)
+        return
     if isinstance(text, TransformersConfig):
         pretrained_tokenizer(text).save(path)
-    elif isinstance(text, FeaturesConfig):
-        train_tokenizer((), 300, text.context).save(path)  # so that every run has one
+    elif text is None or isinstance(text, FeaturesConfig):
+        train_tokenizer((), 300, 1).save(path)  # so that every run has one
     elif isinstance(text, GruConfig):
         train_word_tokenizer(
             _captions(manifests), text.vocabulary, text.min_count, text.context
@@ -92,7 +104,7 @@ def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
     """Read the tokenizer that `make_tokenizer` wrote."""
     if not path.is_file():
         raise UserError(f"{path} is missing: the run's vocabulary is lost; train the run again")
-    return read_tokenizer(path, config.text.context)
+    return read_tokenizer(path, config.text.context if config.text else 1)
 
 
 def _captions(manifests: Sequence[Manifest]) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """The recipe's `method`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from xmodal.models.config import HeadConfig, ImageConfig, TextConfig
+from xmodal.models.config import HeadConfig, ImageConfig, TextConfig, TimmConfig
 from xmodal.objectives.config import (
     AdversarialConfig,
     InfoNCEConfig,
@@ -89,6 +89,73 @@ class UncsmConfig(TowersConfig):
     )
 
 
+class CollapseConfig(Config):
+    """What counts as collapsed: embeddings that have become one."""
+
+    share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="of 1/sqrt(dim), the channel_std of directions that are spread: a run that "
+        "stays below it stops; 0: none does",
+    )
+    readings: PositiveInt = Field(5, description="logged steps in a row that it is below for that")
+
+
+class ViewsConfig(Config):
+    """An image encoder that learns from two views of an image."""
+
+    image: TimmConfig = Field(description="the image encoder")
+    projection: PositiveInt = Field(2048, description="dimensions of the projections z")
+    prediction: PositiveInt = Field(512, description="width of the predictor's hidden layer")
+    retrieved: Literal["features", "projection"] = Field(
+        "features", description="what images are retrieved by: what is projected, or z"
+    )
+    collapse: CollapseConfig = Field(
+        CollapseConfig(), description="when a run stops for its embeddings have become one"
+    )
+
+
+class SimsiamConfig(ViewsConfig):
+    """Two views of an image that predict each other (SimSiam: Chen and He 2021)."""
+
+    kind: Literal["simsiam"] = "simsiam"
+    text: ClassVar[None] = None  # images alone
+
+
+class PtfSimcmConfig(ViewsConfig):
+    """SimSiam on images with their texts (PTF-SimCM: Yuan et al. 2022)."""
+
+    kind: Literal["ptf_simcm"] = "ptf_simcm"
+    text: TextConfig = Field(description="the text encoder")
+    text_from: str | None = Field(
+        None,
+        description="run folder of another method, whose text encoder, head and vocabulary this "
+        "one begins with in place of method.text; null: none",
+    )
+    text_head: HeadConfig | None = Field(
+        None, description="projection of text features; null: they are a sentence's embedding"
+    )
+    sentence: PositiveInt = Field(384, description="dimensions of a sentence's embeddings")
+    senses: PositiveInt = Field(2, description="K, embeddings of a sentence")
+    choice: Literal["soft", "hard"] = Field(
+        "soft", description="of the sense that fits an image: a mean by softmax, or the best"
+    )
+    temperature: PositiveFloat = Field(0.1, description="of that softmax")
+    fusion: Literal["concatenation", "sum", "gated"] = Field(
+        "concatenation", description="how an image and the sense become one"
+    )
+    margin: PositiveFloat = Field(0.1, description="of the loss `matching`")
+    gamma: PositiveFloat = Field(0.5, description="of the kernel exp(-gamma d) of `discrepancy`")
+
+
 MethodConfig = Annotated[
-    ClipConfig | VseppConfig | PvseConfig | MiteConfig | UncsmConfig, Field(discriminator="kind")
+    ClipConfig
+    | VseppConfig
+    | PvseConfig
+    | MiteConfig
+    | UncsmConfig
+    | SimsiamConfig
+    | PtfSimcmConfig,
+    Field(discriminator="kind"),
 ]

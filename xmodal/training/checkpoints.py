@@ -67,7 +67,12 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
 
 def load_weights(method: nn.Module, folder: Path, zero: int) -> None:
     """Read a checkpoint's whole weights into a method in one process, as evaluation does."""
-    method.load_state_dict(_partitioned(folder) if zero == 3 else _whole(folder))
+    method.load_state_dict(read_weights(folder, zero))
+
+
+def read_weights(folder: Path, zero: int) -> dict[str, Tensor]:
+    """Return a checkpoint's whole weights by their names in the method."""
+    return _partitioned(folder) if zero == 3 else _whole(folder)
 
 
 def _whole(folder: Path) -> dict[str, Tensor]:

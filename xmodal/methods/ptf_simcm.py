@@ -1,0 +1,145 @@
+"""PTF-SimCM: similar images, by themselves and with their texts (Yuan et al. 2022).
+
+Complexity 2022, 2343707, doi 10.1155/2022/2343707. A reconstruction: the abstract says that it is
+like SimSiam, that an image's own text is fused in late, that the text is encoded by a cross-modal
+model, and that a sentence's PIE-Net sees to its several senses; sizes, weights and the form of the
+fusion are ours. Of each of two views x¹ and x² of an image
+
+1. the image encoder makes features f, the text tower, which as a rule stays as it was trained
+   before, and PIE-Net make K senses s₁ … s_K of a caption;
+2. the image chooses among the senses, s̃ = Σₖ wₖ sₖ, w = softmaxₖ(cos(W f, sₖ) / τ);
+3. fusion makes u of f and s̃, and SimSiam's projector and predictor z = h(u) and p = q(z).
+
+A caption that is the same in both views would solve the task alone: the views have different ones
+where the image has several, and `data.text_dropout` leaves texts out at times. A learned stand-in
+takes the place of the sense then, and of images that are retrieved without a text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xmodal.data.batch import Batch, Contents
+from xmodal.methods.config import PtfSimcmConfig
+from xmodal.methods.method import Loss, in_precision
+from xmodal.methods.simsiam import Simsiam, ViewEmbeddings
+from xmodal.methods.towers import head
+from xmodal.models.late_fusion import MIXES, LateFusion, SenseChoice
+from xmodal.models.pie_net import PieNet, PieTower
+from xmodal.models.texts import text_encoder
+from xmodal.objectives.config import TripletConfig
+from xmodal.objectives.polysemous import diversity, maximum_mean_discrepancy
+from xmodal.objectives.triplet import Triplet
+
+
+@dataclass
+class FusedEmbeddings(ViewEmbeddings):
+    """What is made of two views and their captions, or of images and texts to retrieve."""
+
+    looks: Tensor | None = None  # (batch, 2, dim) of length 1, W f of each view
+    senses: Tensor | None = None  # (batch, 2, K, dim) of length 1, of each view's caption
+    residuals: Tensor | None = None  # as `senses`, what PIE-Net added for each
+    image_ids: Tensor | None = None  # (batch,) int64
+
+
+class PtfSimcm(Simsiam):
+    """SimSiam on images that their captions are fused into."""
+
+    contents = Contents(views=2, captions=2)
+    local = True
+    monitored = ("channel_std", "collapse")  # the latter of `matching`
+
+    def __init__(self, config: PtfSimcmConfig, vocabulary: int, *, bf16: bool = False) -> None:
+        super().__init__(config, bf16=bf16)
+        self.gamma = config.gamma
+        text = text_encoder(config.text, vocabulary)
+        self.text = PieTower(
+            text,
+            head(config.text_head, text, config.sentence, "text"),
+            PieNet(text.local_features, config.sentence, config.senses),
+        )
+        self.fusion = LateFusion(
+            SenseChoice(
+                self.features, config.sentence, config.temperature, hard=config.choice == "hard"
+            ),
+            MIXES[config.fusion](self.features, config.sentence),
+            config.sentence,
+        )
+        self.triplet = Triplet(TripletConfig(negatives="hardest", margin=config.margin, warmup=0))
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """SimSiam's loss, PIE-Net's, and those of a text tower that is trained."""
+        return {
+            **super().losses,
+            "diversity": self.diversity,
+            "discrepancy": self.discrepancy,
+            "matching": self.matching,
+        }
+
+    def encode(self, batch: Batch) -> FusedEmbeddings:
+        """Embed both views with their captions, or, where there is one, images and their texts."""
+        with in_precision(self):
+            if batch.second_images is None:
+                return self._retrieve(batch)
+            dropped = [None, None] if batch.text_dropped is None else batch.text_dropped.unbind(1)
+            both = (
+                (batch.images, batch.tokens, batch.token_mask, batch.text_features),
+                (
+                    batch.second_images,
+                    batch.second_tokens,
+                    batch.second_token_mask,
+                    batch.second_text_features,
+                ),
+            )
+            views = []
+            for (images, tokens, mask, features), left_out in zip(both, dropped, strict=True):
+                senses, residuals = self.text(tokens, mask, features=features)
+                fused, looks = self.fusion(self.image(images), senses, left_out)
+                z = self.projector(fused)
+                views.append((self.predictor(z), z, looks, senses, residuals))
+        (p1, p2), (z1, z2), *others = zip(*views, strict=True)
+        looks, senses, residuals = (torch.stack(of_views, 1) for of_views in others)
+        return FusedEmbeddings(
+            p1=p1, p2=p2, z1=z1, z2=z2,
+            looks=looks, senses=senses, residuals=residuals, image_ids=batch.image_ids,
+        )  # fmt: skip
+
+    def diversity(self, embeddings: FusedEmbeddings) -> Tensor:
+        """L_div = E ‖offdiag(R̂ R̂ᵀ)‖ / K² of both captions, R̂ the K residuals' directions."""
+        assert embeddings.residuals is not None
+        return diversity(embeddings.residuals.flatten(0, 1))
+
+    def discrepancy(self, embeddings: FusedEmbeddings) -> Tensor:
+        """L_mmd = E k(w, w') − 2 E k(w, s) + E k(s, s'), k = exp(−γ ‖·‖), of w = W f and senses s.
+
+        Of both views at once.
+        """
+        assert embeddings.looks is not None
+        assert embeddings.senses is not None
+        return maximum_mean_discrepancy(
+            embeddings.looks, embeddings.senses.flatten(1, 2), gamma=self.gamma
+        )
+
+    def matching(self, embeddings: FusedEmbeddings) -> Tensor:
+        """L_mil of W f and captions, the mean of both views: with c the best of K cosines,
+
+        max_j [ρ + c(i, j) − c(i, i)]₊ + max_j [ρ + c(j, i) − c(i, i)]₊ over the batch's pairs i.
+        """
+        assert embeddings.looks is not None
+        assert embeddings.senses is not None
+        assert embeddings.image_ids is not None
+        views = zip(embeddings.looks.split(1, 1), embeddings.senses.unbind(1), strict=True)
+        shares = [self.triplet(look, senses, embeddings.image_ids) for look, senses in views]
+        return torch.stack(shares).mean()
+
+    def _retrieve(self, batch: Batch) -> FusedEmbeddings:
+        features = self.image(batch.images)
+        alone, _ = self.fusion(features)
+        if batch.tokens is None and batch.text_features is None:
+            return FusedEmbeddings(images=self._retrieved(alone))
+        senses, _ = self.text(batch.tokens, batch.token_mask, features=batch.text_features)
+        fused, _ = self.fusion(features, senses)
+        return FusedEmbeddings(images=self._retrieved(alone), fused=self._retrieved(fused))
