@@ -56,7 +56,7 @@ def test_pixels_are_normalised_as_the_model_was_trained() -> None:
     images = pictures(2, 64)
     mean, std = (torch.tensor(encoder.model.default_cfg[key]) for key in ("mean", "std"))
     pixels = (images / 255 - mean[:, None, None]) / std[:, None, None]
-    _, pooled = encoder.model(pixels)
+    *_, pooled = encoder.model(pixels)
     torch.testing.assert_close(encoder(images), pooled, rtol=1e-4, atol=1e-4)
     assert not {"mean", "std"} & set(encoder.state_dict())
 
@@ -106,6 +106,47 @@ def test_positions_go_row_by_row() -> None:
         rows = encoder.local(picture).rows.unflatten(1, (side, side))[0]
         across, down = rows.diff(dim=1).abs().mean(), rows.diff(dim=0).abs().mean()
         assert across > 1.5 * down
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "level", "shape"),
+    [
+        ("test_resnet", {}, 1, (16, 32)),
+        ("test_resnet", {}, 2, (8, 48)),
+        ("tf_efficientnet_lite0", {}, 2, (8, 40)),
+        ("test_convnext", {}, 0, (16, 24)),
+        ("test_vit", {}, 3, (4, 64)),
+        ("swin_tiny_patch4_window7_224", SMALL_SWIN, 0, (16, 16)),
+    ],
+)
+@torch.no_grad()
+def test_a_lower_map_is_what_the_rest_of_the_model_makes_the_last_of(
+    name: str, options: dict, level: int, shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    config = TimmConfig(name=name, size=64, options=options)
+    encoder = ImageEncoder(config, level).eval()
+    torch.manual_seed(0)
+    without = ImageEncoder(config).eval()
+    images = pictures(2, 64)
+    local, plain = encoder.local(images), without.local(images)
+    side, channels = shape
+    assert encoder.lower_features == channels
+    assert local.lower.shape == (2, side * side, channels)
+    assert plain.lower is None
+    torch.testing.assert_close(local.rows, plain.rows)
+    torch.testing.assert_close(local.pooled, plain.pooled)
+    pixels = (images.float() - encoder.mean) / encoder.std
+    (lower,) = without.model.forward_intermediates(
+        pixels, indices=[level], output_fmt="NCHW", intermediates_only=True
+    )
+    grid = local.lower.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(grid, lower, rtol=1e-4, atol=1e-5)
+
+
+def test_a_level_that_there_is_not_is_told() -> None:
+    with pytest.raises(UserError, match=r"method.level: test_resnet has levels 0 to 4, not 5"):
+        ImageEncoder(TimmConfig(name="test_resnet", size=64), 5)
 
 
 def test_a_model_without_a_map_is_refused_where_one_is_read() -> None:

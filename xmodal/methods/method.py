@@ -20,8 +20,6 @@ class Method(nn.Module, ABC):
 
     # What its batches hold.
     contents = Contents()
-    # Whether it learns from classes: its batches then have labels.
-    by_label = False
     # Whether it scores with a network of its own, which takes a shortlist where items are many.
     learned_score = False
     # What its losses show in the log beside their values.

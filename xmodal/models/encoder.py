@@ -12,6 +12,7 @@ class Local(NamedTuple):
     rows: Tensor  # (batch, positions, local_features), zero where the mask is False
     mask: Tensor  # (batch, positions) bool, False on padding, True once at least
     pooled: Tensor  # (batch, features)
+    lower: Tensor | None = None  # (batch, positions, channels) of a lower layer, where asked for
 
 
 class Encoder(nn.Module):

@@ -19,19 +19,26 @@ from xmodal.models.packages import load_by_order, packaged_weights, read_state
 
 
 class ImageEncoder(Encoder):
-    """A timm model without its classifier, on uint8 pixels."""
+    """A timm model without its classifier, on uint8 pixels.
+
+    With a level, it gives that one of the model's intermediate maps too: of a ResNet 0 is the
+    stem's, 1 to 4 are those of its stages. Raises `UserError` where there is no such.
+    """
 
     mean: Tensor
     std: Tensor
+    lower_features: int  # width of a position of the lower map
 
-    def __init__(self, config: TimmConfig) -> None:
+    def __init__(self, config: TimmConfig, level: int | None = None) -> None:
         super().__init__()
         self.name = config.name
         model: Any = _create(config)
         synchronise_batch_norm(model)
         # In one call of the model, not by its methods: DeepSpeed prepares what is called.
-        model.forward = partial(_map_and_pooled, model)
+        model.forward = partial(_maps_and_pooled, model, level)
         self.model = model
+        if level is not None:
+            self.lower_features = _channels(model, level, config.name)
         # The width after pooling; `num_features` where a model has no layer in between.
         self.features = int(getattr(model, "head_hidden_size", model.num_features))
         self.local_features = int(model.num_features)
@@ -43,16 +50,17 @@ class ImageEncoder(Encoder):
     def forward(self, images: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of images (batch, 3, height, width) uint8.
 
-        With `local`, also those of the positions of the last map, row by row.
+        With `local`, also those of the positions of the last map, row by row, and of the lower.
         """
         pixels = (images.float() - self.mean) / self.std
         # Convolutions take half the time on channels-last memory; other models do not mind it.
-        last, pooled = self.model(pixels.contiguous(memory_format=torch.channels_last))
+        last, lower, pooled = self.model(pixels.contiguous(memory_format=torch.channels_last))
         if not local:
             features: Tensor = pooled
             return features
         rows = self._positions(last)
-        return Local(rows, torch.ones_like(rows[..., 0], dtype=torch.bool), pooled)
+        mask = torch.ones_like(rows[..., 0], dtype=torch.bool)
+        return Local(rows, mask, pooled, None if lower is None else by_position(lower))
 
     def _positions(self, last: Any) -> Tensor:
         """Return (batch, positions, channels) of a map, or of tokens without those of the whole."""
@@ -64,7 +72,7 @@ class ImageEncoder(Encoder):
             return last[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return last.flatten(1, 2)
-        return last.flatten(2).transpose(1, 2)
+        return by_position(last)
 
 
 def image_encoder(config: ImageConfig) -> Encoder:
@@ -72,10 +80,28 @@ def image_encoder(config: ImageConfig) -> Encoder:
     return Features(config) if isinstance(config, FeaturesConfig) else ImageEncoder(config)
 
 
-def _map_and_pooled(model: Any, pixels: Tensor) -> tuple[Any, Tensor]:
-    """Return what a timm model makes of pixels before it pools them, and after."""
-    last = model.forward_features(pixels)
-    return last, model.forward_head(last)
+def by_position(maps: Tensor) -> Tensor:
+    """Return (batch, positions, channels), row by row, of (batch, channels, height, width)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def _maps_and_pooled(
+    model: Any, level: int | None, pixels: Tensor
+) -> tuple[Any, Tensor | None, Tensor]:
+    """Return what a timm model makes of pixels before it pools them, at a level, and at the end."""
+    if level is None:
+        last, lower = model.forward_features(pixels), None
+    else:
+        last, (lower,) = model.forward_intermediates(pixels, indices=[level], output_fmt="NCHW")
+    return last, lower, model.forward_head(last)
+
+
+def _channels(model: Any, level: int, name: str) -> int:
+    """Return the width of the map at a level; raises `UserError` where there is none."""
+    levels = len(model.feature_info)
+    if level >= levels:
+        raise UserError(f"method.level: {name} has levels 0 to {levels - 1}, not {level}")
+    return int(model.feature_info[level]["num_chs"])
 
 
 def _create(config: TimmConfig) -> nn.Module:
