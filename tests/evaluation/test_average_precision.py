@@ -254,9 +254,9 @@ def test_memory_is_that_of_a_block_of_queries(monkeypatch: pytest.MonkeyPatch) -
 
     rows_judged = []
 
-    def relevance(rows: slice) -> Tensor:
-        rows_judged.append(rows.stop - rows.start)
-        return torch.ones(rows.stop - rows.start, 5000, dtype=torch.bool)
+    def relevance(rows: Tensor) -> Tensor:
+        rows_judged.append(len(rows))
+        return torch.ones(len(rows), 5000, dtype=torch.bool)
 
     precisions(torch.ones(2000, 2), torch.ones(5000, 2), Similarity(watched), relevance, 500)
     assert sum(rows_judged) == 2000

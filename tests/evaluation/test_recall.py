@@ -92,3 +92,14 @@ def test_random_scores_reach_chance() -> None:
     for direction in ("image_to_text", "text_to_image"):
         chance = metrics[f"p/{direction}/recall@10_chance"]
         assert metrics[f"p/{direction}/recall@10"] == pytest.approx(chance, rel=0.5)
+
+
+def test_chance_in_galleries_of_other_sizes_is_that_of_each() -> None:
+    sizes, true = [1, 3, 7, 50], [1, 2, 0, 9]
+    for k in (1, 4, 60):
+        each = [
+            float(chance_recall(torch.tensor([n]), size, k))
+            for n, size in zip(true, sizes, strict=True)
+        ]
+        both = chance_recall(torch.tensor(true), torch.tensor(sizes), k)
+        assert both.tolist() == pytest.approx(each)

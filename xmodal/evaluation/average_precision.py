@@ -6,19 +6,17 @@ against the model: of items with one score, the wrong ones come first. So nothin
 order of the gallery.
 """
 
-from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xmodal.distributed.collectives import rank, sum_over_ranks, world_size
 from xmodal.evaluation.classes import Classes
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.recall import DIRECTIONS, chance_recall
 from xmodal.evaluation.similarity import Similarity, score_chosen
-from xmodal.evaluation.tiles import Tiles
+from xmodal.evaluation.tiles import Choice, judge_queries
 
 CUTOFF = 50
 TENTHS = range(11)  # the recalls at which precision is read
@@ -27,8 +25,6 @@ BETTER = (
     "map",
     *(f"{d}/{name}" for d in DIRECTIONS for name in ("map", f"map@{CUTOFF}", *CURVE)),
 )
-
-Relevance = Callable[[slice], Tensor]  # of some queries, which items are relevant: (some, items)
 
 
 @dataclass
@@ -82,26 +78,21 @@ def standardised(gallery: Gallery) -> Gallery:
 
 
 def precisions(
-    queries: Tensor, gallery: Tensor, similarity: Similarity, relevance: Relevance, tile: int
+    queries: Tensor, gallery: Tensor, similarity: Similarity, relevance: Choice, tile: int
 ) -> Precisions:
-    """Judge the order in which each query puts a gallery.
+    """Judge the order in which each query puts a gallery, as `judge_queries` does it.
 
-    All processes of the default group call it with the same arguments; each takes its share of the
-    queries, all get the whole result. Of queries × items about `tile`² are in memory at a time.
     Raises `ValueError` where a score is NaN.
     """
-    tiles = Tiles(queries, gallery, similarity.score, tile, whole_rows=True)
-    values = torch.zeros(len(queries), 3 + len(TENTHS), dtype=torch.float64, device=queries.device)
-    for number in range(rank(), tiles.num_rows, world_size()):
-        rows, scores = tiles.row(number)
+
+    def judge_rows(rows: Tensor, scores: Tensor) -> Tensor:
         order, ends, broken = _order(scores, queries[rows], gallery, similarity)
         judged = judge(relevance(rows).gather(1, order), ends)
-        of_rows = torch.cat([column.view(len(order), -1) for column in astuple(judged)], 1)
-        values[rows] = of_rows.masked_fill(broken[:, None], torch.nan)
-    # All ranks hear of what one has met, or they would wait for it.
-    values = sum_over_ranks(values)
-    if values.isnan().any():
-        raise ValueError(f"a score is NaN of query {int(values.isnan().any(1).nonzero()[0])}")
+        values = torch.cat([column.view(len(order), -1) for column in astuple(judged)], 1)
+        return values.masked_fill(broken[:, None], torch.nan)
+
+    width = 3 + len(TENTHS)
+    values = judge_queries(queries, gallery, similarity.score, tile, width, judge_rows)
     relevant, average, average_at = values[:, :3].unbind(1)
     return Precisions(relevant, average, average_at, values[:, 3:])
 
@@ -189,18 +180,18 @@ def _order(
     scores: Tensor, queries: Tensor, gallery: Tensor, similarity: Similarity
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the items by place and whether a place is its score's last, both (queries, items),
-    and for which queries a score is NaN, (queries,).
+    and for which queries a score of the shortlist is NaN, (queries,).
     """
     values, order = scores.sort(dim=1, descending=True, stable=True)
     ends = _last_of_equal(values)
-    broken = values.isnan().any(1)
+    broken = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     if similarity.rescore is not None:
         head = order[:, : similarity.shortlist]
         again = score_chosen(similarity.rescore, queries, gallery, head)
         values, places = again.sort(dim=1, descending=True, stable=True)
         order[:, : similarity.shortlist] = head.gather(1, places)
         ends[:, : similarity.shortlist] = _last_of_equal(values)
-        broken |= values.isnan().any(1)
+        broken = values.isnan().any(1)
     return order, ends, broken
 
 

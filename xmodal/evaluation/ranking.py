@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xmodal.evaluation.tiles import Places, Tiles
+from xmodal.evaluation.tiles import Choice, Places, Tiles
 from xmodal.methods.method import Score
 
 
@@ -70,7 +70,12 @@ def count_ranks(
 
 @torch.no_grad()
 def top_k(
-    queries: Tensor, gallery: Tensor, k: int, score: Score = dot_product, tile: int = 2048
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    score: Score = dot_product,
+    tile: int = 2048,
+    removed: Choice | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's k best items, best first; of equal scores the lowest index first.
 
@@ -82,6 +87,7 @@ def top_k(
         k: how many to find; all items where the gallery has fewer.
         score: maps blocks (a, …) of queries and (b, …) of items to scores (a, b).
         tile: about the largest side of a tile of scores.
+        removed: what a query is not to find; it comes last, with a score of -inf.
 
     Returns:
         Scores (num_queries, k) and int64 indices (num_queries, k).
@@ -90,18 +96,23 @@ def top_k(
         ValueError: a score is NaN.
     """
     tiles = Tiles(queries, gallery, score, tile)
-    found = [_top_k_of_row(tiles, row, k) for row in range(tiles.num_rows)]
+    found = [_top_k_of_row(tiles, row, k, removed) for row in range(tiles.num_rows)]
     scores, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return scores, indices
 
 
-def _top_k_of_row(tiles: Tiles, row: int, k: int) -> tuple[Tensor, Tensor]:
+def _top_k_of_row(tiles: Tiles, row: int, k: int, removed: Choice | None) -> tuple[Tensor, Tensor]:
     best: list[Tensor] = []
+    if removed is not None:
+        rows = tiles.spans(row * tiles.num_columns)[0]
+        gone = removed(torch.arange(rows.start, rows.stop, device=tiles.rows.device))
     for number in range(row * tiles.num_columns, (row + 1) * tiles.num_columns):
         columns = tiles.spans(number)[1]
         scores = tiles.scores(number)
         if scores.amax().isnan():
             raise ValueError(f"a score is NaN among items {columns.start} to {columns.stop - 1}")
+        if removed is not None:
+            scores = scores.masked_fill(gone[:, columns], -math.inf)
         indices = torch.arange(columns.start, columns.stop, device=scores.device)
         candidates = [scores, indices.expand_as(scores)]
         if best:

@@ -43,20 +43,23 @@ def recall_metrics(ranks: Ranks, true_pairs: Tensor, protocol: str) -> dict[str,
     return metrics
 
 
-def chance_recall(num_true: Tensor, gallery_size: int, k: int) -> Tensor:
+def chance_recall(num_true: Tensor, gallery_size: int | Tensor, k: int) -> Tensor:
     """Probability (num_queries,) that a random order has a true item among its first k.
 
     With P true items among N it is 1 − C(N − P, k) / C(N, k).
 
     Args:
         num_true: (num_queries,) P of each query.
-        gallery_size: N.
+        gallery_size: N, or that of each query, (num_queries,).
         k: the cutoff.
     """
-    left = torch.arange(gallery_size, gallery_size - min(k, gallery_size), -1)
+    sizes = torch.as_tensor(gallery_size).cpu().double().expand(len(num_true))
+    left = sizes[:, None] - torch.arange(min(k, int(sizes.max())))
     wrong_draws = -num_true.cpu().double()[:, None] / left
+    # A gallery of less than k items is drawn whole.
+    wrong_draws = wrong_draws.clamp(min=-1).masked_fill(left < 1, 0)
     # Logarithms, because 1 − (1 − p) would lose the digits of a small p.
-    return -wrong_draws.clamp(min=-1).log1p().sum(1).expm1()
+    return -wrong_draws.log1p().sum(1).expm1()
 
 
 def _direction(ranks: Tensor, num_true: Tensor, gallery_size: int) -> dict[str, float]:
@@ -64,9 +67,14 @@ def _direction(ranks: Tensor, num_true: Tensor, gallery_size: int) -> dict[str, 
     for k in CUTOFFS:
         metrics[f"recall@{k}"] = 100 * float((ranks < k).double().mean())
         metrics[f"recall@{k}_chance"] = 100 * float(chance_recall(num_true, gallery_size, k).mean())
-    # Rounded down where it falls between two ranks, as in the VSE++ code that papers follow.
-    metrics["median_rank"] = float(_median(ranks).floor() + 1)
+    metrics["median_rank"] = median_rank(ranks)
     return metrics
+
+
+def median_rank(ranks: Tensor) -> float:
+    """Return the median of 0-based ranks, counted from 1."""
+    # Rounded down where it falls between two ranks, as in the VSE++ code that papers follow.
+    return float(_median(ranks).floor() + 1)
 
 
 def _median(values: Tensor) -> Tensor:

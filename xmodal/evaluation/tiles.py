@@ -1,10 +1,12 @@
 """The scores of all queries with all items of a gallery, a tile at a time."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from xmodal.distributed.collectives import rank, sum_over_ranks, world_size
 from xmodal.methods.method import Score
 
 # Matrix products give bitwise equal scores to equal embeddings only where no edge of a tile is
@@ -16,6 +18,12 @@ GRAIN = 48
 MIN_BLOCKS = 16
 
 Places = dict[int, tuple[Tensor, Tensor]]  # by a tile's number, (rows, columns) in it
+Choice = Callable[
+    [Tensor], Tensor
+]  # of some queries' rows (some,), which items: (some, items) bool
+Judge = Callable[
+    [Tensor, Tensor], Tensor
+]  # of rows (some,) and scores (some, items), (some, values)
 
 
 class Tiles:
@@ -72,6 +80,29 @@ class Tiles:
         rows = (pairs[order, 0] % self.height).split(sizes.tolist())
         columns = (pairs[order, 1] % self.width).split(sizes.tolist())
         return dict(zip(tiles.tolist(), zip(rows, columns, strict=True), strict=True))
+
+
+def judge_queries(
+    queries: Tensor, gallery: Tensor, score: Score, tile: int, num_values: int, judge: Judge
+) -> Tensor:
+    """Return what `judge` says of each query's scores with a gallery, (queries, values) float64.
+
+    All processes of the default group call it with the same arguments; each takes its share of the
+    queries, all get the whole result. Of queries × items about `tile`² are in memory at a time.
+    Raises `ValueError` where a score, or what is said of it, is NaN.
+    """
+    tiles = Tiles(queries, gallery, score, tile, whole_rows=True)
+    values = torch.zeros(len(queries), num_values, dtype=torch.float64, device=queries.device)
+    for number in range(rank(), tiles.num_rows, world_size()):
+        span, scores = tiles.row(number)
+        broken = scores.isnan().any(1, keepdim=True)
+        rows = torch.arange(span.start, span.stop, device=queries.device)
+        values[span] = judge(rows, scores).double().masked_fill(broken, torch.nan)
+    # All ranks hear of what one has met, or they would wait for it.
+    values = sum_over_ranks(values)
+    if values.isnan().any():
+        raise ValueError(f"a score is NaN of query {int(values.isnan().any(1).nonzero()[0])}")
+    return values
 
 
 def padded(items: Tensor, size: int) -> Tensor:
