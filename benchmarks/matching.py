@@ -188,8 +188,8 @@ def _of_cca(recipe: Recipe, environment: Environment) -> Metrics:
     train, test = (
         cached_features(
             method,
-            evaluation_set(one, size, tokenizer),
             one,
+            tokenizer,
             recipe,
             device=environment.device,
             say=console.print,

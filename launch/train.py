@@ -70,7 +70,8 @@ def build_missing(source: str, recipe: Recipe, is_main: bool) -> None:
     from xmodal.distributed.collectives import barrier
 
     if is_main:
-        urls = [*(one.url for one in recipe.data.train), recipe.data.val]
+        data = recipe.data
+        urls = [*(one.url for one in data.train), data.val, data.gallery]
         # A build that was killed goes on; shards that are there stay as they are.
         missing = [
             url

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from tests.shard_sets import number_of
-from xmodal.data.batch import Batch
+from xmodal.data.batch import PAIRS, Batch, Contents
 from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.mixture import Mixture
@@ -36,7 +36,8 @@ def training_set(
     lanes: int = LANES,
     window: int = WINDOW,
     seed: int = SEED,
-    views: int = 1,
+    contents: Contents = PAIRS,
+    text_dropout: float = 0.0,
     options: Sequence[Mapping[str, object]] = (),
     tokenizer: CaptionTokenizer = TOKENIZER,
     **transform: object,
@@ -48,7 +49,9 @@ def training_set(
     ]
     mixture = mixture_of(*manifests, weights=weights, lanes=lanes, window=window)
     image = ImageTransform(8, **transform)
-    return TrainingSet(sets, mixture, image, tokenizer, seed=seed, views=views)
+    return TrainingSet(
+        sets, mixture, image, tokenizer, seed=seed, contents=contents, text_dropout=text_dropout
+    )
 
 
 def loader_of(

@@ -109,8 +109,8 @@ def method_of(recipe: Recipe) -> Method:
 def computed(recipe: Recipe, manifest: Manifest, said: list[str] | None = None) -> Manifest:
     return cached_features(
         method_of(recipe),
-        evaluation_set(manifest, recipe.method.image.size, TOKENIZER),
         manifest,
+        TOKENIZER,
         recipe,
         device=CPU,
         say=(said if said is not None else []).append,

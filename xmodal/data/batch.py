@@ -36,6 +36,10 @@ class Contents:
     composed: bool = False  # a source, its modification and the target, not an image and a caption
 
 
+PAIRS = Contents()
+GALLERY = Contents(captions=0)  # images that are there to be found
+
+
 @dataclass
 class Batch:
     """Images, captions, or both, of `batch` samples; what is absent is None.

@@ -9,13 +9,16 @@ import struct
 
 import numpy as np
 
+CAPTION, SECOND_CAPTION, NO_TEXT, NO_SECOND_TEXT = range(4)  # what a fraction is drawn for
+
 
 def generator(seed: int, position: int, view: int) -> np.random.Generator:
     """Return the generator that makes a view of the sample at a position."""
     return np.random.Generator(np.random.Philox(counter=[0, view, position, 0], key=[seed, 1]))
 
 
-def fraction(seed: int, position: int) -> float:
-    """Return the number, 0 <= number < 1, that chooses the caption at a position."""
-    digest = hashlib.blake2b(struct.pack("<Qq", seed, position), digest_size=8).digest()
+def fraction(seed: int, position: int, purpose: int = CAPTION) -> float:
+    """Return the number, 0 <= number < 1, that chooses something at a position."""
+    packed = struct.pack("<Qq", seed, position)
+    digest = hashlib.blake2b(packed, digest_size=8, salt=purpose.to_bytes()).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

@@ -73,6 +73,10 @@ class DataConfig(Config):
         min_length=1, description="shards to train on: a URL, or a list of data sets to mix"
     )
     val: str | None = Field(None, description="shards to evaluate on: a URL, as of data.train")
+    gallery: str | None = Field(
+        None,
+        description="shards of images that data.val is searched in, where it is composed queries",
+    )
     epoch: PositiveInt | None = Field(
         None, description="samples that count as an epoch; null: those of all data sets together"
     )
@@ -108,7 +112,9 @@ class DataConfig(Config):
         description="let the JPEG decoder halve what a crop leaves twice the needed size: faster, "
         "pixels differ by less than 1 of 255",
     )
-    views: Literal[1, 2] = Field(1, description="crops of each image that a batch holds")
+    text_dropout: Probability = Field(
+        0.0, description="share of the views without a text, of methods whose views have texts"
+    )
     augment: AugmentConfig | None = Field(
         None, description="colours and blur of each view, for self-supervision; null: none"
     )
@@ -118,7 +124,7 @@ class DataConfig(Config):
     feature_cache: str | None = Field(
         None,
         description="folder that keeps what encoders that are never trained make of the data, "
-        "computed once for all runs; needs crop: null and flip: false",
+        "computed once for all runs; of images it needs crop: null and flip: false",
     )
 
     @field_validator("crop")
@@ -157,11 +163,6 @@ class DataConfig(Config):
             raise ValueError(
                 f"lanes ({self.lanes}) must divide batch_size ({self.batch_size}); "
                 f"nearest lanes: {near}"
-            )
-        if self.feature_cache and (self.crop or self.flip or self.augment or self.views > 1):
-            raise ValueError(
-                "feature_cache needs crop: null and flip: false, one view and no augment: "
-                "what changes at each pass cannot be computed once"
             )
         return self
 

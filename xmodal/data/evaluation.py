@@ -1,8 +1,9 @@
 """Batches for evaluation: every sample once, with all its captions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from xmodal.data.samples import RawSample, hash_id
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -34,98 +37,114 @@ class EvaluationBatch:
 
 @dataclass
 class _Pair:
-    """One image and its captions; features stand in for either."""
+    """One image and its captions."""
 
-    image: Tensor | None  # (3, size, size) uint8
-    image_features: np.ndarray | None  # (features,)
+    image: Tensor  # as `read_image` returns it
     captions: list[str]
-    text_features: np.ndarray | None  # (captions, features)
+    text_features: np.ndarray | None  # (captions, …)
     image_id: int
     labels: list[str]
 
 
 class EvaluationSet(Dataset[EvaluationBatch]):
-    """Given samples of a manifest with the central crop and every caption."""
+    """Given samples of a manifest with the central crop and, if `captions`, every caption."""
 
     def __init__(
-        self, reader: SampleReader, transform: ImageTransform, tokenizer: CaptionTokenizer
+        self,
+        reader: SampleReader,
+        transform: ImageTransform,
+        tokenizer: CaptionTokenizer,
+        *,
+        captions: bool = True,
     ) -> None:
         self.reader, self.transform, self.tokenizer = reader, transform, tokenizer
+        self.captions = captions
 
     def __getitem__(self, numbers: Sequence[int]) -> EvaluationBatch:
-        read: dict[int, _Pair] = {}
-        faults = []
-        for number, sample in zip(numbers, self.reader.load(numbers), strict=True):
-            try:
-                read[number] = self._pair(sample)
-            except BadSample as cause:
-                faults.append(Fault(sample.shard, sample.key, str(cause)))
+        read, faults = read_each(self.reader, numbers, self._pair)
         pairs = list(read.values())
-        both = self._batch(pairs) if pairs else Batch()
-        images = Batch(
-            images=both.images, image_features=both.image_features, image_ids=both.image_ids
-        )
-        texts = Batch(
-            tokens=both.tokens, token_mask=both.token_mask, text_features=both.text_features
-        )
+        images, texts = Batch(), Batch()
+        captions = [caption for pair in pairs for caption in pair.captions]
+        if pairs:
+            images = image_batch([pair.image for pair in pairs], self.kind)
+            images.image_ids = torch.tensor([pair.image_id for pair in pairs], dtype=torch.int64)
+        if pairs and self.captions:
+            features = [pair.text_features for pair in pairs if pair.text_features is not None]
+            texts = text_batch(captions, features, self.tokenizer)
         counts = torch.tensor([_num_texts(pair) for pair in pairs], dtype=torch.int64)
         return EvaluationBatch(
             torch.tensor(list(read), dtype=torch.int64),
             images,
             texts,
             torch.repeat_interleave(torch.arange(len(pairs)), counts),
-            [caption for pair in pairs for caption in pair.captions],
+            captions,
             [pair.labels for pair in pairs],
-            tuple(faults),
+            faults,
         )
 
     @cached_property
     def kind(self) -> Kind:
         """What the set's samples are like."""
-        return kind_of(self.reader)
+        return kind_of(self.reader, captions=int(self.captions))
 
     def _pair(self, sample: RawSample) -> _Pair:
-        image = image_features = text_features = None
+        text_features = None
         captions = list[str]()
-        if self.kind.text is None or sample.record.get("captions"):
+        if self.captions and (self.kind.text is None or sample.record.get("captions")):
             captions = sample.captions()
         if self.kind.text is not None:
             text_features = features_of(sample, "text", self.kind.text)
             if captions and len(captions) != len(text_features):
                 raise BadSample("text.npy has not a row for each caption")
-        if self.kind.image is None:
-            image = self.transform(open_image(sample.image()), np.random.default_rng(0))
-        else:
-            image_features = features_of(sample, "image", self.kind.image)
         return _Pair(
-            image,
-            image_features,
+            read_image(sample, "image", self.kind, self.transform),
             captions,
             text_features,
             hash_id(sample.image_id),
             sample.labels(),
         )
 
-    def _batch(self, pairs: Sequence[_Pair]) -> Batch:
-        """Put pairs into a batch: a row an image, and a row a caption in the pairs' order."""
-        batch = Batch(image_ids=torch.tensor([pair.image_id for pair in pairs], dtype=torch.int64))
-        if self.kind.image is None:
-            batch.images = torch.stack([pair.image for pair in pairs if pair.image is not None])
-        else:
-            features = [pair.image_features for pair in pairs if pair.image_features is not None]
-            batch.image_features = torch.from_numpy(np.stack(features))
-        if self.kind.text is None:
-            captions = [caption for pair in pairs for caption in pair.captions]
-            batch.tokens, batch.token_mask = self.tokenizer(captions)
-        else:
-            rows = [pair.text_features for pair in pairs if pair.text_features is not None]
-            batch.text_features = torch.from_numpy(np.concatenate(rows))
-        return batch
+
+def read_each(
+    reader: SampleReader, numbers: Sequence[int], use: Callable[[RawSample], T]
+) -> tuple[dict[int, T], tuple[Fault, ...]]:
+    """Return what `use` makes of samples, by their numbers, and those that cannot be used."""
+    made: dict[int, T] = {}
+    faults = []
+    for number, sample in zip(numbers, reader.load(numbers), strict=True):
+        try:
+            made[number] = use(sample)
+        except BadSample as cause:
+            faults.append(Fault(sample.shard, sample.key, str(cause)))
+    return made, tuple(faults)
+
+
+def read_image(sample: RawSample, role: str, kind: Kind, transform: ImageTransform) -> Tensor:
+    """Return an image as its set has it: (3, size, size) uint8, or its features (…)."""
+    if kind.image is None:
+        return transform(open_image(sample.image(role)), np.random.default_rng(0))
+    return torch.tensor(features_of(sample, role, kind.image))
+
+
+def image_batch(images: Sequence[Tensor], kind: Kind) -> Batch:
+    """Return a batch of images that `read_image` returned, one at least."""
+    stacked = torch.stack(list(images))
+    return Batch(images=stacked) if kind.image is None else Batch(image_features=stacked)
+
+
+def text_batch(
+    captions: Sequence[str], features: Sequence[np.ndarray], tokenizer: CaptionTokenizer
+) -> Batch:
+    """Return a batch of captions, or of the rows of `features`, (captions, …) each, if any."""
+    if features:
+        return Batch(text_features=torch.from_numpy(np.concatenate(features)))
+    tokens, mask = tokenizer(captions)
+    return Batch(tokens=tokens, token_mask=mask)
 
 
 def evaluation_batches(
-    dataset: EvaluationSet, chunks: Sequence[range], *, workers: int
-) -> Iterator[EvaluationBatch]:
+    dataset: Dataset[T], chunks: Sequence[range], *, workers: int
+) -> Iterator[T]:
     """Yield the samples of each chunk in turn."""
     loader = DataLoader(
         _ErrorsAsItems(dataset),
@@ -142,13 +161,13 @@ def evaluation_batches(
         yield item
 
 
-class _ErrorsAsItems(Dataset[EvaluationBatch | UserError]):
+class _ErrorsAsItems(Dataset[T | UserError]):
     """Hands over a `UserError` as an item: raised in a worker it would arrive as a traceback."""
 
-    def __init__(self, dataset: EvaluationSet) -> None:
+    def __init__(self, dataset: Dataset[T]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: Sequence[int]) -> EvaluationBatch | UserError:
+    def __getitem__(self, index: Sequence[int]) -> T | UserError:
         try:
             return self.dataset[index]
         except UserError as error:

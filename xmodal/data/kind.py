@@ -8,7 +8,7 @@ import numpy as np
 from xmodal.data.batch import Fault
 from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
-from xmodal.data.samples import RawSample
+from xmodal.data.samples import IMAGES, RawSample
 from xmodal.errors import UserError
 
 PROBED = 64  # samples of a set, one of which has to say what all are like
@@ -17,50 +17,78 @@ Shape = tuple[int, ...]
 
 
 class Kind(NamedTuple):
-    """The shapes of features of an image and of a caption; None where there are none."""
+    """The shapes of features of an image and of a caption; None where there are none.
+
+    Of composed queries the image is the source, and the target, which has its shape.
+    """
 
     image: Shape | None
     text: Shape | None
+    lower: Shape | None = None  # of a lower layer's features of targets
+    composed: bool = False
 
 
-def kind_of(reader: SampleReader, texts: Mapping[str, float] | None = None) -> Kind:
+def kind_of(
+    reader: SampleReader, texts: Mapping[str, float] | None = None, *, captions: int = 1
+) -> Kind:
     """Return what a set's samples are like: as the first one that can be used.
 
-    `texts` are the keys that captions are drawn from. Raises `UserError` where none can be used.
+    `texts` are the keys that captions are drawn from; with `captions=0` none is looked at. Raises
+    `UserError` where none can be used.
     """
     for number in range(min(PROBED, len(reader))):
+        sample = reader[number]
         try:
-            sample = reader[number]
-            image, text = sample.features("image"), sample.features("text")
-            if image is None:
-                sample.image()
-            if text is None:
-                sample.draw(0.0, texts or {})
+            return _kind_of(sample, texts or {}, captions)
         except BadSample as error:
             cause = Fault(sample.shard, sample.key, str(error))
-            continue
-        return Kind(
-            None if image is None else image.shape, None if text is None else text.shape[1:]
-        )
     raise UserError(
         f"none of the first samples of {reader.manifest.url} can be used (the last {cause}); "
         f"run `python -m shards check {reader.manifest.url}`"
     )
 
 
+def _kind_of(sample: RawSample, texts: Mapping[str, float], captions: int) -> Kind:
+    role = "source" if sample.composed else "image"
+    image, text = sample.features(role), None
+    if image is None:
+        sample.image(role)
+    if captions:
+        text = sample.features("text")
+        if text is None:
+            sample.draw(0.0, texts)
+    lower = sample.features("target.lower")
+    return Kind(
+        None if image is None else image.shape,
+        None if text is None else text.shape[1:],
+        None if lower is None else lower.shape,
+        sample.composed,
+    )
+
+
 def features_of(sample: RawSample, side: str, shape: Shape) -> np.ndarray:
-    """Return a sample's features of its set's shape: of the `image`, or rows of the `text`'s.
+    """Return a sample's features of its set's shape: of an image, or rows of the `text`'s.
 
     Raises `BadSample` where it has none, or others.
     """
     values = sample.features(side)
     if values is None:
-        # Cached features have what could not be read as it was: the cause is to be the same.
-        if sample.features("image") is None:
-            decode_image(sample.image())
-        if sample.features("text") is None:
-            sample.captions()
+        _explain(sample, side)
         raise BadSample("no features, which its data set has")
     if values.shape[side == "text" :] != shape:
         raise BadSample("features of another shape than the first sample's")
     return values
+
+
+def _explain(sample: RawSample, side: str) -> None:
+    """Raise `BadSample` for what keeps a sample from having features.
+
+    Cached features have what could not be read as it was: the cause is to be the same.
+    """
+    expected = {"source" if sample.composed else "image", side.partition(".")[0]}
+    for role, names in IMAGES.items():
+        there = role in expected or any(name in sample.files for name in names)
+        if there and sample.features(role) is None:
+            decode_image(sample.image(role))
+    if side == "text":
+        sample.captions()

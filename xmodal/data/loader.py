@@ -10,15 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.batch import Batch, Fault
-from xmodal.data.chance import fraction, generator
+from xmodal.data.batch import PAIRS, Batch, Contents, Fault
+from xmodal.data.chance import (
+    CAPTION,
+    NO_SECOND_TEXT,
+    NO_TEXT,
+    SECOND_CAPTION,
+    fraction,
+    generator,
+)
 from xmodal.data.config import MAX_PIXELS
-from xmodal.data.decode import BadSample, open_image
-from xmodal.data.kind import features_of, kind_of
+from xmodal.data.decode import BadSample, EncodedImage, open_image
+from xmodal.data.kind import Kind, features_of, kind_of
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import rank_positions
 from xmodal.data.reader import SampleReader
-from xmodal.data.ring import Layout, Ring, Slot
+from xmodal.data.ring import Layout, Ring, Slot, Space
 from xmodal.data.samples import RawSample, hash_id
 from xmodal.data.stream import Stream
 from xmodal.data.tokens import CaptionTokenizer
@@ -26,7 +33,14 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 
 REACH = 8  # samples on either side that may take an unusable sample's place
-VIEWS = ("images", "second_images")
+# Tensors of a batch, each with what of a sample it holds.
+VIEWS = (("images", "image"), ("second_images", "image"))
+COMPOSED = (("images", "source"), ("targets", "target"))
+FEATURES = (("image_features", "image"),)
+COMPOSED_FEATURES = (("image_features", "source"), ("target_features", "target"))
+LOWER = ("target_lower", "target.lower")
+# The first and the second caption of a sample: how its tensors are called, what it is drawn by.
+CAPTIONS = (("", CAPTION), ("second_", SECOND_CAPTION))
 
 
 @dataclass(frozen=True)
@@ -40,11 +54,12 @@ class DataSet:
 
 
 class TrainingSet:
-    """What the positions of a mixture hold: images or features, and a caption or features of it.
+    """What the positions of a mixture hold: images or features, and captions or features of them.
 
-    With `labelled`, batches have the class of each sample, and one without is bad. What is random
-    for a sample is drawn from (seed, position, view) alone, never from a worker or rank. A sample
-    that cannot be used is reported, and a neighbour takes its place.
+    `contents` says what of each sample, and one that has not all of it is bad. `text_dropout` is
+    the share of views that are marked as without text. What is random for a sample is drawn from
+    (seed, position, view) alone, never from a worker or rank. A sample that cannot be used is
+    reported, and a neighbour takes its place.
     """
 
     def __init__(
@@ -55,12 +70,14 @@ class TrainingSet:
         tokenizer: CaptionTokenizer,
         *,
         seed: int,
-        views: int = 1,
-        labelled: bool = False,
+        contents: Contents = PAIRS,
+        text_dropout: float = 0.0,
     ) -> None:
         self.data_sets, self.mixture = data_sets, mixture
         self.transform, self.tokenizer = transform, tokenizer
-        self.seed, self.views, self.labelled = seed, views, labelled
+        self.seed, self.contents, self.text_dropout = seed, contents, text_dropout
+        self.views = COMPOSED if contents.composed else VIEWS[: contents.views]
+        self.features = COMPOSED_FEATURES if contents.composed else FEATURES
 
     def layout(self, rows: int) -> Layout:
         """Return the shapes and kinds of tensors that hold `rows` samples.
@@ -68,57 +85,71 @@ class TrainingSet:
         All are like the first usable one of each data set: raises `UserError` where there is none,
         or data sets differ in what they hold.
         """
-        kinds = {kind_of(one.reader, one.texts) for one in self.data_sets}
+        kinds = {
+            kind_of(one.reader, one.texts, captions=self.contents.captions)
+            for one in self.data_sets
+        }
         if len(kinds) > 1:
             raise UserError(
-                "data.train: some data sets hold features, or of another shape, and some do not; "
-                "what is mixed has to be of one kind"
+                "data.train: some data sets hold features, or of another shape, or composed "
+                "queries, and some do not; what is mixed has to be of one kind"
             )
-        ((image, text),) = kinds
-        size = self.transform.size
-        layout: dict[str, tuple[tuple[int, ...], type]] = {}
-        if image is None:
-            # Channels last: what the decoder gives is written as it lies.
-            shape = (rows, size, size, 3)
-            layout |= dict.fromkeys(VIEWS[: self.views], (shape, np.uint8))
-        else:
-            layout["image_features"] = ((rows, *image), np.float32)
-        if text is None:
-            layout["tokens"] = ((rows, self.tokenizer.context), np.int64)
-            layout["lengths"] = ((rows,), np.int64)
-        else:
-            layout["text_features"] = ((rows, *text), np.float32)
-        if self.labelled:
+        (kind,) = kinds
+        layout = self._layout_of_images(kind, rows) | self._layout_of_texts(kind, rows)
+        if self.contents.labels:
             layout["labels"] = ((rows,), np.int64)
+        if self.text_dropout:
+            layout["text_dropped"] = ((rows, self.contents.views), np.bool_)
         return layout | {"image_ids": ((rows,), np.int64)}
 
-    def fill(self, slot: Slot, row: int, position: int, sample: RawSample) -> str | None:
-        """Write a sample into a row, and return the caption that was drawn for it, if it has any.
+    def _layout_of_images(self, kind: Kind, rows: int) -> dict[str, Space]:
+        if kind.image is None:
+            # Channels last: what the decoder gives is written as it lies.
+            size = self.transform.size
+            return {name: ((rows, size, size, 3), np.uint8) for name, _ in self.views}
+        layout: dict[str, Space] = {
+            name: ((rows, *kind.image), np.float32) for name, _ in self.features
+        }
+        if kind.lower is not None:
+            layout[LOWER[0]] = ((rows, *kind.lower), np.float32)
+        return layout
+
+    def _layout_of_texts(self, kind: Kind, rows: int) -> dict[str, Space]:
+        layout: dict[str, Space] = {}
+        for name, _ in CAPTIONS[: self.contents.captions]:
+            if kind.text is None:
+                layout[f"{name}tokens"] = ((rows, self.tokenizer.context), np.int64)
+                layout[f"{name}lengths"] = ((rows,), np.int64)
+            else:
+                layout[f"{name}text_features"] = ((rows, *kind.text), np.float32)
+        return layout
+
+    def fill(self, slot: Slot, row: int, position: int, sample: RawSample) -> list[str]:
+        """Write a sample into a row, and return the captions that were drawn for it, if any.
 
         Raises `BadSample`.
         """
         data_set = self.data_sets[self.mixture.own_position(position)[0]]
-        caption = None
-        if "text_features" not in slot:
-            caption = sample.draw(fraction(self.seed, position), data_set.texts)
-        else:
-            texts = slot["text_features"]
-            drawn = features_of(sample, "text", texts.shape[1:])
-            chosen = int(fraction(self.seed, position) * len(drawn)) if len(drawn) > 1 else 0
-            texts[row] = drawn[chosen]
+        if self.contents.composed and not sample.composed:
+            raise BadSample("no modification in its json")
+        captions = self._fill_texts(slot, row, position, sample, data_set)
         if "images" in slot:
-            self._fill_image(slot, row, position, sample, data_set)
-        else:
-            images = slot["image_features"]
-            images[row] = features_of(sample, "image", images.shape[1:])
-        if self.labelled:
+            self._fill_images(slot, row, position, sample, data_set)
+        for name, side in (*self.features, LOWER):
+            if name in slot:
+                slot[name][row] = features_of(sample, side, slot[name].shape[1:])
+        if "text_dropped" in slot:
+            for view, purpose in enumerate((NO_TEXT, NO_SECOND_TEXT)[: self.contents.views]):
+                drawn = fraction(self.seed, position, purpose)
+                slot["text_dropped"][row, view] = drawn < self.text_dropout
+        if self.contents.labels:
             slot["labels"][row] = hash_id(sample.label())
-        slot["image_ids"][row] = hash_id(sample.image_id)
-        return caption
+        slot["image_ids"][row] = hash_id(self._id(sample))
+        return captions
 
     def substitute(
         self, slot: Slot, row: int, position: int, bad: Fault, stream: Stream
-    ) -> str | None:
+    ) -> list[str]:
         """Write the nearest usable neighbour of a bad sample into its row; see `fill`.
 
         Raises `UserError` where there is none.
@@ -140,15 +171,47 @@ class TrainingSet:
             "run `python -m shards check` on the shards"
         )
 
-    def _fill_image(
+    def _id(self, sample: RawSample) -> str:
+        """Return the id of the image that is right: of a query, its target's."""
+        if not self.contents.composed:
+            return sample.image_id
+        if sample.target_id is None:
+            raise BadSample("no target_id in its json")
+        return sample.target_id
+
+    def _fill_texts(
+        self, slot: Slot, row: int, position: int, sample: RawSample, data_set: DataSet
+    ) -> list[str]:
+        """Write features of texts, or return the texts: of two views two, where there are two."""
+        if "text_features" in slot:
+            self._fill_text_features(slot, row, position, sample)
+            return []
+        captions: list[str] = []
+        for _, purpose in CAPTIONS[: self.contents.captions]:
+            drawn = fraction(self.seed, position, purpose)
+            captions.append(sample.draw(drawn, data_set.texts, *captions))
+        return captions
+
+    def _fill_text_features(self, slot: Slot, row: int, position: int, sample: RawSample) -> None:
+        of_captions = features_of(sample, "text", slot["text_features"].shape[1:])
+        left = list(range(len(of_captions)))
+        for name, purpose in CAPTIONS[: self.contents.captions]:
+            chosen = left[int(fraction(self.seed, position, purpose) * len(left))]
+            slot[f"{name}text_features"][row] = of_captions[chosen]
+            if len(left) > 1:
+                left.remove(chosen)
+
+    def _fill_images(
         self, slot: Slot, row: int, position: int, sample: RawSample, data_set: DataSet
     ) -> None:
-        image = open_image(
-            sample.image(), max_pixels=data_set.max_pixels, min_side=data_set.min_side
-        )
-        for view, name in enumerate(VIEWS[: self.views]):
+        opened: dict[str, EncodedImage] = {}
+        for view, (name, role) in enumerate(self.views):
+            if role not in opened:
+                opened[role] = open_image(
+                    sample.image(role), max_pixels=data_set.max_pixels, min_side=data_set.min_side
+                )
             out = torch.from_numpy(slot[name][row]).permute(2, 0, 1)
-            self.transform(image, generator(self.seed, position, view), out)
+            self.transform(opened[role], generator(self.seed, position, view), out)
 
 
 @dataclass(frozen=True)
@@ -208,21 +271,19 @@ class TrainingLoader:
         return figures
 
     def _batch(self, slot: dict[str, Tensor], notes: Sequence[Note]) -> Batch:
-        tokens = mask = None
-        if "tokens" in slot:
-            length = int(slot["lengths"].max())
-            mask = torch.arange(length) < slot["lengths"][:, None]
-            # Beyond a caption's end lies what the slot held before.
-            tokens = slot["tokens"][:, :length].where(mask, self.dataset.tokenizer.pad)
+        tensors = dict(slot)
+        for name, _ in CAPTIONS:
+            if f"{name}tokens" in tensors:
+                tensors[f"{name}tokens"], tensors[f"{name}token_mask"] = _padded(
+                    tensors[f"{name}tokens"],
+                    tensors.pop(f"{name}lengths"),
+                    self.dataset.tokenizer.pad,
+                )
+        for name in ("images", "second_images", "targets"):
+            if name in tensors:
+                tensors[name] = tensors[name].permute(0, 3, 1, 2)  # channels first
         return Batch(
-            images=_channels_first(slot.get("images")),
-            second_images=_channels_first(slot.get("second_images")),
-            tokens=tokens,
-            token_mask=mask,
-            image_features=slot.get("image_features"),
-            text_features=slot.get("text_features"),
-            image_ids=slot["image_ids"],
-            labels=slot.get("labels"),
+            **tensors,
             faults=tuple(fault for note in notes for fault in note.faults),
             notices=tuple(line for note in notes for line in note.notices),
         )
@@ -255,17 +316,17 @@ class TrainingLoader:
     ) -> Note:
         begun = perf_counter()
         faults: list[Fault] = []
-        captions: list[str | None] = []
+        captions: list[list[str]] = []
         for row, (position, sample) in zip(rows, islice(samples, len(rows)), strict=True):
             try:
                 captions.append(self.dataset.fill(slot, row, position, sample))
             except BadSample as cause:
                 faults.append(Fault(sample.shard, sample.key, str(cause), cause.by_choice))
                 captions.append(self.dataset.substitute(slot, row, position, faults[-1], stream))
-        if "tokens" in slot:
-            ids, mask = self.dataset.tokenizer([caption or "" for caption in captions])
-            slot["tokens"][rows, : ids.shape[1]] = ids.numpy()
-            slot["lengths"][rows] = mask.sum(1).numpy()
+        for (name, _), texts in zip(CAPTIONS, zip(*captions, strict=True), strict=False):
+            ids, mask = self.dataset.tokenizer(texts)
+            slot[f"{name}tokens"][rows, : ids.shape[1]] = ids.numpy()
+            slot[f"{name}lengths"][rows] = mask.sum(1).numpy()
         waited, said = dict(stream.waited), tuple(notices)
         stream.waited.clear()
         notices.clear()
@@ -280,5 +341,8 @@ class TrainingLoader:
                 yield mine[row]
 
 
-def _channels_first(images: Tensor | None) -> Tensor | None:
-    return None if images is None else images.permute(0, 3, 1, 2)
+def _padded(tokens: Tensor, lengths: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Return tokens (batch, longest) and their mask; what the slot held before becomes padding."""
+    length = int(lengths.max())
+    mask = torch.arange(length) < lengths[:, None]
+    return tokens[:, :length].where(mask, pad), mask

@@ -28,7 +28,8 @@ from xmodal.errors import UserError
 
 _ALIGNED = 64  # bytes, of a line of a processor's cache
 SLOTS = 4  # one in use, one complete, and two that workers of different speed are at
-Layout = Mapping[str, tuple[tuple[int, ...], type]]
+Space = tuple[tuple[int, ...], type]  # a tensor's shape and kind
+Layout = Mapping[str, Space]
 Slot = dict[str, np.ndarray]
 # What a worker of so many does: fill its part of slot after slot, and say something of each.
 Filler = Callable[[int, int, Iterable[Slot]], Iterator[Any]]

@@ -1,4 +1,4 @@
-"""One sample as it was read from its tar: its captions, image, features and id."""
+"""One sample as it was read from its tar: its captions, images, features and ids."""
 
 import hashlib
 import io
@@ -15,6 +15,12 @@ from xmodal.data.decode import BadSample
 from xmodal.data.manifest import MAX_CAPTION_CHARACTERS
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# The images that a sample can have, by the files that each may be: its own, or a query's two.
+IMAGES = {
+    "image": IMAGE_EXTENSIONS,
+    "source": tuple(f"source.{extension}" for extension in IMAGE_EXTENSIONS),
+    "target": tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS),
+}
 _parse = msgspec.json.Decoder().decode
 _FLOAT32 = np.dtype("<f4")
 _MAGIC = b"\x93NUMPY\x01\x00"
@@ -50,15 +56,18 @@ class RawSample:
                 return data
         return None
 
-    def image(self) -> bytes:
-        """Return the encoded image."""
-        data = self.read(*IMAGE_EXTENSIONS)
+    def image(self, role: str = "image") -> bytes:
+        """Return an encoded image: the sample's own, or the `source` or `target` of a query."""
+        data = self.read(*IMAGES[role])
         if data is None:
-            raise BadSample("no image: expected a member " + ", ".join(IMAGE_EXTENSIONS))
+            raise BadSample("no image: expected a member " + ", ".join(IMAGES[role]))
         return data
 
     def features(self, side: str) -> np.ndarray | None:
-        """Return features in place of the `image`, (…), or of the `text`, (captions, …)."""
+        """Return features in place of the `image`, (…), or of the `text`, (captions, …).
+
+        Of a composed query, those of `source`, `target` and `target.lower`, a lower layer's.
+        """
         data = self.read(f"{side}.npy")
         if data is None:
             return None
@@ -76,17 +85,51 @@ class RawSample:
         return self._record
 
     @property
+    def composed(self) -> bool:
+        """Whether it is a query: a source image, and a modification that makes it the target."""
+        return self.record.get("modification") is not None
+
+    @property
     def image_id(self) -> str:
         """What says that two samples have the same image; the place of the sample by default."""
-        image_id = self.record.get("image_id")
-        if image_id is None:
-            return f"{self.shard}/{self.key}"
-        if not isinstance(image_id, str | int):
-            raise BadSample("image_id in its json is no text or number")
-        return str(image_id)
+        image_id = self._id("image_id")
+        return f"{self.shard}/{self.key}" if image_id is None else image_id
+
+    @property
+    def source_id(self) -> str:
+        """The id of a query's source."""
+        source_id = self._id("source_id")
+        if source_id is None:
+            raise BadSample("no source_id in its json")
+        return source_id
+
+    @property
+    def target_id(self) -> str | None:
+        """The id of the image that a query asks for; None where that is not published."""
+        return self._id("target_id")
+
+    def ids(self, name: str) -> list[str]:
+        """Return the ids of images that the JSON has under a name; none where it has no such."""
+        ids = self.record.get(name, [])
+        if not isinstance(ids, list) or not all(isinstance(one, str | int) for one in ids):
+            raise BadSample(f"{name} in its json are no list of ids")
+        return [str(one) for one in ids]
+
+    def _id(self, name: str) -> str | None:
+        found = self.record.get(name)
+        if found is None:
+            return None
+        if not isinstance(found, str | int):
+            raise BadSample(f"{name} in its json is no text or number")
+        return str(found)
 
     def captions(self) -> list[str]:
-        """Return all captions, at least one: those of the JSON, else the text file."""
+        """Return all captions, at least one: those of the JSON, else the text file.
+
+        A query has one, its modification.
+        """
+        if modification := self.texts("modification"):
+            return modification
         in_record = self.record.get("captions") or "txt" not in self.files
         captions = self.texts("captions" if in_record else "txt")
         if captions is None:
@@ -118,18 +161,22 @@ class RawSample:
             return None
         return _texts(found, name)
 
-    def draw(self, drawn: float, keys: Mapping[str, float]) -> str:
+    def draw(self, drawn: float, keys: Mapping[str, float], besides: str | None = None) -> str:
         """Return the caption that a number `drawn` from 0 to 1 points at: any of `captions()`, or
         first a key by probability, then one under it.
 
-        Keys that this sample does not have leave their probability to the others.
+        Keys that this sample does not have leave their probability to the others. The caption
+        `besides` is returned only where there is no other.
         """
         if not keys:
-            captions = self.captions()
+            captions = _others(self.captions(), besides)
         else:
             found = {name: texts for name in keys if (texts := self.texts(name))}
             if not found:
                 raise BadSample(f"no caption: expected {' or '.join(keys)}")
+            if besides is not None:
+                others = {name: _others(texts, besides) for name, texts in found.items()}
+                found = {k: v for k, v in others.items() if besides not in v} or found
             drawn *= sum(keys[name] for name in found)
             name = next(iter(found))
             for name in found:
@@ -138,6 +185,13 @@ class RawSample:
                 drawn -= keys[name]
             captions, drawn = found[name], min(max(drawn, 0) / keys[name], 1 - 1e-9)
         return captions[int(drawn * len(captions))]
+
+
+def _others(captions: list[str], besides: str | None) -> list[str]:
+    """Return the captions without one; all of them where there is no other."""
+    if besides is None:
+        return captions
+    return [caption for caption in captions if caption != besides] or captions
 
 
 def hash_id(image_id: str) -> int:

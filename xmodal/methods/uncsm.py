@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from xmodal.data.batch import Contents
 from xmodal.methods.config import UncsmConfig
 from xmodal.methods.method import Loss, Score
 from xmodal.methods.towers import Embeddings, TwoTowers, classes
@@ -31,7 +32,7 @@ from xmodal.objectives.sampled_triplet import DoubleTriplet
 class Uncsm(TwoTowers):
     """Images and texts of the same class close, by a similarity that is learned as well."""
 
-    by_label = True
+    contents = Contents(labels=True)
     learned_score = True
     monitored = ("metric_accuracy",)
     metric_trained: Tensor  # (1,) bool

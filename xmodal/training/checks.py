@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
+from xmodal.data.batch import Contents
 from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
 from xmodal.data.kind import PROBED, Kind
@@ -71,15 +72,55 @@ def check_method(recipe: Recipe) -> Method:
             f"training.zero=3 shares out the network that {recipe.method.kind} scores with, which "
             "ranks need at different times in evaluation: use training.zero=2"
         )
-    if recipe.data.views > 1:
-        raise UserError(f"data.views=2, but {recipe.method.kind} sees one view of an image: use 1")
+    check_data(recipe, method.contents)
     if recipe.data.feature_cache:
-        locked_sides(method, recipe)
+        check_feature_cache(recipe, method)
     for number, stage in enumerate(recipe.stages):
         select_trained(method, stage.train)
         parameter_groups(method, stage)
         check_losses(method, stage, f"stages.{number}.losses")
     return method
+
+
+def check_data(recipe: Recipe, contents: Contents) -> None:
+    """Raise `UserError` where a key of `data` is missing for what a method reads, or of no use."""
+    data, kind = recipe.data, recipe.method.kind
+    if data.text_dropout and (contents.views, contents.captions) != (2, 2):
+        raise UserError(
+            f"data.text_dropout={data.text_dropout:g} leaves out texts of views, and {kind} has "
+            "not a text for each of two views: set it to 0"
+        )
+    if contents.composed and data.val and not data.gallery:
+        raise UserError(
+            f"data.gallery is missing: {kind} answers the queries of data.val from a gallery; name "
+            "its shards"
+        )
+    if data.gallery and not contents.composed:
+        raise UserError(
+            f"data.gallery={data.gallery} is searched by composed queries, and {kind} makes none: "
+            "leave it out"
+        )
+    if data.gallery and not data.val:
+        raise UserError("data.gallery is given without data.val, whose queries are searched in it")
+
+
+def check_feature_cache(recipe: Recipe, method: Method) -> None:
+    """Raise `UserError` where there is nothing to cache, or images change at each pass."""
+    data = recipe.data
+    if not locked_sides(method, recipe).image:
+        return
+    changes = {
+        "data.crop": data.crop,
+        "data.flip": data.flip,
+        "data.augment": data.augment,
+        f"two views of each ({recipe.method.kind})": method.contents.views > 1,
+    }
+    if change := next((name for name, changing in changes.items() if changing), None):
+        raise UserError(
+            "data.feature_cache: the image encoder is never trained, but images change at each "
+            f"pass, by {change}, and what changes cannot be computed once; write crop: null, "
+            "flip: false and augment: null, or set feature_cache to null"
+        )
 
 
 def check_losses(method: Method, stage: StageConfig, key: str) -> None:
@@ -96,13 +137,29 @@ def check_losses(method: Method, stage: StageConfig, key: str) -> None:
             raise UserError(f"{key}.{name} is no loss of the method{hint}; it has {known}")
 
 
-def check_kind(recipe: Recipe, url: str, kind: Kind, *, local: bool) -> None:
-    """Raise `UserError` where shards hold features and the encoder wants none, or the reverse.
+def check_kind(recipe: Recipe, url: str, kind: Kind, contents: Contents, *, local: bool) -> None:
+    """Raise `UserError` where shards are no composed queries and the method reads them, or hold
+    features and the encoder wants none, or the reverse.
 
     With `local`, features may be those of several positions, (positions, features).
     """
-    encoders = {"image": recipe.method.image, "text": recipe.method.text}
-    for (side, encoder), shape in zip(encoders.items(), kind, strict=True):
+    if contents.composed and not kind.composed:
+        raise UserError(
+            f"{recipe.method.kind} reads composed queries (KEY.source.jpg, KEY.target.jpg, a "
+            f"modification in the JSON), and {url} holds none; name such shards"
+        )
+    if kind.composed and not contents.composed:
+        raise UserError(
+            f"{url} holds composed queries (KEY.source.jpg, KEY.target.jpg), and images by "
+            "themselves are wanted here; name shards of those"
+        )
+    if contents.views > 1 and kind.image:
+        raise UserError(
+            f"{recipe.method.kind} compares two views of an image, and {url} holds features in the "
+            "place of images; name shards of images"
+        )
+    for side in ("image", "text") if contents.captions else ("image",):
+        encoder, shape = getattr(recipe.method, side), getattr(kind, side)
         wanted = (encoder.features,) if isinstance(encoder, FeaturesConfig) else None
         if wanted == shape or (local and wanted and shape and wanted == shape[1:]):
             continue

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from xmodal.data.augment import Augment
+from xmodal.data.batch import GALLERY, Contents
 from xmodal.data.kind import kind_of
 from xmodal.data.loader import DataSet, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
@@ -32,6 +33,7 @@ from xmodal.training.features import cached_features
 from xmodal.training.log import TrainingLog
 from xmodal.training.requirements import check_known
 from xmodal.training.run import Run
+from xmodal.training.text_tower import load_text_tower, with_text_tower
 from xmodal.training.timeline import StageSpan, Timeline
 from xmodal.training.trainer import Trainer
 
@@ -43,22 +45,26 @@ class Session:
     """
 
     def __init__(self, recipe: Recipe, environment: Environment) -> None:
+        recipe = with_text_tower(recipe)
         self.recipe, self.environment = recipe, environment
         self.run = Run(recipe.run)
         check_sizes(recipe, environment.ranks)
         self.run.check(recipe)
         data = recipe.data
         self.train_shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
-        self.val_shards = read_manifest(data.val, data.s3, data.cache) if data.val else None
-        for shards in (*self.train_shards, *([self.val_shards] if self.val_shards else [])):
+        self.val_shards, self.gallery_shards = (
+            read_manifest(url, data.s3, data.cache) if url else None
+            for url in (data.val, data.gallery)
+        )
+        for shards in self._all_shards():
             check_whole(shards, data.max_bad_share)
         self.mixture = mixture(recipe, self.train_shards)
         method = check_method(recipe)
-        self.by_label = method.by_label
+        self.contents = contents = method.contents
         for one in data_sets(recipe, self.train_shards):
-            kind = kind_of(one.reader, one.texts)
-            check_kind(recipe, one.reader.manifest.url, kind, local=method.local)
-            if self.by_label:
+            kind = kind_of(one.reader, one.texts, captions=contents.captions)
+            check_kind(recipe, one.reader.manifest.url, kind, contents, local=method.local)
+            if contents.labels:
                 check_labels(one.reader, recipe.method.kind)
         protocols = self._protocols(method) if self.val_shards else []
         for stage in recipe.stages:
@@ -81,12 +87,21 @@ class Session:
         """Return what data.val is measured by, once nothing is known to be wrong with it."""
         recipe, shards = self.recipe, self.val_shards
         assert shards is not None
-        kind = kind_of(SampleReader(shards))
-        check_kind(recipe, shards.url, kind, local=method.local)
+        self._check_kind(shards, method, method.contents)
+        if self.gallery_shards:
+            self._check_kind(self.gallery_shards, method, GALLERY)
         protocols = named(recipe.evaluation.protocols, shards.relevance)
         check_protocols(protocols, method, SampleReader(shards), shards.relevance)
         check_best(recipe.checkpoints.best, metric_names(protocols))
         return protocols
+
+    def _check_kind(self, shards: Manifest, method: Method, contents: Contents) -> None:
+        kind = kind_of(SampleReader(shards), captions=contents.captions)
+        check_kind(self.recipe, shards.url, kind, contents, local=method.local)
+
+    def _all_shards(self) -> list[Manifest]:
+        others = (self.val_shards, self.gallery_shards)
+        return [*self.train_shards, *(shards for shards in others if shards)]
 
     def train(self) -> None:
         """Train to the end; the results of the last evaluation are in the run folder."""
@@ -98,9 +113,13 @@ class Session:
         ) as self.log:
             for line in self._notices():
                 self.log.say(line)
-            train_shards = [self._features_of(shards) for shards in self.train_shards]
+            captions = self.contents.captions
+            train_shards = [self._features_of(shards, captions) for shards in self.train_shards]
             if self.val_shards:
-                self.val_features = self._features_of(self.val_shards)
+                self.val_features = self._features_of(self.val_shards, captions)
+            self.gallery_features = None
+            if self.gallery_shards:
+                self.gallery_features = self._features_of(self.gallery_shards, GALLERY.captions)
             Trainer(
                 self.recipe,
                 self.run,
@@ -114,17 +133,20 @@ class Session:
             ).train()
 
     def _build(self) -> Method:
-        return build_method(self.recipe, self.tokenizer, self.environment.device)
+        method = build_method(self.recipe, self.tokenizer, self.environment.device)
+        load_text_tower(method, self.recipe)
+        return method
 
-    def _features_of(self, shards: Manifest) -> Manifest:
+    def _features_of(self, shards: Manifest, captions: int) -> Manifest:
         """Return the shards to read: those of cached features where the recipe wants them."""
         if self.recipe.data.feature_cache is None:
             return shards
         return cached_features(
             self._build(),
-            evaluation_set(shards, self.recipe.method.image.size, self.tokenizer),
             shards,
+            self.tokenizer,
             self.recipe,
+            captions=captions,
             device=self.environment.device,
             say=self.log.say,
         )
@@ -144,14 +166,13 @@ class Session:
             transform,
             self.tokenizer,
             seed=self.recipe.training.seed,
-            views=data.views,
-            labelled=self.by_label,
+            contents=self.contents,
+            text_dropout=data.text_dropout,
         )
 
     def _notices(self) -> list[str]:
         """Return what is to be said of the data before training."""
-        sets = [*self.train_shards, *([self.val_shards] if self.val_shards else [])]
-        lines = [line for shards in sets for line in shards.notices]
+        lines = [line for shards in self._all_shards() for line in shards.notices]
         if len(self.train_shards) > 1:
             lines += [
                 f"{one.url}: {shards.num_samples:,} samples, {count} of every "

@@ -1,0 +1,96 @@
+"""Batches of composed queries for evaluation: every source image once a modification of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from xmodal.data.batch import Batch, Fault
+from xmodal.data.decode import BadSample
+from xmodal.data.evaluation import image_batch, read_each, read_image, text_batch
+from xmodal.data.kind import Kind, features_of, kind_of
+from xmodal.data.reader import SampleReader
+from xmodal.data.samples import RawSample
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.transforms import ImageTransform
+
+
+@dataclass
+class ComposedBatch:
+    """Some queries of an evaluation set."""
+
+    numbers: Tensor  # (queries,) int64, the samples' numbers in the manifest
+    queries: Batch  # images are the sources, captions the modifications
+    records: list[dict[str, Any]]  # of each query, as `record_of` returns it
+    faults: tuple[Fault, ...]
+
+
+@dataclass
+class _Query:
+    """One query."""
+
+    source: Tensor  # as `read_image` returns it
+    modification: str
+    text_features: np.ndarray | None  # (1, …)
+    record: dict[str, Any]
+
+
+class ComposedSet(Dataset[ComposedBatch]):
+    """Given queries of a manifest, each source with the central crop; targets are not read."""
+
+    def __init__(
+        self, reader: SampleReader, transform: ImageTransform, tokenizer: CaptionTokenizer
+    ) -> None:
+        self.reader, self.transform, self.tokenizer = reader, transform, tokenizer
+
+    def __getitem__(self, numbers: Sequence[int]) -> ComposedBatch:
+        read, faults = read_each(self.reader, numbers, self._query)
+        found = list(read.values())
+        queries = Batch()
+        if found:
+            queries = image_batch([query.source for query in found], self.kind)
+            features = [query.text_features for query in found if query.text_features is not None]
+            texts = text_batch([query.modification for query in found], features, self.tokenizer)
+            queries.tokens, queries.token_mask = texts.tokens, texts.token_mask
+            queries.text_features = texts.text_features
+        return ComposedBatch(
+            torch.tensor(list(read), dtype=torch.int64),
+            queries,
+            [query.record for query in found],
+            faults,
+        )
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What the set's samples are like."""
+        return kind_of(self.reader)
+
+    def _query(self, sample: RawSample) -> _Query:
+        record = record_of(sample)
+        text_features = None
+        if self.kind.text is not None:
+            text_features = features_of(sample, "text", self.kind.text)[:1]
+        source = read_image(sample, "source", self.kind, self.transform)
+        return _Query(source, record["modification"], text_features, record)
+
+
+def record_of(sample: RawSample) -> dict[str, Any]:
+    """Return a query's JSON with its ids as strings.
+
+    `target_id` is None where it is not published; `target_ids`, all that are right, and `members`
+    are empty where there are none. Raises `BadSample` for what is no query.
+    """
+    if not sample.composed:
+        raise BadSample("no modification in its json")
+    return sample.record | {
+        "modification": sample.captions()[0],
+        "source_id": sample.source_id,
+        "target_id": sample.target_id,
+        "target_ids": sample.ids("target_ids"),
+        "members": sample.ids("members"),
+    }
