@@ -42,6 +42,14 @@ def test_a_pathway_ends_in_a_sigmoid_of_a_layer_with_a_bias() -> None:
     assert last.bias.any()
 
 
+def test_an_affine_layer_has_a_bias_and_nothing_after_it() -> None:
+    head = Head(HeadConfig(last="affine"), features=5, dim=3)
+    last = head[-1]
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(head(x), x @ last.weight.T + last.bias)
+    assert last.bias.any()
+
+
 def test_features_can_be_divided_by_their_length_first() -> None:
     torch.manual_seed(0)
     head = Head(HeadConfig(normalise=True), features=5, dim=3)

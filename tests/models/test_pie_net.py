@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from xmodal.models.config import FeaturesConfig, GruConfig, HeadConfig
 from xmodal.models.features import Features
-from xmodal.models.gru import Gru
 from xmodal.models.heads import Head
 from xmodal.models.pie_net import PieNet, PieTower
+from xmodal.models.recurrent import Recurrent
 
 FEATURES, DIM = 6, 5
 MASK = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
@@ -113,7 +113,7 @@ def test_every_parameter_has_a_dimension() -> None:
 
 def test_a_tower_adds_what_the_words_say_to_the_text() -> None:
     torch.manual_seed(0)
-    gru = Gru(GruConfig(word=FEATURES, width=4), 9)
+    gru = Recurrent(GruConfig(word=FEATURES, width=4), 9)
     tower = PieTower(gru, Head(HeadConfig(), 4, DIM), pie_net(2))
     tokens = torch.arange(8).view(2, 4)
     local = gru.local(tokens, MASK[:2])

@@ -9,11 +9,11 @@ from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank
 from xmodal.models.config import GruConfig, HeadConfig, TimmConfig
 from xmodal.models.encoder import Encoder
-from xmodal.models.gru import Gru
 from xmodal.models.heads import Head
 from xmodal.models.images import ImageEncoder
 from xmodal.models.metric_network import MetricNetwork
 from xmodal.models.pie_net import PieNet, PieTower
+from xmodal.models.recurrent import Recurrent
 
 RANKS = 2  # on one alone nothing is let go of
 DIM, SIZE = 8, 160
@@ -32,7 +32,7 @@ class Models(nn.Module):
         torch.manual_seed(0)
         self.image = tower(ImageEncoder(TimmConfig(name="test_vit", size=SIZE)))
         gru = GruConfig(word=6, width=5, layers=2, bidirectional=True)
-        self.words = tower(Gru(gru, 9))
+        self.words = tower(Recurrent(gru, 9))
         self.metric = MetricNetwork(DIM, (7, 6), interactions=True)
 
     def compute(self) -> Tensor:

@@ -16,8 +16,8 @@ from xmodal.models.config import (
     TransformersConfig,
 )
 from xmodal.models.features import Features
-from xmodal.models.gru import Gru
 from xmodal.models.packages import packaged_weights
+from xmodal.models.recurrent import Recurrent
 from xmodal.models.texts import PretrainedText, Transformer, pretrained_tokenizer, text_encoder
 
 CAPTIONS = [
@@ -214,7 +214,7 @@ def test_words_of_minilm_are_those_of_plain_transformers(minilm: PretrainedText)
     ("config", "kind"),
     [
         (TransformerConfig(), Transformer),
-        (GruConfig(), Gru),
+        (GruConfig(), Recurrent),
         (FeaturesConfig(features=3), Features),
     ],
     ids=lambda value: getattr(value, "kind", ""),

@@ -33,7 +33,7 @@ from xmodal.methods.pvse import Pvse
 from xmodal.methods.simsiam import Simsiam
 from xmodal.methods.uncsm import Uncsm
 from xmodal.methods.vsepp import Vsepp
-from xmodal.models.config import FeaturesConfig, GruConfig, TransformersConfig
+from xmodal.models.config import FeaturesConfig, RecurrentConfig, TransformersConfig
 from xmodal.models.texts import pretrained_tokenizer
 from xmodal.recipe import Recipe
 
@@ -92,7 +92,7 @@ def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Pa
         pretrained_tokenizer(text).save(path)
     elif text is None or isinstance(text, FeaturesConfig):
         train_tokenizer((), 300, 1).save(path)  # so that every run has one
-    elif isinstance(text, GruConfig):
+    elif isinstance(text, RecurrentConfig):
         train_word_tokenizer(
             _captions(manifests), text.vocabulary, text.min_count, text.context
         ).save(path)

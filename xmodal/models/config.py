@@ -50,10 +50,9 @@ class TransformerConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention and residuals")
 
 
-class GruConfig(Config):
-    """A GRU over words learned with it (VSE++, PVSE), those that the shards' captions have."""
+class RecurrentConfig(Config):
+    """What recurrent networks over words have in common, those that the shards' captions have."""
 
-    kind: Literal["gru"] = "gru"
     vocabulary: int = Field(20_000, ge=5, description="most words; rarer ones are one unknown word")
     min_count: PositiveInt = Field(4, description="times that a word occurs, or it is unknown")
     context: int = Field(64, ge=3, description="longest caption, words; the rest is cut")
@@ -62,6 +61,20 @@ class GruConfig(Config):
     layers: PositiveInt = Field(1, description="number of layers")
     bidirectional: bool = Field(False, description="read backwards too; features are both states")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of words")
+
+
+class GruConfig(RecurrentConfig):
+    """A GRU over words learned with it (VSE++, PVSE), those that the shards' captions have."""
+
+    kind: Literal["gru"] = "gru"
+
+
+class LstmConfig(RecurrentConfig):
+    """An LSTM over words learned with it (TIRG), those that the shards' captions have."""
+
+    kind: Literal["lstm"] = "lstm"
+    word: PositiveInt = Field(512, description="width of a word")
+    width: PositiveInt = Field(512, description="width of the state, of each direction")
 
 
 class FeaturesConfig(Config):
@@ -83,7 +96,7 @@ class FeaturesConfig(Config):
 
 ImageConfig = Annotated[TimmConfig | FeaturesConfig, Field(discriminator="kind")]
 TextConfig = Annotated[
-    TransformersConfig | TransformerConfig | GruConfig | FeaturesConfig,
+    TransformersConfig | TransformerConfig | GruConfig | LstmConfig | FeaturesConfig,
     Field(discriminator="kind"),
 ]
 
@@ -95,6 +108,7 @@ class HeadConfig(Config):
     hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
     activation: Literal["gelu", "relu", "sigmoid"] = Field("gelu", description="of hidden layers")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
-    last: Literal["linear", "sigmoid"] = Field(
-        "linear", description="last layer: `linear`, without a bias, or `sigmoid` of one with it"
+    last: Literal["linear", "affine", "sigmoid"] = Field(
+        "linear",
+        description="last layer: `linear`, without a bias; `affine`, with it; `sigmoid` of that",
     )

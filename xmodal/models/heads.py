@@ -19,10 +19,9 @@ class Head(nn.Sequential):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), _ACTIVATIONS[config.activation]()]
         layers.append(nn.Dropout(config.dropout))
-        if config.last == "linear":
-            layers.append(nn.Linear(widths[-1], dim, bias=False))
-        else:
-            layers += [nn.Linear(widths[-1], dim), nn.Sigmoid()]
+        layers.append(nn.Linear(widths[-1], dim, bias=config.last != "linear"))
+        if config.last == "sigmoid":
+            layers.append(nn.Sigmoid())
         super().__init__(*layers)
 
 

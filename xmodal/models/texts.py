@@ -9,15 +9,15 @@ from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.models.config import (
     FeaturesConfig,
-    GruConfig,
+    RecurrentConfig,
     TextConfig,
     TransformerConfig,
     TransformersConfig,
 )
 from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
 from xmodal.models.features import Features
-from xmodal.models.gru import Gru
 from xmodal.models.packages import packaged_weights
+from xmodal.models.recurrent import Recurrent
 
 
 def text_encoder(config: TextConfig, vocabulary: int) -> Encoder:
@@ -26,8 +26,8 @@ def text_encoder(config: TextConfig, vocabulary: int) -> Encoder:
         return Features(config)
     if isinstance(config, TransformerConfig):
         return Transformer(config, vocabulary)
-    if isinstance(config, GruConfig):
-        return Gru(config, vocabulary)
+    if isinstance(config, RecurrentConfig):
+        return Recurrent(config, vocabulary)
     return PretrainedText(config)
 
 

@@ -1,4 +1,4 @@
-"""The GRU against its equations, one caption and one word at a time."""
+"""The GRU and the LSTM against their equations, one caption and one word at a time."""
 
 from typing import Any
 
@@ -6,43 +6,53 @@ import pytest
 import torch
 from torch import Tensor
 
-from xmodal.models.config import GruConfig
-from xmodal.models.gru import Gru
+from xmodal.models.config import GruConfig, LstmConfig
+from xmodal.models.recurrent import Recurrent
 
 WORDS = 12
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
 TOKENS = torch.tensor([[1, 2, 3, 4, 5], [6, 0, 0, 0, 0], [7, 1, 8, 0, 0]])
 KINDS = pytest.mark.parametrize(
     "kind",
-    [{}, {"bidirectional": True}, {"layers": 2}, {"layers": 2, "bidirectional": True}],
+    [
+        {"kind": cell, "layers": layers, "bidirectional": bidirectional}
+        for cell in ("gru", "lstm")
+        for layers, bidirectional in ((1, False), (1, True), (2, False), (2, True))
+    ],
     ids=str,
 )
 
 
-def gru(**options: Any) -> Gru:
+def made(kind: str = "gru", **options: Any) -> Recurrent:
     torch.manual_seed(0)
-    return Gru(GruConfig(word=4, width=3, **options), WORDS)
+    config = {"gru": GruConfig, "lstm": LstmConfig}[kind]
+    return Recurrent(config(word=4, width=3, **options), WORDS)
 
 
-def read(encoder: Gru, states: list[Tensor], layer: int, *, backwards: bool) -> list[Tensor]:
+def read(encoder: Recurrent, states: list[Tensor], layer: int, *, backwards: bool) -> list[Tensor]:
     """The states of one direction of a layer, by torch's formulas."""
     end = f"l{layer}{'_reverse' if backwards else ''}"
     of_input, of_state, input_bias, state_bias = (
-        getattr(encoder.states, f"{name}_{end}").chunk(3)
+        getattr(encoder.states, f"{name}_{end}")
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
-    h = states[0].new_zeros(encoder.states.hidden_size)
+    h = c = states[0].new_zeros(encoder.states.hidden_size)
     read_states = []
     for x in reversed(states) if backwards else states:
-        r, z, n = (w @ x + b for w, b in zip(of_input, input_bias, strict=True))
-        hr, hz, hn = (w @ h + b for w, b in zip(of_state, state_bias, strict=True))
-        z = (z + hz).sigmoid()
-        h = (1 - z) * (n + (r + hr).sigmoid() * hn).tanh() + z * h
+        from_input, from_state = of_input @ x + input_bias, of_state @ h + state_bias
+        if encoder.states.mode == "LSTM":
+            i, f, g, o = (from_input + from_state).chunk(4)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        else:
+            (r, z, n), (hr, hz, hn) = from_input.chunk(3), from_state.chunk(3)
+            z = (z + hz).sigmoid()
+            h = (1 - z) * (n + (r + hr).sigmoid() * hn).tanh() + z * h
         read_states.append(h)
     return read_states
 
 
-def by_hand(encoder: Gru, tokens: Tensor) -> Tensor:
+def by_hand(encoder: Recurrent, tokens: Tensor) -> Tensor:
     """The last states of one caption without padding."""
     states = list(encoder.words.weight[tokens])
     for layer in range(encoder.states.num_layers):
@@ -58,7 +68,7 @@ def by_hand(encoder: Gru, tokens: Tensor) -> Tensor:
 
 @KINDS
 def test_features_are_the_states_after_the_last_word(kind: dict[str, Any]) -> None:
-    encoder = gru(**kind).double()
+    encoder = made(**kind).double()
     features = encoder(TOKENS, MASK)
     assert features.shape == (3, encoder.features)
     expected = torch.stack(
@@ -78,7 +88,7 @@ def test_features_are_the_states_after_the_last_word(kind: dict[str, Any]) -> No
 
 @KINDS
 def test_padding_changes_nothing(kind: dict[str, Any]) -> None:
-    encoder = gru(**kind)
+    encoder = made(**kind)
     padded = TOKENS.masked_fill(~MASK, 9)
     expected = encoder.local(TOKENS, MASK)
     for got in (
@@ -96,7 +106,7 @@ def test_padding_changes_nothing(kind: dict[str, Any]) -> None:
 
 @KINDS
 def test_its_parts_are_the_words_and_not_states(kind: dict[str, Any]) -> None:
-    encoder = gru(**kind)
+    encoder = made(**kind)
     local = encoder.local(TOKENS, MASK)
     assert local.rows.shape == (3, 5, encoder.local_features) == (3, 5, 4)
     assert torch.equal(local.rows[MASK], encoder.words.weight[TOKENS[MASK]])
@@ -105,26 +115,32 @@ def test_its_parts_are_the_words_and_not_states(kind: dict[str, Any]) -> None:
 
 
 def test_dropout_is_of_words_and_in_training_alone() -> None:
-    encoder = gru(dropout=0.5)
+    encoder = made(dropout=0.5)
     rows = encoder.train().local(TOKENS, MASK).rows[MASK]
     kept = rows != 0
     assert 0 < kept.float().mean() < 1
     torch.testing.assert_close(rows[kept], 2 * encoder.words.weight[TOKENS[MASK]][kept])
-    assert torch.equal(encoder.eval()(TOKENS, MASK), gru().eval()(TOKENS, MASK))
+    assert torch.equal(encoder.eval()(TOKENS, MASK), made().eval()(TOKENS, MASK))
 
 
 def test_words_begin_small_as_those_of_vse() -> None:
-    words = Gru(GruConfig(), 500).words.weight
+    words = Recurrent(GruConfig(), 500).words.weight
     assert words.shape == (500, 300)
     assert 0.0999 < words.abs().max() <= 0.1
 
 
+def test_words_begin_as_those_of_tirg() -> None:
+    words = Recurrent(LstmConfig(), 500).words.weight
+    assert words.shape == (500, 512)
+    torch.testing.assert_close(words.std(), torch.tensor(1.0), rtol=0.01, atol=0)
+
+
 def test_one_without_words_yet_can_be_made() -> None:
-    assert Gru(GruConfig(width=8, bidirectional=True), 0).features == 16
+    assert Recurrent(GruConfig(width=8, bidirectional=True), 0).features == 16
 
 
 def test_bf16_stays_near() -> None:
-    encoder = gru(bidirectional=True)
+    encoder = made(bidirectional=True)
     with torch.autocast("cpu", torch.bfloat16):
         features = encoder(TOKENS, MASK)
     torch.testing.assert_close(features.float(), encoder(TOKENS, MASK), rtol=0.05, atol=0.01)
