@@ -14,14 +14,25 @@ from xmodal.recipe import read_recipe
 from xmodal.training.run import Run
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
-LENGTH = 7  # steps of a stage: 20 losses are of three stages, or of all there are
+LOSSES = 20  # that are compared
+LENGTH = 7  # steps of a stage, of three or more
 CLASSES, SAMPLES, IMAGE, TEXT = 4, 48, 24, 20
 # What takes the place of a paper's encoders: none normalises over a batch, which at these rates
 # would amplify rounding.
-SMALL_ENCODERS = (
+SMALL_IMAGE = (
     "method.image={kind: timm, name: test_resnet, size: 32, weights: random, "
-    "options: {norm_layer: groupnorm1}}",
-    "method.embedding=16",
+    "options: {norm_layer: groupnorm1}}"
+)
+SMALL_ENCODERS = (SMALL_IMAGE, "method.embedding=16")
+# Views that differ, and a rate at which the batch normalisation of these methods themselves does
+# not amplify rounding.
+SMALL_VIEWS = (
+    SMALL_IMAGE,
+    "data.crop=[0.5, 1]",
+    "data.flip=true",
+    "method.projection=16",
+    "method.prediction=8",
+    "stages.0.optimizer.lr=1e-3",
 )
 CHANGES = {
     "vsepp": (*SMALL_ENCODERS, "method.text={kind: gru, word: 8, width: 16, min_count: 1}"),
@@ -43,7 +54,19 @@ CHANGES = {
         "method.embedding=16",
         "method.metric=[16, 8]",
     ),
+    "simsiam": SMALL_VIEWS,
+    "ptf_simcm": (
+        *SMALL_VIEWS,
+        "method.text={kind: gru, word: 8, width: 8, bidirectional: true, min_count: 1}",
+        "method.sentence=16",
+    ),
 }
+STAGES = {method: read_recipe(method, [], RECIPES).stages for method in CHANGES}
+
+
+def length(method: str) -> int:
+    """Steps of each stage of a method's recipe."""
+    return LENGTH if len(STAGES[method]) * LENGTH >= LOSSES else LOSSES
 
 
 @pytest.fixture(scope="session")
@@ -75,16 +98,15 @@ def given(scenes: Path, classes: Path) -> Callable[[str], list[str]]:
 
     def arguments(method: str) -> list[str]:
         shards = classes if method == "uncsm" else scenes
-        stages = len(read_recipe(method, [], RECIPES).stages)
         return [
             method,
             f"data.train={shards}/train",
             f"data.val={shards}/val",
             *("data.batch_size=16", "data.workers=0", "data.crop=null", "data.flip=false"),
             *("training.log_every=1", "evaluation.every=0", "checkpoints.every=3 steps"),
-            *(f"stages.{number}.length={LENGTH} steps" for number in range(stages)),
+            *(f"stages.{n}.length={length(method)} steps" for n in range(len(STAGES[method]))),
             # A few steps hold no promise.
-            *(f"stages.{number}.requires={{}}" for number in range(stages)),
+            *(f"stages.{number}.requires={{}}" for number in range(len(STAGES[method]))),
             "checkpoints.keep_last=20",
             *CHANGES[method],
         ]
@@ -101,23 +123,24 @@ def test_all_stages_run_from_one_command_alike_on_two_processes(
         runs[ranks] = tmp_path / str(ranks)
         done = train(*given(method), f"run={runs[ranks]}", ranks=ranks)
         assert done.code == 0, done.err
-    one, two = (list(steps(run).values())[:20] for run in runs.values())
+    one, two = (list(steps(run).values())[:LOSSES] for run in runs.values())
+    assert len(one) == LOSSES
     assert two == pytest.approx(one, rel=1e-5)
     check_of_stages(method, runs[1])
 
 
 def check_of_stages(method: str, run: Path) -> None:
     """Each stage trains its parts, minimises its losses and is told of by its name."""
-    stages = read_recipe(method, [], RECIPES).stages
+    stages, size = STAGES[method], length(method)
     before = {}
     rows = [row for row in Run(run).history() if "loss" in row]
-    assert len(rows) == LENGTH * len(stages)
+    assert len(rows) == size * len(stages)
     for number, stage in enumerate(stages):
-        of_stage = rows[number * LENGTH : (number + 1) * LENGTH]
+        of_stage = rows[number * size : (number + 1) * size]
         assert {row["stage"] for row in of_stage} == {stage.name}
         shown = {name for row in of_stage for name in row if name.startswith("loss/")}
         assert shown == {f"loss/{name}" for name in stage.losses}
-        after = weights(run, LENGTH * (number + 1))
+        after = weights(run, size * (number + 1))
         if number:
             parts = {name.split(".")[0] for name in changed(before, after)}
             trained = {"image", "text"} if "*" in stage.train else set()
@@ -126,7 +149,7 @@ def check_of_stages(method: str, run: Path) -> None:
             marks = {"metric_trained"} if stage.name == "metric" else set()
             assert parts - {"classifier"} == (trained | marks) - {"classifier"}
         before = after
-    assert set(evaluations(run)) == {LENGTH * (number + 1) for number in range(len(stages))}
+    assert set(evaluations(run)) == {size * (number + 1) for number in range(len(stages))}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +159,7 @@ def check_of_stages(method: str, run: Path) -> None:
         if (method, stage) in {("mite", 3), ("uncsm", 2)}
         else pytest.param(method, stage, marks=pytest.mark.slow)
         for method in CHANGES
-        for stage in range(len(read_recipe(method, [], RECIPES).stages))
+        for stage in range(len(STAGES[method]))
     ],
 )
 def test_killed_in_any_stage_it_goes_on_there(
@@ -145,7 +168,7 @@ def test_killed_in_any_stage_it_goes_on_there(
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert train(*given(method), f"run={whole}").code == 0
     # After a checkpoint inside the stage, or at its very beginning.
-    killed_at = f"xmodal.training.trainer:Trainer._step:{LENGTH * stage + 6}"
+    killed_at = f"xmodal.training.trainer:Trainer._step:{length(method) * stage + 6}"
     assert train(*given(method), f"run={run}", killed_at=killed_at).code == -9
     done = train(*given(method), f"run={run}")
     assert done.code == 0, done.err
