@@ -182,7 +182,6 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("data.crop=[1, 0.5]", ["data.crop: [1, 0.5]", "0 < least <= greatest <= 1"]),
         ("data.crop=[1]", ["data.crop.1 is missing"]),
         ("data.lanes=100", ["lanes (100) must divide batch_size (256)", "64 or 128"]),
-        ("data.feature_cache=x", ["data: feature_cache needs crop: null and flip: false"]),
         # what is no override at all
         ("data.batch_size", ["'data.batch_size' is no override", "key=value"]),
         ("=3", ["'=3' is no override"]),

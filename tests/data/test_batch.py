@@ -1,5 +1,7 @@
 """Batches cut into micro-batches and joined again."""
 
+from dataclasses import fields
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,14 +10,28 @@ from xmodal.data.batch import Batch, Fault, join
 
 SHAPES = {
     "images": (3, 2, 2),
+    "second_images": (3, 2, 2),
+    "targets": (3, 2, 2),
     "tokens": (4,),
     "token_mask": (4,),
+    "second_tokens": (4,),
+    "second_token_mask": (4,),
+    "text_dropped": (2,),
     "image_features": (5,),
+    "target_features": (5,),
+    "target_lower": (4, 2),
     "text_features": (6,),
+    "second_text_features": (6,),
     "image_ids": (),
+    "labels": (),
 }
-DTYPES = {"images": torch.uint8, "token_mask": torch.bool}
-DTYPES |= dict.fromkeys(("tokens", "image_ids"), torch.int64)
+DTYPES = dict.fromkeys(("images", "second_images", "targets"), torch.uint8)
+DTYPES |= dict.fromkeys(("token_mask", "second_token_mask", "text_dropped"), torch.bool)
+DTYPES |= dict.fromkeys(("tokens", "second_tokens", "image_ids", "labels"), torch.int64)
+
+
+def test_every_tensor_of_a_batch_is_tried() -> None:
+    assert set(SHAPES) == {field.name for field in fields(Batch)} - {"faults", "notices"}
 
 
 @st.composite

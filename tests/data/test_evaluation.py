@@ -8,6 +8,7 @@ import pytest
 
 from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
 from tests.training_sets import TOKENIZER, captions_of, npy, numbers_of
+from xmodal.data.batch import Batch
 from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
@@ -118,6 +119,27 @@ def test_a_shard_that_goes_away_is_one_line(tmp_path: Path, workers: int) -> Non
     found = evaluation_batches(evaluation_set(manifest), [range(2)], workers=workers)
     with pytest.raises(UserError, match=r"^shard \S*000000\.tar cannot be read: [^\n]*$"):
         next(found)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_images_to_be_found_need_no_captions(tmp_path: Path, features: bool) -> None:
+    def image(n: int) -> Members:
+        of = {"image.npy": npy(np.full(3, n))} if features else {"png": encode(plain(n))}
+        return of | {"json": described([] if n % 2 else ["1", "2"], image_id=f"i{n}", labels=["a"])}
+
+    manifest = write_shards(tmp_path, [{f"{n}": image(n) for n in range(5)}])
+    dataset = EvaluationSet(SampleReader(manifest), ImageTransform(8), TOKENIZER, captions=False)
+    for batch in evaluation_batches(dataset, [range(3), range(3, 5)], workers=0):
+        numbers = batch.numbers.tolist()
+        assert batch.faults == ()
+        assert batch.images.image_ids.tolist() == [hash_id(f"i{n}") for n in numbers]
+        assert batch.labels == [["a"]] * len(numbers)
+        if features:
+            assert batch.images.image_features.tolist() == [[n] * 3 for n in numbers]
+        else:
+            assert numbers_of(batch.images) == numbers
+        assert batch.captions == batch.owners.tolist() == []
+        assert batch.texts == Batch()
 
 
 # Features.

@@ -184,6 +184,18 @@ def test_a_missing_key_leaves_its_probability_to_the_others(absent: dict) -> Non
     assert_shares(found, {"a": 1 / 4, "c": 3 / 4})
 
 
+def test_a_second_caption_is_another_one_where_there_is_one() -> None:
+    def second(one: RawSample, keys: dict[str, float], besides: str) -> Counter[str]:
+        return Counter(one.draw(fraction(5, p), keys, besides) for p in range(4000))
+
+    assert_shares(second(sample(json=described(list("abca"))), {}, "a"), {"b": 0.5, "c": 0.5})
+    assert set(second(sample(json=described(["a", "a"])), {}, "a")) == {"a"}
+    one = sample(json=described(["a"], alt=["a", "b"], title=["c"]))
+    found = second(one, {"captions": 5, "alt": 1, "title": 2}, "a")
+    assert_shares(found, {"b": 1 / 3, "c": 2 / 3})
+    assert set(second(one, {"captions": 1}, "a")) == {"a"}
+
+
 def test_only_the_keys_that_are_asked_for_are_drawn() -> None:
     assert set(drawn(sample(json=described(["c"], alt="a"), txt=b"t"), {"alt": 0.1}, 100)) == {"a"}
 
@@ -335,3 +347,32 @@ def test_an_image_id_is_text_or_a_number() -> None:
 def test_a_text_file_stands_for_captions_that_are_none() -> None:
     sample = RawSample("s.tar", "k", {"json": b'{"captions": []}', "txt": b"a dog"})
     assert sample.captions() == ["a dog"]
+
+
+# Composed queries.
+
+
+def test_a_query_has_two_images_and_one_caption() -> None:
+    one = sample(
+        json=described(["a", "b"], modification="is red", source_id=1, target_id="t"),
+        **{"source.jpg": b"1", "source.webp": b"2", "target.png": b"3"},
+    )
+    assert one.composed
+    assert one.captions() == ["is red"]
+    assert (one.image("source"), one.image("target")) == (b"1", b"3")
+    assert (one.source_id, one.target_id) == ("1", "t")
+    assert cause_of(one.image).startswith("no image: expected a member jpg, ")
+
+
+@pytest.mark.parametrize("json", [described(["a"]), described(["a"], modification=None), b"{}"])
+def test_a_sample_without_a_modification_is_no_query(json: bytes) -> None:
+    one = sample(json=json)
+    assert not one.composed
+    assert one.target_id is None
+    assert cause_of(lambda: one.source_id) == "no source_id in its json"
+
+
+def test_features_of_a_query_are_of_source_target_and_its_lower_layer() -> None:
+    names = ("source", "target", "target.lower")
+    one = sample(**{f"{name}.npy": npy(np.full(2, n)) for n, name in enumerate(names)})
+    assert [one.features(name).tolist() for name in names] == [[0, 0], [1, 1], [2, 2]]
