@@ -18,19 +18,23 @@ from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
 from xmodal.methods.config import (
     ClipConfig,
+    DimConfig,
     MethodConfig,
     MiteConfig,
     PtfSimcmConfig,
     PvseConfig,
     SimsiamConfig,
+    TirgConfig,
     UncsmConfig,
     VseppConfig,
 )
+from xmodal.methods.dim import Dim
 from xmodal.methods.method import Method
 from xmodal.methods.mite import Mite
 from xmodal.methods.ptf_simcm import PtfSimcm
 from xmodal.methods.pvse import Pvse
 from xmodal.methods.simsiam import Simsiam
+from xmodal.methods.tirg import Tirg
 from xmodal.methods.uncsm import Uncsm
 from xmodal.methods.vsepp import Vsepp
 from xmodal.models.config import FeaturesConfig, RecurrentConfig, TransformersConfig
@@ -74,6 +78,10 @@ def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> M
             return Simsiam(config, bf16=bf16)
         case PtfSimcmConfig():
             return PtfSimcm(config, vocabulary, bf16=bf16)
+        case TirgConfig():
+            return Tirg(config, vocabulary, bf16=bf16)
+        case DimConfig():
+            return Dim(config, vocabulary, bf16=bf16)
 
 
 def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Path) -> None:

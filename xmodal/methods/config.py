@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from xmodal.models.config import HeadConfig, ImageConfig, TextConfig, TimmConfig
 from xmodal.objectives.config import (
@@ -10,6 +10,7 @@ from xmodal.objectives.config import (
     InfoNCEConfig,
     MetricPairsConfig,
     PairObjectiveConfig,
+    PriorConfig,
 )
 from xmodal.schema import Config
 
@@ -149,6 +150,52 @@ class PtfSimcmConfig(ViewsConfig):
     gamma: PositiveFloat = Field(0.5, description="of the kernel exp(-gamma d) of `discrepancy`")
 
 
+class ComposedConfig(TowersConfig):
+    """An image and a text that changes it, composed to find the image so changed."""
+
+    embedding: PositiveInt = Field(512, description="dimensions of the common space")
+    fusion: Literal["tirg", "tirg_map", "concatenation", "sum", "image", "text"] = Field(
+        "tirg",
+        description="how source and text become a query: TIRG's gate and residual, on vectors or "
+        "on the last map; a network on both; their sum; one side alone",
+    )
+    norm: PositiveFloat = Field(
+        4.0, description="length of queries and targets in losses at the start; learned"
+    )
+
+
+class TirgConfig(ComposedConfig):
+    """Composed queries against their targets (TIRG: Vo et al. 2019)."""
+
+    kind: Literal["tirg"] = "tirg"
+
+
+class DimConfig(ComposedConfig):
+    """TIRG with mutual information maximised (Gu et al. 2021)."""
+
+    kind: Literal["dim"] = "dim"
+    image: TimmConfig = Field(description="the image encoder")
+    level: NonNegativeInt = Field(
+        2,
+        description="of timm's intermediate maps the lower one: of a ResNet 0 is the stem's, "
+        "1 to 4 are those of its stages",
+    )
+    text_with: Literal["target", "source", "difference"] = Field(
+        "target",
+        description="what texts share information with; difference: target less source",
+    )
+    estimator: Literal["jsd", "dv", "nwj", "info_nce"] = Field(
+        "jsd", description="Jensen-Shannon; Donsker-Varadhan; Nguyen-Wainwright-Jordan; InfoNCE"
+    )
+    global_critic: Literal["dot", "concatenate"] = Field(
+        "dot",
+        description="judges a text and a whole image: both encoded and multiplied, against all "
+        "pairs of the batch; or a network on both, against one other each",
+    )
+    units: PositiveInt = Field(512, description="width of the critics")
+    prior: PriorConfig = Field(PriorConfig(), description="how composed features are spread evenly")
+
+
 MethodConfig = Annotated[
     ClipConfig
     | VseppConfig
@@ -156,6 +203,8 @@ MethodConfig = Annotated[
     | MiteConfig
     | UncsmConfig
     | SimsiamConfig
-    | PtfSimcmConfig,
+    | PtfSimcmConfig
+    | TirgConfig
+    | DimConfig,
     Field(discriminator="kind"),
 ]

@@ -103,6 +103,9 @@ class SoftTripletConfig(SampledTripletConfig):
     """Queries and targets together, in triplets drawn by label, without a margin (TIRG)."""
 
     kind: Literal["soft_triplet"] = "soft_triplet"
+    norm: PositiveFloat | None = Field(
+        None, description="norm of both sides at the start, learned; null: they are as they come"
+    )
 
 
 class MetricPairsConfig(Config):

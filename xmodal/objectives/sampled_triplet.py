@@ -82,6 +82,7 @@ class SoftTriplet(nn.Module):
 
     L = mean log(1 + exp(|a − p|² − |a − n|²)) over triplets of the global batch. Anchors are all
     queries x and all targets y; positives and negatives are of both, never the anchor itself.
+    With `norm`, vectors are first brought to a length s, which is learned.
     The backward pass that was released with the paper gives half of this loss's gradient: to train
     at its learning rate, halve the loss.
     """
@@ -89,6 +90,8 @@ class SoftTriplet(nn.Module):
     def __init__(self, config: SoftTripletConfig) -> None:
         super().__init__()
         self.config = config
+        # One element rather than none: ZeRO cannot partition a parameter without dimensions.
+        self.norm = None if config.norm is None else nn.Parameter(torch.tensor([config.norm]))
         self.monitors: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor, y: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -96,6 +99,9 @@ class SoftTriplet(nn.Module):
 
         `seed` is of the triplets, and the same on all ranks.
         """
+        if self.norm is not None:
+            self.monitors = {"norm": self.norm.detach().clone()}
+            x, y = (self.norm * F.normalize(side) for side in (x, y))
         batch = LabelledBatch.of(x, y, labels)
         both = batch.labels.repeat(2)
         drawn = sample_triplets(both, both, count=self.config.count, seed=seed, same_items=True)
