@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tests.shard_sets import Members, described, encode, write_shards
-from tests.training.test_features import CPU, TOKENIZER, method_of, recipe_of
+from tests.training.recipes import recipe_of
+from tests.training.test_features import CPU, TOKENIZER, method_of
 from xmodal.data.batch import Batch, Contents
 from xmodal.data.composed import ComposedSet
 from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet

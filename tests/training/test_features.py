@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.processes import on_ranks
 from tests.shard_sets import described, encode, write_shards
+from tests.training.recipes import SIZE, recipe_of
 from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.mixture import Mixture
@@ -31,7 +32,6 @@ from xmodal.training.features import LockedSides, cached_features, locked_sides
 
 TOKENIZER = train_tokenizer(["a red house and a green tree"], 300, 16)
 CPU = torch.device("cpu")
-SIZE = 32
 Shards = list[dict[str, dict[str, bytes]]]
 
 
@@ -65,34 +65,6 @@ def with_bad_samples() -> Shards:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
     return write_shards(tmp_path / "set", shards())
-
-
-def recipe_of(folder: Path, **changes: Any) -> Recipe:
-    """A recipe that trains the heads alone, unless `train` says otherwise."""
-    values: dict[str, Any] = {
-        "run": str(folder / "run"),
-        "data": {
-            "train": str(folder / "set"),
-            "feature_cache": str(folder / "cache"),
-            "crop": None,
-            "flip": False,
-        },
-        "method": {
-            "kind": "clip",
-            "image": {"kind": "timm", "name": "test_resnet", "size": SIZE},
-            "text": {"kind": "transformer", "width": 16, "layers": 1, "heads": 2},
-            "embedding": 8,
-        },
-        "stages": [{"train": changes.pop("train", ["image.head", "text.head", "loss"])}],
-    }
-    values["stages"][0] |= changes.pop("stage", {})
-    for key, value in changes.items():
-        node = values
-        *parents, last = key.split("__")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return Recipe.model_validate(values)
 
 
 def local_recipe(folder: Path, **changes: Any) -> Recipe:
