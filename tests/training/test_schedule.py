@@ -1,13 +1,16 @@
 """Learning rates and weights of losses over a stage."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.training.config import LossConfig, ScheduleConfig
+from xmodal.training.config import AdamWConfig, LossConfig, ScheduleConfig, StageConfig
 from xmodal.training.schedule import learning_rate_factor, loss_weight
+from xmodal.training.timeline import StageSpan
+from xmodal.training.trainer import Trainer
 
 
 def factors(*, warmup: int, total: int, final: float) -> list[float]:
@@ -54,6 +57,18 @@ def test_a_constant_stays_and_a_stair_falls() -> None:
         learning_rate_factor(stair, step, warmup=0, total=5, falls=[3, 4]) for step in range(6)
     ]
     assert rates == pytest.approx([1, 1, 1, 0.1, 0.01, 0.01])
+
+
+def test_some_parts_keep_the_rate_that_others_lose() -> None:
+    groups = [{"factor": 1.0, "constant": False}, {"factor": 2.0, "constant": True}]
+    trainer = SimpleNamespace(
+        progress=SimpleNamespace(step=17), timeline=SimpleNamespace(steps=lambda *_: 0)
+    )
+    stage = StageConfig(optimizer=AdamWConfig(lr=0.1), schedule=ScheduleConfig(kind="cosine"))
+    span = StageSpan(stage, number=1, start=12, end=22, origin=0)
+    engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
+    rate = Trainer._set_learning_rate(trainer, engine, span)
+    assert [rate, *(group["lr"] for group in groups)] == pytest.approx([0.05, 0.05, 0.2])
 
 
 def test_weights_rise_as_their_ramps_say() -> None:
