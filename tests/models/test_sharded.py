@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank
+from xmodal.models.composition import GatedResidual
 from xmodal.models.config import GruConfig, HeadConfig, TimmConfig
 from xmodal.models.encoder import Encoder
 from xmodal.models.heads import Head
@@ -34,12 +35,14 @@ class Models(nn.Module):
         gru = GruConfig(word=6, width=5, layers=2, bidirectional=True)
         self.words = tower(Recurrent(gru, 9))
         self.metric = MetricNetwork(DIM, (7, 6), interactions=True)
+        self.composition = GatedResidual(DIM)
 
     def compute(self) -> Tensor:
         images, _ = self.image(PIXELS)
         words, residuals = self.words(TOKENS, MASK)
         sides = (images[:, 1], words[:, 0] + residuals[:, 1])
-        return torch.cat([self.metric.all_pairs(*sides).flatten(), self.metric(*sides).flatten()])
+        values = self.metric.all_pairs(*sides), self.metric(*sides), self.composition(*sides) / 10
+        return torch.cat([one.flatten() for one in values])
 
     def loss(self) -> Tensor:
         return 30 * self.compute().square().sum()

@@ -24,6 +24,10 @@ def soft_triplet() -> SoftTriplet:
     return SoftTriplet(SoftTripletConfig())
 
 
+def soft_triplet_of_a_norm() -> SoftTriplet:
+    return SoftTriplet(SoftTripletConfig(norm=1.5)).double()
+
+
 def share(module: nn.Module, inputs: Inputs) -> Tensor:
     return module(inputs["x"], inputs["y"], inputs["ids"], SEED)
 
@@ -46,6 +50,8 @@ def naive_double(module: nn.Module, inputs: Inputs) -> Tensor:
 def naive_soft(module: nn.Module, inputs: Inputs) -> Tensor:
     """The mean over triplets among x and y together."""
     both, labels = torch.cat([inputs["x"], inputs["y"]]), inputs["ids"].repeat(2)
+    if module.norm is not None:
+        both = module.norm * both / both.norm(dim=1, keepdim=True)
     drawn = sample_triplets(labels, labels, count=module.config.count, seed=SEED, same_items=True)
     costs = [
         (1 + ((both[a] - both[p]).pow(2).sum() - (both[a] - both[n]).pow(2).sum()).exp()).log()
@@ -60,5 +66,6 @@ CASES = [
         ("double triplet", double_triplet, naive_double),
         ("double triplet, weighted", weighted_double_triplet, naive_double),
         ("soft triplet", soft_triplet, naive_soft),
+        ("soft triplet of a norm", soft_triplet_of_a_norm, naive_soft),
     )
 ]
