@@ -1,19 +1,30 @@
-"""Measure a run's checkpoint: retrieval of captions or of classes, modality gap, zero-shot.
+"""Measure a run's checkpoint: retrieval of captions, of classes, of images; gap, zero-shot.
 
     python launch/evaluate.py runs/quickstart
     python launch/evaluate.py runs/flickr8k_locked --data URL --checkpoint best
     python launch/evaluate.py RUN --protocol class --protocol gap
+    python launch/evaluate.py RUN --data QUERIES --gallery URL --protocol fashion200k
+    python launch/evaluate.py RUN --data TEST1 --gallery URL --protocol cirr --submission DIR
     deepspeed --num_accelerators 2 launch/evaluate.py RUN      # the work dealt to two processes
 
-Prints a table a protocol and writes RUN/results.json and RUN/report/index.html.
+Prints a table a protocol and writes RUN/results.json and RUN/report/index.html; with --submission
+the two files that CIRR's server takes, and nothing else.
 """
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xmodal.errors import UserError, run_command
 from xmodal.evaluation.config import PROTOCOLS
-from xmodal.recipe import dump_recipe, load_recipe
+from xmodal.recipe import Recipe, dump_recipe, load_recipe
+
+if TYPE_CHECKING:
+    from xmodal.data.composed import ComposedSet
+    from xmodal.data.evaluation import EvaluationSet
+    from xmodal.evaluation.retrieval import Retrieval
+    from xmodal.training.run import Run
 
 
 def main() -> None:
@@ -23,47 +34,94 @@ def main() -> None:
     if url is None:
         raise UserError(f"{given.run} was trained without data.val; give --data URL")
     # Only now the slow imports: help and a wrong run have been answered.
+    from xmodal.data.composed import ComposedSet
     from xmodal.data.manifest import read_manifest
     from xmodal.distributed.environment import start
-    from xmodal.evaluation.examples import retrieved_examples
-    from xmodal.evaluation.report import print_results
-    from xmodal.evaluation.results import write_results
-    from xmodal.evaluation.retrieval import evaluate_retrieval, evaluation_set
+    from xmodal.evaluation.retrieval import answer_cirr, evaluate_retrieval, sets_to_measure
     from xmodal.methods.build import build_method, load_tokenizer
     from xmodal.training.checkpoints import load_weights
     from xmodal.training.run import Run
 
-    run = Run(given.run)
+    run, data = Run(given.run), recipe.data
     checkpoint = run.find_checkpoint(given.checkpoint)
-    manifest = read_manifest(url, recipe.data.s3, recipe.data.cache)
+    shards = read_manifest(url, data.s3, data.cache)
     environment = start()
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
     method = build_method(recipe, tokenizer, environment.device)
+    gallery_url = searched(given, recipe, composed=method.contents.composed)
+    gallery_shards = read_manifest(gallery_url, data.s3, data.cache) if gallery_url else None
     load_weights(method, checkpoint, recipe.training.zero)
-    dataset = evaluation_set(manifest, recipe.method.image.size, tokenizer)
+    method.to(environment.device)
+    dataset, gallery = sets_to_measure(
+        method.contents, shards, gallery_shards, recipe.method.image.size, tokenizer
+    )
+    if given.submission:
+        assert isinstance(dataset, ComposedSet)
+        assert gallery is not None
+        paths = answer_cirr(
+            method,
+            dataset,
+            gallery,
+            recipe.evaluation,
+            Path(given.submission),
+            device=environment.device,
+            workers=data.workers,
+        )
+        print(*paths, sep="\n", end="\n" * environment.is_main)
+        return
     retrieval = evaluate_retrieval(
-        method.to(environment.device),
+        method,
         dataset,
-        manifest.relevance,
+        shards.relevance,
         recipe.evaluation,
+        gallery=gallery,
         protocols=given.protocol,
         device=environment.device,
-        workers=recipe.data.workers,
-        max_bad_share=recipe.data.max_bad_share,
+        workers=data.workers,
+        max_bad_share=data.max_bad_share,
     )
     if environment.is_main:
-        for line in retrieval.fault_lines():
-            print(line)
-        examples = retrieved_examples(retrieval, dataset.reader)
-        write_results(
-            run.path,
-            retrieval.metrics,
-            examples,
-            recipe=dump_recipe(recipe),
-            history=run.history(),
-        )
-        print(f"{checkpoint} on {url}")
-        print_results(retrieval.metrics, run.path)
+        report(retrieval, dataset, gallery, run, recipe, f"{checkpoint} on {url}")
+
+
+def searched(given: argparse.Namespace, recipe: Recipe, *, composed: bool) -> str | None:
+    """Return the shards that composed queries are searched in; None for other methods."""
+    if given.submission and given.protocol not in (None, ["cirr"]):
+        raise UserError("--submission is for --protocol cirr alone")
+    if not composed:
+        for option in ("gallery", "submission"):
+            if getattr(given, option):
+                raise UserError(f"--{option} is for composed queries, which {given.run} has not")
+        return None
+    url = given.gallery or recipe.data.gallery
+    if url is None:
+        raise UserError(f"{given.run} was trained without data.gallery; give --gallery URL")
+    return url
+
+
+def report(
+    retrieval: "Retrieval",
+    dataset: "EvaluationSet | ComposedSet",
+    gallery: "EvaluationSet | None",
+    run: "Run",
+    recipe: Recipe,
+    title: str,
+) -> None:
+    """Print what was measured, and write it into the run folder."""
+    from xmodal.evaluation.examples import retrieved_examples
+    from xmodal.evaluation.report import print_results
+    from xmodal.evaluation.results import write_results
+
+    for line in retrieval.fault_lines():
+        print(line)
+    examples = retrieved_examples(
+        retrieval.finds, dataset.reader, gallery.reader if gallery else None
+    )
+    write_results(
+        run.path, retrieval.metrics, examples, recipe=dump_recipe(recipe), history=run.history()
+    )
+    print(title)
+    print_results(retrieval.metrics, run.path)
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -73,6 +131,11 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--data", metavar="URL", help="shards to measure on; default: its data.val")
     parser.add_argument(
+        "--gallery",
+        metavar="URL",
+        help="shards that composed queries are searched in; default: its data.gallery",
+    )
+    parser.add_argument(
         "--checkpoint", default="latest", metavar="NAME", help="latest (default), best, or step-N"
     )
     parser.add_argument(
@@ -80,7 +143,12 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         action="append",
         choices=["default", *PROTOCOLS],
         help="what is measured (docs/evaluation.md), may be given several times; default: its "
-        "evaluation.protocols, else relevance where the shards have relevance.json",
+        "evaluation.protocols, else what fits its method",
+    )
+    parser.add_argument(
+        "--submission",
+        metavar="DIR",
+        help="write what CIRR's server takes of the answers to its test1, and measure nothing",
     )
     # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)

@@ -36,9 +36,9 @@ def examples() -> list[Example]:
     pictures = [np.full((40, 60, 3), 50 * i, np.uint8) for i in range(5)]
     captions = [f"caption {i}" for i in range(4)] + [EVIL]
     return [
-        Example(EVIL, [Hit(p, i == 2, 0.9 - i / 10) for i, p in enumerate(pictures)], rank=2),
-        Example("a <b>", [Hit(p, False, 0.5) for p in pictures], rank=1336),
-        Example(pictures[3], [Hit(c, i == 4, 0.5) for i, c in enumerate(captions)], rank=4),
+        Example(None, EVIL, [Hit(p, i == 2, 0.9 - i / 10) for i, p in enumerate(pictures)], rank=2),
+        Example(None, "a <b>", [Hit(p, False, 0.5) for p in pictures], rank=1336),
+        Example(pictures[3], None, [Hit(c, i == 4, 0.5) for i, c in enumerate(captions)], rank=4),
     ]
 
 
@@ -185,8 +185,8 @@ def test_the_sheet_frames_the_true_images_of_captions(examples: list[Example]) -
 
 
 def test_a_long_caption_is_wrapped_and_not_cut(examples: list[Example]) -> None:
-    short = retrieval_sheet([Example("dog", examples[0].hits, 2)])
-    long = retrieval_sheet([Example("dog " * 100, examples[0].hits, 2)])
+    short = retrieval_sheet([Example(None, "dog", examples[0].hits, 2)])
+    long = retrieval_sheet([Example(None, "dog " * 100, examples[0].hits, 2)])
     assert short is not None
     assert long is not None
     assert long.shape[0] > short.shape[0]

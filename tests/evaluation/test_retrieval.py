@@ -18,7 +18,8 @@ from xmodal.errors import UserError
 from xmodal.evaluation import captions
 from xmodal.evaluation.config import PROTOCOLS, EvaluationConfig
 from xmodal.evaluation.examples import retrieved_examples
-from xmodal.evaluation.protocols import metric_names
+from xmodal.evaluation.finds import Find
+from xmodal.evaluation.protocols import COMPOSED, metric_names
 from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
 from xmodal.methods.method import Loss, Method, Score
 from xmodal.methods.towers import Embeddings
@@ -127,6 +128,8 @@ def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(captions, "FOLD", 4)
 
 
+WITHOUT_A_SCORE = ("gap", "class-normalised", "visual", "visual-graded")
+OF_PAIRS = [name for name in PROTOCOLS if name not in COMPOSED]
 RELEVANCE = {f"i{n}": [[f"i{n}", f"i{(n + 3) % IMAGES}"]] * 5 for n in range(IMAGES)}
 LESS_IS_BETTER = r"_chance$|/median_rank$|/num_\w+$|/queries(_left_out)?$|/images_left_out$|^gap"
 
@@ -137,20 +140,22 @@ def test_all_protocols_from_one_pass_are_what_each_is_alone(
     kind: type[Method], shards: Path
 ) -> None:
     method = kind()
-    both = measured(method, shards, *PROTOCOLS, relevance=RELEVANCE).metrics
+    both = measured(method, shards, *OF_PAIRS, relevance=RELEVANCE).metrics
     assert method.encoded == IMAGES + 5 * IMAGES + len(WORDS)
-    of_each = {name: measured(method, shards, name, relevance=RELEVANCE) for name in PROTOCOLS}
+    of_each = {name: measured(method, shards, name, relevance=RELEVANCE) for name in OF_PAIRS}
     alone = {name: value for found in of_each.values() for name, value in found.metrics.items()}
     assert both == alone
     learned = kind is Learned
-    for protocol in PROTOCOLS:
+    for protocol in OF_PAIRS:
         named = {name.split("/")[0] for name in of_each[protocol].metrics}
-        both_ways = learned and protocol not in ("gap", "class-normalised")
+        both_ways = learned and protocol not in WITHOUT_A_SCORE
         assert named == {protocol} | ({f"{protocol}-by-distance"} if both_ways else set())
         assert all(isinstance(value, float) for value in of_each[protocol].metrics.values())
     # What is to be known before there is data: the names of all of which more is better.
     better = {name for name in both if not re.search(LESS_IS_BETTER, name)}
-    assert {name for name in better if "-by-distance/" not in name} == set(metric_names(PROTOCOLS))
+    assert {name for name in better if "-by-distance/" not in name} == set(
+        metric_names(OF_PAIRS, method)
+    )
 
 
 @pytest.mark.parametrize("protocol", ["all-captions", "class", "zero-shot"])
@@ -169,8 +174,12 @@ def test_a_learned_score_is_of_all_pairs_or_of_a_shortlist(shards: Path) -> None
     short = measured(Learned(), shards, *asked, all_pairs=IMAGES * 5 * IMAGES - 1, shortlist=3)
     assert whole_shortlist.metrics == pytest.approx(of_all.metrics)
     assert short.metrics["class/map"] != pytest.approx(of_all.metrics["class/map"])
-    assert torch.equal(whole_shortlist.images_found.items, of_all.images_found.items)
-    assert short.images_found.items.shape == (6, 3)
+    assert [shown(find) for find in whole_shortlist.finds] == [shown(find) for find in of_all.finds]
+    assert {len(find.hits) for find in short.finds} == {3}
+
+
+def shown(find: Find) -> tuple[object, ...]:
+    return find.query, [part for part, _, _ in find.hits], find.rank
 
 
 def test_a_method_scores_as_it_does_when_it_is_not_trained(shards: Path) -> None:
@@ -225,8 +234,25 @@ class FeaturesOfTexts(Bags):
 
 
 MISTAKES = {
-    "class": (Bags, {"labels": False}, "URL has no labels in its samples' JSON, which class and"),
-    "zero-shot": (Bags, {"labels": False}, "URL has no labels in its samples' JSON, which class"),
+    **{
+        name: (Bags, {"labels": False}, f"URL has no labels in its samples' JSON, which {name} is")
+        for name in ("class", "zero-shot", "visual")
+    },
+    "visual of several embeddings": (
+        TwoSenses,
+        {},
+        "visual compares one embedding of an image with one of another, and this method has 2",
+    ),
+    "visual-graded": (
+        Bags,
+        {"count": 1},
+        "no two images of URL share a label, which visual-graded is measured by; leave",
+    ),
+    "composed": (
+        Bags,
+        {},
+        "composed is not for this method; it is measured by all-captions or relevance or ",
+    ),
     "zero-shot of features": (
         FeaturesOfTexts,
         {"texts": True},
@@ -253,7 +279,7 @@ def test_what_cannot_be_measured_is_one_line(mistake: str, tmp_path: Path) -> No
         measured(method, tmp_path, mistake.split(" ", maxsplit=1)[0])
     assert str(error.value).startswith(line.replace("URL", str(tmp_path)))
     # What can be told beforehand is told before anything is encoded.
-    early = mistake not in ("class-normalised", "gap")
+    early = mistake not in ("class-normalised", "gap", "visual-graded") and kind is not TwoSenses
     assert (method.encoded == 0) == early
 
 
@@ -285,7 +311,7 @@ def test_all_ranks_get_the_same(shards: Path) -> None:
 def test_what_is_shown_is_what_ranks_were_counted_of(kind: type[Method], shards: Path) -> None:
     found = measured(kind(), shards, "gap", "relevance", relevance=RELEVANCE)
     samples_read = evaluation_set(read_manifest(shards), 8, TOKENIZER).reader
-    examples = retrieved_examples(found, samples_read)
+    examples = retrieved_examples(found.finds, samples_read)
     assert len(examples) == 12
     for example in examples:
         assert len(example.hits) == 5
@@ -294,11 +320,11 @@ def test_what_is_shown_is_what_ranks_were_counted_of(kind: type[Method], shards:
         first_true = next((n for n, hit in enumerate(example.hits) if hit.is_true), None)
         assert (example.rank < 5) == (first_true is not None)
         assert first_true in (None, example.rank)
-    assert [example.query for example in examples[:2]] == ["0 red 0", "3 red 1"]
+    assert [example.text for example in examples[:2]] == ["0 red 0", "3 red 1"]
 
 
 def test_texts_of_features_are_shown_by_their_labels(tmp_path: Path) -> None:
     write_shards(tmp_path, [samples(texts=True)])
     found = measured(Bags(), tmp_path)
     reader = evaluation_set(read_manifest(tmp_path), 8, TOKENIZER).reader
-    assert retrieved_examples(found, reader)[0].query == "red, green"
+    assert retrieved_examples(found.finds, reader)[0].text == "red, green"

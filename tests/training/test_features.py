@@ -303,12 +303,13 @@ def test_examples_show_the_images_that_features_were_made_of(tmp_path: Path) -> 
     recipe = recipe_of(tmp_path)
     originals = SampleReader(manifest)
     got, expected = (
-        retrieved_examples(measured(recipe, shards), originals)
+        retrieved_examples(measured(recipe, shards).finds, originals)
         for shards in (computed(recipe, manifest), manifest)
     )
     assert len(got) == len(expected) == 12
     for one, other in zip(got, expected, strict=True):
-        assert np.array_equal(one.query, other.query)
+        assert np.array_equal(one.image, other.image)
+        assert one.text == other.text
         assert one.rank == other.rank
         for hit, other_hit in zip(one.hits, other.hits, strict=True):
             assert hit.is_true == other_hit.is_true

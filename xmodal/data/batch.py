@@ -71,6 +71,10 @@ class Batch:
         """Return the batch with its tensors on `device`, copied while the device computes."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def rows(self, numbers: Tensor) -> "Batch":
+        """Return the batch of these rows, (some,) int64."""
+        return self._map(itemgetter(numbers))
+
     def cut(self, size: int) -> list["Batch"]:
         """Return the batch in parts of `size` samples, in order; `join` puts them together again.
 

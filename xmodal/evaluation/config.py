@@ -17,6 +17,14 @@ Protocol = Literal[
     "class-normalised",
     "gap",
     "zero-shot",
+    "visual",
+    "visual-graded",
+    "composed",
+    "fashion200k",
+    "mit-states",
+    "css",
+    "fashion-iq",
+    "cirr",
 ]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)[1:]  # `default` is one of them
 
@@ -29,7 +37,8 @@ class EvaluationConfig(Config):
         None,
         min_length=1,
         description="what is measured, by the names in docs/evaluation.md; default, which null "
-        "means too: relevance where the shards have relevance.json, else all-captions",
+        "means too: relevance where the shards have relevance.json, else all-captions; visual of "
+        "methods for images, composed of those for composed queries",
     )
     templates: list[str] = Field(
         ["a photo of a {}."],

@@ -1,78 +1,49 @@
 """What a method retrieves for a few queries, to look at."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
-from xmodal.evaluation.report import Example, Hit
-from xmodal.evaluation.retrieval import Found, Retrieval
+from xmodal.data.samples import RawSample
+from xmodal.evaluation.finds import Find, Part
+from xmodal.evaluation.report import Example, Hit, Picture
 
 
-def retrieved_examples(retrieval: Retrieval, samples: SampleReader) -> list[Example]:
-    """Return captions with their best images, then images with their best captions.
+def retrieved_examples(
+    finds: Sequence[Find], samples: SampleReader, gallery: SampleReader | None = None
+) -> list[Example]:
+    """Return queries and what they find, as pictures and texts.
 
-    `samples` reads the images and captions that `retrieval` was measured on.
+    `samples` reads what the queries are of, `gallery` what is found, where that is another set.
     """
-    return [*_caption_queries(retrieval, samples), *_image_queries(retrieval, samples)]
+    return [_example(find, samples, gallery or samples) for find in finds]
 
 
-def _caption_queries(retrieval: Retrieval, samples: SampleReader) -> list[Example]:
-    true = _pair_set(retrieval)
-    return [
-        Example(
-            _caption(retrieval, samples, text),
-            [
-                Hit(_image(retrieval, samples, image), (image, text) in true, value)
-                for image, value in hits
-            ],
-            int(retrieval.ranks.text_to_image[text]),
-        )
-        for text, hits in _hits(retrieval.images_found)
+def _example(find: Find, samples: SampleReader, gallery: SampleReader) -> Example:
+    query, sample = find.query, samples[find.query.number]
+    image = None if query.role == "caption" else _image(sample, query)
+    text = None if query.role == "image" else _caption(sample, query)
+    hits = [
+        Hit(_item(gallery[part.number], part), right, score) for part, right, score in find.hits
     ]
+    return Example(image, text, hits, find.rank)
 
 
-def _image_queries(retrieval: Retrieval, samples: SampleReader) -> list[Example]:
-    true = _pair_set(retrieval)
-    return [
-        Example(
-            _image(retrieval, samples, image),
-            [
-                Hit(_caption(retrieval, samples, text), (image, text) in true, value)
-                for text, value in hits
-            ],
-            int(retrieval.ranks.image_to_text[image]),
-        )
-        for image, hits in _hits(retrieval.texts_found)
-    ]
+def _item(sample: RawSample, part: Part) -> Picture | str:
+    return _caption(sample, part) if part.role == "caption" else _image(sample, part)
 
 
-def _hits(found: Found) -> Iterator[tuple[int, list[tuple[int, float]]]]:
-    """Yield each query's row, and the rows and scores of what it finds."""
-    for query, items, scores in zip(
-        found.queries, found.items.tolist(), found.scores.tolist(), strict=True
-    ):
-        yield query, list(zip(items, scores, strict=True))
-
-
-def _pair_set(retrieval: Retrieval) -> set[tuple[int, int]]:
-    return {(image, text) for image, text in retrieval.true_pairs.tolist()}
-
-
-def _image(retrieval: Retrieval, samples: SampleReader, row: int) -> np.ndarray:
+def _image(sample: RawSample, part: Part) -> np.ndarray:
     try:
-        return decode_image(samples[int(retrieval.gallery.numbers[row])].image())
+        return decode_image(sample.image("source" if part.role == "query" else "image"))
     except BadSample:
         return np.full((64, 64, 3), 200, np.uint8)  # a sample of features has no image to show
 
 
-def _caption(retrieval: Retrieval, samples: SampleReader, text: int) -> str:
-    owner = int(retrieval.gallery.owners[text])
-    first = int(torch.searchsorted(retrieval.gallery.owners, owner))
-    sample = samples[int(retrieval.gallery.numbers[owner])]
+def _caption(sample: RawSample, part: Part) -> str:
     try:
-        return sample.captions()[text - first]
+        return sample.captions()[part.caption]
     except BadSample:
         return ", ".join(sample.labels()) or sample.key

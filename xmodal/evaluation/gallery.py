@@ -1,6 +1,6 @@
 """All embeddings of a shard set: encoded once, by all ranks, for every protocol."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from xmodal.data.batch import Fault
+from xmodal.data.batch import Batch, Fault
 from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
 from xmodal.distributed.collectives import gather, gather_objects, rank, world_size
 from xmodal.errors import UserError
@@ -21,10 +21,11 @@ class Gallery:
 
     numbers: Tensor  # (images,) int64, the samples' numbers in the manifest
     image_ids: Tensor  # (images,) int64
-    images: Tensor  # (images, …)
+    images: Tensor  # (images, …); of a composed method as they are searched
     owners: Tensor  # (texts,) int64, each caption's row in `images`
-    texts: Tensor  # (texts, …)
+    texts: Tensor  # (texts, …); no row where a method embeds images alone
     labels: list[list[str]]  # of each image; a text has those of its image
+    fused: Tensor | None = None  # (images, dim), each image with its first caption
 
     def caption_numbers(self) -> Tensor:
         """Return which of its image's captions each text is, from 0: (texts,) int64."""
@@ -75,9 +76,9 @@ def embed(
         labels.extend(batch.labels)
         parts.append(_embed_batch(method, batch, device))
     columns = [gather(torch.cat(column)) for column in zip(*parts, strict=True)]
-    numbers, image_ids, images, owner_numbers, texts = columns
+    numbers, image_ids, images, owner_numbers, texts, *fused = columns
     owners = torch.searchsorted(numbers, owner_numbers)
-    gallery = Gallery(numbers, image_ids, images, owners, texts, gather_objects(labels))
+    gallery = Gallery(numbers, image_ids, images, owners, texts, gather_objects(labels), *fused)
     return gallery, gather_objects(faults)
 
 
@@ -95,19 +96,45 @@ def own_chunks(total: int, batch_size: int) -> list[range]:
     return [range(*bound) for bound in pairwise(bounds)]
 
 
+def check_any(numbers: Tensor, faults: Sequence[Fault]) -> None:
+    """Raise `UserError` for a batch of which no sample can be used."""
+    if not len(numbers):
+        raise UserError(f"{len(faults)} samples in a row cannot be read, {faults[0]}")
+
+
 def _embed_batch(
     method: Method, batch: EvaluationBatch, device: torch.device
 ) -> tuple[Tensor, ...]:
-    if not len(batch.numbers):
-        raise UserError(f"{len(batch.faults)} samples in a row cannot be read, {batch.faults[0]}")
-    images = method.encode(batch.images.to(device)).images
-    texts = method.encode(batch.texts.to(device)).texts
+    check_any(batch.numbers, batch.faults)
     ids, numbers = batch.images.image_ids, batch.numbers
     assert ids is not None
-    return (
-        numbers.to(device),
-        ids.to(device),
+    images, texts, *fused = _encode(method, batch, device)
+    owners = numbers[batch.owners[: len(texts)]]
+    return numbers.to(device), ids.to(device), images, owners.to(device), texts, *fused
+
+
+def _encode(method: Method, batch: EvaluationBatch, device: torch.device) -> tuple[Tensor, ...]:
+    """Return images and texts, and images with their texts where the method makes such."""
+    images = batch.images.to(device)
+    if method.contents.composed:
+        searched = Batch(targets=images.images, target_features=images.image_features)
+        targets = method.encode(searched).targets
+        return targets, targets[:0]
+    if method.contents.views == 1:
+        return method.encode(images).images, method.encode(batch.texts.to(device)).texts
+    found = method.encode(_with_first_captions(images, batch, device))
+    none = found.images[:0]
+    return (found.images, none) if found.fused is None else (found.images, none, found.fused)
+
+
+def _with_first_captions(images: Batch, batch: EvaluationBatch, device: torch.device) -> Batch:
+    if not len(batch.owners):
+        return images
+    first = torch.searchsorted(batch.owners, torch.arange(len(batch.numbers)))
+    texts = batch.texts.rows(first).to(device)
+    return replace(
         images,
-        numbers[batch.owners].to(device),
-        texts,
+        tokens=texts.tokens,
+        token_mask=texts.token_mask,
+        text_features=texts.text_features,
     )

@@ -14,19 +14,21 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
 
 from xmodal.data.manifest import write_atomically
-from xmodal.evaluation import tables
+from xmodal.evaluation import composed, tables
 from xmodal.evaluation.average_precision import CURVE, CUTOFF
 from xmodal.evaluation.curve import curve, precision_recall
 from xmodal.evaluation.recall import CUTOFFS
 
 GREEN, GREY = "#1a7f4b", "#d5d8dc"  # frames of true and of wrong images
+BLUE = "#2f6fdb"  # that of an image that is searched with
+DRAWN = ("rsum", "map", "top1", "map@r", "ndcg")  # by step, of protocols that have it
 
 Picture = Image.Image | np.ndarray  # an array is (height, width, 3) uint8
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One retrieved item: an image for a caption, a caption for an image."""
+    """One retrieved item: an image or a caption."""
 
     item: Picture | str
     is_true: bool
@@ -35,11 +37,20 @@ class Hit:
 
 @dataclass(frozen=True)
 class Example:
-    """A query, what was retrieved for it, best first, and its best true item's 0-based rank."""
+    """A query, what was retrieved for it, best first, and its best true item's 0-based rank.
 
-    query: Picture | str
+    A query is an image, a text, or both: an image and what shall be other about it.
+    """
+
+    image: Picture | None
+    text: str | None
     hits: Sequence[Hit]
-    rank: int
+    rank: int | None  # None where nothing is true
+
+    @property
+    def finds_images(self) -> bool:
+        """Whether what was retrieved are images."""
+        return not any(isinstance(hit.item, str) for hit in self.hits)
 
 
 def print_results(metrics: Mapping[str, float], run: str | Path) -> None:
@@ -66,9 +77,9 @@ def write_report(
         folder: the run folder.
         title: the page's heading.
         metrics: numbers by name, as the protocols name them.
-        examples: what was retrieved, captions and images as queries.
-        history: the rows of metrics.jsonl; `loss` and each protocol's `rsum`, `map` or
-            `top1` are drawn by `step`.
+        examples: what was retrieved for some queries.
+        history: the rows of metrics.jsonl; `loss` and the first metric of each protocol are drawn
+            by `step`.
         recipe: the resolved recipe's YAML.
     """
     environment = jinja2.Environment(
@@ -92,14 +103,32 @@ def write_report(
         precision_recall={name: _precision_recall(metrics, name) for name in measured["map"]},
         others={k: value for k, value in metrics.items() if k.split("/")[0] not in names},
         curves=dict(_curves(history, measured)),
-        captions=[example for example in examples if isinstance(example.query, str)],
-        images=[example for example in examples if not isinstance(example.query, str)],
+        sections=_sections(examples),
         recipe=recipe,
     )
     path = Path(folder) / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
     return path
+
+
+def _sections(examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """Return the examples by what is said above them, in the order of the page."""
+    sections: dict[str, list[Example]] = {
+        "Images found for captions": [],
+        "Captions found for images": [],
+        "Images found for an image and what shall be other": [],
+        "Images found for images": [],
+    }
+    captions, images, composed_queries, alike = sections.values()
+    for example in examples:
+        if example.image is None:
+            captions.append(example)
+        elif example.text is not None:
+            composed_queries.append(example)
+        else:
+            (alike if example.finds_images else images).append(example)
+    return {title: found for title, found in sections.items() if found}
 
 
 def _precision_recall(metrics: Mapping[str, float], protocol: str) -> Markup:
@@ -110,7 +139,8 @@ def _precision_recall(metrics: Mapping[str, float], protocol: str) -> Markup:
 def _curves(
     history: Sequence[Mapping[str, Any]], measured: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, Markup]]:
-    drawn = [f"{name}/{mark}" for mark in ("rsum", "map", "top1") for name in measured[mark]]
+    drawn = [f"{name}/{mark}" for mark in DRAWN for name in measured[mark]]
+    drawn += [f"{name}/{composed.BETTER[name][0]}" for name in measured["num_queries"]]
     for key in ["loss", *drawn]:
         drawing = curve([(row["step"], row[key]) for row in history if key in row], key)
         if drawing:
@@ -133,12 +163,12 @@ def _rgb(picture: Picture) -> Image.Image:
 
 
 def retrieval_sheet(examples: Sequence[Example], size: int = 144) -> np.ndarray | None:
-    """Draw the captions among the examples, each above its images, true ones framed in green.
+    """Draw the examples that find images, a row each, true ones framed in green.
 
-    Images are `size` pixels square. Returns a picture (height, width, 3) uint8, or None where no
-    query is a caption.
+    An image that is searched with stands first, framed in blue. Images are `size` pixels square.
+    Returns a picture (height, width, 3) uint8, or None where nothing finds images.
     """
-    examples = [example for example in examples if isinstance(example.query, str)]
+    examples = [example for example in examples if example.finds_images]
     if not examples:
         return None
     rows = [_sheet_row(example, size) for example in examples]
@@ -157,20 +187,23 @@ def _sheet_row(
 ) -> Image.Image:
     font = ImageFont.load_default(15)
     pitch = size + 2 * frame + gap
-    width = gap + max(5, len(example.hits)) * pitch
-    title = f"{example.query} (best true image: rank {example.rank + 1:,})"
+    pictures = [] if example.image is None else [(example.image, BLUE, "")]
+    for hit in example.hits:
+        assert not isinstance(hit.item, str), "captions are not drawn"
+        pictures.append((hit.item, GREEN if hit.is_true else GREY, f"{hit.score:.3f}"))
+    width = gap + max(5, len(pictures)) * pitch
+    found = "none" if example.rank is None else f"rank {example.rank + 1:,}"
+    title = f"{example.text or ''} (best true image: {found})".strip()
     lines = _wrapped(title, font, width - 2 * gap)
     top = gap + line * len(lines)
     row = Image.new("RGB", (width, top + pitch + line + gap), "white")
     draw = ImageDraw.Draw(row)
     for number, text in enumerate(lines):
         draw.text((gap, gap + line * number), text, "black", font)
-    for place, hit in enumerate(example.hits):
-        assert not isinstance(hit.item, str), "a caption's hits are images"
-        square = ImageOps.pad(_rgb(hit.item), (size, size), color="white")
-        framed = ImageOps.expand(square, frame, GREEN if hit.is_true else GREY)
-        row.paste(framed, (gap + place * pitch, top))
-        draw.text((gap + place * pitch, top + pitch - gap), f"{hit.score:.3f}", "black", font)
+    for place, (picture, colour, below) in enumerate(pictures):
+        square = ImageOps.pad(_rgb(picture), (size, size), color="white")
+        row.paste(ImageOps.expand(square, frame, colour), (gap + place * pitch, top))
+        draw.text((gap + place * pitch, top + pitch - gap), below, "black", font)
     return row
 
 

@@ -2,57 +2,38 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from xmodal.data.batch import Fault
+from xmodal.data.batch import Contents, Fault
+from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
+from xmodal.distributed.collectives import rank
 from xmodal.errors import UserError
 from xmodal.evaluation.captions import Relevance
+from xmodal.evaluation.cirr import write_submission
+from xmodal.evaluation.composed import Queries, Search, composed_metrics, embed_queries
 from xmodal.evaluation.config import EvaluationConfig
+from xmodal.evaluation.finds import Find, composed_finds, pair_finds, visual_finds
 from xmodal.evaluation.gallery import Gallery, embed, in_evaluation
-from xmodal.evaluation.protocols import (
-    CAPTIONED,
-    MEASURES,
-    Ranked,
-    Subject,
-    check_protocols,
-    named,
-    ranked_captions,
-)
-from xmodal.evaluation.ranking import Ranks
-from xmodal.evaluation.similarity import Similarity, nearest
+from xmodal.evaluation.protocols import CAPTIONED, VISUAL, check_protocols, named
+from xmodal.evaluation.subject import MEASURES, Ranked, Subject, ranked_captions
 from xmodal.methods.method import Method
 
 NAMED_FAULTS = 20  # samples left out that are named; the rest are counted
-QUERIES = 6  # captions, and as many images, spread evenly over the set, whose finds are shown
-HITS = 5
-
-
-@dataclass
-class Found:
-    """What some queries find first."""
-
-    queries: list[int]  # rows
-    items: Tensor  # (queries, hits) int64, rows, best first
-    scores: Tensor  # (queries, hits)
 
 
 @dataclass
 class Retrieval:
     """What was retrieved, and how well."""
 
-    gallery: Gallery
-    true_pairs: Tensor  # (pairs, 2) int64, rows of images and texts that are right
-    ranks: Ranks
-    texts_found: Found  # for some images
-    images_found: Found  # for some texts
     metrics: dict[str, float]  # of all protocols
+    finds: list[Find]  # of a few queries, to look at
     faults: list[Fault]  # samples left out
 
     def fault_lines(self) -> list[str]:
@@ -64,10 +45,11 @@ class Retrieval:
 
 def evaluate_retrieval(
     method: Method,
-    dataset: EvaluationSet,
+    dataset: EvaluationSet | ComposedSet,
     relevance: Relevance | None,
     config: EvaluationConfig,
     *,
+    gallery: EvaluationSet | None = None,
     protocols: Sequence[str] | None = None,
     device: torch.device,
     workers: int,
@@ -75,61 +57,129 @@ def evaluate_retrieval(
 ) -> Retrieval:
     """Measure a method by `protocols`, those of `config` by default, from one pass of encoding.
 
-    The ranks and the finds are those of the first protocol that ranks the captions of the whole
-    set, or of the default one where none does. All ranks call this, and all get the same result.
-    Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or the set is
-    not what a protocol is measured on.
+    Composed queries are searched in `gallery`. The finds are those of the first protocol that ranks
+    the captions of the whole set, or of the default one where none does; of images among images
+    where their similarity is measured; or of composed queries. All ranks call this, and all get the
+    same result. Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or
+    the set is not what a protocol is measured on.
     """
-    names = named(protocols or config.protocols, relevance)
-    check_protocols(names, method, dataset.reader, relevance)
+    names = named(protocols or config.protocols, method.contents, relevance)
+    searched = gallery.reader if gallery else None
+    check_protocols(names, method, dataset.reader, relevance, searched)
     with in_evaluation(method):
-        gallery, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
-        _check_faults(faults, gallery, dataset, max_bad_share)
-        subject = Subject(method, gallery, dataset, relevance, config, device)
-        captioned = [name for name in names if name in CAPTIONED] or named(None, relevance)
-        ranked = {name: ranked_captions(subject, name) for name in captioned}
-        metrics: dict[str, float] = {}
-        for name in names:
-            metrics |= ranked[name].metrics(name) if name in ranked else MEASURES[name](subject)
-        return _retrieval(subject, ranked[captioned[0]], metrics, faults)
+        if isinstance(dataset, ComposedSet):
+            assert gallery is not None, "composed queries are searched in a gallery"
+            queries, images, faults = _embed_both(
+                method, dataset, gallery, config, device, workers, max_bad_share
+            )
+            return _composed(queries, images, names, config.tile, faults)
+        images, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
+        _check_faults(faults, len(images.numbers), dataset.reader, max_bad_share)
+        return _measured(Subject(method, images, dataset, relevance, config, device), names, faults)
 
 
-def evaluation_set(manifest: Manifest, size: int, tokenizer: CaptionTokenizer) -> EvaluationSet:
-    """Return a shard set as evaluation reads it: central crops of `size`, every caption."""
-    return EvaluationSet(SampleReader(manifest), ImageTransform(size), tokenizer)
+def answer_cirr(
+    method: Method,
+    dataset: ComposedSet,
+    gallery: EvaluationSet,
+    config: EvaluationConfig,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: int,
+) -> list[Path]:
+    """Write what CIRR's server takes of a method's answers, on the first rank; return the paths.
+
+    All ranks call this. Raises `UserError` where any sample cannot be read: the server wants all.
+    """
+    with in_evaluation(method):
+        queries, images, _ = _embed_both(method, dataset, gallery, config, device, workers, 0.0)
+    if rank():
+        return []
+    return write_submission(folder, Search(queries, images, "cirr"), gallery.reader, config.tile)
+
+
+def evaluation_set(
+    manifest: Manifest, size: int, tokenizer: CaptionTokenizer, *, captions: bool = True
+) -> EvaluationSet:
+    """Return a shard set as evaluation reads it: central crops of `size`, every caption or none."""
+    return EvaluationSet(SampleReader(manifest), ImageTransform(size), tokenizer, captions=captions)
+
+
+def sets_to_measure(
+    contents: Contents,
+    shards: Manifest,
+    gallery: Manifest | None,
+    size: int,
+    tokenizer: CaptionTokenizer,
+) -> tuple[EvaluationSet | ComposedSet, EvaluationSet | None]:
+    """Return what `evaluate_retrieval` measures a method on: a set and, of composed queries, the
+    gallery that they are searched in.
+    """
+    if not contents.composed:
+        return evaluation_set(shards, size, tokenizer, captions=contents.captions > 0), None
+    assert gallery is not None
+    queries = ComposedSet(SampleReader(shards), ImageTransform(size), tokenizer)
+    return queries, evaluation_set(gallery, size, tokenizer, captions=False)
+
+
+def _embed_both(
+    method: Method,
+    dataset: ComposedSet,
+    gallery: EvaluationSet,
+    config: EvaluationConfig,
+    device: torch.device,
+    workers: int,
+    max_bad_share: float,
+) -> tuple[Queries, Gallery, list[Fault]]:
+    size = config.batch_size
+    queries, faults = embed_queries(method, dataset, size, device=device, workers=workers)
+    _check_faults(faults, len(queries.numbers), dataset.reader, max_bad_share)
+    images, more = embed(method, gallery, size, device=device, workers=workers)
+    _check_faults(more, len(images.numbers), gallery.reader, max_bad_share)
+    return queries, images, faults + more
+
+
+def _composed(
+    queries: Queries, images: Gallery, names: Sequence[str], tile: int, faults: list[Fault]
+) -> Retrieval:
+    metrics: dict[str, float] = {}
+    for name in names:
+        metrics |= composed_metrics(queries, images, name, tile)
+    return Retrieval(metrics, composed_finds(Search(queries, images, names[0]), tile), faults)
+
+
+def _measured(subject: Subject, names: Sequence[str], faults: list[Fault]) -> Retrieval:
+    gallery, tile = subject.gallery, subject.config.tile
+    captioned = [name for name in names if name in CAPTIONED]
+    if not captioned and not set(VISUAL).issuperset(names):
+        captioned = named(None, subject.method.contents, subject.relevance)
+    ranked = {name: ranked_captions(subject, name) for name in captioned}
+    metrics: dict[str, float] = {}
+    for name in names:
+        metrics |= ranked[name].metrics(name) if name in ranked else MEASURES[name](subject)
+    finds: list[Find] = []
+    if captioned:
+        finds += _pair_finds(subject, ranked[captioned[0]])
+    if set(VISUAL).intersection(names):
+        finds += visual_finds(gallery, subject.classes, tile)
+    return Retrieval(metrics, finds, faults)
+
+
+def _pair_finds(subject: Subject, ranked: Ranked) -> list[Find]:
+    gallery = ranked.gallery
+    similarity = subject.similarities(gallery.images, gallery.texts)[""]
+    return pair_finds(gallery, ranked.true_pairs, ranked.ranks[""], similarity, subject.config.tile)
 
 
 def _check_faults(
-    faults: Sequence[Fault], gallery: Gallery, dataset: EvaluationSet, max_bad_share: float
+    faults: Sequence[Fault], read: int, reader: SampleReader, max_bad_share: float
 ) -> None:
-    url, total = dataset.reader.manifest.url, len(dataset.reader)
-    missing = total - len(gallery.numbers)
-    if missing > max_bad_share * total or not len(gallery.numbers):
+    url, total = reader.manifest.url, len(reader)
+    missing = total - read
+    if missing > max_bad_share * total or not read:
         first = f", the first {faults[0]}" if faults else ""
         raise UserError(
             f"{missing} of {total} samples of {url} cannot be read{first}; run "
             f"`python -m shards check {url}`"
         )
-
-
-def _retrieval(
-    subject: Subject, ranked: Ranked, metrics: dict[str, float], faults: list[Fault]
-) -> Retrieval:
-    gallery, tile = ranked.gallery, subject.config.tile
-    images, texts = gallery.images, gallery.texts
-    similarity = subject.similarities(images, texts)[""]
-
-    def find(queries: Tensor, items: Tensor, by: Similarity) -> Found:
-        rows = [len(queries) * i // QUERIES for i in range(min(QUERIES, len(queries)))]
-        scores, found = nearest(queries[rows], items, HITS, by, tile)
-        return Found(rows, found, scores)
-
-    return Retrieval(
-        gallery,
-        ranked.true_pairs,
-        ranked.ranks[""],
-        find(images, texts, similarity),
-        find(texts, images, similarity.swapped()),
-        metrics,
-        faults,
-    )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from rich import box
 from rich.table import Table
 
+from xmodal.evaluation import visual
 from xmodal.evaluation.average_precision import CUTOFF
 from xmodal.evaluation.recall import CUTOFFS
 
@@ -20,6 +21,14 @@ GAP_LABELS = {
     "rmg": "RMG",
 }
 ZERO_SHOT_LABELS = {"top1": "top 1", "top5": "top 5", "mean_class_recall": "class recall"}
+VISUAL_LABELS = {
+    **{f"recall@{k}": f"R@{k}" for k in visual.CUTOFFS},
+    "map@r": "mAP@R",
+    "knn_accuracy": "k-NN",
+    "nmi": "NMI",
+    "ndcg": "nDCG",
+    "ndcg@10": "nDCG@10",
+}
 WIDTH = 78  # so that log files read as well
 
 
@@ -70,12 +79,41 @@ def gap_table(metrics: Metrics, protocol: str) -> Table:
 
 def zero_shot_table(metrics: Metrics, protocol: str) -> Table:
     """Accuracies of classification in percent with chance beside them."""
-    table = _table(f"{protocol}: {zero_shot_sizes(metrics, protocol)}")
+    table = _table(f"{protocol}: {images_and_classes(metrics, protocol)}")
     _add_columns(
         table, "", *(column for name in ZERO_SHOT_LABELS.values() for column in (name, "chance"))
     )
     names = (f"{protocol}/{name}" for name in ZERO_SHOT_LABELS)
     table.add_row("image → class", *_with_chance(metrics, *names))
+    return table
+
+
+def visual_table(metrics: Metrics, protocol: str) -> Table:
+    """How well images find images, in percent, with chance where it is known."""
+    table = _table(f"{protocol}: {images_and_classes(metrics, protocol)}")
+    _add_columns(table, "", "%", "chance")
+    for name, label in visual_labels(metrics, protocol).items():
+        chance = metrics.get(f"{protocol}/{name}_chance")
+        value = f"{metrics[f'{protocol}/{name}']:.1f}"
+        table.add_row(label, value, "" if chance is None else percent(chance))
+    return table
+
+
+def composed_table(metrics: Metrics, protocol: str) -> Table:
+    """Recalls of composed queries in percent with chance beside them, a column what is found."""
+    table = _table(f"{protocol}: {composed_sizes(metrics, protocol)}")
+    table.caption = f"median rank {metrics[f'{protocol}/median_rank']:,.0f}"
+    groups = composed_groups(metrics, protocol)
+    _add_columns(table, "", *(c for name in groups for c in (name.split("/")[0], "chance")))
+    for k in sorted({k for cutoffs in groups.values() for k in cutoffs}):
+        cells = [
+            cell
+            for name, cutoffs in groups.items()
+            for cell in (
+                _with_chance(metrics, f"{protocol}/{name}@{k}") if k in cutoffs else ("", "")
+            )
+        ]
+        table.add_row(f"R@{k}", *cells)
     return table
 
 
@@ -85,6 +123,9 @@ TABLES = {
     "map": class_table,
     "centroid_distance": gap_table,
     "top1": zero_shot_table,
+    "map@r": visual_table,
+    "ndcg": visual_table,
+    "num_queries": composed_table,
 }
 
 
@@ -100,10 +141,31 @@ def class_sizes(metrics: Metrics, protocol: str) -> str:
     return f"{gallery_sizes(metrics, protocol)}, {classes:,.0f} classes"
 
 
-def zero_shot_sizes(metrics: Metrics, protocol: str) -> str:
+def images_and_classes(metrics: Metrics, protocol: str) -> str:
     """How many images and classes there were, in words."""
     images, classes = metrics[f"{protocol}/num_images"], metrics[f"{protocol}/num_classes"]
     return f"{images:,.0f} images × {classes:,.0f} classes"
+
+
+def visual_labels(metrics: Metrics, protocol: str) -> dict[str, str]:
+    """What the metrics of visual similarity that a protocol has are called."""
+    return {name: label for name, label in VISUAL_LABELS.items() if f"{protocol}/{name}" in metrics}
+
+
+def composed_sizes(metrics: Metrics, protocol: str) -> str:
+    """How many queries and images there were, in words."""
+    queries, images = metrics[f"{protocol}/num_queries"], metrics[f"{protocol}/num_images"]
+    return f"{queries:,.0f} queries × {images:,.0f} images"
+
+
+def composed_groups(metrics: Metrics, protocol: str) -> dict[str, list[int]]:
+    """What recalls of composed queries a protocol has, such as `noun/recall`, and their K."""
+    groups: dict[str, list[int]] = {}
+    for name in metrics:
+        head, _, k = name.rpartition("@")
+        if head.startswith(f"{protocol}/") and k.isdecimal():
+            groups.setdefault(head.removeprefix(f"{protocol}/"), []).append(int(k))
+    return groups
 
 
 def rsum(metrics: Metrics, protocol: str) -> str:

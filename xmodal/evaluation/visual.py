@@ -47,7 +47,7 @@ def visual_metrics(
         protocol: P.
         tile: about the largest side of a tile of scores.
     """
-    own = _own(image_ids)
+    own = same_image(image_ids)
 
     def judge(rows: Tensor, scores: Tensor) -> Tensor:
         gone = own(rows)
@@ -90,7 +90,7 @@ def graded_metrics(
     with the query over the number of labels of either. Both have their `_chance` beside them.
     Arguments and counts are those of `visual_metrics`.
     """
-    own = _own(image_ids)
+    own = same_image(image_ids)
     cutoffs = (len(images), GRADED_CUTOFF)
 
     def judge(rows: Tensor, scores: Tensor) -> Tensor:
@@ -196,7 +196,8 @@ def discounted(gains: Tensor, k: int) -> Tensor:
     return (gains / (places + 2).log2()).sum(1)
 
 
-def _own(image_ids: Tensor) -> Choice:
+def same_image(image_ids: Tensor) -> Choice:
+    """Return for images by their rows which images are of the same id."""
     return lambda rows: image_ids[rows, None] == image_ids
 
 

@@ -12,7 +12,7 @@ from xmodal.training.progress import full_name
 def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) -> None:
     """Raise `UserError` where a stage requires something of a number that nobody will measure."""
     losses = [f"loss/{name}" for name in stage.losses or method.losses]
-    metrics = all_metric_names(protocols, by_distance=method.learned_score)
+    metrics = all_metric_names(protocols, method)
     names = ["loss", *losses, *method.monitored, "grad_norm", *metrics]
     for name in stage.requires:
         if full_name(name, names) is None:

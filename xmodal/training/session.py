@@ -16,7 +16,7 @@ from xmodal.evaluation.examples import retrieved_examples
 from xmodal.evaluation.protocols import check_protocols, metric_names, named
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
-from xmodal.evaluation.retrieval import evaluate_retrieval, evaluation_set
+from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe
@@ -90,9 +90,10 @@ class Session:
         self._check_kind(shards, method, method.contents)
         if self.gallery_shards:
             self._check_kind(self.gallery_shards, method, GALLERY)
-        protocols = named(recipe.evaluation.protocols, shards.relevance)
-        check_protocols(protocols, method, SampleReader(shards), shards.relevance)
-        check_best(recipe.checkpoints.best, metric_names(protocols))
+        protocols = named(recipe.evaluation.protocols, method.contents, shards.relevance)
+        gallery = SampleReader(self.gallery_shards) if self.gallery_shards else None
+        check_protocols(protocols, method, SampleReader(shards), shards.relevance, gallery)
+        check_best(recipe.checkpoints.best, metric_names(protocols, method))
         return protocols
 
     def _check_kind(self, shards: Manifest, method: Method, contents: Contents) -> None:
@@ -185,12 +186,19 @@ class Session:
 
     def _evaluate(self, method: Method, step: int, span: StageSpan) -> dict[str, float]:
         assert self.val_shards is not None
-        size = self.recipe.method.image.size
+        dataset, gallery = sets_to_measure(
+            self.contents,
+            self.val_features,
+            self.gallery_features,
+            self.recipe.method.image.size,
+            self.tokenizer,
+        )
         retrieval = evaluate_retrieval(
             method,
-            evaluation_set(self.val_features, size, self.tokenizer),
+            dataset,
             self.val_shards.relevance,
             self.recipe.evaluation,
+            gallery=gallery,
             device=self.environment.device,
             workers=self.recipe.data.workers,
             max_bad_share=self.recipe.data.max_bad_share,
@@ -198,8 +206,10 @@ class Session:
         for line in retrieval.fault_lines():
             self.log.say(line)
         if self.environment.is_main:
+            # What features were computed of is what there is to see.
+            searched = SampleReader(self.gallery_shards) if self.gallery_shards else None
             samples = SampleReader(self.val_shards)
-            examples = retrieved_examples(retrieval, samples)
+            examples = retrieved_examples(retrieval.finds, samples, searched)
             self.log.evaluation(step, span, retrieval.metrics, retrieval_sheet(examples))
             if step == self.timeline.total:
                 write_results(
