@@ -10,7 +10,7 @@ from shards.parallel import progress, run_parallel
 from shards.picture import EXTENSIONS, PictureError, decode
 from shards.place import find_tars, name_of, storage_of
 from shards.sample import (
-    IMAGE_FEATURES,
+    FEATURES,
     PLAIN,
     SOURCE,
     TARGET,
@@ -129,7 +129,9 @@ def _key_faults(key: str, seen: set[str]) -> Iterator[Fault]:
 
 def _content_faults(files: dict[str, bytes]) -> Iterator[Fault]:
     images = image_extensions(files)
-    if not images and IMAGE_FEATURES not in files:
+    features = {role: name for role, name in FEATURES.items() if name in files}
+    roles = {*images, *features}
+    if not roles:
         yield "no image", f"files {', '.join(files)}"
     for role, extension in images.items():
         yield from _image_faults(files[role + extension], extension)
@@ -138,11 +140,11 @@ def _content_faults(files: dict[str, bytes]) -> Iterator[Fault]:
         if "json" in files:
             record = read_record(files["json"])
             yield from _record_faults(record)
-        if is_composed(images):
-            yield from _composed_faults(images, record)
-        if IMAGE_FEATURES in files:
-            read_features(files[IMAGE_FEATURES], IMAGE_FEATURES)
-        if PLAIN in images or IMAGE_FEATURES in files:
+        if is_composed(roles):
+            yield from _composed_faults(roles, record)
+        for name in features.values():
+            read_features(files[name], name)
+        if PLAIN in roles:
             yield from _text_faults(files, record)
     except SampleError as error:
         yield error.cause, error.detail
@@ -169,9 +171,9 @@ def _record_faults(record: dict[str, Any]) -> Iterator[Fault]:
         yield "JSON of the wrong type", "labels is no list of strings"
 
 
-def _composed_faults(images: dict[str, str], record: dict[str, Any]) -> Iterator[Fault]:
+def _composed_faults(roles: set[str], record: dict[str, Any]) -> Iterator[Fault]:
     for role in (SOURCE, TARGET):
-        if role not in images:
+        if role not in roles:
             yield "no image", f"a composed sample without {role}jpg"
     for key in ("modification", "source_id", "target_id"):
         if not record.get(key):

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,8 +15,10 @@ TARGET = "target."
 _IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp"}
 IMAGE_FEATURES = "image.npy"
 TEXT_FEATURES = "text.npy"
+# The features that an image may be given by in place of it.
+FEATURES = {PLAIN: IMAGE_FEATURES, SOURCE: "source.npy", TARGET: "target.npy"}
 # How many dimensions: (features,) or (regions, features) of an image; (captions, features).
-_FEATURE_DIMENSIONS = {IMAGE_FEATURES: (1, 2), TEXT_FEATURES: (2,)}
+_FEATURE_DIMENSIONS = dict.fromkeys(FEATURES.values(), (1, 2)) | {TEXT_FEATURES: (2,)}
 
 
 class SampleError(Exception):
@@ -41,9 +43,9 @@ def image_extensions(extensions: Iterable[str]) -> dict[str, str]:
     return images
 
 
-def is_composed(images: Mapping[str, str]) -> bool:
+def is_composed(roles: Collection[str]) -> bool:
     """Whether images of these roles are those of a composed query."""
-    return SOURCE in images or TARGET in images
+    return SOURCE in roles or TARGET in roles
 
 
 def read_record(data: bytes) -> dict[str, Any]:

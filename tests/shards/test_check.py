@@ -112,6 +112,14 @@ def test_composed_samples_need_both_images_and_the_modification(causes, encode) 
     assert causes(**good, json=wrong) == {"JSON of the wrong type": 1}
     broken = good | {"source_jpg": b""}
     assert causes(**broken, json=json.dumps(record).encode()) == {"image: zero bytes": 1}
+    features = {
+        "jpg": None,
+        "source_npy": npy(np.ones(4, "f4")),
+        "target_npy": npy(np.ones(4, "f4")),
+    }
+    assert causes(**features, json=json.dumps(record).encode()) == {}
+    nan = features | {"target_npy": npy(np.full(4, np.nan, "f4"))}
+    assert causes(**nan, json=json.dumps(record).encode()) == {"features: not finite": 1}
 
 
 def npy(array: object, **more: bool) -> bytes:
