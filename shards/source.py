@@ -68,7 +68,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Composed:
-    """A query of an image and a text, and the image that it asks for.
+    """A query of an image and a text, and the image that it asks for, where that is published.
 
     `details` are what else a protocol needs to know; they are in the sample's JSON too.
     """
@@ -76,18 +76,19 @@ class Composed:
     source_id: str
     source: Picture
     modification: str
-    target_id: str
-    target: Picture
+    target_id: str | None
+    target: Picture | None
     details: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.source_id} → {self.target_id}"
+        return f"{self.source_id} → {self.target_id or self.modification}"
 
     @property
     def pictures(self) -> dict[str, Picture]:
         """The images by the part of their file name before the extension."""
-        return {"source.": self.source, "target.": self.target}
+        pictures = {"source.": self.source, "target.": self.target}
+        return {role: picture for role, picture in pictures.items() if picture is not None}
 
     @property
     def features(self) -> "dict[str, np.ndarray]":
@@ -104,8 +105,7 @@ class Composed:
             **self.details,
             "modification": self.modification,
             "source_id": self.source_id,
-            "target_id": self.target_id,
-        }
+        } | ({} if self.target_id is None else {"target_id": self.target_id})
 
 
 # For each image id, one list of image ids a caption: all that it is true of, itself included.

@@ -10,30 +10,35 @@ from shards.source import Composed, Item, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
-captions/cap.rc2.{train,val}.json        from the branch cirr_dataset of the publication
-image_splits/split.rc2.{train,val}.json  where each photograph is
-img_raw/{train/N,dev}/*.png              the photographs, which NLVR2 gives on request
+captions/cap.rc2.{train,val,test1}.json        from the branch cirr_dataset of the publication
+image_splits/split.rc2.{train,val,test1}.json  where each photograph is
+img_raw/{train/N,dev,test1}/*.png              the photographs, which NLVR2 gives on request
 The JSON of a sample has `pairid`, `members` (the six alike photographs that recall in the subset
-ranks, the source among them) and `target_soft` as published. The split test1 is published
-without targets, for a server: it is not made.
+ranks, the source among them) and `target_soft` as published. The targets of test1 are not
+published: `launch/evaluate.py --submission` writes what a server judges. Without its files
+there, test1 is not made.
 
-train, val    a photograph, what shall be other, the photograph meant
-val_gallery   what val is searched in: all photographs of split.rc2.val.json
+train, val     a photograph, what shall be other, the photograph meant
+val_gallery    what val is searched in: all photographs of split.rc2.val.json
+test1          a photograph and what shall be other
+test1_gallery  what test1 is searched in
 """
 
 
 def read(root: Path) -> Splits:
-    """Find the splits train, val and val_gallery."""
+    """Find the splits train, val, val_gallery and, where they are, test1 and its gallery."""
     photographs = require(root, "img_raw")
-    captions = {name: require(root, f"captions/cap.rc2.{name}.json") for name in ("train", "val")}
-    places = {name: require(root, f"image_splits/split.rc2.{name}.json") for name in captions}
-    return {
-        **{
-            name: partial(_queries, file, places[name], photographs)
-            for name, file in captions.items()
-        },
-        "val_gallery": partial(_gallery, places["val"], photographs),
-    }
+    names = ["train", "val"]
+    if (root / "captions/cap.rc2.test1.json").exists():
+        names.append("test1")
+    captions = {name: require(root, f"captions/cap.rc2.{name}.json") for name in names}
+    places = {name: require(root, f"image_splits/split.rc2.{name}.json") for name in names}
+    splits: Splits = {}
+    for name in names:
+        splits[name] = partial(_queries, captions[name], places[name], photographs)
+        if name != "train":
+            splits[f"{name}_gallery"] = partial(_gallery, places[name], photographs)
+    return splits
 
 
 def _queries(file: Path, places: Path, photographs: Path) -> Split:
@@ -45,18 +50,17 @@ def _queries(file: Path, places: Path, photographs: Path) -> Split:
 
 
 def _query(query: Mapping[str, Any], pictures: Mapping[str, Path]) -> Composed:
-    source, target = query["reference"], query["target_hard"]
+    source, target = query["reference"], query.get("target_hard")
+    details = {"pairid": query["pairid"], "members": query["img_set"]["members"]}
+    if target is not None:
+        details["target_soft"] = query["target_soft"]
     return Composed(
         source,
         pictures[source],
         " ".join(query["caption"].split()),
         target,
-        pictures[target],
-        {
-            "pairid": query["pairid"],
-            "members": query["img_set"]["members"],
-            "target_soft": query["target_soft"],
-        },
+        None if target is None else pictures[target],
+        details,
     )
 
 

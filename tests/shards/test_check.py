@@ -108,6 +108,11 @@ def test_composed_samples_need_both_images_and_the_modification(causes, encode) 
     assert causes(**good, json=b"{}") == {"composed sample incomplete": 3}
     half = good | {"target_png": None}
     assert causes(**half, json=json.dumps(record).encode()) == {"no image": 1}
+    unpublished = {"modification": "make it red", "source_id": "1", "members": ["1", "3"]}
+    assert causes(**half, json=json.dumps(unpublished).encode()) == {}
+    assert causes(**good, json=json.dumps(unpublished).encode()) == {
+        "composed sample incomplete": 1
+    }
     wrong = json.dumps(record | {"source_id": 1}).encode()
     assert causes(**good, json=wrong) == {"JSON of the wrong type": 1}
     broken = good | {"source_jpg": b""}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.source import Split, find_source
+from shards.source import Composed, Split, find_source
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 
@@ -61,6 +61,47 @@ def test_queries_keep_what_their_recalls_need(cirr: Path) -> None:
     assert found["train"].items[0].source == cirr / "img_raw/train/34/train-0-0-img1.png"
     assert [item.image_id for item in found["val_gallery"].items] == list(names_of("val", "dev"))
     assert found["val_gallery"].gallery
+
+
+def add_test1(root: Path, encode: Callable[..., bytes]) -> None:
+    places = names_of("test1", "test1")
+    names = list(places)
+    queries = [
+        {
+            "pairid": pairid,
+            "reference": names[pairid],
+            "caption": "mirror the image",
+            "img_set": {"id": 1, "members": names[:6], "reference_rank": 3},
+        }
+        for pairid in (0, 1)
+    ]
+    (root / "captions/cap.rc2.test1.json").write_text(json.dumps(queries))
+    (root / "image_splits/split.rc2.test1.json").write_text(json.dumps(places))
+    for number, place in enumerate(places.values()):
+        picture = root / "img_raw" / place
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(encode("PNG", size=(40, 30 + number)))
+
+
+def test_the_targets_of_test1_are_not_published(
+    cirr: Path, run: Run, encode: Callable[..., bytes]
+) -> None:
+    add_test1(cirr, encode)
+    found = splits(cirr)
+    assert list(found) == ["train", "val", "val_gallery", "test1", "test1_gallery"]
+    first, _ = found["test1"].items
+    assert isinstance(first, Composed)
+    assert first.record == {
+        "pairid": 0,
+        "members": [f"test1-{n}-0-img1" for n in range(6)],
+        "modification": "mirror the image",
+        "source_id": "test1-0-0-img1",
+    }
+    assert list(first.pictures) == ["source."]
+    arguments = ("build", "cirr", "--from", cirr, "--to", cirr / "to")
+    run(*arguments, "--split", "test1")
+    run("check", cirr / "to" / "test1")
+    assert read_manifest(str(cirr / "to" / "test1")).num_samples == 2
 
 
 def test_built_and_checked(cirr: Path, run: Run) -> None:
