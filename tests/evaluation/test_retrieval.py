@@ -1,6 +1,7 @@
 """A whole evaluation: shards in, metrics of all protocols and what is shown of them out."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,21 @@ from torch import Tensor, nn
 from tests.processes import on_ranks
 from tests.shard_sets import Members, described, write_shards
 from tests.training_sets import TOKENIZER, npy
-from xmodal.data.batch import Batch
+from xmodal.data.batch import Batch, Contents
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 from xmodal.evaluation import captions
 from xmodal.evaluation.config import PROTOCOLS, EvaluationConfig
 from xmodal.evaluation.examples import retrieved_examples
 from xmodal.evaluation.finds import Find
+from xmodal.evaluation.gallery import embed, in_evaluation
 from xmodal.evaluation.protocols import COMPOSED, metric_names
-from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
+from xmodal.evaluation.retrieval import (
+    Retrieval,
+    evaluate_retrieval,
+    evaluation_set,
+    sets_to_measure,
+)
 from xmodal.methods.method import Loss, Method, Score
 from xmodal.methods.towers import Embeddings
 from xmodal.models.config import FeaturesConfig
@@ -281,6 +288,86 @@ def test_what_cannot_be_measured_is_one_line(mistake: str, tmp_path: Path) -> No
     # What can be told beforehand is told before anything is encoded.
     early = mistake not in ("class-normalised", "gap", "visual-graded") and kind is not TwoSenses
     assert (method.encoded == 0) == early
+
+
+@dataclass
+class Views:
+    images: Tensor
+    fused: Tensor | None
+
+
+class Alike(Bags):
+    """Images, and with a text the sum of both."""
+
+    contents = Contents(views=2, captions=2)
+
+    def encode(self, batch: Batch) -> Views:
+        found = super().encode(batch)
+        assert found.images is not None
+        if found.texts is None:
+            return Views(found.images, None)
+        return Views(found.images, F.normalize(found.images + found.texts, dim=1))
+
+
+class AlikeWithoutTexts(Alike):
+    contents = Contents(views=2, captions=0)
+
+
+def of_views(method: Method, shards: Path, *protocols: str) -> Retrieval:
+    dataset, _ = sets_to_measure(method.contents, read_manifest(shards), None, 8, TOKENIZER)
+    return evaluate_retrieval(
+        method,
+        dataset,
+        RELEVANCE,
+        EvaluationConfig(batch_size=3),
+        protocols=protocols or None,
+        device=CPU,
+        workers=0,
+        max_bad_share=0.2,
+    )
+
+
+def test_images_that_find_images_are_measured_without_and_with_their_texts(shards: Path) -> None:
+    asked = ("visual", "visual-graded")
+    alone = of_views(AlikeWithoutTexts(), shards, *asked).metrics
+    both = of_views(Alike(), shards, *asked).metrics
+    with_text = {name: value for name, value in both.items() if "-with-text/" in name}
+    assert alone == {name: value for name, value in both.items() if name not in with_text}
+    assert {name.replace("-with-text", "") for name in with_text} == set(alone)
+    assert with_text["visual-with-text/map@r"] != pytest.approx(alone["visual/map@r"])
+    # A method that matches captions with its images has the same images.
+    assert measured(Bags(), shards, *asked).metrics == alone
+    assert of_views(Alike(), shards).metrics.keys() == {
+        name for name in both if not name.startswith("visual-graded")
+    }
+
+
+def test_the_text_of_an_image_is_its_first_caption(shards: Path) -> None:
+    method = Alike()
+    with in_evaluation(method):
+        dataset = evaluation_set(read_manifest(shards), 8, TOKENIZER)
+        gallery, _ = embed(method, dataset, 3, device=CPU, workers=0)
+        tokens, mask = TOKENIZER([f"{n} {WORDS[n % 3]} 0" for n in range(IMAGES)])
+        texts = super(Alike, method).encode(Batch(tokens=tokens, token_mask=mask)).texts
+    assert gallery.fused is not None
+    assert texts is not None
+    assert torch.allclose(gallery.fused, F.normalize(gallery.images + texts, dim=1), atol=1e-6)
+    assert len(gallery.texts) == len(gallery.owners) == 0
+
+
+def test_images_are_shown_what_they_find(shards: Path) -> None:
+    found = of_views(AlikeWithoutTexts(), shards)
+    reader = evaluation_set(read_manifest(shards), 8, TOKENIZER).reader
+    examples = retrieved_examples(found.finds, reader)
+    assert len(examples) == 6
+    for example, find in zip(examples, found.finds, strict=True):
+        assert example.text is None
+        assert find.query.number not in [part.number for part, _, _ in find.hits]
+        first = next((n for n, (_, right, _) in enumerate(find.hits) if right), None)
+        assert first == (find.rank if find.rank is not None and find.rank < 5 else None)
+        labels = set(reader[find.query.number].labels())
+        for (part, right, _), hit in zip(find.hits, example.hits, strict=True):
+            assert right == hit.is_true == bool(labels & set(reader[part.number].labels()))
 
 
 def test_methods_with_senses_are_measured_by_their_score(shards: Path) -> None:
