@@ -1,0 +1,190 @@
+"""Ridge regression from a source and its text to the target: the baseline of benchmarks.composed.
+
+Features are brought to length 1 and centred; y is predicted as W [x; t], as a `tirg` method whose
+composition is W: it is measured by the same code, on the same features, as what is trained. The
+penalty is that with the greatest recall@1 on a tenth of the training queries, which are left out
+meanwhile, with all queries that share an image with them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from xmodal.data.batch import Batch
+from xmodal.data.decode import BadSample
+from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.reader import SampleReader
+from xmodal.distributed.environment import Environment
+from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
+from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
+from xmodal.methods.tirg import Tirg
+from xmodal.models.heads import Unit
+from xmodal.recipe import Recipe
+from xmodal.training.features import cached_features
+from xmodal.training.run import Run
+
+# Times the mean eigenvalue of the inputs' covariance.
+PENALTIES = tuple(10.0**power for power in np.arange(-3, 2.5, 0.5))
+
+
+class Features(NamedTuple):
+    """Features of queries and of the targets that they ask for."""
+
+    sources: Tensor  # (queries, features)
+    texts: Tensor  # (queries, features)
+    targets: Tensor  # (queries, features)
+    ids: np.ndarray  # (queries, 2) int64, of each source and target, from 0 on
+
+    def of(self, chosen: np.ndarray) -> "Features":
+        """Return those of some queries."""
+        rows = torch.from_numpy(chosen.nonzero()[0])
+        return Features(self.sources[rows], self.texts[rows], self.targets[rows], self.ids[chosen])
+
+
+class Regression(nn.Module):
+    """f = W [φ_x; φ_t], in the place of a composition."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.layer = nn.Linear(weights.shape[1], weights.shape[0], bias=False)
+        self.layer.weight.data.copy_(weights)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """Return f (batch, dim) of φ_x (batch, dim) and φ_t (batch, text dim)."""
+        predicted: Tensor = self.layer(torch.cat([image, text], 1))
+        return predicted
+
+
+def ridge_metrics(
+    recipe: Recipe, environment: Environment, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Return what regression reaches on the features that a `tirg` recipe caches."""
+    data = recipe.data
+    assert data.val is not None
+    assert data.gallery is not None
+    train, *others = (read_manifest(url) for url in (data.train[0].url, data.val, data.gallery))
+    run = Run(recipe.run)
+    run.create(recipe)
+    make_tokenizer(recipe.method, [train], run.tokenizer)
+    tokenizer = load_tokenizer(recipe.method, run.tokenizer)
+    method = build_method(recipe, tokenizer, environment.device)
+    assert isinstance(method, Tirg)
+    queries, test, gallery = (
+        cached_features(
+            method,
+            shards,
+            tokenizer,
+            recipe,
+            captions=captions,
+            device=environment.device,
+            say=say,
+        )
+        for shards, captions in ((train, 1), (others[0], 1), (others[1], 0))
+    )
+    say(f"ridge regression on {train.url}: penalty {fit(method, read_features(queries)):g}")
+    size = recipe.method.image.size
+    dataset, searched = sets_to_measure(method.contents, test, gallery, size, tokenizer)
+    return evaluate_retrieval(
+        method,
+        dataset,
+        None,
+        recipe.evaluation,
+        gallery=searched,
+        device=environment.device,
+        workers=0,
+        max_bad_share=data.max_bad_share,
+    ).metrics
+
+
+def fit(method: Tirg, features: Features) -> float:
+    """Make a method what regression finds, with the best of the penalties, which is returned."""
+    left_out = a_tenth(features.ids)
+    kept, rest = features.of(~left_out), features.of(left_out)
+    tried = {}
+    for penalty in PENALTIES:
+        set_regression(method, kept, penalty)
+        tried[penalty] = recall(method, rest)
+    best = max(tried, key=lambda penalty: tried[penalty])
+    set_regression(method, features, best)
+    return best
+
+
+def set_regression(method: Tirg, features: Features, penalty: float) -> None:
+    """Make a method's heads centre what they are given, and its composition the regression."""
+    sources, texts, targets = (nn.functional.normalize(side, dim=1) for side in features[:3])
+    image_mean, text_mean = torch.cat([sources, targets]).mean(0), texts.mean(0)
+    method.image.head, method.text.head = _centred(image_mean), _centred(text_mean)
+    inputs = torch.cat([sources - image_mean, texts - text_mean], 1).double()
+    method.fusion = Regression(regress(inputs, (targets - image_mean).double(), penalty))
+
+
+def regress(inputs: Tensor, outputs: Tensor, penalty: float) -> Tensor:
+    """Return W (dim, features) of the least |Y − X Wᵀ|² / n + p |W|², p relative to X's spread."""
+    covariance = inputs.T @ inputs / len(inputs)
+    covariance.diagonal().add_(penalty * covariance.trace() / len(covariance))
+    return torch.linalg.solve(covariance, inputs.T @ outputs / len(inputs)).T
+
+
+def a_tenth(ids: np.ndarray) -> np.ndarray:
+    """Return which queries are left out, (queries,) bool: all of every tenth group of images.
+
+    Images of one group are sources and targets of each other.
+    """
+    count = ids.max() + 1
+    links = coo_matrix((np.ones(len(ids)), (ids[:, 0], ids[:, 1])), shape=(count, count))
+    _, group = connected_components(links, directed=False)
+    left_out: np.ndarray = group[ids[:, 0]] % 10 == 0
+    return left_out
+
+
+@torch.no_grad()
+def recall(method: Tirg, features: Features) -> float:
+    """Return the share of queries that find their targets, among their sources and targets."""
+    ids, first = np.unique(features.ids.T, return_index=True)
+    images = torch.cat([features.sources, features.targets])[torch.from_numpy(first)]
+    found = method.encode(
+        Batch(
+            image_features=features.sources,
+            text_features=features.texts,
+            target_features=images,
+        )
+    )
+    assert found.queries is not None
+    assert found.targets is not None
+    scores = found.queries @ found.targets.T
+    sources, targets = torch.from_numpy(np.searchsorted(ids, features.ids)).T
+    scores.scatter_(1, sources[:, None], -torch.inf)
+    return (scores.argmax(1) == targets).float().mean().item()
+
+
+def read_features(shards: Manifest) -> Features:
+    """Read all features of a shard set of queries."""
+    reader = SampleReader(shards)
+    rows: list[list[np.ndarray]] = []
+    names: list[tuple[str, str]] = []
+    for number in range(len(reader)):
+        sample = reader[number]
+        try:
+            source, text, target = (sample.features(s) for s in ("source", "text", "target"))
+        except BadSample:
+            continue
+        assert source is not None
+        assert text is not None
+        assert target is not None
+        rows.append([source, text[0], target])
+        names.append((sample.source_id, str(sample.target_id)))
+    sources, texts, targets = (torch.from_numpy(np.stack(side)) for side in zip(*rows, strict=True))
+    _, ids = np.unique(names, return_inverse=True)
+    return Features(sources, texts, targets, ids.reshape(-1, 2))
+
+
+def _centred(mean: Tensor) -> nn.Sequential:
+    layer = nn.Linear(len(mean), len(mean))
+    layer.weight.data.copy_(torch.eye(len(mean)))
+    layer.bias.data.copy_(-mean)
+    return nn.Sequential(Unit(), layer)
