@@ -37,8 +37,11 @@ REACH = 8  # samples on either side that may take an unusable sample's place
 VIEWS = (("images", "image"), ("second_images", "image"))
 COMPOSED = (("images", "source"), ("targets", "target"))
 FEATURES = (("image_features", "image"),)
-COMPOSED_FEATURES = (("image_features", "source"), ("target_features", "target"))
-LOWER = ("target_lower", "target.lower")
+COMPOSED_FEATURES = (
+    ("image_features", "source"),
+    ("target_features", "target"),
+    ("target_lower", "target.lower"),
+)
 # The first and the second caption of a sample: how its tensors are called, what it is drawn by.
 CAPTIONS = (("", CAPTION), ("second_", SECOND_CAPTION))
 
@@ -107,12 +110,12 @@ class TrainingSet:
             # Channels last: what the decoder gives is written as it lies.
             size = self.transform.size
             return {name: ((rows, size, size, 3), np.uint8) for name, _ in self.views}
-        layout: dict[str, Space] = {
-            name: ((rows, *kind.image), np.float32) for name, _ in self.features
+        shapes = {"target_lower": kind.lower}
+        return {
+            name: ((rows, *shape), np.float32)
+            for name, _ in self.features
+            if (shape := shapes.get(name, kind.image)) is not None
         }
-        if kind.lower is not None:
-            layout[LOWER[0]] = ((rows, *kind.lower), np.float32)
-        return layout
 
     def _layout_of_texts(self, kind: Kind, rows: int) -> dict[str, Space]:
         layout: dict[str, Space] = {}
@@ -135,7 +138,7 @@ class TrainingSet:
         captions = self._fill_texts(slot, row, position, sample, data_set)
         if "images" in slot:
             self._fill_images(slot, row, position, sample, data_set)
-        for name, side in (*self.features, LOWER):
+        for name, side in self.features:
             if name in slot:
                 slot[name][row] = features_of(sample, side, slot[name].shape[1:])
         if "text_dropped" in slot:
@@ -193,13 +196,14 @@ class TrainingSet:
         return captions
 
     def _fill_text_features(self, slot: Slot, row: int, position: int, sample: RawSample) -> None:
-        of_captions = features_of(sample, "text", slot["text_features"].shape[1:])
-        left = list(range(len(of_captions)))
-        for name, purpose in CAPTIONS[: self.contents.captions]:
-            chosen = left[int(fraction(self.seed, position, purpose) * len(left))]
-            slot[f"{name}text_features"][row] = of_captions[chosen]
-            if len(left) > 1:
-                left.remove(chosen)
+        texts = slot["text_features"]
+        rows = features_of(sample, "text", texts.shape[1:])
+        first = int(fraction(self.seed, position, CAPTION) * len(rows))
+        texts[row] = rows[first]
+        if "second_text_features" in slot:
+            second = int(fraction(self.seed, position, SECOND_CAPTION) * (len(rows) - 1))
+            second += second >= first and len(rows) > 1  # any but the first
+            slot["second_text_features"][row] = rows[second]
 
     def _fill_images(
         self, slot: Slot, row: int, position: int, sample: RawSample, data_set: DataSet
