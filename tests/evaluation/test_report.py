@@ -21,6 +21,7 @@ from xmodal.evaluation.report import (
 )
 from xmodal.evaluation.tables import GAP_LABELS
 
+GREEN, BLUE = [0x1A, 0x7F, 0x4B], [0x2F, 0x6F, 0xDB]
 EVIL = """<script>alert("1")</script> & 'two' dogs"""
 
 
@@ -144,6 +145,48 @@ def test_the_page_marks_what_is_true(examples: list[Example], tmp_path: Path) ->
     assert captions == [None] * 4 + ["right"]
 
 
+def composed_and_visual() -> dict[str, float]:
+    found = {f"cirr/recall@{k}": 61.25 for k in (1, 5, 10, 50)}
+    found |= {f"cirr/recall_subset@{k}": 71.25 for k in (1, 2, 3)}
+    found |= {f"visual/{name}": 81.25 for name in ("map@r", "recall@1", "recall@2")}
+    found |= {f"visual-graded/{name}": 91.25 for name in ("ndcg", "ndcg@10")}
+    found |= {f"{name}_chance": 3.0 for name in found}
+    found |= {"visual/nmi": 44.5, "visual/num_images": 50.0, "visual/num_classes": 7.0}
+    found |= {"visual-graded/num_images": 51.0, "visual-graded/num_classes": 8.0}
+    return found | {
+        "cirr/num_queries": 4181.0,
+        "cirr/num_images": 2297.0,
+        "cirr/median_rank": 12.0,
+        "cirr/num_without_target": 0.0,
+    }
+
+
+def test_the_page_shows_what_finds_images(examples: list[Example], tmp_path: Path) -> None:
+    picture, hits = np.zeros((9, 9, 3), np.uint8), examples[0].hits
+    asked = [Example(picture, EVIL, hits, None), Example(picture, None, hits, 2)]
+    history = [{"step": step, "cirr/recall@1": 1.0, "visual/map@r": 2.0} for step in (20, 40)]
+    path = write_report(tmp_path, "run", composed_and_visual(), asked, history, "")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    for words in (
+        "4,181 queries × 2,297 images · median rank 12",
+        "50 images × 7 classes",
+        "51 images × 8 classes",
+        "Images found for an image and what shall be other",
+        "Images found for images",
+        "best true image: none",
+        "best true image: rank 3",
+        EVIL,
+    ):
+        assert words in " ".join(page.text.split()), words
+    shown = ("61.2", "71.2", "81.2", "91.2", "44.5")
+    assert [page.text.count(n) for n in shown] == [4, 3, 3, 2, 1]
+    assert [name for name, _ in page.tags].count("img") == 2 * (1 + 5)
+    drawn = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert drawn == ["visual/map@r by step", "cirr/recall@1 by step"]
+    assert "recall_subset@3_chance" not in page.text
+
+
 def test_a_report_replaces_the_last_one(metrics: dict[str, float], tmp_path: Path) -> None:
     write_report(tmp_path, "first", metrics, [], [], "")
     path = write_report(tmp_path, "second", metrics, [], [], "")
@@ -176,12 +219,21 @@ def test_the_sheet_frames_the_true_images_of_captions(examples: list[Example]) -
     assert sheet is not None
     assert sheet.dtype == np.uint8
     assert sheet.shape[2] == 3
-    green = (sheet == [0x1A, 0x7F, 0x4B]).all(2)
+    green = (sheet == GREEN).all(2)
     rows, columns = green.any(1).nonzero()[0], green.any(0).nonzero()[0]
     # One frame of 144 + 2 · 4 pixels: the third image of the first caption.
     assert rows[-1] - rows[0] + 1 == columns[-1] - columns[0] + 1 == 152
     assert columns[0] == 10 + 2 * (152 + 10)
     assert rows[-1] < sheet.shape[0] / 2
+
+
+def test_the_sheet_begins_with_the_image_that_is_searched_with(examples: list[Example]) -> None:
+    query = np.zeros((9, 9, 3), np.uint8)
+    sheet = retrieval_sheet([Example(query, "dog", examples[0].hits, None)])
+    assert sheet is not None
+    blue, green = ((sheet == colour).all(2).any(0).nonzero()[0] for colour in (BLUE, GREEN))
+    assert (blue[0], green[0]) == (10, 10 + 3 * (152 + 10))
+    assert sheet.shape[1] == 10 + 6 * (152 + 10)
 
 
 def test_a_long_caption_is_wrapped_and_not_cut(examples: list[Example]) -> None:

@@ -79,10 +79,57 @@ def test_the_table_of_classification() -> None:
     assert numbers(text, "image → class") == ["50.0", "8.3", "90.0", "41.7", "44.0", "8.4"]
 
 
+def with_chance(names: dict[str, float]) -> dict[str, float]:
+    return names | {f"{name}_chance": value / 10 for name, value in names.items()}
+
+
+def of_composed() -> dict[str, float]:
+    """Of a protocol with a subset, and of one with four columns."""
+    found = with_chance(
+        {f"cirr/recall@{k}": 10.0 + k for k in (1, 5, 10, 50)}
+        | {f"cirr/recall_subset@{k}": 20.0 + k for k in (1, 2, 3)}
+    )
+    names = ("dress/recall", "shirt/recall", "toptee/recall", "recall")
+    found |= with_chance({f"fashion-iq/{name}@{k}": 100.0 for name in names for k in (10, 50)})
+    for protocol in ("cirr", "fashion-iq"):
+        sizes = {"num_queries": 4181.0, "num_images": 2297.0, "median_rank": 12.0}
+        found |= {f"{protocol}/{name}": value for name, value in sizes.items()}
+    return found
+
+
+def test_the_table_of_composed_queries() -> None:
+    text = printed(of_composed())
+    assert "cirr: 4,181 queries × 2,297 images" in text
+    assert numbers(text, "R@1 ") == ["11.0", "1.1", "21.0", "2.1"]
+    assert numbers(text, "R@2") == ["22.0", "2.2"]
+    assert numbers(text, "R@50") == ["60.0", "6.0"]
+    heads = next(line for line in text.splitlines() if "toptee" in line).split()
+    assert heads == [
+        word for name in ("dress", "shirt", "toptee", "recall") for word in (name, "chance")
+    ]
+    assert text.count("median rank 12") == 2
+
+
+def test_the_table_of_images_that_find_images() -> None:
+    metrics = with_chance({"visual/recall@1": 50.0, "visual/map@r": 40.0})
+    metrics |= {"visual/nmi": 33.0, "visual/num_images": 500.0, "visual/num_classes": 12.0}
+    graded = with_chance({"visual-graded-with-text/ndcg": 60.0})
+    sizes = {"num_images": 500.0, "num_classes": 12.0}
+    graded |= {f"visual-graded-with-text/{name}": value for name, value in sizes.items()}
+    text = printed(metrics | graded)
+    assert "visual: 500 images × 12 classes" in text
+    assert "visual-graded-with-text: 500 images × 12 classes" in text
+    assert numbers(text, "R@1") == ["50.0", "5.0"]
+    assert numbers(text, "mAP@R") == ["40.0", "4.0"]
+    assert numbers(text, "NMI") == ["33.0"]
+    assert numbers(text, "nDCG") == ["60.0", "6.0"]
+
+
 @pytest.mark.parametrize("width", [20, 80, 300])
 def test_tables_are_the_same_in_every_log_file(metrics: dict[str, float], width: int) -> None:
-    lines = [line.rstrip() for line in printed(metrics | of_classes(), width).splitlines()]
-    assert lines == [line.rstrip() for line in printed(metrics | of_classes(), 80).splitlines()]
+    shown = metrics | of_classes() | of_composed()
+    lines = [line.rstrip() for line in printed(shown, width).splitlines()]
+    assert lines == [line.rstrip() for line in printed(shown, 80).splitlines()]
     assert max(map(len, lines)) <= 78
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shards.build import build
 from tests.commands import evaluate, train
+from tests.shard_sets import encode, plain, write_shards
 from xmodal.training.run import Run
 
 
@@ -97,7 +99,90 @@ def test_checkpoints_that_ranks_share(zero: int, recipe: Path, tmp_path: Path) -
     assert results(run) == pytest.approx(trained)
 
 
+@pytest.fixture(scope="module")
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of composed queries about scenes, and what those of val are searched in."""
+    folder = tmp_path_factory.mktemp("queries")
+    counts = {"composed_train": 32, "composed_val": 12}
+    build("scenes", folder, splits=(*counts, "composed_gallery"), options=counts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def composed(queries: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of TIRG that came to its end."""
+    folder = tmp_path_factory.mktemp("composed") / "run"
+    encoder = "{kind: timm, name: test_resnet, size: 32, weights: random}"
+    done = train(
+        "tirg",
+        f"run={folder}",
+        f"data.train={queries}/composed_train",
+        f"data.val={queries}/composed_val",
+        f"data.gallery={queries}/composed_gallery",
+        "data.batch_size=8",
+        "data.workers=0",
+        f"method.image={encoder}",
+        "method.text={kind: lstm, word: 8, width: 8}",
+        "method.embedding=16",
+        "stages.0.length=2 steps",
+        "stages.0.schedule={kind: constant, warmup: 0}",
+        "evaluation.protocols=null",
+        "checkpoints.best=composed/recall@10",
+    )
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_composed_queries_are_searched_in_a_gallery(
+    ranks: int, composed: Path, queries: Path, tmp_path: Path
+) -> None:
+    trained = results(composed)
+    run = shutil.copytree(composed, tmp_path / "run")
+    (run / "results.json").unlink()
+    done = evaluate(run, "--gallery", queries / "composed_gallery", ranks=ranks)
+    assert done.code == 0, done.err
+    assert results(run) == pytest.approx(trained)
+    images = int(trained["composed/num_images"])
+    assert f"composed: 12 queries × {images} images" in done.out
+    page = (run / "report" / "index.html").read_text()
+    assert "Images found for an image and what shall be other" in page
+
+
+def test_a_submission_to_cirr(composed: Path, queries: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(composed, tmp_path / "run")
+    (run / "results.json").unlink()
+    names = [f"g{number}" for number in range(60)]
+    picture = encode(plain(7, (32, 32)))
+    gallery = {
+        name: {"png": picture, "json": json.dumps({"image_id": name, "gallery": True}).encode()}
+        for name in names
+    }
+    asked = {"modification": "red", "source_id": "g3", "pairid": 7, "members": names[:6]}
+    test1 = {"q": {"source.png": picture, "json": json.dumps(asked).encode()}}
+    write_shards(tmp_path / "gallery", [gallery])
+    write_shards(tmp_path / "test1", [test1])
+    words = ("--data", tmp_path / "test1", "--gallery", tmp_path / "gallery")
+    to = tmp_path / "submission"
+    done = evaluate(run, *words, "--protocol", "cirr", "--submission", to)
+    assert done.code == 0, done.err
+    assert done.out == f"{to}/recall.json\n{to}/recall_subset.json\n"
+    counts = {"recall": 50, "recall_subset": 3}
+    for metric, count in counts.items():
+        answers = json.loads((to / f"{metric}.json").read_text())
+        assert (answers["version"], answers["metric"]) == ("rc2", metric)
+        assert len(set(answers["7"]) - {"g3"}) == count
+    assert not (run / "results.json").exists()
+    assert "do not say which image they ask for" in evaluate(run, *words).error
+    wrong = evaluate(run, *words, "--protocol", "css", "--submission", to).error
+    assert wrong == "--submission is for --protocol cirr alone"
+
+
 MISTAKES = {
+    "a gallery for a method that has no queries": (
+        ["RUN", "--gallery", "SCENES/val"],
+        "--gallery is for composed queries, which RUN has not",
+    ),
     "a folder that is none": (["SCENES"], "is no run folder: it has no recipe.yaml"),
     "a checkpoint that is not kept": (
         ["RUN", "--checkpoint", "step-3"],
@@ -122,7 +207,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line(mistake: str, run: Path, scenes: Path) -> None:
     words, line = MISTAKES[mistake]
     given = [word.replace("RUN", str(run)).replace("SCENES", str(scenes)) for word in words]
-    assert line.replace("SCENES", str(scenes)) in evaluate(*given).error
+    line = line.replace("SCENES", str(scenes)).replace("RUN", str(run))
+    assert line in evaluate(*given).error
     assert not (run / "results.json").exists()
 
 
