@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.annotations import read_json
 from shards.by_caption import split_of
-from shards.source import Composed, Item, LeftOut, Split, Splits, require
+from shards.source import Composed, Item, LeftOut, Picture, Split, Splits, require
 from shards.sources.emoji.change import SKIN_TONE, Change, Emoji, find_changes
 from xmodal.errors import UserError
 
@@ -216,7 +216,7 @@ def _both_styles(
     other, name = second.get(_bare(emoji.code)), names.get(emoji.code)
     if other is None or name is None:
         return []
-    drawings = {"noto": _picture(emoji, font), "twemoji": other}
+    drawings: dict[str, Picture] = {"noto": _picture(emoji, font), "twemoji": other}
     return [
         Item(f"{emoji.code}-{style}", drawing, [name], [name])
         for style, drawing in drawings.items()
