@@ -20,6 +20,15 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of composed queries about scenes, and what those of `composed_val` are searched in."""
+    folder = tmp_path_factory.mktemp("queries")
+    counts = {"composed_train": 32, "composed_val": 12}
+    build("scenes", folder, splits=(*counts, "composed_gallery"), options=counts)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two very small towers, four epochs of six steps: a run takes two seconds."""
     image = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}

@@ -34,6 +34,14 @@ SMALL_VIEWS = (
     "method.prediction=8",
     "stages.0.optimizer.lr=1e-4",
 )
+SMALL_COMPOSED = (
+    *SMALL_ENCODERS,
+    "method.text={kind: lstm, word: 8, width: 16, min_count: 1}",
+    "method.text_head.dropout=0",
+    "stages.0.optimizer.lr=1e-3",
+    "evaluation.protocols=[composed]",
+    "checkpoints.best=composed/recall@1",
+)
 CHANGES = {
     "vsepp": (*SMALL_ENCODERS, "method.text={kind: gru, word: 8, width: 16, min_count: 1}"),
     "pvse": (
@@ -60,6 +68,8 @@ CHANGES = {
         "method.text={kind: gru, word: 8, width: 8, bidirectional: true, min_count: 1}",
         "method.sentence=16",
     ),
+    "tirg": SMALL_COMPOSED,
+    "dim": (*SMALL_COMPOSED, "method.units=16", "method.level=1"),
 }
 STAGES = {method: read_recipe(method, [], RECIPES).stages for method in CHANGES}
 
@@ -93,15 +103,22 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def given(scenes: Path, classes: Path) -> Callable[[str], list[str]]:
+def given(scenes: Path, classes: Path, queries: Path) -> Callable[[str], list[str]]:
     """The arguments that train a method's recipe on tiny shards, all but the run."""
 
     def arguments(method: str) -> list[str]:
         shards = classes if method == "uncsm" else scenes
+        data = [f"data.train={shards}/train", f"data.val={shards}/val"]
+        if method in {"tirg", "dim"}:
+            splits = {
+                "train": "composed_train",
+                "val": "composed_val",
+                "gallery": "composed_gallery",
+            }
+            data = [f"data.{key}={queries}/{split}" for key, split in splits.items()]
         return [
             method,
-            f"data.train={shards}/train",
-            f"data.val={shards}/val",
+            *data,
             *("data.batch_size=16", "data.workers=0", "data.crop=null", "data.flip=false"),
             *("training.log_every=1", "evaluation.every=0", "checkpoints.every=3 steps"),
             *(f"stages.{n}.length={length(method)} steps" for n in range(len(STAGES[method]))),
