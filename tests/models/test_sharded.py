@@ -12,6 +12,7 @@ from xmodal.models.config import GruConfig, HeadConfig, TimmConfig
 from xmodal.models.encoder import Encoder
 from xmodal.models.heads import Head
 from xmodal.models.images import ImageEncoder
+from xmodal.models.late_fusion import Concatenation, LateFusion, SenseChoice
 from xmodal.models.metric_network import MetricNetwork
 from xmodal.models.pie_net import PieNet, PieTower
 from xmodal.models.recurrent import Recurrent
@@ -36,12 +37,20 @@ class Models(nn.Module):
         self.words = tower(Recurrent(gru, 9))
         self.metric = MetricNetwork(DIM, (7, 6), interactions=True)
         self.composition = GatedResidual(DIM)
+        choice = SenseChoice(DIM, DIM, 0.5, hard=False)
+        self.fusion = LateFusion(choice, Concatenation(DIM, DIM), DIM)
 
     def compute(self) -> Tensor:
         images, _ = self.image(PIXELS)
         words, residuals = self.words(TOKENS, MASK)
         sides = (images[:, 1], words[:, 0] + residuals[:, 1])
-        values = self.metric.all_pairs(*sides), self.metric(*sides), self.composition(*sides) / 10
+        left_out = torch.tensor([True, False, False])
+        values = (
+            self.metric.all_pairs(*sides),
+            self.metric(*sides),
+            self.composition(*sides) / 10,
+            *self.fusion(images[:, 1], words, left_out),
+        )
         return torch.cat([one.flatten() for one in values])
 
     def loss(self) -> Tensor:

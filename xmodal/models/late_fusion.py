@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.models.batch_norm import SyncBatchNorm1d
+from xmodal.models.composition import GatedResidual
 
 
 class LateFusion(nn.Module):
@@ -93,31 +94,17 @@ class Sum(nn.Module):
 
 
 class Gated(nn.Module):
-    """u = a₀ σ(G) ⊙ f + a₁ R, gate G and residual R of [f; s̃] (as TIRG's: Vo et al. 2019).
-
-    G is W₂ ReLU(BN(W₁ […])), R likewise; a₀ = 1 and a₁ = 0.1 at first, and learned.
-    """
+    """u is TIRG's gate and residual of f and W s̃ (Vo et al. 2019)."""
 
     def __init__(self, features: int, dim: int) -> None:
         super().__init__()
-        self.gate, self.residual = (_two_layers(features + dim, features) for _ in range(2))
-        self.scales = nn.Parameter(torch.tensor([1.0, 0.1]))
+        self.widen = nn.Linear(dim, features, bias=False)
+        self.compose = GatedResidual(features)
 
     def forward(self, images: Tensor, chosen: Tensor) -> Tensor:
         """Return u of f (batch, features) and s̃ (batch, dim)."""
-        both = torch.cat([images, chosen], 1)
-        kept = self.scales[0] * self.gate(both).sigmoid() * images
-        fused: Tensor = kept + self.scales[1] * self.residual(both)
+        fused: Tensor = self.compose(images, self.widen(chosen))
         return fused
 
 
 MIXES = {"concatenation": Concatenation, "sum": Sum, "gated": Gated}
-
-
-def _two_layers(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(before, after, bias=False),
-        SyncBatchNorm1d(after),
-        nn.ReLU(),
-        nn.Linear(after, after),
-    )
