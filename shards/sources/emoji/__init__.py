@@ -73,7 +73,12 @@ def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int =
             splits[f"composed_{name}_gallery"] = partial(Split, items, gallery=True)
         if second:
             both = [item for emoji in own for item in _both_styles(emoji, names, font, second)]
-            splits[f"styles_{name}"] = partial(Split, both)
+            lacking = [
+                (emoji.name, "not in the second style", emoji.code)
+                for emoji in own
+                if _bare(emoji.code) not in second
+            ]
+            splits[f"styles_{name}"] = partial(Split, both, left_out=lacking)
     return splits
 
 

@@ -236,6 +236,11 @@ def test_each_emoji_in_two_styles_where_both_are_there(root: Path) -> None:
         ("11B-noto", "dog 3: medium skin tone", "dog 3: medium skin tone"),
         ("11B-twemoji", "dog 3: medium skin tone", "dog 3: medium skin tone"),
     ]
+    left_out = [
+        each for split in ("train", "val", "test") for each in found[f"styles_{split}"].left_out
+    ]
+    assert len(left_out) == 478
+    assert ("dog 3", "not in the second style", "118") in left_out
     drawings = {item.image_id: item.picture for item in items}
     assert decode(drawings["11B-noto"]()).size == (136, 128)
     assert drawings["11B-twemoji"] == folder / "11b-fe0f.png"
