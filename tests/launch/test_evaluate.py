@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from shards.build import build
 from tests.commands import evaluate, train
 from tests.shard_sets import encode, plain, write_shards
 from xmodal.training.run import Run
@@ -97,15 +96,6 @@ def test_checkpoints_that_ranks_share(zero: int, recipe: Path, tmp_path: Path) -
     done = evaluate(run, ranks=1)
     assert done.code == 0, done.err
     assert results(run) == pytest.approx(trained)
-
-
-@pytest.fixture(scope="module")
-def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of composed queries about scenes, and what those of val are searched in."""
-    folder = tmp_path_factory.mktemp("queries")
-    counts = {"composed_train": 32, "composed_val": 12}
-    build("scenes", folder, splits=(*counts, "composed_gallery"), options=counts)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -108,14 +108,9 @@ def given(scenes: Path, classes: Path, queries: Path) -> Callable[[str], list[st
 
     def arguments(method: str) -> list[str]:
         shards = classes if method == "uncsm" else scenes
-        data = [f"data.train={shards}/train", f"data.val={shards}/val"]
+        data = [f"data.{key}={shards}/{key}" for key in ("train", "val")]
         if method in {"tirg", "dim"}:
-            splits = {
-                "train": "composed_train",
-                "val": "composed_val",
-                "gallery": "composed_gallery",
-            }
-            data = [f"data.{key}={queries}/{split}" for key, split in splits.items()]
+            data = [f"data.{key}={queries}/composed_{key}" for key in ("train", "val", "gallery")]
         return [
             method,
             *data,
