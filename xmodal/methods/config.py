@@ -94,7 +94,7 @@ class CollapseConfig(Config):
     """What counts as collapsed: embeddings that have become one."""
 
     share: float = Field(
-        0.1,
+        0.25,
         ge=0,
         lt=1,
         description="of 1/sqrt(dim), the channel_std of directions that are spread: a run that "
