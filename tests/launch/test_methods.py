@@ -39,8 +39,6 @@ SMALL_COMPOSED = (
     "method.text={kind: lstm, word: 8, width: 16, min_count: 1}",
     "method.text_head.dropout=0",
     "stages.0.optimizer.lr=1e-3",
-    "evaluation.protocols=[composed]",
-    "checkpoints.best=composed/recall@1",
 )
 CHANGES = {
     "vsepp": (*SMALL_ENCODERS, "method.text={kind: gru, word: 8, width: 16, min_count: 1}"),
