@@ -78,6 +78,13 @@ def test_images_that_change_are_not_cached(
     assert f"by {what}, " in line
 
 
+def test_captions_of_other_keys_are_not_cached(tmp_path: Path) -> None:
+    drawn = {"data__train": [{"url": "set", "texts": {"title": 1.0}}]}
+    line = refusal(tmp_path, **drawn)
+    assert line.startswith("data.feature_cache: the text encoder is never trained, but `texts` of ")
+    check_method(recipe_of(tmp_path, **drawn, train=["image.head", "text"]))
+
+
 @pytest.mark.parametrize(
     "changes", [{"train": ["image", "text.head"]}, PTF], ids=["clip", "ptf_simcm"]
 )

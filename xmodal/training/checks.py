@@ -105,9 +105,16 @@ def check_data(recipe: Recipe, contents: Contents) -> None:
 
 
 def check_feature_cache(recipe: Recipe, method: Method) -> None:
-    """Raise `UserError` where there is nothing to cache, or images change at each pass."""
-    data = recipe.data
-    if not locked_sides(method, recipe).image:
+    """Raise `UserError` where there is nothing to cache, or images change at each pass, or texts
+    are drawn from keys of the JSON.
+    """
+    data, sides = recipe.data, locked_sides(method, recipe)
+    if sides.text and any(one.texts for one in data.train):
+        raise UserError(
+            "data.feature_cache: the text encoder is never trained, but `texts` of data.train draws "
+            "from keys of the JSON, and features are those of its captions; leave one of the two out"
+        )
+    if not sides.image:
         return
     changes = {
         "data.crop": data.crop,
@@ -150,8 +157,8 @@ def check_kind(recipe: Recipe, url: str, kind: Kind, contents: Contents, *, loca
         )
     if kind.composed and not contents.composed:
         raise UserError(
-            f"{url} holds composed queries (KEY.source.jpg, KEY.target.jpg), and images by "
-            "themselves are wanted here; name shards of those"
+            f"{url} holds composed queries (KEY.source.jpg, KEY.target.jpg), and what is read here "
+            "are images of their own (KEY.jpg); name shards of those"
         )
     if contents.views > 1 and kind.image:
         raise UserError(
