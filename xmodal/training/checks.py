@@ -111,8 +111,8 @@ def check_feature_cache(recipe: Recipe, method: Method) -> None:
     data, sides = recipe.data, locked_sides(method, recipe)
     if sides.text and any(one.texts for one in data.train):
         raise UserError(
-            "data.feature_cache: the text encoder is never trained, but `texts` of data.train draws "
-            "from keys of the JSON, and features are those of its captions; leave one of the two out"
+            "data.feature_cache: the text encoder is never trained, but `texts` of data.train draw "
+            "from keys of the JSON, and features are those of captions; leave one of the two out"
         )
     if not sides.image:
         return
