@@ -111,7 +111,9 @@ def test_concatenation_is_a_network_on_both(training: bool) -> None:
 
 def test_the_simplest_are_what_they_say() -> None:
     image, text = inputs(2, BATCH, DIM)
-    found = {kind: composition(kind, DIM)(image, text) for kind in ("sum", "image", "text")}
+    found = {
+        kind: composition(kind, CHANNELS, DIM)(image, text) for kind in ("sum", "image", "text")
+    }
     assert torch.equal(found["sum"], image + text)
     assert found["image"] is image
     assert found["text"] is text

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from xmodal.models.config import HeadConfig, ImageConfig, TextConfig, TimmConfig
+from xmodal.models.config import Composition, HeadConfig, ImageConfig, TextConfig, TimmConfig
 from xmodal.objectives.config import (
     AdversarialConfig,
     InfoNCEConfig,
@@ -154,7 +154,7 @@ class ComposedConfig(TowersConfig):
     """An image and a text that changes it, composed to find the image so changed."""
 
     embedding: PositiveInt = Field(512, description="dimensions of the common space")
-    fusion: Literal["tirg", "tirg_map", "concatenation", "sum", "image", "text"] = Field(
+    fusion: Composition = Field(
         "tirg",
         description="how source and text become a query: TIRG's gate and residual, on vectors or "
         "on the last map; a network on both; their sum; one side alone",

@@ -16,7 +16,7 @@ from xmodal.data.batch import Batch, Contents
 from xmodal.methods.config import DimConfig, TirgConfig
 from xmodal.methods.method import Loss, Method, in_precision
 from xmodal.methods.towers import head
-from xmodal.models.composition import GatedResidualMap, composition
+from xmodal.models.composition import composition
 from xmodal.models.encoder import Encoder, Local, cached_local
 from xmodal.models.heads import Tower
 from xmodal.models.images import image_encoder
@@ -69,11 +69,7 @@ class Tirg(Method):
         self.text = Tower(text, head(config.text_head, text, dim, "text"))
         self.on_map = config.fusion == "tirg_map"
         self.local = self.local or self.on_map
-        self.fusion = (
-            GatedResidualMap(image.local_features, dim)
-            if self.on_map
-            else composition(config.fusion, dim)
-        )
+        self.fusion = composition(config.fusion, image.local_features, dim)
         self.classification = BatchClassification(BatchClassificationConfig(norm=config.norm))
         self.triplet = SoftTriplet(SoftTripletConfig(norm=config.norm))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.errors import UserError
 from xmodal.models.batch_norm import SyncBatchNorm1d, SyncBatchNorm2d
+from xmodal.models.config import Composition
 
 
 class GatedResidual(nn.Module):
@@ -113,9 +114,11 @@ class TextAlone(nn.Module):
         return text
 
 
-def composition(kind: str, dim: int) -> nn.Module:
-    """Return the module of vectors that `method.fusion` names: all kinds but `tirg_map`."""
+def composition(kind: Composition, channels: int, dim: int) -> nn.Module:
+    """Return the module that `method.fusion` names, of vectors φ or of a map of `channels`."""
     match kind:
+        case "tirg_map":
+            return GatedResidualMap(channels, dim)
         case "tirg":
             return GatedResidual(dim)
         case "concatenation":
@@ -126,8 +129,6 @@ def composition(kind: str, dim: int) -> nn.Module:
             return ImageAlone()
         case "text":
             return TextAlone()
-        case _:
-            raise AssertionError(kind)
 
 
 def _convolutions(before: int, after: int) -> nn.Sequential:

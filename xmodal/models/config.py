@@ -101,6 +101,10 @@ TextConfig = Annotated[
 ]
 
 
+# How an image and the text that changes it become one.
+Composition = Literal["tirg", "tirg_map", "concatenation", "sum", "image", "text"]
+
+
 class HeadConfig(Config):
     """The projection from an encoder's features into the common space."""
 
