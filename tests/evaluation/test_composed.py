@@ -12,11 +12,11 @@ from tests.processes import on_ranks
 from xmodal.data.samples import hash_id
 from xmodal.evaluation.composed import (
     CUTOFFS,
-    Queries,
     composed_metrics,
     distinct,
 )
 from xmodal.evaluation.gallery import Gallery
+from xmodal.evaluation.queries import Queries
 from xmodal.evaluation.recall import median_rank
 
 CATEGORIES = ["dress", "shirt", "toptee"]

@@ -10,6 +10,7 @@ from xmodal.errors import UserError
 from xmodal.evaluation import average_precision, composed, recall, visual, zero_shot
 from xmodal.evaluation.captions import Relevance, check_size
 from xmodal.evaluation.gap import GAPS
+from xmodal.evaluation.queries import check_searchable
 from xmodal.evaluation.similarity import BY_DISTANCE
 from xmodal.methods.method import Method
 from xmodal.models.features import Features
@@ -104,7 +105,7 @@ def check_protocols(
             raise UserError(without_labels(url, protocol))
         if protocol in COMPOSED:
             assert gallery is not None
-            composed.check_searchable(protocol, reader, gallery)
+            check_searchable(protocol, reader, gallery)
     if "relevance" in protocols and relevance is None:
         raise UserError(f"{url} has no relevance.json, which relevance reads; use all-captions")
     if "zero-shot" in protocols and not _reads_text(method):

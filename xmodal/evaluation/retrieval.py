@@ -17,11 +17,12 @@ from xmodal.distributed.collectives import rank
 from xmodal.errors import UserError
 from xmodal.evaluation.captions import Relevance
 from xmodal.evaluation.cirr import write_submission
-from xmodal.evaluation.composed import Queries, Search, composed_metrics, embed_queries
+from xmodal.evaluation.composed import Search, composed_metrics
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.finds import Find, composed_finds, pair_finds, visual_finds
 from xmodal.evaluation.gallery import Gallery, embed, in_evaluation
 from xmodal.evaluation.protocols import CAPTIONED, VISUAL, check_protocols, named
+from xmodal.evaluation.queries import Queries, check_records, embed_queries
 from xmodal.evaluation.subject import MEASURES, Ranked, Subject, ranked_captions
 from xmodal.methods.method import Method
 
@@ -72,6 +73,8 @@ def evaluate_retrieval(
             queries, images, faults = _embed_both(
                 method, dataset, gallery, config, device, workers, max_bad_share
             )
+            for name in names:
+                check_records(name, queries.records, dataset.reader.manifest.url)
             return _composed(queries, images, names, config.tile, faults)
         images, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
         _check_faults(faults, len(images.numbers), dataset.reader, max_bad_share)

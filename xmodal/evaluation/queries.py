@@ -1,0 +1,111 @@
+"""Composed queries: their embeddings, and whether a protocol finds in them what it reads."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodal.data.batch import Fault
+from xmodal.data.composed import ComposedSet, record_of
+from xmodal.data.decode import BadSample
+from xmodal.data.evaluation import evaluation_batches
+from xmodal.data.kind import PROBED
+from xmodal.data.reader import SampleReader
+from xmodal.data.samples import RawSample
+from xmodal.distributed.collectives import gather, gather_objects
+from xmodal.errors import UserError
+from xmodal.evaluation.gallery import check_any, own_chunks
+from xmodal.methods.method import Method
+
+RUN = 100  # samples of a gallery that are looked through at a time
+# What a protocol reads of a query's JSON beside its source and target.
+READS = {
+    **dict.fromkeys(["fashion200k", "mit-states", "css"], "target_ids"),
+    "fashion-iq": "category",
+    "cirr": "members",
+}
+
+
+@dataclass
+class Queries:
+    """All composed queries of a shard set, whole on every rank, in the manifest's order."""
+
+    numbers: Tensor  # (queries,) int64, the samples' numbers in the manifest
+    embeddings: Tensor  # (queries, dim)
+    records: list[dict[str, Any]]  # what the samples' JSON says
+
+
+def embed_queries(
+    method: Method, dataset: ComposedSet, batch_size: int, *, device: torch.device, workers: int
+) -> tuple[Queries, list[Fault]]:
+    """Encode a set of queries, each rank its part, and gather all embeddings on every rank."""
+    numbers, embeddings = [], []
+    records: list[dict[str, Any]] = []
+    faults: list[Fault] = []
+    chunks = own_chunks(len(dataset.reader), batch_size)
+    for batch in evaluation_batches(dataset, chunks, workers=workers):
+        check_any(batch.numbers, batch.faults)
+        faults.extend(batch.faults)
+        records.extend(batch.records)
+        numbers.append(batch.numbers.to(device))
+        embeddings.append(method.encode(batch.queries.to(device)).queries)
+    found = Queries(
+        gather(torch.cat(numbers)), gather(torch.cat(embeddings)), gather_objects(records)
+    )
+    return found, gather_objects(faults)
+
+
+def check_searchable(protocol: str, queries: SampleReader, gallery: SampleReader) -> None:
+    """Raise `UserError` where the first queries lack what a protocol reads of them, or ask for
+    nothing in the gallery.
+    """
+    records = list(_first_records(queries))
+    check_records(protocol, records, queries.manifest.url)
+    asked = {one for record in records for one in (*record["target_ids"], record["target_id"])}
+    url = gallery.manifest.url
+    found = next((one for one in _readable(gallery) if one.image_id in asked), None)
+    if found is None:
+        raise UserError(
+            f"{url} has no image that the first queries of {queries.manifest.url} ask for; name "
+            "the gallery that belongs to them (data.gallery, or --gallery)"
+        )
+    needed = {"mit-states": 2, "fashion-iq": 1}.get(protocol, 0)
+    if len(found.labels()) < needed:
+        raise UserError(
+            f"{url} has not the labels that {protocol} reads in its samples' JSON; use composed"
+        )
+
+
+def check_records(protocol: str, records: Sequence[Mapping[str, Any]], url: str) -> None:
+    """Raise `UserError` where a query lacks what a protocol reads of it."""
+    if not any(record["target_id"] or record["target_ids"] for record in records):
+        raise UserError(
+            f"the queries of {url} do not say which image they ask for: they can be answered "
+            "(launch/evaluate.py --submission, of CIRR), but not measured"
+        )
+    key = READS.get(protocol)
+    if key and not all(record.get(key) for record in records):
+        raise UserError(
+            f"{url} has no {key} in its samples' JSON, which {protocol} reads; use composed"
+        )
+
+
+def _first_records(queries: SampleReader) -> Iterator[dict[str, Any]]:
+    for number in range(min(PROBED, len(queries))):
+        try:
+            yield record_of(queries[number])
+        except BadSample:
+            continue
+
+
+def _readable(gallery: SampleReader) -> Iterator[RawSample]:
+    """Yield the samples whose JSON can be used, without their images."""
+    for start in range(0, len(gallery), RUN):
+        for sample in gallery.load(range(start, min(start + RUN, len(gallery))), ("json",)):
+            try:
+                _ = sample.image_id, sample.labels()
+            except BadSample:
+                continue  # named when it is encoded
+            yield sample
