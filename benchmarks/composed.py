@@ -1,0 +1,136 @@
+"""Composed retrieval: TIRG, mutual information on it, their baselines, and ridge regression.
+
+    python -m benchmarks.composed [--set NAME …] [--method NAME …] [--seeds 3]
+        [--override KEY=VALUE …] [--quick] [--json FILE]
+
+All on the same frozen features. Shards are expected in data/, as docs/results.md tells to build
+them. Each row is a recipe of benchmarks/recipes trained with seeds 0, 1, …; it is also one command:
+
+    python launch/train.py benchmarks/recipes/tirg.yaml data.train=URL data.val=URL
+        data.gallery=URL method.fusion=sum training.seed=0
+
+Runs lie in runs/composed/SET/METHOD-SEED; those that are there already are not trained again.
+Printed: the mean over seeds and their standard deviation, in percent.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.beside import console
+from benchmarks.ridge import ridge_metrics
+from benchmarks.trained import (
+    Found,
+    Metrics,
+    read_arguments,
+    recipe_of,
+    rows,
+    table,
+    train,
+    write,
+)
+from xmodal.distributed.environment import Environment, start
+from xmodal.errors import run_command
+from xmodal.recipe import Recipe
+
+
+class DataSet(NamedTuple):
+    """A data set: queries to train on and to measure, and what the latter are searched in."""
+
+    train: str
+    test: str
+    gallery: str
+
+
+SETS = {
+    "fashion": DataSet(
+        "data/fashion/composed_train",
+        "data/fashion/composed_test",
+        "data/fashion/composed_test_gallery",
+    ),
+    "emoji": DataSet(
+        "data/emoji/composed_train", "data/emoji/composed_test", "data/emoji/composed_test_gallery"
+    ),
+    # 8,000 of its 20,000 queries.
+    "scenes": DataSet(
+        "data/scenes/composed_train/composed_train-{000000..000007}.tar",
+        "data/scenes/composed_val",
+        "data/scenes/composed_gallery",
+    ),
+}
+
+
+def _dim(estimator: str = "jsd", *terms: str) -> Sequence[str]:
+    """Return what makes dim.yaml maximise the information of some terms by an estimator."""
+    losses = {"batch_classification": 1, **dict.fromkeys(terms, 0.1)}
+    return [f"stages.0.losses={losses}", f"method.estimator={estimator}"]
+
+
+# Of a fusion that has nothing to train.
+NO_PARTS = ["stages.0.train=[image.head, text.head, classification]"]
+BOTH = ("text_image", "fusion_target")
+# Of each method its recipe, and what differs in it.
+METHODS: dict[str, tuple[str, Sequence[str]]] = {
+    "ridge": ("tirg", []),
+    "image": ("tirg", ["method.fusion=image", *NO_PARTS]),
+    "text": ("tirg", ["method.fusion=text", *NO_PARTS]),
+    "sum": ("tirg", ["method.fusion=sum", *NO_PARTS]),
+    "concatenation": ("tirg", ["method.fusion=concatenation"]),
+    "tirg": ("tirg", []),
+    "tirg_map": ("tirg", ["method.fusion=tirg_map"]),
+    "tirg_text_image": ("dim", _dim("jsd", "text_image")),
+    "tirg_fusion_target": ("dim", _dim("jsd", "fusion_target")),
+    "dim_jsd": ("dim", _dim("jsd", *BOTH)),
+    "dim_dv": ("dim", _dim("dv", *BOTH)),
+    "dim_nwj": ("dim", _dim("nwj", *BOTH)),
+    "dim_info_nce": ("dim", _dim("info_nce", *BOTH)),
+}
+COLUMNS = {
+    "R@1": "composed/recall@1",
+    "R@5": "composed/recall@5",
+    "R@10": "composed/recall@10",
+    "R@50": "composed/recall@50",
+    "median rank": "composed/median_rank",
+}
+
+
+def main() -> None:
+    given = read_arguments("composed", __doc__, SETS, METHODS, quick="emoji")
+    environment = start()
+    found_rows: list[dict[str, Any]] = []
+    for name in given.set:
+        found: Found = {}
+        for method in given.method:
+            # Regression draws no lots.
+            for seed in range(1 if method == "ridge" else given.seeds):
+                found.setdefault(method, []).append(measure(name, method, seed, given, environment))
+        print(f"\n{name}\n", *table(found, COLUMNS), sep="\n", flush=True)
+        found_rows += rows(f"composed/{name}", found, "composed/recall@1", "ridge")
+    write(found_rows, given.json)
+
+
+def measure(
+    name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
+) -> Metrics:
+    """Return what a method reaches on a data set."""
+    recipe = recipe_of_row(name, method, seed, given)
+    if method == "ridge":
+        return ridge_metrics(recipe, environment, console.print)
+    return list(train(recipe, environment).values())[-1]
+
+
+def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) -> Recipe:
+    """Return the recipe of a row."""
+    data, (file, changes) = SETS[name], METHODS[method]
+    overrides = [
+        f"data.train={data.train!r}",
+        f"data.val={data.test!r}",
+        f"data.gallery={data.gallery!r}",
+        f"training.seed={seed}",
+        *changes,
+    ]
+    return recipe_of(file, overrides, given.runs / name / f"{method}-{seed}", given)
+
+
+if __name__ == "__main__":
+    run_command(main)

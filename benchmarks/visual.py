@@ -1,0 +1,129 @@
+"""Visual similarity: a pretrained backbone as it is, SimSiam and PTF-SimCM beside each other.
+
+    python -m benchmarks.visual [--set NAME …] [--method NAME …] [--seeds 3]
+        [--override KEY=VALUE …] [--quick] [--json FILE]
+
+Shards are expected in data/, as docs/results.md tells to build them. Each row is a recipe of
+benchmarks/recipes trained with seeds 0, 1, …; it is also one command:
+
+    python launch/train.py benchmarks/recipes/ptf_simcm.yaml data.train=URL data.val=URL
+        training.seed=0
+
+Runs lie in runs/visual/SET/METHOD-SEED; those that are there already are not trained again.
+Printed: the mean over seeds and their standard deviation, in percent; of PTF-SimCM for images alone
+and, in the columns `with text`, for images with their captions.
+"""
+
+import argparse
+from typing import Any, NamedTuple
+
+from benchmarks.trained import (
+    Found,
+    Metrics,
+    read_arguments,
+    recipe_of,
+    rows,
+    table,
+    train,
+    write,
+)
+from xmodal.data.manifest import read_manifest
+from xmodal.distributed.environment import Environment, start
+from xmodal.errors import run_command
+from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
+from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
+from xmodal.recipe import Recipe
+from xmodal.training.run import Run
+
+
+class DataSet(NamedTuple):
+    """A data set: what is trained on and what is measured."""
+
+    train: str
+    test: str
+
+
+SETS = {
+    "fashion": DataSet(
+        "data/fashion/train/train-{000000,000004,000008,000012,000016,000020,000024,000028,000032}.tar",
+        "data/fashion/test/test-{000000,000002}.tar",
+    ),
+    "emoji": DataSet("data/emoji/styles_train", "data/emoji/styles_test"),
+    "openclipart": DataSet("data/openclipart/train", "data/openclipart/test"),
+}
+# Of each method its recipe.
+METHODS = {"pretrained": "simsiam", "simsiam": "simsiam", "ptf_simcm": "ptf_simcm"}
+PARTS = {
+    "R@1": "recall@1",
+    "R@2": "recall@2",
+    "R@4": "recall@4",
+    "R@8": "recall@8",
+    "mAP@R": "map@r",
+    "NMI": "nmi",
+    "k-NN": "knn_accuracy",
+}
+COLUMNS = {head: f"visual/{part}" for head, part in PARTS.items()} | {
+    f"with text {head}": f"visual-with-text/{part}" for head, part in PARTS.items()
+}
+
+
+def main() -> None:
+    given = read_arguments("visual", __doc__, SETS, METHODS, quick="openclipart")
+    environment = start()
+    found_rows: list[dict[str, Any]] = []
+    for name in given.set:
+        found: Found = {}
+        for method in given.method:
+            # What is not trained draws no lots.
+            for seed in range(1 if method == "pretrained" else given.seeds):
+                metrics = measure(name, method, seed, given, environment)
+                found.setdefault(method, []).append(metrics)
+        print(f"\n{name}\n", *table(found, COLUMNS), sep="\n", flush=True)
+        found_rows += rows(f"visual/{name}", found, "visual/map@r", "pretrained")
+    write(found_rows, given.json)
+
+
+def measure(
+    name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
+) -> Metrics:
+    """Return what a method reaches on a data set."""
+    recipe = recipe_of_row(name, method, seed, given)
+    if method == "pretrained":
+        return _untrained(recipe, environment)
+    return list(train(recipe, environment).values())[-1]
+
+
+def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) -> Recipe:
+    """Return the recipe of a row."""
+    data = SETS[name]
+    overrides = [
+        f"data.train={data.train!r}",
+        f"data.val={data.test!r}",
+        f"training.seed={seed}",
+    ]
+    return recipe_of(METHODS[method], overrides, given.runs / name / f"{method}-{seed}", given)
+
+
+def _untrained(recipe: Recipe, environment: Environment) -> Metrics:
+    """Return what the features of a recipe's image encoder reach with their first weights."""
+    assert recipe.data.val is not None
+    run = Run(recipe.run)
+    run.create(recipe)
+    make_tokenizer(recipe.method, [], run.tokenizer)
+    tokenizer = load_tokenizer(recipe.method, run.tokenizer)
+    method = build_method(recipe, tokenizer, environment.device)
+    shards, size = read_manifest(recipe.data.val), recipe.method.image.size
+    dataset, _ = sets_to_measure(method.contents, shards, None, size, tokenizer)
+    return evaluate_retrieval(
+        method,
+        dataset,
+        shards.relevance,
+        recipe.evaluation,
+        device=environment.device,
+        workers=0,
+        max_bad_share=recipe.data.max_bad_share,
+    ).metrics
+
+
+if __name__ == "__main__":
+    run_command(main)
