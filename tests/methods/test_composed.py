@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from xmodal.methods.build import method_of
 from xmodal.methods.config import DimConfig, TirgConfig
 from xmodal.methods.method import Method
 from xmodal.methods.tirg import Tirg
+from xmodal.recipe import read_recipe
+from xmodal.training.parts import parameter_groups
 
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 SIZE, BATCH, DIM = 64, 6, 5
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 0], [6, 0, 0], [7, 1, 2], [3, 3, 0], [8, 2, 1]])
 ENCODERS: dict[str, Any] = {
@@ -221,6 +225,30 @@ def test_the_estimator_is_chosen(batch: Batch) -> None:
         for estimator in ("jsd", "dv", "nwj", "info_nce")
     }
     assert len(set(values.values())) == 4
+
+
+@pytest.mark.parametrize("estimator", ["jsd", "dv", "nwj", "info_nce"])
+def test_the_recipe_trains_by_every_estimator(estimator: str, batch: Batch) -> None:
+    """Its optimiser and its critics as they are, on small encoders."""
+    stage = read_recipe("dim", [], RECIPES).stages[0]
+    torch.manual_seed(0)
+    method = method_of(DimConfig(**ENCODERS, estimator=estimator), 9).train()
+    optimizer = torch.optim.SGD(
+        [
+            group | {"lr": stage.optimizer.lr * group["factor"]}
+            for group in parameter_groups(method, stage)
+        ],
+        momentum=stage.optimizer.momentum,
+    )
+    method.begin_stage(tuple(stage.losses))
+    for step in range(5):
+        method.advance(0.0, seed=step)
+        losses = method.objective(method.encode(batch))
+        for name in ("text_image", "fusion_target"):
+            assert losses[name].abs() < 6, (name, step)
+        optimizer.zero_grad()
+        sum(stage.losses[name].weight * loss for name, loss in losses.items()).backward()
+        optimizer.step()
 
 
 def test_a_critic_of_both_sides_sees_the_next_other_text(batch: Batch) -> None:

@@ -67,6 +67,16 @@ def test_a_pair_of_sides_of_their_own_widths() -> None:
     assert [tuple(p.shape) for p in critic.parameters()][::2] == [(512, 7), (512, 512), (1, 512)]
 
 
+def test_values_begin_small_whatever_the_units() -> None:
+    torch.manual_seed(0)
+    for units in (64, 1024):
+        critic = EncodeAndDotCritic(6, 8, units)
+        given = torch.randn(32, 6), torch.randn(32, 8)
+        x, y = critic(*given)
+        torch.testing.assert_close(x @ y.T, critic.x(given[0]) @ critic.y(given[1]).T / units**0.5)
+        assert 0.3 < (x @ y.T).square().mean().sqrt() < 3
+
+
 def test_the_discriminator_has_the_slopes_of_its_logits() -> None:
     torch.manual_seed(0)
     discriminator = PriorDiscriminator(4).double()

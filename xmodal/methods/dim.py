@@ -1,7 +1,8 @@
 """Composed retrieval with mutual information maximised (Gu et al. 2021, arXiv 2103.06032).
 
 A reconstruction on TIRG: the abstract says between what information is maximised, by Deep InfoMax
-(Hjelm et al. 2019, arXiv 1808.06670); layers, critics and weights are ours. Î is an estimate of
+(Hjelm et al. 2019, arXiv 1808.06670); layers, critics and weights are ours, and so is that
+critics' values are divided by √units, for exponentials to be taken of them. Î is an estimate of
 mutual information, M_y the last map of the target y and M_yˡ that of a lower layer l, of HW
 positions p. To TIRG's loss are added
 

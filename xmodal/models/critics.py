@@ -45,15 +45,20 @@ class CriticEncoder(nn.Module):
 
 
 class EncodeAndDotCritic(nn.Module):
-    """Encodes both sides: the critic's value T of a pair is the dot product of what it returns."""
+    """Encodes both sides: the critic's value T of a pair is the dot product of what it returns.
+
+    Here over √units, so that T begins at about ±1: Deep InfoMax's own begins at about ±√units, of
+    which no exponential can be taken.
+    """
 
     def __init__(self, x_features: int, y_features: int, units: int = 2048) -> None:
         super().__init__()
         self.x, self.y = CriticEncoder(x_features, units), CriticEncoder(y_features, units)
+        self.scale = units**-0.5
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return both sides encoded, each as `CriticEncoder` does."""
-        return self.x(x), self.y(y)
+        return self.scale * self.x(x), self.y(y)
 
 
 class ConcatenateCritic(nn.Module):
