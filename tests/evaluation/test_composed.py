@@ -63,9 +63,21 @@ def test_what_the_gallery_lacks_is_not_found() -> None:
     queries = Queries(torch.arange(3), one_hot(0, 0, 1), records)
     metrics = composed_metrics(queries, gallery, "composed", 64)
     assert metrics["composed/num_without_target"] == 2
+    assert metrics["composed/median_rank"] == 2  # of 2, 2 and 1
     assert metrics["composed/recall@1"] == pytest.approx(100 / 3)
     assert metrics["composed/recall@100"] == pytest.approx(100 / 3)
     assert metrics["composed/recall@1_chance"] == pytest.approx(100 * (1 / 2) / 3)
+
+
+def test_nothing_to_search_in_is_no_good_rank() -> None:
+    gallery = gallery_of(list("abcd"), [["dress"]] * 4, one_hot(0, 1, 2, 3))
+    records = [record("a", "b", category="hat"), record("a", "nowhere")]
+    queries = Queries(torch.arange(2), one_hot(0, 0), records)
+    metrics = composed_metrics(queries, gallery, "fashion-iq", 64)
+    # The last of the four images, though the galleries searched hold none and three.
+    assert metrics["fashion-iq/median_rank"] == 4
+    assert metrics["fashion-iq/num_without_target"] == 2
+    assert metrics["fashion-iq/hat/recall@50"] == metrics["fashion-iq/dress/recall@50"] == 0
 
 
 def test_ties_count_against_the_model() -> None:
@@ -130,7 +142,7 @@ def by_walking(queries: Queries, gallery: Gallery, protocol: str) -> dict[str, l
             if name in searched
         )
         places = [n for n, (_, is_right, _) in enumerate(order) if is_right]
-        return (places[0], True) if places else (len(order), False)
+        return (places[0], True) if places else (len(names) - 1, False)
 
     for query, asked in zip(queries.embeddings, queries.records, strict=True):
         scores = (gallery.images @ query).tolist()

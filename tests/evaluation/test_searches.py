@@ -86,11 +86,14 @@ def query_of(number: int, *, published: bool = True, **more: Any) -> dict[str, A
     return record | more
 
 
-def write_queries(folder: Path, **options: Any) -> Path:
+def write_queries(folder: Path, *, last: dict[str, Any] | None = None, **options: Any) -> Path:
+    """Write all queries; of the last one other things may be told than of each."""
     both = features()
     samples: dict[str, Members] = {}
     for number in range(QUERIES):
         record = query_of(number, **options)
+        if last and number == QUERIES - 1:
+            record |= last
         record = {name: value for name, value in record.items() if value is not None}
         target = {"target.npy": npy(both[2 * number + 1])} if "target_id" in record else {}
         samples[f"{number:03d}"] = {
@@ -300,6 +303,12 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {},
         {"labels": False},
         "GALLERY has not the labels that mit-states reads in its samples' JSON; use composed",
+    ),
+    "a category that the gallery lacks": (
+        "fashion-iq",
+        {"last": {"category": "toptee"}},
+        {},
+        "GALLERY has no image with the label toptee, a category of the queries of QUERIES, and",
     ),
     "no queries": (
         "class",

@@ -39,7 +39,7 @@ BETTER["mit-states"] += tuple(f"{word}/{name}" for word in WORDS for name in BET
 class OwnRanks:
     """What queries find, each in a gallery of its own."""
 
-    ranks: Tensor  # (queries,) int64, 0-based, of the best right image; `searched`: there is none
+    ranks: Tensor  # (queries,) int64, 0-based, of the best right image; the last of all: none
     right: Tensor  # (queries,) int64, how many images are right
     searched: Tensor  # (queries,) int64, how many images there are
 
@@ -75,8 +75,8 @@ class Search:
         sources = self._mask(self.sources[row] for row in rows.tolist())
         if self.protocol != "fashion-iq":
             return sources
-        categories = [self.queries.records[row]["category"] for row in rows.tolist()]
-        return sources | ~self._mask(self.of_category[category] for category in categories)
+        of_category, of_images = self.categories
+        return sources | ~of_images[of_category[rows]]
 
     def not_member(self, rows: Tensor) -> Tensor:
         """Return which images are not among those that look like some queries' sources."""
@@ -97,14 +97,18 @@ class Search:
         ]
 
     @cached_property
-    def of_category(self) -> dict[str, list[int]]:
-        """Where the images of each category are that a query is of."""
-        categories = {record["category"] for record in self.queries.records}
-        labels = self.gallery.labels
-        return {
-            category: [row for row, of_image in enumerate(labels) if category in of_image]
-            for category in categories
-        }
+    def categories(self) -> tuple[Tensor, Tensor]:
+        """Return the number of each query's category, (queries,), and which images are of each
+        category, (categories, images) bool.
+        """
+        of_queries = [record["category"] for record in self.queries.records]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(of_queries))}
+        labels, device = self.gallery.labels, self.gallery.images.device
+        of_images = [[name in of_image for of_image in labels] for name in numbers]
+        return (
+            torch.tensor([numbers[name] for name in of_queries], device=device),
+            torch.tensor(of_images, device=device),
+        )
 
     def ranks(self, right: Choice, removed: Choice, tile: int) -> OwnRanks:
         """Rank each query's best right image among all that are not removed."""
@@ -128,8 +132,8 @@ def composed_metrics(
     """Name and number of every metric of composed retrieval by a protocol, recalls in percent.
 
     `P/recall@K` by the protocol's K, each with its `recall@K_chance`; `P/median_rank` from 1;
-    `P/num_queries`, `P/num_images`, and `P/num_without_target`, queries of which the gallery has
-    no right image: they count as not found. Further
+    `P/num_queries`, `P/num_images`, and `P/num_without_target`, queries that have no right image
+    to be found: they count as not found, and in the median as last of all images. Further
 
     - mit-states: `P/adjective/recall@K` and `P/noun/recall@K`, images that share that word of the
       target's with it;
@@ -168,6 +172,9 @@ def own_ranks(
 ) -> OwnRanks:
     """Rank each query's best right item among those that are not removed, as `judge_queries` does.
 
+    Where none is right the rank is the last of the whole gallery, not of the query's own, which
+    would be the better the less it holds.
+
     Args:
         queries: (queries, dim) unit vectors.
         gallery: (items, dim) unit vectors.
@@ -180,8 +187,9 @@ def own_ranks(
         kept = ~removed(rows)
         is_right = right(rows) & kept
         best = scores.masked_fill(~is_right, -torch.inf).amax(1, keepdim=True)
-        rivals = (scores >= best) & kept & ~is_right
-        return torch.stack([rivals.sum(1), is_right.sum(1), kept.sum(1)], 1)
+        rivals = ((scores >= best) & kept & ~is_right).sum(1)
+        ranks = rivals.where(is_right.any(1), len(gallery) - 1)
+        return torch.stack([ranks, is_right.sum(1), kept.sum(1)], 1)
 
     values = judge_queries(queries, gallery, dot_product, tile, 3, judge)
     return OwnRanks(*values.long().unbind(1))

@@ -19,7 +19,7 @@ from xmodal.errors import UserError
 from xmodal.evaluation.gallery import check_any, own_chunks
 from xmodal.methods.method import Method
 
-RUN = 100  # samples of a gallery that are looked through at a time
+RUN = 100  # samples that are looked through at a time
 # What a protocol reads of a query's JSON beside its source and target.
 READS = {
     **dict.fromkeys(["fashion200k", "mit-states", "css"], "target_ids"),
@@ -59,7 +59,7 @@ def embed_queries(
 
 def check_searchable(protocol: str, queries: SampleReader, gallery: SampleReader) -> None:
     """Raise `UserError` where the first queries lack what a protocol reads of them, or ask for
-    nothing in the gallery.
+    nothing in the gallery, or where the gallery has no image of a category that any is of.
     """
     records = list(_first_records(queries))
     check_records(protocol, records, queries.manifest.url)
@@ -76,6 +76,8 @@ def check_searchable(protocol: str, queries: SampleReader, gallery: SampleReader
         raise UserError(
             f"{url} has not the labels that {protocol} reads in its samples' JSON; use composed"
         )
+    if protocol == "fashion-iq":
+        _check_categories(queries, gallery)
 
 
 def check_records(protocol: str, records: Sequence[Mapping[str, Any]], url: str) -> None:
@@ -92,6 +94,20 @@ def check_records(protocol: str, records: Sequence[Mapping[str, Any]], url: str)
         )
 
 
+def _check_categories(queries: SampleReader, gallery: SampleReader) -> None:
+    missing = {one.record.get("category") for one in _readable(queries)}
+    missing.discard(None)  # told by `check_records`
+    for image in _readable(gallery):
+        missing.difference_update(image.labels())
+        if not missing:
+            return
+    raise UserError(
+        f"{gallery.manifest.url} has no image with the label {min(missing, key=str)}, a category "
+        f"of the queries of {queries.manifest.url}, and fashion-iq searches each in its own; name "
+        "the galleries of all categories (data.gallery, or --gallery)"
+    )
+
+
 def _first_records(queries: SampleReader) -> Iterator[dict[str, Any]]:
     for number in range(min(PROBED, len(queries))):
         try:
@@ -100,10 +116,10 @@ def _first_records(queries: SampleReader) -> Iterator[dict[str, Any]]:
             continue
 
 
-def _readable(gallery: SampleReader) -> Iterator[RawSample]:
+def _readable(reader: SampleReader) -> Iterator[RawSample]:
     """Yield the samples whose JSON can be used, without their images."""
-    for start in range(0, len(gallery), RUN):
-        for sample in gallery.load(range(start, min(start + RUN, len(gallery))), ("json",)):
+    for start in range(0, len(reader), RUN):
+        for sample in reader.load(range(start, min(start + RUN, len(reader))), ("json",)):
             try:
                 _ = sample.image_id, sample.labels()
             except BadSample:

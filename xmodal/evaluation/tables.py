@@ -102,7 +102,7 @@ def visual_table(metrics: Metrics, protocol: str) -> Table:
 def composed_table(metrics: Metrics, protocol: str) -> Table:
     """Recalls of composed queries in percent with chance beside them, a column what is found."""
     table = _table(f"{protocol}: {composed_sizes(metrics, protocol)}")
-    table.caption = f"median rank {metrics[f'{protocol}/median_rank']:,.0f}"
+    table.caption = composed_ranks(metrics, protocol)
     groups = composed_groups(metrics, protocol)
     _add_columns(table, "", *(c for name in groups for c in (name.split("/")[0], "chance")))
     for k in sorted({k for cutoffs in groups.values() for k in cutoffs}):
@@ -156,6 +156,13 @@ def composed_sizes(metrics: Metrics, protocol: str) -> str:
     """How many queries and images there were, in words."""
     queries, images = metrics[f"{protocol}/num_queries"], metrics[f"{protocol}/num_images"]
     return f"{queries:,.0f} queries × {images:,.0f} images"
+
+
+def composed_ranks(metrics: Metrics, protocol: str) -> str:
+    """The median rank of composed queries, and how many have nothing to find, in words."""
+    words = f"median rank {metrics[f'{protocol}/median_rank']:,.0f}"
+    lost = metrics[f"{protocol}/num_without_target"]
+    return f"{words}; {lost:,.0f} queries without a right image" if lost else words
 
 
 def composed_groups(metrics: Metrics, protocol: str) -> dict[str, list[int]]:
