@@ -39,7 +39,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_set(tmp_path_factory.mktemp("set"), numbered(COUNT))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("error:This DataLoader")  # of more workers than cores
+@pytest.mark.parametrize("workers", [0, 2, 500])
 def test_every_sample_comes_once_with_all_captions(shards: Manifest, workers: int) -> None:
     chunks = [range(7), range(7, 30), range(30, COUNT)]
     for chunk, batch in zip(chunks, evaluated(shards, *chunks, workers=workers), strict=True):

@@ -1,5 +1,6 @@
 """Batches for evaluation: every sample once, with all its captions."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,7 +146,8 @@ def text_batch(
 def evaluation_batches(
     dataset: Dataset[T], chunks: Sequence[range], *, workers: int
 ) -> Iterator[T]:
-    """Yield the samples of each chunk in turn."""
+    """Yield the samples of each chunk in turn, loaded by no more processes than there are cores."""
+    workers = min(workers, len(os.sched_getaffinity(0)))
     loader = DataLoader(
         _ErrorsAsItems(dataset),
         batch_size=None,
