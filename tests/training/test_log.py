@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from xmodal.evaluation.protocols import BETTER, OTHERS
 from xmodal.training.config import StageConfig
 from xmodal.training.log import COLLAPSED_LINES, TrainingLog
 from xmodal.training.run import Run
@@ -32,3 +33,14 @@ def test_scores_that_are_alike_at_first_are_no_collapse(
 ) -> None:
     begun = [1.0] * (COLLAPSED_LINES - 1)
     assert said_of([*begun, 0.9, *begun], tmp_path, capsys) == []
+
+
+@pytest.mark.parametrize("protocol", BETTER)
+def test_an_evaluation_is_never_an_empty_line(
+    protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = (*BETTER[protocol], *OTHERS.get(protocol, ()))
+    metrics = {f"{protocol}/{name}": 12.5 for name in names}
+    with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
+        log.evaluation(7, SPAN, metrics, None)
+    assert f"evaluation at step 7: {protocol}/" in capsys.readouterr().out

@@ -15,7 +15,8 @@ from xmodal.training.timeline import StageSpan
 # Logged lines in which all scores are alike, after which the log says so. A training that is well
 # begins there, and leaves it.
 COLLAPSED_LINES = 10
-SHOWN = ("recall@1", "/map", "/top1")  # the metrics that a line about an evaluation has
+# The metrics that a line about an evaluation has: one at least of every protocol.
+SHOWN = ("recall@1", "/map", "/top1", "/ndcg", "fashion-iq/recall@10", "gap/probe_accuracy")
 LONG_WAIT = 0.1  # share of the time, above which the log says what data is waited for
 
 
