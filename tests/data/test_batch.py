@@ -23,11 +23,14 @@ SHAPES = {
     "text_features": (6,),
     "second_text_features": (6,),
     "image_ids": (),
+    "source_ids": (),
     "labels": (),
 }
 DTYPES = dict.fromkeys(("images", "second_images", "targets"), torch.uint8)
 DTYPES |= dict.fromkeys(("token_mask", "second_token_mask", "text_dropped"), torch.bool)
-DTYPES |= dict.fromkeys(("tokens", "second_tokens", "image_ids", "labels"), torch.int64)
+DTYPES |= dict.fromkeys(
+    ("tokens", "second_tokens", "image_ids", "source_ids", "labels"), torch.int64
+)
 
 
 def test_every_tensor_of_a_batch_is_tried() -> None:

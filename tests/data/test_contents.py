@@ -66,6 +66,7 @@ def test_a_query_is_a_source_a_modification_and_its_target(tmp_path: Path, worke
         assert [number_of(image) for image in batch.targets] == [TARGETS + n for n in numbers]
         assert captions_of(batch) == [f"{n} {n}" for n in numbers]
         assert batch.image_ids.tolist() == [hash_id(f"i{TARGETS + n}") for n in numbers]
+        assert batch.source_ids.tolist() == [hash_id(f"i{n}") for n in numbers]
         assert batch.targets.is_contiguous(memory_format=torch.channels_last)
         assert batch.second_images is None
         assert batch.faults == ()
@@ -116,6 +117,10 @@ BAD_QUERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "an empty one": (
         lambda members: members.update(json=described([], modification=" ", target_id="b")),
         "caption is empty",
+    ),
+    "no source's id": (
+        lambda members: members.update(json=described([], modification="1", target_id="b")),
+        "no source_id in its json",
     ),
     "no target's id": (
         lambda members: members.update(json=described([], modification="1", source_id="a")),

@@ -28,6 +28,7 @@ ENCODERS: dict[str, Any] = {
     "embedding": DIM,
 }
 IDS = torch.tensor([0, 1, 2, 3, 4, 1])  # two queries ask for the same target
+SOURCES = torch.tensor([9, 7, 7, 6, 9, 7])  # and begin with the same source, as others do
 KINDS = pytest.mark.parametrize("config", [TirgConfig, DimConfig])
 
 
@@ -38,7 +39,12 @@ def batch() -> Batch:
         0, 256, (2, BATCH, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8
     )
     return Batch(
-        images=pixels[0], targets=pixels[1], tokens=TOKENS, token_mask=TOKENS > 0, image_ids=IDS
+        images=pixels[0],
+        targets=pixels[1],
+        tokens=TOKENS,
+        token_mask=TOKENS > 0,
+        image_ids=IDS,
+        source_ids=SOURCES,
     )
 
 
@@ -168,9 +174,9 @@ def sp(values: Tensor) -> Tensor:
     return (1 + values.exp()).log()
 
 
-def jsd(scores: Tensor) -> Tensor:
-    """Minus DIM's estimate of scores (x items, y items, …): own pairs against all of other ids."""
-    own, others = torch.eye(BATCH, dtype=torch.bool), IDS[:, None] != IDS
+def jsd(scores: Tensor, others: Tensor) -> Tensor:
+    """Minus DIM's estimate of scores (x items, y items, …): own pairs against `others`."""
+    own = torch.eye(BATCH, dtype=torch.bool)
     return sp(-scores[own]).mean() + sp(scores[others]).mean() - 2 * math.log(2)
 
 
@@ -202,9 +208,15 @@ def test_dims_information_by_formula(text_with: str, batch: Batch) -> None:
         return torch.einsum("i...d,jd->ij...", x, y)
 
     text_image, fusion_target = losses_of(method, batch, "text_image", "fusion_target")
-    expected = jsd(scores("whole", whole, text)) + jsd(scores("map", rows, text))
+    of_targets, of_sources = (ids[:, None] != ids for ids in (IDS, SOURCES))
+    others = {
+        "target": of_targets,
+        "source": of_sources,
+        "difference": of_targets | of_sources,
+    }[text_with]
+    expected = jsd(scores("whole", whole, text), others) + jsd(scores("map", rows, text), others)
     torch.testing.assert_close(text_image, expected)
-    torch.testing.assert_close(fusion_target, jsd(scores("lower", target.lower, fused)))
+    torch.testing.assert_close(fusion_target, jsd(scores("lower", target.lower, fused), of_targets))
     if text_with == "target":
         learns = TOWERS | {"information.whole", "information.map"}
         assert touched(method, text_image) == learns

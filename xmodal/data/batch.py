@@ -63,6 +63,7 @@ class Batch:
     text_features: Tensor | None = None  # (batch, …) float32
     second_text_features: Tensor | None = None  # as `text_features`
     image_ids: Tensor | None = None  # (batch,) int64, equal for equal images; composed: targets
+    source_ids: Tensor | None = None  # as `image_ids`, of composed queries' sources
     labels: Tensor | None = None  # (batch,) int64, equal for equal classes
     faults: tuple[Fault, ...] = ()  # samples whose slots are filled by a neighbour
     notices: tuple[str, ...] = ()  # of the storage: reads begun again

@@ -101,6 +101,8 @@ class TrainingSet:
         layout = self._layout_of_images(kind, rows) | self._layout_of_texts(kind, rows)
         if self.contents.labels:
             layout["labels"] = ((rows,), np.int64)
+        if self.contents.composed:
+            layout["source_ids"] = ((rows,), np.int64)
         if self.text_dropout:
             layout["text_dropped"] = ((rows, self.contents.views), np.bool_)
         return layout | {"image_ids": ((rows,), np.int64)}
@@ -147,6 +149,8 @@ class TrainingSet:
                 slot["text_dropped"][row, view] = drawn < self.text_dropout
         if self.contents.labels:
             slot["labels"][row] = hash_id(sample.label())
+        if self.contents.composed:
+            slot["source_ids"][row] = hash_id(sample.source_id)
         slot["image_ids"][row] = hash_id(self._id(sample))
         return captions
 

@@ -38,6 +38,7 @@ class InformativeEmbeddings(ComposedEmbeddings):
     images: Tensor | None  # (batch, dim) φ of the image that `method.text_with` names
     maps: Tensor | None  # (batch, positions, channels) its last map
     lower: Tensor | None  # (batch, positions, channels) M_yˡ
+    seen_ids: Tensor | None  # (batch,) int64, equal where `images` are
 
 
 class Dim(Tirg):
@@ -95,14 +96,16 @@ class Dim(Tirg):
             images=_precise(images),
             maps=_precise(maps),
             lower=_precise(lower),
+            seen_ids=self._seen_ids(batch),
         )
 
     def text_image(self, embeddings: InformativeEmbeddings) -> Tensor:
         """L_it = −[Î(φ_t; φ_y) + (1/HW) Σ_p Î(φ_t; M_y[p])].
 
-        With `method.text_with: source` of x in place of y, with `difference` of y less x.
+        With `method.text_with: source` of x in place of y, with `difference` of y less x. Other
+        texts of the same image, or of the same two, are no negatives.
         """
-        texts, ids = _there(embeddings.texts), _there(embeddings.image_ids)
+        texts, ids = _there(embeddings.texts), _there(embeddings.seen_ids)
         of_whole = self.information["whole"](_there(embeddings.images), texts, ids)
         of_map = self.information["map"](_there(embeddings.maps), texts, ids)
         return of_whole + of_map
@@ -118,6 +121,16 @@ class Dim(Tirg):
         The discriminator learns from it too.
         """
         return self.matching(_there(embeddings.fused), self.discriminator, self.seed)
+
+    def _seen_ids(self, batch: Batch) -> Tensor | None:
+        """Return ids, (batch,), of the images that texts share information with."""
+        sources, targets = batch.source_ids, batch.image_ids
+        if self.text_with == "difference":
+            if sources is None or targets is None:
+                return None
+            # One id of two, which are hashes: the factor tells (a, b) from (b, a).
+            return 31 * sources + targets
+        return targets if self.text_with == "target" else sources
 
     def _beside_text(self, composed: Composed) -> tuple[Tensor | None, Tensor | None]:
         """Return features of the whole, and the last map, of what texts share information with."""
