@@ -1,6 +1,7 @@
 """The text tower of another run: described, read, and with it the vocabulary."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from xmodal.methods.build import load_tokenizer, make_tokenizer, method_of
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe
 from xmodal.training.run import Run
-from xmodal.training.text_tower import load_text_tower, with_text_tower
+from xmodal.training.text_tower import load_text_tower, replaced, with_text_tower
 
 IMAGE = {"kind": "timm", "name": "test_resnet", "size": 16}
 TEXT = {"kind": "gru", "word": 4, "width": 3, "bidirectional": True, "min_count": 1, "context": 9}
@@ -31,18 +32,24 @@ def words() -> list[str]:
 
 def trained(method: dict[str, Any], path: Path, words: list[str]) -> Method:
     """A run folder with one checkpoint; returns the method whose weights are in it."""
-    recipe, run = recipe_of(method, path), Run(path)
-    run.create(recipe)
+    recipe = recipe_of(method, path)
     tokenizer = train_word_tokenizer(words, 20_000, 1, 9)
-    tokenizer.save(run.tokenizer)
     torch.manual_seed(7)
     made = method_of(recipe.method, tokenizer.vocabulary)
+    save(made, recipe, path)
+    tokenizer.save(Run(path).tokenizer)
+    return made
+
+
+def save(made: Method, recipe: Recipe, path: Path) -> None:
+    """Write a run folder with one checkpoint."""
+    run = Run(path)
+    run.create(recipe)
     folder = run.checkpoint(3)
     folder.mkdir(parents=True)
     torch.save({"module": made.state_dict()}, folder / "mp_rank_00_model_states.pt")
     (folder / "state.json").write_text(json.dumps({"best_step": None}))
     (run.checkpoints / "latest").write_text(folder.name)
-    return made
 
 
 def begun(path: Path, **changes: Any) -> tuple[Recipe, Method]:
@@ -78,12 +85,43 @@ def test_a_run_gives_its_text_tower(
     assert tokenizer.vocabulary == train_word_tokenizer(words, 20_000, 1, 9).vocabulary
 
 
+def test_a_run_that_goes_on_has_its_tower(tmp_path: Path, words: list[str]) -> None:
+    trained({"kind": "vsepp", **SIDES}, tmp_path / "run", words)
+    recipe, method = begun(tmp_path / "run")
+    method.text.head[0].weight.data += 1
+    save(method, recipe, tmp_path / "own")
+    shutil.rmtree(tmp_path / "run")
+    again, resumed = begun(tmp_path / "run")
+    assert again == recipe
+    assert resumed.text.head[0].weight.equal(method.text.head[0].weight)
+    shutil.rmtree(tmp_path / "own")
+    with pytest.raises(UserError, match="run is no run folder"):
+        begun(tmp_path / "run")
+
+
+def test_what_is_not_used_is_told(tmp_path: Path, words: list[str]) -> None:
+    trained({"kind": "vsepp", **SIDES}, tmp_path / "run", words)
+    own = {"kind": "ptf_simcm", "image": IMAGE, "text_from": str(tmp_path / "run")}
+    for text, sentence, names in (
+        ({"kind": "features", "features": 2}, 7, "method.text, method.sentence"),
+        (TEXT, 7, "method.sentence"),
+    ):
+        given = recipe_of(own | {"text": text, "sentence": sentence}, tmp_path / "own")
+        (line,) = replaced(given, with_text_tower(given))
+        assert line.startswith(f"{names} of the recipe are not used: they are those of method.")
+    given = recipe_of(own | {"text": TEXT}, tmp_path / "own")
+    assert replaced(given, with_text_tower(given)) == []
+
+
 def test_what_cannot_be_taken_is_told(tmp_path: Path, words: list[str]) -> None:
     with pytest.raises(UserError, match="none is no run folder"):
         begun(tmp_path / "none")
     trained({"kind": "simsiam", "image": IMAGE}, tmp_path / "images", words)
     with pytest.raises(UserError, match="images is a run of simsiam, which puts no texts beside"):
         begun(tmp_path / "images")
+    trained({"kind": "tirg", **SIDES}, tmp_path / "composed", words)
+    with pytest.raises(UserError, match="composed is a run of tirg, which puts no texts beside"):
+        begun(tmp_path / "composed")
     trained({"kind": "vsepp", **SIDES}, tmp_path / "run", words)
     run = Run(tmp_path / "run")
     weights = run.checkpoint(3) / "mp_rank_00_model_states.pt"

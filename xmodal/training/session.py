@@ -33,7 +33,7 @@ from xmodal.training.features import cached_features
 from xmodal.training.log import TrainingLog
 from xmodal.training.requirements import check_known
 from xmodal.training.run import Run
-from xmodal.training.text_tower import load_text_tower, with_text_tower
+from xmodal.training.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.training.timeline import StageSpan, Timeline
 from xmodal.training.trainer import Trainer
 
@@ -45,7 +45,8 @@ class Session:
     """
 
     def __init__(self, recipe: Recipe, environment: Environment) -> None:
-        recipe = with_text_tower(recipe)
+        given, recipe = recipe, with_text_tower(recipe)
+        self.replaced = replaced(given, recipe)
         self.recipe, self.environment = recipe, environment
         self.run = Run(recipe.run)
         check_sizes(recipe, environment.ranks)
@@ -172,8 +173,8 @@ class Session:
         )
 
     def _notices(self) -> list[str]:
-        """Return what is to be said of the data before training."""
-        lines = [line for shards in self._all_shards() for line in shards.notices]
+        """Return what is to be said of the recipe and the data before training."""
+        lines = self.replaced + [line for shards in self._all_shards() for line in shards.notices]
         if len(self.train_shards) > 1:
             lines += [
                 f"{one.url}: {shards.num_samples:,} samples, {count} of every "

@@ -3,46 +3,69 @@
 from pathlib import Path
 
 from xmodal.errors import UserError
-from xmodal.methods.config import PtfSimcmConfig, TowersConfig
+from xmodal.methods.config import ComposedConfig, PtfSimcmConfig, TowersConfig
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, load_recipe
 from xmodal.training.checkpoints import read_weights
 from xmodal.training.run import Run
 
+DESCRIBED = ("text", "text_head", "sentence")  # keys of the method, which are those of the tower
+
 
 def with_text_tower(recipe: Recipe) -> Recipe:
     """Return a recipe whose text tower is described as in the run that it is taken from, if any.
 
-    Raises `UserError` where that is no run with a text tower and a checkpoint.
+    A run that goes on is described by itself. Raises `UserError` where another is no run with a
+    text tower and a checkpoint.
     """
     method = recipe.method
     if not isinstance(method, PtfSimcmConfig) or method.text_from is None:
         return recipe
+    if _own_checkpoint(recipe):
+        own = load_recipe(recipe.run).method
+        described = {name: getattr(own, name) for name in DESCRIBED}
+        return recipe.model_copy(update={"method": method.model_copy(update=described)})
     other = load_recipe(method.text_from).method
-    if not isinstance(other, TowersConfig):
+    # Of composed queries it has read what is to change, not what is to be seen.
+    if not isinstance(other, TowersConfig) or isinstance(other, ComposedConfig):
         raise UserError(
             f"method.text_from: {method.text_from} is a run of {other.kind}, which puts no texts "
             "beside images; name one of clip, vsepp, pvse, mite or uncsm"
         )
     _best(method.text_from)
-    described = {
-        "text": other.text,
-        "text_head": other.text_head,
-        "sentence": other.embedding,
-    }
+    described = dict(zip(DESCRIBED, (other.text, other.text_head, other.embedding), strict=True))
     return recipe.model_copy(update={"method": method.model_copy(update=described)})
+
+
+def replaced(given: Recipe, recipe: Recipe) -> list[str]:
+    """Return a line of what a recipe gave and the text tower of another run took the place of."""
+    ours, method = given.method, recipe.method
+    names = [
+        f"method.{name}"
+        for name in DESCRIBED
+        if name in ours.model_fields_set and getattr(ours, name) != getattr(method, name)
+    ]
+    if not names:
+        return []
+    return [
+        f"{', '.join(names)} of the recipe are not used: they are those of method.text_from="
+        f"{getattr(method, 'text_from', None)}"
+    ]
 
 
 def load_text_tower(method: Method, recipe: Recipe) -> None:
     """Read the weights of the text tower from the best checkpoint of the run that it is taken from.
 
-    Its PIE-Net too, where that run has one of the same senses.
+    Its PIE-Net too, where that run has one of the same senses. A run that goes on has both itself.
     """
     config = recipe.method
     if not isinstance(config, PtfSimcmConfig) or config.text_from is None:
         return
-    folder = _best(config.text_from)
-    theirs = read_weights(folder, load_recipe(config.text_from).training.zero)
+    if own := _own_checkpoint(recipe):
+        folder, theirs = own, read_weights(own, recipe.training.zero)
+    else:
+        folder = _best(config.text_from)
+        theirs = read_weights(folder, load_recipe(config.text_from).training.zero)
     own = method.state_dict()
     fitting = {
         name: weights
@@ -58,3 +81,12 @@ def load_text_tower(method: Method, recipe: Recipe) -> None:
 
 def _best(run: str) -> Path:
     return Run(run).find_checkpoint("best")
+
+
+def _own_checkpoint(recipe: Recipe) -> Path | None:
+    """Return the newest checkpoint of a run that goes on, begun with the same text tower."""
+    latest = Run(recipe.run).latest()
+    if latest is None:
+        return None
+    begun = getattr(load_recipe(recipe.run).method, "text_from", None)
+    return latest if begun == getattr(recipe.method, "text_from", None) else None
