@@ -113,7 +113,8 @@ def test_the_table_of_composed_queries() -> None:
 
 def test_the_table_of_images_that_find_images() -> None:
     metrics = with_chance({"visual/recall@1": 50.0, "visual/map@r": 40.0})
-    metrics |= {"visual/nmi": 33.0, "visual/num_images": 500.0, "visual/num_classes": 12.0}
+    metrics |= {"visual/nmi": 33.0, "visual/nmi_chance": 32.0, "visual/knn_accuracy": 55.0}
+    metrics |= {"visual/num_images": 500.0, "visual/num_classes": 12.0, "visual/num_neighbours": 7}
     graded = with_chance({"visual-graded-with-text/ndcg": 60.0})
     sizes = {"num_images": 500.0, "num_classes": 12.0}
     graded |= {f"visual-graded-with-text/{name}": value for name, value in sizes.items()}
@@ -122,7 +123,8 @@ def test_the_table_of_images_that_find_images() -> None:
     assert "visual-graded-with-text: 500 images × 12 classes" in text
     assert numbers(text, "R@1") == ["50.0", "5.0"]
     assert numbers(text, "mAP@R") == ["40.0", "4.0"]
-    assert numbers(text, "NMI") == ["33.0"]
+    assert numbers(text, "NMI") == ["33.0", "32.0"]
+    assert numbers(text, "7-NN") == ["55.0"]
     assert numbers(text, "nDCG") == ["60.0", "6.0"]
 
 

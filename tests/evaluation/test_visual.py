@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, ndcg_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    average_precision_score,
+    ndcg_score,
+    normalized_mutual_info_score,
+)
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
@@ -20,6 +25,7 @@ from xmodal.evaluation.visual import (
     chance_precision_at_r,
     graded_metrics,
     nmi,
+    num_neighbours,
     precision_at_r,
     visual_metrics,
     votes_right,
@@ -143,7 +149,31 @@ def test_the_vote_is_scikit_learns_weighted_one() -> None:
         votes.fit(images[others].numpy(), labels[others].numpy())
         found.append(votes.predict(images[[query]].numpy())[0] == int(labels[query]))
     metrics = visual_metrics(images, ids_of(images), classes, "p", 64)
+    assert metrics["p/num_neighbours"] == 20
     assert metrics["p/knn_accuracy"] == pytest.approx(100 * np.mean(found))
+
+
+def test_of_two_images_a_class_the_nearest_alone_votes() -> None:
+    # Each image has its partner nearest, and the next pair not far.
+    angles = torch.arange(80, dtype=torch.float64) // 2 / 30 + torch.arange(80) % 2 / 100
+    images = torch.stack([angles.cos(), angles.sin()], 1)
+    classes = classes_of([[f"{n // 2:02d}"] for n in range(80)])
+    metrics = visual_metrics(images, ids_of(images), classes, "p", 64)
+    assert metrics["p/num_neighbours"] == 1
+    assert metrics["p/knn_accuracy"] == metrics["p/recall@1"] == 100
+
+
+def test_as_many_vote_as_an_image_of_the_median_class_has_beside_it() -> None:
+    def voters(sizes: list[int], ids: Tensor | None = None) -> int:
+        classes = classes_of([[str(n)] for n, size in enumerate(sizes) for _ in range(size)])
+        return num_neighbours(torch.arange(sum(sizes)) if ids is None else ids, classes)
+
+    assert voters([30, 40, 50]) == 20
+    assert voters([3, 5, 90]) == 4
+    assert voters([3, 5, 7, 90]) == 4  # the lower one of two
+    assert voters([1, 1, 1, 3, 5, 90]) == 4  # of one image no class can be found
+    assert voters([4, 4], torch.tensor([0, 0, 1, 2, 3, 4, 4, 5])) == 2
+    assert voters([1, 1]) == 1
 
 
 def test_a_tie_of_votes_is_lost_and_any_own_class_wins() -> None:
@@ -159,17 +189,36 @@ def test_nmi_of_clusters_that_are_far_apart() -> None:
     images = corners[numbers] + 0.01 * torch.randn(
         40, 4, generator=torch.Generator().manual_seed(0)
     )
-    assert nmi(images, classes_of([[str(n)] for n in numbers.tolist()])) == pytest.approx(1)
+    assert nmi(images, classes_of([[str(n)] for n in numbers.tolist()]))[0] == pytest.approx(1)
     # Two classes a corner: what k-means finds of them says no more than the corner at best.
     wrong = classes_of([[str(n // 20)] for n in range(40)])
     two = (images[:, 0] + images[:, 1] > 0.5).long()
     assert normalized_mutual_info_score(np.arange(40) // 20, two) == pytest.approx(0)
-    assert nmi(images, wrong) == pytest.approx(0, abs=0.05)
+    assert nmi(images, wrong)[0] == pytest.approx(0, abs=0.05)
+
+
+def test_chance_of_nmi_is_the_mean_of_shuffled_labels_and_what_ami_subtracts() -> None:
+    rng = np.random.default_rng(0)
+    numbers = np.arange(60) // 2
+    corners = torch.eye(30, dtype=torch.float64)
+    # Clusters are the corners, whatever the labels.
+    at = rng.permutation(numbers)
+    images = corners[torch.from_numpy(at)]
+    value, chance = nmi(images, classes_of([[f"{n:02d}"] for n in numbers]))
+    assert value == pytest.approx(normalized_mutual_info_score(numbers, at))
+    adjusted = adjusted_mutual_info_score(numbers, at)
+    assert (value - chance) / (1 - chance) == pytest.approx(adjusted)
+    shuffled = [normalized_mutual_info_score(rng.permutation(numbers), at) for _ in range(300)]
+    assert chance == pytest.approx(np.mean(shuffled), abs=0.003)
+    assert chance > 0.7
+    one = classes_of([["a"]] * 60)
+    assert nmi(images, one) == (1, 1)
 
 
 def test_nmi_leaves_out_what_has_no_label() -> None:
     images = torch.eye(3, dtype=torch.float64)[torch.tensor([0, 0, 1, 1, 2, 2])]
-    assert nmi(images, classes_of([["a"], ["a"], ["b", "c"], ["b"], [], []])) == pytest.approx(1)
+    labels = [["a"], ["a"], ["b", "c"], ["b"], [], []]
+    assert nmi(images, classes_of(labels))[0] == pytest.approx(1)
 
 
 @given(right=st.integers(1, 12), others=st.integers(0, 20))

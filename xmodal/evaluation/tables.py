@@ -149,7 +149,10 @@ def images_and_classes(metrics: Metrics, protocol: str) -> str:
 
 def visual_labels(metrics: Metrics, protocol: str) -> dict[str, str]:
     """What the metrics of visual similarity that a protocol has are called."""
-    return {name: label for name, label in VISUAL_LABELS.items() if f"{protocol}/{name}" in metrics}
+    labels = {n: label for n, label in VISUAL_LABELS.items() if f"{protocol}/{n}" in metrics}
+    if "knn_accuracy" in labels:
+        labels["knn_accuracy"] = f"{metrics[f'{protocol}/num_neighbours']:.0f}-NN"
+    return labels
 
 
 def composed_sizes(metrics: Metrics, protocol: str) -> str:

@@ -17,7 +17,7 @@ from xmodal.evaluation.recall import chance_recall
 from xmodal.evaluation.tiles import Choice, judge_queries
 
 CUTOFFS = (1, 2, 4, 8)
-NEIGHBOURS = 20  # that vote for the class of an image,
+NEIGHBOURS = 20  # at most, that vote for the class of an image,
 TEMPERATURE = 0.07  # with weights exp(cosine / temperature)
 BETTER = ("map@r", *(f"recall@{k}" for k in CUTOFFS), "knn_accuracy", "nmi")
 GRADED_CUTOFF = 10
@@ -33,12 +33,13 @@ def visual_metrics(
     - `P/recall@K`, how many images have one of their class among the first K;
     - `P/map@r`, mean of (1/R) Σᵢ≤R precision at i · relᵢ, R images being of the query's class
       (Musgrave et al. 2020, arXiv 2003.08505);
-    - `P/knn_accuracy`, how many are of the class that the 20 nearest vote for, each with weight
-      exp(cosine / 0.07) (Wu et al. 2018, arXiv 1805.01978);
+    - `P/knn_accuracy`, how many are of the class that the `P/num_neighbours` nearest vote for, each
+      with weight exp(cosine / 0.07) (Wu et al. 2018, arXiv 1805.01978): 20, or the fewer that an
+      image has beside it in the median class, for of more the most are of other classes;
     - `P/nmi`, normalised mutual information of classes and as many clusters by k-means.
 
-    Recall and mAP have their `_chance` beside them. Images of which no other one is of their class
-    are left out as queries and counted: `P/queries`, `P/queries_left_out`.
+    All but the vote have their `_chance` beside them. Images of which no other one is of their
+    class are left out as queries and counted: `P/queries`, `P/queries_left_out`.
 
     Args:
         images: (images, dim) unit vectors.
@@ -48,6 +49,7 @@ def visual_metrics(
         tile: about the largest side of a tile of scores.
     """
     own = same_image(image_ids)
+    voters = num_neighbours(image_ids, classes)
 
     def judge(rows: Tensor, scores: Tensor) -> Tensor:
         gone = own(rows)
@@ -55,7 +57,7 @@ def visual_metrics(
         scores = scores.masked_fill(gone, -torch.inf)
         order = worst_first(scores, right.byte())
         found = right.gather(1, order)
-        near = order[:, :NEIGHBOURS]
+        near = order[:, :voters]
         columns = (
             right.sum(1),
             (~gone).sum(1),
@@ -75,8 +77,10 @@ def visual_metrics(
     metrics["knn_accuracy"] = votes
     percents = {name: 100 * float(column.mean()) for name, column in metrics.items()}
     # On one rank for all.
-    percents["nmi"] = 100 * gather_objects([nmi(images, classes)] if rank() == 0 else [])[0]
+    found = gather_objects([nmi(images, classes)] if rank() == 0 else [])[0]
+    percents["nmi"], percents["nmi_chance"] = (100 * value for value in found)
     named = {f"{protocol}/{name}": value for name, value in percents.items()}
+    named[f"{protocol}/num_neighbours"] = float(voters)
     return named | _counts(values, classes, protocol)
 
 
@@ -147,6 +151,20 @@ def chance_precision_at_r(right: Tensor, searched: Tensor) -> Tensor:
     return p / right * (harmonic * (1 - q) + right * q)
 
 
+def num_neighbours(image_ids: Tensor, classes: Classes) -> int:
+    """Return how many neighbours vote: 20, or as many as an image of the median class has beside
+    it, if these are fewer.
+
+    The median is that of the classes of two images or more, the lower one of two; images of one id
+    count once.
+    """
+    rows, columns = classes.of_images.nonzero().unbind(1)
+    members = torch.stack([image_ids[rows], columns]).unique(dim=1)[1]
+    sizes = members.bincount()
+    others = sizes[sizes > 1] - 1
+    return min(NEIGHBOURS, int(others.median())) if len(others) else 1
+
+
 def votes_right(cosines: Tensor, of_neighbours: Tensor, of_queries: Tensor) -> Tensor:
     """Return whether one of a query's own classes has more votes than each other one, (queries,).
 
@@ -161,14 +179,16 @@ def votes_right(cosines: Tensor, of_neighbours: Tensor, of_queries: Tensor) -> T
     return own > others
 
 
-def nmi(images: Tensor, classes: Classes) -> float:
-    """Return the normalised mutual information of classes and as many clusters by k-means.
+def nmi(images: Tensor, classes: Classes) -> tuple[float, float]:
+    """Return the normalised mutual information of classes and as many clusters by k-means, and its
+    mean over all ways to deal the classes to the images (Vinh et al. 2010, section 4).
 
     An image counts as of its first class in alphabetical order, and one of none is left out.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import normalized_mutual_info_score
+    from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
     labelled = classes.of_images.any(1)
     of_images = classes.of_images[labelled].byte().argmax(1).tolist()
@@ -176,7 +196,12 @@ def nmi(images: Tensor, classes: Classes) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # less distinct images than classes
         clusters = means.fit_predict(images[labelled].double().cpu().numpy())
-    return float(normalized_mutual_info_score(of_images, clusters))
+    table = contingency_matrix(of_images, clusters, sparse=True)
+    # What says all of itself is its entropy.
+    normaliser = sum(mutual_info_score(one, one) for one in (of_images, clusters)) / 2
+    # One class and one cluster say all of each other.
+    chance = expected_mutual_information(table, len(of_images)) / normaliser if normaliser else 1.0
+    return float(normalized_mutual_info_score(of_images, clusters)), float(chance)
 
 
 def jaccard(classes: Classes, rows: Tensor) -> Tensor:
