@@ -34,12 +34,14 @@ def main() -> None:
     if url is None:
         raise UserError(f"{given.run} was trained without data.val; give --data URL")
     # Only now the slow imports: help and a wrong run have been answered.
+    from xmodal.data.batch import GALLERY
     from xmodal.data.composed import ComposedSet
     from xmodal.data.manifest import read_manifest
     from xmodal.distributed.environment import start
     from xmodal.evaluation.retrieval import answer_cirr, evaluate_retrieval, sets_to_measure
     from xmodal.methods.build import build_method, load_tokenizer
     from xmodal.training.checkpoints import load_weights
+    from xmodal.training.checks import check_kind
     from xmodal.training.run import Run
 
     run, data = Run(given.run), recipe.data
@@ -50,11 +52,14 @@ def main() -> None:
     method = build_method(recipe, tokenizer, environment.device)
     gallery_url = searched(given, recipe, composed=method.contents.composed)
     gallery_shards = read_manifest(gallery_url, data.s3, data.cache) if gallery_url else None
-    load_weights(method, checkpoint, recipe.training.zero)
-    method.to(environment.device)
     dataset, gallery = sets_to_measure(
         method.contents, shards, gallery_shards, recipe.method.image.size, tokenizer
     )
+    for read, contents in ((dataset, method.contents), (gallery, GALLERY)):
+        if read is not None:
+            check_kind(recipe, read.reader.manifest.url, read.kind, contents, local=method.local)
+    load_weights(method, checkpoint, recipe.training.zero)
+    method.to(environment.device)
     if given.submission:
         assert isinstance(dataset, ComposedSet)
         assert gallery is not None

@@ -105,9 +105,11 @@ def write_queries(folder: Path, *, last: dict[str, Any] | None = None, **options
     return folder
 
 
-def write_gallery(folder: Path, prefix: str = "i", *, labels: bool = True) -> Path:
+def write_gallery(
+    folder: Path, prefix: str = "i", *, images: int = IMAGES, labels: bool = True
+) -> Path:
     samples: dict[str, Members] = {}
-    for number, values in enumerate(features()):
+    for number, values in enumerate(features()[:images]):
         record: dict[str, Any] = {"image_id": f"{prefix}{number}", "gallery": True}
         if labels:
             record["labels"] = [CATEGORIES[number // 2 % 2], f"thing{number % 3}"]
@@ -256,15 +258,45 @@ def test_the_submission_is_what_cirrs_server_takes(tmp_path: Path) -> None:
             assert answers[str(100 + number)] == expected
 
 
-def test_a_submission_has_all_queries(tmp_path: Path) -> None:
-    queries = write_queries(tmp_path / "queries", published=False, members=None)
-    gallery = write_gallery(tmp_path / "gallery")
+UNANSWERABLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no members": (
+        {"members": None},
+        {},
+        "a submission names queries by pairid and ranks their members, which some have not",
+    ),
+    "another gallery": ({}, {"prefix": "x"}, "GALLERY has no image i0, which query 100 starts"),
+    "a member that the gallery lacks": (
+        {"last": {"members": ["i44", "i45", "i46", "j1"]}},
+        {},
+        "GALLERY has no image j1, which query 122 starts from or has as a member; name the",
+    ),
+    "few members": (
+        {"last": {"members": ["i44", "i45", "i46", "i46"]}},
+        {},
+        "query 122 has 2 members besides its source, and a submission names 3; build",
+    ),
+    "a small gallery": (
+        {},
+        {"images": 50},
+        "GALLERY has 49 images besides a query's source, and a submission names 50; name",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", UNANSWERABLE)
+def test_a_submission_is_whole_or_not_written(mistake: str, tmp_path: Path) -> None:
+    of_queries, of_gallery, line = UNANSWERABLE[mistake]
+    queries = write_queries(tmp_path / "queries", published=False, **of_queries)
+    gallery = write_gallery(tmp_path / "gallery", **of_gallery)
     readers = [read_manifest(one) for one in (queries, gallery)]
     dataset, searched = sets_to_measure(Sum.contents, *readers, 8, TOKENIZER)
     assert isinstance(dataset, ComposedSet)
     assert searched is not None
-    with pytest.raises(UserError, match="names queries by pairid and ranks their members, which"):
-        answer_cirr(Sum(), dataset, searched, EvaluationConfig(), tmp_path, device=CPU, workers=0)
+    to = tmp_path / "to"
+    with pytest.raises(UserError) as error:
+        answer_cirr(Sum(), dataset, searched, EvaluationConfig(), to, device=CPU, workers=0)
+    assert str(error.value).startswith(line.replace("GALLERY", str(gallery)))
+    assert not to.exists()
 
 
 MISTAKES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {

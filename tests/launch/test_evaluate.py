@@ -139,7 +139,7 @@ def test_composed_queries_are_searched_in_a_gallery(
     assert "Images found for an image and what shall be other" in page
 
 
-def test_a_submission_to_cirr(composed: Path, queries: Path, tmp_path: Path) -> None:
+def test_a_submission_to_cirr(composed: Path, queries: Path, scenes: Path, tmp_path: Path) -> None:
     run = shutil.copytree(composed, tmp_path / "run")
     (run / "results.json").unlink()
     names = [f"g{number}" for number in range(60)]
@@ -164,6 +164,10 @@ def test_a_submission_to_cirr(composed: Path, queries: Path, tmp_path: Path) -> 
         assert len(set(answers["7"]) - {"g3"}) == count
     assert not (run / "results.json").exists()
     assert "do not say which image they ask for" in evaluate(run, *words).error
+    plain_shards = evaluate(run, "--data", scenes / "val").error
+    assert "tirg reads composed queries (KEY.source.jpg, KEY.target.jpg, a modif" in plain_shards
+    swapped = evaluate(run, "--data", queries / "composed_val", "--gallery", tmp_path / "test1")
+    assert "holds composed queries (KEY.source.jpg, KEY.target.jpg), and what" in swapped.error
     wrong = evaluate(run, *words, "--protocol", "css", "--submission", to).error
     assert wrong == "--submission is for --protocol cirr alone"
 
