@@ -9,7 +9,7 @@ from tests.training.recipes import SIZE, recipe_of
 from xmodal.data.batch import GALLERY, PAIRS, Contents
 from xmodal.data.kind import Kind
 from xmodal.errors import UserError
-from xmodal.training.checks import check_kind, check_method
+from xmodal.training.checks import check_batch_norm, check_kind, check_method
 
 COMPOSED = Contents(composed=True)
 TIRG = {
@@ -91,6 +91,46 @@ def test_captions_of_other_keys_are_not_cached(tmp_path: Path) -> None:
 def test_texts_are_cached_whatever_images_do(changes: dict[str, Any], tmp_path: Path) -> None:
     moving = {"data__crop": (0.5, 1.0), "data__flip": True, "data__augment": {}}
     check_method(recipe_of(tmp_path, **moving | changes))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_words_that_are_not_pooled_by_their_mean_are_not_cached(kind: str, tmp_path: Path) -> None:
+    text = {"kind": kind, "word": 4, "width": 16}
+    line = refusal(tmp_path, **PTF | {"method": PTF["method"] | {"text": text}})
+    assert line.startswith("data.feature_cache: the encoder of method.text does not pool its feat")
+    # Of the whole text there is something to cache.
+    check_method(recipe_of(tmp_path, method__text=text))
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "key"),
+    [
+        ({"data__batch_size": 1}, 1, "batch_size"),
+        ({"data__micro_batch_size": 1}, 1, "micro_batch_size"),
+        ({"data__micro_batch_size": 1}, 2, None),
+        ({"data__batch_size": 2}, 1, None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "layer"), [(TIRG, "fusion.gate.0"), (PTF, "projector.1"), ({}, None)]
+)
+def test_one_sample_is_not_normalised_over_the_batch(
+    method: dict[str, Any],
+    layer: str | None,
+    changes: dict[str, Any],
+    ranks: int,
+    key: str | None,
+    tmp_path: Path,
+) -> None:
+    train = {"train": ["*"], "data__feature_cache": None}
+    recipe = recipe_of(tmp_path, **method | train | changes)
+    checked = check_method(recipe)
+    if layer is None or key is None:
+        check_batch_norm(recipe, checked, ranks)
+        return
+    with pytest.raises(UserError) as caught:
+        check_batch_norm(recipe, checked, ranks)
+    assert str(caught.value).startswith(f"data.{key}=1: {layer} of {recipe.method.kind} normalises")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Sequence
 
+from torch import nn
+
 from xmodal.data.batch import Contents
 from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
@@ -12,11 +14,12 @@ from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
 from xmodal.methods.build import method_of
 from xmodal.methods.method import Method
-from xmodal.models.config import FeaturesConfig
+from xmodal.models.config import FeaturesConfig, RecurrentConfig
 from xmodal.recipe import Recipe
 from xmodal.training.config import StageConfig
-from xmodal.training.features import locked_sides
-from xmodal.training.parts import parameter_groups, select_trained
+from xmodal.training.features import NO_MEAN, locked_sides
+from xmodal.training.gradient_cache import batch_norms
+from xmodal.training.parts import parameter_groups, select_trained, set_modes
 from xmodal.training.progress import find_metric
 
 
@@ -106,9 +109,11 @@ def check_data(recipe: Recipe, contents: Contents) -> None:
 
 def check_feature_cache(recipe: Recipe, method: Method) -> None:
     """Raise `UserError` where there is nothing to cache, or images change at each pass, or texts
-    are drawn from keys of the JSON.
+    are drawn from keys of the JSON, or a text's features are not to be had from its words'.
     """
     data, sides = recipe.data, locked_sides(method, recipe)
+    if sides.text and method.local and isinstance(recipe.method.text, RecurrentConfig):
+        raise UserError(NO_MEAN.format(side="text"))
     if sides.text and any(one.texts for one in data.train):
         raise UserError(
             "data.feature_cache: the text encoder is never trained, but `texts` of data.train draw "
@@ -128,6 +133,25 @@ def check_feature_cache(recipe: Recipe, method: Method) -> None:
             f"pass, by {change}, and what changes cannot be computed once; write crop: null, "
             "flip: false and augment: null, or set feature_cache to null"
         )
+
+
+def check_batch_norm(recipe: Recipe, method: Method, ranks: int) -> None:
+    """Raise `UserError` where a layer would normalise vectors over a single sample."""
+    data = recipe.data
+    if ranks * (data.micro_batch_size or data.batch_size // ranks) > 1:
+        return
+    key = "batch_size" if data.batch_size == 1 else "micro_batch_size"
+    for stage in recipe.stages:
+        select_trained(method, stage.train)
+        # Those of pretrained image encoders have several positions of a sample.
+        set_modes(method, freeze_batch_norm=True)
+        for name, norm in batch_norms(method).items():
+            if isinstance(norm, nn.BatchNorm1d):
+                raise UserError(
+                    f"data.{key}=1: {name} of {recipe.method.kind} normalises over the samples "
+                    "that are encoded together, and one has nothing to be compared with; use 2 or "
+                    "more"
+                )
 
 
 def check_losses(method: Method, stage: StageConfig, key: str) -> None:

@@ -41,6 +41,10 @@ from xmodal.models.encoder import Encoder, Local, masked_mean
 from xmodal.recipe import Recipe
 from xmodal.training.parts import locked, select_trained
 
+NO_MEAN = (
+    "data.feature_cache: the encoder of method.{side} does not pool its features by their mean, so "
+    "those of its parts cannot stand for it; set it to null"
+)
 BATCH = 16  # samples encoded at a time: few enough to stay in a CPU's cache
 
 Members = dict[str, bytes]  # a sample's files, by extension
@@ -284,10 +288,7 @@ def _features(
     rows, pooled = local.rows.float(), local.pooled.float()
     mean = masked_mean(rows, local.mask)
     if mean.shape != pooled.shape or (mean - pooled).norm() > 0.05 * pooled.norm():
-        raise UserError(
-            f"data.feature_cache: the encoder of method.{side} does not pool its features by their "
-            "mean, so those of its parts cannot stand for it; set it to null"
-        )
+        raise UserError(NO_MEAN.format(side=side))
     return rows.cpu(), None if local.lower is None else local.lower.float().cpu()
 
 

@@ -22,6 +22,7 @@ from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe
 from xmodal.training.checkpoints import check_ranks, read_progress
 from xmodal.training.checks import (
+    check_batch_norm,
     check_best,
     check_kind,
     check_labels,
@@ -61,6 +62,7 @@ class Session:
             check_whole(shards, data.max_bad_share)
         self.mixture = mixture(recipe, self.train_shards)
         method = check_method(recipe)
+        check_batch_norm(recipe, method, environment.ranks)
         self.contents = contents = method.contents
         for one in data_sets(recipe, self.train_shards):
             kind = kind_of(one.reader, one.texts, captions=contents.captions)

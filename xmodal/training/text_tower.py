@@ -61,11 +61,10 @@ def load_text_tower(method: Method, recipe: Recipe) -> None:
     config = recipe.method
     if not isinstance(config, PtfSimcmConfig) or config.text_from is None:
         return
-    if own := _own_checkpoint(recipe):
-        folder, theirs = own, read_weights(own, recipe.training.zero)
-    else:
-        folder = _best(config.text_from)
-        theirs = read_weights(folder, load_recipe(config.text_from).training.zero)
+    goes_on = _own_checkpoint(recipe)
+    folder = goes_on or _best(config.text_from)
+    saved_by = recipe if goes_on else load_recipe(config.text_from)
+    theirs = read_weights(folder, saved_by.training.zero)
     own = method.state_dict()
     fitting = {
         name: weights
