@@ -82,11 +82,13 @@ class Simsiam(Method):
         self.collapsed = self.collapsed + 1 if std < self.collapse.share * healthy else 0
         if self.collapsed < self.collapse.readings:
             return None
+        # As many digits as it takes to tell them apart.
+        digits = next(n for n in range(2, 18) if f"{std:.{n}g}" != f"{healthy:.{n}g}")
         return (
-            f"embeddings have collapsed into one: channel_std is {std:.2g}, where directions that "
-            f"are spread have {healthy:.2g} (1/√dim), at {self.collapsed} logged steps in a row; "
-            "train with a lower optimizer.lr, a larger data.batch_size or other data.augment in "
-            "another run=DIR (method.collapse says what counts as collapsed)"
+            f"embeddings have collapsed into one: channel_std is {std:.{digits}g}, where "
+            f"directions that are spread have {healthy:.{digits}g} (1/√dim), at "
+            f"{self.collapsed} logged steps in a row; train with a lower optimizer.lr, a "
+            "larger data.batch_size or other data.augment in another run=DIR (method.collapse says what counts as collapsed)"
         )
 
     def _retrieved(self, features: Tensor) -> Tensor:
