@@ -52,7 +52,8 @@ def test_minilm_gives_the_sentence_embeddings_of_plain_transformers(
 ) -> None:
     features = minilm(*pretrained_tokenizer(MINILM)(CAPTIONS))
     assert features.shape == (3, minilm.features) == (3, 384)
-    expected = sentences_by_transformers(packaged_weights("all-MiniLM-L6-v2"), CAPTIONS)
+    folder = packaged_weights("sentence-transformers/all-MiniLM-L6-v2")
+    expected = sentences_by_transformers(folder, CAPTIONS)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 

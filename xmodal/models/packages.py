@@ -33,8 +33,10 @@ PACKAGES = {
 def packaged_weights(name: str) -> Path:
     """Return the file or folder of the weights that a package carries for model `name`.
 
-    Raises `UserError` where no package is known for it, or the package is not installed.
+    A sentence encoder may be called as at the hub, sentence-transformers/NAME. Raises `UserError`
+    where no package is known for it, or the package is not installed.
     """
+    name = name.removeprefix("sentence-transformers/")
     if name not in PACKAGES:
         known = ", ".join(PACKAGES)
         raise UserError(f"no package carries weights of {name}; known: {known}")
