@@ -40,6 +40,7 @@ class DataSet(NamedTuple):
     train: str
     test: str
     gallery: str
+    steps: int = 200
 
 
 SETS = {
@@ -49,13 +50,17 @@ SETS = {
         "data/fashion/composed_test_gallery",
     ),
     "emoji": DataSet(
-        "data/emoji/composed_train", "data/emoji/composed_test", "data/emoji/composed_test_gallery"
+        "data/emoji/composed_train",
+        "data/emoji/composed_test",
+        "data/emoji/composed_test_gallery",
+        steps=100,
     ),
-    # 8,000 of its 20,000 queries.
+    # 4,000 of its 20,000 queries.
     "scenes": DataSet(
-        "data/scenes/composed_train/composed_train-{000000..000007}.tar",
+        "data/scenes/composed_train/composed_train-{000000..000003}.tar",
         "data/scenes/composed_val",
         "data/scenes/composed_gallery",
+        steps=100,
     ),
 }
 
@@ -77,7 +82,6 @@ METHODS: dict[str, tuple[str, Sequence[str]]] = {
     "sum": ("tirg", ["method.fusion=sum", *NO_PARTS]),
     "concatenation": ("tirg", ["method.fusion=concatenation"]),
     "tirg": ("tirg", []),
-    "tirg_map": ("tirg", ["method.fusion=tirg_map"]),
     "tirg_text_image": ("dim", _dim("jsd", "text_image")),
     "tirg_fusion_target": ("dim", _dim("jsd", "fusion_target")),
     "dim_jsd": ("dim", _dim("jsd", *BOTH)),
@@ -127,6 +131,7 @@ def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) 
         f"data.val={data.test!r}",
         f"data.gallery={data.gallery!r}",
         f"training.seed={seed}",
+        f"stages.0.length={data.steps} steps",
         *changes,
     ]
     return recipe_of(file, overrides, given.runs / name / f"{method}-{seed}", given)

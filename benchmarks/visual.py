@@ -1,4 +1,4 @@
-"""Visual similarity: a pretrained backbone as it is, SimSiam and PTF-SimCM beside each other.
+"""Visual similarity: SimSiam and PTF-SimCM from scratch, beside backbones as they are.
 
     python -m benchmarks.visual [--set NAME …] [--method NAME …] [--seeds 3]
         [--override KEY=VALUE …] [--quick] [--json FILE]
@@ -15,6 +15,7 @@ and, in the columns `with text`, for images with their captions.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.trained import (
@@ -51,8 +52,17 @@ SETS = {
     "emoji": DataSet("data/emoji/styles_train", "data/emoji/styles_test"),
     "openclipart": DataSet("data/openclipart/train", "data/openclipart/test"),
 }
-# Of each method its recipe.
-METHODS = {"pretrained": "simsiam", "simsiam": "simsiam", "ptf_simcm": "ptf_simcm"}
+# Of each method its recipe, and what differs in it.
+METHODS: dict[str, tuple[str, Sequence[str]]] = {
+    "pretrained": (
+        "simsiam",
+        ["method.image={kind: timm, name: tf_efficientnet_lite0, weights: package, size: 64}"],
+    ),
+    "random": ("simsiam", []),
+    "simsiam": ("simsiam", []),
+    "ptf_simcm": ("ptf_simcm", []),
+}
+UNTRAINED = ("pretrained", "random")
 PARTS = {
     "R@1": "recall@1",
     "R@2": "recall@2",
@@ -74,12 +84,12 @@ def main() -> None:
     for name in given.set:
         found: Found = {}
         for method in given.method:
-            # What is not trained draws no lots.
+            # Pretrained weights draw no lots.
             for seed in range(1 if method == "pretrained" else given.seeds):
                 metrics = measure(name, method, seed, given, environment)
                 found.setdefault(method, []).append(metrics)
         print(f"\n{name}\n", *table(found, COLUMNS), sep="\n", flush=True)
-        found_rows += rows(f"visual/{name}", found, "visual/map@r", "pretrained")
+        found_rows += rows(f"visual/{name}", found, "visual/map@r", "random")
     write(found_rows, given.json)
 
 
@@ -88,20 +98,21 @@ def measure(
 ) -> Metrics:
     """Return what a method reaches on a data set."""
     recipe = recipe_of_row(name, method, seed, given)
-    if method == "pretrained":
+    if method in UNTRAINED:
         return _untrained(recipe, environment)
     return list(train(recipe, environment).values())[-1]
 
 
 def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) -> Recipe:
     """Return the recipe of a row."""
-    data = SETS[name]
+    data, (file, changes) = SETS[name], METHODS[method]
     overrides = [
         f"data.train={data.train!r}",
         f"data.val={data.test!r}",
         f"training.seed={seed}",
+        *changes,
     ]
-    return recipe_of(METHODS[method], overrides, given.runs / name / f"{method}-{seed}", given)
+    return recipe_of(file, overrides, given.runs / name / f"{method}-{seed}", given)
 
 
 def _untrained(recipe: Recipe, environment: Environment) -> Metrics:
