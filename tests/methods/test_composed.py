@@ -106,10 +106,12 @@ def test_the_losses_of_tirg(config: Any, batch: Batch) -> None:
     assert touched(method, classification) == TOWERS | {
         "fusion.gate", "fusion.residual", "fusion.scales", "classification.norm",
     }  # fmt: skip
-    # Of the two learned norms, the one of the loss that is minimised is shown.
     torch.testing.assert_close(method.monitors["norm"], torch.tensor([3.0]).double())
     assert 0 < triplet < 36
-    method.triplet.norm.data.fill_(1e-9)
+    # Both losses learn one norm.
+    assert "classification.norm" in touched(method, triplet)
+    assert "triplet.norm" not in dict(method.named_parameters())
+    method.classification.norm.data.fill_(1e-9)
     (nothing,) = losses_of(method, batch, "soft_triplet")
     torch.testing.assert_close(nothing.item(), math.log(2))
 

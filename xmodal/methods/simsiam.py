@@ -88,7 +88,8 @@ class Simsiam(Method):
             f"embeddings have collapsed into one: channel_std is {std:.{digits}g}, where "
             f"directions that are spread have {healthy:.{digits}g} (1/√dim), at "
             f"{self.collapsed} logged steps in a row; train with a lower optimizer.lr, a "
-            "larger data.batch_size or other data.augment in another run=DIR (method.collapse says what counts as collapsed)"
+            "larger data.batch_size or other data.augment in another run=DIR (method.collapse "
+            "says what counts as collapsed)"
         )
 
     def _retrieved(self, features: Tensor) -> Tensor:

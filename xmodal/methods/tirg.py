@@ -72,6 +72,8 @@ class Tirg(Method):
         self.fusion = composition(config.fusion, image.local_features, dim)
         self.classification = BatchClassification(BatchClassificationConfig(norm=config.norm))
         self.triplet = SoftTriplet(SoftTripletConfig(norm=config.norm))
+        # One length of both losses; in either's module, where ZeRO 3 has it when it is needed.
+        self.triplet.norm = self.classification.norm
 
     def image_encoder(self, config: TirgConfig | DimConfig) -> Encoder:
         """Return the encoder of sources and targets."""
