@@ -108,7 +108,8 @@ def test_what_is_not_used_is_told(tmp_path: Path, words: list[str]) -> None:
     ):
         given = recipe_of(own | {"text": text, "sentence": sentence}, tmp_path / "own")
         (line,) = replaced(given, with_text_tower(given))
-        assert line.startswith(f"{names} of the recipe are not used: they are those of method.")
+        assert line.startswith(f"method.text_from={tmp_path}/run: what that run has takes the pl")
+        assert line.endswith(f" of the recipe's {names}")
     given = recipe_of(own | {"text": TEXT}, tmp_path / "own")
     assert replaced(given, with_text_tower(given)) == []
 

@@ -48,8 +48,8 @@ def replaced(given: Recipe, recipe: Recipe) -> list[str]:
     if not names:
         return []
     return [
-        f"{', '.join(names)} of the recipe are not used: they are those of method.text_from="
-        f"{getattr(method, 'text_from', None)}"
+        f"method.text_from={getattr(method, 'text_from', None)}: what that run has takes the place "
+        f"of the recipe's {', '.join(names)}"
     ]
 
 
