@@ -43,11 +43,13 @@ def main() -> None:
     from xmodal.training.checkpoints import load_weights
     from xmodal.training.checks import check_kind
     from xmodal.training.run import Run
+    from xmodal.training.wholeness import check_whole_checkpoint
 
     run, data = Run(given.run), recipe.data
     checkpoint = run.find_checkpoint(given.checkpoint)
     shards = read_manifest(url, data.s3, data.cache)
     environment = start()
+    check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
     method = build_method(recipe, tokenizer, environment.device)
     gallery_url = searched(given, recipe, composed=method.contents.composed)

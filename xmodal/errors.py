@@ -17,16 +17,28 @@ class UserError(Exception):
     """
 
 
+class UnfinishedError(Exception):
+    """Work that has stopped, whole, because it was asked to; the same command goes on with it.
+
+    Commands print the line and leave with exit code 75, by which a scheduler starts them again.
+    """
+
+
+NOT_FINISHED = 75  # EX_TEMPFAIL of sysexits.h
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with its exit code.
 
     A `UserError` becomes the line `error: …` on stderr and exit code 2, and so does a disk that is
-    full or may not be written; Ctrl-C exit code 130, a closed pipe 141.
+    full or may not be written; what is unfinished exit code 75, Ctrl-C 130, a closed pipe 141.
     """
     try:
         sys.exit(main() or 0)
     except UserError as error:
         _leave(str(error))
+    except UnfinishedError as error:
+        _leave_unfinished(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -43,8 +55,21 @@ def _leave(message: str) -> None:
     # All ranks of a job meet the same wrong recipe, and one should say so: a launcher ends the
     # whole job when rank 0 is gone, so the others speak only of what they alone have met. Half a
     # minute is more than ranks that start on busy or cold machines lie apart.
-    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
-    if int(rank) > 0:
+    if _rank() > 0:
         time.sleep(30)
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _leave_unfinished(message: str) -> None:
+    # A launcher kills the other ranks when one has failed, and their ends would hide this code:
+    # they are gone, as if all were well, before rank 0 is.
+    if _rank() > 0:
+        sys.exit(0)
+    time.sleep(2)
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(NOT_FINISHED)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0"))

@@ -14,10 +14,11 @@ from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.training.progress import Progress
 from xmodal.training.run import STATE_FILE, Run, read_state
+from xmodal.training.wholeness import write_contents
 
 
-def save_checkpoint(engine: Any, run: Run, progress: Progress) -> Path:
-    """Write weights, optimiser and progress to `step-N`.
+def save_checkpoint(engine: Any, run: Run, progress: Progress) -> int:
+    """Write weights, optimiser and progress to `step-N`, and return how many bytes they take.
 
     All ranks call it. The folder is written beside its place, renamed when whole, and only then
     does `latest` name it.
@@ -33,11 +34,14 @@ def save_checkpoint(engine: Any, run: Run, progress: Progress) -> Path:
         write_atomically(
             partial / STATE_FILE, json.dumps(asdict(progress) | {"ranks": world_size()})
         )
+    barrier()
+    size = write_contents(partial)
+    if rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
         write_atomically(run.checkpoints / "latest", folder.name)
     barrier()
-    return folder
+    return size
 
 
 def read_progress(run: Run) -> Progress:

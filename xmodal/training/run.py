@@ -21,6 +21,7 @@ _FREE = re.compile(
     r"evaluation\..*|stages\.\d+\.requires.*):"
 )
 
+_STEP = re.compile(r"step-\d+")
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
 
 
@@ -62,9 +63,21 @@ class Run:
         write_atomically(self.path / "recipe.yaml", dump_recipe(recipe))
 
     def latest(self) -> Path | None:
-        """Return the newest whole checkpoint's folder, if there is one."""
+        """Return the newest checkpoint's folder, if there is one."""
         pointer = self.checkpoints / "latest"
-        return self.checkpoints / pointer.read_text().strip() if pointer.is_file() else None
+        name = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+        return self.checkpoints / name if _STEP.fullmatch(name) else None
+
+    def finished(self) -> list[Path]:
+        """Return the checkpoints that a run may go on from, newest first.
+
+        One that is newer than `latest` was left by a run that was killed before it named it; where
+        nothing says which is the latest, all count.
+        """
+        latest = self.latest()
+        last = _step(latest) if latest else None
+        steps = [step for step in self._steps() if last is None or step <= last]
+        return [self.checkpoint(step) for step in reversed(steps)]
 
     def find_checkpoint(self, name: str) -> Path:
         """Return the folder of the checkpoint called `latest`, `best` or `step-N`.
@@ -116,9 +129,9 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def _steps(self) -> list[int]:
-        """Return the steps of whole checkpoints, in order."""
+        """Return the steps of checkpoints that were written to their end, in order."""
         found = self.checkpoints.glob("step-*")
-        return sorted(_step(path) for path in found if path.suffix != ".partial")
+        return sorted(_step(path) for path in found if _STEP.fullmatch(path.name))
 
 
 def _step(checkpoint: Path) -> int:

@@ -37,6 +37,7 @@ from xmodal.training.run import Run
 from xmodal.training.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.training.timeline import StageSpan, Timeline
 from xmodal.training.trainer import Trainer
+from xmodal.training.wholeness import recover
 
 
 class Session:
@@ -72,6 +73,7 @@ class Session:
         protocols = self._protocols(method) if self.val_shards else []
         for stage in recipe.stages:
             check_known(stage, method, protocols)
+        self.recovered = recover(self.run)
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)
@@ -176,7 +178,8 @@ class Session:
 
     def _notices(self) -> list[str]:
         """Return what is to be said of the recipe and the data before training."""
-        lines = self.replaced + [line for shards in self._all_shards() for line in shards.notices]
+        lines = [line for shards in self._all_shards() for line in shards.notices]
+        lines = [*self.recovered, *self.replaced, *lines]
         if len(self.train_shards) > 1:
             lines += [
                 f"{one.url}: {shards.num_samples:,} samples, {count} of every "

@@ -13,7 +13,7 @@ from xmodal.data.batch import Batch
 from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
-from xmodal.errors import UserError
+from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
 from xmodal.models.config import TimmConfig
 from xmodal.recipe import Recipe
@@ -23,6 +23,7 @@ from xmodal.training.engine import gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
 from xmodal.training.parts import select_trained, set_modes
+from xmodal.training.preemption import Preemption
 from xmodal.training.progress import Progress, Stopwatch
 from xmodal.training.requirements import check_requirements
 from xmodal.training.run import Run
@@ -56,16 +57,23 @@ class Trainer:
         self.timeline = timeline
         self.share = recipe.data.batch_size // environment.ranks
         self.micro_batch_size = recipe.data.micro_batch_size or self.share
+        self.preemption = Preemption()
+        self.stopping = False  # some rank has been asked to
 
     def train(self) -> None:
-        """Run every stage that is not over, as long as what each requires holds at its end."""
-        for span in self.timeline.stages:
-            if self.progress.step < span.end:
-                engine = self._start_stage(span)
-                self._train_stage(engine, span)
-                engine.destroy()
-            if self.progress.step == span.end:
-                check_requirements(span.config, self.progress.measured)
+        """Run every stage that is not over, as long as what each requires holds at its end.
+
+        Raises `UnfinishedError` after a step before which some rank was asked to stop, its
+        checkpoint saved.
+        """
+        with self.preemption:
+            for span in self.timeline.stages:
+                if self.progress.step < span.end:
+                    engine = self._start_stage(span)
+                    self._train_stage(engine, span)
+                    engine.destroy()
+                if self.progress.step == span.end:
+                    check_requirements(span.config, self.progress.measured)
 
     def _start_stage(self, span: StageSpan) -> Any:
         """Return the DeepSpeed engine of a stage, with the state of the newest checkpoint.
@@ -95,6 +103,8 @@ class Trainer:
                 self.progress.step += 1
                 watch.step_done()
                 self._follow(engine, span, values, watch, loader)
+                if self.stopping and self.progress.step < self.timeline.total:
+                    raise UnfinishedError(self._unfinished())
                 if self.progress.step == span.end:
                     return
                 watch.resume()
@@ -118,7 +128,7 @@ class Trainer:
         if ends:
             self.progress.measured = values | metrics
         improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
-        if improved or self.timeline.saves_after(step):
+        if improved or self.stopping or self.timeline.saves_after(step):
             self._save(engine)
 
     def _loader(self, span: StageSpan) -> TrainingLoader:
@@ -174,13 +184,14 @@ class Trainer:
         self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, span: StageSpan
     ) -> dict[str, float]:
         """Return the means over ranks of the losses and of their weighted sum; stop all ranks if
-        any has cause to.
+        any has cause to, now or, where one has been asked to, after this step.
         """
-        count = loss.new_tensor(len(batch.faults) + len(batch.notices))
-        totals = sum_over_ranks(torch.stack([*losses.values(), loss, count]).detach()).tolist()
-        *parts, total, num_reports = totals
+        counts = loss.new_tensor([len(batch.faults) + len(batch.notices), self.preemption.asked])
+        mine = torch.cat([torch.stack([*losses.values(), loss]).detach(), counts])
+        *parts, total, num_reports, num_asked = sum_over_ranks(mine).tolist()
         if num_reports:
             self._report(batch)
+        self.stopping = num_asked > 0
         ranks = self.environment.ranks
         values = {name: part / ranks for name, part in zip(losses, parts, strict=True)}
         for name, value in values.items():
@@ -201,6 +212,13 @@ class Trainer:
         trouble = method.trouble()
         if trouble:
             raise UserError(f"step {self.progress.step}, stage {span.config.name}: {trouble}")
+
+    def _unfinished(self) -> str:
+        step, total = self.progress.step, self.timeline.total
+        return (
+            f"asked to stop by a signal: {self.run.checkpoint(step)} of {total} steps is saved; "
+            "the same command goes on from there"
+        )
 
     def _report(self, batch: Batch) -> None:
         """Count bad samples and reads begun again, and name the first ones; stop when bad samples
@@ -262,7 +280,12 @@ class Trainer:
         return self.evaluate(engine.module, self.progress.step, span) if self.evaluate else {}
 
     def _save(self, engine: Any) -> None:
-        save_checkpoint(engine, self.run, self.progress)
+        begun = time.perf_counter()
+        size = save_checkpoint(engine, self.run, self.progress)
+        self.log.say(
+            f"checkpoint {self.run.checkpoint(self.progress.step).name}: {size / 1e6:,.1f} MB in "
+            f"{time.perf_counter() - begun:.1f} s"
+        )
         if self.environment.is_main:
             self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
 

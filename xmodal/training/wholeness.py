@@ -1,0 +1,113 @@
+"""Whether checkpoints are as they were written, and what becomes of those that are not.
+
+A checkpoint lists its files, their sizes and checksums in `files.json`. All ranks take part, each
+with its share of the files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+
+from xmodal.data.manifest import write_atomically
+from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
+from xmodal.errors import UserError
+from xmodal.training.run import Run
+
+CONTENTS = "files.json"
+
+
+def write_contents(folder: Path) -> int:
+    """Write what a checkpoint holds, and return its size in bytes."""
+    mine = [(name, *_measured(folder / name)) for name in _names(folder)[rank() :: world_size()]]
+    found = gather_objects(mine)
+    if rank() == 0:
+        contents = {name: {"bytes": size, "blake2b": digest} for name, size, digest in found}
+        write_atomically(folder / CONTENTS, json.dumps(contents, indent=1) + "\n")
+    return sum(size for _, size, _ in found)
+
+
+def fault_of(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint, the same on all ranks; None where it is whole."""
+    try:
+        contents = json.loads((folder / CONTENTS).read_text())
+        listed = {name: (file["bytes"], file["blake2b"]) for name, file in contents.items()}
+    except OSError:
+        return f"{CONTENTS} is missing"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return f"{CONTENTS} cannot be read"
+    mine = [
+        fault
+        for name in sorted(listed)[rank() :: world_size()]
+        if (fault := _fault(folder / name, *listed[name]))
+    ]
+    return next(iter(gather_objects(mine)), None)
+
+
+def check_whole_checkpoint(folder: Path) -> None:
+    """Raise `UserError` where a checkpoint is not as it was written."""
+    fault = fault_of(folder)
+    if fault:
+        raise UserError(
+            f"checkpoint {folder} is broken ({fault}): name another one (step-N), or restore it"
+        )
+
+
+def recover(run: Run) -> list[str]:
+    """Make `latest` name the newest whole checkpoint, and put newer ones that are broken aside.
+
+    Return what is to be said of them. Raises `UserError` where there are, or were, checkpoints and
+    none is whole: a run that has come so far never begins again by itself.
+    """
+    latest = run.latest()
+    broken: dict[Path, str] = {}
+    if latest and not latest.is_dir():
+        broken[latest] = "it is missing"
+    for folder in run.finished():
+        fault = fault_of(folder)
+        if fault is None:
+            barrier()
+            if rank() == 0:
+                _go_on_from(run, folder, broken)
+            barrier()
+            return [
+                f"warning: checkpoint {one} is broken ({fault}): going on from {folder.name}"
+                for one, fault in broken.items()
+            ]
+        broken[folder] = fault
+    if broken:
+        faults = "; ".join(f"{folder.name}: {fault}" for folder, fault in broken.items())
+        raise UserError(
+            f"no checkpoint in {run.checkpoints} is whole ({faults}): restore one, or train in "
+            "another run=DIR"
+        )
+    return []
+
+
+def _go_on_from(run: Run, newest: Path, broken: Mapping[Path, str]) -> None:
+    """Keep broken checkpoints under another name, where nothing writes over them."""
+    for folder in filter(Path.is_dir, broken):
+        names = (f"{folder.name}.broken{number or ''}" for number in count())
+        folder.rename(next(p for p in map(folder.with_name, names) if not p.exists()))
+    if run.latest() != newest:
+        write_atomically(run.checkpoints / "latest", newest.name)
+
+
+def _names(folder: Path) -> list[str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in files)
+
+
+def _measured(file: Path) -> tuple[int, str]:
+    with file.open("rb") as data:
+        return file.stat().st_size, hashlib.file_digest(data, "blake2b").hexdigest()
+
+
+def _fault(file: Path, size: int, digest: str) -> str | None:
+    if not file.is_file():
+        return f"{file.name} is missing"
+    held = file.stat().st_size
+    if held != size:
+        return f"{file.name} has {held:,} bytes of {size:,}"
+    return None if _measured(file)[1] == digest else f"{file.name} is not what was written"
