@@ -139,7 +139,7 @@ def naive_of_encoded(module: Judged, inputs: Inputs) -> Tensor:
     is_map = x.ndim == 4
     if is_map:
         x = x.permute(0, 2, 3, 1).reshape(-1, DIM)
-    x, y = encode(x, module.critic.x), encode(y, module.critic.y)
+    x, y = encode(x, module.critic.x) / 9**0.5, encode(y, module.critic.y)  # over √units
     if is_map:
         x = x.view(len(y), -1, 9)
     formula = naive_of_positions if is_map else naive
