@@ -70,6 +70,7 @@ PARTS = {
     "R@8": "recall@8",
     "mAP@R": "map@r",
     "NMI": "nmi",
+    "of chance": "nmi_chance",
     "k-NN": "knn_accuracy",
 }
 COLUMNS = {head: f"visual/{part}" for head, part in PARTS.items()} | {
