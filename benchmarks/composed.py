@@ -15,20 +15,11 @@ Printed: the mean over seeds and their standard deviation, in percent.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.beside import console
 from benchmarks.ridge import ridge_metrics
-from benchmarks.trained import (
-    Found,
-    Metrics,
-    read_arguments,
-    recipe_of,
-    rows,
-    table,
-    train,
-    write,
-)
+from benchmarks.trained import Metrics, compare, read_arguments, recipe_of, train
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
 from xmodal.recipe import Recipe
@@ -101,26 +92,25 @@ COLUMNS = {
 def main() -> None:
     given = read_arguments("composed", __doc__, SETS, METHODS, quick="emoji")
     environment = start()
-    found_rows: list[dict[str, Any]] = []
-    for name in given.set:
-        found: Found = {}
-        for method in given.method:
-            # Regression draws no lots.
-            for seed in range(1 if method == "ridge" else given.seeds):
-                found.setdefault(method, []).append(measure(name, method, seed, given, environment))
-        print(f"\n{name}\n", *table(found, COLUMNS), sep="\n", flush=True)
-        found_rows += rows(f"composed/{name}", found, "composed/recall@1", "ridge")
-    write(found_rows, given.json)
+    compare(
+        "composed",
+        given,
+        lambda name, method, seed: measure(name, method, seed, given, environment),
+        COLUMNS,
+        once="ridge",
+        column="composed/recall@1",
+        baseline="ridge",
+    )
 
 
 def measure(
     name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
-) -> Metrics:
-    """Return what a method reaches on a data set."""
+) -> dict[str, Metrics]:
+    """Return what a method reaches on a data set, by its name."""
     recipe = recipe_of_row(name, method, seed, given)
     if method == "ridge":
-        return ridge_metrics(recipe, environment, console.print)
-    return list(train(recipe, environment).values())[-1]
+        return {method: ridge_metrics(recipe, environment, console.print)}
+    return {method: list(train(recipe, environment).values())[-1]}
 
 
 def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) -> Recipe:

@@ -15,21 +15,11 @@ average precision, in percent.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.beside import console
 from benchmarks.cca import fit_heads
-from benchmarks.trained import (
-    RECIPES,
-    Found,
-    Metrics,
-    read_arguments,
-    recipe_of,
-    rows,
-    table,
-    train,
-    write,
-)
+from benchmarks.trained import RECIPES, Metrics, compare, read_arguments, recipe_of, train
 from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
@@ -126,25 +116,24 @@ COLUMNS = {
 def main() -> None:
     given = read_arguments("matching", __doc__, SETS, METHODS, quick="tuxpaint")
     environment = start()
-    found_rows: list[dict[str, Any]] = []
-    for name in given.set:
-        found: Found = {}
-        for method in given.method:
-            # What needs classes is left out where there are none; CCA draws no lots.
-            if method == "uncsm" and "class" not in SETS[name].protocols:
-                continue
-            for seed in range(1 if method == "cca" else given.seeds):
-                for stage, metrics in measure(name, method, seed, given, environment).items():
-                    found.setdefault(stage, []).append(metrics)
-        print(f"\n{name}\n", *table(found, COLUMNS), sep="\n", flush=True)
-        found_rows += rows(f"matching/{name}", found, "rsum", "CCA")
-    write(found_rows, given.json)
+    compare(
+        "matching",
+        given,
+        lambda name, method, seed: measure(name, method, seed, given, environment),
+        COLUMNS,
+        once="cca",
+        column="rsum",
+        baseline="CCA",
+    )
 
 
 def measure(
     name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
 ) -> dict[str, Metrics]:
     """Return what a method reaches on a data set, by what the table calls it."""
+    # What needs classes is left out where there are none.
+    if method == "uncsm" and "class" not in SETS[name].protocols:
+        return {}
     recipe = recipe_of_row(name, method, seed, given)
     if method == "cca":
         return {"CCA": _of_cca(recipe, environment)}

@@ -6,7 +6,7 @@ Runs lie in runs/BENCHMARK/SET/METHOD-SEED; those that are there already are not
 import argparse
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -68,6 +68,35 @@ def train(recipe: Recipe, environment: Environment) -> dict[str, Metrics]:
     return {line["stage"]: line for line in run.history() if "loss" not in line}
 
 
+def compare(
+    name: str,
+    given: argparse.Namespace,
+    measure: Callable[[str, str, int], dict[str, Metrics]],
+    columns: Mapping[str, str],
+    *,
+    once: str,
+    column: str,
+    baseline: str,
+) -> None:
+    """Measure methods of benchmark `name` on each set, print a table a set, and write the rows.
+
+    `measure` takes a set, a method and a seed and returns metrics by what the table calls them,
+    none where the method is not for the set. The method `once` draws no lots. Rows have the metric
+    `column` beside that of `baseline`.
+    """
+    written: list[dict[str, Any]] = []
+    for data in given.set:
+        found: Found = {}
+        for method in given.method:
+            for seed in range(1 if method == once else given.seeds):
+                for label, metrics in measure(data, method, seed).items():
+                    found.setdefault(label, []).append(metrics)
+        print(f"\n{data}\n", *table(found, columns), sep="\n", flush=True)
+        written += rows(f"{name}/{data}", found, column, baseline)
+    if given.json:
+        Path(given.json).write_text(json.dumps(written, indent=1) + "\n")
+
+
 def table(found: Mapping[str, Sequence[Metrics]], columns: Mapping[str, str]) -> Iterator[str]:
     """Yield a set's table in Markdown: means of metrics, each with its spread over seeds.
 
@@ -102,12 +131,6 @@ def rows(prefix: str, found: Found, column: str, baseline: str) -> list[dict[str
         for method, seeds in found.items()
         if method != baseline
     ]
-
-
-def write(rows: Sequence[Mapping[str, Any]], path: str | None) -> None:
-    """Write rows to the file that the command line names, if any."""
-    if path:
-        Path(path).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _cell(values: Sequence[float]) -> str:

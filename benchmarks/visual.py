@@ -16,18 +16,9 @@ and, in the columns `with text`, for images with their captions.
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from benchmarks.trained import (
-    Found,
-    Metrics,
-    read_arguments,
-    recipe_of,
-    rows,
-    table,
-    train,
-    write,
-)
+from benchmarks.trained import Metrics, compare, read_arguments, recipe_of, train
 from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
@@ -81,27 +72,25 @@ COLUMNS = {head: f"visual/{part}" for head, part in PARTS.items()} | {
 def main() -> None:
     given = read_arguments("visual", __doc__, SETS, METHODS, quick="openclipart")
     environment = start()
-    found_rows: list[dict[str, Any]] = []
-    for name in given.set:
-        found: Found = {}
-        for method in given.method:
-            # Pretrained weights draw no lots.
-            for seed in range(1 if method == "pretrained" else given.seeds):
-                metrics = measure(name, method, seed, given, environment)
-                found.setdefault(method, []).append(metrics)
-        print(f"\n{name}\n", *table(found, COLUMNS), sep="\n", flush=True)
-        found_rows += rows(f"visual/{name}", found, "visual/map@r", "random")
-    write(found_rows, given.json)
+    compare(
+        "visual",
+        given,
+        lambda name, method, seed: measure(name, method, seed, given, environment),
+        COLUMNS,
+        once="pretrained",
+        column="visual/map@r",
+        baseline="random",
+    )
 
 
 def measure(
     name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
-) -> Metrics:
-    """Return what a method reaches on a data set."""
+) -> dict[str, Metrics]:
+    """Return what a method reaches on a data set, by its name."""
     recipe = recipe_of_row(name, method, seed, given)
     if method in UNTRAINED:
-        return _untrained(recipe, environment)
-    return list(train(recipe, environment).values())[-1]
+        return {method: _untrained(recipe, environment)}
+    return {method: list(train(recipe, environment).values())[-1]}
 
 
 def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) -> Recipe:
