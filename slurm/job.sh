@@ -1,0 +1,68 @@
+# What the job scripts have in common. Each of them sources it; a site's own settings go into
+# slurm/site.sh, which lies beside it and belongs to no repository.
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+# The head of a script is its manual, and the #SBATCH lines in it are what a site may change.
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    printf '\n%s\n\n' 'Lines that a site changes (##SBATCH is switched off; options of sbatch win):'
+    sed -n 's/^\(##*SBATCH\)/    \1/p' "$0"
+    exit 0
+fi
+[[ -n ${SLURM_JOB_ID:-} ]] || fail "this is a job script: sbatch $0 …, or bash $0 --help"
+
+# modules, containers, network interfaces: docs/cluster.md
+SRUN_OPTIONS=()  # options of srun that every step gets
+CONTAINER=()     # the command that runs another one in a container
+if [[ -f slurm/site.sh ]]; then
+    set +u  # `module` reads variables that are not set
+    source slurm/site.sh
+    set -u
+fi
+[[ ! -d .venv ]] || export PATH="$PWD/.venv/bin:$PATH"
+
+# In an array job %a stands for the number of the task.
+[[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || set -- "${@//%a/$SLURM_ARRAY_TASK_ID}"
+
+# Where the ranks meet. The port follows from the job's id, so that jobs on one node differ, and
+# from how often it was started, so that no rank of an earlier start is met; it lies below those
+# that systems hand out by themselves.
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$((15000 + (SLURM_JOB_ID + 1000 * ${SLURM_RESTART_COUNT:-0}) % 10000))
+export MASTER_ADDR MASTER_PORT
+
+# srun does not take this over from sbatch by itself (Slurm 22.05 and later).
+[[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+export PYTHONUNBUFFERED=1
+
+# The job's log has what its processes print, a log a node what they complain of.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+logs=$SLURM_JOB_NAME-${job:-$SLURM_JOB_ID}${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
+
+# run_ranks COMMAND …: runs it as every task of the job, and sets `code` to what it ends with: that
+# of the task that failed first. Who is asked to end the job asks the tasks as well, and they
+# need the time to save.
+run_ranks() {
+    local gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
+    ((gpus == 0 || gpus == SLURM_NTASKS)) ||
+        fail "$gpus GPUs but $SLURM_NTASKS tasks: --ntasks-per-node is the number of GPUs a node"
+    code=0 asked=
+    trap 'asked=yes' TERM
+    srun --label --kill-on-bad-exit=1 --error="$logs-%N.log" "${SRUN_OPTIONS[@]}" \
+        "${CONTAINER[@]}" "$@" || code=$?
+    ((code == 0)) || grep -h 'error: ' "$logs"-*.log | tail -n 3 || true
+}
+
+# requeue WHY: has Slurm run the job again, unless it does so by itself.
+requeue() {
+    [[ -z $asked ]] || exit "$code"
+    echo "$(date '+%F %T') $1: job $SLURM_JOB_ID is queued again"
+    scontrol requeue "$SLURM_JOB_ID"
+    sleep 60  # until Slurm ends this script
+}
