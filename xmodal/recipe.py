@@ -6,10 +6,10 @@ right name. It imports no torch, so that help and errors come at once.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -22,6 +22,8 @@ from xmodal.evaluation.config import EvaluationConfig
 from xmodal.methods.config import MethodConfig
 from xmodal.schema import Config
 from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Recipe(Config):
@@ -44,11 +46,22 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:
     Raises `UserError` for a recipe that is not there, is not YAML, or is wrong in a key or value.
     """
     path = _find(name, folder)
-    values = _read_yaml(path)
+    values = read_yaml(path)
     values.setdefault("run", f"runs/{path.stem}")
     for override in overrides:
-        _override(values, override)
-    return _validate(values, str(path))
+        _set(values, *_parsed(override))
+    return validate(Recipe, values, str(path))
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
+    """Return a recipe with other values, by their keys as in overrides.
+
+    Raises `UserError`, which names `source`, where there are no such keys or the values are wrong.
+    """
+    changed = recipe.model_dump(mode="json", exclude_unset=True)
+    for key, value in values.items():
+        _set(changed, key, value)
+    return validate(Recipe, changed, source)
 
 
 def load_recipe(run: str | Path) -> Recipe:
@@ -56,7 +69,7 @@ def load_recipe(run: str | Path) -> Recipe:
     path = Path(run) / "recipe.yaml"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no recipe.yaml; train one first")
-    return _validate(_read_yaml(path), str(path))
+    return validate(Recipe, read_yaml(path), str(path))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -64,8 +77,8 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Return the keys in which two recipes differ, as `key: old → new`."""
+def differences(old: BaseModel, new: BaseModel) -> list[str]:
+    """Return the keys in which two recipes (or others) differ, as `key: old → new`."""
     before, after = (
         dict(_leaves(old.model_dump(mode="json"))),
         dict(_leaves(new.model_dump(mode="json"))),
@@ -111,26 +124,30 @@ def _find(name: str, folder: Path) -> Path:
     raise UserError(f"there is no recipe {name}{_nearest(name, known)}; known: {', '.join(known)}")
 
 
-def _read_yaml(path: Path) -> dict[Any, Any]:
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Read a file that holds a YAML mapping; `UserError` where it does not."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no keys; a recipe is a YAML mapping")
+        raise UserError(f"{path} holds no keys; it is to be a YAML mapping")
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _parsed(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(
             f"{override!r} is no override; write key=value, such as data.batch_size=512"
         )
     try:
-        value = yaml.safe_load(text)
+        return key, yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"{key}: {text!r} is not a YAML value; quote it") from None
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     node: Any = values
     model: type[BaseModel] | None = Recipe
@@ -182,24 +199,25 @@ def _position(items: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _validate(values: Any, source: str) -> Recipe:
+def validate(model: type[M], values: Any, source: str) -> M:
+    """Return values as a model, each mistake in them one line of `UserError` about `source`."""
     try:
-        return Recipe.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(detail) for detail in error.errors()]
+        problems = [_problem(detail, model) for detail in error.errors()]
         more = f" (and {len(problems) - 1} more: {'; '.join(problems[1:])})" if problems[1:] else ""
         raise UserError(f"{source}: {problems[0]}{more}") from None
 
 
-def _problem(detail: ErrorDetails) -> str:
+def _problem(detail: ErrorDetails, top: type[BaseModel]) -> str:
     """Return what is wrong with one key: its path, what is allowed, the nearest right name."""
-    key, model = _locate(detail["loc"])
+    key, model = _locate(detail["loc"], top)
     field = model.model_fields.get(_last(key)) if model else None
     value, reason = detail["input"], detail["msg"].removeprefix("Value error, ")
     match detail["type"]:
         case "extra_forbidden":
             known = list(model.model_fields) if model else []
-            return f"{key} is no key{_near_key(key, known)}; allowed: {', '.join(known)}"
+            return f"{key} is no key{_near_key(key, known, top)}; allowed: {', '.join(known)}"
         case "missing":
             return f"{key} is missing{f': {field.description}' if field else ''}"
         case "union_tag_not_found":
@@ -218,10 +236,12 @@ def _problem(detail: ErrorDetails) -> str:
     return f"{key}: {_shown(value)} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
 
 
-def _locate(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
+def _locate(
+    location: tuple[int | str, ...], top: type[BaseModel]
+) -> tuple[str, type[BaseModel] | None]:
     """Return the key of an error's location, and the model that the last part belongs to."""
     parts: list[str] = []
-    model: type[BaseModel] | None = Recipe
+    model: type[BaseModel] | None = top
     candidates: list[type[BaseModel]] = []
     for part in location:
         tagged = [one for one in candidates if _tag(one) == part]
@@ -258,10 +278,10 @@ def _literals(annotation: Any) -> list[str]:
     return [value for part in get_args(annotation) for value in _literals(part)]
 
 
-def _near_key(wrong: str, known: list[str]) -> str:
+def _near_key(wrong: str, known: list[str], top: type[BaseModel]) -> str:
     """Return the nearest of the keys known here, else those of that name elsewhere."""
     name = _last(wrong)
-    elsewhere = [key for key, _, _ in describe() if _last(key) == name and key != wrong]
+    elsewhere = [key for key, _, _ in describe(top) if _last(key) == name and key != wrong]
     hint = f" (did you mean {' or '.join(dict.fromkeys(elsewhere))}?)" if elsewhere else ""
     return _nearest(name, known) or hint
 
