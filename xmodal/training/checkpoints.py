@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xmodal.data.manifest import write_atomically
 from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
+from xmodal.training.elastic import load_optimizer
 from xmodal.training.progress import Progress
 from xmodal.training.run import STATE_FILE, Run, read_state
 from xmodal.training.wholeness import write_contents
@@ -54,19 +55,20 @@ def read_progress(run: Run) -> Progress:
     return Progress(**state)
 
 
-def check_ranks(folder: Path, zero: int) -> None:
-    """Raise `UserError` where a checkpoint's optimiser is shared out to other ranks than these."""
-    saved_on = read_state(folder)["ranks"]
-    if zero and saved_on != world_size():
-        raise UserError(
-            f"checkpoint {folder} was saved on {saved_on} ranks with ZeRO; resume it on {saved_on} "
-            f"ranks, not {world_size()}"
-        )
+def is_cut_for_others(folder: Path, zero: int) -> bool:
+    """Tell whether a checkpoint's optimiser is shared out to another number of ranks than these."""
+    return bool(zero) and read_state(folder)["ranks"] != world_size()
 
 
 def load_checkpoint(engine: Any, folder: Path) -> None:
-    """Read a checkpoint's weights and optimiser into the engine of the same stage."""
-    engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    """Read a checkpoint into the engine of the same stage.
+
+    Where it is cut for other ranks, the optimiser alone: the weights have to be there already.
+    """
+    if is_cut_for_others(folder, engine.zero_optimization_stage()):
+        load_optimizer(engine, folder)
+    else:
+        engine.load_checkpoint(str(folder.parent), tag=folder.name)
 
 
 def load_weights(method: nn.Module, folder: Path, zero: int) -> None:

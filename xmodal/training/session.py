@@ -20,7 +20,7 @@ from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe
-from xmodal.training.checkpoints import check_ranks, read_progress
+from xmodal.training.checkpoints import read_progress
 from xmodal.training.checks import (
     check_batch_norm,
     check_best,
@@ -36,17 +36,21 @@ from xmodal.training.requirements import check_known
 from xmodal.training.run import Run
 from xmodal.training.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.training.timeline import StageSpan, Timeline
-from xmodal.training.trainer import Trainer
+from xmodal.training.trainer import Report, Trainer
 from xmodal.training.wholeness import recover
 
 
 class Session:
     """A recipe, its run folder, its shards and this process's place in the job, put together.
 
-    Raises `UserError` for all that can be known to be wrong before training.
+    `report` is called on every rank after each evaluation. Raises `UserError` for all that can be
+    known to be wrong before training.
     """
 
-    def __init__(self, recipe: Recipe, environment: Environment) -> None:
+    def __init__(
+        self, recipe: Recipe, environment: Environment, report: Report | None = None
+    ) -> None:
+        self.report = report
         given, recipe = recipe, with_text_tower(recipe)
         self.replaced = replaced(given, recipe)
         self.recipe, self.environment = recipe, environment
@@ -77,10 +81,6 @@ class Session:
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)
-        checkpoint = self.run.latest()
-        # Only what goes on inside a stage needs the optimiser.
-        if checkpoint and self.progress.step not in {stage.end for stage in self.timeline.stages}:
-            check_ranks(checkpoint, recipe.training.zero)
         barrier()
         if environment.is_main:
             self.run.create(recipe)
@@ -136,6 +136,7 @@ class Session:
                 self.log,
                 self.progress,
                 self.timeline,
+                self.report,
             ).train()
 
     def _build(self) -> Method:

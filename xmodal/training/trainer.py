@@ -17,7 +17,12 @@ from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
 from xmodal.models.config import TimmConfig
 from xmodal.recipe import Recipe
-from xmodal.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from xmodal.training.checkpoints import (
+    is_cut_for_others,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from xmodal.training.config import LossConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
@@ -31,12 +36,15 @@ from xmodal.training.schedule import learning_rate_factor, loss_weight
 from xmodal.training.timeline import StageSpan, Timeline
 
 Evaluate = Callable[[Method, int, StageSpan], dict[str, float]]
+# Told the completed steps, of how many, and what the evaluation after them has measured.
+Report = Callable[[int, int, dict[str, float]], None]
 
 
 class Trainer:
     """Trains a recipe's method from where its run folder left off.
 
-    `build` returns the method with its first weights; `evaluate` measures it after a step.
+    `build` returns the method with its first weights; `evaluate` measures it after a step, and
+    `report` is told of it once what is to be saved of that step is.
     """
 
     def __init__(
@@ -50,10 +58,11 @@ class Trainer:
         log: TrainingLog,
         progress: Progress,
         timeline: Timeline,
+        report: Report | None = None,
     ) -> None:
         self.recipe, self.run, self.environment = recipe, run, environment
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
-        self.log, self.progress = log, progress
+        self.log, self.progress, self.report = log, progress, report
         self.timeline = timeline
         self.share = recipe.data.batch_size // environment.ranks
         self.micro_batch_size = recipe.data.micro_batch_size or self.share
@@ -82,14 +91,15 @@ class Trainer:
         """
         method = self.build()
         checkpoint = self.run.latest()
-        if checkpoint and self.progress.step == span.start:
-            load_weights(method, checkpoint, self.recipe.training.zero)
+        goes_on, zero = self.progress.step > span.start, self.recipe.training.zero
+        if checkpoint and (not goes_on or is_cut_for_others(checkpoint, zero)):
+            load_weights(method, checkpoint, zero)
         select_trained(method, span.config.train)
         method.begin_stage(tuple(span.config.losses))
         set_modes(method, freeze_batch_norm=self._freezes_batch_norm())
         self._warn_of_batch_norm(method)
         engine = initialize_engine(method, self.recipe, span.config, self.environment.ranks)
-        if checkpoint and self.progress.step > span.start:
+        if checkpoint and goes_on:
             load_checkpoint(engine, checkpoint)
         return engine
 
@@ -130,6 +140,8 @@ class Trainer:
         improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
         if improved or self.stopping or self.timeline.saves_after(step):
             self._save(engine)
+        if metrics and self.report:
+            self.report(step, self.timeline.total, metrics)
 
     def _loader(self, span: StageSpan) -> TrainingLoader:
         return TrainingLoader(
