@@ -34,6 +34,13 @@ def main() -> None:
     if url is None:
         raise UserError(f"{given.run} was trained without data.val; give --data URL")
     # Only now the slow imports: help and a wrong run have been answered.
+    from xmodal.distributed.peers import losing_peers
+
+    with losing_peers():
+        measure(given, recipe, url)
+
+
+def measure(given: argparse.Namespace, recipe: Recipe, url: str) -> None:
     from xmodal.data.batch import GALLERY
     from xmodal.data.composed import ComposedSet
     from xmodal.data.manifest import read_manifest
@@ -48,7 +55,7 @@ def main() -> None:
     run, data = Run(given.run), recipe.data
     checkpoint = run.find_checkpoint(given.checkpoint)
     shards = read_manifest(url, data.s3, data.cache)
-    environment = start()
+    environment = start(recipe.training.roll_call)
     check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
     method = build_method(recipe, tokenizer, environment.device)

@@ -12,19 +12,32 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xmodal.errors import UserError, run_command
 from xmodal.recipe import Recipe, describe, read_recipe
+from xmodal.training.restarts import check_restarts
+from xmodal.training.run import Run
+
+if TYPE_CHECKING:
+    from xmodal.distributed.environment import Environment
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
 def main() -> None:
     recipe = read_arguments(sys.argv[1:])
+    check_restarts(Run(recipe.run), recipe.training.restarts)
     # Only now the slow imports: help and a wrong recipe have been answered.
     from xmodal.distributed.environment import start
+    from xmodal.distributed.peers import losing_peers
 
-    environment = start()
+    environment = start(recipe.training.roll_call)
+    with losing_peers():
+        train(recipe, environment)
+
+
+def train(recipe: Recipe, environment: "Environment") -> None:
     if recipe.data.build:
         build_missing(recipe.data.build, recipe, environment.is_main)
 

@@ -31,9 +31,10 @@ fi
 # Where the ranks meet. The port follows from the job's id, so that jobs on one node differ, and
 # from how often it was started, so that no rank of an earlier start is met; it lies below those
 # that systems hand out by themselves.
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+XMODAL_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | tr '\n' ' ')
+MASTER_ADDR=${XMODAL_NODES%% *}
 MASTER_PORT=$((15000 + (SLURM_JOB_ID + 1000 * ${SLURM_RESTART_COUNT:-0}) % 10000))
-export MASTER_ADDR MASTER_PORT
+export XMODAL_NODES MASTER_ADDR MASTER_PORT
 
 # srun does not take this over from sbatch by itself (Slurm 22.05 and later).
 [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
@@ -45,24 +46,30 @@ export PYTHONUNBUFFERED=1
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 logs=$SLURM_JOB_NAME-${job:-$SLURM_JOB_ID}${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
 
-# run_ranks COMMAND …: runs it as every task of the job, and sets `code` to what it ends with: that
-# of the task that failed first. Who is asked to end the job asks the tasks as well, and they
-# need the time to save.
+# run_ranks COMMAND …: runs it as every task of the job, and sets `code`: 0, or what it failed with.
+# Who is asked to end the job asks the tasks as well, and they need the time to save.
 run_ranks() {
-    local gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
+    local said gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
     ((gpus == 0 || gpus == SLURM_NTASKS)) ||
         fail "$gpus GPUs but $SLURM_NTASKS tasks: --ntasks-per-node is the number of GPUs a node"
     code=0 asked=
     trap 'asked=yes' TERM
-    srun --label --kill-on-bad-exit=1 --error="$logs-%N.log" "${SRUN_OPTIONS[@]}" \
-        "${CONTAINER[@]}" "$@" || code=$?
-    ((code == 0)) || grep -h 'error: ' "$logs"-*.log | tail -n 3 || true
+    trap : USR1
+    exec 3>&1
+    said=$(exec srun --label --kill-on-bad-exit=1 --error="$logs-%N.log" "${SRUN_OPTIONS[@]}" \
+        "${CONTAINER[@]}" "$@" 2>&1 1>&3) || code=$?
+    ((code)) || return 0
+    echo "$said" >&2
+    grep -h 'error: ' "$logs"-*.log | tail -n 3 >&2 || true
+    # srun ends the other tasks when one has failed, and tells their signal rather than the code of
+    # the first. A bug, a mistake, no Python: they come back whenever the job does.
+    [[ ! $said =~ "exit code "(1|2|126|127)($'\n'|$) ]] || code=${BASH_REMATCH[1]}
 }
 
 # requeue WHY: has Slurm run the job again, unless it does so by itself.
 requeue() {
     [[ -z $asked ]] || exit "$code"
     echo "$(date '+%F %T') $1: job $SLURM_JOB_ID is queued again"
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID" || exit "$code"
     sleep 60  # until Slurm ends this script
 }

@@ -24,6 +24,13 @@ class UnfinishedError(Exception):
     """
 
 
+class LostPeerError(Exception):
+    """Other ranks are gone, or do not answer; the same command goes on from what is saved.
+
+    Commands print the line and leave with exit code 75 as well, after whoever caused it.
+    """
+
+
 NOT_FINISHED = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -31,7 +38,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with its exit code.
 
     A `UserError` becomes the line `error: …` on stderr and exit code 2, and so does a disk that is
-    full or may not be written; what is unfinished exit code 75, Ctrl-C 130, a closed pipe 141.
+    full or may not be written; what is unfinished, or has lost other ranks, exit code 75, Ctrl-C
+    130, a closed pipe 141.
     """
     try:
         sys.exit(main() or 0)
@@ -39,6 +47,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         _leave(str(error))
     except UnfinishedError as error:
         _leave_unfinished(str(error))
+    except LostPeerError as error:
+        _leave_lost(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -69,6 +79,15 @@ def _leave_unfinished(message: str) -> None:
     time.sleep(2)
     print(message, file=sys.stderr, flush=True)
     sys.exit(NOT_FINISHED)
+
+
+def _leave_lost(message: str) -> None:
+    # A launcher tells the code of the rank that fails first: let it be the one that is to blame.
+    print(f"error: rank {_rank()}: {message}", file=sys.stderr, flush=True)
+    time.sleep(10)
+    # What is left of the group could wait for ever for ranks that are gone.
+    sys.stdout.flush()
+    os._exit(NOT_FINISHED)
 
 
 def _rank() -> int:

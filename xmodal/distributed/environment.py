@@ -9,7 +9,10 @@ from datetime import timedelta
 
 import torch
 
-from xmodal.errors import UserError
+from xmodal.distributed.rollcall import call_roll
+from xmodal.distributed.watchdog import within
+
+ROLL_CALL = 300.0
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ def adopt_launcher(variables: MutableMapping[str, str]) -> None:
         variables["MASTER_ADDR"], variables["MASTER_PORT"] = "127.0.0.1", str(_free_port())
 
 
-def start() -> Environment:
+def start(roll_call: float = ROLL_CALL) -> Environment:
     """Join the job's process group (NCCL on GPUs, gloo on CPUs) and return this process's place.
 
-    Raises `UserError` when the other ranks cannot be reached.
+    Raises `LostPeerError` where a rank does not answer within `roll_call` seconds, and `UserError`
+    where they cannot meet at all. A first all-reduce that takes longer ends the process.
     """
     adopt_launcher(os.environ)
     device = torch.device("cpu")
@@ -63,19 +67,23 @@ def start() -> Environment:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    try:
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = call_roll(rank, ranks, roll_call)
+    with within(
+        roll_call,
+        "the first all-reduce of ranks that all have answered (do NCCL_SOCKET_IFNAME and "
+        "GLOO_SOCKET_IFNAME name the network between the nodes?)",
+    ):
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
             timeout=timedelta(minutes=30),
             verbose=False,
         )
-    except (RuntimeError, ValueError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"the ranks did not meet at {place} (MASTER_ADDR, MASTER_PORT): {reason}"
-        ) from None
-    return Environment(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
+        torch.distributed.all_reduce(torch.zeros(1, device=device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    del store  # the group has one of its own by now
+    return Environment(rank, ranks, device)
 
 
 def _free_port() -> int:

@@ -14,6 +14,7 @@ from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.training.elastic import load_optimizer
 from xmodal.training.progress import Progress
+from xmodal.training.restarts import this_start
 from xmodal.training.run import STATE_FILE, Run, read_state
 from xmodal.training.wholeness import write_contents
 
@@ -33,7 +34,8 @@ def save_checkpoint(engine: Any, run: Run, progress: Progress) -> int:
     barrier()
     if rank() == 0:
         write_atomically(
-            partial / STATE_FILE, json.dumps(asdict(progress) | {"ranks": world_size()})
+            partial / STATE_FILE,
+            json.dumps(asdict(progress) | {"ranks": world_size(), "start": this_start()}),
         )
     barrier()
     size = write_contents(partial)
@@ -51,8 +53,7 @@ def read_progress(run: Run) -> Progress:
     if checkpoint is None:
         return Progress()
     state = read_state(checkpoint)
-    del state["ranks"]
-    return Progress(**state)
+    return Progress(**{key: state[key] for key in state if key not in ("ranks", "start")})
 
 
 def is_cut_for_others(folder: Path, zero: int) -> bool:

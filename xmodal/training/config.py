@@ -162,6 +162,17 @@ class TrainingConfig(Config):
         "auto", description="precision of the encoders; auto: bf16 on GPUs, fp32 on CPUs"
     )
     log_every: PositiveInt = Field(10, description="steps between logged lines")
+    roll_call: PositiveFloat = Field(
+        300.0, description="seconds within which every rank has to answer before work begins"
+    )
+    watchdog: PositiveFloat = Field(
+        900.0,
+        description="seconds after which a step, or the wait for its data, counts as hung, and all "
+        "ranks end to be started again; the first of a stage may take three times as long",
+    )
+    restarts: NonNegativeInt = Field(
+        3, description="times that Slurm starts a job again without a newer checkpoint"
+    )
 
 
 class CheckpointConfig(Config):

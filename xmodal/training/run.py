@@ -17,7 +17,7 @@ from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe
 
 # What may change between the parts of one run, because no weight depends on it.
 _FREE = re.compile(
-    r"(run|data\.(workers|max_bad_share|s3\..*|cache.*)|training\.log_every|checkpoints\.(every|keep_last)|"
+    r"(run|data\.(workers|max_bad_share|s3\..*|cache.*)|training\.(log_every|roll_call|watchdog|restarts)|checkpoints\.(every|keep_last)|"
     r"evaluation\..*|stages\.\d+\.requires.*):"
 )
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from xmodal.data.batch import Batch
 from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
+from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
 from xmodal.models.config import TimmConfig
@@ -104,12 +105,14 @@ class Trainer:
         return engine
 
     def _train_stage(self, engine: Any, span: StageSpan) -> None:
+        self.first = self.progress.step
         loader = self._loader(span)
         with closing(iter(loader)) as batches:
             batch = self._first(batches, span)
             watch = Stopwatch(self.recipe.data.batch_size)
             while True:
-                values = self._step(engine, batch, span)
+                with self._watched("step", span):
+                    values = self._step(engine, batch, span)
                 self.progress.step += 1
                 watch.step_done()
                 self._follow(engine, span, values, watch, loader)
@@ -118,7 +121,7 @@ class Trainer:
                 if self.progress.step == span.end:
                     return
                 watch.resume()
-                with watch.waiting():
+                with watch.waiting(), self._watched("the data of step", span):
                     batch = next(batches)
 
     def _follow(
@@ -156,13 +159,20 @@ class Trainer:
     def _first(self, batches: Generator[Batch], span: StageSpan) -> Batch:
         """Return the stage's first batch; a stage that does not begin says what it waits for."""
         begun = time.perf_counter()
-        batch = next(batches)
+        with self._watched("the data of step", span):
+            batch = next(batches)
         self.log.say(
             f"{span.config.name}: steps {self.progress.step + 1} to {span.end}, "
             f"{self.recipe.data.batch_size} pairs each, first batch after "
             f"{time.perf_counter() - begun:.1f} s"
         )
         return batch
+
+    def _watched(self, what: str, span: StageSpan) -> AbstractContextManager[None]:
+        # A loader's and an engine's first use is slow: files are opened, kernels compiled.
+        factor = 3 if self.progress.step == self.first else 1
+        what = f"{what} {self.progress.step + 1} (stage {span.config.name})"
+        return within(factor * self.recipe.training.watchdog, what)
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return what is to be known of it, losses by name first."""
