@@ -9,12 +9,11 @@ The run folder (run=DIR) keeps everything; the same command goes on where it was
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xmodal.errors import UserError, run_command
+from xmodal.errors import run_command
 from xmodal.recipe import Recipe, describe, read_recipe
 from xmodal.training.restarts import check_restarts
 from xmodal.training.run import Run
@@ -38,8 +37,14 @@ def main() -> None:
 
 
 def train(recipe: Recipe, environment: "Environment") -> None:
-    if recipe.data.build:
-        build_missing(recipe.data.build, recipe, environment.is_main)
+    data = recipe.data
+    if data.build:
+        from shards.missing import build_missing
+        from xmodal.distributed.collectives import barrier
+
+        if environment.is_main:
+            build_missing(data.build, data.urls, data.s3)
+        barrier()
 
     from xmodal.evaluation.report import print_results
     from xmodal.evaluation.results import read_results
@@ -70,36 +75,6 @@ def key_lines() -> list[str]:
     # What several kinds of a part have in common is told once.
     told = dict.fromkeys(describe())
     return [f"  {key} ({default})\n      {meaning}" for key, default, meaning in told]
-
-
-def build_missing(source: str, recipe: Recipe, is_main: bool) -> None:
-    """Generate the shards that the recipe names and that are not there, on rank 0.
-
-    Raises `UserError` where they would lie in a bucket.
-    """
-    from shards.build import build
-    from xmodal.data.manifest import MANIFEST_NAME
-    from xmodal.data.storage import is_remote, open_storage
-    from xmodal.distributed.collectives import barrier
-
-    if is_main:
-        data = recipe.data
-        urls = [*(one.url for one in data.train), data.val, data.gallery]
-        # A build that was killed goes on; shards that are there stay as they are.
-        missing = [
-            url
-            for url in filter(None, urls)
-            if MANIFEST_NAME not in open_storage(url, recipe.data.s3).list(url)
-        ]
-        for url in filter(is_remote, missing):
-            raise UserError(
-                f"{url} has no shards, and data.build makes them on disk alone: run "
-                f"`python -m shards build {source} --to {url.rpartition('/')[0]}`"
-            )
-        workers = min(8, len(os.sched_getaffinity(0)))
-        for folder in map(Path, missing):
-            build(source, folder.parent, splits=[folder.name], workers=workers)
-    barrier()
 
 
 if __name__ == "__main__":

@@ -167,6 +167,11 @@ class DataConfig(Config):
         return self
 
     @property
+    def urls(self) -> list[str]:
+        """All the shards that are named, for training and for evaluation."""
+        return [*(one.url for one in self.train), *filter(None, (self.val, self.gallery))]
+
+    @property
     def num_lanes(self) -> int:
         """Lanes of the plan: as the recipe says, or the batch halved down to at most 256."""
         lanes = self.lanes or self.batch_size

@@ -48,9 +48,7 @@ class Run:
             if any(self.path.iterdir()):
                 raise UserError(f"run={self.path} is a folder of something else; name another")
             return
-        changed = [
-            line for line in differences(load_recipe(self.path), recipe) if not _FREE.match(line)
-        ]
+        changed = changes(load_recipe(self.path), recipe)
         if changed:
             raise UserError(
                 f"run={self.path} was begun with another recipe ({'; '.join(changed)}); "
@@ -132,6 +130,11 @@ class Run:
         """Return the steps of checkpoints that were written to their end, in order."""
         found = self.checkpoints.glob("step-*")
         return sorted(_step(path) for path in found if _STEP.fullmatch(path.name))
+
+
+def changes(old: Recipe, new: Recipe) -> list[str]:
+    """Return in what two recipes differ that weights depend on, as `key: old → new`."""
+    return [line for line in differences(old, new) if not _FREE.match(line)]
 
 
 def _step(checkpoint: Path) -> int:

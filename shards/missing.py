@@ -1,0 +1,28 @@
+"""Shards that a recipe names and that can be made where they are not."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from shards.build import build
+from xmodal.data.manifest import MANIFEST_NAME
+from xmodal.data.storage import is_remote, open_storage
+from xmodal.errors import UserError
+
+
+def build_missing(source: str, urls: Iterable[str], s3: Any) -> None:
+    """Build those of the folders `urls` that hold no shards, each the split that it is called by.
+
+    Raises `UserError` where they would lie in a bucket. A build that was killed goes on; shards
+    that are there stay as they are.
+    """
+    missing = [url for url in urls if MANIFEST_NAME not in open_storage(url, s3).list(url)]
+    for url in filter(is_remote, missing):
+        raise UserError(
+            f"{url} has no shards, and data.build makes them on disk alone: run "
+            f"`python -m shards build {source} --to {url.rpartition('/')[0]}`"
+        )
+    workers = min(8, len(os.sched_getaffinity(0)))
+    for folder in map(Path, missing):
+        build(source, folder.parent, splits=[folder.name], workers=workers)
