@@ -68,7 +68,8 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = call_roll(rank, ranks, roll_call)
+    # Ray Train has its workers meet before it calls them.
+    store = None if torch.distributed.is_initialized() else call_roll(rank, ranks, roll_call)
     with within(
         roll_call,
         "the first all-reduce of ranks that all have answered (do NCCL_SOCKET_IFNAME and "
