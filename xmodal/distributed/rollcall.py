@@ -4,7 +4,8 @@ import os
 import socket
 from datetime import timedelta
 
-from torch.distributed import DistError, Store, TCPStore
+from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed import DistError
 
 from xmodal.errors import LostPeerError, UserError
 

@@ -37,9 +37,9 @@ def _give_up(seconds: float, what: str) -> None:
     print(
         f"error: rank {rank} ({node_name()}) has waited for {what} longer than {seconds:g} s; this "
         "is where it stands:",
-        file=sys.__stderr__,
+        file=sys.stderr,
         flush=True,
     )
-    faulthandler.dump_traceback(sys.__stderr__)
+    faulthandler.dump_traceback(sys.stderr)
     time.sleep(SECONDS_TO_SPEAK)
     os._exit(NOT_FINISHED)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from xmodal.errors import UserError
@@ -21,13 +22,12 @@ def check_restarts(run: Run, most: int, variables: Mapping[str, str] = os.enviro
     run's newest checkpoint: what ends it will end it the next time too.
     """
     start, newest = this_start(variables), run.latest()
-    saved: dict[str, Any] = {}
-    if newest:
-        try:
-            saved = read_state(newest).get("start", {})
-        except UserError:
-            pass  # what a broken checkpoint means is said where it is read
-    since = saved["restart"] if saved.get("job") == start["job"] else 0
+    since = 0
+    # What a checkpoint that cannot be read means is said where the run goes on from it.
+    with suppress(UserError, ValueError):
+        saved = read_state(newest).get("start", {}) if newest else {}
+        if saved.get("job") == start["job"]:
+            since = saved.get("restart", 0)
     if start["restart"] - since > most:
         raise UserError(
             f"job {start['job']} was started again {most} times without a checkpoint of {run.path} "
