@@ -184,3 +184,15 @@ class CheckpointConfig(Config):
         "text_to_image/recall@10",
         description="metric whose best checkpoint is kept as well; the protocol may be left out",
     )
+    mirror: str | None = Field(
+        None,
+        description="folder in s3:// that checkpoints are copied to while training goes on, and "
+        "fetched from where the run folder has none (reached as data.s3 says)",
+    )
+
+    @field_validator("mirror")
+    @classmethod
+    def _bucket(cls, mirror: str | None) -> str | None:
+        if mirror and not mirror.startswith("s3://"):
+            raise ValueError("write s3://BUCKET/FOLDER; on a disk, the run folder is enough")
+        return mirror

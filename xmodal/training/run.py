@@ -17,11 +17,11 @@ from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe
 
 # What may change between the parts of one run, because no weight depends on it.
 _FREE = re.compile(
-    r"(run|data\.(workers|max_bad_share|s3\..*|cache.*)|training\.(log_every|roll_call|watchdog|restarts)|checkpoints\.(every|keep_last)|"
+    r"(run|data\.(workers|max_bad_share|s3\..*|cache.*)|training\.(log_every|roll_call|watchdog|restarts)|checkpoints\.(every|keep_last|mirror)|"
     r"evaluation\..*|stages\.\d+\.requires.*):"
 )
 
-_STEP = re.compile(r"step-\d+")
+STEP = re.compile(r"step-\d+")
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
 
 
@@ -48,12 +48,7 @@ class Run:
             if any(self.path.iterdir()):
                 raise UserError(f"run={self.path} is a folder of something else; name another")
             return
-        changed = changes(load_recipe(self.path), recipe)
-        if changed:
-            raise UserError(
-                f"run={self.path} was begun with another recipe ({'; '.join(changed)}); "
-                "name another run=DIR, or take these changes back to go on"
-            )
+        check_same(load_recipe(self.path), recipe, f"run={self.path}")
 
     def create(self, recipe: Recipe) -> None:
         """Make the folder and save the resolved recipe in it."""
@@ -64,7 +59,7 @@ class Run:
         """Return the newest checkpoint's folder, if there is one."""
         pointer = self.checkpoints / "latest"
         name = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
-        return self.checkpoints / name if _STEP.fullmatch(name) else None
+        return self.checkpoints / name if STEP.fullmatch(name) else None
 
     def finished(self) -> list[Path]:
         """Return the checkpoints that a run may go on from, newest first.
@@ -73,7 +68,7 @@ class Run:
         nothing says which is the latest, all count.
         """
         latest = self.latest()
-        last = _step(latest) if latest else None
+        last = step_of(latest) if latest else None
         steps = [step for step in self._steps() if last is None or step <= last]
         return [self.checkpoint(step) for step in reversed(steps)]
 
@@ -103,7 +98,7 @@ class Run:
             shutil.rmtree(partial)
         latest = self.latest()
         # One that is newer than `latest` was left by a run that was killed before it was whole.
-        steps = [step for step in self._steps() if latest and step <= _step(latest)]
+        steps = [step for step in self._steps() if latest and step <= step_of(latest)]
         for step in steps[:-keep_last]:
             if step != best_step:
                 shutil.rmtree(self.checkpoint(step))
@@ -129,7 +124,7 @@ class Run:
     def _steps(self) -> list[int]:
         """Return the steps of checkpoints that were written to their end, in order."""
         found = self.checkpoints.glob("step-*")
-        return sorted(_step(path) for path in found if _STEP.fullmatch(path.name))
+        return sorted(step_of(path) for path in found if STEP.fullmatch(path.name))
 
 
 def changes(old: Recipe, new: Recipe) -> list[str]:
@@ -137,7 +132,18 @@ def changes(old: Recipe, new: Recipe) -> list[str]:
     return [line for line in differences(old, new) if not _FREE.match(line)]
 
 
-def _step(checkpoint: Path) -> int:
+def check_same(begun: Recipe, recipe: Recipe, place: str) -> None:
+    """Raise `UserError` where what a place (`key=value`) holds was begun with another recipe."""
+    changed = changes(begun, recipe)
+    if changed:
+        raise UserError(
+            f"{place} was begun with another recipe ({'; '.join(changed)}); name another "
+            f"{place.partition('=')[0]}, or take these changes back to go on"
+        )
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's folder is named by."""
     return int(checkpoint.name.removeprefix("step-"))
 
 

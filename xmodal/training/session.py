@@ -32,6 +32,7 @@ from xmodal.training.checks import (
 )
 from xmodal.training.features import cached_features
 from xmodal.training.log import TrainingLog
+from xmodal.training.mirror import open_mirror
 from xmodal.training.requirements import check_known
 from xmodal.training.run import Run
 from xmodal.training.text_tower import load_text_tower, replaced, with_text_tower
@@ -57,6 +58,7 @@ class Session:
         self.run = Run(recipe.run)
         check_sizes(recipe, environment.ranks)
         self.run.check(recipe)
+        self.mirror = open_mirror(self.run, recipe)
         data = recipe.data
         self.train_shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
         self.val_shards, self.gallery_shards = (
@@ -77,7 +79,7 @@ class Session:
         protocols = self._protocols(method) if self.val_shards else []
         for stage in recipe.stages:
             check_known(stage, method, protocols)
-        self.recovered = recover(self.run)
+        self.recovered = [*(self.mirror.restore() if self.mirror else []), *recover(self.run)]
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)
@@ -117,7 +119,7 @@ class Session:
         with TrainingLog(
             self.run, first_step=self.progress.step, steps=self.timeline.total, speaks=speaks
         ) as self.log:
-            for line in self._notices():
+            for line in [*self._notices(), *(self.mirror.catch_up() if self.mirror else [])]:
                 self.log.say(line)
             captions = self.contents.captions
             train_shards = [self._features_of(shards, captions) for shards in self.train_shards]
@@ -136,6 +138,7 @@ class Session:
                 self.log,
                 self.progress,
                 self.timeline,
+                self.mirror,
                 self.report,
             ).train()
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import Any
 
@@ -28,6 +28,7 @@ from xmodal.training.config import LossConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
+from xmodal.training.mirror import Mirror
 from xmodal.training.parts import select_trained, set_modes
 from xmodal.training.preemption import Preemption
 from xmodal.training.progress import Progress, Stopwatch
@@ -59,12 +60,13 @@ class Trainer:
         log: TrainingLog,
         progress: Progress,
         timeline: Timeline,
+        mirror: Mirror | None = None,
         report: Report | None = None,
     ) -> None:
         self.recipe, self.run, self.environment = recipe, run, environment
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
-        self.log, self.progress, self.report = log, progress, report
-        self.timeline = timeline
+        self.log, self.progress, self.timeline = log, progress, timeline
+        self.mirror, self.report = mirror, report
         self.share = recipe.data.batch_size // environment.ranks
         self.micro_batch_size = recipe.data.micro_batch_size or self.share
         self.preemption = Preemption()
@@ -84,6 +86,7 @@ class Trainer:
                     engine.destroy()
                 if self.progress.step == span.end:
                     check_requirements(span.config, self.progress.measured)
+            self._finish()
 
     def _start_stage(self, span: StageSpan) -> Any:
         """Return the DeepSpeed engine of a stage, with the state of the newest checkpoint.
@@ -117,6 +120,7 @@ class Trainer:
                 watch.step_done()
                 self._follow(engine, span, values, watch, loader)
                 if self.stopping and self.progress.step < self.timeline.total:
+                    self._finish()
                     raise UnfinishedError(self._unfinished())
                 if self.progress.step == span.end:
                     return
@@ -250,8 +254,7 @@ class Trainer:
         lines = self.progress.count(faults) + self.progress.count_retries(
             gather_objects(batch.notices)
         )
-        for line in lines:
-            self.log.say(line)
+        self._say(lines)
         seen = (self.progress.step + 1) * self.recipe.data.batch_size
         if self.progress.faults > self.recipe.data.max_bad_share * max(seen, 1000):
             bad = [fault for fault in faults if not fault.by_choice]
@@ -308,8 +311,19 @@ class Trainer:
             f"checkpoint {self.run.checkpoint(self.progress.step).name}: {size / 1e6:,.1f} MB in "
             f"{time.perf_counter() - begun:.1f} s"
         )
+        if self.mirror:
+            self._say(self.mirror.send(self.run.checkpoint(self.progress.step)))
         if self.environment.is_main:
             self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
+
+    def _finish(self) -> None:
+        """Let what is on its way to the mirror arrive."""
+        if self.mirror:
+            self._say(self.mirror.finish())
+
+    def _say(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.log.say(line)
 
     def _warn_of_batch_norm(self, method: Method) -> None:
         norms = list(batch_norms(method))

@@ -16,6 +16,7 @@ from xmodal.errors import UserError
 from xmodal.training.run import Run
 
 CONTENTS = "files.json"
+UNREADABLE = f"{CONTENTS} cannot be read"
 
 
 def write_contents(folder: Path) -> int:
@@ -31,18 +32,25 @@ def write_contents(folder: Path) -> int:
 def fault_of(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, the same on all ranks; None where it is whole."""
     try:
-        contents = json.loads((folder / CONTENTS).read_text())
-        listed = {name: (file["bytes"], file["blake2b"]) for name, file in contents.items()}
+        listed = read_contents((folder / CONTENTS).read_text())
     except OSError:
         return f"{CONTENTS} is missing"
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return f"{CONTENTS} cannot be read"
+    except ValueError:
+        return UNREADABLE
     mine = [
         fault
         for name in sorted(listed)[rank() :: world_size()]
         if (fault := _fault(folder / name, *listed[name]))
     ]
     return next(iter(gather_objects(mine)), None)
+
+
+def read_contents(text: str) -> dict[str, tuple[int, str]]:
+    """Return the sizes and checksums of a checkpoint's files; `ValueError` where it is no list."""
+    try:
+        return {name: (file["bytes"], file["blake2b"]) for name, file in json.loads(text).items()}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(text) from error
 
 
 def check_whole_checkpoint(folder: Path) -> None:
