@@ -82,6 +82,11 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--samples-per-shard", metavar="N", type=_positive, default=1000, help="default: 1000"
     )
+    parser.add_argument(
+        "--part", metavar="I/N", type=_part, default=(1, 1),
+        help="write the I-th of N parts alone, as slurm/shards.sbatch does; the last to end makes "
+        "the index",
+    )  # fmt: skip
     parser.add_argument("--seed", metavar="N", type=int, help="seed of a source that draws lots")
     _add_workers(parser)
     parser.set_defaults(run=_build)
@@ -151,6 +156,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, parts = map(int, text.split("/"))
+    if not 1 <= number <= parts:
+        raise ValueError
+    return number, parts
+
+
 def _sources(_: argparse.Namespace) -> None:
     from shards.source import find_source, source_names
 
@@ -181,6 +193,7 @@ def _build(arguments: argparse.Namespace) -> None:
         resize=arguments.resize,
         samples_per_shard=arguments.samples_per_shard,
         workers=arguments.workers,
+        part=arguments.part,
     )
 
 

@@ -13,7 +13,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +38,7 @@ from xmodal.errors import UserError
 PLAN_NAME = "build.json"
 _LEFT_OUT_SUFFIX = ".left_out.json"
 _LEFT_OUT_BY_SOURCE = "source" + _LEFT_OUT_SUFFIX
+_PART_SUFFIX = ".written"  # of a note that one of several parts of a build is
 _NUM_EXAMPLES = 5
 
 
@@ -75,12 +76,14 @@ def build(
     resize: int | None = None,
     samples_per_shard: int = 1000,
     workers: int = 1,
+    part: tuple[int, int] = (1, 1),
 ) -> dict[str, str]:
     """Convert splits of a source (all where none is named) into shards below the folder `to`.
 
     The folder is of this machine or of a bucket. Returns the folder of each split. What a former
     run has finished is kept; raises `UserError` when a folder holds anything but the same build,
-    begun or finished.
+    begun or finished. Of several that write a `part` each, (2, 8) being the second of eight, the
+    last to end finishes the build.
     """
     found = find_source(source)
     available = found.read(root, options or {})
@@ -98,12 +101,14 @@ def build(
         _refuse_other_build(folder, plans[name])
     for name, folder in folders.items():
         if not _is_finished(folder):
-            _build_split(available[name](), plans[name], folder, workers)
-        print(_summary(name, folder), flush=True)
+            _build_split(available[name](), plans[name], folder, workers, part)
+        print(_summary(name, folder, part), flush=True)
     return folders
 
 
-def _build_split(split: Split, plan: _Plan, folder: str, workers: int) -> None:
+def _build_split(
+    split: Split, plan: _Plan, folder: str, workers: int, part: tuple[int, int]
+) -> None:
     if not split.items:
         causes = _causes(split.left_out)
         why = f": left out are {causes}" if causes else ""
@@ -115,10 +120,13 @@ def _build_split(split: Split, plan: _Plan, folder: str, workers: int) -> None:
     foreign = tars - {name_of(job.tar) for job in jobs}
     if foreign:
         raise UserError(f"{folder}/{min(foreign)} is no shard of this build: use another folder")
-    with _locked(folder):
+    number, parts = part
+    with _locked(folder, shared=parts > 1):
         if split.left_out:
             _write_left_out(split.left_out, f"{folder}/{_LEFT_OUT_BY_SOURCE}", storage)
-        _write_shards(jobs, plan.split, workers)
+        _write_shards(jobs[number - 1 :: parts], plan.split, workers)
+        if parts > 1 and not _ends_last(folder, part):
+            return
         counts = _count_samples(folder, jobs)
         if not counts:
             causes = _causes(_left_out(folder))
@@ -126,6 +134,27 @@ def _build_split(split: Split, plan: _Plan, folder: str, workers: int) -> None:
         if split.relevance is not None:
             _write_relevance(split.relevance, folder)
         write_manifest(folder, counts, storage)
+        _remove_notes(folder)
+
+
+def _ends_last(folder: str, part: tuple[int, int]) -> bool:
+    """Note that a part is written, and tell whether all are.
+
+    Of parts that end at the same moment several may be last: they write the same.
+    """
+    number, parts = part
+    storage = storage_of(folder)
+    notes = [f"part-{one}-of-{parts}{_PART_SUFFIX}" for one in range(1, parts + 1)]
+    storage.write(f"{folder}/{notes[number - 1]}", b"")
+    return set(notes) <= storage.list(folder).keys()
+
+
+def _remove_notes(folder: str) -> None:
+    storage = storage_of(folder)
+    for name in storage.list(folder):
+        if name.endswith(_PART_SUFFIX):
+            with suppress(FileNotFoundError):  # another part that was last as well removed it
+                storage.remove(f"{folder}/{name}")
 
 
 def _refuse_other_build(folder: str, plan: _Plan) -> None:
@@ -177,16 +206,16 @@ def _begin(folder: str, plan: _Plan, split: Split) -> None:
         )
 
 
-def _locked(folder: str) -> AbstractContextManager[None]:
+def _locked(folder: str, *, shared: bool) -> AbstractContextManager[None]:
     # Two builds of the same into a bucket do twice the work, and write the same bytes.
-    return nullcontext() if is_remote(folder) else _locked_on_disk(Path(folder))
+    return nullcontext() if is_remote(folder) else _locked_on_disk(Path(folder), shared=shared)
 
 
 @contextmanager
-def _locked_on_disk(folder: Path) -> Iterator[None]:
+def _locked_on_disk(folder: Path, *, shared: bool) -> Iterator[None]:
     with (folder / PLAN_NAME).open("r+b") as plan:
         try:
-            fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(plan, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another build is writing {folder}: wait until it ends") from None
         yield
@@ -217,7 +246,7 @@ def _jobs(split: Split, plan: _Plan, folder: str) -> list[_Job]:
 
 
 def _write_shards(jobs: Sequence[_Job], name: str, workers: int) -> None:
-    there = _there(jobs)
+    there = _there(jobs) if jobs else set()
     missing = [job for job in jobs if job.tar not in there]
     with progress(name, sum(len(job.items) for job in jobs)) as advance:
         advance(sum(len(job.items) for job in jobs if job.tar in there))
@@ -336,7 +365,9 @@ def _left_out(folder: str, start: str = "") -> list[LeftOut]:
     return [tuple(entry) for file in files for entry in json.loads(file)]
 
 
-def _summary(name: str, folder: str) -> str:
+def _summary(name: str, folder: str, part: tuple[int, int]) -> str:
+    if part[1] > 1 and not _is_finished(folder):
+        return f"{name}: part {part[0]} of {part[1]} is in {folder}; the last one writes the index"
     manifest = read_manifest(folder)
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
     line = (

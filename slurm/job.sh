@@ -26,7 +26,8 @@ fi
 [[ ! -d .venv ]] || export PATH="$PWD/.venv/bin:$PATH"
 
 # In an array job %a stands for the number of the task.
-[[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || set -- "${@//%a/$SLURM_ARRAY_TASK_ID}"
+task=${SLURM_ARRAY_TASK_ID:-} given=("$@")
+[[ -z $task ]] || set -- "${@//%a/$task}"
 
 # Where the ranks meet. The port follows from the job's id, so that jobs on one node differ, and
 # from how often it was started, so that no rank of an earlier start is met; it lies below those
@@ -43,7 +44,7 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 export PYTHONUNBUFFERED=1
 
 # The job's log has what its processes print, a log a node what they complain of.
-job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${task:+${SLURM_ARRAY_JOB_ID}_$task}
 logs=$SLURM_JOB_NAME-${job:-$SLURM_JOB_ID}${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
 
 # run_ranks COMMAND …: runs it as every task of the job, and sets `code`: 0, or what it failed with.
@@ -60,10 +61,13 @@ run_ranks() {
         "${CONTAINER[@]}" "$@" 2>&1 1>&3) || code=$?
     ((code)) || return 0
     echo "$said" >&2
-    grep -h 'error: ' "$logs"-*.log | tail -n 3 >&2 || true
-    # srun ends the other tasks when one has failed, and tells their signal rather than the code of
-    # the first. A bug, a mistake, no Python: they come back whenever the job does.
-    [[ ! $said =~ "exit code "(1|2|126|127)($'\n'|$) ]] || code=${BASH_REMATCH[1]}
+    grep -hs '^ *[0-9]*: error: ' "$logs"-*.log | tail -n 3 >&2 || true
+    # srun ends the other tasks when one has failed, and tells their signal rather than its code. A
+    # bug, a mistake, no Python: these count before all that comes of them.
+    local one
+    for one in 1 2 126 127 75; do
+        [[ ! $said =~ "exit code $one"($'\n'|$) ]] || { code=$one; break; }
+    done
 }
 
 # requeue WHY: has Slurm run the job again, unless it does so by itself.
@@ -71,5 +75,5 @@ requeue() {
     [[ -z $asked ]] || exit "$code"
     echo "$(date '+%F %T') $1: job $SLURM_JOB_ID is queued again"
     scontrol requeue "$SLURM_JOB_ID" || exit "$code"
-    sleep 60  # until Slurm ends this script
+    exec sleep 60  # until Slurm ends it
 }

@@ -3,7 +3,8 @@
 Both nodes are slurmd daemons of the calling user, beside a slurmctld and a munged of their own, in
 a temporary folder. The nodes are named 127.0.0.1 and 127.0.0.2, so that their names resolve (a
 job's MASTER_ADDR is the name of its first node) without an entry in /etc/hosts. Each has two CPUs
-and, so that jobs can ask for them, two GPUs that are other devices in truth.
+and, so that jobs can ask for them, two GPUs that are other devices in truth. A job of the
+partition `urgent` takes its nodes from those of `main`.
 """
 
 import getpass
@@ -15,7 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.services.daemons import daemon, find_program, free_ports, until
@@ -31,7 +32,7 @@ SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
@@ -43,6 +44,7 @@ SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 GresTypes=gpu
+SchedulerParameters=sched_interval=2,batch_sched_delay=0,bf_interval=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SwitchType=switch/none
@@ -50,11 +52,15 @@ MpiDefault=none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MailProg=/bin/true
-KillWait=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+KillWait=20
+SlurmdTimeout=30
 ReturnToService=2
 NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 Gres=gpu:2
 NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=2 MaxTime=INFINITE State=UP
 """
 
 
@@ -63,6 +69,8 @@ class Slurm:
     """A running cluster; `SLURM_CONF` is what tells a client from it."""
 
     folder: Path
+    daemons: ExitStack
+    nodes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)  # slurmd by name
 
     @property
     def conf(self) -> Path:
@@ -85,6 +93,20 @@ class Slurm:
         shown = self.run("scontrol", "--oneliner", "show", "job", number)
         return dict(field.split("=", 1) for field in shown.split() if "=" in field)
 
+    def start(self, node: str) -> None:
+        """Start the daemon of a node."""
+        daemon = _daemon(self.folder, "slurmd", "-D", "-f", str(self.conf), "-N", node)
+        self.nodes[node] = self.daemons.enter_context(daemon)
+
+    def lose(self, node: str) -> None:
+        """End all that runs on a node, its daemon too, as when its power is cut."""
+        self.nodes[node].kill()
+        self.nodes[node].wait()
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit() and _runs_on(process, self.folder, node):
+                with suppress(ProcessLookupError):
+                    os.kill(int(process.name), signal.SIGKILL)
+
     def wait(self, number: str, seconds: float) -> dict[str, str]:
         """Wait for a job's end and return its fields; `TimeoutError` when it takes longer."""
         until(lambda: self.job(number)["JobState"] in ENDED, seconds, f"job {number} to end")
@@ -100,14 +122,14 @@ def missing_programs() -> list[str]:
 def cluster() -> Iterator[Slurm]:
     """Start a cluster of two nodes; end its jobs and daemons and remove its files at the exit."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    slurm = Slurm(folder)
     with ExitStack() as stack:
+        slurm = Slurm(folder, stack)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         _configure(slurm)
         stack.enter_context(_munge(folder / "munge"))
         stack.enter_context(_daemon(folder, "slurmctld", "-D", "-f", str(slurm.conf)))
         for node in NODES:
-            stack.enter_context(_daemon(folder, "slurmd", "-D", "-f", str(slurm.conf), "-N", node))
+            slurm.start(node)
         stack.callback(_cancel_jobs, slurm)
         said = sorted(folder.glob("*.out"))
         until(lambda: _idle_nodes(slurm) == len(NODES), 60, "the nodes to come up", said)
@@ -154,9 +176,20 @@ def _cancel_jobs(slurm: Slurm) -> None:
     until(lambda: not slurm.run("squeue", "--noheader"), 60, "the cancelled jobs to end")
 
 
+def _runs_on(process: Path, folder: Path, node: str) -> bool:
+    """Whether a process is a task of a node, or one of those that Slurm has to look after them."""
+    try:
+        variables = (process / "environ").read_bytes().split(b"\0")
+        opened = {str(file.readlink()) for file in (process / "fd").iterdir()}
+    except OSError:  # it has ended, or is not ours
+        return False
+    task = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={folder}/slurm.conf".encode()}
+    return task <= set(variables) or f"{folder}/slurmd-{node}.log" in opened
+
+
 def _idle_nodes(slurm: Slurm) -> int:
     try:
-        shown = slurm.run("sinfo", "--noheader", "-N", "-o", "%T")
+        shown = slurm.run("sinfo", "--noheader", "-p", "main", "-N", "-o", "%T")
     except RuntimeError:  # the controller is not listening yet
         return 0
     return shown.split().count("idle")

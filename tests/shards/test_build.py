@@ -223,6 +223,26 @@ def test_the_bytes_do_not_depend_on_the_workers(flickr8k: Path, tmp_path: Path) 
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
+def test_parts_make_what_one_build_makes(flickr8k: Path, tmp_path: Path) -> None:
+    def make(to: str, part: tuple[int, int]) -> None:
+        build("flickr8k", tmp_path / to, flickr8k, samples_per_shard=2, part=part)
+
+    make("whole", (1, 1))
+    for number in (3, 1, 2, 3):  # the third is done twice, before and after the rest
+        assert not list((tmp_path / "parts").rglob("shardindex.json")) or number == 3
+        make("parts", (number, 3))
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_parts_run_at_the_same_time(flickr8k: Path, tmp_path: Path, run: Run) -> None:
+    words = ("build", "flickr8k", "--from", flickr8k, "--samples-per-shard", 2)
+    run(*words, "--to", tmp_path / "whole")
+    each = [start(*words, "--to", tmp_path / "parts", "--part", f"{n}/3") for n in (1, 2, 3)]
+    said = [process.communicate(timeout=60) for process in each]
+    assert [process.returncode for process in each] == [0, 0, 0], said
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
 def test_a_finished_build_is_left_alone(flickr8k: Path, tmp_path: Path, run: Run) -> None:
     words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to")
     first = run(*words)

@@ -3,10 +3,11 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
+from uuid import uuid4
 
 from xmodal.errors import UserError
 
@@ -26,8 +27,12 @@ class LocalStorage:
     def list(self, folder: str) -> dict[str, int]:
         if not Path(folder).is_dir():
             return {}
+        sizes = {}
         with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            for entry in filter(os.DirEntry.is_file, entries):
+                with suppress(FileNotFoundError):  # it has been renamed meanwhile
+                    sizes[entry.name] = entry.stat().st_size
+        return sizes
 
     def folders(self, folder: str) -> Sequence[str]:
         if not Path(folder).is_dir():
@@ -60,9 +65,16 @@ class LocalStorage:
     def open(self, url: str) -> BinaryIO:
         return Path(url).open("rb")
 
+    def create(self, url: str) -> AbstractContextManager[BinaryIO]:
+        return self._create(url, Path(f"{url}.part"))
+
+    def write(self, url: str, data: bytes) -> None:
+        # Several processes may write the same small file at once, but never the same tar.
+        with self._create(url, Path(f"{url}.{uuid4().hex}.part")) as file:
+            file.write(data)
+
     @contextmanager
-    def create(self, url: str) -> Iterator[BinaryIO]:
-        part = Path(url + ".part")
+    def _create(self, url: str, part: Path) -> Iterator[BinaryIO]:
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
@@ -75,10 +87,6 @@ class LocalStorage:
         finally:
             with suppress(OSError):  # there no more, where all went well
                 part.unlink()
-
-    def write(self, url: str, data: bytes) -> None:
-        with self.create(url) as file:
-            file.write(data)
 
     def remove(self, url: str) -> None:
         Path(url).unlink()
