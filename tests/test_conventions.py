@@ -17,6 +17,7 @@ MODULES = sorted(
 # From the top down: a module imports from its own package and from the lines below it.
 LAYERS = [
     {"launch"},
+    {"tuning"},
     {"training"},
     {"evaluation"},
     {"methods"},

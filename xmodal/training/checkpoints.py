@@ -68,8 +68,12 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
     """
     if is_cut_for_others(folder, engine.zero_optimization_stage()):
         load_optimizer(engine, folder)
-    else:
-        engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        return
+    # What the optimiser has seen is the checkpoint's; what it is to do, decay for one, the recipe's.
+    options = [{**group, "params": None} for group in engine.optimizer.param_groups]
+    engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    for group, recipe in zip(engine.optimizer.param_groups, options, strict=True):
+        group.update(recipe, params=group["params"])
 
 
 def load_weights(method: nn.Module, folder: Path, zero: int) -> None:

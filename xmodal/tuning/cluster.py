@@ -1,0 +1,98 @@
+"""Ray: started on this machine, or joined where there is one."""
+
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from xmodal.errors import UserError
+from xmodal.tuning.config import PopulationConfig, SpaceConfig
+
+SETTINGS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a recipe's paths are relative to where the command was given
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the sweep says itself how it goes
+    "RAY_worker_maximum_startup_concurrency": "16",  # trials are several processes each
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # run folders have it all
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that has failed reports no metric
+}
+for _name, _value in SETTINGS.items():  # before anything imports Ray
+    os.environ.setdefault(_name, _value)
+STORE = 100 * 2**20  # bytes of Ray's object store: what goes through it is small
+
+
+@contextmanager
+def running_ray() -> Iterator[None]:
+    """Have Ray within the context: that of RAY_ADDRESS, else one of this machine alone.
+
+    Raises `UserError` where RAY_ADDRESS cannot be reached.
+    """
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    # Short, because sockets lie in it, whose paths may have 107 characters.
+    folder = None if address else tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    own = {} if address else {"object_store_memory": STORE, "include_dashboard": False}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            _temp_dir=folder,
+            **own,
+        )
+        for name in ("ray", "ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", module="ray.*")
+        yield
+    except ConnectionError as error:
+        if not address:
+            raise
+        raise UserError(
+            f"no Ray answers at RAY_ADDRESS={address} ({str(error).splitlines()[0]}): start it "
+            "(`ray start`), or unset RAY_ADDRESS to have one of this machine"
+        ) from None
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def gpus_of(space: SpaceConfig) -> float:
+    """Return how many GPUs a worker gets: where the space does not say it, 1 if Ray has any."""
+    import ray
+
+    asked = space.resources.gpus
+    return float(ray.cluster_resources().get("GPU", 0) > 0) if asked is None else asked
+
+
+def room_for(space: SpaceConfig, gpus: float) -> int:
+    """Return how many trials Ray's nodes have room for at a time.
+
+    Raises `UserError` where that is none, or where a population does not fit all at once.
+    """
+    import ray
+
+    workers = 0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        rooms = [has.get("CPU", 0) / space.resources.cpus]
+        rooms += [has.get("GPU", 0) / gpus] if gpus else []
+        workers += int(min(rooms) + 1e-6)
+    trials = workers // space.workers
+    asked = f"{space.workers} workers of {space.resources.cpus:g} CPUs and {gpus:g} GPUs"
+    if not trials:
+        raise UserError(
+            f"a trial takes {asked}, and Ray's nodes have room for {workers} such workers: ask for "
+            "fewer `workers` or smaller `resources`"
+        )
+    if isinstance(space.scheduler, PopulationConfig) and trials < space.trials:
+        raise UserError(
+            f"a population trains all at once, and of {space.trials} trials, each of {asked}, "
+            f"Ray's nodes have room for {trials}: ask for fewer `trials` or smaller `resources`"
+        )
+    return trials

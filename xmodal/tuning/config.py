@@ -1,0 +1,135 @@
+"""A sweep's SPACE.yaml: what is searched, how, and by which metric."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from xmodal.schema import Config, Duration, Span
+
+
+class ValuesConfig(Config):
+    """What a key's values are drawn from: one of these."""
+
+    uniform: tuple[float, float] | None = Field(None, description="numbers of a range")
+    log_uniform: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        None, description="numbers of a range, each order of magnitude alike"
+    )
+    integers: tuple[int, int] | None = Field(
+        None, description="whole numbers of a range, both ends with it"
+    )
+    choice: list[Any] | None = Field(
+        None, min_length=2, description="these values, in an order if they have one"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [getattr(self, name) for name in self.model_fields_set]
+        if len(given) != 1 or given[0] is None:
+            names = ", ".join(type(self).model_fields)
+            raise ValueError(f"write one of {names}, such as {{log_uniform: [1e-5, 1e-2]}}")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError("a range is [lowest, highest], the one below the other")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """The ends of the range; None of a choice."""
+        return self.uniform or self.log_uniform or self.integers
+
+    @property
+    def examples(self) -> list[Any]:
+        """The values that stand for all others in checks: each of a choice; of a range its ends
+        and, where it is of numbers that need not be whole, one that is not.
+        """
+        if self.range is None:
+            return list(self.choice or ())
+        low, high = self.range
+        return [low, high] if self.integers else [low, high, low + (high - low) / 2**0.5]
+
+
+class ResourcesConfig(Config):
+    """What a worker has to itself."""
+
+    cpus: PositiveFloat = Field(1.0, description="CPUs, which may be parts of one")
+    gpus: NonNegativeFloat | None = Field(
+        None, description="GPUs; null: 1 where Ray has any, else none"
+    )
+
+
+class NoSchedulerConfig(Config):
+    """Every trial runs to its end."""
+
+    kind: Literal["none"] = "none"
+
+
+class AshaConfig(Config):
+    """Asynchronous successive halving (Li et al. 2020): trials that lag behind are stopped."""
+
+    kind: Literal["asha"] = "asha"
+    grace: Duration = Field(Span("1 epochs"), description="before it no trial is stopped")
+    reduction: float = Field(
+        3.0, gt=1, description="at 1, r, r², … times `grace`, the best 1/r of the trials go on"
+    )
+
+
+class PopulationConfig(Config):
+    """Population-based training (Jaderberg et al. 2017): the worst take over the best's weights."""
+
+    kind: Literal["pbt"] = "pbt"
+    interval: Duration = Field(Span("1 epochs"), description="between two exchanges of a trial")
+    quantile: float = Field(
+        0.25, gt=0, le=0.5, description="share of trials that take over, and that are taken from"
+    )
+    resample: float = Field(
+        0.25, ge=0, le=1, description="chance that a value is drawn anew; else it moves a little"
+    )
+
+
+SchedulerConfig = Annotated[
+    NoSchedulerConfig | AshaConfig | PopulationConfig, Field(discriminator="kind")
+]
+
+
+class SpaceConfig(Config):
+    """A sweep over a recipe."""
+
+    metric: str = Field(
+        description="of the evaluation of data.val, by which trials are compared; the protocol may "
+        "be left out"
+    )
+    mode: Literal["max", "min"] = Field("max", description="whether more of it is better, or less")
+    trials: PositiveInt = Field(
+        description="how many; the first is the recipe as it is. More may be asked of a sweep later"
+    )
+    workers: PositiveInt = Field(1, description="processes (DeepSpeed ranks) of a trial")
+    resources: ResourcesConfig = Field(ResourcesConfig(), description="of a worker")
+    search: Literal["random", "optuna"] = Field(
+        "random", description="how values are found: drawn, or by Optuna's TPE from those before"
+    )
+    scheduler: SchedulerConfig = Field(
+        NoSchedulerConfig(), description="whether trials end early or exchange weights"
+    )
+    seed: NonNegativeInt = Field(0, description="seed of the values; the run's is training.seed")
+    space: dict[str, ValuesConfig] = Field(
+        min_length=1, description="keys of the recipe, and what their values are drawn from"
+    )
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _kind_alone(cls, scheduler: Any) -> Any:
+        return {"kind": scheduler} if isinstance(scheduler, str) else scheduler
+
+    @field_validator("space")
+    @classmethod
+    def _no_places(cls, space: dict[str, ValuesConfig]) -> dict[str, ValuesConfig]:
+        if "run" in space:
+            raise ValueError("`run` is not searched: each trial has a run folder of its own")
+        return space

@@ -1,0 +1,39 @@
+"""A sweep's folder: what it was begun with, and whether it may go on."""
+
+from pathlib import Path
+
+import yaml
+
+from xmodal.data.manifest import write_atomically
+from xmodal.errors import UserError
+from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe, read_yaml, validate
+from xmodal.training.run import changes
+from xmodal.tuning.config import SpaceConfig
+
+# What may change between the parts of one sweep.
+_FREE = ("trials:", "resources")
+
+
+def open_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
+    """Make a sweep's folder, or check that it was begun with this recipe and this space.
+
+    Raises `UserError` where it was not, or is a folder of something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder with --sweep DIR")
+    space_file = folder / "space.yaml"
+    if space_file.is_file():
+        begun = validate(SpaceConfig, read_yaml(space_file), str(space_file))
+        changed = changes(load_recipe(folder), recipe)
+        changed += [line for line in differences(begun, space) if not line.startswith(_FREE)]
+        if changed:
+            raise UserError(
+                f"{folder} was begun with another recipe or space ({'; '.join(changed)}); name "
+                "another folder with --sweep DIR, or take these changes back to go on"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is a folder of something else; name another with --sweep DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+    values = space.model_dump(mode="json", exclude_none=True)
+    write_atomically(space_file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

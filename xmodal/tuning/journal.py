@@ -1,0 +1,80 @@
+"""What has happened in a sweep: a file that is only ever added to, so that nothing of it is lost.
+
+A line is `{"trial": NAME, "values": {…}}` when a trial is made, `{"trial": NAME, "value": …, …}`
+when it was measured, `{"trial": NAME, "weights": DONOR, …}` when it went on from another's weights,
+and `{"trial": NAME, "end": "finished"}` when it is over.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+End = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a trial reports after an evaluation: the sweep's metric, and how far the trial is."""
+
+    value: float
+    step: int
+    samples: int
+    progress: float  # share of its steps, 0 to 1
+
+
+@dataclass
+class Trial:
+    """A trial as the journal knows it."""
+
+    name: str
+    values: dict[str, Any]  # those that it has now, by the recipe's keys
+    measured: list[Measurement] = field(default_factory=list)
+    end: End | None = None  # None: it is to go on
+    line: str = ""  # why it failed
+    weights: list[tuple[int, str]] = field(default_factory=list)  # from which step on from whom
+
+    def best(self, mode: str) -> Measurement | None:
+        """Return the best of its evaluations; None where it has none that is a number."""
+        numbers = [one for one in self.measured if one.value == one.value]
+        sign = 1 if mode == "max" else -1
+        return max(numbers, key=lambda one: sign * one.value, default=None)
+
+
+class Journal:
+    """The journal of a sweep, read at its start and added to as it goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trials: dict[str, Trial] = {}
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        for line in lines:
+            if line.endswith("\n"):  # else whoever wrote it was killed
+                self._take(json.loads(line))
+        if lines and not lines[-1].endswith("\n"):
+            path.write_text("".join(lines[:-1]))
+
+    def add(self, trial: str, event: Mapping[str, Any]) -> None:
+        """Add what has happened to a trial."""
+        row = {"trial": trial} | dict(event)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._take(row)
+
+    def _take(self, row: dict[str, Any]) -> None:
+        name = row.pop("trial")
+        if name not in self.trials:
+            self.trials[name] = Trial(name, row["values"])
+            return
+        trial = self.trials[name]
+        trial.values = row.get("values", trial.values)
+        if "weights" in row:
+            trial.weights.append((row["step"], row["weights"]))
+        elif "step" in row:
+            measured = Measurement(**row)
+            # What a killed run had measured after its last checkpoint, it measures again.
+            earlier = [one for one in trial.measured if one.step < measured.step]
+            trial.measured = [*earlier, measured]
+        elif "end" in row:
+            trial.end, trial.line = row["end"], row.get("line", "")

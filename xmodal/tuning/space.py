@@ -1,0 +1,136 @@
+"""A space in the words of those who draw from it: Optuna, and Ray's population-based training.
+
+Imports neither torch nor Ray nor Optuna before they are needed, so that mistakes are told at once.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xmodal.errors import UserError
+from xmodal.recipe import Recipe, read_yaml, validate, with_values
+from xmodal.tuning.config import PopulationConfig, SpaceConfig, ValuesConfig
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Values = Mapping[str, Any]  # by the recipe's keys
+
+# What may change while weights and optimiser go on, and takes effect then.
+_MUTABLE = re.compile(
+    r"stages\.\d+\.(optimizer\.(?!kind)|schedule\.(?!kind)|losses\.|clip_norm)"
+    r"|data\.(crop|flip|text_dropout|augment)"
+)
+
+
+def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
+    """Read a SPACE.yaml for a recipe.
+
+    Raises `UserError` for a file that is no space, keys that the recipe has not, and values that it
+    does not take.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; name a YAML file with `space`")
+    space = validate(SpaceConfig, read_yaml(path), str(path))
+    for key, values in space.space.items():
+        for value in values.examples:
+            with_values(recipe, {key: value}, f"{path}: space.{key}")
+        if isinstance(space.scheduler, PopulationConfig) and not _MUTABLE.match(key):
+            raise UserError(
+                f"{path}: space.{key} cannot change while weights and optimiser go on, as they do "
+                "in population-based training; what can are keys of optimizer, schedule, losses "
+                "and clip_norm of stages, and crop, flip, augment and text_dropout of data"
+            )
+    return space
+
+
+def values_of(recipe: Recipe, space: SpaceConfig) -> dict[str, Any]:
+    """Return what a recipe has at the keys of a space; of those that it has not, nothing."""
+    values: dict[str, Any] = {}
+    for key in space.space:
+        node: Any = recipe.model_dump(mode="json")
+        for part in key.split("."):
+            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+            else:
+                node = node.get(part) if isinstance(node, dict) else None
+        if node is not None or None in (space.space[key].choice or ()):
+            values[key] = node
+    return values
+
+
+def distributions(space: SpaceConfig) -> dict[str, "BaseDistribution"]:
+    """Return what Optuna draws from; of a choice, which it is: values may be lists."""
+    return {key: _distribution(values) for key, values in space.space.items()}
+
+
+def _distribution(values: ValuesConfig) -> "BaseDistribution":
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if values.choice is not None:
+        return CategoricalDistribution(range(len(values.choice)))
+    if values.integers is not None:
+        return IntDistribution(*values.integers)
+    assert values.range is not None
+    return FloatDistribution(*values.range, log=values.log_uniform is not None)
+
+
+def from_optuna(parameters: Values, space: SpaceConfig) -> dict[str, Any]:
+    """Return the values that Optuna's parameters stand for."""
+    return {
+        key: choice[parameters[key]] if (choice := values.choice) else parameters[key]
+        for key, values in space.space.items()
+    }
+
+
+def to_optuna(values: Values, space: SpaceConfig) -> dict[str, Any] | None:
+    """Return the parameters that stand for values in Optuna; None where they are not of the space,
+    as those of the recipe itself may be.
+    """
+    parameters: dict[str, Any] = {}
+    for key, drawn in space.space.items():
+        value = values.get(key)
+        if drawn.choice is not None and value in drawn.choice:
+            parameters[key] = drawn.choice.index(value)
+        elif drawn.range is not None and isinstance(value, int | float):
+            if not drawn.range[0] <= value <= drawn.range[1]:
+                return None
+            parameters[key] = value
+        else:
+            return None
+    return parameters
+
+
+def mutations(space: SpaceConfig) -> dict[str, Any]:
+    """Return what Ray's population-based training draws and moves values in."""
+    from ray import tune
+
+    found: dict[str, Any] = {}
+    for key, values in space.space.items():
+        if values.choice is not None:
+            found[key] = values.choice  # a list moves to a neighbour
+        elif values.integers is not None:
+            low, high = values.integers
+            found[key] = tune.randint(low, high + 1)
+        else:
+            assert values.range is not None
+            found[key] = (tune.loguniform if values.log_uniform else tune.uniform)(*values.range)
+    return found
+
+
+def kept_within(space: SpaceConfig) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what puts values that have moved beyond the end of their range back to it."""
+
+    def keep(values: dict[str, Any]) -> dict[str, Any]:
+        for key, drawn in space.space.items():
+            if drawn.range is not None:
+                low, high = drawn.range
+                values[key] = min(max(values[key], low), high)
+        return values
+
+    return keep

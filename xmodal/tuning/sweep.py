@@ -1,0 +1,239 @@
+"""A sweep: trials of a recipe under Ray Tune, from the journal of its folder on."""
+
+import random
+import shutil
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.experiment import Experiment
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+from ray.tune.search.search_algorithm import SearchAlgorithm
+
+from xmodal.errors import UnfinishedError
+from xmodal.recipe import load_recipe
+from xmodal.training.timeline import Timeline
+from xmodal.tuning.config import AshaConfig, PopulationConfig
+from xmodal.tuning.journal import End, Journal, Measurement, Trial
+from xmodal.tuning.search import Search
+from xmodal.tuning.space import kept_within, mutations, values_of
+from xmodal.tuning.trial import Plan, run_trial
+
+RETRIES = 2  # of a trial whose workers crash
+MEASURED = [field.name for field in fields(Measurement)]
+
+
+class Sweep:
+    """The trials of a plan, and how they go on."""
+
+    def __init__(self, plan: Plan, timeline: Timeline) -> None:
+        self.plan, self.timeline = plan, timeline
+        self.journal = Journal(plan.folder / "journal.jsonl")
+        for trial in self.journal.trials.values():
+            self._read_back(trial)
+        recipe = values_of(plan.recipe, plan.space)
+        self.search = Search(plan.space, recipe, self.journal)
+        self.scheduler = self._scheduler()
+
+    @property
+    def num_over(self) -> int:
+        """How many trials are over."""
+        return sum(trial.end is not None for trial in self.journal.trials.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.num_over >= max(self.plan.space.trials, len(self.journal.trials))
+
+    def run(self, gpus: float, concurrent: int) -> None:
+        """Run the trials that are not over, and new ones until there are enough, so many at a time,
+        each worker with so many `gpus`.
+
+        Raises `UnfinishedError` where a signal ended it before.
+        """
+        seed = self.plan.space.seed + len(self.journal.trials)
+        random.seed(seed)  # Ray's schedulers draw from these two
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        scratch = self.plan.folder / "ray"
+        shutil.rmtree(scratch, ignore_errors=True)
+        plan = self.plan
+
+        def trial(config: dict[str, Any]) -> None:
+            run_trial(config, plan, gpus)
+
+        tuner = tune.Tuner(
+            # The workers have what a trial needs; Ray will not have it be nothing at all.
+            tune.with_resources(trial, tune.PlacementGroupFactory([{"memory": 1}])),
+            tune_config=tune.TuneConfig(
+                search_alg=Supply(self, concurrent), scheduler=self.scheduler, num_samples=1
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(scratch),
+                callbacks=[Notes(self)],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not self.is_over:
+            raise UnfinishedError(
+                f"asked to stop by a signal: {self.num_over} of {self.plan.space.trials} trials "
+                "are over; the same command goes on"
+            )
+
+    def note(self, name: str, event: dict[str, Any]) -> None:
+        """Add to the journal what has happened to a trial, and say it."""
+        self.journal.add(name, event)
+        trial = self.journal.trials[name]
+        if "value" in event:
+            what = f"{self.plan.metric} {event['value']:.4g} at step {event['step']:,}"
+        elif "weights" in event:
+            what = f"goes on from the weights of {event['weights']} at step {event['step']:,}"
+        else:
+            what = event["end"] + (f": {trial.line}" if trial.line else "")
+            self.search.tell(trial)
+        print(f"trial {name}: {what}", flush=True)
+
+    def _read_back(self, trial: Trial) -> None:
+        """Take the values of a trial that is to go on from its run folder: whoever killed the
+        sweep may have killed it between the two.
+        """
+        if trial.end is None and (self.plan.run(trial.name).path / "recipe.yaml").is_file():
+            trial.values = values_of(load_recipe(self.plan.run(trial.name).path), self.plan.space)
+
+    def _scheduler(self) -> TrialScheduler:
+        """Return what stops trials or exchanges their weights, with what it had seen before."""
+        space, samples = self.plan.space, self._samples
+        common: dict[str, Any] = {"time_attr": "samples", "metric": "value", "mode": space.mode}
+        match space.scheduler:
+            case AshaConfig(grace=grace, reduction=reduction):
+                most = self.timeline.total * self.plan.recipe.data.batch_size
+                scheduler = AsyncHyperBandScheduler(
+                    **common,
+                    max_t=most,
+                    grace_period=min(samples(grace), most),
+                    reduction_factor=reduction,
+                    stop_last_trials=False,
+                )
+                for trial in self.journal.trials.values():
+                    stand_in = RayTrial("", trial_id=trial.name, stub=True)
+                    scheduler.on_trial_add(None, stand_in)
+                    for one in trial.measured:
+                        seen = {"samples": one.samples, "value": one.value}
+                        scheduler.on_trial_result(None, stand_in, seen)
+                return scheduler
+            case PopulationConfig(interval=interval, quantile=quantile, resample=resample):
+                return Population(
+                    **common,
+                    perturbation_interval=samples(interval),
+                    hyperparam_mutations=mutations(space),
+                    quantile_fraction=quantile,
+                    resample_probability=resample,
+                    custom_explore_fn=kept_within(space),
+                    log_config=False,
+                    require_attrs=False,
+                )
+            case _:
+                return FIFOScheduler()
+
+    def _samples(self, span: Any) -> int:
+        return self.timeline.steps(span) * self.plan.recipe.data.batch_size
+
+
+class Population(PopulationBasedTraining):
+    """Ray's population-based training of a population that has room to train all at once."""
+
+    def on_trial_result(self, *given: Any) -> str:
+        """Decide what becomes of a trial; it makes no room for one that is starting again."""
+        decision: str = super().on_trial_result(*given)
+        return self.CONTINUE if decision == self.PAUSE else decision
+
+
+class Supply(SearchAlgorithm):
+    """Hands trials to Tune, so many at a time: first those that are to go on, then new ones."""
+
+    def __init__(self, sweep: Sweep, concurrent: int) -> None:
+        self.sweep, self.concurrent = sweep, concurrent
+        trials = sweep.journal.trials
+        self.waiting = [trial for trial in trials.values() if trial.end is None]
+        self.running: set[str] = set()
+
+    def add_configurations(self, experiments: list[Experiment]) -> None:
+        """Take what Tune makes trials of."""
+        self.spec = experiments[0].spec
+
+    @property
+    def total_samples(self) -> int:
+        """How many trials there are to be."""
+        return self.sweep.plan.space.trials
+
+    def is_finished(self) -> bool:
+        """Whether every trial has been handed out."""
+        enough = len(self.sweep.journal.trials) >= self.total_samples
+        return self._finished or (not self.waiting and enough)
+
+    def next_trial(self) -> RayTrial | None:
+        """Return a trial, if there is one and room for it."""
+        if self.is_finished() or len(self.running) >= self.concurrent:
+            return None
+        trial = self.waiting.pop(0) if self.waiting else self.sweep.search.ask()
+        self.running.add(trial.name)
+        return RayTrial(
+            self.spec["run"],
+            config=dict(trial.values),
+            trial_id=trial.name,
+            storage=self.spec["storage"],
+            checkpoint_config=self.spec["checkpoint_config"],
+            max_failures=RETRIES,
+            trial_dirname_creator=lambda one: one.trial_id,
+        )
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,  # noqa: ARG002
+        error: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Make room for the next one."""
+        self.running.discard(trial_id)
+
+
+class Notes(tune.Callback):
+    """Has the sweep note what Tune's trials report and how they end."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.failed: dict[str, str] = {}
+
+    def on_trial_result(self, *, trial: RayTrial, result: dict[str, Any], **_: Any) -> None:
+        """Note a measurement, and from whose weights it came."""
+        if "failed" in result:
+            self.failed[trial.trial_id] = result["failed"]
+        if "weights" in result:
+            event = {"weights": result["weights"], "step": result["from"]}
+            self.sweep.note(trial.trial_id, event | {"values": dict(trial.config)})
+        if "value" in result:
+            self.sweep.note(trial.trial_id, {key: result[key] for key in MEASURED})
+
+    def on_trial_complete(self, *, trial: RayTrial, **_: Any) -> None:
+        """Note that a trial is over: at its end, before it, or by a mistake."""
+        line = self.failed.get(trial.trial_id)
+        measured = self.sweep.journal.trials[trial.trial_id].measured
+        done = bool(measured) and measured[-1].progress >= 1
+        end: End = "failed" if line else "finished" if done else "stopped"
+        self.sweep.note(trial.trial_id, {"end": end} | ({"line": line} if line else {}))
+
+    def on_trial_error(self, *, trial: RayTrial, **_: Any) -> None:
+        """Note that a trial's workers have crashed more often than it is tried."""
+        last = str(trial.get_error()).strip().splitlines()[-1]
+        where = self.sweep.plan.folder / "logs" / f"{trial.trial_id}.log"
+        self.sweep.note(trial.trial_id, {"end": "failed", "line": f"crashed: {last}; see {where}"})
