@@ -26,7 +26,8 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def main() -> None:
     recipe = read_arguments(sys.argv[1:])
-    check_restarts(Run(recipe.run), recipe.training.restarts)
+    if recipe.checkpoints.mirror is None:  # else the newest checkpoint may not be here yet
+        check_restarts(Run(recipe.run), recipe.training.restarts)
     # Only now the slow imports: help and a wrong recipe have been answered.
     from xmodal.distributed.environment import start
     from xmodal.distributed.peers import losing_peers

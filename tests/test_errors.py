@@ -1,12 +1,14 @@
 """How a command ends: what the user can mend is one line and exit code 2."""
 
 import errno
+import os
+import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
-from xmodal.errors import UserError, run_command
+from xmodal.errors import LostPeerError, UserError, run_command
 
 
 def outcome(main: Callable[[], int | None]) -> object:
@@ -46,6 +48,18 @@ def test_one_rank_speaks_first(
         assert outcome(fail(UserError("wrong"))) == 2
         assert bool(slept) == (rank == "1")
     assert capsys.readouterr().err == "error: wrong\n" * 2
+
+
+def test_who_has_lost_a_rank_leaves_after_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setenv("RANK", "3")
+    assert outcome(fail(LostPeerError("rank 4 did not answer"))) == 75
+    assert capsys.readouterr().err == "error: rank 3: rank 4 did not answer\n"
+    assert slept == [10]
 
 
 def test_interruption_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

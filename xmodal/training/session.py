@@ -34,6 +34,7 @@ from xmodal.training.features import cached_features
 from xmodal.training.log import TrainingLog
 from xmodal.training.mirror import open_mirror
 from xmodal.training.requirements import check_known
+from xmodal.training.restarts import check_restarts
 from xmodal.training.run import Run
 from xmodal.training.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.training.timeline import StageSpan, Timeline
@@ -80,6 +81,7 @@ class Session:
         for stage in recipe.stages:
             check_known(stage, method, protocols)
         self.recovered = [*(self.mirror.restore() if self.mirror else []), *recover(self.run)]
+        check_restarts(self.run, recipe.training.restarts)
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)

@@ -1,0 +1,68 @@
+"""Before work begins every rank has answered, or those that have not are named."""
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from tests.commands import free_port
+from tests.processes import on_ranks
+from xmodal.distributed.collectives import rank
+from xmodal.distributed.rollcall import call_roll, named
+from xmodal.errors import LostPeerError, UserError
+
+
+def answer(port: int, ranks: int, nodes: str) -> str:
+    """Answer a roll call of so many ranks; return the error, if any."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), XMODAL_NODES=nodes)
+    try:
+        call_roll(rank(), ranks, 2 if ranks > 2 else 20)
+    except LostPeerError as error:
+        return str(error)
+    return ""
+
+
+def test_all_answer() -> None:
+    assert on_ranks(2, answer, free_port(), 2, "") == ["", ""]
+
+
+def test_those_that_do_not_are_named_with_their_node() -> None:
+    said = on_ranks(2, answer, free_port(), 4, "n1 n2 ")
+    # The first to say so may be gone before the other has asked who it was.
+    assert "rank 2 (node n2), rank 3 (node n2) did not answer within 2 s" in " ".join(said)
+    assert all("did not answer within 2 s" in one for one in said)
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    return monkeypatch
+
+
+def test_rank_0_is_named_by_the_others(address: Any) -> None:
+    with pytest.raises(LostPeerError, match=r"^rank 0 did not answer at 127.0.0.1:\d+ \(MASTER_"):
+        call_roll(1, 2, 1)
+
+
+def test_a_port_that_cannot_be_had_is_the_users_to_mend(address: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        address.setenv("MASTER_PORT", str(port))
+        with pytest.raises(UserError, match=rf"the ranks cannot meet at 127\.0\.0\.1:{port} "):
+            call_roll(0, 2, 1)
+
+
+def test_ranks_stand_on_nodes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XMODAL_NODES", "a b c")
+    assert [named(one, 6) for one in (0, 1, 2, 5)] == [
+        "rank 0 (node a)",
+        "rank 1 (node a)",
+        "rank 2 (node b)",
+        "rank 5 (node c)",
+    ]
+    monkeypatch.delenv("XMODAL_NODES")
+    assert named(3, 6) == "rank 3"

@@ -1,0 +1,66 @@
+"""A run in which a rank hangs, or is gone, ends so that it is started again."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.commands import by_launcher, train
+from tests.runs import STEP
+from xmodal.training.run import Run, read_state
+
+
+def hang(step: int, trainer: Any, *_: Any) -> None:
+    if trainer.progress.step + 1 == step and trainer.environment.rank == 1:
+        time.sleep(60)
+
+
+def test_what_hangs_says_where_and_ends(recipe: Path, tmp_path: Path) -> None:
+    before = {STEP: partial(hang, 8)}
+    given = (recipe, f"run={tmp_path}/run", "training.watchdog=3")
+    done = train(*given, ranks=2, before=before)
+    assert done.code == 75, done
+    for rank in (0, 1):
+        assert f"error: rank {rank} (" in done.err
+    assert done.err.count("has waited for step 8 (stage main) longer than 3 s; this is where") == 2
+    assert f'File "{__file__}", line' in done.err  # where rank 1 hangs
+    assert "in all_reduce" in done.err  # where rank 0 waits for it
+    newest = Run(tmp_path / "run").latest()
+    assert newest
+    assert newest.name == "step-6"
+    assert read_state(newest)["start"] == {"job": None, "restart": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_no_bug_of_the_others(rank: int, recipe: Path, tmp_path: Path) -> None:
+    """Under DeepSpeed's launcher, which ends with the code of the rank that fails first."""
+    run = Run(tmp_path / "run")
+    given = (str(recipe), f"run={run.path}", "stages.0.length=3000 steps", "data.val=null")
+    thread = Thread(target=kill, args=(rank, run))
+    thread.start()
+    done = by_launcher(*given)
+    thread.join()
+    assert done.returncode not in (0, 1, 2), done
+    assert f"error: rank {1 - rank}: the connection to another rank is lost (" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def kill(rank: int, run: Run) -> None:
+    """Kill a rank of a run under way."""
+    until_logged(run)
+    for process in filter(lambda path: path.name.isdigit(), Path("/proc").iterdir()):
+        variables = (process / "environ").read_bytes().split(b"\0")
+        words = (process / "cmdline").read_bytes()
+        if f"run={run.path}".encode() in words and f"RANK={rank}".encode() in variables:
+            os.kill(int(process.name), signal.SIGKILL)
+
+
+def until_logged(run: Run) -> None:
+    while len(run.history()) < 5:
+        time.sleep(0.1)
