@@ -5,10 +5,12 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -35,6 +37,16 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
         failed = [path.read_text() for path in sorted(Path(folder).glob("*.failed"))]
         assert not failed, "\n".join(failed)
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(ranks)]
+
+
+def find_process(*words: str, **variables: str) -> psutil.Process:
+    """Return the process that was started with these words and variables; `LookupError` if none."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has ended, or is somebody else's
+            given, held = process.cmdline(), process.environ()
+            if set(words) <= set(given) and variables.items() <= held.items():
+                return process
+    raise LookupError(f"{words} {variables}")
 
 
 def _work(folder: str, rank: int, ranks: int) -> None:

@@ -39,7 +39,7 @@ def commands(page: Path) -> list[list[str]]:
     blocks = re.findall(r"^```sh\n(.*?)^```|^((?:    .*\n)+)", page.read_text(), re.M | re.S)
     text = "\n".join("".join(block) for block in blocks).replace("\\\n", " ")
     lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
-    known = ("python ", "deepspeed ", "sbatch ", "make ", "tensorboard ")
+    known = ("python ", "deepspeed ", "sbatch ", "bash ", "make ", "tensorboard ")
     return [shlex.split(line, comments=True) for line in lines if line.startswith(known)]
 
 
@@ -61,11 +61,13 @@ def test_documented_commands_parse(page: str, command: list[str]) -> None:
         return
     for script in ("launch/train.py", "slurm/train.sbatch"):
         if script in command and "--help" not in command and "my.yaml" not in command:
-            recipe, *overrides = after(command, script)
+            recipe, *overrides = (word.replace("%a", "0") for word in after(command, script))
             if not any("bach_size" in each for each in overrides):
                 read_recipe(recipe, overrides, RECIPES)
     if command[:3] == ["python", "-m", "shards"]:
         check_of_shards(command[3:])
+    elif "slurm/shards.sbatch" in command:
+        check_of_shards(["build", *after(command, "slurm/shards.sbatch")])
     elif command[:2] == ["python", "-m"]:
         assert (ROOT / f"{command[2].replace('.', '/')}.py").exists()
     if command[0] == "make":
@@ -84,7 +86,7 @@ def check_of_shards(words: list[str]) -> None:
 
 def test_pages_have_commands() -> None:
     with_commands = {page for page, _ in EVERY}
-    named = {"README.md", "shards.md", "data.md", "training.md", "evaluation.md"}
+    named = {"README.md", "shards.md", "data.md", "training.md", "evaluation.md", "cluster.md"}
     assert named <= with_commands
     assert len(EVERY) > 20
 

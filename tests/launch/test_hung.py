@@ -1,17 +1,17 @@
 """A run in which a rank hangs, or is gone, ends so that it is started again."""
 
-import os
-import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from tests.commands import by_launcher, train
+from tests.processes import find_process
 from tests.runs import STEP
+from tests.services.daemons import until
 from xmodal.training.run import Run, read_state
 
 
@@ -42,25 +42,11 @@ def test_a_killed_rank_is_no_bug_of_the_others(rank: int, recipe: Path, tmp_path
     """Under DeepSpeed's launcher, which ends with the code of the rank that fails first."""
     run = Run(tmp_path / "run")
     given = (str(recipe), f"run={run.path}", "stages.0.length=3000 steps", "data.val=null")
-    thread = Thread(target=kill, args=(rank, run))
-    thread.start()
-    done = by_launcher(*given)
-    thread.join()
-    assert done.returncode not in (0, 1, 2), done
-    assert f"error: rank {1 - rank}: the connection to another rank is lost (" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def kill(rank: int, run: Run) -> None:
-    """Kill a rank of a run under way."""
-    until_logged(run)
-    for process in filter(lambda path: path.name.isdigit(), Path("/proc").iterdir()):
-        variables = (process / "environ").read_bytes().split(b"\0")
-        words = (process / "cmdline").read_bytes()
-        if f"run={run.path}".encode() in words and f"RANK={rank}".encode() in variables:
-            os.kill(int(process.name), signal.SIGKILL)
-
-
-def until_logged(run: Run) -> None:
-    while len(run.history()) < 5:
-        time.sleep(0.1)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(by_launcher, *given)
+        until(lambda: len(run.history()) > 5, 120, "steps")
+        find_process(f"run={run.path}", RANK=str(rank)).kill()
+        ended = done.result()
+    assert ended.returncode not in (0, 1, 2), ended
+    assert f"error: rank {1 - rank}: the connection to another rank is lost (" in ended.stderr
+    assert "Traceback" not in ended.stderr
