@@ -66,8 +66,6 @@ def test_documented_commands_parse(page: str, command: list[str]) -> None:
                 read_recipe(recipe, overrides, RECIPES)
     if command[:3] == ["python", "-m", "shards"]:
         check_of_shards(command[3:])
-    elif "slurm/shards.sbatch" in command:
-        check_of_shards(["build", *after(command, "slurm/shards.sbatch")])
     elif command[:2] == ["python", "-m"]:
         assert (ROOT / f"{command[2].replace('.', '/')}.py").exists()
     if command[0] == "make":
@@ -75,6 +73,11 @@ def test_documented_commands_parse(page: str, command: list[str]) -> None:
     for word in command:
         if word.startswith(("launch/", "slurm/")) and not word.endswith(".yaml:"):
             assert (ROOT / word).exists(), f"{page} names {word}"
+
+
+@pytest.mark.parametrize("command", [c for _, c in EVERY if "slurm/shards.sbatch" in c])
+def test_documented_conversions_by_jobs_parse(command: list[str]) -> None:
+    check_of_shards(["build", *after(command, "slurm/shards.sbatch")])
 
 
 def check_of_shards(words: list[str]) -> None:
