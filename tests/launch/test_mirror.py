@@ -23,7 +23,7 @@ from xmodal.training.run import Run
 
 pytestmark = pytest.mark.s3
 
-# Called as a checkpoint is about to be sent, once all before it are in the bucket.
+# Called as a checkpoint is about to be sent, once another one of this process is in the bucket.
 SENDING = "xmodal.training.mirror:Mirror._kept:{}"
 PUT = "xmodal.training.mirror:Mirror._put"
 WEIGHTS = "mp_rank_00_model_states.pt"
@@ -85,7 +85,7 @@ def test_on_another_disk_it_goes_on_as_if_nothing_had_been(
 def test_what_is_broken_in_the_bucket_is_never_gone_on_from(
     mirror: Mirrored, finished: Path, tmp_path: Path
 ) -> None:
-    killed = mirror.train(tmp_path / "here", "data.val=null", killed_at=SENDING.format(3))
+    killed = mirror.train(tmp_path / "here", "data.val=null", killed_at=SENDING.format(2))
     assert killed.code == -9
     mirror.damage(12)
     done = mirror.train(tmp_path / "there", "data.val=null")
@@ -109,7 +109,7 @@ def test_each_rank_sends_its_share_and_other_ranks_fetch_it(
     zero: int, mirror: Mirrored, finished: Path, tmp_path: Path
 ) -> None:
     for number, ranks in enumerate((2, 1, 4)):
-        died = "" if ranks == 4 else SENDING.format(2)
+        died = "" if ranks == 4 else SENDING.format(1)
         run = tmp_path / str(number)
         given = ["data.val=null", "checkpoints.every=4 steps", f"training.zero={zero}"]
         done = mirror.train(run, *given, ranks=ranks, killed_at=died)
@@ -178,7 +178,10 @@ def test_without_the_bucket_training_comes_to_its_end(
     assert steps(run) == steps(finished)
     assert f"warning: step-24 is not in {mirror.url} as a whole: s3://" in done.out
     assert "step-6" in mirror.checkpoints()  # what was there stays
-    # The same command brings there what is missing.
+    # The same command brings there what is missing; then what is old goes.
+    died = mirror.train(run, *given, killed_at=f"{PUT}:2")
+    assert died.code == -9
+    assert "step-6" in mirror.checkpoints()
     assert mirror.train(run, *given).code == 0
     assert mirror.checkpoints() == {"step-24"}
 
@@ -206,7 +209,7 @@ def test_killed_as_it_fetches_it_fetches_again(
     number: int, mirror: Mirrored, finished: Path, tmp_path: Path
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    assert mirror.train(here, "data.val=null", killed_at=SENDING.format(3)).code == -9
+    assert mirror.train(here, "data.val=null", killed_at=SENDING.format(2)).code == -9
     died = f"xmodal.training.mirror:Mirror._get:{number}"
     assert mirror.train(there, "data.val=null", killed_at=died).code == -9
     done = mirror.train(there, "data.val=null")
@@ -219,8 +222,8 @@ def test_a_disk_that_is_behind_takes_what_is_newer(
     mirror: Mirrored, finished: Path, tmp_path: Path
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    assert mirror.train(here, killed_at=SENDING.format(2)).code == -9
-    assert mirror.train(there, killed_at=SENDING.format(3)).code == -9
+    assert mirror.train(here, killed_at=SENDING.format(1)).code == -9
+    assert mirror.train(there, killed_at=SENDING.format(2)).code == -9
     assert Run(here).latest() == Run(here).checkpoint(12)
     done = mirror.train(here)
     assert done.code == 0, done.err
@@ -239,6 +242,23 @@ def test_the_best_comes_along(mirror: Mirrored, tmp_path: Path) -> None:
     assert mirror.train(tmp_path / "there", "checkpoints.keep_last=2", before=stop).code == 75
     assert kept_checkpoints(tmp_path / "there") == {best, "step-20", "step-21", "latest"}
     assert mirror.checkpoints() == {best, "step-20", "step-21"}
+
+
+@pytest.mark.slow
+def test_what_is_broken_on_the_disk_comes_from_the_bucket(
+    mirror: Mirrored, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert mirror.train(run, killed_at=SENDING.format(2)).code == -9
+    newest = Run(run).latest()
+    assert newest == Run(run).checkpoint(18)
+    for step in (18, 12):
+        (Run(run).checkpoint(step) / WEIGHTS).write_bytes(b"")
+    done = mirror.train(run)
+    assert done.code == 0, done.err
+    assert "going on from step-6" in done.out
+    assert "step-12 comes from" in done.out
+    assert steps(run) == steps(finished)
 
 
 MISTAKES: dict[str, tuple[Callable[[Mirrored], str], str]] = {

@@ -49,6 +49,7 @@ class Mirror:
         self.storage.say = _silent  # what fails in the end is told when the next one is sent
         self._sender = ThreadPoolExecutor(1, "mirror")
         self._sending: tuple[str, Future[None]] | None = None
+        self._came = False  # the last one that was sent, in whole
 
     def check(self) -> None:
         """Raise `UserError` where the bucket's folder is not this recipe's, or is out of reach."""
@@ -103,21 +104,21 @@ class Mirror:
         begun = time.perf_counter()
         faults = self._wait()
         waited = time.perf_counter() - begun
-        # Nothing is deleted before what came after it is there.
-        kept = None if faults else self._kept()
+        # Nothing is deleted before what comes after it is there.
+        kept = self._kept() if self._came else None
         self._sending = folder.name, self._sender.submit(self._send, folder, kept)
         return [*faults, *([f"waited {waited:.0f} s for {self.url}"] if waited > 1 else [])]
 
     def finish(self) -> list[str]:
         """Wait for all to come; return what is to be said of what has not."""
         faults = self._wait()
-        if rank() == 0 and not faults:
+        if rank() == 0 and self._came:
             with suppress(UserError):  # the next run deletes it
                 self._prune(self._kept())
         return faults
 
     def _wait(self) -> list[str]:
-        """Wait for the checkpoint that is on its way; return why parts of it have not come."""
+        """Wait for the checkpoint that is on its way; return why it did not come, if it did not."""
         if self._sending is None:
             return []
         (name, sending), self._sending = self._sending, None
@@ -126,13 +127,15 @@ class Mirror:
             sending.result()
         except (UserError, OSError) as error:
             mine.append(f"warning: {name} is not in {self.url} as a whole: {error}")
-        return gather_objects(mine)
+        faults = gather_objects(mine)[:1]
+        self._came = not faults
+        return faults
 
     def _kept(self) -> set[str]:
         return {path.name for path in self.run.finished()}
 
     def _send(self, folder: Path, kept: set[str] | None) -> None:
-        """Send this rank's share of a checkpoint; before that, delete all others but `kept`."""
+        """Send this rank's share of a checkpoint; delete all others but `kept` before."""
         place = self._place(step_of(folder))
         if rank() == 0:
             if kept is not None:

@@ -80,7 +80,7 @@ class Session:
         protocols = self._protocols(method) if self.val_shards else []
         for stage in recipe.stages:
             check_known(stage, method, protocols)
-        self.recovered = [*(self.mirror.restore() if self.mirror else []), *recover(self.run)]
+        self.recovered = [*recover(self.run), *(self.mirror.restore() if self.mirror else [])]
         check_restarts(self.run, recipe.training.restarts)
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
