@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-from xmodal.errors import UserError, run_command
+from xmodal.errors import UnfinishedError, UserError, run_command
 from xmodal.recipe import Recipe, describe, read_recipe
 from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.folder import open_folder
@@ -28,7 +28,8 @@ RECIPES = Path(__file__).parent / "recipes"
 def main() -> None:
     recipe, space, folder = read_arguments(sys.argv[1:])
     open_folder(folder, recipe, space)
-    # Tune ends at SIGUSR1 as it does at Ctrl-C; schedulers send SIGTERM too.
+    # Once it runs, Tune ends at SIGUSR1 as it does at Ctrl-C.
+    signal.signal(signal.SIGUSR1, stop)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGUSR1))
     if recipe.data.build:
         from shards.missing import build_missing
@@ -50,6 +51,10 @@ def main() -> None:
             gpus = gpus_of(space)
             sweep.run(gpus, room_for(space, gpus))
     report(plan, sweep.journal)
+
+
+def stop(*_: object) -> None:
+    raise UnfinishedError("asked to stop by a signal before a trial began; start it again")
 
 
 def read_arguments(arguments: list[str]) -> tuple[Recipe, SpaceConfig, Path]:

@@ -47,12 +47,10 @@ export PYTHONUNBUFFERED=1
 job=${task:+${SLURM_ARRAY_JOB_ID}_$task}
 logs=$SLURM_JOB_NAME-${job:-$SLURM_JOB_ID}${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
 
-# run_ranks COMMAND …: runs it as every task of the job, and sets `code`: 0, or what it failed with.
+# run_tasks COMMAND …: runs it as every task of the job, and sets `code`: 0, or what it failed with.
 # Who is asked to end the job asks the tasks as well, and they need the time to save.
-run_ranks() {
-    local said gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
-    ((gpus == 0 || gpus == SLURM_NTASKS)) ||
-        fail "$gpus GPUs but $SLURM_NTASKS tasks: --ntasks-per-node is the number of GPUs a node"
+run_tasks() {
+    local said
     code=0 asked=
     trap 'asked=yes' TERM
     trap : USR1
@@ -68,6 +66,14 @@ run_ranks() {
     for one in 1 2 126 127 75; do
         [[ ! $said =~ "exit code $one"($'\n'|$) ]] || { code=$one; break; }
     done
+}
+
+# run_ranks COMMAND …: the same, where each task is a rank.
+run_ranks() {
+    local gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
+    ((gpus == 0 || gpus == SLURM_NTASKS)) ||
+        fail "$gpus GPUs but $SLURM_NTASKS tasks: --ntasks-per-node is the number of GPUs a node"
+    run_tasks "$@"
 }
 
 # requeue WHY: has Slurm run the job again, unless it does so by itself.

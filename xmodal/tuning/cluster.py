@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def running_ray() -> Iterator[None]:
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", module="ray.*")
+        _wait_for_nodes(int(os.environ.get("RAY_NODES", "1")))
         yield
     except ConnectionError as error:
         if not address:
@@ -60,6 +62,20 @@ def running_ray() -> Iterator[None]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_nodes(wanted: int, seconds: int = 180) -> None:
+    """Wait until so many nodes have joined, as slurm/tune.sbatch has them do."""
+    import ray
+
+    for _ in range(seconds):
+        joined = sum(node["Alive"] for node in ray.nodes())
+        if joined >= wanted:
+            return
+        time.sleep(1)
+    raise UserError(
+        f"{joined} of {wanted} nodes have joined Ray within {seconds} s; see their logs"
+    )
 
 
 def gpus_of(space: SpaceConfig) -> float:

@@ -46,6 +46,8 @@ class Plan:
     def recipe_of(self, trial: str, values: dict[str, Any]) -> Recipe:
         """Return the recipe that a trial trains."""
         place = {"run": str(self.run(trial).path)}
+        if self.recipe.checkpoints.mirror:
+            place["checkpoints.mirror"] = f"{self.recipe.checkpoints.mirror}/{trial}"
         return with_values(self.recipe, values | place, f"trial {trial}")
 
 

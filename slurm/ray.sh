@@ -1,0 +1,56 @@
+#!/bin/bash
+# A node's part in slurm/tune.sbatch: bash slurm/ray.sh COMMAND …
+#
+# Every node of the job starts Ray; the first one has its head, and runs COMMAND. The others serve
+# until it has ended, which ends the job's step.
+
+set -euo pipefail
+
+# Ports that are not given are free ones, so that nodes of several jobs may share a machine; the
+# folder's name is short, because sockets lie in it.
+folder=$(mktemp -d /tmp/ray-XXXXXX)
+touch "$folder/said"
+trap 'rm -rf "$folder"' EXIT
+options=(
+    --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
+    --object-store-memory=200000000 --min-worker-port=0 --max-worker-port=0
+    --temp-dir="$folder" --include-log-monitor=false --disable-usage-stats --block
+)
+
+# head_listens [SECONDS]: waits so long until the first node's Ray does.
+head_listens() {
+    local second
+    for ((second = 0; second <= ${1:-0}; second++)); do
+        ((second == 0)) || sleep 1
+        ! (exec 3<>"/dev/tcp/${RAY_ADDRESS/://}") 2>/dev/null || return 0
+    done
+    return 1
+}
+
+fail() {
+    echo "error: $1: $(tail -n 3 "$folder/said" | tr '\n' ' ')" >&2
+    exit 2
+}
+
+if ((SLURM_PROCID)); then
+    head_listens 300 || fail "node $SLURMD_NODENAME has found no Ray at $RAY_ADDRESS"
+    ray start --address="$RAY_ADDRESS" "${options[@]}" >"$folder/said" 2>&1 &
+    while head_listens 5; do
+        kill -0 $! 2>/dev/null || fail "node $SLURMD_NODENAME has not joined Ray, or has lost it"
+        sleep 2
+    done
+    kill $! && wait $! || true
+    exit 0
+fi
+
+# A signal to the step is for COMMAND, which says so itself: Ray has to live until that has ended.
+trap '' TERM USR1
+ray start --head --node-ip-address="${RAY_ADDRESS%:*}" --port="$MASTER_PORT" \
+    --ray-client-server-port=$((MASTER_PORT - 10000)) --include-dashboard=false "${options[@]}" \
+    >"$folder/said" 2>&1 &
+head=$!
+head_listens 120 || fail "Ray has not started"
+code=0
+"$@" || code=$?
+kill "$head" && wait "$head" || true
+exit "$code"
