@@ -18,8 +18,9 @@ from pathlib import Path
 
 from xmodal.errors import UnfinishedError, UserError, run_command
 from xmodal.recipe import Recipe, describe, read_recipe
+from xmodal.training.restarts import check_restarts
 from xmodal.tuning.config import SpaceConfig
-from xmodal.tuning.folder import open_folder
+from xmodal.tuning.folder import newest_run, open_folder
 from xmodal.tuning.space import read_space
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -28,6 +29,7 @@ RECIPES = Path(__file__).parent / "recipes"
 def main() -> None:
     recipe, space, folder = read_arguments(sys.argv[1:])
     open_folder(folder, recipe, space)
+    check_restarts(newest_run(folder), recipe.training.restarts)
     # Once it runs, Tune ends at SIGUSR1 as it does at Ctrl-C.
     signal.signal(signal.SIGUSR1, stop)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGUSR1))

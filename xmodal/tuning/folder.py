@@ -7,7 +7,7 @@ import yaml
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe, read_yaml, validate
-from xmodal.training.run import changes
+from xmodal.training.run import Run, changes
 from xmodal.tuning.config import SpaceConfig
 
 # What may change between the parts of one sweep.
@@ -37,3 +37,14 @@ def open_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
     write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
     values = space.model_dump(mode="json", exclude_none=True)
     write_atomically(space_file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def newest_run(folder: Path) -> Run:
+    """Return the run folder of the trial that has saved a checkpoint last."""
+
+    def saved(run: Run) -> float:
+        newest = run.latest()
+        return newest.stat().st_mtime if newest and newest.exists() else 0.0
+
+    trials = [Run(path) for path in (folder / "trials").glob("*")]
+    return max(trials, key=saved, default=Run(folder))
