@@ -69,7 +69,7 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
     if is_cut_for_others(folder, engine.zero_optimization_stage()):
         load_optimizer(engine, folder)
         return
-    # What the optimiser has seen is the checkpoint's; what it is to do, decay for one, the recipe's.
+    # What the optimiser has seen is the checkpoint's; what it is to do (decay) is the recipe's.
     options = [{**group, "params": None} for group in engine.optimizer.param_groups]
     engine.load_checkpoint(str(folder.parent), tag=folder.name)
     for group, recipe in zip(engine.optimizer.param_groups, options, strict=True):
