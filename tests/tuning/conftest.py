@@ -42,7 +42,7 @@ def space(tmp_path: Path) -> Callable[..., Path]:
     def write(**keys: Any) -> Path:
         values = {"metric": "rsum", "trials": 2, "space": {LR: {"log_uniform": [1e-4, 1e-2]}}}
         path = tmp_path / "space.yaml"
-        path.write_text(yaml.safe_dump(values | keys))
+        path.write_text(yaml.safe_dump(values | keys, sort_keys=False))
         return path
 
     return write

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import xmodal.evaluation
 from xmodal.data.manifest import write_atomically
@@ -156,7 +157,7 @@ def _print(plan: Plan, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     console = Console(width=1000, soft_wrap=True)  # rather long lines than columns cut short
     table = Table(*_short(columns), box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # [0.5, 1.0] is no markup
     console.print(table)
     for name in ("best.yaml", "report/index.html"):
         console.print(

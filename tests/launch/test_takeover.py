@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.commands import train
-from tests.launch.conftest import finished, recipe, scenes  # noqa: F401
 from tests.runs import kept_checkpoints, steps, weights
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, load_recipe, with_values

@@ -1,0 +1,269 @@
+"""Sweeps by launch/tune.py: real trials of distributed runs under a Ray of their own."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from shards.build import build
+from tests.runs import evaluations, kept_checkpoints
+from tests.tuning.conftest import DECAY, LR, command, environment, tune
+from xmodal.recipe import load_recipe, read_recipe
+from xmodal.training.run import Run, read_state
+from xmodal.tuning.journal import Journal, Trial
+
+RAY = ("raylet", "gcs_server", "ray::")
+
+
+def journal(sweep: Path) -> dict[str, Trial]:
+    return Journal(sweep / "journal.jsonl").trials
+
+
+def rows(sweep: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of trials.csv by trial, in their order."""
+    with (sweep / "trials.csv").open() as file:
+        return {row["trial"]: row for row in csv.DictReader(file)}
+
+
+def is_whole(sweep: Path, trial: Trial) -> None:
+    """Check that a trial's run folder says what the journal says."""
+    run = sweep / "trials" / trial.name
+    measured = evaluations(run)
+    for one in trial.measured:
+        assert measured[one.step]["relevance/rsum"] == one.value
+    assert load_recipe(run).stages[0].optimizer.lr == trial.values[LR]
+    if trial.end == "finished":
+        assert (run / "results.json").is_file()
+    assert any((run / "tensorboard").glob("*.hparams"))
+
+
+def test_a_sweep_of_two_trials_of_two_workers(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    words = [recipe, "--space", space(workers=2, resources={"cpus": 0.5}), "--sweep", sweep]
+    words += ["stages.0.length=12 steps"]
+    done = tune(*words)
+    assert done.code == 0, done.err
+    assert not done.err
+    trials = journal(sweep)
+    assert [trial.end for trial in trials.values()] == ["finished", "finished"]
+    assert trials["000"].values == {LR: 3e-4}
+    for trial in trials.values():
+        assert [one.step for one in trial.measured] == [6, 12]
+        is_whole(sweep, trial)
+        assert read_state(Run(sweep / "trials" / trial.name).checkpoint(12))["ranks"] == 2
+    best = next(iter(rows(sweep).values()))
+    assert f"trial {best['trial']}: finished" in done.out
+    found = read_recipe(str(sweep / "best.yaml"), [], recipe.parent)
+    assert found.stages[0].optimizer.lr == trials[best["trial"]].values[LR]
+    assert not (sweep / "ray").exists()
+    # There is nothing left to do, which needs no Ray.
+    again = tune(*words)
+    assert (again.code, "trial 000: " in again.out) == (0, False)
+
+
+def until(holds: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def start(*words: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command(*words),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def below(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def lines(sweep: Path, mark: str) -> int:
+    file = sweep / "journal.jsonl"
+    return file.read_text().count(mark) if file.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_asha_killed_in_the_middle_finds_a_better_recipe(
+    space: Callable[..., Path], tmp_path: Path, record_property: Callable[[str, Any], None]
+) -> None:
+    """Eight trials of two workers over the quickstart's recipe on fewer scenes."""
+    data, sweep = tmp_path / "scenes", tmp_path / "sweep"
+    build("scenes", data, splits=("train", "val"), options={"train": 4000, "val": 500})
+    keys = {
+        LR: {"log_uniform": [3e-4, 2e-2]},
+        "stages.0.schedule.warmup": {"choice": ["5 %", "10 %", "30 %"]},
+        DECAY: {"choice": [0.0, 0.05, 0.2]},
+    }
+    file = space(
+        trials=8,
+        workers=2,
+        search="optuna",
+        scheduler={"kind": "asha", "grace": "1 epoch", "reduction": 2},
+        space=keys,
+    )
+    words = ["quickstart", "--space", file, "--sweep", sweep, "stages.0.length=4 epochs"]
+    words += [f"data.train={data}/train", f"data.val={data}/val", "data.workers=0"]
+    begun = time.monotonic()
+    process = start(*words)
+    until(lambda: lines(sweep, '"end"') >= 3, process, 900)
+    until(lambda: lines(sweep, '"value"') % 4 == 1, process, 300)
+    process.kill()
+    process.communicate()
+    before = journal(sweep)
+    assert any(trial.end is None for trial in before.values())
+    done = tune(*words, seconds=1200)
+    assert done.code == 0, done.err
+    after = journal(sweep)
+    assert len(after) == 8
+    for name, trial in before.items():
+        # What was over stays as it was, and what was not goes on from where it was.
+        assert after[name].values == trial.values
+        assert trial.end is None or after[name] == trial
+    for trial in after.values():
+        is_whole(sweep, trial)
+    ends = [trial.end for trial in after.values()]
+    assert ends.count("stopped") >= 2
+    assert set(ends) == {"stopped", "finished"}
+    table = rows(sweep)
+    best, default = (float(table[name]["relevance/rsum"]) for name in (next(iter(table)), "000"))
+    print(done.out, f"\n{time.monotonic() - begun:.0f} s")
+    assert best > default + 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_population_takes_over_the_best_weights(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    keys = {LR: {"log_uniform": [1e-6, 1e-2]}, DECAY: {"choice": [0.0, 0.1, 0.2, 0.3]}}
+    scheduler = {"kind": "pbt", "interval": "6 steps", "quantile": 0.5}
+    resources = {"cpus": 0.25}
+    file = space(trials=4, workers=2, resources=resources, scheduler=scheduler, space=keys)
+    words = [recipe, "--space", file, "--sweep", sweep, "stages.0.length=60 steps"]
+    process = start(*words)
+    # Killed after an exchange, it goes on with what trials have become.
+    until(lambda: lines(sweep, '"weights"') >= 1, process, 400)
+    process.kill()
+    process.communicate()
+    done = tune(*words, seconds=400)
+    assert done.code == 0, done.err
+    trials = journal(sweep)
+    assert {trial.end for trial in trials.values()} == {"finished"}
+    taken = [trial for trial in trials.values() if trial.weights]
+    assert taken
+    for trial in taken:
+        run = sweep / "trials" / trial.name
+        said = [json.loads(line) for line in (run / "lineage.jsonl").read_text().splitlines()]
+        assert [Path(line["weights"]).name for line in said] == [name for _, name in trial.weights]
+        assert [line["step"] for line in said] == [step for step, _ in trial.weights]
+        assert 1e-6 <= trial.values[LR] <= 1e-2
+        assert trial.values[DECAY] in keys[DECAY]["choice"]
+        is_whole(sweep, trial)
+        # The optimiser that went on is the donor's, its decay the trial's.
+        file = Run(run).checkpoint(60) / "mp_rank_00_model_states.pt"
+        state = torch.load(file, map_location="cpu", weights_only=False)["optimizer"]
+        assert {group["weight_decay"] for group in state["param_groups"]} == {
+            0.0,
+            trial.values[DECAY],
+        }
+        assert f"weights of {trial.weights[0][1]}" in rows(sweep)[trial.name]["note"]
+    print(done.out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_trials_that_fail_are_told_and_those_that_crash_go_on(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    # Each value alone goes with the recipe; 48 samples in 32 lanes do not.
+    keys = {"data.batch_size": {"choice": [32, 48]}, "data.lanes": {"choice": [32, 16]}}
+    file = space(trials=6, seed=1, space=keys | {LR: {"log_uniform": [1e-4, 1e-2]}})
+    words = [recipe, "--space", file, "--sweep", sweep, "stages.0.length=36 steps"]
+    process = start(*words)
+    until(lambda: lines(sweep, '"value"') >= 2, process, 300)
+    workers = [one for one in below(process) if "RayTrainWorker" in " ".join(one.cmdline())]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    out, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error
+    trials = journal(sweep)
+    failed = [trial for trial in trials.values() if trial.end == "failed"]
+    assert failed
+    for trial in trials.values():
+        wrong = (trial.values.get("data.batch_size"), trial.values.get("data.lanes")) == (48, 32)
+        assert trial.end == ("failed" if wrong else "finished"), out
+    assert "lanes (32) must divide batch_size (48)" in failed[0].line
+    assert "Traceback" not in out + error
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_where_every_trial_fails_it_ends_with_the_cause(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    done = tune(
+        recipe,
+        "--space",
+        space(),
+        "--sweep",
+        sweep,
+        "stages.0.requires={rsum: {at_least: 601}}",
+        "evaluation.every=24 steps",
+    )
+    assert "no trial of" not in done.out
+    assert {trial.end for trial in journal(sweep).values()} == {"failed"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_asked_to_stop_it_goes_on_later(
+    number: int, recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    words = [recipe, "--space", space(), "--sweep", sweep, "stages.0.length=600 steps"]
+    process = start(*words)
+    until(lambda: lines(sweep, '"value"') >= 1, process, 300)
+    ray = [one for one in below(process) if any(mark in " ".join(one.cmdline()) for mark in RAY)]
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 75, error
+    assert error == "asked to stop by a signal: 0 of 2 trials are over; the same command goes on\n"
+    psutil.wait_procs(ray, timeout=30)
+    assert not [one for one in ray if one.is_running()]
+    assert kept_checkpoints(sweep / "trials" / "000")
+    assert journal(sweep)["000"].end is None
+
+
+@pytest.mark.slow
+def test_what_ray_has_no_room_for_is_one_line(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    cpus = os.cpu_count() or 1
+    words = [recipe, "--sweep", tmp_path / "sweep", "--space"]
+    assert f"room for {cpus} such workers" in tune(*words, space(workers=32)).error
+    population = space(trials=cpus + 1, scheduler="pbt")
+    words[2] = tmp_path / "other"
+    assert f"have room for {cpus}: ask" in tune(*words, population).error
