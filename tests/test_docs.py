@@ -15,6 +15,7 @@ from shards.__main__ import read_arguments
 from shards.build import build
 from shards.source import find_source
 from xmodal.recipe import read_recipe
+from xmodal.tuning.space import read_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -103,8 +104,12 @@ YAML = [
 
 @pytest.mark.parametrize(("page", "text"), YAML)
 def test_documented_recipes_are_right(page: str, text: str, tmp_path: Path) -> None:
-    """Whole recipes as they are, parts of one in the place of what `clip` says."""
+    """Whole recipes as they are, parts of one in the place of what `clip` says; spaces of `clip`."""
     said = yaml.safe_load(text)
+    if "space" in said:
+        (tmp_path / "space.yaml").write_text(text)
+        read_space(tmp_path / "space.yaml", read_recipe("clip", [], RECIPES))
+        return
     if "method" not in said:
         clip = yaml.safe_load((RECIPES / "clip.yaml").read_text())
         said["data"] = clip["data"] | said.get("data", {})
