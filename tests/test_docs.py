@@ -61,7 +61,8 @@ def test_documented_commands_parse(page: str, command: list[str]) -> None:
     if is_pattern(command):
         return
     for script in ("launch/train.py", "slurm/train.sbatch"):
-        if script in command and "--help" not in command and "my.yaml" not in command:
+        own = any(word.endswith(".yaml") for word in command)
+        if script in command and "--help" not in command and not own:
             recipe, *overrides = (word.replace("%a", "0") for word in after(command, script))
             if not any("bach_size" in each for each in overrides):
                 read_recipe(recipe, overrides, RECIPES)
@@ -104,7 +105,7 @@ YAML = [
 
 @pytest.mark.parametrize(("page", "text"), YAML)
 def test_documented_recipes_are_right(page: str, text: str, tmp_path: Path) -> None:
-    """Whole recipes as they are, parts of one in the place of what `clip` says; spaces of `clip`."""
+    """Whole recipes as they are, parts of one in the place of what `clip` says; spaces for it."""
     said = yaml.safe_load(text)
     if "space" in said:
         (tmp_path / "space.yaml").write_text(text)
