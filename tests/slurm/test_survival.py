@@ -114,19 +114,17 @@ def test_a_job_survives_the_loss_of_a_node(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_makes_room_and_comes_back(
-    slurm: Slurm, recipe: Path, undisturbed: dict[int, float], tmp_path: Path
-) -> None:
-    job = Job(slurm, recipe, tmp_path)
+def test_a_job_makes_room_and_comes_back(slurm: Slurm, recipe: Path, tmp_path: Path) -> None:
+    # It takes Slurm some seconds to make room.
+    job = Job(slurm, recipe, tmp_path, "stages.0.length=300 steps")
     job.reach(30)
     urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 3"]
     other = slurm.submit(*urgent, f"--output={tmp_path}/other.log", cwd=tmp_path)
     assert slurm.wait(other, 100)["JobState"] == "COMPLETED"
-    said = job.end(restarts=1)
-    assert steps(job.run) == undisturbed
-    assert "asked to stop by a signal" in "".join(
-        path.read_text() for path in tmp_path.glob("job-*.log")
-    ), said
+    job.end(restarts=1)
+    assert list(steps(job.run)) == list(range(1, 301))
+    complaints = "".join(path.read_text() for path in tmp_path.glob("job-*.log"))
+    assert "asked to stop by a signal" in complaints
 
 
 @pytest.mark.slow
@@ -136,12 +134,12 @@ def test_a_job_that_has_no_more_time_goes_on_in_its_next(
 ) -> None:
     # Slurm looks at times once a minute: the signal comes in the first minute of two.
     options = ["--time=2", "--signal=USR1@60"]
-    job = Job(slurm, recipe, tmp_path, "stages.0.length=1500 steps", options=options)
+    job = Job(slurm, recipe, tmp_path, "stages.0.length=800 steps", options=options)
     said = job.end(restarts=int(slurm.wait(job.number, 800)["Restarts"]))
     begun = [int(step) for step in re.findall(r"main: steps (\d+) to", said)]
     assert len(begun) > 1
     assert "TIME LIMIT" not in said
-    assert list(steps(job.run)) == list(range(1, 1501))
+    assert list(steps(job.run)) == list(range(1, 801))
 
 
 @pytest.mark.slow
