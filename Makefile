@@ -19,7 +19,7 @@ train: setup  ## make the scenes, train on them, measure (4 minutes on two cores
 	deepspeed --log_level critical launch/train.py quickstart
 
 test: setup  ## run the tests, less the slow ones and those that need a GPU
-	python -m pytest
+	python -m pytest --numprocesses=2 --dist=loadgroup
 
 test-slow: setup  ## run all the tests
 	python -m pytest -m ""

@@ -14,6 +14,13 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where tests run in several processes, what shares a service or a file."""
+    for item in items:
+        service = next((name for name in ("slurm", "s3") if item.get_closest_marker(name)), None)
+        item.add_marker(pytest.mark.xdist_group(service or str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[slurm_service.Slurm]:
     """A Slurm cluster of two nodes on this machine."""
