@@ -54,18 +54,25 @@ def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, An
         _check_part(method, pattern, "optimizer: factors")
     for pattern in constant:
         _check_part(method, pattern, "schedule: constant")
-    weight_decay = getattr(stage.optimizer, "weight_decay", 0.0)
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    # Which groups there are does not depend on how much decays: the state of an optimiser fits one
+    # of another decay, zero too.
+    weight_decay = getattr(stage.optimizer, "weight_decay", None)
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
-            decay = weight_decay if parameter.ndim >= 2 else 0.0
+            decays = weight_decay is not None and parameter.ndim >= 2
             matching = [factor for part, factor in factors.items() if _matches(name, part)]
             stays = any(_matches(name, part) for part in constant)
-            key = decay, matching[-1] if matching else 1.0, stays
+            key = decays, matching[-1] if matching else 1.0, stays
             groups.setdefault(key, []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "factor": factor, "constant": stays}
-        for (decay, factor, stays), parameters in sorted(
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "factor": factor,
+            "constant": stays,
+        }
+        for (decays, factor, stays), parameters in sorted(
             groups.items(), key=itemgetter(0), reverse=True
         )
     ]

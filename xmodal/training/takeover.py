@@ -3,32 +3,37 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, load_recipe
-from xmodal.training.run import Run, read_state
+from xmodal.training.run import Run, read_state, step_of
 from xmodal.training.wholeness import fault_of
 
 LINEAGE = "lineage.jsonl"  # in a run folder: whose weights it took over, a line each time
 
 
-def take_over(run: Run, donor: Run, recipe: Recipe) -> int:
-    """Have a run go on by `recipe` from the newest whole checkpoint of `donor`; return its step.
+def take_over(run: Run, donor: Run, wanted: int, recipe: Recipe) -> int:
+    """Have a run go on by `recipe` from a whole checkpoint of `donor`, of the step `wanted` or near
+    it, and return its step.
 
     Weights, optimiser and position in the data are the donor's from there on; the run's own
-    checkpoints are dropped, and lineage.jsonl says so. The donor may be training, the run may not.
-    Raises `UserError` where the donor has no whole checkpoint.
+    checkpoints are dropped, and lineage.jsonl says so. What the run has taken over already, it does
+    not take over again. The donor may be training, the run may not. Raises `UserError` where the
+    donor has no whole checkpoint.
     """
-    newest = _copy_newest(donor, run)
-    step = read_state(newest)["step"]
+    before = lineage(run)
+    if before and (before[-1]["weights"], before[-1]["wanted"]) == (str(donor.path), wanted):
+        return int(before[-1]["step"])
+    newest = _copy_of(donor, wanted, run)
+    step: int = read_state(newest)["step"]
     line = {
         "step": step,
         "weights": str(donor.path),
+        "wanted": wanted,
         "changed": differences(load_recipe(run.path), recipe),
     }
-    with (run.path / LINEAGE).open("a") as file:
-        file.write(json.dumps(line) + "\n")
     shutil.rmtree(run.checkpoint(step), ignore_errors=True)
     newest.rename(run.checkpoint(step))
     write_atomically(run.checkpoints / "latest", run.checkpoint(step).name)
@@ -36,19 +41,27 @@ def take_over(run: Run, donor: Run, recipe: Recipe) -> int:
     for other in run.checkpoints.glob("step-*"):
         if other != run.checkpoint(step):
             shutil.rmtree(other)
+    with (run.path / LINEAGE).open("a") as file:
+        file.write(json.dumps(line) + "\n")
     return step
 
 
-def _copy_newest(donor: Run, run: Run, tries: int = 5) -> Path:
+def lineage(run: Run) -> list[dict[str, Any]]:
+    """Return whose weights a run took over, at which steps: the lines of lineage.jsonl."""
+    file = run.path / LINEAGE
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def _copy_of(donor: Run, wanted: int, run: Run, tries: int = 5) -> Path:
     """Copy a checkpoint to where it is not yet one of the run's, and return where it is."""
     copy = run.checkpoints / "taken.partial"
     for _ in range(tries):
-        for folder in donor.finished():
+        for folder in sorted(donor.finished(), key=lambda one: abs(step_of(one) - wanted)):
             shutil.rmtree(copy, ignore_errors=True)
             try:
                 shutil.copytree(folder, copy)
             except (FileNotFoundError, shutil.Error):
-                break  # the donor went on and dropped it: there is a newer one
+                break  # the donor went on and dropped it: there are others
             if fault_of(copy) is None:
                 return copy
     raise UserError(f"{donor.path} has no whole checkpoint to go on from")

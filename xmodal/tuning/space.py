@@ -19,8 +19,8 @@ Values = Mapping[str, Any]  # by the recipe's keys
 
 # What may change while weights and optimiser go on, and takes effect then.
 _MUTABLE = re.compile(
-    r"stages\.\d+\.(optimizer\.(?!kind)|schedule\.(?!kind)|losses\.|clip_norm)"
-    r"|data\.(crop|flip|text_dropout|augment)"
+    r"stages\.\d+\.(optimizer\.(lr|weight_decay|betas|eps|momentum)|schedule\.(warmup|final|factor|at)"
+    r"|losses\..+|clip_norm)|data\.(crop|flip|text_dropout|augment.*)"
 )
 
 
@@ -36,11 +36,12 @@ def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
     for key, values in space.space.items():
         for value in values.examples:
             with_values(recipe, {key: value}, f"{path}: space.{key}")
-        if isinstance(space.scheduler, PopulationConfig) and not _MUTABLE.match(key):
+        if isinstance(space.scheduler, PopulationConfig) and not _MUTABLE.fullmatch(key):
             raise UserError(
                 f"{path}: space.{key} cannot change while weights and optimiser go on, as they do "
-                "in population-based training; what can are keys of optimizer, schedule, losses "
-                "and clip_norm of stages, and crop, flip, augment and text_dropout of data"
+                "in population-based training; what can, of stages: optimizer's lr, weight_decay, "
+                "betas, eps, momentum, schedule's warmup, final, factor, at, losses and clip_norm; "
+                "of data: crop, flip, augment, text_dropout"
             )
     return space
 

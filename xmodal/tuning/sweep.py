@@ -232,8 +232,18 @@ class Notes(tune.Callback):
         end: End = "failed" if line else "finished" if done else "stopped"
         self.sweep.note(trial.trial_id, {"end": end} | ({"line": line} if line else {}))
 
+    def on_trial_recover(self, *, trial: RayTrial, **_: Any) -> None:
+        """Say that a trial whose workers have crashed is started again."""
+        print(f"trial {trial.trial_id}: crashed ({_cause(trial)}), starts again", flush=True)
+
     def on_trial_error(self, *, trial: RayTrial, **_: Any) -> None:
         """Note that a trial's workers have crashed more often than it is tried."""
-        last = str(trial.get_error()).strip().splitlines()[-1]
         where = self.sweep.plan.folder / "logs" / f"{trial.trial_id}.log"
-        self.sweep.note(trial.trial_id, {"end": "failed", "line": f"crashed: {last}; see {where}"})
+        line = f"crashed ({_cause(trial)}); see {where}"
+        self.sweep.note(trial.trial_id, {"end": "failed", "line": line})
+
+
+def _cause(trial: RayTrial) -> str:
+    """Return the last line of what a trial's workers ended with."""
+    lines = str(trial.get_error()).strip().splitlines()
+    return next((line for line in reversed(lines) if line.strip()), "no cause is known").strip()

@@ -5,6 +5,7 @@ report. A worker that reports waits until the sweep has decided whether the tria
 one that is stopped, or goes on from other weights, never writes into its run folder afterwards.
 """
 
+import json
 import os
 import tempfile
 import threading
@@ -26,7 +27,7 @@ from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.journal import Measurement
 from xmodal.tuning.mailbox import Mailbox
 
-TRIAL = "trial"  # the file in a checkpoint of Tune's: whose weights those of the run folder are
+POINTER = "trial.json"  # all that a checkpoint of Tune's holds: which trial, at which step
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ def run_trial(values: dict[str, Any], plan: Plan, gpus: float) -> None:
     while (letter := ray.get(mailbox.next.remote())) is not None:
         if isinstance(letter, Exception):
             raise letter
-        with _pointer(trial) as checkpoint:
-            tune.report(letter | taken, checkpoint=checkpoint)
         if "failed" in letter:
+            tune.report(letter)
             return
+        with _pointer(trial, letter["step"]) as checkpoint:
+            tune.report(letter | taken, checkpoint=checkpoint)
         taken = {}
         ray.get(mailbox.answer.remote())
 
@@ -89,18 +91,20 @@ def _take_over(plan: Plan, trial: str, recipe: Recipe) -> dict[str, Any]:
     if checkpoint is None:
         return {}
     with checkpoint.as_directory() as folder:
-        donor = Path(folder, TRIAL).read_text()
-    if donor == trial:
+        pointer = json.loads(Path(folder, POINTER).read_text())
+    if pointer["trial"] == trial:
         return {}
     from xmodal.training.takeover import take_over
 
-    return {"weights": donor, "from": take_over(plan.run(trial), plan.run(donor), recipe)}
+    donor, step = pointer["trial"], pointer["step"]
+    taken = take_over(plan.run(trial), plan.run(donor), step, recipe)
+    return {"weights": donor, "from": taken}
 
 
 @contextmanager
-def _pointer(trial: str) -> Iterator[tune.Checkpoint]:
+def _pointer(trial: str, step: int) -> Iterator[tune.Checkpoint]:
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, TRIAL).write_text(trial)
+        Path(folder, POINTER).write_text(json.dumps({"trial": trial, "step": step}))
         yield tune.Checkpoint.from_directory(folder)
 
 
