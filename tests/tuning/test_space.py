@@ -24,6 +24,7 @@ MISTAKES = [
     ({"search": "optun"}, "'random' or 'optuna' (did you mean optuna?)"),
     ({"scheduler": "ahsa"}, "scheduler.kind: ahsa is not allowed (did you mean asha?)"),
     ({"scheduler": {"kind": "asha", "reduction": 1}}, "scheduler.reduction: 1 is not allowed"),
+    ({"workers": 2, "resources": {"gpus": 0.5}}, "ranks of one trial do not share a GPU"),
     ({"space": {}}, "space: {} is not allowed"),
     ({"space": {"run": {"choice": ["a", "b"]}}}, "`run` is not searched"),
     ({"space": {LR: {"uniform": [1, 0]}}}, "a range is [lowest, highest]"),

@@ -17,7 +17,6 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the sweep says itself how it goes
     "RAY_worker_maximum_startup_concurrency": "16",  # trials are several processes each
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # run folders have it all
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that has failed reports no metric
 }

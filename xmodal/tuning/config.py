@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -59,8 +58,8 @@ class ResourcesConfig(Config):
     """What a worker has to itself."""
 
     cpus: PositiveFloat = Field(1.0, description="CPUs, which may be parts of one")
-    gpus: NonNegativeFloat | None = Field(
-        None, description="GPUs; null: 1 where Ray has any, else none"
+    gpus: float | None = Field(
+        None, ge=0, le=1, description="GPUs, 0 to 1; null: 1 where Ray has any, else none"
     )
 
 
@@ -121,6 +120,14 @@ class SpaceConfig(Config):
     space: dict[str, ValuesConfig] = Field(
         min_length=1, description="keys of the recipe, and what their values are drawn from"
     )
+
+    @model_validator(mode="after")
+    def _own_gpus(self) -> Self:
+        if self.workers > 1 and self.resources.gpus not in (None, 0, 1):
+            raise ValueError(
+                "resources.gpus: ranks of one trial do not share a GPU; write 0 or 1, or workers: 1"
+            )
+        return self
 
     @field_validator("scheduler", mode="before")
     @classmethod
