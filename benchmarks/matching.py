@@ -131,8 +131,10 @@ def measure(
     name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
 ) -> dict[str, Metrics]:
     """Return what a method reaches on a data set, by what the table calls it."""
-    # What needs classes is left out where there are none.
+    # What needs classes, or features that stay, is left out where there are none.
     if method == "uncsm" and "class" not in SETS[name].protocols:
+        return {}
+    if method == "cca" and SETS[name].from_scratch:
         return {}
     recipe = recipe_of_row(name, method, seed, given)
     if method == "cca":
