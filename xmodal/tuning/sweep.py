@@ -24,7 +24,7 @@ from xmodal.tuning.config import AshaConfig, PopulationConfig
 from xmodal.tuning.journal import End, Journal, Measurement, Trial
 from xmodal.tuning.search import Search
 from xmodal.tuning.space import kept_within, mutations, values_of
-from xmodal.tuning.trial import Plan, run_trial
+from xmodal.tuning.trial import Plan, Training
 
 RETRIES = 2  # of a trial whose workers crash
 MEASURED = [field.name for field in fields(Measurement)]
@@ -63,14 +63,10 @@ class Sweep:
         np.random.seed(seed % 2**32)  # noqa: NPY002
         scratch = self.plan.folder / "ray"
         shutil.rmtree(scratch, ignore_errors=True)
-        plan = self.plan
-
-        def trial(config: dict[str, Any]) -> None:
-            run_trial(config, plan, gpus)
-
+        training = tune.with_parameters(Training, plan=self.plan, gpus=gpus)
         tuner = tune.Tuner(
             # The workers have what a trial needs; Ray will not have it be nothing at all.
-            tune.with_resources(trial, tune.PlacementGroupFactory([{"memory": 1}])),
+            tune.with_resources(training, tune.PlacementGroupFactory([{"memory": 1}])),
             tune_config=tune.TuneConfig(
                 search_alg=Supply(self, concurrent), scheduler=self.scheduler, num_samples=1
             ),

@@ -1,17 +1,14 @@
 """A trial: an ordinary run of the recipe with its values, by workers that Ray Train starts.
 
-Tune runs `run_trial`, which has no work of its own: it starts the workers, and hands on what they
-report. A worker that reports waits until the sweep has decided whether the trial goes on, so that
-one that is stopped, or goes on from other weights, never writes into its run folder afterwards.
+A worker that reports waits until Tune has decided whether the trial goes on, so that one that is
+stopped, or goes on from other weights, never writes into its run folder afterwards.
 """
 
 import json
 import os
-import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,11 @@ from typing import Any
 import ray
 from ray import train, tune
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    remove_placement_group,
+)
 
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, with_values
@@ -28,6 +30,7 @@ from xmodal.tuning.journal import Measurement
 from xmodal.tuning.mailbox import Mailbox
 
 POINTER = "trial.json"  # all that a checkpoint of Tune's holds: which trial, at which step
+PATIENCE = 30  # seconds that Ray Train gets to end workers that are gone
 
 
 @dataclass(frozen=True)
@@ -52,88 +55,101 @@ class Plan:
         return with_values(self.recipe, values | place, f"trial {trial}")
 
 
-def run_trial(values: dict[str, Any], plan: Plan, gpus: float) -> None:
-    """Train a trial to its end, from where its run folder is, and report each evaluation.
+class Training(tune.Trainable):
+    """What Tune runs of a trial: it has Ray Train start the workers, and hands on their reports.
 
-    Each worker gets so many `gpus`.
+    Its checkpoints say no more than whose they are: the weights are in the run folders. Each worker
+    gets so many `gpus`.
     """
-    os.chdir(plan.place)
-    trial = tune.get_context().get_trial_id()
-    try:
-        recipe = plan.recipe_of(trial, values)
-        taken = _take_over(plan, trial, recipe)
-    except UserError as error:
-        tune.report({"failed": str(error)})
-        return
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    workers = threading.Thread(
-        target=_train, args=(plan, trial, recipe, gpus, mailbox), daemon=True
-    )
-    workers.start()
-    while (letter := ray.get(mailbox.next.remote())) is not None:
+
+    def setup(self, config: dict[str, Any], plan: Plan, gpus: float) -> None:
+        """Take a trial's values; what it goes on from is not known yet."""
+        os.chdir(plan.place)
+        self.values, self.plan, self.gpus = config, plan, gpus
+        self.pointer: dict[str, Any] = {"trial": self.trial_id}
+        self.mailbox: Any = None
+        self.room: PlacementGroup | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Let the workers go on and return their next report; done at their end."""
+        said = {}
+        try:
+            if self.mailbox is None:
+                said = self._start()
+            else:
+                ray.get(self.mailbox.answer.remote())
+        except UserError as error:
+            return {"failed": str(error), "done": True}
+        letter = ray.get(self.mailbox.next.remote())
+        if isinstance(letter, PlacementGroup):
+            self.room = letter
+            letter = ray.get(self.mailbox.next.remote())
         if isinstance(letter, Exception):
             raise letter
-        if "failed" in letter:
-            tune.report(letter)
-            return
-        with _pointer(trial, letter["step"]) as checkpoint:
-            tune.report(letter | taken, checkpoint=checkpoint)
-        taken = {}
-        ray.get(mailbox.answer.remote())
+        if letter is None or "failed" in letter:
+            return {"done": True} | (letter or {})
+        self.pointer = {"trial": self.trial_id, "step": letter["step"]}
+        return letter | said
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Say whose the weights are."""
+        Path(checkpoint_dir, POINTER).write_text(json.dumps(self.pointer))
 
-def _take_over(plan: Plan, trial: str, recipe: Recipe) -> dict[str, Any]:
-    """Go on from another trial's weights where Tune says so, and return what is to be said of it.
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Take note of whose weights to go on from."""
+        self.pointer = json.loads(Path(checkpoint, POINTER).read_text())
 
-    Tune's checkpoints say no more than whose they are: the weights are in the run folders.
-    """
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return {}
-    with checkpoint.as_directory() as folder:
-        pointer = json.loads(Path(folder, POINTER).read_text())
-    if pointer["trial"] == trial:
-        return {}
-    from xmodal.training.takeover import take_over
+    def cleanup(self) -> None:
+        """End the workers where they have not ended: their room is for other trials."""
+        if self.room is not None:
+            remove_placement_group(self.room)
+            self.workers.join(PATIENCE)
 
-    donor, step = pointer["trial"], pointer["step"]
-    taken = take_over(plan.run(trial), plan.run(donor), step, recipe)
-    return {"weights": donor, "from": taken}
+    def _start(self) -> dict[str, Any]:
+        """Start the workers, on others' weights where Tune says so; return what is to be said."""
+        recipe = self.plan.recipe_of(self.trial_id, self.values)
+        said = {}
+        donor = self.pointer["trial"]
+        if donor != self.trial_id:
+            from xmodal.training.takeover import take_over
 
+            run, other = self.plan.run(self.trial_id), self.plan.run(donor)
+            taken = take_over(run, other, self.pointer["step"], recipe)
+            said = {"weights": donor, "from": taken}
+        self.mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        self.workers = threading.Thread(target=self._train, args=(recipe,), daemon=True)
+        self.workers.start()
+        return said
 
-@contextmanager
-def _pointer(trial: str, step: int) -> Iterator[tune.Checkpoint]:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, POINTER).write_text(json.dumps({"trial": trial, "step": step}))
-        yield tune.Checkpoint.from_directory(folder)
-
-
-def _train(plan: Plan, trial: str, recipe: Recipe, gpus: float, mailbox: Any) -> None:
-    """Have Ray Train start a trial's workers, and wait for their end."""
-    resources = {"CPU": plan.space.resources.cpus, "GPU": gpus}
-    end = None
-    try:
-        TorchTrainer(
-            _work,
-            train_loop_config={"plan": plan, "trial": trial, "recipe": recipe, "mailbox": mailbox},
-            scaling_config=train.ScalingConfig(
-                num_workers=plan.space.workers,
-                use_gpu=gpus > 0,
-                resources_per_worker={key: value for key, value in resources.items() if value},
-            ),
-            # Tune tries a trial again whose workers have crashed.
-            run_config=train.RunConfig(
-                name=f"train-{trial}", storage_path=str(plan.folder / "ray")
-            ),
-        ).fit()
-    except Exception as error:  # whatever ended them is the trial's end
-        end = error
-    ray.get(mailbox.put.remote(end))
+    def _train(self, recipe: Recipe) -> None:
+        """Have Ray Train start the workers, and wait for their end."""
+        space, end = self.plan.space, None
+        resources = {"CPU": space.resources.cpus, "GPU": self.gpus}
+        work = {"plan": self.plan, "trial": self.trial_id, "recipe": recipe}
+        try:
+            TorchTrainer(
+                _work,
+                train_loop_config=work | {"mailbox": self.mailbox},
+                scaling_config=train.ScalingConfig(
+                    num_workers=space.workers,
+                    use_gpu=self.gpus > 0,
+                    resources_per_worker={key: value for key, value in resources.items() if value},
+                ),
+                # Tune tries a trial again whose workers have crashed.
+                run_config=train.RunConfig(
+                    name=f"train-{self.trial_id}", storage_path=str(self.plan.folder / "ray")
+                ),
+            ).fit()
+        except Exception as error:  # whatever ended them is the trial's end
+            end = error
+        ray.get(self.mailbox.put.remote(end))
 
 
 def _work(given: dict[str, Any]) -> None:
     """Train a trial as one of its ranks: what launch/train.py does."""
     plan, recipe, mailbox = given["plan"], given["recipe"], given["mailbox"]
+    if train.get_context().get_world_rank() == 0:
+        ray.get(mailbox.put.remote(get_current_placement_group()))
     os.chdir(plan.place)
     logs = plan.folder / "logs"
     logs.mkdir(exist_ok=True)
