@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -80,14 +80,24 @@ def until(holds: Callable[[], bool], process: "subprocess.Popen[str]", seconds: 
         time.sleep(0.1)
 
 
-def start(*words: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        command(*words),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start launch/tune.py; what is left of it at the test's end is killed."""
+    started = []
+
+    def begin(*words: object) -> "subprocess.Popen[str]":
+        pipe = subprocess.PIPE
+        started.append(
+            subprocess.Popen(
+                command(*words), env=environment(), stdout=pipe, stderr=pipe, text=True
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def below(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -101,7 +111,9 @@ def lines(sweep: Path, mark: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_asha_killed_in_the_middle_finds_a_better_recipe(tmp_path: Path) -> None:
+def test_asha_killed_in_the_middle_finds_a_better_recipe(
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
     """Eight trials of two workers over the quickstart's recipe, on a tenth of its scenes."""
     data, sweep = tmp_path / "scenes", tmp_path / "sweep"
     build("scenes", data, splits=("train", "val"), options={"train": 2000, "val": 200})
@@ -138,7 +150,10 @@ def test_asha_killed_in_the_middle_finds_a_better_recipe(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_population_takes_over_the_best_weights(
-    recipe: Path, space: Callable[..., Path], tmp_path: Path
+    recipe: Path,
+    space: Callable[..., Path],
+    tmp_path: Path,
+    start: Callable[..., "subprocess.Popen[str]"],
 ) -> None:
     sweep = tmp_path / "sweep"
     keys = {LR: {"log_uniform": [1e-6, 1e-2]}, DECAY: {"choice": [0.0, 0.1, 0.2, 0.3]}}
@@ -181,7 +196,10 @@ def test_a_population_takes_over_the_best_weights(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_trials_that_fail_are_told_and_those_that_crash_go_on(
-    recipe: Path, space: Callable[..., Path], tmp_path: Path
+    recipe: Path,
+    space: Callable[..., Path],
+    tmp_path: Path,
+    start: Callable[..., "subprocess.Popen[str]"],
 ) -> None:
     sweep = tmp_path / "sweep"
     # Each value alone goes with the recipe; 48 samples in 32 lanes do not.
@@ -229,7 +247,11 @@ def test_where_every_trial_fails_it_ends_with_the_cause(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_asked_to_stop_it_goes_on_later(
-    number: int, recipe: Path, space: Callable[..., Path], tmp_path: Path
+    number: int,
+    recipe: Path,
+    space: Callable[..., Path],
+    tmp_path: Path,
+    start: Callable[..., "subprocess.Popen[str]"],
 ) -> None:
     sweep = tmp_path / "sweep"
     words = [recipe, "--space", space(), "--sweep", sweep, "stages.0.length=600 steps"]
