@@ -2,7 +2,7 @@ import math
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from xmodal.evaluation.curve import (
@@ -32,6 +32,7 @@ def test_a_falling_loss_goes_right_and_down() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40))
+@example([0.0, 5e-324])
 def test_every_point_lies_in_the_picture(values: list[float]) -> None:
     lines = lines_of(curve(list(enumerate(values)), "loss"))
     assert len(lines["raw"]) == len(lines["smooth"]) == len(values)

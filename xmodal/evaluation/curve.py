@@ -1,6 +1,7 @@
 """Curves as inline SVG, coloured by the page that they stand in."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -62,10 +63,12 @@ def _drawing(
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from `low` to `high`, at most `most`; `low` alone where they are equal."""
-    if low == high:
-        return [low]
+    """Round numbers from `low` to `high`, at most `most`; `low` alone where they are as good as
+    equal.
+    """
     rough = (high - low) / (most - 1)
+    if rough < sys.float_info.min:
+        return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
