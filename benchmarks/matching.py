@@ -38,6 +38,7 @@ class DataSet(NamedTuple):
     test: str
     protocols: Sequence[str]
     changes: Sequence[str] = ()
+    batch: float = 1  # of the batches that recipes have
     from_scratch: Sequence[str] = ()  # sides whose encoders are trained too
     lr: float | None = None  # of all stages, where not that of the heads alone
 
@@ -59,14 +60,14 @@ SETS = {
         "data/tuxpaint/train",
         "data/tuxpaint/test",
         ["relevance", "class", "gap"],
-        ["data.batch_size=128"],
+        batch=1 / 2,
     ),
     "flickr8k-gru": DataSet(
         "data/flickr8k/train",
         "data/flickr8k/val",
         ["all-captions", "gap"],
         ["method.text={kind: gru, word: 300, width: 512}"],
-        ["text"],
+        from_scratch=["text"],
     ),
     "flickr8k-end-to-end": DataSet(
         "data/flickr8k/train",
@@ -77,12 +78,12 @@ SETS = {
             # ResNet-10, slim, so that seven methods take an hour on one core.
             "method.image={kind: timm, name: resnet10t, size: 96, "
             "options: {channels: [24, 48, 96, 192], stem_width: 8}}",
-            "data.batch_size=128",
             "data.feature_cache=null",
             "data.crop=[0.5, 1.0]",
             "data.flip=true",
         ],
-        ["image", "text"],
+        batch=1 / 2,
+        from_scratch=["image", "text"],
         lr=1e-3,
     ),
 }
@@ -150,14 +151,16 @@ def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) 
     """Return the recipe of a row."""
     data = SETS[name]
     file = "clip" if method == "cca" else method
+    plain = read_recipe(str(RECIPES / f"{file}.yaml"), [], RECIPES)
     overrides = [
         f"data.train={data.train!r}",
         f"data.val={data.test!r}",
+        f"data.batch_size={int(plain.data.batch_size * data.batch)}",
         f"evaluation.protocols={list(data.protocols)}",
         f"training.seed={seed}",
         *data.changes,
     ]
-    for number, stage in enumerate(read_recipe(str(RECIPES / f"{file}.yaml"), [], RECIPES).stages):
+    for number, stage in enumerate(plain.stages):
         # `image.head` becomes `image`: all of the tower.
         sides = {name: name.split(".")[0] for name in stage.train}
         parts = [side if side in data.from_scratch else name for name, side in sides.items()]
