@@ -26,8 +26,8 @@ class Timeline:
     """The steps of a recipe over `epoch_samples` samples an epoch."""
 
     def __init__(self, recipe: Recipe, epoch_samples: int) -> None:
-        self.epoch_samples = epoch_samples
-        self._sizes = {"batch_size": recipe.data.batch_size, "epoch_samples": epoch_samples}
+        self.batch_size, self.epoch_samples = recipe.data.batch_size, epoch_samples
+        self._sizes = {"batch_size": self.batch_size, "epoch_samples": epoch_samples}
         self.stages: list[StageSpan] = []
         start = origin = 0
         for number, stage in enumerate(recipe.stages):

@@ -9,21 +9,15 @@ import numpy as np
 from ray import tune
 from ray.tune.experiment import Experiment
 from ray.tune.experiment import Trial as RayTrial
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from xmodal.errors import UnfinishedError
 from xmodal.recipe import load_recipe
 from xmodal.training.timeline import Timeline
-from xmodal.tuning.config import AshaConfig, PopulationConfig
 from xmodal.tuning.journal import End, Journal, Measurement, Trial
+from xmodal.tuning.schedulers import scheduler_of
 from xmodal.tuning.search import Search
-from xmodal.tuning.space import kept_within, mutations, values_of
+from xmodal.tuning.space import values_of
 from xmodal.tuning.trial import Plan, Training
 
 RETRIES = 2  # of a trial whose workers crash
@@ -34,13 +28,13 @@ class Sweep:
     """The trials of a plan, and how they go on."""
 
     def __init__(self, plan: Plan, timeline: Timeline) -> None:
-        self.plan, self.timeline = plan, timeline
+        self.plan = plan
         self.journal = Journal(plan.folder / "journal.jsonl")
         for trial in self.journal.trials.values():
             self._read_back(trial)
         recipe = values_of(plan.recipe, plan.space)
         self.search = Search(plan.space, recipe, self.journal)
-        self.scheduler = self._scheduler()
+        self.scheduler = scheduler_of(plan.space, timeline, self.journal)
 
     @property
     def num_over(self) -> int:
@@ -105,53 +99,6 @@ class Sweep:
         """
         if trial.end is None and (self.plan.run(trial.name).path / "recipe.yaml").is_file():
             trial.values = values_of(load_recipe(self.plan.run(trial.name).path), self.plan.space)
-
-    def _scheduler(self) -> TrialScheduler:
-        """Return what stops trials or exchanges their weights, with what it had seen before."""
-        space, samples = self.plan.space, self._samples
-        common: dict[str, Any] = {"time_attr": "samples", "metric": "value", "mode": space.mode}
-        match space.scheduler:
-            case AshaConfig(grace=grace, reduction=reduction):
-                most = self.timeline.total * self.plan.recipe.data.batch_size
-                scheduler = AsyncHyperBandScheduler(
-                    **common,
-                    max_t=most,
-                    grace_period=min(samples(grace), most),
-                    reduction_factor=reduction,
-                    stop_last_trials=False,
-                )
-                for trial in self.journal.trials.values():
-                    stand_in = RayTrial("", trial_id=trial.name, stub=True)
-                    scheduler.on_trial_add(None, stand_in)
-                    for one in trial.measured:
-                        seen = {"samples": one.samples, "value": one.value}
-                        scheduler.on_trial_result(None, stand_in, seen)
-                return scheduler
-            case PopulationConfig(interval=interval, quantile=quantile, resample=resample):
-                return Population(
-                    **common,
-                    perturbation_interval=samples(interval),
-                    hyperparam_mutations=mutations(space),
-                    quantile_fraction=quantile,
-                    resample_probability=resample,
-                    custom_explore_fn=kept_within(space),
-                    log_config=False,
-                    require_attrs=False,
-                )
-            case _:
-                return FIFOScheduler()
-
-    def _samples(self, span: Any) -> int:
-        return self.timeline.steps(span) * self.plan.recipe.data.batch_size
-
-
-class Population(PopulationBasedTraining):
-    """Ray's population-based training of a population that has room to train all at once."""
-
-    def on_trial_result(self, *given: Any) -> str:
-        """Decide what becomes of a trial; it makes no room for one that is starting again."""
-        decision: str = super().on_trial_result(*given)
-        return self.CONTINUE if decision == self.PAUSE else decision
 
 
 class Supply(SearchAlgorithm):
