@@ -32,9 +32,8 @@ def main() -> None:
     from xmodal.distributed.environment import start
     from xmodal.distributed.peers import losing_peers
 
-    environment = start(recipe.training.roll_call)
     with losing_peers():
-        train(recipe, environment)
+        train(recipe, start(recipe.training.roll_call))
 
 
 def train(recipe: Recipe, environment: "Environment") -> None:

@@ -25,7 +25,8 @@ class UnfinishedError(Exception):
 
 
 class LostPeerError(Exception):
-    """Other ranks are gone, or do not answer; the same command goes on from what is saved.
+    """Other processes of the job are gone, or do not answer; the same command goes on from what is
+    saved.
 
     Commands print the line and leave with exit code 75 as well, after whoever caused it.
     """

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from xmodal.data.ring import SLOTS, Layout, Ring, Slot
-from xmodal.errors import UserError
+from xmodal.errors import LostPeerError, UserError
 
 LAYOUT: Layout = {
     "values": ((4, 3), np.float32),
@@ -104,7 +104,7 @@ def test_a_killed_worker_is_one_line(workers: int) -> None:
     killed = failing(lambda: os.kill(os.getpid(), signal.SIGKILL))
     batches = iter(Ring(killed, LAYOUT, 100, workers))
     next(batches), next(batches)
-    with pytest.raises(UserError, match=r"^a loading process was killed \(exit code -9\)[^\n]*$"):
+    with pytest.raises(LostPeerError, match=r"^a loading process was killed \(exit code -9\)[^\n]*$"):
         next(batches)
     assert children() == before
 
@@ -125,7 +125,7 @@ def test_a_worker_killed_amid_a_note_is_one_line() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multiprocessing.connection.Connection, "_recv", slowly)
-        with pytest.raises(UserError, match=r"^a loading process was killed \(exit code -9\)"):
+        with pytest.raises(LostPeerError, match=r"^a loading process was killed \(exit code -9\)"):
             next(batches)
 
 

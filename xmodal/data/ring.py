@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.errors import UserError
+from xmodal.errors import LostPeerError, UserError
 
 _ALIGNED = 64  # bytes, of a line of a processor's cache
 SLOTS = 4  # one in use, one complete, and two that workers of different speed are at
@@ -129,7 +129,7 @@ class _Workers:
             kind, value = pipe.recv()
         except (EOFError, OSError):  # the latter amid a note
             process.join(5)
-            raise UserError(
+            raise LostPeerError(
                 f"a loading process was killed (exit code {process.exitcode}), for want of "
                 "memory? Train with fewer data.workers, or a smaller data.window"
             ) from None

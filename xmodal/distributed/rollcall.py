@@ -19,7 +19,8 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Store:
     """Wait until all ranks have answered, and return where they did: MASTER_ADDR, MASTER_PORT.
 
     Raises `LostPeerError`, on each rank that has, where some have not within so many seconds, and
-    `UserError` where rank 0 cannot be reached under its address by anybody.
+    `UserError` where rank 0 cannot be reached under its address by anybody, but in a job of
+    Slurm's.
     """
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
     try:
@@ -39,6 +40,8 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Store:
             raise LostPeerError(
                 f"{named(0, ranks)} did not answer at {place} within {seconds:g} s: {reason}"
             ) from None
+        if "XMODAL_NODES" in os.environ:  # a job that is started again has another port
+            raise LostPeerError(f"the ranks cannot meet at {place}: {reason}") from None
         raise UserError(f"the ranks cannot meet at {place}: {reason}") from None
     keys = {one: f"roll/{one}" for one in range(ranks)}
     try:

@@ -32,8 +32,9 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Who was asked to stop is about to: another signal is not to end it in another way.
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.asked else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.asked = True

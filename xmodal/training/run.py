@@ -22,6 +22,7 @@ _FREE = re.compile(
 )
 
 STEP = re.compile(r"step-\d+")
+LOCK = "lock"  # in a folder that is held: by whom
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
 
 
@@ -45,7 +46,7 @@ class Run:
         if not self.path.is_dir():
             raise UserError(f"run={self.path} is a file; name a folder")
         if not (self.path / "recipe.yaml").is_file():
-            if any(self.path.iterdir()):
+            if not is_bare(self.path):
                 raise UserError(f"run={self.path} is a folder of something else; name another")
             return
         check_same(load_recipe(self.path), recipe, f"run={self.path}")
@@ -154,3 +155,8 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {folder} is not whole: {STATE_FILE} is missing")
     state: dict[str, Any] = json.loads(file.read_text())
     return state
+
+
+def is_bare(folder: Path) -> bool:
+    """Tell whether nothing is in a folder, but for what whoever held it has left there."""
+    return all(path.name == LOCK for path in folder.iterdir())

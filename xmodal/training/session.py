@@ -31,6 +31,7 @@ from xmodal.training.checks import (
     check_whole,
 )
 from xmodal.training.features import cached_features
+from xmodal.training.hold import hold
 from xmodal.training.log import TrainingLog
 from xmodal.training.mirror import open_mirror
 from xmodal.training.requirements import check_known
@@ -80,6 +81,8 @@ class Session:
         protocols = self._protocols(method) if self.val_shards else []
         for stage in recipe.stages:
             check_known(stage, method, protocols)
+        if environment.is_main:
+            self.held = hold(self.run.path, f"run={recipe.run}")
         self.recovered = [*recover(self.run), *(self.mirror.restore() if self.mirror else [])]
         check_restarts(self.run, recipe.training.restarts)
         self.progress = read_progress(self.run)

@@ -21,7 +21,9 @@ UNREADABLE = f"{CONTENTS} cannot be read"
 
 def write_contents(folder: Path) -> int:
     """Write what a checkpoint holds, and return its size in bytes."""
-    mine = [(name, *_measured(folder / name)) for name in _names(folder)[rank() :: world_size()]]
+    # One listing for all: nodes may see a folder of a shared file system a while later.
+    names = gather_objects(_names(folder) if rank() == 0 else [])
+    mine = [(name, *_measured(folder / name)) for name in names[rank() :: world_size()]]
     found = gather_objects(mine)
     if rank() == 0:
         contents = {name: {"bytes": size, "blake2b": digest} for name, size, digest in found}

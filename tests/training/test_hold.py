@@ -1,0 +1,29 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes import CONTEXT
+from xmodal.errors import UserError
+from xmodal.training.hold import hold
+from xmodal.training.run import is_bare
+
+
+def _hold_for_ever(folder: Path, pipe: object) -> None:
+    file = hold(folder, "it")
+    pipe.send(file.name)  # type: ignore[attr-defined]
+    signal.pause()
+
+
+def test_a_folder_is_held_until_its_process_ends_however(tmp_path: Path) -> None:
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=_hold_for_ever, args=(tmp_path / "run", theirs))
+    process.start()
+    ours.recv()
+    with pytest.raises(UserError, match=rf"^run=there is in use by process {process.pid} on "):
+        hold(tmp_path / "run", "run=there")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    hold(tmp_path / "run", "run=there").close()
+    assert is_bare(tmp_path / "run")

@@ -1,0 +1,50 @@
+"""A folder that one process alone may write in, for as long as it lives."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from xmodal.distributed.rollcall import node_name
+from xmodal.errors import UserError
+from xmodal.training.restarts import this_start
+from xmodal.training.run import LOCK
+
+# A node that is lost keeps its locks on a shared file system about so long.
+SECONDS = 100
+
+
+def hold(folder: Path, what: str) -> IO[str]:
+    """Return an open file that keeps others from holding a folder until it is closed.
+
+    A job that Slurm has started again waits for the locks of a node that is lost. Raises
+    `UserError`, by the name `what`, where another process holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK).open("a+")
+    start = this_start()
+    until = time.monotonic() + (SECONDS if start["restart"] else 0)
+    # Of POSIX: processes that are forked do not have it, and NFS knows it.
+    while not _locked(file):
+        if time.monotonic() > until:
+            file.seek(0)
+            raise UserError(
+                f"{what} is in use by {file.read().strip() or 'another process'}: wait for its "
+                "end, or name another folder"
+            )
+        time.sleep(1)
+    job = f", job {start['job']}" if start["job"] else ""
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {node_name()}{job}")
+    file.flush()
+    return file
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
