@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.tuning.conftest import DECAY, LR
 from xmodal.errors import UserError
 from xmodal.recipe import read_recipe
-from xmodal.tuning.folder import open_folder
+from xmodal.tuning.folder import make_folder
 from xmodal.tuning.journal import Journal
 from xmodal.tuning.report import report
 from xmodal.tuning.space import read_space
@@ -29,7 +29,7 @@ KEYS = {
 def plan(recipe: Path, space: Callable[..., Path], tmp_path: Path) -> Plan:
     read = read_recipe(str(recipe), [], recipe.parent)
     found, folder = read_space(space(space=KEYS), read), tmp_path / "sweep"
-    open_folder(folder, read, found)
+    make_folder(folder, read, found)
     return Plan(read, found, "relevance/rsum", folder, Path.cwd())
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.commands import run
 from tests.tuning.conftest import DECAY, LR
 from xmodal.recipe import read_recipe
+from xmodal.tuning.folder import make_folder
 from xmodal.tuning.space import (
     from_optuna,
     kept_within,
@@ -92,7 +93,10 @@ def test_a_folder_goes_on_with_the_same_alone(
         words = [recipe, "--space", space(metric="no metric", **keys), "--sweep", sweep]
         return run("tune.py", *words, *overrides).error
 
-    assert "no metric is no metric" in error()  # the folder is there now
+    assert "no metric is no metric" in error()
+    assert not sweep.exists()  # a mistake begins nothing
+    begun = read_recipe(str(recipe), [], recipe.parent)
+    make_folder(sweep, begun, read_space(space(metric="no metric"), begun))
     assert "data.batch_size: 32 → 16" in error("data.batch_size=16")
     assert "workers: 1 → 2" in error(workers=2)
     # More trials, other resources and where data are kept change no trial that was.

@@ -230,17 +230,13 @@ def test_where_every_trial_fails_it_ends_with_the_cause(
     recipe: Path, space: Callable[..., Path], tmp_path: Path
 ) -> None:
     sweep = tmp_path / "sweep"
-    done = tune(
-        recipe,
-        "--space",
-        space(),
-        "--sweep",
-        sweep,
-        "stages.0.requires={rsum: {at_least: 601}}",
-        "evaluation.every=24 steps",
-    )
-    assert "no trial of" not in done.out
+    wrong = "stages.0.requires={loss/of_nothing: {at_least: 1}}"
+    done = tune(recipe, "--space", space(workers=2), "--sweep", sweep, wrong)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"error: no trial of {sweep} was measured: stage main requires")
     assert {trial.end for trial in journal(sweep).values()} == {"failed"}
+    assert len(rows(sweep)) == 2
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols import all_metric_names, named
+from xmodal.evaluation.protocols import all_metric_names, metric_names, named
 from xmodal.recipe import Recipe
-from xmodal.training.checks import check_method, check_sizes
+from xmodal.training.checks import check_best, check_method, check_sizes
 from xmodal.training.progress import full_name
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.config import PopulationConfig, SpaceConfig
@@ -29,6 +29,7 @@ def check_sweep(recipe: Recipe, space: SpaceConfig, timeline: Timeline) -> str:
     method = check_method(recipe)
     relevance = read_manifest(data.val, data.s3, data.cache).relevance
     protocols = named(recipe.evaluation.protocols, method.contents, relevance)
+    check_best(recipe.checkpoints.best, metric_names(protocols, method))
     names = all_metric_names(protocols, method)
     metric = full_name(space.metric, names)
     if metric is None:

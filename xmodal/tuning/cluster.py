@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import time
 import warnings
@@ -37,6 +38,7 @@ def running_ray() -> Iterator[None]:
     # Short, because sockets lie in it, whose paths may have 107 characters.
     folder = None if address else tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     own = {} if address else {"object_store_memory": STORE, "include_dashboard": False}
+    heeded = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -45,6 +47,7 @@ def running_ray() -> Iterator[None]:
             _temp_dir=folder,
             **own,
         )
+        signal.signal(signal.SIGTERM, heeded)  # Ray has set one that aborts
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", module="ray.*")

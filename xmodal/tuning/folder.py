@@ -7,21 +7,19 @@ import yaml
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe, read_yaml, validate
-from xmodal.training.run import Run, changes
+from xmodal.training.run import Run, changes, is_bare
 from xmodal.tuning.config import SpaceConfig
 
+SPACE = "space.yaml"
 # What may change between the parts of one sweep.
 _FREE = ("trials:", "resources")
 
 
-def open_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
-    """Make a sweep's folder, or check that it was begun with this recipe and this space.
-
-    Raises `UserError` where it was not, or is a folder of something else.
-    """
+def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
+    """Raise `UserError` where a folder is not one of a sweep of this recipe over this space."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder with --sweep DIR")
-    space_file = folder / "space.yaml"
+    space_file = folder / SPACE
     if space_file.is_file():
         begun = validate(SpaceConfig, read_yaml(space_file), str(space_file))
         changed = changes(load_recipe(folder), recipe)
@@ -31,12 +29,16 @@ def open_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
                 f"{folder} was begun with another recipe or space ({'; '.join(changed)}); name "
                 "another folder with --sweep DIR, or take these changes back to go on"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not is_bare(folder):
         raise UserError(f"{folder} is a folder of something else; name another with --sweep DIR")
+
+
+def make_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
+    """Make a sweep's folder, once nothing is known to be wrong with the sweep."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
     values = space.model_dump(mode="json", exclude_none=True)
-    write_atomically(space_file, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    write_atomically(folder / SPACE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def newest_run(folder: Path) -> Run:
