@@ -20,7 +20,7 @@ from xmodal.errors import UnfinishedError, UserError, run_command
 from xmodal.recipe import Recipe, describe, read_recipe
 from xmodal.training.restarts import check_restarts
 from xmodal.tuning.config import SpaceConfig
-from xmodal.tuning.folder import newest_run, open_folder
+from xmodal.tuning.folder import check_folder, make_folder, newest_run
 from xmodal.tuning.space import read_space
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -28,7 +28,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def main() -> None:
     recipe, space, folder = read_arguments(sys.argv[1:])
-    open_folder(folder, recipe, space)
+    check_folder(folder, recipe, space)
     check_restarts(newest_run(folder), recipe.training.restarts)
     # Once it runs, Tune ends at SIGUSR1 as it does at Ctrl-C.
     signal.signal(signal.SIGUSR1, stop)
@@ -38,6 +38,7 @@ def main() -> None:
 
         build_missing(recipe.data.build, recipe.data.urls, recipe.data.s3)
     # Only now the slow imports: help and mistakes have been answered.
+    from xmodal.training.hold import hold
     from xmodal.tuning.checks import check_sweep, timeline_of
     from xmodal.tuning.cluster import gpus_of, room_for, running_ray
     from xmodal.tuning.report import report
@@ -47,12 +48,15 @@ def main() -> None:
     timeline = timeline_of(recipe)
     metric = check_sweep(recipe, space, timeline)
     plan = Plan(recipe, space, metric, folder.absolute(), Path.cwd())
-    sweep = Sweep(plan, timeline)
-    if not sweep.is_over:
-        with running_ray():
-            gpus = gpus_of(space)
-            sweep.run(gpus, room_for(space, gpus))
-    report(plan, sweep.journal)
+    with hold(folder, f"--sweep {folder}"):
+        sweep = Sweep(plan, timeline)
+        if not sweep.is_over:
+            with running_ray():
+                gpus = gpus_of(space)
+                room = room_for(space, gpus)
+                make_folder(folder, recipe, space)
+                sweep.run(gpus, room)
+        report(plan, sweep.journal)
 
 
 def stop(*_: object) -> None:

@@ -104,7 +104,9 @@ def test_a_killed_worker_is_one_line(workers: int) -> None:
     killed = failing(lambda: os.kill(os.getpid(), signal.SIGKILL))
     batches = iter(Ring(killed, LAYOUT, 100, workers))
     next(batches), next(batches)
-    with pytest.raises(LostPeerError, match=r"^a loading process was killed \(exit code -9\)[^\n]*$"):
+    with pytest.raises(
+        LostPeerError, match=r"^a loading process was killed \(exit code -9\)[^\n]*$"
+    ):
         next(batches)
     assert children() == before
 

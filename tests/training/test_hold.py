@@ -16,7 +16,10 @@ def _hold_for_ever(folder: Path, pipe: object) -> None:
     signal.pause()
 
 
-def test_a_folder_is_held_until_its_process_ends_however(tmp_path: Path) -> None:
+def test_a_folder_is_held_until_its_process_ends_however(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xmodal.training.hold.SECONDS", 0)
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_hold_for_ever, args=(tmp_path / "run", theirs))
     process.start()

@@ -11,20 +11,20 @@ from xmodal.errors import UserError
 from xmodal.training.restarts import this_start
 from xmodal.training.run import LOCK
 
-# A node that is lost keeps its locks on a shared file system about so long.
-SECONDS = 100
+SECONDS = 20  # in which those may end that have been killed or asked to
+# A node that is lost keeps its locks on a shared file system longer.
+SECONDS_OF_LOST = 100
 
 
 def hold(folder: Path, what: str) -> IO[str]:
     """Return an open file that keeps others from holding a folder until it is closed.
 
-    A job that Slurm has started again waits for the locks of a node that is lost. Raises
-    `UserError`, by the name `what`, where another process holds the folder.
+    Raises `UserError`, by the name `what`, where another process holds it for a while to come.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / LOCK).open("a+")
     start = this_start()
-    until = time.monotonic() + (SECONDS if start["restart"] else 0)
+    until = time.monotonic() + (SECONDS_OF_LOST if start["restart"] else SECONDS)
     # Of POSIX: processes that are forked do not have it, and NFS knows it.
     while not _locked(file):
         if time.monotonic() > until:
@@ -47,4 +47,3 @@ def _locked(file: IO[str]) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
-
