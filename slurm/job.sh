@@ -78,7 +78,8 @@ run_ranks() {
 
 # requeue WHY: has Slurm run the job again, unless it does so by itself.
 requeue() {
-    [[ -z $asked ]] || exit "$code"
+    # At its time limit a job is asked to end as well, but nobody has it run again.
+    [[ -z $asked || $(squeue -h -j "$SLURM_JOB_ID" -o %r) == TimeLimit ]] || exit "$code"
     echo "$(date '+%F %T') $1: job $SLURM_JOB_ID is queued again"
     scontrol requeue "$SLURM_JOB_ID" || exit "$code"
     exec sleep 60  # until Slurm ends it
