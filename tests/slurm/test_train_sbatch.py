@@ -30,7 +30,10 @@ rank, restart = int(os.environ["SLURM_PROCID"]), int(os.environ.get("SLURM_RESTA
 part = sys.argv[1 + restart].split(",")[rank]
 if part == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
-if part == "wait":
+if part == "late":  # it needs all the time that it is given
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+if part in ("wait", "late"):
     time.sleep(600)
 print("error: ends with", part, file=sys.stderr, flush=True)
 sys.exit(int(part))
@@ -145,6 +148,14 @@ def test_a_job_comes_back_unless_it_would_fail_again(
     assert (job["ExitCode"], job["Restarts"]) == (f"{code}:0", str(len(parts) - 1)), log
     assert log.count("is queued again") == len(parts) - 1
     assert code == 0 or f": error: ends with {code}" in log
+
+
+@pytest.mark.slow
+def test_a_job_that_saves_after_its_time_limit_comes_back(slurm: Slurm, repository: Path) -> None:
+    (repository / "launch" / "train.py").write_text(ACTOR)
+    limit = ("--time=1", "--signal=USR1@30")
+    job, log = submit(slurm, repository, *limit, "slurm/train.sbatch", "late,late", "0,0")
+    assert (job["ExitCode"], job["Restarts"]) == ("0:0", "1"), log
 
 
 def test_a_job_that_is_not_to_be_requeued_ends(slurm: Slurm, repository: Path) -> None:
