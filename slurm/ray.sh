@@ -11,6 +11,10 @@ set -euo pipefail
 folder=$(mktemp -d /tmp/ray-XXXXXX)
 touch "$folder/said"
 trap 'rm -rf "$folder"' EXIT
+# USR1 to the job's step is for COMMAND, which heeds it: Ray lives until that has ended, and then
+# ends at once.
+trap '' USR1
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 options=(
     --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
     --object-store-memory=200000000 --min-worker-port=0 --max-worker-port=0
@@ -27,30 +31,36 @@ head_listens() {
     return 1
 }
 
+# fail CODE WHAT
 fail() {
-    echo "error: $1: $(tail -n 3 "$folder/said" | tr '\n' ' ')" >&2
-    exit 2
+    echo "error: $2: $(tail -n 3 "$folder/said" | tr '\n' ' ')" >&2
+    exit "$1"
 }
 
 if ((SLURM_PROCID)); then
-    head_listens 300 || fail "node $SLURMD_NODENAME has found no Ray at $RAY_ADDRESS"
+    head_listens 300 || fail 2 "node $SLURMD_NODENAME has found no Ray at $RAY_ADDRESS"
     ray start --address="$RAY_ADDRESS" "${options[@]}" >"$folder/said" 2>&1 &
-    while head_listens 5; do
-        kill -0 $! 2>/dev/null || fail "node $SLURMD_NODENAME has not joined Ray, or has lost it"
-        sleep 2
+    while head_listens 3; do
+        kill -0 $! 2>/dev/null || ! head_listens 3 || {
+            grep -q "Ray runtime started" "$folder/said" ||
+                fail 2 "node $SLURMD_NODENAME has not joined Ray"
+            fail 3 "node $SLURMD_NODENAME has lost its Ray"
+        }
+        sleep 1
     done
-    kill $! && wait $! || true
+    kill $! 2>/dev/null && wait $! || true
     exit 0
 fi
 
-# A signal to the step is for COMMAND, which says so itself: Ray has to live until that has ended.
-trap '' TERM USR1
+trap : TERM
 ray start --head --node-ip-address="${RAY_ADDRESS%:*}" --port="$MASTER_PORT" \
     --ray-client-server-port=$((MASTER_PORT - 10000)) --include-dashboard=false "${options[@]}" \
     >"$folder/said" 2>&1 &
 head=$!
-head_listens 120 || fail "Ray has not started"
+head_listens 120 || fail 2 "Ray has not started"
 code=0
 "$@" || code=$?
-kill "$head" && wait "$head" || true
+kill "$head" 2>/dev/null && wait "$head" || true
+# Slurm ends the other nodes when this one has failed; they had better have ended by themselves.
+((code == 0)) || sleep 10
 exit "$code"
