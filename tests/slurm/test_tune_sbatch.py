@@ -46,7 +46,8 @@ def test_a_sweep_over_two_nodes_comes_back(slurm: Slurm, recipe: Path, tmp_path:
     fields = slurm.wait(number, 500)
     said = log.read_text()
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), said
-    assert "asked to stop by a signal: 0 of 2 trials are over" in said
+    complaints = "".join(path.read_text() for path in tmp_path.glob("job-*.log"))
+    assert "asked to stop by a signal: 0 of 2 trials are over" in complaints
     trials = Journal(journal).trials
     assert [trial.end for trial in trials.values()] == ["finished", "finished"]
     for name in trials:
@@ -55,9 +56,7 @@ def test_a_sweep_over_two_nodes_comes_back(slurm: Slurm, recipe: Path, tmp_path:
         assert (newest.name, read_state(newest)["ranks"]) == ("step-120", 2)
     assert "best: " in said
     assert (sweep / "best.yaml").is_file()
-    assert "Traceback" not in said + "".join(
-        path.read_text() for path in tmp_path.glob("job-*.log")
-    )
+    assert "Traceback" not in said + complaints
 
 
 def test_a_mistake_is_one_line_and_ends_the_job(slurm: Slurm, tmp_path: Path) -> None:
