@@ -53,8 +53,9 @@ def run(
     killed_at: str = "",
     before: Before | None = None,
     environment: Mapping[str, str] | None = None,
+    seconds: float = 120,
 ) -> Done:
-    """Run `launch/SCRIPT` to its end on so many ranks.
+    """Run `launch/SCRIPT` to its end on so many ranks, for so many seconds at most.
 
     As with a launcher, the first rank that fails ends the others. With `killed_at`, such as
     `xmodal.training.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time.
@@ -70,7 +71,7 @@ def run(
             given = (words, variables, folder, "" if int(rank) else killed_at, before or {})
             processes.append(CONTEXT.Process(target=_work, args=given))
             processes[-1].start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + seconds
         while None in (codes := [process.exitcode for process in processes]):
             if any(codes) or time.monotonic() > deadline:
                 break

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from shards.build import build
-from tests.commands import ROOT
+from tests.commands import ROOT, run
 from tests.runs import evaluations, kept_checkpoints
 from tests.tuning.conftest import DECAY, LR, command, environment, tune
 from xmodal.recipe import load_recipe, read_recipe
@@ -52,7 +52,7 @@ def test_a_sweep_of_two_trials_of_two_workers(
     sweep = tmp_path / "sweep"
     words = [recipe, "--space", space(workers=2, resources={"cpus": 0.5}), "--sweep", sweep]
     words += ["stages.0.length=12 steps"]
-    done = tune(*words)
+    done = run("tune.py", *words, seconds=280)
     assert done.code == 0, done.err
     assert not done.err
     trials = journal(sweep)
@@ -68,7 +68,7 @@ def test_a_sweep_of_two_trials_of_two_workers(
     assert found.stages[0].optimizer.lr == trials[best["trial"]].values[LR]
     assert not (sweep / "ray").exists()
     # There is nothing left to do, which needs no Ray.
-    again = tune(*words)
+    again = run("tune.py", *words)
     assert (again.code, "trial 000: " in again.out) == (0, False)
 
 
