@@ -36,7 +36,9 @@ class Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """Return some values' places and how they are written."""
         if self.names:
-            return [(self.place(json.loads(name)), name) for name in self.names]
+            values = [json.loads(name) for name in self.names]
+            written = [v if isinstance(v, str) else json.dumps(v) for v in values]
+            return [(self.place(v), label) for v, label in zip(values, written, strict=True)]
         if not self.logarithmic:
             return [(self.place(value), f"{value:g}") for value in ticks(self.low, self.high)]
         first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))

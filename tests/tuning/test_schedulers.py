@@ -1,0 +1,40 @@
+"""A scheduler of a sweep that is begun again knows what trials have reported before."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from xmodal.recipe import read_recipe
+from xmodal.training.timeline import Timeline
+from xmodal.tuning.journal import Journal
+from xmodal.tuning.schedulers import scheduler_of
+from xmodal.tuning.space import read_space
+
+
+def test_asha_judges_by_trials_of_before(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    read = read_recipe(str(recipe), [], recipe.parent)
+    asha = {"kind": "asha", "grace": "6 steps", "reduction": 2}
+    found, timeline = read_space(space(scheduler=asha), read), Timeline(read, 192)
+    before = Journal(tmp_path / "journal.jsonl")
+    for number, value in enumerate((10.0, 20.0, 30.0)):
+        before.add(f"{number:03d}", {"values": {}})
+        measured = {"value": value, "step": 6, "samples": 192, "progress": 0.25}
+        before.add(f"{number:03d}", measured)
+
+    def verdict(journal: Journal, name: str, value: float, samples: int = 192) -> str:
+        scheduler = scheduler_of(found, timeline, journal)
+        trial = Trial("", trial_id=name, stub=True)
+        scheduler.on_trial_add(None, trial)
+        return scheduler.on_trial_result(None, trial, {"value": value, "samples": samples})
+
+    assert verdict(before, "003", 15.0) == TrialScheduler.STOP
+    assert verdict(before, "003", 25.0) == TrialScheduler.CONTINUE
+    # Without them the first to come goes on, and so does one before the grace is over.
+    assert verdict(Journal(tmp_path / "none"), "003", 15.0) == TrialScheduler.CONTINUE
+    assert verdict(before, "003", 15.0, samples=191) == TrialScheduler.CONTINUE
+    # What goes on is judged once at a time, not again when it repeats a report.
+    assert verdict(before, "000", 5.0) == TrialScheduler.CONTINUE
