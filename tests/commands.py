@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from tests.processes import CONTEXT
+from tests.runs import AGREE, wait_for_disk
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +59,8 @@ def run(
     """Run `launch/SCRIPT` to its end on so many ranks, for so many seconds at most.
 
     As with a launcher, the first rank that fails ends the others. With `killed_at`, such as
-    `xmodal.training.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time.
+    `xmodal.training.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time;
+    what it has begun to save is whole after one more step, however slow the disk.
     Each rank calls what `before` names before each call of it, with the same arguments.
     """
     words = [str(ROOT / "launch" / script), *map(str, arguments)]
@@ -68,7 +70,8 @@ def run(
         for rank in map(str, range(ranks)):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(ranks)} | address
             variables = dict(environment or {}) | (place if ranks > 1 else {})
-            given = (words, variables, folder, "" if int(rank) else killed_at, before or {})
+            first = {AGREE: wait_for_disk, **(before or {})} if killed_at else before or {}
+            given = (words, variables, folder, "" if int(rank) else killed_at, first)
             processes.append(CONTEXT.Process(target=_work, args=given))
             processes[-1].start()
         deadline = time.monotonic() + seconds

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from xmodal.training.checkpoints import load_weights
 from xmodal.training.run import Run
 
 STEP = "xmodal.training.trainer:Trainer._step"
+AGREE = "xmodal.training.trainer:Trainer._agree"  # within a step
 READ = "xmodal.data.storage.s3:S3Storage.read"
 
 
@@ -29,6 +31,12 @@ def evaluations(run: Path) -> dict[int, dict[str, float]]:
     found = {row.pop("step"): row for row in rows if row.pop("stage")}
     assert len(found) == len(rows)
     return found
+
+
+def shown_steps(run: Path) -> list[int]:
+    """Return the steps whose loss TensorBoard shows, in its order."""
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [event.step for event in board.Scalars("loss")]
 
 
 def weights(run: Path, step: int, zero: int = 0) -> dict[str, Tensor]:
@@ -70,6 +78,12 @@ def noted_ids(folder: Path) -> dict[int, list[int]]:
         for step in ranks[0]
         if all(step in rank for rank in ranks)
     }
+
+
+def wait_for_disk(trainer: Any, *_: Any) -> None:
+    """Wait until this rank has written what it saves; to be called before `AGREE`."""
+    if trainer.saving is not None:
+        trainer.saving.writer.wait()
 
 
 def note_read(file: Path, storage: Any, url: str, *_: Any) -> None:

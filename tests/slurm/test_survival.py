@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands import train
 from tests.processes import find_process
-from tests.runs import steps
+from tests.runs import shown_steps, steps
 from tests.services.daemons import until
 from tests.services.slurm import NODES, Slurm
 from tests.slurm.conftest import ROOT
@@ -89,6 +89,7 @@ def test_a_job_survives_requeue_signal_and_kill(
     job.rank(1).kill()
     said = job.end(restarts=3)
     assert steps(job.run) == undisturbed
+    assert shown_steps(job.run) == list(range(1, STEPS + 1))
     begun = [int(step) for step in re.findall(r"main: steps (\d+) to", said)]
     assert begun[0] == 1
     # After a requeue and a signal at the step that was under way, after the kill at a checkpoint.

@@ -25,7 +25,7 @@ def run(tmp_path: Path, make_recipe: Callable[..., Recipe]) -> Run:
         (folder / "deep").mkdir(parents=True)
         (folder / FILE).write_bytes(bytes(step + number % 100 for number in range(SIZE)))
         (folder / "state.json").write_text("{}")
-        assert write_contents(folder) == SIZE + 2
+        assert write_contents(folder, []) == SIZE + 2
     (run.checkpoints / "latest").write_text("step-100")
     return run
 

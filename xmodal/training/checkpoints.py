@@ -1,50 +1,16 @@
-"""Writing and reading a run's state through DeepSpeed: all of it, or none."""
+"""Reading a run's state through DeepSpeed."""
 
-import json
-import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xmodal.data.manifest import write_atomically
-from xmodal.distributed.collectives import barrier, rank, world_size
+from xmodal.distributed.collectives import world_size
 from xmodal.errors import UserError
 from xmodal.training.elastic import load_optimizer
 from xmodal.training.progress import Progress
-from xmodal.training.restarts import this_start
-from xmodal.training.run import STATE_FILE, Run, read_state
-from xmodal.training.wholeness import write_contents
-
-
-def save_checkpoint(engine: Any, run: Run, progress: Progress) -> int:
-    """Write weights, optimiser and progress to `step-N`, and return how many bytes they take.
-
-    All ranks call it. The folder is written beside its place, renamed when whole, and only then
-    does `latest` name it.
-    """
-    folder = run.checkpoint(progress.step)
-    partial = folder.with_name(folder.name + ".partial")
-    if rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    barrier()
-    engine.save_checkpoint(str(run.checkpoints), tag=partial.name, save_latest=False)
-    barrier()
-    if rank() == 0:
-        write_atomically(
-            partial / STATE_FILE,
-            json.dumps(asdict(progress) | {"ranks": world_size(), "start": this_start()}),
-        )
-    barrier()
-    size = write_contents(partial)
-    if rank() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        write_atomically(run.checkpoints / "latest", folder.name)
-    barrier()
-    return size
+from xmodal.training.run import Run, read_state
 
 
 def read_progress(run: Run) -> Progress:

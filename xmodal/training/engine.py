@@ -14,10 +14,14 @@ from xmodal.training.config import (
     StageConfig,
 )
 from xmodal.training.parts import parameter_groups
+from xmodal.training.writer import OverlappingWriter
 
 
 def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ranks: int) -> Any:
-    """Return the DeepSpeed engine of a method for one stage, its optimiser new."""
+    """Return the DeepSpeed engine of a method for one stage, its optimiser new.
+
+    It writes checkpoints while training goes on.
+    """
     config = {
         "train_batch_size": recipe.data.batch_size,
         # Not the recipe's micro-batch: GradientCache says itself which backward pass ends a step.
@@ -31,6 +35,7 @@ def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ran
     engine, *_ = deepspeed.initialize(
         model=method, optimizer=_optimizer(method, stage), config=config
     )
+    engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
     return engine
 
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from xmodal.training.checkpoints import (
     is_cut_for_others,
     load_checkpoint,
     load_weights,
-    save_checkpoint,
 )
 from xmodal.training.config import LossConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
@@ -34,6 +33,7 @@ from xmodal.training.preemption import Preemption
 from xmodal.training.progress import Progress, Stopwatch
 from xmodal.training.requirements import check_requirements
 from xmodal.training.run import Run
+from xmodal.training.saving import Saving
 from xmodal.training.schedule import learning_rate_factor, loss_weight
 from xmodal.training.timeline import StageSpan, Timeline
 
@@ -71,6 +71,8 @@ class Trainer:
         self.micro_batch_size = recipe.data.micro_batch_size or self.share
         self.preemption = Preemption()
         self.stopping = False  # some rank has been asked to
+        self.saving: Saving | None = None  # the checkpoint that is being written
+        self.saved = False  # by all ranks
 
     def train(self) -> None:
         """Run every stage that is not over, as long as what each requires holds at its end.
@@ -123,6 +125,7 @@ class Trainer:
                     self._finish()
                     raise UnfinishedError(self._unfinished())
                 if self.progress.step == span.end:
+                    self._finish_saving()
                     return
                 watch.resume()
                 with watch.waiting(), self._watched("the data of step", span):
@@ -138,6 +141,8 @@ class Trainer:
     ) -> None:
         """Do what follows a step: log it, evaluate, save, each where it is time for it."""
         step, ends = self.progress.step, self.progress.step == span.end
+        if self.saved:
+            self._finish_saving()
         if step % self.recipe.training.log_every == 0 or ends:
             self._log(span, values, watch.lap(self.timeline.total - step), loader)
             self._stop_on_trouble(engine.module, span)
@@ -148,6 +153,7 @@ class Trainer:
         if improved or self.stopping or self.timeline.saves_after(step):
             self._save(engine)
         if metrics and self.report:
+            self._finish_saving()
             self.report(step, self.timeline.total, metrics)
 
     def _loader(self, span: StageSpan) -> TrainingLoader:
@@ -212,17 +218,20 @@ class Trainer:
         """Return the means over ranks of the losses and of their weighted sum; stop all ranks if
         any has cause to, now or, where one has been asked to, after this step.
         """
-        counts = loss.new_tensor([len(batch.faults) + len(batch.notices), self.preemption.asked])
+        written = self.saving is not None and self.saving.is_written()
+        counts = loss.new_tensor(
+            [len(batch.faults) + len(batch.notices), self.preemption.asked, written]
+        )
         mine = torch.cat([torch.stack([*losses.values(), loss]).detach(), counts])
-        *parts, total, num_reports, num_asked = sum_over_ranks(mine).tolist()
+        *parts, total, num_reports, num_asked, num_written = sum_over_ranks(mine).tolist()
         if num_reports:
             self._report(batch)
-        self.stopping = num_asked > 0
         ranks = self.environment.ranks
+        self.stopping, self.saved = num_asked > 0, num_written == ranks
         values = {name: part / ranks for name, part in zip(losses, parts, strict=True)}
         for name, value in values.items():
             if not math.isfinite(value):
-                raise UserError(self._not_finite(name, value, span))
+                self._give_up(self._not_finite(name, value, span))
         return {"loss": total / ranks} | {f"loss/{name}": value for name, value in values.items()}
 
     def _not_finite(self, name: str, value: float, span: StageSpan) -> str:
@@ -237,7 +246,7 @@ class Trainer:
     def _stop_on_trouble(self, method: Method, span: StageSpan) -> None:
         trouble = method.trouble()
         if trouble:
-            raise UserError(f"step {self.progress.step}, stage {span.config.name}: {trouble}")
+            self._give_up(f"step {self.progress.step}, stage {span.config.name}: {trouble}")
 
     def _unfinished(self) -> str:
         step, total = self.progress.step, self.timeline.total
@@ -258,7 +267,7 @@ class Trainer:
         seen = (self.progress.step + 1) * self.recipe.data.batch_size
         if self.progress.faults > self.recipe.data.max_bad_share * max(seen, 1000):
             bad = [fault for fault in faults if not fault.by_choice]
-            raise UserError(
+            self._give_up(
                 f"{self.progress.faults} of {seen} samples cannot be read "
                 f"({self.progress.causes()}), the last {bad[-1] if bad else 'named above'}; "
                 "run `python -m shards check` on the shards or raise data.max_bad_share"
@@ -305,21 +314,30 @@ class Trainer:
         return self.evaluate(engine.module, self.progress.step, span) if self.evaluate else {}
 
     def _save(self, engine: Any) -> None:
-        begun = time.perf_counter()
-        size = save_checkpoint(engine, self.run, self.progress)
-        self.log.say(
-            f"checkpoint {self.run.checkpoint(self.progress.step).name}: {size / 1e6:,.1f} MB in "
-            f"{time.perf_counter() - begun:.1f} s"
-        )
+        self._finish_saving()
+        self.saving = Saving(engine, self.run, self.progress)
+
+    def _finish_saving(self) -> None:
+        """Have the checkpoint that is being written, if one is, whole and in its place."""
+        if self.saving is None:
+            return
+        saving, self.saving = self.saving, None
+        self.log.say(saving.finish())
         if self.mirror:
-            self._say(self.mirror.send(self.run.checkpoint(self.progress.step)))
+            self._say(self.mirror.send(saving.folder))
         if self.environment.is_main:
-            self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
+            self.run.prune(self.recipe.checkpoints.keep_last, saving.best_step)
 
     def _finish(self) -> None:
-        """Let what is on its way to the mirror arrive."""
+        """Let what is on its way to the disk and to the mirror arrive."""
+        self._finish_saving()
         if self.mirror:
             self._say(self.mirror.finish())
+
+    def _give_up(self, why: str) -> NoReturn:
+        """End the run, for what all ranks know; what has been saved stays."""
+        self._finish()
+        raise UserError(why)
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:

@@ -6,7 +6,8 @@ with its share of the files.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import BufferedReader, BytesIO
 from itertools import count
 from pathlib import Path
 
@@ -17,18 +18,23 @@ from xmodal.training.run import Run
 
 CONTENTS = "files.json"
 UNREADABLE = f"{CONTENTS} cannot be read"
+# A file of a checkpoint: its name, its size in bytes, its checksum.
+File = tuple[str, int, str]
 
 
-def write_contents(folder: Path) -> int:
-    """Write what a checkpoint holds, and return its size in bytes."""
-    # One listing for all: nodes may see a folder of a shared file system a while later.
-    names = gather_objects(_names(folder) if rank() == 0 else [])
-    mine = [(name, *_measured(folder / name)) for name in names[rank() :: world_size()]]
-    found = gather_objects(mine)
+def write_contents(folder: Path, files: Sequence[File]) -> int:
+    """Write what a checkpoint holds, and return its size in bytes.
+
+    `files` are those that this rank has written; rank 0 reads what there is besides.
+    """
+    files = gather_objects(files)
+    known = {name for name, _, _ in files}
+    others = set(_names(folder)) - known if rank() == 0 else set()
+    files += gather_objects([(name, *_measured(folder / name)) for name in others])
     if rank() == 0:
-        contents = {name: {"bytes": size, "blake2b": digest} for name, size, digest in found}
-        write_atomically(folder / CONTENTS, json.dumps(contents, indent=1) + "\n")
-    return sum(size for _, size, _ in found)
+        contents = {name: {"bytes": size, "blake2b": digest} for name, size, digest in files}
+        write_atomically(folder / CONTENTS, json.dumps(contents, indent=1, sort_keys=True) + "\n")
+    return sum(size for _, size, _ in files)
 
 
 def fault_of(folder: Path) -> str | None:
@@ -53,6 +59,11 @@ def read_contents(text: str) -> dict[str, tuple[int, str]]:
         return {name: (file["bytes"], file["blake2b"]) for name, file in json.loads(text).items()}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(text) from error
+
+
+def checksum(data: BytesIO | BufferedReader) -> str:
+    """Return the checksum of a file's content."""
+    return hashlib.file_digest(data, "blake2b").hexdigest()
 
 
 def check_whole_checkpoint(folder: Path) -> None:
@@ -111,7 +122,7 @@ def _names(folder: Path) -> list[str]:
 
 def _measured(file: Path) -> tuple[int, str]:
     with file.open("rb") as data:
-        return file.stat().st_size, hashlib.file_digest(data, "blake2b").hexdigest()
+        return file.stat().st_size, checksum(data)
 
 
 def _fault(file: Path, size: int, digest: str) -> str | None:

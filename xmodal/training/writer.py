@@ -1,0 +1,65 @@
+"""A checkpoint engine for DeepSpeed that writes files while training goes on.
+
+DeepSpeed's own one of that kind, the decoupled engine, holds the optimiser's next step until all is
+written, has every rank write the weights to the same file, and does not read ZeRO's files again.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
+    CheckpointCommitInfo,
+    CheckpointEngine,
+)
+
+from xmodal.training.wholeness import File, checksum
+
+
+class OverlappingWriter(CheckpointEngine):
+    """Saves what the engine it stands before saves, byte for byte, but meanwhile.
+
+    `save` returns once the bytes are in memory, which holds them until a thread has written them.
+    """
+
+    def __init__(self, behind: Any) -> None:
+        super().__init__()
+        self.behind = behind
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._files: list[Future[File]] = []
+
+    def create(self, info: CheckpointCommitInfo) -> None:
+        """Begin a checkpoint."""
+        self.behind.create(info)
+        self._files = []
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Begin to write a file."""
+        held = BytesIO()
+        self.behind.save(state_dict, held)
+        self._files.append(self._thread.submit(_write, Path(path), held))
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """Return what was saved as a file."""
+        return self.behind.load(path, map_location=map_location)
+
+    def commit(self, info: CheckpointCommitInfo) -> bool:
+        """Take note that all files of a checkpoint have been begun."""
+        return bool(self.behind.commit(info))
+
+    def is_done(self) -> bool:
+        """Tell whether nothing of the checkpoint is left to write, in this process."""
+        return all(file.done() for file in self._files)
+
+    def wait(self) -> list[File]:
+        """Return this process's files of the checkpoint, once they are written.
+
+        Raises `OSError` where one could not be.
+        """
+        return [file.result() for file in self._files]
+
+
+def _write(path: Path, held: BytesIO) -> File:
+    size = path.write_bytes(held.getbuffer())
+    return path.name, size, checksum(held)
