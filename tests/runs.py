@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from xmodal.training.checkpoints import load_weights
@@ -35,6 +34,9 @@ def evaluations(run: Path) -> dict[int, dict[str, float]]:
 
 def shown_steps(run: Path) -> list[int]:
     """Return the steps whose loss TensorBoard shows, in its order."""
+    # What is called from here within a command shall not wait for this.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     return [event.step for event in board.Scalars("loss")]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import free_port
 from tests.processes import on_ranks
-from xmodal.distributed.collectives import rank
+from xmodal.distributed.collectives import barrier, rank
 from xmodal.distributed.rollcall import call_roll, named
 from xmodal.errors import LostPeerError, UserError
 
@@ -17,9 +17,11 @@ def answer(port: int, ranks: int, nodes: str) -> str:
     """Answer a roll call of so many ranks; return the error, if any."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), XMODAL_NODES=nodes)
     try:
-        call_roll(rank(), ranks, 2 if ranks > 2 else 20)
+        roll = call_roll(rank(), ranks, 2 if ranks > 2 else 20)
     except LostPeerError as error:
         return str(error)
+    barrier()
+    del roll  # they had met at rank 0's
     return ""
 
 

@@ -10,8 +10,10 @@ import pytest
 
 from tests.commands import by_launcher, train
 from tests.processes import find_process
-from tests.runs import STEP
+from tests.runs import AGREE, STEP, wait_for_disk
 from tests.services.daemons import until
+from xmodal.distributed.environment import REDUCES
+from xmodal.distributed.rollcall import Roll
 from xmodal.training.run import Run, read_state
 
 
@@ -21,7 +23,7 @@ def hang(step: int, trainer: Any, *_: Any) -> None:
 
 
 def test_what_hangs_says_where_and_ends(recipe: Path, tmp_path: Path) -> None:
-    before = {STEP: partial(hang, 8)}
+    before = {STEP: partial(hang, 8), AGREE: wait_for_disk}
     given = (recipe, f"run={tmp_path}/run", "training.watchdog=3")
     done = train(*given, ranks=2, before=before)
     assert done.code == 75, done
@@ -34,6 +36,25 @@ def test_what_hangs_says_where_and_ends(recipe: Path, tmp_path: Path) -> None:
     assert newest
     assert newest.name == "step-6"
     assert read_state(newest)["start"] == {"job": None, "restart": 0}
+
+
+def hang_after_the_roll_call(roll: Roll, place: str) -> None:
+    if roll.rank == 1 and place == REDUCES:
+        time.sleep(60)
+
+
+def test_a_rank_that_does_not_come_to_the_first_all_reduce_is_named(
+    recipe: Path, tmp_path: Path
+) -> None:
+    before = {"xmodal.distributed.rollcall:Roll.note": hang_after_the_roll_call}
+    given = (recipe, f"run={tmp_path}/run", "training.roll_call=5")
+    done = train(*given, ranks=2, before=before, environment={"XMODAL_NODES": "n1 n2"})
+    assert done.code == 75, done
+    assert (
+        "has waited for the first all-reduce, to which rank 1 (node n2) did not come, longer than "
+        "5 s; this is where it stands:"
+    ) in done.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ from datetime import timedelta
 
 import torch
 
-from xmodal.distributed.rollcall import call_roll
+from xmodal.distributed.rollcall import Roll, call_roll
 from xmodal.distributed.watchdog import within
 
 ROLL_CALL = 300.0
+REDUCES = "reduce"
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,10 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
         torch.cuda.set_device(device)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     # Ray Train has its workers meet before it calls them.
-    store = None if torch.distributed.is_initialized() else call_roll(rank, ranks, roll_call)
-    with within(
-        roll_call,
-        "the first all-reduce of ranks that all have answered (do NCCL_SOCKET_IFNAME and "
-        "GLOO_SOCKET_IFNAME name the network between the nodes?)",
-    ):
+    roll = None if torch.distributed.is_initialized() else call_roll(rank, ranks, roll_call)
+    with within(roll_call, lambda: _first_all_reduce(roll)):
+        if roll:
+            roll.note(REDUCES)
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
             timeout=timedelta(minutes=30),
@@ -83,8 +82,17 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
         torch.distributed.all_reduce(torch.zeros(1, device=device))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    del store  # the group has one of its own by now
     return Environment(rank, ranks, device)
+
+
+def _first_all_reduce(roll: Roll | None) -> str:
+    absent = roll.absent(REDUCES) if roll else []
+    if absent:
+        return f"the first all-reduce, to which {', '.join(absent)} did not come,"
+    return (
+        "the first all-reduce of ranks that all have answered (do NCCL_SOCKET_IFNAME and "
+        "GLOO_SOCKET_IFNAME name the network between the nodes?)"
+    )
 
 
 def _free_port() -> int:

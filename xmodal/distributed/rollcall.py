@@ -9,14 +9,41 @@ from torch.distributed import DistError
 
 from xmodal.errors import LostPeerError, UserError
 
+ANSWERED = "roll"
+
 
 def node_name() -> str:
     """Return the name of this machine, as Slurm calls it within its jobs."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def call_roll(rank: int, ranks: int, seconds: float) -> Store:
-    """Wait until all ranks have answered, and return where they did: MASTER_ADDR, MASTER_PORT.
+class Roll:
+    """What each rank has come to, as all can read it where they met."""
+
+    def __init__(self, store: Store, rank: int, ranks: int) -> None:
+        self.store, self.rank, self.ranks = store, rank, ranks
+
+    def note(self, place: str) -> None:
+        """Note that this rank has come to a place in the program."""
+        self.store.set(f"{place}/{self.rank}", node_name())
+
+    def wait(self, place: str, seconds: float) -> None:
+        """Wait until all ranks have come to it; `DistError` where some have not in time."""
+        keys = [f"{place}/{one}" for one in range(self.ranks)]
+        self.store.wait(keys, timedelta(seconds=seconds))
+
+    def absent(self, place: str) -> list[str]:
+        """Return what the ranks are called that have not; none where nobody is left to tell."""
+        ranks = range(self.ranks)
+        try:
+            missing = [one for one in ranks if not self.store.check([f"{place}/{one}"])]
+        except DistError:
+            return []
+        return [named(one, self.ranks) for one in missing]
+
+
+def call_roll(rank: int, ranks: int, seconds: float) -> Roll:
+    """Wait until all ranks have answered, at MASTER_ADDR and MASTER_PORT, and return the roll.
 
     Raises `LostPeerError`, on each rank that has, where some have not within so many seconds, and
     `UserError` where rank 0 cannot be reached under its address by anybody, but in a job of
@@ -43,26 +70,20 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Store:
         if "XMODAL_NODES" in os.environ:  # a job that is started again has another port
             raise LostPeerError(f"the ranks cannot meet at {place}: {reason}") from None
         raise UserError(f"the ranks cannot meet at {place}: {reason}") from None
-    keys = {one: f"roll/{one}" for one in range(ranks)}
+    roll = Roll(store, rank, ranks)
     try:
-        store.set(keys[rank], node_name())
-        store.wait(list(keys.values()), timedelta(seconds=seconds))
+        roll.note(ANSWERED)
+        roll.wait(ANSWERED, seconds)
     except DistError:
-        raise LostPeerError(_absent(store, keys, ranks, seconds)) from None
-    return store
+        # Rank 0 may have waited as long, have said who is missing, and be gone.
+        who = ", ".join(roll.absent(ANSWERED)) or "some rank"
+        raise LostPeerError(
+            f"{who} did not answer within {seconds:g} s (training.roll_call): is its node alive?"
+        ) from None
+    return roll
 
 
 def named(rank: int, ranks: int) -> str:
     """Return what a rank is called, with its node where the job script has said who runs where."""
     nodes = os.environ.get("XMODAL_NODES", "").split()
     return f"rank {rank} (node {nodes[rank * len(nodes) // ranks]})" if nodes else f"rank {rank}"
-
-
-def _absent(store: Store, keys: dict[int, str], ranks: int, seconds: float) -> str:
-    try:
-        absent = [named(rank, ranks) for rank, key in keys.items() if not store.check([key])]
-    except DistError:
-        # Rank 0 has waited as long, has said who is missing, and is gone.
-        absent = []
-    who = ", ".join(absent) or "some rank"
-    return f"{who} did not answer within {seconds:g} s (training.roll_call): is its node alive?"

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from xmodal.distributed.rollcall import node_name
@@ -17,11 +17,11 @@ SECONDS_TO_SPEAK = 10
 
 
 @contextmanager
-def within(seconds: float, what: str) -> Iterator[None]:
+def within(seconds: float, what: Callable[[], str]) -> Iterator[None]:
     """End this process, whatever it is in, where the block takes longer than so many seconds.
 
-    It says on stderr what was waited for and where every thread stands, and leaves with exit
-    code 75, by which a scheduler starts it again.
+    It says on stderr what was waited for, as `what` tells it then, and where every thread stands,
+    and leaves with exit code 75, by which a scheduler starts it again.
     """
     timer = threading.Timer(seconds, _give_up, (seconds, what))
     timer.daemon = True
@@ -32,11 +32,11 @@ def within(seconds: float, what: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _give_up(seconds: float, what: str) -> None:
+def _give_up(seconds: float, what: Callable[[], str]) -> None:
     rank = os.environ.get("RANK", "0")
     print(
-        f"error: rank {rank} ({node_name()}) has waited for {what} longer than {seconds:g} s; this "
-        "is where it stands:",
+        f"error: rank {rank} ({node_name()}) has waited for {what()} longer than {seconds:g} s; "
+        "this is where it stands:",
         file=sys.stderr,
         flush=True,
     )

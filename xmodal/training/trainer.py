@@ -182,7 +182,7 @@ class Trainer:
         # A loader's and an engine's first use is slow: files are opened, kernels compiled.
         factor = 3 if self.progress.step == self.first else 1
         what = f"{what} {self.progress.step + 1} (stage {span.config.name})"
-        return within(factor * self.recipe.training.watchdog, what)
+        return within(factor * self.recipe.training.watchdog, lambda: what)
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return what is to be known of it, losses by name first."""
