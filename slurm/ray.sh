@@ -52,6 +52,8 @@ if ((SLURM_PROCID)); then
     exit 0
 fi
 
+# The job has another port when it is started again.
+! head_listens || fail 75 "port $MASTER_PORT of node $SLURMD_NODENAME is taken"
 trap : TERM
 ray start --head --node-ip-address="${RAY_ADDRESS%:*}" --port="$MASTER_PORT" \
     --ray-client-server-port=$((MASTER_PORT - 10000)) --include-dashboard=false "${options[@]}" \

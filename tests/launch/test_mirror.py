@@ -261,6 +261,34 @@ def test_what_is_broken_on_the_disk_comes_from_the_bucket(
     assert steps(run) == steps(finished)
 
 
+def test_where_all_on_the_disk_is_broken_the_bucket_is_asked(
+    mirror: Mirrored, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert mirror.train(run, killed_at=SENDING.format(2)).code == -9
+    for folder in Run(run).finished():
+        (folder / WEIGHTS).write_bytes(b"")
+    done = mirror.train(run)
+    assert done.code == 0, done.err
+    assert f"warning: checkpoint {run}/checkpoints/step-18 is broken ({WEIGHTS} has 0 " in done.out
+    assert "step-12 comes from" in done.out
+    assert steps(run) == steps(finished)
+    assert {"step-18.broken", "step-12.broken", "step-6.broken"} <= kept_checkpoints(run)
+
+
+@pytest.mark.slow
+def test_where_nothing_is_whole_anywhere_a_run_does_not_begin_again(
+    mirror: Mirrored, recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train(recipe, f"run={run}").code == 0
+    for folder in Run(run).finished():
+        (folder / WEIGHTS).write_bytes(b"")
+    for _ in range(2):
+        assert "no checkpoint in " in mirror.train(run).error
+    assert f"step-{STEPS}.broken" in kept_checkpoints(run)
+
+
 MISTAKES: dict[str, tuple[Callable[[Mirrored], str], str]] = {
     "something else": (lambda mirror: mirror.url.rpartition("/")[0], "holds something else"),
     "no bucket": (lambda _: "s3://nobodys/runs", "there is no such bucket"),

@@ -1,5 +1,8 @@
 """`slurm/tune.sbatch`, on a real Slurm of two nodes."""
 
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,20 @@ def test_a_mistake_is_one_line_and_ends_the_job(slurm: Slurm, tmp_path: Path) ->
     number = slurm.submit(*given, "slurm/tune.sbatch", "quickstart", cwd=ROOT)
     assert slurm.wait(number, 100)["ExitCode"] == "2:0"
     assert "error: 4 tasks on 2 nodes: --ntasks-per-node is 1, a node's Ray" in log.read_text()
+
+
+def test_a_port_that_is_taken_brings_the_job_back() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = {"SLURM_PROCID": "0", "SLURMD_NODENAME": "n1", "MASTER_PORT": str(port)}
+        given |= {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+        done = subprocess.run(
+            ["bash", "slurm/ray.sh", "true"],
+            cwd=ROOT,
+            env=os.environ | given,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr.strip() == f"error: port {port} of node n1 is taken:"

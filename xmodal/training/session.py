@@ -83,7 +83,7 @@ class Session:
             check_known(stage, method, protocols)
         if environment.is_main:
             self.held = hold(self.run.path, f"run={recipe.run}")
-        self.recovered = [*recover(self.run), *(self.mirror.restore() if self.mirror else [])]
+        self.recovered = recover(self.run, self.mirror.restore if self.mirror else None)
         check_restarts(self.run, recipe.training.restarts)
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)

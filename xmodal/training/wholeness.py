@@ -6,7 +6,7 @@ with its share of the files.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BufferedReader, BytesIO
 from itertools import count
 from pathlib import Path
@@ -75,11 +75,36 @@ def check_whole_checkpoint(folder: Path) -> None:
         )
 
 
-def recover(run: Run) -> list[str]:
+def recover(run: Run, fetch: Callable[[], list[str]] | None = None) -> list[str]:
     """Make `latest` name the newest whole checkpoint, and put newer ones that are broken aside.
 
-    Return what is to be said of them. Raises `UserError` where there are, or were, checkpoints and
-    none is whole: a run that has come so far never begins again by itself.
+    `fetch` then brings a newer one from elsewhere, if there is one. Return what is to be said.
+    Raises `UserError` where there are, or were, checkpoints and none is whole: a run that has come
+    so far never begins again by itself.
+    """
+    broken, newest = _broken(run)
+    if broken and not newest and not fetch:
+        raise UserError(_none_whole(run, broken))
+    barrier()
+    if rank() == 0:
+        _put_aside(broken)
+        if newest and run.latest() != newest:
+            write_atomically(run.checkpoints / "latest", newest.name)
+    barrier()
+    goes_on = f": going on from {newest.name}" if newest else ""
+    said = [
+        f"warning: checkpoint {one} is broken ({fault}){goes_on}" for one, fault in broken.items()
+    ]
+    said += fetch() if fetch else []
+    latest = run.latest()
+    if broken and not (latest and latest.is_dir()):
+        raise UserError(_none_whole(run, broken))
+    return said
+
+
+def _broken(run: Run) -> tuple[dict[Path, str], Path | None]:
+    """Return the newest checkpoint that is whole, if one is, and before it what is wrong with each
+    that is newer.
     """
     latest = run.latest()
     broken: dict[Path, str] = {}
@@ -88,31 +113,24 @@ def recover(run: Run) -> list[str]:
     for folder in run.finished():
         fault = fault_of(folder)
         if fault is None:
-            barrier()
-            if rank() == 0:
-                _go_on_from(run, folder, broken)
-            barrier()
-            return [
-                f"warning: checkpoint {one} is broken ({fault}): going on from {folder.name}"
-                for one, fault in broken.items()
-            ]
+            return broken, folder
         broken[folder] = fault
-    if broken:
-        faults = "; ".join(f"{folder.name}: {fault}" for folder, fault in broken.items())
-        raise UserError(
-            f"no checkpoint in {run.checkpoints} is whole ({faults}): restore one, or train in "
-            "another run=DIR"
-        )
-    return []
+    return broken, None
 
 
-def _go_on_from(run: Run, newest: Path, broken: Mapping[Path, str]) -> None:
+def _none_whole(run: Run, broken: Mapping[Path, str]) -> str:
+    faults = "; ".join(f"{folder.name}: {fault}" for folder, fault in broken.items())
+    return (
+        f"no checkpoint in {run.checkpoints} is whole ({faults}): restore one, or train in "
+        "another run=DIR"
+    )
+
+
+def _put_aside(broken: Iterable[Path]) -> None:
     """Keep broken checkpoints under another name, where nothing writes over them."""
     for folder in filter(Path.is_dir, broken):
         names = (f"{folder.name}.broken{number or ''}" for number in count())
         folder.rename(next(p for p in map(folder.with_name, names) if not p.exists()))
-    if run.latest() != newest:
-        write_atomically(run.checkpoints / "latest", newest.name)
 
 
 def _names(folder: Path) -> list[str]:
