@@ -3,63 +3,113 @@
 import os
 import socket
 import subprocess
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.processes import find_process
 from tests.services.daemons import until
 from tests.services.slurm import Slurm
 from tests.slurm.conftest import ROOT
+from tests.tuning.sweeps import (
+    QUICKSTART,
+    asha,
+    assert_asha,
+    assert_population,
+    is_in_the_middle,
+    journal,
+    lines,
+    population,
+    write_space,
+)
 from xmodal.training.run import Run, read_state
-from xmodal.tuning.journal import Journal
 
 pytestmark = pytest.mark.slurm
 
 
-def write_space(folder: Path) -> Path:
-    """Two trials of two workers, each of which takes a whole node of the two."""
-    values = {
-        "metric": "rsum",
-        "trials": 2,
-        "workers": 2,
-        "resources": {"cpus": 2},
-        "space": {"stages.0.optimizer.lr": {"log_uniform": [1e-4, 1e-2]}},
-    }
-    path = folder / "space.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+class Sweep:
+    """A sweep over both nodes, whose log and folder lie in one folder of a test."""
+
+    def __init__(self, slurm: Slurm, folder: Path, words: Sequence[str]) -> None:
+        self.slurm, self.folder, self.path = slurm, folder, folder / "sweep"
+        self.log = folder / "log"
+        given = ["--nodes=2", f"--output={self.log}", f"--job-name={folder}/job"]
+        self.number = slurm.submit(*given, "slurm/tune.sbatch", *words, cwd=ROOT)
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        until(holds, 600, what, [self.log])
+
+    def kill(self) -> None:
+        """Kill the command that leads the sweep, -9."""
+        process = find_process("launch/tune.py", SLURM_JOB_ID=self.number)
+        process.kill()
+        restarted = ("Restarts", "1")
+        self.until(lambda: restarted in self.slurm.job(self.number).items(), "the job's restart")
+
+    def end(self) -> str:
+        """Wait for the end of the job, which was started again once; return what it said."""
+        fields = self.slurm.wait(self.number, 900)
+        said = self.log.read_text()
+        assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), said
+        assert "best: " in said
+        assert (self.path / "best.yaml").is_file()
+        return said
+
+    def complaints(self) -> str:
+        return "".join(path.read_text() for path in self.folder.glob("job-*.log"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_over_two_nodes_comes_back(slurm: Slurm, recipe: Path, tmp_path: Path) -> None:
-    sweep, log = tmp_path / "sweep", tmp_path / "log"
-    given = ["--nodes=2", f"--output={log}", f"--job-name={tmp_path}/job", "slurm/tune.sbatch"]
-    words = [str(recipe), "--space", str(write_space(tmp_path)), f"--sweep={sweep}"]
-    words += ["stages.0.length=120 steps"]
-    number = slurm.submit(*given, *words, cwd=ROOT)
-    journal = sweep / "journal.jsonl"
-
-    def measured() -> int:
-        return journal.read_text().count('"value"') if journal.exists() else 0
-
-    until(lambda: measured() >= 2, 300, "two evaluations", [log])
-    slurm.run("scancel", "--signal=USR1", number)
-    fields = slurm.wait(number, 500)
-    said = log.read_text()
-    assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), said
-    complaints = "".join(path.read_text() for path in tmp_path.glob("job-*.log"))
-    assert "asked to stop by a signal: 0 of 2 trials are over" in complaints
-    trials = Journal(journal).trials
+    """Each of its trials' two workers takes a whole node."""
+    space = write_space(tmp_path, workers=2, resources={"cpus": 2})
+    words = [str(recipe), "--space", str(space), f"--sweep={tmp_path}/sweep"]
+    sweep = Sweep(slurm, tmp_path, [*words, "stages.0.length=120 steps"])
+    sweep.until(lambda: lines(sweep.path, '"value"') >= 2, "two evaluations")
+    slurm.run("scancel", "--signal=USR1", sweep.number)
+    said = sweep.end()
+    assert "asked to stop by a signal: 0 of 2 trials are over" in sweep.complaints()
+    trials = journal(sweep.path)
     assert [trial.end for trial in trials.values()] == ["finished", "finished"]
     for name in trials:
-        newest = Run(sweep / "trials" / name).latest()
+        newest = Run(sweep.path / "trials" / name).latest()
         assert newest is not None
         assert (newest.name, read_state(newest)["ranks"]) == ("step-120", 2)
-    assert "best: " in said
-    assert (sweep / "best.yaml").is_file()
-    assert "Traceback" not in said + complaints
+    assert "Traceback" not in said + sweep.complaints()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_asha_over_two_nodes_killed_in_the_middle_finds_a_better_recipe(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    """As on one machine, but that each of a trial's two workers takes a whole node."""
+    space = yaml.safe_load(QUICKSTART.read_text()) | {"resources": {"cpus": 2, "gpus": 0}}
+    begun = time.monotonic()
+    sweep = Sweep(slurm, tmp_path, asha(tmp_path, write_space(tmp_path, **space)))
+    sweep.until(lambda: is_in_the_middle(sweep.path), "some trials")
+    sweep.kill()
+    before = journal(sweep.path)
+    print(sweep.end(), f"\n{time.monotonic() - begun:.0f} s")
+    assert_asha(sweep.path, before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_population_over_two_nodes_takes_over_the_best_weights(
+    slurm: Slurm, recipe: Path, tmp_path: Path
+) -> None:
+    """Each of its two trials has a node, and takes weights from the other's."""
+    begun = time.monotonic()
+    sweep = Sweep(slurm, tmp_path, population(tmp_path, recipe, cpus=1))
+    sweep.until(lambda: lines(sweep.path, '"weights"') >= 1, "an exchange")
+    sweep.kill()
+    print(sweep.end(), f"\n{time.monotonic() - begun:.0f} s")
+    assert_population(sweep.path)
 
 
 def test_a_mistake_is_one_line_and_ends_the_job(slurm: Slurm, tmp_path: Path) -> None:

@@ -4,17 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.commands import ROOT, Done
 from tests.launch.conftest import finished, recipe, scenes  # noqa: F401
-
-LR = "stages.0.optimizer.lr"
-DECAY = "stages.0.optimizer.weight_decay"
+from tests.tuning.sweeps import write_space
 
 
 def command(*arguments: object) -> list[str]:
@@ -39,10 +36,4 @@ def tune(*arguments: object, seconds: float = 280) -> Done:
 def space(tmp_path: Path) -> Callable[..., Path]:
     """Write a SPACE.yaml with the keys that are given, over two trials and a learning rate."""
 
-    def write(**keys: Any) -> Path:
-        values = {"metric": "rsum", "trials": 2, "space": {LR: {"log_uniform": [1e-4, 1e-2]}}}
-        path = tmp_path / "space.yaml"
-        path.write_text(yaml.safe_dump(values | keys, sort_keys=False))
-        return path
-
-    return write
+    return partial(write_space, tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.tuning.conftest import DECAY, LR
+from tests.tuning.sweeps import DECAY, LR
 from xmodal.errors import UserError
 from xmodal.recipe import read_recipe
 from xmodal.tuning.folder import make_folder

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.commands import run
-from tests.tuning.conftest import DECAY, LR
+from tests.tuning.sweeps import DECAY, LR
 from xmodal.recipe import read_recipe
 from xmodal.tuning.folder import make_folder
 from xmodal.tuning.space import (

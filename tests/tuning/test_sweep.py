@@ -1,7 +1,5 @@
 """Sweeps by launch/tune.py: real trials of distributed runs under a Ray of their own."""
 
-import csv
-import json
 import os
 import signal
 import subprocess
@@ -11,39 +9,26 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
-from shards.build import build
-from tests.commands import ROOT, run
-from tests.runs import evaluations, kept_checkpoints
-from tests.tuning.conftest import DECAY, LR, command, environment, tune
-from xmodal.recipe import load_recipe, read_recipe
+from tests.commands import run
+from tests.runs import kept_checkpoints
+from tests.tuning.conftest import command, environment, tune
+from tests.tuning.sweeps import (
+    LR,
+    asha,
+    assert_asha,
+    assert_population,
+    assert_whole,
+    is_in_the_middle,
+    journal,
+    lines,
+    population,
+    rows,
+)
+from xmodal.recipe import read_recipe
 from xmodal.training.run import Run, read_state
-from xmodal.tuning.journal import Journal, Trial
 
 RAY = ("raylet", "gcs_server", "ray::")
-
-
-def journal(sweep: Path) -> dict[str, Trial]:
-    return Journal(sweep / "journal.jsonl").trials
-
-
-def rows(sweep: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of trials.csv by trial, in their order."""
-    with (sweep / "trials.csv").open() as file:
-        return {row["trial"]: row for row in csv.DictReader(file)}
-
-
-def is_whole(sweep: Path, trial: Trial) -> None:
-    """Check that a trial's run folder says what the journal says."""
-    run = sweep / "trials" / trial.name
-    measured = evaluations(run)
-    for one in trial.measured:
-        assert measured[one.step]["relevance/rsum"] == one.value
-    assert load_recipe(run).stages[0].optimizer.lr == trial.values[LR]
-    if trial.end == "finished":
-        assert (run / "results.json").is_file()
-    assert any((run / "tensorboard").glob("*.hparams"))
 
 
 def test_a_sweep_of_two_trials_of_two_workers(
@@ -60,7 +45,7 @@ def test_a_sweep_of_two_trials_of_two_workers(
     assert trials["000"].values == {LR: 3e-4}
     for trial in trials.values():
         assert [one.step for one in trial.measured] == [6, 12]
-        is_whole(sweep, trial)
+        assert_whole(sweep, trial)
         assert read_state(Run(sweep / "trials" / trial.name).checkpoint(12))["ranks"] == 2
     best = next(iter(rows(sweep).values()))
     assert f"trial {best['trial']}: finished" in done.out
@@ -104,65 +89,30 @@ def below(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def lines(sweep: Path, mark: str) -> int:
-    file = sweep / "journal.jsonl"
-    return file.read_text().count(mark) if file.exists() else 0
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_asha_killed_in_the_middle_finds_a_better_recipe(
     start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
-    """Eight trials of two workers over the quickstart's recipe, on a tenth of its scenes."""
-    data, sweep = tmp_path / "scenes", tmp_path / "sweep"
-    build("scenes", data, splits=("train", "val"), options={"train": 2000, "val": 200})
-    words: list[object] = ["quickstart", "--space", ROOT / "launch" / "spaces" / "quickstart.yaml"]
-    words += ["--sweep", sweep, f"data.train={data}/train", f"data.val={data}/val"]
-    words += ["data.workers=0", "stages.0.length=4 epochs"]
+    words, sweep = asha(tmp_path), tmp_path / "sweep"
     begun = time.monotonic()
     process = start(*words)
-    until(lambda: lines(sweep, '"end"') >= 3, process, 900)
-    until(lambda: lines(sweep, '"trial": "003", "value"') >= 1, process, 300)
+    until(lambda: is_in_the_middle(sweep), process, 900)
     process.kill()
     process.communicate()
     before = journal(sweep)
-    assert any(trial.end is None for trial in before.values())
     done = tune(*words, seconds=1200)
     assert done.code == 0, done.err
-    after = journal(sweep)
-    assert len(after) == 8
-    for name, trial in before.items():
-        # What was over stays as it was, and what was not goes on from where it was.
-        assert after[name].values == trial.values
-        assert trial.end is None or after[name] == trial
-    for trial in after.values():
-        is_whole(sweep, trial)
-    ends = [trial.end for trial in after.values()]
-    assert ends.count("stopped") >= 2
-    assert set(ends) == {"stopped", "finished"}
-    table = rows(sweep)
-    best, default = (float(table[name]["relevance/rsum"]) for name in (next(iter(table)), "000"))
     print(done.out, f"\n{time.monotonic() - begun:.0f} s")
-    assert best > default + 5
+    assert_asha(sweep, before)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_population_takes_over_the_best_weights(
-    recipe: Path,
-    space: Callable[..., Path],
-    tmp_path: Path,
-    start: Callable[..., "subprocess.Popen[str]"],
+    recipe: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
-    sweep = tmp_path / "sweep"
-    keys = {LR: {"log_uniform": [1e-6, 1e-2]}, DECAY: {"choice": [0.0, 0.1, 0.2, 0.3]}}
-    scheduler = {"kind": "pbt", "interval": "30 steps", "quantile": 0.5}
-    resources = {"cpus": 0.5}
-    file = space(trials=2, workers=2, resources=resources, scheduler=scheduler, space=keys)
-    # Long enough that trials which do not start at the same moment meet.
-    words = [recipe, "--space", file, "--sweep", sweep, "stages.0.length=600 steps"]
-    words += ["evaluation.every=30 steps", "checkpoints.every=30 steps", "training.log_every=30"]
+    words, sweep = population(tmp_path, recipe, cpus=0.5), tmp_path / "sweep"
     process = start(*words)
     # Killed after an exchange, it goes on with what trials have become.
     until(lambda: lines(sweep, '"weights"') >= 1, process, 400)
@@ -170,27 +120,8 @@ def test_a_population_takes_over_the_best_weights(
     process.communicate()
     done = tune(*words, seconds=400)
     assert done.code == 0, done.err
-    trials = journal(sweep)
-    assert {trial.end for trial in trials.values()} == {"finished"}
-    taken = [trial for trial in trials.values() if trial.weights]
-    assert taken
-    for trial in taken:
-        run = sweep / "trials" / trial.name
-        said = [json.loads(line) for line in (run / "lineage.jsonl").read_text().splitlines()]
-        assert [Path(line["weights"]).name for line in said] == [name for _, name in trial.weights]
-        assert [line["step"] for line in said] == [step for step, _ in trial.weights]
-        assert 1e-6 <= trial.values[LR] <= 1e-2
-        assert trial.values[DECAY] in keys[DECAY]["choice"]
-        is_whole(sweep, trial)
-        # The optimiser that went on is the donor's, its decay the trial's.
-        file = Run(run).checkpoint(600) / "mp_rank_00_model_states.pt"
-        state = torch.load(file, map_location="cpu", weights_only=False)["optimizer"]
-        assert {group["weight_decay"] for group in state["param_groups"]} == {
-            0.0,
-            trial.values[DECAY],
-        }
-        assert f"weights of {trial.weights[0][1]}" in rows(sweep)[trial.name]["note"]
     print(done.out)
+    assert_population(sweep)
 
 
 @pytest.mark.slow
