@@ -21,8 +21,8 @@ train: setup  ## make the scenes, train on them, measure (4 minutes on two cores
 test: setup  ## run the tests, less the slow ones and those that need a GPU
 	python -m pytest --numprocesses=2 --dist=loadgroup
 
-test-slow: setup  ## run all the tests
-	python -m pytest -m ""
+test-slow: setup  ## run all the tests, and print the figures of jobs and sweeps (an hour)
+	python -m pytest --numprocesses=2 --dist=loadgroup -m "" --durations=40
 
 bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
 	python -m benchmarks.loader

@@ -1,7 +1,8 @@
 """What tests share: the services that are started once a session, and who may skip."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         service = next((name for name in ("slurm", "s3") if item.get_closest_marker(name)), None)
         item.add_marker(pytest.mark.xdist_group(service or str(item.path)))
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tell a figure of this test, or a table of them, in the summary of all tests."""
+    return partial(record_property, "figure")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures of the tests that have passed."""
+    told = [
+        (report.nodeid, value)
+        for report in terminalreporter.stats.get("passed", [])
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if told:
+        terminalreporter.section("figures")
+    for test, text in told:
+        terminalreporter.write_line(
+            f"{test}:\n    {text.strip().replace(chr(10), chr(10) + '    ')}"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Jobs that are preempted, asked to stop, killed or lose a node go on, on a real Slurm."""
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Job:
         self, slurm: Slurm, recipe: Path, folder: Path, *keys: str, options: Sequence[str] = ()
     ) -> None:
         self.slurm, self.run, self.log = slurm, folder / "run", folder / "job.log"
+        self.begun = time.monotonic()
         given = ["--nodes=2", f"--output={self.log}", f"--job-name={folder}/job", *options]
         words = [str(recipe), f"run={self.run}", *LONGER, *keys]
         self.number = slurm.submit(*given, "slurm/train.sbatch", *words, cwd=ROOT)
@@ -76,9 +78,18 @@ class Job:
         assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", str(restarts)), said
         return said
 
+    def told(self) -> str:
+        """Return the figures of a job that has ended well."""
+        starts = int(self.slurm.job(self.number)["Restarts"]) + 1
+        return f"{self.step()} steps, {starts} starts, {time.monotonic() - self.begun:.0f} s"
+
 
 def test_a_job_survives_requeue_signal_and_kill(
-    slurm: Slurm, recipe: Path, undisturbed: dict[int, float], tmp_path: Path
+    slurm: Slurm,
+    recipe: Path,
+    undisturbed: dict[int, float],
+    tmp_path: Path,
+    figure: Callable[[str], None],
 ) -> None:
     job = Job(slurm, recipe, tmp_path)
     job.reach(15)
@@ -97,12 +108,17 @@ def test_a_job_survives_requeue_signal_and_kill(
     assert (begun[3] - 1) % 20 == 0
     assert "Traceback" not in said
     assert said.count("is queued again") == 2
+    figure(job.told())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_job_survives_the_loss_of_a_node(
-    slurm: Slurm, recipe: Path, undisturbed: dict[int, float], tmp_path: Path
+    slurm: Slurm,
+    recipe: Path,
+    undisturbed: dict[int, float],
+    tmp_path: Path,
+    figure: Callable[[str], None],
 ) -> None:
     job = Job(slurm, recipe, tmp_path)
     job.reach(30)
@@ -111,11 +127,14 @@ def test_a_job_survives_the_loss_of_a_node(
     slurm.start(NODES[1])
     job.end(restarts=1)
     assert steps(job.run) == undisturbed
+    figure(job.told())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_makes_room_and_comes_back(slurm: Slurm, recipe: Path, tmp_path: Path) -> None:
+def test_a_job_makes_room_and_comes_back(
+    slurm: Slurm, recipe: Path, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
     # It takes Slurm some seconds to make room.
     job = Job(slurm, recipe, tmp_path, "stages.0.length=300 steps")
     job.reach(30)
@@ -126,12 +145,13 @@ def test_a_job_makes_room_and_comes_back(slurm: Slurm, recipe: Path, tmp_path: P
     assert list(steps(job.run)) == list(range(1, 301))
     complaints = "".join(path.read_text() for path in tmp_path.glob("job-*.log"))
     assert "asked to stop by a signal" in complaints
+    figure(job.told())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_job_that_has_no_more_time_goes_on_in_its_next(
-    slurm: Slurm, recipe: Path, tmp_path: Path
+    slurm: Slurm, recipe: Path, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     # Slurm looks at times once a minute: the signal comes in the first minute of two.
     options = ["--time=2", "--signal=USR1@60"]
@@ -141,12 +161,17 @@ def test_a_job_that_has_no_more_time_goes_on_in_its_next(
     assert len(begun) > 1
     assert "TIME LIMIT" not in said
     assert list(steps(job.run)) == list(range(1, 801))
+    figure(job.told())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_job_that_hangs_comes_back(
-    slurm: Slurm, recipe: Path, undisturbed: dict[int, float], tmp_path: Path
+    slurm: Slurm,
+    recipe: Path,
+    undisturbed: dict[int, float],
+    tmp_path: Path,
+    figure: Callable[[str], None],
 ) -> None:
     job = Job(slurm, recipe, tmp_path, "training.watchdog=5", "training.roll_call=20")
     until(lambda: job.starts(1), 100, "the job's start")
@@ -161,6 +186,7 @@ def test_a_job_that_hangs_comes_back(
     assert re.search(
         r"error: rank 0 \(127.0.0.1\) has waited for .*step \d+ \(stage main\) longer", said
     )
+    figure(job.told())
 
 
 @pytest.mark.slow

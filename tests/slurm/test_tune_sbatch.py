@@ -23,6 +23,7 @@ from tests.tuning.sweeps import (
     journal,
     lines,
     population,
+    told,
     write_space,
 )
 from xmodal.training.run import Run, read_state
@@ -35,7 +36,7 @@ class Sweep:
 
     def __init__(self, slurm: Slurm, folder: Path, words: Sequence[str]) -> None:
         self.slurm, self.folder, self.path = slurm, folder, folder / "sweep"
-        self.log = folder / "log"
+        self.log, self.begun = folder / "log", time.monotonic()
         given = ["--nodes=2", f"--output={self.log}", f"--job-name={folder}/job"]
         self.number = slurm.submit(*given, "slurm/tune.sbatch", *words, cwd=ROOT)
 
@@ -64,7 +65,9 @@ class Sweep:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_sweep_over_two_nodes_comes_back(slurm: Slurm, recipe: Path, tmp_path: Path) -> None:
+def test_a_sweep_over_two_nodes_comes_back(
+    slurm: Slurm, recipe: Path, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
     """Each of its trials' two workers takes a whole node."""
     space = write_space(tmp_path, workers=2, resources={"cpus": 2})
     words = [str(recipe), "--space", str(space), f"--sweep={tmp_path}/sweep"]
@@ -80,36 +83,37 @@ def test_a_sweep_over_two_nodes_comes_back(slurm: Slurm, recipe: Path, tmp_path:
         assert newest is not None
         assert (newest.name, read_state(newest)["ranks"]) == ("step-120", 2)
     assert "Traceback" not in said + sweep.complaints()
+    figure(told(sweep.path, sweep.begun))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_asha_over_two_nodes_killed_in_the_middle_finds_a_better_recipe(
-    slurm: Slurm, tmp_path: Path
+    slurm: Slurm, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     """As on one machine, but that each of a trial's two workers takes a whole node."""
     space = yaml.safe_load(QUICKSTART.read_text()) | {"resources": {"cpus": 2, "gpus": 0}}
-    begun = time.monotonic()
     sweep = Sweep(slurm, tmp_path, asha(tmp_path, write_space(tmp_path, **space)))
     sweep.until(lambda: is_in_the_middle(sweep.path), "some trials")
     sweep.kill()
     before = journal(sweep.path)
-    print(sweep.end(), f"\n{time.monotonic() - begun:.0f} s")
+    sweep.end()
     assert_asha(sweep.path, before)
+    figure(told(sweep.path, sweep.begun))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_population_over_two_nodes_takes_over_the_best_weights(
-    slurm: Slurm, recipe: Path, tmp_path: Path
+    slurm: Slurm, recipe: Path, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     """Each of its two trials has a node, and takes weights from the other's."""
-    begun = time.monotonic()
     sweep = Sweep(slurm, tmp_path, population(tmp_path, recipe, cpus=1))
     sweep.until(lambda: lines(sweep.path, '"weights"') >= 1, "an exchange")
     sweep.kill()
-    print(sweep.end(), f"\n{time.monotonic() - begun:.0f} s")
+    sweep.end()
     assert_population(sweep.path)
+    figure(told(sweep.path, sweep.begun))
 
 
 def test_a_mistake_is_one_line_and_ends_the_job(slurm: Slurm, tmp_path: Path) -> None:

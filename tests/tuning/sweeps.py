@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def journal(sweep: Path) -> dict[str, Trial]:
 def lines(sweep: Path, mark: str) -> int:
     file = sweep / "journal.jsonl"
     return file.read_text().count(mark) if file.exists() else 0
+
+
+def told(sweep: Path, begun: float) -> str:
+    """Return what a sweep has found, and how long it took since it has `begun`."""
+    return f"{(sweep / 'trials.csv').read_text()}{time.monotonic() - begun:.0f} s"
 
 
 def rows(sweep: Path) -> dict[str, dict[str, str]]:

@@ -24,6 +24,7 @@ from tests.tuning.sweeps import (
     lines,
     population,
     rows,
+    told,
 )
 from xmodal.recipe import read_recipe
 from xmodal.training.run import Run, read_state
@@ -92,7 +93,7 @@ def below(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_asha_killed_in_the_middle_finds_a_better_recipe(
-    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     words, sweep = asha(tmp_path), tmp_path / "sweep"
     begun = time.monotonic()
@@ -103,16 +104,20 @@ def test_asha_killed_in_the_middle_finds_a_better_recipe(
     before = journal(sweep)
     done = tune(*words, seconds=1200)
     assert done.code == 0, done.err
-    print(done.out, f"\n{time.monotonic() - begun:.0f} s")
     assert_asha(sweep, before)
+    figure(told(sweep, begun))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_population_takes_over_the_best_weights(
-    recipe: Path, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
+    recipe: Path,
+    tmp_path: Path,
+    start: Callable[..., "subprocess.Popen[str]"],
+    figure: Callable[[str], None],
 ) -> None:
     words, sweep = population(tmp_path, recipe, cpus=0.5), tmp_path / "sweep"
+    begun = time.monotonic()
     process = start(*words)
     # Killed after an exchange, it goes on with what trials have become.
     until(lambda: lines(sweep, '"weights"') >= 1, process, 400)
@@ -120,8 +125,8 @@ def test_a_population_takes_over_the_best_weights(
     process.communicate()
     done = tune(*words, seconds=400)
     assert done.code == 0, done.err
-    print(done.out)
     assert_population(sweep)
+    figure(told(sweep, begun))
 
 
 @pytest.mark.slow
