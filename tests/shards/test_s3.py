@@ -65,6 +65,18 @@ def test_a_bucket_gets_what_a_disk_gets(
     assert "built with resize None, not 20" in says
 
 
+def test_parts_make_in_a_bucket_what_one_build_makes_on_a_disk(
+    s3: Gateway, bucket: str, flickr8k: Path, tmp_path: Path
+) -> None:
+    build("flickr8k", tmp_path / "to", flickr8k, samples_per_shard=2)
+    folder = f"{bucket}/parts"
+    for number in (3, 1, 2):
+        assert "shardindex.json" not in contents(s3, f"{folder}/train")
+        build("flickr8k", folder, flickr8k, samples_per_shard=2, part=(number, 3))
+    for split in ("train", "val"):
+        assert contents(s3, f"{folder}/{split}") == on_disk(tmp_path / "to" / split)
+
+
 def test_indexing_checking_and_showing(
     s3: Gateway, bucket: str, flickr8k: Path, tmp_path: Path, run: Run, monkeypatch
 ) -> None:
