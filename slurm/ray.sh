@@ -33,7 +33,9 @@ head_listens() {
 
 # fail CODE WHAT
 fail() {
-    echo "error: $2: $(tail -n 3 "$folder/said" | tr '\n' ' ')" >&2
+    local said
+    said=$(tail -n 3 "$folder/said" | tr '\n' ' ')
+    echo "error: $2${said:+: $said}" >&2
     exit "$1"
 }
 

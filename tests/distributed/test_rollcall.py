@@ -2,14 +2,17 @@
 
 import os
 import socket
+import time
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.commands import free_port
-from tests.processes import on_ranks
+from tests.processes import CONTEXT, on_ranks
+from tests.services.daemons import until
 from xmodal.distributed.collectives import barrier, rank
-from xmodal.distributed.rollcall import call_roll, named
+from xmodal.distributed.rollcall import ANSWERED, call_roll, named
 from xmodal.errors import LostPeerError, UserError
 
 
@@ -56,6 +59,29 @@ def test_a_port_that_cannot_be_had_is_the_users_to_mend(address: Any) -> None:
         address.setenv("MASTER_PORT", str(port))
         with pytest.raises(UserError, match=rf"the ranks cannot meet at 127\.0\.0\.1:{port} "):
             call_roll(0, 2, 1)
+
+
+def meet_and_stay(port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    roll = call_roll(0, 2, 20)
+    time.sleep(60)
+    del roll
+
+
+def test_where_rank_0_has_stopped_it_is_named(address: Any) -> None:
+    other = CONTEXT.Process(target=meet_and_stay, args=(int(os.environ["MASTER_PORT"]),))
+    other.start()
+    try:
+        roll = call_roll(1, 2, 20)
+        assert roll.absent(ANSWERED) == []
+        assert roll.absent("elsewhere") == ["rank 0", "rank 1"]
+        process = psutil.Process(other.pid)
+        process.suspend()
+        until(lambda: process.status() == psutil.STATUS_STOPPED, 20, "its stop")
+        assert roll.absent(ANSWERED) == ["rank 0"]
+    finally:
+        other.kill()
+        other.join()
 
 
 def test_ranks_stand_on_nodes_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """A run in which a rank hangs, or is gone, ends so that it is started again."""
 
+import os
+import re
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -50,11 +53,32 @@ def test_a_rank_that_does_not_come_to_the_first_all_reduce_is_named(
     given = (recipe, f"run={tmp_path}/run", "training.roll_call=5")
     done = train(*given, ranks=2, before=before, environment={"XMODAL_NODES": "n1 n2"})
     assert done.code == 75, done
-    assert (
-        "has waited for the first all-reduce, to which rank 1 (node n2) did not come, longer than "
-        "5 s; this is where it stands:"
-    ) in done.err
+    assert re.search(
+        r"^error: rank 0 \(.*\) has waited for the first all-reduce, to which rank 1 \(node n2\) "
+        "did not come, longer than 5 s; this is where it stands:",
+        done.err,
+        re.MULTILINE,
+    )
     assert not (tmp_path / "run").exists()
+
+
+def stop_on_rank_0(roll: Roll, *_: object) -> None:
+    if roll.rank == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.slow
+def test_a_first_rank_that_stops_in_the_roll_call_is_named(recipe: Path, tmp_path: Path) -> None:
+    """Where all meet then, there is nobody who could tell."""
+    before = {"xmodal.distributed.rollcall:Roll.wait": stop_on_rank_0}
+    given = (recipe, f"run={tmp_path}/run", "training.roll_call=5")
+    done = train(*given, ranks=2, before=before)
+    assert done.code == 75, done
+    assert re.search(
+        r"^error: rank 1.*( the roll call, by rank 0, longer|: rank 0 did not answer)",
+        done.err,
+        re.MULTILINE,
+    )
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from tests.tuning.sweeps import (
     write_space,
 )
 from xmodal.training.run import Run, read_state
+from xmodal.tuning.journal import Trial
 
 pytestmark = pytest.mark.slurm
 
@@ -43,12 +44,15 @@ class Sweep:
     def until(self, holds: Callable[[], bool], what: str) -> None:
         until(holds, 600, what, [self.log])
 
-    def kill(self) -> None:
-        """Kill the command that leads the sweep, -9."""
-        process = find_process("launch/tune.py", SLURM_JOB_ID=self.number)
-        process.kill()
+    def kill(self) -> dict[str, Trial]:
+        """Kill the command that leads the sweep, -9; return what has become of trials by then."""
+        # Others that have these words, such as srun, have not what slurm/ray.sh exports.
+        alone = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+        find_process("launch/tune.py", SLURM_JOB_ID=self.number, **alone).kill()
+        trials = journal(self.path)
         restarted = ("Restarts", "1")
         self.until(lambda: restarted in self.slurm.job(self.number).items(), "the job's restart")
+        return trials
 
     def end(self) -> str:
         """Wait for the end of the job, which was started again once; return what it said."""
@@ -95,8 +99,7 @@ def test_asha_over_two_nodes_killed_in_the_middle_finds_a_better_recipe(
     space = yaml.safe_load(QUICKSTART.read_text()) | {"resources": {"cpus": 2, "gpus": 0}}
     sweep = Sweep(slurm, tmp_path, asha(tmp_path, write_space(tmp_path, **space)))
     sweep.until(lambda: is_in_the_middle(sweep.path), "some trials")
-    sweep.kill()
-    before = journal(sweep.path)
+    before = sweep.kill()
     sweep.end()
     assert_asha(sweep.path, before)
     figure(told(sweep.path, sweep.begun))
@@ -138,4 +141,4 @@ def test_a_port_that_is_taken_brings_the_job_back() -> None:
             timeout=30,
         )
     assert (done.returncode, done.stdout) == (75, "")
-    assert done.stderr.strip() == f"error: port {port} of node n1 is taken:"
+    assert done.stderr.strip() == f"error: port {port} of node n1 is taken"

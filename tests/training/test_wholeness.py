@@ -119,6 +119,26 @@ def test_without_a_whole_one_a_run_does_not_begin_again(run: Run) -> None:
         recover(run)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_where_none_is_whole_another_place_is_asked(run: Run, named: bool) -> None:
+    if not named:
+        (run.checkpoints / "latest").unlink()
+    for step in (3, 20, 100):
+        truncate(run.checkpoint(step) / FILE)
+    # That has none either: now and later the run does not begin again.
+    for fetch in (list, list, None):
+        with pytest.raises(UserError, match=r"no checkpoint in .* is whole \(step-100: "):
+            recover(run, fetch)
+    assert len(list(run.checkpoints.glob("step-*.broken"))) == 3
+
+    def fetched() -> list[str]:
+        run.checkpoint(7).mkdir()
+        (run.checkpoints / "latest").write_text("step-7")
+        return ["step-7 comes from elsewhere"]
+
+    assert recover(run, fetched)[1:] == ["step-7 comes from elsewhere"]
+
+
 def test_contents_are_of_the_whole_folder(run: Run) -> None:
     listed = json.loads((run.checkpoint(3) / CONTENTS).read_text())
     assert set(listed) == {FILE, "state.json"}

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch
 
-from xmodal.distributed.rollcall import Roll, call_roll
+from xmodal.distributed.rollcall import Roll, call_roll, named
 from xmodal.distributed.watchdog import within
 
 ROLL_CALL = 300.0
@@ -69,8 +69,11 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    # Ray Train has its workers meet before it calls them.
-    roll = None if torch.distributed.is_initialized() else call_roll(rank, ranks, roll_call)
+    roll = None
+    if not torch.distributed.is_initialized():  # Ray Train has its workers meet by itself
+        # To connect and to wait may take so long each; then rank 0, which counts, is silent itself.
+        with within(2 * roll_call + 1, lambda: f"the roll call, by {named(0, ranks)},"):
+            roll = call_roll(rank, ranks, roll_call)
     with within(roll_call, lambda: _first_all_reduce(roll)):
         if roll:
             roll.note(REDUCES)

@@ -3,6 +3,8 @@
 import os
 import socket
 from datetime import timedelta
+from queue import Empty, Queue
+from threading import Thread
 
 from torch._C._distributed_c10d import Store, TCPStore
 from torch.distributed import DistError
@@ -10,6 +12,7 @@ from torch.distributed import DistError
 from xmodal.errors import LostPeerError, UserError
 
 ANSWERED = "roll"
+SECONDS_TO_ANSWER = 5.0
 
 
 def node_name() -> str:
@@ -33,13 +36,23 @@ class Roll:
         self.store.wait(keys, timedelta(seconds=seconds))
 
     def absent(self, place: str) -> list[str]:
-        """Return what the ranks are called that have not; none where nobody is left to tell."""
-        ranks = range(self.ranks)
+        """Return what the ranks are called that have not; none where nobody is left to tell.
+
+        That is rank 0, where they met, if it does not answer.
+        """
+        missing: Queue[list[int]] = Queue()
+        # The store waits for an answer without an end.
+        Thread(target=lambda: missing.put(self._missing(place)), daemon=True).start()
         try:
-            missing = [one for one in ranks if not self.store.check([f"{place}/{one}"])]
+            return [named(one, self.ranks) for one in missing.get(timeout=SECONDS_TO_ANSWER)]
+        except Empty:
+            return [named(0, self.ranks)]
+
+    def _missing(self, place: str) -> list[int]:
+        try:
+            return [n for n in range(self.ranks) if not self.store.check([f"{place}/{n}"])]
         except DistError:
             return []
-        return [named(one, self.ranks) for one in missing]
 
 
 def call_roll(rank: int, ranks: int, seconds: float) -> Roll:

@@ -33,6 +33,13 @@ def within(seconds: float, what: Callable[[], str]) -> Iterator[None]:
 
 
 def _give_up(seconds: float, what: Callable[[], str]) -> None:
+    try:
+        _speak(seconds, what)
+    finally:
+        os._exit(NOT_FINISHED)
+
+
+def _speak(seconds: float, what: Callable[[], str]) -> None:
     rank = os.environ.get("RANK", "0")
     print(
         f"error: rank {rank} ({node_name()}) has waited for {what()} longer than {seconds:g} s; "
@@ -42,4 +49,3 @@ def _give_up(seconds: float, what: Callable[[], str]) -> None:
     )
     faulthandler.dump_traceback(sys.stderr)
     time.sleep(SECONDS_TO_SPEAK)
-    os._exit(NOT_FINISHED)

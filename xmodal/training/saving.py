@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from dataclasses import asdict
+from io import BytesIO
 from typing import Any
 
 from xmodal.data.manifest import write_atomically
@@ -24,18 +25,19 @@ class Saving:
     """
 
     def __init__(self, engine: Any, run: Run, progress: Progress) -> None:
-        self.run, self.step, self.best_step = run, progress.step, progress.best_step
+        self.run, self.best_step = run, progress.best_step
         self.folder = run.checkpoint(progress.step)
         self.writer: OverlappingWriter = engine.checkpoint_engine
         self._partial = self.folder.with_name(self.folder.name + ".partial")
         self._begun = time.perf_counter()
         if rank() == 0:
             shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir()
         barrier()
         engine.save_checkpoint(str(run.checkpoints), tag=self._partial.name, save_latest=False)
         if rank() == 0:
             state = asdict(progress) | {"ranks": world_size(), "start": this_start()}
-            write_atomically(self._partial / STATE_FILE, json.dumps(state))
+            self.writer.write(self._partial / STATE_FILE, BytesIO(json.dumps(state).encode()))
         self._waited = time.perf_counter() - self._begun
 
     def is_written(self) -> bool:
@@ -54,8 +56,10 @@ class Saving:
             files, faults = [], [str(error)]
         faults = gather_objects(faults)
         if faults:
+            if rank() == 0:
+                shutil.rmtree(self._partial, ignore_errors=True)
             raise UserError(
-                f"{self.folder} cannot be written ({faults[0]}): make room, and give the same "
+                f"{self.folder} cannot be written ({faults[0]}): mend that, and give the same "
                 "command again; it goes on from the last checkpoint"
             )
         size = write_contents(self._partial, files)

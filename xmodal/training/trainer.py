@@ -72,7 +72,7 @@ class Trainer:
         self.preemption = Preemption()
         self.stopping = False  # some rank has been asked to
         self.saving: Saving | None = None  # the checkpoint that is being written
-        self.saved = False  # by all ranks
+        self.saved = False  # all ranks have written it
 
     def train(self) -> None:
         """Run every stage that is not over, as long as what each requires holds at its end.
@@ -215,8 +215,9 @@ class Trainer:
     def _agree(
         self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, span: StageSpan
     ) -> dict[str, float]:
-        """Return the means over ranks of the losses and of their weighted sum; stop all ranks if
-        any has cause to, now or, where one has been asked to, after this step.
+        """Return the means over ranks of the losses and of their weighted sum; find out together
+        whether to stop, now or (where some rank has been asked to) after this step, and whether the
+        checkpoint that is being saved is written.
         """
         written = self.saving is not None and self.saving.is_written()
         counts = loss.new_tensor(

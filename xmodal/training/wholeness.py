@@ -86,10 +86,12 @@ def recover(run: Run, fetch: Callable[[], list[str]] | None = None) -> list[str]
     if broken and not newest and not fetch:
         raise UserError(_none_whole(run, broken))
     barrier()
+    # Where none is left, `latest` still tells that there was one.
+    latest = newest or next(iter(broken), None)
     if rank() == 0:
+        if latest and run.latest() != latest:
+            write_atomically(run.checkpoints / "latest", latest.name)
         _put_aside(broken)
-        if newest and run.latest() != newest:
-            write_atomically(run.checkpoints / "latest", newest.name)
     barrier()
     goes_on = f": going on from {newest.name}" if newest else ""
     said = [
@@ -103,9 +105,7 @@ def recover(run: Run, fetch: Callable[[], list[str]] | None = None) -> list[str]
 
 
 def _broken(run: Run) -> tuple[dict[Path, str], Path | None]:
-    """Return the newest checkpoint that is whole, if one is, and before it what is wrong with each
-    that is newer.
-    """
+    """Return what is wrong with checkpoints, newest first, up to one that is whole, and it."""
     latest = run.latest()
     broken: dict[Path, str] = {}
     if latest and not latest.is_dir():

@@ -4,7 +4,7 @@ DeepSpeed's own one of that kind, the decoupled engine, holds the optimiser's ne
 written, has every rank write the weights to the same file, and does not read ZeRO's files again.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from xmodal.training.wholeness import File, checksum
 
 
 class OverlappingWriter(CheckpointEngine):
-    """Saves what the engine it stands before saves, byte for byte, but meanwhile.
+    """Saves what another checkpoint engine would, but writes it meanwhile.
 
     `save` returns once the bytes are in memory, which holds them until a thread has written them.
     """
@@ -36,9 +36,13 @@ class OverlappingWriter(CheckpointEngine):
 
     def save(self, state_dict: Any, path: str) -> None:
         """Begin to write a file."""
-        held = BytesIO()
-        self.behind.save(state_dict, held)
-        self._files.append(self._thread.submit(_write, Path(path), held))
+        content = BytesIO()
+        self.behind.save(state_dict, content)
+        self.write(Path(path), content)
+
+    def write(self, path: Path, content: BytesIO) -> None:
+        """Begin to write a file whose content is at hand."""
+        self._files.append(self._thread.submit(_write, path, content))
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """Return what was saved as a file."""
@@ -55,11 +59,11 @@ class OverlappingWriter(CheckpointEngine):
     def wait(self) -> list[File]:
         """Return this process's files of the checkpoint, once they are written.
 
-        Raises `OSError` where one could not be.
+        Raises `OSError` where one could not be, when all others are.
         """
+        wait(self._files)
         return [file.result() for file in self._files]
 
 
-def _write(path: Path, held: BytesIO) -> File:
-    size = path.write_bytes(held.getbuffer())
-    return path.name, size, checksum(held)
+def _write(path: Path, content: BytesIO) -> File:
+    return path.name, path.write_bytes(content.getbuffer()), checksum(content)
