@@ -5,10 +5,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.services import s3 as s3_service
 from tests.services import slurm as slurm_service
+
+# Their assertions are told as those of tests are.
+pytest.register_assert_rewrite("tests.commands", "tests.runs", "tests.tuning.sweeps")
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
@@ -16,8 +20,12 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where tests run in several processes, what shares a service or a file."""
+    """Keep together, where tests run in several processes, what shares a service or a file; skip
+    what needs a GPU where there is none.
+    """
     for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
         service = next((name for name in ("slurm", "s3") if item.get_closest_marker(name)), None)
         item.add_marker(pytest.mark.xdist_group(service or str(item.path)))
 

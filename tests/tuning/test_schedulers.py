@@ -2,15 +2,34 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from tests.tuning.sweeps import LR
 from xmodal.recipe import read_recipe
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.journal import Journal
 from xmodal.tuning.schedulers import scheduler_of
 from xmodal.tuning.space import read_space
+
+
+def test_a_trial_that_is_over_takes_no_weights(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    read = read_recipe(str(recipe), [], recipe.parent)
+    population = {"kind": "pbt", "interval": "6 steps", "quantile": 0.5}
+    found, timeline = read_space(space(scheduler=population), read), Timeline(read, 192)
+    scheduler = scheduler_of(found, timeline, Journal(tmp_path / "journal.jsonl"))
+    trials = [Trial("", trial_id=name, config={LR: 1e-3}, stub=True) for name in ("000", "001")]
+    nobody = SimpleNamespace(search_alg=None)  # that would save or restore a trial
+    for trial in trials:
+        scheduler.on_trial_add(nobody, trial)
+    for trial, value in zip(trials, (10.0, 1.0), strict=True):
+        report = {"value": value, "samples": 768, "progress": 1.0}
+        assert scheduler.on_trial_result(nobody, trial, report) == TrialScheduler.CONTINUE
+        assert trial.config == {LR: 1e-3}
 
 
 def test_asha_judges_by_trials_of_before(

@@ -67,7 +67,9 @@ def _tell(scheduler: TrialScheduler, journal: Journal) -> None:
 class Population(PopulationBasedTraining):
     """Ray's population-based training of a population that has room to train all at once."""
 
-    def on_trial_result(self, *given: Any) -> str:
+    def on_trial_result(self, controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
         """Decide what becomes of a trial; it makes no room for one that is starting again."""
-        decision: str = super().on_trial_result(*given)
+        if result.get("progress", 0) >= 1:
+            return str(self.CONTINUE)  # it is over, and has no steps left for others' weights
+        decision: str = super().on_trial_result(controller, trial, result)
         return self.CONTINUE if decision == self.PAUSE else decision

@@ -163,7 +163,7 @@ class Notes(tune.Callback):
             self.failed[trial.trial_id] = result["failed"]
         if "weights" in result:
             event = {"weights": result["weights"], "step": result["from"]}
-            self.sweep.note(trial.trial_id, event | {"values": dict(trial.config)})
+            self.sweep.note(trial.trial_id, event | {"values": result["values"]})
         if "value" in result:
             self.sweep.note(trial.trial_id, {key: result[key] for key in MEASURED})
 

@@ -72,7 +72,7 @@ class Training(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Let the workers go on and return their next report; done at their end."""
-        said = {}
+        said: dict[str, Any] = {}
         try:
             if self.mailbox is None:
                 said = self._start()
@@ -87,8 +87,9 @@ class Training(tune.Trainable):
         if isinstance(letter, Exception):
             raise letter
         if letter is None or "failed" in letter:
-            return {"done": True} | (letter or {})
-        self.pointer = {"trial": self.trial_id, "step": letter["step"]}
+            return {"done": True} | said | (letter or {})
+        if letter["progress"] < 1:  # from the end nobody could go on
+            self.pointer = {"trial": self.trial_id, "step": letter["step"]}
         return letter | said
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -108,14 +109,15 @@ class Training(tune.Trainable):
     def _start(self) -> dict[str, Any]:
         """Start the workers, on others' weights where Tune says so; return what is to be said."""
         recipe = self.plan.recipe_of(self.trial_id, self.values)
-        said = {}
+        said: dict[str, Any] = {}
         donor = self.pointer["trial"]
         if donor != self.trial_id:
             from xmodal.training.takeover import take_over
 
             run, other = self.plan.run(self.trial_id), self.plan.run(donor)
             taken = take_over(run, other, self.pointer["step"], recipe)
-            said = {"weights": donor, "from": taken}
+            # Tune may have given the trial other values by the time that this is heard.
+            said = {"weights": donor, "from": taken, "values": self.values}
         self.mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
         self.workers = threading.Thread(target=self._train, args=(recipe,), daemon=True)
         self.workers.start()
