@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -248,6 +248,7 @@ def _jobs(split: Split, plan: _Plan, folder: str) -> list[_Job]:
 def _write_shards(jobs: Sequence[_Job], name: str, workers: int) -> None:
     there = _there(jobs) if jobs else set()
     missing = [job for job in jobs if job.tar not in there]
+    _sweep(missing, there)
     with progress(name, sum(len(job.items) for job in jobs)) as advance:
         advance(sum(len(job.items) for job in jobs if job.tar in there))
         for job, _ in run_parallel(_write_shard, missing, workers):
@@ -255,9 +256,18 @@ def _write_shards(jobs: Sequence[_Job], name: str, workers: int) -> None:
 
 
 def _there(jobs: Sequence[_Job]) -> set[str]:
-    """Return which of the tars are there."""
+    """Return the files of the shards' folder."""
     folder = jobs[0].tar.rpartition("/")[0]
     return {f"{folder}/{name}" for name in storage_of(folder).list(folder)}
+
+
+def _sweep(jobs: Sequence[_Job], there: Collection[str]) -> None:
+    """Remove what a killed build had begun to write of shards that are to be written."""
+    for url in there:
+        if url.endswith(".part") and any(
+            url.startswith(job.tar.removesuffix("tar")) for job in jobs
+        ):
+            storage_of(url).remove(url)
 
 
 def _write_shard(job: _Job) -> None:

@@ -210,6 +210,9 @@ def test_whatever_a_kill_leaves_is_completed_to_the_same_bytes(
     for name in lost:
         (tmp_path / "to/train" / name).unlink()
         (tmp_path / "to/train" / f"{name}.part").write_bytes(b"half")
+        if name.endswith(".tar"):  # killed as it wrote what stands beside it
+            index = name.replace(".tar", ".idx")
+            (tmp_path / "to/train" / f"{index}.{'0' * 32}.part").write_bytes(b"half")
     again()
     for name in lost:
         (tmp_path / "to/train" / f"{name}.part").unlink(missing_ok=True)
