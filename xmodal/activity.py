@@ -1,0 +1,107 @@
+"""Current activity of a command, printed whenever nothing else was printed for ten seconds.
+
+    with reporting(print), activity("evaluating"):
+        with activity("embedding images", total=5000) as images:
+            images.advance(64)
+
+prints `evaluating: embedding images 1,280 of 5,000 (20 s)` where that takes longer. Activities
+nest, and cost nothing where nobody reports. Whoever prints another line calls `printed()`.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+SECONDS_OF_SILENCE = 10
+
+
+class Activity:
+    """One thing that is being done; `what` may be a function that describes its present state."""
+
+    def __init__(self, what: str | Callable[[], str], total: int | None, begun: float) -> None:
+        self.what, self.total, self.begun = what, total, begun
+        self.done = 0
+
+    def advance(self, number: int = 1) -> None:
+        """Count so many more as done."""
+        self.done += number
+
+    def __str__(self) -> str:
+        what = self.what if isinstance(self.what, str) else self.what()
+        return what if self.total is None else f"{what} {self.done:,} of {self.total:,}"
+
+
+class Heartbeat:
+    """The activities of a process, and the time of its last line."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.activities: list[Activity] = []
+        self.show: Callable[[str], None] | None = None
+        self.printed()
+
+    def printed(self) -> None:
+        """Note that a line was printed: the next ten seconds may be silent."""
+        self.last = self.clock()
+
+    @contextmanager
+    def activity(
+        self, what: str | Callable[[], str], total: int | None = None
+    ) -> Iterator[Activity]:
+        """Name what the block does."""
+        one = Activity(what, total, self.clock())
+        self.activities.append(one)
+        try:
+            yield one
+        finally:
+            self.activities.remove(one)
+
+    @contextmanager
+    def reporting(self, show: Callable[[str], None]) -> Iterator[None]:
+        """Call `show` with a line about the present activity after every ten silent seconds.
+
+        `show` runs in a thread. Within another such block, this one's `show` takes its place.
+        """
+        outer, self.show = self.show, show
+        self.printed()
+        over = threading.Event()
+        if outer is None:
+            threading.Thread(target=self._beat, args=(over,), daemon=True, name="heartbeat").start()
+        try:
+            yield
+        finally:
+            over.set()
+            self.show = outer
+
+    def beat(self) -> None:
+        """Show the present activity if the silence has lasted long enough."""
+        now, show, activities = self.clock(), self.show, [*self.activities]
+        if show and activities and now - self.last >= SECONDS_OF_SILENCE:
+            self.printed()
+            show(f"{': '.join(map(str, activities))} ({now - activities[-1].begun:.0f} s)")
+
+    def _beat(self, over: threading.Event) -> None:
+        while not over.wait(1):
+            with suppress(OSError):  # a full disk, a closed pipe: the command meets it as well
+                self.beat()
+
+
+_HEARTBEAT = Heartbeat()
+
+
+def activity(
+    what: str | Callable[[], str], total: int | None = None
+) -> AbstractContextManager[Activity]:
+    """Name what the block does, and count it where its `total` is known: see `Heartbeat`."""
+    return _HEARTBEAT.activity(what, total)
+
+
+def reporting(show: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Have the block's activities shown after every ten silent seconds: see `Heartbeat`."""
+    return _HEARTBEAT.reporting(show)
+
+
+def printed() -> None:
+    """Note that a line was printed: see `Heartbeat`."""
+    _HEARTBEAT.printed()
