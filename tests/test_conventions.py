@@ -24,7 +24,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"recipe"},
-    {"errors"},
+    {"activity", "errors"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {
