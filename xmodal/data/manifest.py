@@ -7,14 +7,23 @@ and size of each file). A tar is scanned once, when its index is made; afterward
 seek away.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
-from xmodal.data.shard_index import ShardIndex, how_to_index, index_path, read_index
+from xmodal.data.shard_index import (
+    ShardIndex,
+    digest_of,
+    how_to_index,
+    index_path,
+    read_index,
+)
 from xmodal.data.storage import Storage, open_storage, split_url
 from xmodal.data.storage.config import CacheConfig, S3Config
 from xmodal.errors import UserError
@@ -25,12 +34,30 @@ MAX_CAPTION_CHARACTERS = 10_000  # longer ones are no captions but whole pages
 
 
 @dataclass(frozen=True)
+class Digests:
+    """Digests of a shard, as hexadecimal digits; None for what has not been computed."""
+
+    index: str | None = None  # of its .idx: names, places and sizes of the files
+    headers: str | None = None  # of all headers in the tar: times and owners too
+    sha256: str | None = None  # of all bytes of the tar
+
+
+@dataclass(frozen=True)
 class Shard:
-    """One tar of a shard set: where it lies, how many samples it holds, its size in bytes."""
+    """One tar of a shard set: where it lies, how many samples it holds, its size in bytes.
+
+    `indexed_bytes` is the size that it had when its index was made.
+    """
 
     url: str
     num_samples: int
     num_bytes: int
+    indexed_bytes: int
+    digests: Digests = Digests()
+
+    @property
+    def name(self) -> str:
+        return split_url(self.url)[1]
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,31 @@ class Manifest:
     @property
     def num_samples(self) -> int:
         return sum(shard.num_samples for shard in self.shards)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this data from others: `sha256-` and 16 hexadecimal digits.
+
+        It is made of the shards in their order: name, number of samples, size and digests, not of
+        the folder that they lie in.
+        """
+        lines = [
+            f"{one.name} {one.num_samples} {one.indexed_bytes} {one.digests.headers} "
+            f"{one.digests.sha256} {index}\n"
+            for one, index in zip(self.shards, self.index_digests, strict=True)
+        ]
+        digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
+        return f"sha256-{digest.hexdigest()[:16]}"
+
+    @cached_property
+    def index_digests(self) -> tuple[str, ...]:
+        """The digest of each shard's index; read from the index where the manifest has none."""
+
+        def digest(shard: Shard) -> str:
+            return shard.digests.index or digest_of(self.storage.read(index_path(shard.url)))
+
+        with ThreadPoolExecutor(16) as pool:
+            return tuple(pool.map(digest, self.shards))
 
     def index(self, shard: Shard) -> ShardIndex:
         """Read the index of a shard.
@@ -94,13 +146,19 @@ def read_manifest(
 
 
 def write_manifest(
-    folder: str | Path, num_samples: Mapping[str, int], storage: Storage | None = None
+    folder: str | Path,
+    num_samples: Mapping[str, int],
+    storage: Storage | None = None,
+    digests: Mapping[str, Digests] | None = None,
 ) -> None:
-    """Write a folder's `shardindex.json` for its tars: names in order, each with its samples."""
+    """Write a folder's `shardindex.json` for its tars: names in order, each with its samples, and
+    with the digests that are known.
+    """
     storage = storage or open_storage(str(folder))
-    sizes = storage.list(str(folder))
+    sizes, digests = storage.list(str(folder)), digests or {}
     shards = [
         {"url": name, "nsamples": count, "filesize": sizes[name]}
+        | {key: value for key, value in asdict(digests.get(name, Digests())).items() if value}
         for name, count in num_samples.items()
     ]
     document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
@@ -173,7 +231,8 @@ class _Folder:
         if self._size(index_path(url)) is None:
             index = split_url(index_path(url))[1]
             raise UserError(f"shard {url} has no {index}: {how_to_index(self.folder)}")
-        return Shard(url, entry["nsamples"], size)
+        digests = Digests(entry.get("index"), entry.get("headers"), entry.get("sha256"))
+        return Shard(url, entry["nsamples"], size, size if recorded is None else recorded, digests)
 
     def _size(self, url: str) -> int | None:
         folder, name = split_url(url)

@@ -1,5 +1,6 @@
 """The `.idx` beside a tar: where the files of each sample lie, as DALI's `wds2idx` writes it."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class ShardIndex(Sequence[Sample]):
     """
 
     def __init__(self, text: bytes, path: str) -> None:
-        self.path = path
+        self.path, self.digest = path, digest_of(text)
         header, _, body = text.removesuffix(b"\n").partition(b"\n")
         self._count = body.count(b"\n") + 1 if body else 0
         if _header_count(header.decode("utf-8", "replace"), path) != self._count:
@@ -193,6 +194,11 @@ def _header_count(line: str, path: str) -> int:
     if match is None:
         raise UserError(f"{path} is no index of a tar: {how_to_index(split_url(path)[0])}")
     return int(match[1])
+
+
+def digest_of(data: bytes) -> str:
+    """Return a digest of 128 bits, as hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def how_to_index(folder: str) -> str:
