@@ -26,7 +26,7 @@ from xmodal.data.manifest import MANIFEST_NAME, MAX_CAPTION_CHARACTERS, read_man
 from xmodal.data.shard_index import ShardIndex, index_path
 from xmodal.data.storage import Storage
 from xmodal.data.tar import Sample, grouped, tar_members
-from xmodal.errors import UserError
+from xmodal.errors import UserError, printable
 
 _NUM_EXAMPLES = 5
 _RECORD_TYPES = {
@@ -228,9 +228,9 @@ def _example(tar: str, key: str, detail: str) -> str:
 def _print(report: Report, folder: str, num_tars: int) -> None:
     print(f"{report.num_samples:,} samples in {num_tars:,} shards of {folder}")
     for cause, count in report.counts.most_common():
-        print(f"{count:>8,}  {cause}")
+        print(f"{count:>8,}  {printable(cause)}")
         for example in report.examples[cause]:
-            print(f"          {example}")
+            print(f"          {printable(example)}")
         if count > len(report.examples[cause]):
             print("          …")
     print(f"{report.num_broken:,} samples are broken" if report.counts else "nothing is broken")

@@ -7,7 +7,7 @@ from shards.parallel import progress, run_parallel
 from shards.place import find_tars, name_of, storage_of
 from xmodal.data.manifest import write_manifest
 from xmodal.data.shard_index import Indexed, write_index
-from xmodal.errors import UserError
+from xmodal.errors import UserError, printable
 
 _NUM_EXAMPLES = 5
 
@@ -27,7 +27,7 @@ def index(folder: str, workers: int) -> None:
     ordered = {name_of(tar): found[tar] for tar in tars}
     counts = {name: each.num_samples for name, each in ordered.items() if each.num_samples}
     for line in doubts(ordered):
-        print(f"warning: {line}", file=sys.stderr)
+        print(f"warning: {printable(line)}", file=sys.stderr)
     if not counts:
         raise UserError(f"no shard of {folder} has a whole sample")
     write_manifest(folder, counts, storage_of(folder))

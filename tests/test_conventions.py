@@ -24,12 +24,14 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"recipe"},
+    {"terminal"},
     {"activity", "errors"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {
     *(f"xmodal.data.{name}" for name in ("manifest", "shard_index", "storage", "tar")),
     "xmodal.errors",
+    "xmodal.terminal",
 }
 
 
@@ -129,3 +131,8 @@ def test_no_file_names_a_place_of_one_machine() -> None:
     place = re.compile(rb"(?<![\w.~-])/(work|root)(/|\b)")
     files = [ROOT / name.decode() for name in listed.stdout.split(b"\0") if name]
     assert not [path for path in files if path.is_file() and place.search(path.read_bytes())]
+
+
+def test_consoles_are_those_that_escape() -> None:
+    made = re.compile(r"rich import console|import .*\bConsole\b|get_console|rich import print")
+    assert [path.name for path in MODULES if made.search(path.read_text())] == ["terminal.py"]

@@ -2,9 +2,12 @@
 
 import errno
 import os
+import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
+from typing import Any, TextIO
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
@@ -35,13 +38,75 @@ class LostPeerError(Exception):
 NOT_FINISHED = 75  # EX_TEMPFAIL of sysexits.h
 
 
+# Control characters, those that reverse the direction of text or cannot be seen, half a pair of
+# UTF-16, and what some programs take for the end of a line; of them, scripts and emoji are joined.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+# A line that begins as ours do, within a text that was written as one.
+_FORGED = re.compile(r"\n(?=\s*(error|warning):)")
+
+
+def printable(text: str) -> str:
+    r"""Return a text as one line that does nothing to a terminal: `\x1b` for ESC.
+
+    For text of others in a message: names of files and members, captions, answers of servers.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+def _escaped(character: str) -> str:
+    if character in _JOINERS:
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+class Guarded:
+    """A text stream to which nothing but `printable` lines are written.
+
+    `unguarded` is the stream itself, for whoever moves a terminal's cursor: `xmodal.terminal`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.unguarded = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.unguarded, name)
+
+    def write(self, text: str) -> int:
+        """Write a text; of what it must not hold, newlines and tabs remain that forge no line."""
+        # A bar of tqdm's begins its line anew.
+        begin = "\r" * (text.startswith("\r") and self.unguarded.isatty())
+        pieces = re.split(r"([\n\t])", _FORGED.sub(r"\\n", text.removeprefix(begin)))
+        shown = (piece if piece in ("\n", "\t") else printable(piece) for piece in pieces)
+        self.unguarded.write(begin + "".join(shown))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+
+def _guard_streams() -> None:
+    """Have all that this process prints be `printable`, a traceback too."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Guarded):
+            if hasattr(stream, "reconfigure"):  # what an encoding has not is escaped too
+                stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, Guarded(stream))
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with its exit code.
 
     A `UserError` becomes the line `error: …` on stderr and exit code 2, and so does a disk that is
     full or may not be written; what is unfinished, or has lost other ranks, exit code 75, Ctrl-C
-    130, a closed pipe 141.
+    130, a closed pipe 141. All that it prints is `printable`.
     """
+    _guard_streams()
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -68,7 +133,7 @@ def _leave(message: str) -> None:
     # minute is more than ranks that start on busy or cold machines lie apart.
     if _rank() > 0:
         time.sleep(30)
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -78,13 +143,13 @@ def _leave_unfinished(message: str) -> None:
     if _rank() > 0:
         sys.exit(0)
     time.sleep(2)
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
     sys.exit(NOT_FINISHED)
 
 
 def _leave_lost(message: str) -> None:
     # A launcher tells the code of the rank that fails first: let it be the one that is to blame.
-    print(f"error: rank {_rank()}: {message}", file=sys.stderr, flush=True)
+    print(f"error: rank {_rank()}: {printable(message)}", file=sys.stderr, flush=True)
     time.sleep(10)
     # What is left of the group could wait for ever for ranks that are gone.
     sys.stdout.flush()

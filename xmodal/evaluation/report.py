@@ -11,13 +11,13 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from rich.console import Console
 
 from xmodal.data.manifest import write_atomically
 from xmodal.evaluation import composed, tables
 from xmodal.evaluation.average_precision import CURVE, CUTOFF
 from xmodal.evaluation.curve import curve, precision_recall
 from xmodal.evaluation.recall import CUTOFFS
+from xmodal.terminal import console
 
 GREEN, GREY = "#1a7f4b", "#d5d8dc"  # frames of true and of wrong images
 BLUE = "#2f6fdb"  # that of an image that is searched with
@@ -55,12 +55,12 @@ class Example:
 
 def print_results(metrics: Mapping[str, float], run: str | Path) -> None:
     """Print a table for each protocol, and where the run's report is."""
-    console = Console(soft_wrap=True)
+    shown = console(soft_wrap=True)
     for table in tables.of_all(metrics):
-        console.print(table)
+        shown.print(table)
     page = Path(run) / "report" / "index.html"
     if page.is_file():
-        console.print(f"report: {page}", markup=False, highlight=False)
+        shown.print(f"report: {page}", markup=False, highlight=False)
 
 
 def write_report(

@@ -6,9 +6,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from xmodal.errors import printable
+from xmodal.terminal import console
 from xmodal.training.run import Run
 from xmodal.training.timeline import StageSpan
 
@@ -26,9 +27,7 @@ class TrainingLog:
     def __init__(self, run: Run, *, first_step: int, steps: int, speaks: bool) -> None:
         self.run, self.speaks, self.steps = run, speaks, steps
         self.collapsed = 0  # lines so far
-        self.console = Console(
-            stderr=False, width=None if sys.stdout.isatty() else 110, soft_wrap=True
-        )
+        self.console = console(width=None if sys.stdout.isatty() else 110, soft_wrap=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -102,7 +101,7 @@ class TrainingLog:
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
         if self.speaks:
-            self.console.print(line, markup=False, highlight=False)
+            self.console.print(printable(line), markup=False, highlight=False)
 
     def _write(self, step: int, span: StageSpan, values: Mapping[str, float | str]) -> None:
         self.run.log({"step": step, "stage": span.config.name} | dict(values))

@@ -11,13 +11,13 @@ import jinja2
 import yaml
 from markupsafe import Markup
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import xmodal.evaluation
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
+from xmodal.terminal import console
 from xmodal.tuning.journal import Journal, Trial
 from xmodal.tuning.plots import by_key, over_time, parallel
 from xmodal.tuning.trial import Plan
@@ -154,13 +154,13 @@ def _write_hparams(plan: Plan, trial: Trial) -> None:
 
 
 def _print(plan: Plan, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    console = Console(width=1000, soft_wrap=True)  # rather long lines than columns cut short
+    shown = console(width=1000, soft_wrap=True)  # rather long lines than columns cut short
     table = Table(*_short(columns), box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(Text, row))  # [0.5, 1.0] is no markup
-    console.print(table)
+    shown.print(table)
     for name in ("best.yaml", "report/index.html"):
-        console.print(
+        shown.print(
             f"{name.split('/')[0].removesuffix('.yaml')}: {plan.folder / name}",
             markup=False,
             highlight=False,

@@ -21,7 +21,7 @@ from s3fs import S3FileSystem
 from xmodal.data.storage.config import S3Config
 from xmodal.data.storage.s3_errors import Refused, UploadGone, explain, reason, status_of
 from xmodal.data.storage.s3_files import ObjectReader, ObjectWriter, Piece
-from xmodal.errors import UserError
+from xmodal.errors import UserError, printable
 
 _MAX_CONNECTIONS = 64
 _CHUNK = 2**20
@@ -334,4 +334,4 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(line)}", file=sys.stderr, flush=True)
