@@ -1,6 +1,9 @@
 """What a run folder holds, and what ranks note of a run that is under way."""
 
+import gc
 import json
+import re
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from torch import Tensor
 from xmodal.training.checkpoints import load_weights
 from xmodal.training.run import Run
 
+START = "xmodal.training.trainer:Trainer._start_stage"
 STEP = "xmodal.training.trainer:Trainer._step"
 AGREE = "xmodal.training.trainer:Trainer._agree"  # within a step
 READ = "xmodal.data.storage.s3:S3Storage.read"
@@ -86,6 +90,28 @@ def wait_for_disk(trainer: Any, *_: Any) -> None:
     """Wait until this rank has written what it saves; to be called before `AGREE`."""
     if trainer.saving is not None:
         trainer.saving.writer.wait()
+
+
+def note_memory(folder: Path, trainer: Any, span: Any) -> None:
+    """Note what a rank keeps in memory as a stage starts; to be called before `START`."""
+    held = [one for one in gc.get_objects() if isinstance(one, torch.Tensor | torch.nn.Module)]
+    row = {
+        "engines": sum(type(one).__name__ == "DeepSpeedEngine" for one in held),
+        "bytes": sum(one.nbytes for one in held if isinstance(one, torch.Tensor)),
+        "threads": sorted(one.name for one in threading.enumerate()),
+        "system threads": len(list(Path("/proc/self/task").iterdir())),
+        "resident": int(re.search(r"VmRSS:\s*(\d+)", Path("/proc/self/status").read_text())[1]),
+    }
+    with (folder / str(trainer.environment.rank)).open("a") as file:
+        file.write(json.dumps(row | {"stage": span.number}) + "\n")
+
+
+def noted_memory(folder: Path) -> list[list[dict[str, Any]]]:
+    """Return what each rank kept in memory as its stages started."""
+    return [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(folder.iterdir())
+    ]
 
 
 def note_read(file: Path, storage: Any, url: str, *_: Any) -> None:

@@ -1,9 +1,12 @@
 """The DeepSpeed engine of a stage."""
 
+import gc
+from functools import _lru_cache_wrapper
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import nn
 
 from xmodal.recipe import Recipe
@@ -15,6 +18,8 @@ from xmodal.training.config import (
 )
 from xmodal.training.parts import parameter_groups
 from xmodal.training.writer import OverlappingWriter
+
+_ZERO = "deepspeed.runtime.zero."
 
 
 def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ranks: int) -> Any:
@@ -37,6 +42,21 @@ def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ran
     )
     engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
     return engine
+
+
+def close_engine(engine: Any) -> None:
+    """End a stage's engine: its thread, its hooks, and all that DeepSpeed keeps of it for good.
+
+    An engine is full of circular references: its memory is free once the caller holds it no longer
+    and the garbage is collected.
+    """
+    engine.checkpoint_engine.close()
+    engine.destroy()
+    FWD_MODULE_STACK.clear()  # ZeRO 3 puts the module of every engine on it and takes none off
+    for cache in gc.get_objects():
+        # Methods of ZeRO 3 remember their arguments, the modules of every engine among them.
+        if type(cache) is _lru_cache_wrapper and cache.__module__.startswith(_ZERO):
+            cache.cache_clear()
 
 
 def _optimizer(method: nn.Module, stage: StageConfig) -> torch.optim.Optimizer:

@@ -1,5 +1,6 @@
 """The training loop: stages of DeepSpeed steps over the plan's batches."""
 
+import gc
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -24,7 +25,7 @@ from xmodal.training.checkpoints import (
     load_weights,
 )
 from xmodal.training.config import LossConfig
-from xmodal.training.engine import gradient_norm, initialize_engine
+from xmodal.training.engine import close_engine, gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
 from xmodal.training.mirror import Mirror
@@ -83,12 +84,16 @@ class Trainer:
         with self.preemption:
             for span in self.timeline.stages:
                 if self.progress.step < span.end:
-                    engine = self._start_stage(span)
-                    self._train_stage(engine, span)
-                    engine.destroy()
+                    self._run_stage(span)
+                    gc.collect()  # the stage's engine: as large as the next one's
                 if self.progress.step == span.end:
                     check_requirements(span.config, self.progress.measured)
             self._finish()
+
+    def _run_stage(self, span: StageSpan) -> None:
+        engine = self._start_stage(span)
+        self._train_stage(engine, span)
+        close_engine(engine)
 
     def _start_stage(self, span: StageSpan) -> Any:
         """Return the DeepSpeed engine of a stage, with the state of the newest checkpoint.

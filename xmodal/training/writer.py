@@ -64,6 +64,10 @@ class OverlappingWriter(CheckpointEngine):
         wait(self._files)
         return [file.result() for file in self._files]
 
+    def close(self) -> None:
+        """End the thread, once all is written."""
+        self._thread.shutdown()
+
 
 def _write(path: Path, content: BytesIO) -> File:
     return path.name, path.write_bytes(content.getbuffer()), checksum(content)
