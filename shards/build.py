@@ -23,9 +23,9 @@ from shards.picture import PictureError, stored
 from shards.place import name_of, storage_of
 from shards.sample import SampleError, encode_features
 from shards.source import Composed, Item, LeftOut, Picture, Relevance, Split, find_source
+from xmodal.data.limits import MAX_CAPTION_CHARACTERS
 from xmodal.data.manifest import (
     MANIFEST_NAME,
-    MAX_CAPTION_CHARACTERS,
     RELEVANCE_NAME,
     read_manifest,
     write_manifest,

@@ -22,7 +22,8 @@ from shards.sample import (
     read_features,
     read_record,
 )
-from xmodal.data.manifest import MANIFEST_NAME, MAX_CAPTION_CHARACTERS, read_manifest
+from xmodal.data.limits import MAX_CAPTION_CHARACTERS
+from xmodal.data.manifest import MANIFEST_NAME, read_manifest
 from xmodal.data.shard_index import ShardIndex, index_path
 from xmodal.data.storage import Storage
 from xmodal.data.tar import Sample, grouped, tar_members

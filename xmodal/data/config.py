@@ -11,11 +11,9 @@ from pydantic import (
     model_validator,
 )
 
+from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.storage.config import CacheConfig, S3Config
 from xmodal.schema import Config
-
-MAX_PIXELS = 89_478_485  # of an image, 256 MiB of RGB: larger ones may be decompression bombs
-
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, description="0: unchanged; s: times 1 - s to 1 + s")]

@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from xmodal.data.config import MAX_PIXELS
+from xmodal.data.limits import MAX_PIXELS
 
 Reduction = Literal[1, 2, 4, 8]
 

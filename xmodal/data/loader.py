@@ -19,9 +19,9 @@ from xmodal.data.chance import (
     fraction,
     generator,
 )
-from xmodal.data.config import MAX_PIXELS
 from xmodal.data.decode import BadSample, EncodedImage, open_image
 from xmodal.data.kind import Kind, features_of, kind_of
+from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import rank_positions
 from xmodal.data.reader import SampleReader

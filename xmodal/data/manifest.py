@@ -30,7 +30,6 @@ from xmodal.errors import UserError
 
 MANIFEST_NAME = "shardindex.json"
 RELEVANCE_NAME = "relevance.json"
-MAX_CAPTION_CHARACTERS = 10_000  # longer ones are no captions but whole pages
 
 
 @dataclass(frozen=True)

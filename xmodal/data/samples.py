@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from xmodal.data.decode import BadSample
-from xmodal.data.manifest import MAX_CAPTION_CHARACTERS
+from xmodal.data.limits import MAX_CAPTION_CHARACTERS
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # The images that a sample can have, by the files that each may be: its own, or a query's two.

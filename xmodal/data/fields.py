@@ -1,0 +1,170 @@
+"""Values of a JSON or a table as captions, ids and labels: one rule each, whoever reads them.
+
+A value that is missing (null, NaN, an empty or blank text) is none, wherever it stands. Of several
+captions or labels, those that cannot be used are dropped, each with its cause, and the others stay.
+"""
+
+import json
+import re
+from typing import Any, NamedTuple
+from unicodedata import category
+
+from xmodal.data.decode import BadSample
+from xmodal.data.limits import MAX_CAPTION_CHARACTERS, MAX_CAPTIONS
+
+# The start and the end of a list or an object that something has written as text.
+_WRITTEN = re.compile(r"""\s*(\[\s*["'\[{]|\{\s*["']).*[\]}]\s*""", re.DOTALL)
+_EXACT = 2**53  # whole numbers below it are the same in a float
+_KINDS = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a float",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+class Captions(NamedTuple):
+    """The captions of a value: those that can be used, and the causes of the others."""
+
+    kept: list[str]
+    places: list[int]  # of each one kept, among all, from 0
+    dropped: list[str]  # the cause of each other one
+
+    @property
+    def total(self) -> int:
+        """How many there are, dropped ones included."""
+        return len(self.kept) + len(self.dropped)
+
+
+class Labels(NamedTuple):
+    """The classes of a value: those that can be used, and the causes of the others."""
+
+    kept: list[str]
+    dropped: list[str]
+
+
+def is_missing(value: object) -> bool:
+    """Tell whether a value stands for none: null, NaN, an empty or a blank text."""
+    if isinstance(value, str):
+        return _is_blank(value)
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def captions_of(value: object, name: str = "caption") -> Captions:
+    """Return the captions of a text or a list of texts, as they are written, without stripping.
+
+    A text that is a JSON list of texts, as tables have it, is those texts. What is null or NaN has
+    none. Raises `BadSample` where there are too many to be captions.
+    """
+    if value is None or value != value:
+        return Captions([], [], [])
+    found = _listed(value)
+    if len(found) > MAX_CAPTIONS:
+        raise BadSample(f"more than {MAX_CAPTIONS:,} captions")
+    faults = [_caption_fault(one, name) for one in found]
+    places = [place for place, fault in enumerate(faults) if fault is None]
+    return Captions([found[place] for place in places], places, [one for one in faults if one])
+
+
+def id_of(value: object, name: str = "image_id") -> str | None:
+    """Return an id, None for a missing one: a text without the space around it, or a whole number.
+
+    4, 4.0 and "4" are the same. Raises `BadSample` for all else, also for numbers that a float does
+    not hold exactly.
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
+    raise BadSample(f"{name} is no text or whole number (but {_kind(value)})")
+
+
+def ids_of(value: object, name: str) -> list[str]:
+    """Return the ids of a list, or of a single one; none of a missing value.
+
+    Raises `BadSample` where one of them is missing or no id: what they say is true of all together.
+    """
+    found = [] if is_missing(value) else value if isinstance(value, list) else [value]
+    ids = [id_of(one, name) for one in found]
+    if None in ids:
+        raise BadSample(f"{name} has an id that is missing")
+    return [one for one in ids if one is not None]
+
+
+def labels_of(value: object) -> Labels:
+    """Return the classes of a list, or of a single one; each is a text or a number, as ids are."""
+    found = [] if is_missing(value) else value if isinstance(value, list) else [value]
+    kept, dropped = list[str](), list[str]()
+    for one in found:
+        try:
+            label = id_of(one, "label")
+        except BadSample as cause:
+            dropped.append(str(cause))
+        else:
+            kept.append(label) if label else dropped.append("label is missing")
+    return Labels(kept, dropped)
+
+
+def relevance_of(value: object) -> dict[str, list[list[str]]]:
+    """Return what `relevance.json` holds: of each image id, a list of image ids for each caption.
+
+    Raises `BadSample` for anything else.
+    """
+    if not isinstance(value, dict):
+        raise BadSample(f"it is no object (but {_kind(value)})")
+    found: dict[str, list[list[str]]] = {}
+    for image_id, captions in value.items():
+        if not isinstance(captions, list) or not all(isinstance(one, list) for one in captions):
+            raise BadSample(f"{image_id!r} has no list of lists of image ids")
+        name = id_of(image_id)
+        if name is None or name in found:
+            raise BadSample(f"the image id {image_id!r} is empty or comes twice")
+        found[name] = [ids_of(one, f"{image_id!r}") for one in captions]
+    return found
+
+
+def _listed(value: object) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, str) and _WRITTEN.fullmatch(value):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            return [value]
+        if isinstance(found, list) and all(isinstance(one, str) for one in found):
+            return found
+    return [value]
+
+
+def _caption_fault(caption: object, name: str) -> str | None:
+    if not isinstance(caption, str):
+        return f"{name} is no text (but {_kind(caption)})"
+    if len(caption) > MAX_CAPTION_CHARACTERS:
+        return f"{name} is over {MAX_CAPTION_CHARACTERS:,} characters"
+    if _is_blank(caption):
+        return f"{name} is empty"
+    if not caption.isascii() and any("\ud800" <= one <= "\udfff" for one in caption):
+        return f"{name} has half a surrogate pair"
+    if caption.lstrip()[0] in "[{" and _WRITTEN.fullmatch(caption):
+        return f"{name} is a list or an object written as text"
+    return None
+
+
+def _is_blank(text: str) -> bool:
+    """Tell whether nothing of a text is to be seen: spaces, controls, marks of byte order."""
+    return not text[:1].isalnum() and all(
+        one.isspace() or category(one) in ("Cc", "Cf") for one in text
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, float) and value != value:
+        return "NaN"
+    return _KINDS.get(type(value), type(value).__name__)
