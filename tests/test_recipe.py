@@ -153,7 +153,9 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("stages.0.length=10 %", ["stages.0.length: 10 %", "steps, epochs or samples"]),
         ("stages.0.length=0 epochs", ["stages.0.length: 0 epochs", "above zero"]),
         ("stages.0.train=[]", ["stages.0.train: []", "at least 1 item"]),
-        ("stages.0.train=text", ["stages.0.train: text", "valid list"]),
+        ("stages.0.train=text", ["stages.0.train: text is not a list; write [text]"]),
+        ("evaluation.protocols=class", ["protocols: class is not a list; write [class]"]),
+        ("evaluation.protocols=[clas]", ["evaluation.protocols.0: clas", "mean class?"]),
         ("stages=[]", ["stages: []", "at least 1 item"]),
         ("stages=[3]", ["stages.0: 3", "mapping of keys"]),
         ("data=3", ["data: 3", "mapping of keys"]),
@@ -301,7 +303,12 @@ def test_help_lists_every_key_with_its_meaning(read: Callable[..., Recipe]) -> N
     assert keys <= described.keys()
     assert all(meaning for key, (_, meaning) in described.items() if not key.endswith(".kind"))
     assert described["data.train"][0] == "required"
-    assert described["data.batch_size"] == ("256", "pairs that the objective sees, all ranks")
+    assert described["data.batch_size"] == ("256", "pairs that the objective sees, all ranks; > 0")
+    assert described["data.build"][1].endswith("; scenes or null")
+    assert described["training.precision"][1].endswith("; one of auto, fp32, bf16")
+    assert described["data.max_bad_share"][1].endswith("; >= 0, <= 1")
+    protocols = described["evaluation.protocols"][1]
+    assert all(name in protocols for name in ("one of default,", "gap", "cirr"))
     answer = subprocess.run(
         [sys.executable, "launch/train.py", "--help"], cwd=ROOT, capture_output=True, text=True
     )

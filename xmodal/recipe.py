@@ -95,8 +95,8 @@ def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[
     """Yield (key, default, meaning) of every key of the schema, for `--help`."""
     for name, field in model.model_fields.items():
         key = f"{path}{name}"
-        meaning = field.description or ""
         parts = _models(field.annotation)
+        meaning = "; ".join(filter(None, [field.description, "" if parts else _allowed(field)]))
         many = get_origin(field.annotation)
         if not parts or many is dict or (many in (list, tuple) and field.is_required()):
             default = "required" if field.is_required() else _shown(field.get_default())
@@ -212,7 +212,8 @@ def validate(model: type[M], values: Any, source: str) -> M:
 def _problem(detail: ErrorDetails, top: type[BaseModel]) -> str:
     """Return what is wrong with one key: its path, what is allowed, the nearest right name."""
     key, model = _locate(detail["loc"], top)
-    field = model.model_fields.get(_last(key)) if model else None
+    names = [part for part in key.split(".") if not part.isdigit()]
+    field = model.model_fields.get(names[-1]) if model and names else None
     value, reason = detail["input"], detail["msg"].removeprefix("Value error, ")
     match detail["type"]:
         case "extra_forbidden":
@@ -232,6 +233,8 @@ def _problem(detail: ErrorDetails, top: type[BaseModel]) -> str:
             reason = f"{reason}: put it in quotes"
         case "value_error" if isinstance(value, dict):
             return f"{key}: {reason}"
+        case "list_type" | "tuple_type" if field and not _models(field.annotation):
+            return f"{key}: {_shown(value)} is not a list; write [{_shown(value)}]"
     near = _nearest(str(value), _literals(field.annotation) if field else [])
     return f"{key}: {_shown(value)} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
 
@@ -276,6 +279,30 @@ def _literals(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]
     return [value for part in get_args(annotation) for value in _literals(part)]
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Return the values that a field can have, where it does not take any of its type."""
+    values = _literals(field.annotation)
+    if len(values) > 1:
+        return f"one of {', '.join(values)}"
+    if values and type(None) in get_args(field.annotation):
+        return f"{values[0]} or null"
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in _metadata(field)
+        for name, sign in signs.items()
+        if hasattr(limit, name)
+    ]
+    return ", ".join(bounds)
+
+
+def _metadata(field: FieldInfo) -> list[Any]:
+    """Return what limits a field, or its value where there may also be none."""
+    parts = get_args(field.annotation)
+    optional = [part for part in parts if part is not type(None)] if type(None) in parts else []
+    return [*field.metadata, *(m for part in optional for m in getattr(part, "__metadata__", ()))]
 
 
 def _near_key(wrong: str, known: list[str], top: type[BaseModel]) -> str:
