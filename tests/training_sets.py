@@ -38,6 +38,7 @@ def training_set(
     seed: int = SEED,
     contents: Contents = PAIRS,
     text_dropout: float = 0.0,
+    positives: str = "image",
     options: Sequence[Mapping[str, object]] = (),
     tokenizer: CaptionTokenizer = TOKENIZER,
     **transform: object,
@@ -50,7 +51,14 @@ def training_set(
     mixture = mixture_of(*manifests, weights=weights, lanes=lanes, window=window)
     image = ImageTransform(8, **transform)
     return TrainingSet(
-        sets, mixture, image, tokenizer, seed=seed, contents=contents, text_dropout=text_dropout
+        sets,
+        mixture,
+        image,
+        tokenizer,
+        seed=seed,
+        contents=contents,
+        text_dropout=text_dropout,
+        positives=positives,
     )
 
 

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
+from tests.shard_sets import (
+    Members,
+    described,
+    encode,
+    number_of,
+    numbered,
+    plain,
+    write_shards,
+)
 from tests.training_sets import (
     BATCH,
     LANES,
@@ -583,3 +591,31 @@ def test_a_batch_moves_whole_and_a_fault_can_be_printed() -> None:
     assert batch.faults == (fault,)
     assert batch.tokens is None
     assert str(fault).encode() == b"s.tar, caf\\udce9: jpg is empty"
+
+
+@pytest.mark.parametrize("positives", ["image", "caption", "label"])
+def test_positives_have_an_image_a_caption_or_a_label_in_common(
+    positives: str, tmp_path: Path
+) -> None:
+    captions = ["a cat", "A  cat", "a dog", "a cat", "a dog", "a bird"]
+    ids, labels = [1, 2, 3, 4, 3, 5], ["x", "y", "x", "z", "x", "y"]
+    samples = {
+        f"{n}": {
+            "png": encode(plain(n)),
+            "json": described([captions[n]], image_id=ids[n], labels=[labels[n], "other"]),
+        }
+        for n in range(6)
+    }
+    manifest = write_shards(tmp_path, [samples])
+    dataset = training_set(manifest, lanes=2, window=2, crop=None, flip=False, positives=positives)
+    found = global_batches(dataset, range(2), size=6, ranks=2)
+    names = {
+        "image": ids,
+        "caption": ["cat", "cat", "dog", "cat", "dog", "bird"],
+        "label": labels,
+    }[positives]
+    for batch in found:
+        numbers = [number_of(image) for image in batch["images"].numpy()]
+        assert sorted(numbers) == list(range(6))
+        same = [[names[one] == names[other] for one in numbers] for other in numbers]
+        assert (batch["image_ids"][:, None] == batch["image_ids"]).tolist() == same

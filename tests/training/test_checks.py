@@ -48,6 +48,8 @@ def refusal(folder: Path, **changes: Any) -> str:
         (TIRG | {"data__val": "queries"}, "data.gallery is missing: tirg answers the queries of"),
         (SEARCHED, "data.gallery=images is searched by composed queries, and clip makes none"),
         (TIRG | {"data__gallery": "images"}, "data.gallery is given without data.val"),
+        (TIRG | {"data__positives": "caption"}, "data.positives=caption is for methods that match"),
+        ({"data__positives": "caption"}, "data.positives=caption reads captions, and training"),
     ],
 )
 def test_keys_that_do_not_go_with_the_method(
@@ -56,7 +58,10 @@ def test_keys_that_do_not_go_with_the_method(
     assert refusal(tmp_path, **changes).startswith(line)
 
 
-@pytest.mark.parametrize("changes", [{}, TIRG, TIRG | SEARCHED, PTF | {"data__text_dropout": 0.2}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"data__positives": "label"}, TIRG, TIRG | SEARCHED, PTF | {"data__text_dropout": 0.2}],
+)
 def test_keys_that_do(changes: dict[str, Any], tmp_path: Path) -> None:
     check_method(recipe_of(tmp_path, **changes))
 

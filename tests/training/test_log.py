@@ -17,7 +17,7 @@ VALUES = {"loss": 0.4, "samples_per_second": 10.0, "seconds_left": 3.0, "data_wa
 def said_of(collapse: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
         for step, value in enumerate(collapse):
-            log.step(step, SPAN, VALUES | {"collapse": value})
+            log.step(step, SPAN, VALUES | {"loss": 1 / (step + 1), "collapse": value})
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
 
 
@@ -33,6 +33,17 @@ def test_scores_that_are_alike_at_first_are_no_collapse(
 ) -> None:
     begun = [1.0] * (COLLAPSED_LINES - 1)
     assert said_of([*begun, 0.9, *begun], tmp_path, capsys) == []
+
+
+@pytest.mark.parametrize(("first_step", "lines"), [(0, 1), (7, 0)])
+def test_a_loss_that_stays_where_its_stage_began_is_said(
+    first_step: int, lines: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Where a run was resumed, the loss may have come a long way before.
+    with TrainingLog(Run(str(tmp_path)), first_step=first_step, steps=99, speaks=True) as log:
+        for step in range(first_step, first_step + 50):
+            log.step(step, SPAN, VALUES)
+    assert capsys.readouterr().out.count("where it began") == lines
 
 
 @pytest.mark.parametrize("protocol", BETTER)

@@ -113,6 +113,11 @@ class DataConfig(Config):
     text_dropout: Probability = Field(
         0.0, description="share of the views without a text, of methods whose views have texts"
     )
+    positives: Literal["image", "caption", "label"] = Field(
+        "image",
+        description="what two samples have in common that are no negatives of each other: their "
+        "image_id, their caption (where classes are written as captions), or their first label",
+    )
     augment: AugmentConfig | None = Field(
         None, description="colours and blur of each view, for self-supervision; null: none"
     )

@@ -62,7 +62,8 @@ class TrainingSet:
     `contents` says what of each sample, and one that has not all of it is bad. `text_dropout` is
     the share of views that are marked as without text. What is random for a sample is drawn from
     (seed, position, view) alone, never from a worker or rank. A sample that cannot be used is
-    reported, and a neighbour takes its place.
+    reported, and a neighbour takes its place. `positives` says what samples have in common that
+    are no negatives of each other: `image`, `caption` or `label`.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class TrainingSet:
         seed: int,
         contents: Contents = PAIRS,
         text_dropout: float = 0.0,
+        positives: str = "image",
     ) -> None:
         self.data_sets, self.mixture = data_sets, mixture
         self.transform, self.tokenizer = transform, tokenizer
         self.seed, self.contents, self.text_dropout = seed, contents, text_dropout
+        self.positives = positives
         self.views = COMPOSED if contents.composed else VIEWS[: contents.views]
         self.features = COMPOSED_FEATURES if contents.composed else FEATURES
 
@@ -151,7 +154,7 @@ class TrainingSet:
             slot["labels"][row] = hash_id(sample.label())
         if self.contents.composed:
             slot["source_ids"][row] = hash_id(sample.source_id)
-        slot["image_ids"][row] = hash_id(self._id(sample))
+        slot["image_ids"][row] = hash_id(self._id(sample, captions))
         return captions
 
     def substitute(
@@ -178,8 +181,14 @@ class TrainingSet:
             "run `python -m shards check` on the shards"
         )
 
-    def _id(self, sample: RawSample) -> str:
-        """Return the id of the image that is right: of a query, its target's."""
+    def _id(self, sample: RawSample, captions: Sequence[str]) -> str:
+        """Return what positives have in common: the id of the image, of a query that of its
+        target, or the caption or label that stands for it.
+        """
+        if self.positives == "caption":
+            return " ".join(captions[0].lower().split())
+        if self.positives == "label":
+            return sample.label()
         if not self.contents.composed:
             return sample.image_id
         if sample.target_id is None:

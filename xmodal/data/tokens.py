@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import (
@@ -16,6 +17,15 @@ from tokenizers import (
 from torch import Tensor
 
 PAD, END, START, UNKNOWN = "<pad>", "<end>", "<start>", "<unknown>"
+
+
+class TokenCounts(NamedTuple):
+    """What a tokenizer makes of some captions: how many it cuts, how many words it knows not."""
+
+    captions: int
+    cut: int  # captions that are longer than the context
+    tokens: int  # without those of start, end and padding
+    unknown: int  # tokens that stand for any word that is not in the vocabulary
 
 
 class CaptionTokenizer:
@@ -45,6 +55,19 @@ class CaptionTokenizer:
         ids = torch.tensor([one.ids for one in encoded], dtype=torch.int64)
         mask = torch.tensor([one.attention_mask for one in encoded], dtype=torch.bool)
         return ids, mask
+
+    def count(self, captions: Sequence[str]) -> TokenCounts:
+        """Count the captions that are cut and the words that are unknown."""
+        unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
+        encoded = self.tokenizer.encode_batch(list(captions))
+        ids = [
+            token
+            for one in encoded
+            for token, special in zip(one.ids, one.special_tokens_mask, strict=True)
+            if not special
+        ]
+        cut = sum(bool(one.overflowing) for one in encoded)
+        return TokenCounts(len(encoded), cut, len(ids), sum(token == unknown for token in ids))
 
     def save(self, path: Path) -> None:
         """Write the tokenizer's file, beside and renamed."""

@@ -88,7 +88,8 @@ def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Pa
     """Write the tokenizer that belongs to the text encoder to `path`, unless it is there.
 
     A pretrained encoder brings its own; that of a new one is trained on the shards' captions.
-    Raises `UserError` where a text encoder is taken from a run that has lost its own.
+    Raises `UserError` where a text encoder is taken from a run that has lost its own, or no word
+    is frequent enough to be learned.
     """
     if path.is_file():
         return
@@ -101,11 +102,23 @@ def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Pa
     elif text is None or isinstance(text, FeaturesConfig):
         train_tokenizer((), 300, 1).save(path)  # so that every run has one
     elif isinstance(text, RecurrentConfig):
-        train_word_tokenizer(
+        words = train_word_tokenizer(
             _captions(manifests), text.vocabulary, text.min_count, text.context
-        ).save(path)
+        )
+        _check_words(words, text.min_count)
+        words.save(path)
     else:
         train_tokenizer(_captions(manifests), text.vocabulary, text.context).save(path)
+
+
+def _check_words(tokenizer: CaptionTokenizer, min_count: int) -> None:
+    # The tokens of padding, start, end and the unknown word are always there.
+    if tokenizer.vocabulary <= 4:
+        raise UserError(
+            f"no word of the captions occurs method.text.min_count={min_count} times, so all of "
+            "them would read alike; lower it, or, for languages without spaces, use "
+            "method.text={kind: transformer}, which reads bytes"
+        )
 
 
 def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:

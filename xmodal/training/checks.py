@@ -103,8 +103,26 @@ def check_data(recipe: Recipe, contents: Contents) -> None:
             f"data.gallery={data.gallery} is searched by composed queries, and {kind} makes none: "
             "leave it out"
         )
+    check_positives(recipe, contents)
     if data.gallery and not data.val:
         raise UserError("data.gallery is given without data.val, whose queries are searched in it")
+
+
+def check_positives(recipe: Recipe, contents: Contents) -> None:
+    """Raise `UserError` where samples have not what data.positives tells positives by."""
+    positives, kind, text = recipe.data.positives, recipe.method.kind, recipe.method.text
+    if positives == "image":
+        return
+    if contents.composed or contents.labels or not contents.captions:
+        raise UserError(
+            f"data.positives={positives} is for methods that match images and captions; {kind} "
+            "does not: leave it out"
+        )
+    if positives == "caption" and (isinstance(text, FeaturesConfig) or recipe.data.feature_cache):
+        raise UserError(
+            "data.positives=caption reads captions, and training reads features in their place; "
+            "use label, or encoders and no data.feature_cache"
+        )
 
 
 def check_feature_cache(recipe: Recipe, method: Method) -> None:

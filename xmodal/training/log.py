@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from xmodal.errors import printable
 from xmodal.terminal import console
+from xmodal.training.advice import Stagnation
 from xmodal.training.run import Run
 from xmodal.training.timeline import StageSpan
 
@@ -27,6 +28,7 @@ class TrainingLog:
     def __init__(self, run: Run, *, first_step: int, steps: int, speaks: bool) -> None:
         self.run, self.speaks, self.steps = run, speaks, steps
         self.collapsed = 0  # lines so far
+        self.first_step, self.stagnation = first_step, Stagnation()
         self.console = console(width=None if sys.stdout.isatty() else 110, soft_wrap=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -75,6 +77,10 @@ class TrainingLog:
                 f"left {int(left) // 60}:{int(left) % 60:02d}"
             )
         self._warn_of_collapse(values.get("collapse", 0.0))
+        if self.first_step <= span.start:
+            warning = self.stagnation.warning(stage, values["loss"])
+            if warning:
+                self.say(f"warning: {warning}")
         self._write(step, span, values)
 
     def _warn_of_collapse(self, share_alike: float) -> None:

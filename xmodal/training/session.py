@@ -20,6 +20,7 @@ from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe
+from xmodal.training.advice import lines_before_training
 from xmodal.training.checkpoints import read_progress
 from xmodal.training.checks import (
     check_batch_norm,
@@ -76,8 +77,9 @@ class Session:
         for one in data_sets(recipe, self.train_shards):
             kind = kind_of(one.reader, one.texts, captions=contents.captions)
             check_kind(recipe, one.reader.manifest.url, kind, contents, local=method.local)
-            if contents.labels:
-                check_labels(one.reader, recipe.method.kind)
+            if contents.labels or data.positives == "label":
+                who = recipe.method.kind if contents.labels else "data.positives=label"
+                check_labels(one.reader, who)
         protocols = self._protocols(method) if self.val_shards else []
         for stage in recipe.stages:
             check_known(stage, method, protocols)
@@ -126,6 +128,8 @@ class Session:
         ) as self.log:
             for line in [*self._notices(), *(self.mirror.catch_up() if self.mirror else [])]:
                 self.log.say(line)
+            if speaks and not self.progress.step:
+                self._advise()
             captions = self.contents.captions
             train_shards = [self._features_of(shards, captions) for shards in self.train_shards]
             if self.val_shards:
@@ -146,6 +150,18 @@ class Session:
                 self.mirror,
                 self.report,
             ).train()
+
+    def _advise(self) -> None:
+        lines = lines_before_training(
+            self.recipe,
+            self.contents,
+            self.timeline,
+            self.train_shards,
+            self.val_shards,
+            self.tokenizer,
+        )
+        for line in lines:
+            self.log.say(line)
 
     def _build(self) -> Method:
         method = build_method(self.recipe, self.tokenizer, self.environment.device)
@@ -183,6 +199,7 @@ class Session:
             seed=self.recipe.training.seed,
             contents=self.contents,
             text_dropout=data.text_dropout,
+            positives=data.positives,
         )
 
     def _notices(self) -> list[str]:

@@ -1,0 +1,98 @@
+"""A look at some samples of a shard set: do ids, images and captions tell its samples apart."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from xmodal.data.decode import BadSample
+from xmodal.data.reader import SampleReader
+from xmodal.data.samples import IMAGES, RawSample
+from xmodal.data.tokens import CaptionTokenizer, TokenCounts
+
+MAX_SAMPLES = 512
+MAX_BYTES = 64 << 20  # after which no more are read
+_NEIGHBOURS = 16  # samples next to each other that are read together: duplicates often are
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Counts over some samples of a shard set.
+
+    `samples` are those that were read and can be used, `ids` their image ids, each counted once.
+    """
+
+    url: str
+    samples: int
+    ids: int
+    twins: int  # samples whose image has the bytes of another's, under another id
+    chance_of_same_caption: float  # of two samples of different ids, to have a caption in common
+    tokens: TokenCounts  # over all captions
+
+
+def survey(reader: SampleReader, tokenizer: CaptionTokenizer, *, captions: bool) -> Survey:
+    """Read at most `MAX_SAMPLES` samples of a set of pairs, from all over it.
+
+    Samples that cannot be used do not count. Without `captions` none are read, and none of samples
+    that have features in place of them.
+    """
+    ids: list[str] = []
+    texts: list[list[str]] = []
+    ids_of_image = defaultdict[bytes, list[str]](list)
+    for sample in _spread(reader):
+        try:
+            image = sample.read(*IMAGES["image"])
+            said = _captions(sample) if captions else []
+            ids.append(sample.image_id)
+        except BadSample:
+            continue  # counted and named when training meets it
+        texts.append(said)
+        if image is not None:
+            ids_of_image[hashlib.blake2b(image, digest_size=16).digest()].append(ids[-1])
+    return Survey(
+        reader.manifest.url,
+        len(ids),
+        len(set(ids)),
+        sum(len(same) for same in ids_of_image.values() if len(set(same)) > 1),
+        _chance_of_same(ids, texts),
+        tokenizer.count([caption for said in texts for caption in said]),
+    )
+
+
+def _spread(reader: SampleReader) -> Iterator[RawSample]:
+    stride = max(1, len(reader) // MAX_SAMPLES)
+    firsts = np.arange(0, len(reader), _NEIGHBOURS * stride)
+    num_bytes = 0
+    # In any order, so that those that are read before the limit are from all over the set.
+    for first in np.random.default_rng(0).permutation(firsts).tolist():
+        samples = reader.load(range(first, min(first + _NEIGHBOURS, len(reader))))
+        yield from samples
+        num_bytes += sum(len(data or b"") for one in samples for data in one.files.values())
+        if num_bytes > MAX_BYTES:
+            return
+
+
+def _captions(sample: RawSample) -> list[str]:
+    return [] if sample.read("text.npy") is not None else sample.captions()
+
+
+def _chance_of_same(ids: Sequence[str], texts: Sequence[Sequence[str]]) -> float:
+    owners = defaultdict[str, list[int]](list)
+    for number, captions in enumerate(texts):
+        for caption in set(captions):
+            owners[caption].append(number)
+    same = {
+        pair
+        for numbers in owners.values()
+        for pair in combinations(numbers, 2)
+        if ids[pair[0]] != ids[pair[1]]
+    }
+    pairs = _num_pairs(len(ids)) - sum(map(_num_pairs, Counter(ids).values()))
+    return len(same) / pairs if pairs else 0.0
+
+
+def _num_pairs(count: int) -> int:
+    return count * (count - 1) // 2
