@@ -136,3 +136,9 @@ def test_no_file_names_a_place_of_one_machine() -> None:
 def test_consoles_are_those_that_escape() -> None:
     made = re.compile(r"rich import console|import .*\bConsole\b|get_console|rich import print")
     assert [path.name for path in MODULES if made.search(path.read_text())] == ["terminal.py"]
+
+
+def test_ranks_exchange_no_pickles() -> None:
+    pickles = re.compile(r"(gather|broadcast|scatter|send|recv)_object(?!s)|pickle\.loads?\(")
+    folder = ROOT / "xmodal"
+    assert [p for p in folder.rglob("*.py") if pickles.search(p.read_text())] == []

@@ -157,4 +157,7 @@ def _leave_lost(message: str) -> None:
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0"))
+    # A launcher's own names count until `xmodal.distributed` has given them its own.
+    names = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
+    given = (os.environ.get(name, "") for name in names)
+    return next((int(rank) for rank in given if rank.isdecimal()), 0)

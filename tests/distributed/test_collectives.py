@@ -1,3 +1,4 @@
+import pickle
 from typing import Any
 
 import pytest
@@ -5,8 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.processes import on_ranks
+from xmodal.data.batch import Fault
 from xmodal.distributed import collectives
-from xmodal.distributed.collectives import gather, rank
+from xmodal.distributed.collectives import gather, gather_objects, rank
 
 WORLDS = [1, 2, 4]
 
@@ -81,6 +83,25 @@ def test_ranks_may_have_other_numbers_of_rows_types_and_strides(ranks: int) -> N
         assert torch.equal(
             got["strided"], torch.cat([rows_of(r).transpose(0, 2) for r in everyone])
         )
+
+
+OBJECTS = ["日本 \udc80\n", 2**80, -0.1, float("inf"), None, {"a": [1, {"b": True}]}, ""]
+
+
+def exchange() -> tuple[list[Any], list[Fault], list[Any]]:
+    """Gather objects of several kinds, and none, where a pickle could not be read."""
+    pickle.loads = pickle.Unpickler = None  # type: ignore[assignment, misc]
+    mine = OBJECTS[: 4 + 3 * rank()]
+    fault = Fault("s3://a/0.tar", f"key {rank()}\udc80", "cause", by_choice=rank() == 1)
+    return gather_objects(mine), gather_objects([fault], Fault), gather_objects([])
+
+
+def test_objects_come_as_they_are_and_are_no_pickles() -> None:
+    for objects, faults, none in on_ranks(2, exchange):
+        assert objects == OBJECTS[:4] + OBJECTS
+        assert [fault.key for fault in faults] == ["key 0\udc80", "key 1\udc80"]
+        assert [fault.by_choice for fault in faults] == [False, True]
+        assert none == []
 
 
 def sum_without_gradient() -> tuple[Tensor, Tensor, bool]:

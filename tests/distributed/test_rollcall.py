@@ -12,7 +12,7 @@ from tests.commands import free_port
 from tests.processes import CONTEXT, on_ranks
 from tests.services.daemons import until
 from xmodal.distributed.collectives import barrier, rank
-from xmodal.distributed.rollcall import ANSWERED, call_roll, named
+from xmodal.distributed.rollcall import ANSWERED, call_roll, check_devices, named
 from xmodal.errors import LostPeerError, UserError
 
 
@@ -30,6 +30,24 @@ def answer(port: int, ranks: int, nodes: str) -> str:
 
 def test_all_answer() -> None:
     assert on_ranks(2, answer, free_port(), 2, "") == ["", ""]
+
+
+def use_device(port: int, devices: list[str]) -> str:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    roll = call_roll(rank(), 2, 20)
+    try:
+        check_devices(roll, devices[rank()], 20)
+    except UserError as error:
+        return str(error)
+    finally:
+        barrier()
+    return ""
+
+
+def test_a_device_is_one_ranks() -> None:
+    assert on_ranks(2, use_device, free_port(), ["H200 a", "H200 b"]) == ["", ""]
+    for said in on_ranks(2, use_device, free_port(), ["H200 a", "H200 a"]):
+        assert said.startswith("rank 0 and rank 1 have one GPU between them (H200 a): start as")
 
 
 def test_those_that_do_not_are_named_with_their_node() -> None:

@@ -2,14 +2,14 @@
 
 import logging
 import os
-import socket
-from collections.abc import MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 
-from xmodal.distributed.rollcall import Roll, call_roll, named
+from xmodal.distributed.launcher import adopt_launcher, local_device
+from xmodal.distributed.meeting import keep_within
+from xmodal.distributed.rollcall import Roll, call_roll, check_devices, named
 from xmodal.distributed.watchdog import within
 
 ROLL_CALL = 300.0
@@ -30,32 +30,19 @@ class Environment:
         return self.rank == 0
 
 
-def adopt_launcher(variables: MutableMapping[str, str]) -> None:
-    """Fill in RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT where they are missing.
-
-    The DeepSpeed launcher and torchrun set them; Slurm's srun gives them under its own names;
-    without any launcher the process is alone.
-    """
-    if "RANK" not in variables and "SLURM_PROCID" in variables and "MASTER_ADDR" in variables:
-        variables["RANK"] = variables["SLURM_PROCID"]
-        variables["WORLD_SIZE"] = variables["SLURM_NTASKS"]
-        variables["LOCAL_RANK"] = variables["SLURM_LOCALID"]
-        variables.setdefault("MASTER_PORT", "29500")
-    if "RANK" not in variables:
-        variables.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-        variables["MASTER_ADDR"], variables["MASTER_PORT"] = "127.0.0.1", str(_free_port())
-
-
 def start(roll_call: float = ROLL_CALL) -> Environment:
     """Join the job's process group (NCCL on GPUs, gloo on CPUs) and return this process's place.
 
     Raises `LostPeerError` where a rank does not answer within `roll_call` seconds, and `UserError`
     where they cannot meet at all. A first all-reduce that takes longer ends the process.
     """
-    adopt_launcher(os.environ)
+    met = torch.distributed.is_initialized()  # Ray Train has its workers meet by itself
+    if not met:
+        adopt_launcher(os.environ)
+        keep_within(os.environ)
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", local_device(os.environ, torch.cuda.device_count()))
     else:
         # Else DeepSpeed says on every rank that it looked for an accelerator in vain.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -70,10 +57,13 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
         torch.cuda.set_device(device)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     roll = None
-    if not torch.distributed.is_initialized():  # Ray Train has its workers meet by itself
+    if not met:
         # To connect and to wait may take so long each; then rank 0, which counts, is silent itself.
         with within(2 * roll_call + 1, lambda: f"the roll call, by {named(0, ranks)},"):
             roll = call_roll(rank, ranks, roll_call)
+            if device.type == "cuda":
+                properties = torch.cuda.get_device_properties(device)
+                check_devices(roll, f"{properties.name} {properties.uuid}", roll_call)
     with within(roll_call, lambda: _first_all_reduce(roll)):
         if roll:
             roll.note(REDUCES)
@@ -96,9 +86,3 @@ def _first_all_reduce(roll: Roll | None) -> str:
         "the first all-reduce of ranks that all have answered (do NCCL_SOCKET_IFNAME and "
         "GLOO_SOCKET_IFNAME name the network between the nodes?)"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -9,9 +9,11 @@ from threading import Thread
 from torch._C._distributed_c10d import Store, TCPStore
 from torch.distributed import DistError
 
+from xmodal.distributed.meeting import listen
 from xmodal.errors import LostPeerError, UserError
 
 ANSWERED = "roll"
+DEVICE = "device"
 SECONDS_TO_ANSWER = 5.0
 
 
@@ -26,9 +28,14 @@ class Roll:
     def __init__(self, store: Store, rank: int, ranks: int) -> None:
         self.store, self.rank, self.ranks = store, rank, ranks
 
-    def note(self, place: str) -> None:
-        """Note that this rank has come to a place in the program."""
-        self.store.set(f"{place}/{self.rank}", node_name())
+    def note(self, place: str, value: str = "") -> None:
+        """Note that this rank has come to a place in the program, and a value of it there."""
+        self.store.set(f"{place}/{self.rank}", value)
+
+    def values(self, place: str, seconds: float) -> list[str]:
+        """Return what all ranks have noted at a place, once they have come to it."""
+        self.wait(place, seconds)
+        return [self.store.get(f"{place}/{one}").decode() for one in range(self.ranks)]
 
     def wait(self, place: str, seconds: float) -> None:
         """Wait until all ranks have come to it; `DistError` where some have not in time."""
@@ -62,27 +69,30 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Roll:
     `UserError` where rank 0 cannot be reached under its address by anybody, but in a job of
     Slurm's.
     """
-    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # torchrun's agent answers there in its place.
+    answers = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         store = TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
+            address,
+            port,
             ranks,
-            # torchrun's agent answers there in its place.
-            is_master=rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+            is_master=answers,
             timeout=timedelta(seconds=seconds),
             wait_for_workers=False,
             multi_tenant=True,
+            master_listen_fd=listen(address, port).detach() if answers else None,
         )
+    except UserError as error:
+        if "XMODAL_NODES" in os.environ:  # a job that is started again has another port
+            raise LostPeerError(str(error)) from None
+        raise
     except (DistError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        if rank:
-            raise LostPeerError(
-                f"{named(0, ranks)} did not answer at {place} within {seconds:g} s: {reason}"
-            ) from None
-        if "XMODAL_NODES" in os.environ:  # a job that is started again has another port
-            raise LostPeerError(f"the ranks cannot meet at {place}: {reason}") from None
-        raise UserError(f"the ranks cannot meet at {place}: {reason}") from None
+        raise LostPeerError(
+            f"{named(0, ranks)} did not answer at {address}:{port} (MASTER_ADDR, MASTER_PORT) "
+            f"within {seconds:g} s: {reason}"
+        ) from None
     roll = Roll(store, rank, ranks)
     try:
         roll.note(ANSWERED)
@@ -94,6 +104,19 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Roll:
             f"{who} did not answer within {seconds:g} s (training.roll_call): is its node alive?"
         ) from None
     return roll
+
+
+def check_devices(roll: Roll, device: str, seconds: float) -> None:
+    """Raise `UserError` where two ranks would use one device, each named as on no other machine."""
+    roll.note(DEVICE, device)
+    devices = roll.values(DEVICE, seconds)
+    for rank, other in enumerate(devices):
+        first = devices.index(other)
+        if first < rank:
+            raise UserError(
+                f"{named(first, roll.ranks)} and {named(rank, roll.ranks)} have one GPU between "
+                f"them ({other}): start as many processes a node as it has GPUs"
+            )
 
 
 def named(rank: int, ranks: int) -> str:

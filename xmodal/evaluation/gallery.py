@@ -79,7 +79,7 @@ def embed(
     numbers, image_ids, images, owner_numbers, texts, *fused = columns
     owners = torch.searchsorted(numbers, owner_numbers)
     gallery = Gallery(numbers, image_ids, images, owners, texts, gather_objects(labels), *fused)
-    return gallery, gather_objects(faults)
+    return gallery, gather_objects(faults, Fault)
 
 
 def own_chunks(total: int, batch_size: int) -> list[range]:

@@ -54,7 +54,7 @@ def embed_queries(
     found = Queries(
         gather(torch.cat(numbers)), gather(torch.cat(embeddings)), gather_objects(records)
     )
-    return found, gather_objects(faults)
+    return found, gather_objects(faults, Fault)
 
 
 def check_searchable(protocol: str, queries: SampleReader, gallery: SampleReader) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from xmodal.data.batch import Batch
+from xmodal.data.batch import Batch, Fault
 from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
@@ -265,7 +265,7 @@ class Trainer:
         """Count bad samples and reads begun again, and name the first ones; stop when bad samples
         are too many.
         """
-        faults = gather_objects(batch.faults)
+        faults = gather_objects(batch.faults, Fault)
         lines = self.progress.count(faults) + self.progress.count_retries(
             gather_objects(batch.notices)
         )
