@@ -17,12 +17,15 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shards.place import check_folder
+from xmodal.activity import reporting
 from xmodal.errors import UserError, run_command
 
 
 def main() -> int | None:
     arguments = read_arguments(sys.argv[1:])
-    return arguments.run(arguments)
+    with reporting(lambda line: print(line, file=sys.stderr, flush=True)):
+        return arguments.run(arguments)
 
 
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -45,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sources = commands.add_parser("sources", help="list the data sets that can be converted")
+    sources.add_argument("names", metavar="SOURCE", nargs="*", help="these alone (default: all)")
     sources.set_defaults(run=_sources)
     _add_build(commands)
     _add_index(commands)
@@ -58,23 +62,21 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "build",
         help="convert a data set into shards",
         description="Convert a data set into shards, each split into a folder of its own. A build "
-        "that was killed goes on when the same command is run again.",
+        "that was killed is resumed when the same command is run again.",
     )
     parser.add_argument("source", metavar="SOURCE", help="one of `python -m shards sources`")
+    parser.add_argument("options", metavar="NAME=VALUE", nargs="*", help="options of the source")
     parser.add_argument(
-        "options", metavar="NAME=VALUE", nargs="*", help="options that the source has"
-    )
-    parser.add_argument(
-        "--from", dest="root", metavar="DIR", type=Path,
-        help="the folder with the data set, or for pairs a table",
+        "--from", dest="root", metavar="DIR", type=_from,
+        help="the folder of the data set, or for pairs a table",
     )  # fmt: skip
     parser.add_argument(
-        "--to", metavar="DIR|URL", type=_folder, required=True,
+        "--to", metavar="DIR|URL", type=_to, required=True,
         help="where to put the folders of shards, such as s3://bucket/shards",
     )  # fmt: skip
     parser.add_argument(
         "--split", dest="splits", metavar="NAME", action="append", default=[],
-        help="make this split; may be repeated (default: all)",
+        help="make this split alone, from its own files; may be repeated (default: all)",
     )  # fmt: skip
     parser.add_argument(
         "--resize", metavar="N", type=_positive, help="shrink to a shorter side of at most N pixels"
@@ -87,7 +89,9 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="write the I-th of N parts alone, as slurm/shards.sbatch does; the last to end makes "
         "the index",
     )  # fmt: skip
-    parser.add_argument("--seed", metavar="N", type=int, help="seed of a source that draws lots")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, help="seed of what a source draws at random"
+    )
     _add_workers(parser)
     parser.set_defaults(run=_build)
 
@@ -125,7 +129,7 @@ def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--to",
         metavar="FILE.png",
-        type=Path,
+        type=_sheet,
         help="default: contact_sheet.png in the folder, or for a bucket here",
     )
     parser.set_defaults(run=_show)
@@ -145,8 +149,24 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _folder(text: str) -> str:
-    folder = text.rstrip("/")
-    return text if folder.endswith(":") or not folder else folder
+    return check_folder(text)
+
+
+def _to(text: str) -> str:
+    return check_folder(text, "--to")
+
+
+def _from(text: str) -> Path:
+    if not text.strip():
+        raise UserError("--from is empty: name the folder of the data set, or for pairs a table")
+    return Path(text)
+
+
+def _sheet(text: str) -> Path:
+    path = Path(text)
+    if not text.strip() or path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--to {text!r}: name a file in a folder that is there, such as sheet.png")
+    return path
 
 
 def _positive(text: str) -> int:
@@ -163,16 +183,16 @@ def _part(text: str) -> tuple[int, int]:
     return number, parts
 
 
-def _sources(_: argparse.Namespace) -> None:
+def _sources(arguments: argparse.Namespace) -> None:
     from shards.source import find_source, source_names
 
-    for name in source_names():
+    for name in arguments.names or source_names():
         source = find_source(name)
         print(f"{name}: {source.summary}")
         print(textwrap.indent(source.layout, "  "))
         if source.defaults:
             print(
-                f"  options: {' '.join(f'{key}={value}' for key, value in source.defaults.items())}"
+                f"  options: {' '.join(f'{key}={_shown(v)}' for key, v in source.defaults.items())}"
             )
         print()
 
@@ -222,13 +242,23 @@ def _read_options(
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise UserError(f"{word!r} is no option of the form NAME=VALUE")
+            raise UserError(f"{word!r} is not an option of the form NAME=VALUE")
+        if name in options:
+            raise UserError(f"{word}: {name} is given twice")
         kind = type(defaults.get(name, ""))
         try:
-            options[name] = kind(value)
-        except ValueError:
-            raise UserError(f"{word}: {name} must be of type {kind.__name__}") from None
+            options[name] = _TRUTH[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
+            wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
+            raise UserError(f"{word}: {name} must be {wanted}") from None
     return options
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
 if __name__ == "__main__":

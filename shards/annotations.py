@@ -2,11 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shards.files import read_text_file
 from shards.source import Item, Split, Splits
 from xmodal.errors import UserError
 
@@ -16,19 +18,22 @@ NUM_EVALUATED_CAPTIONS = 5
 
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file that are not blank; raises `UserError` for what is no UTF-8."""
-    lines = path.read_bytes().split(b"\n")
+    lines = read_text_file(path).split(b"\n")
     try:
         return [text for line in lines if (text := line.decode("utf-8-sig").strip())]
     except UnicodeDecodeError:
         number = next(n for n, line in enumerate(lines, 1) if not _is_utf8(line))
-        raise UserError(f"line {number} of {path} is not UTF-8") from None
+        raise UserError(f"line {number} of {path} is not UTF-8: save the file as UTF-8") from None
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises `UserError` where it is broken."""
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        return json.loads(read_text_file(path))
+    except UnicodeDecodeError:
+        read_lines(path)  # names the line
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is broken JSON: {error}") from None
 
 
@@ -45,21 +50,41 @@ def read_token_file(path: Path) -> dict[str, list[str]]:
 
 
 def karpathy_splits(path: Path, picture: Callable[[Mapping[str, Any]], Path]) -> Splits:
-    """Read one of Karpathy's `dataset_*.json`; `picture` finds the file of one of its images.
+    """Read one of Karpathy's `dataset_*.json`.
 
-    `restval` counts as train. Images of val and test keep their first five captions.
+    `picture` finds the file of an image when its split is made. `restval` counts as train. Images
+    of val and test keep their first five captions.
     """
-    try:
-        splits: dict[str, list[Item]] = {}
+    images: dict[str, list[Mapping[str, Any]]] = {}
+    with _karpathys(path):
         for image in read_json(path)["images"]:
             name = "train" if image["split"] == "restval" else image["split"]
+            images.setdefault(name, []).append(image)
+    return {name: partial(_karpathy_split, path, name, images[name], picture) for name in images}
+
+
+def _karpathy_split(
+    path: Path,
+    name: str,
+    images: Sequence[Mapping[str, Any]],
+    picture: Callable[[Mapping[str, Any]], Path],
+) -> Split:
+    items = []
+    with _karpathys(path):
+        for image in images:
             captions = [sentence["raw"].strip() for sentence in image["sentences"]]
             kept = captions if name == "train" else captions[:NUM_EVALUATED_CAPTIONS]
             image_id = str(image.get("cocoid", Path(image["filename"]).stem))
-            splits.setdefault(name, []).append(Item(image_id, picture(image), kept))
+            items.append(Item(image_id, picture(image), kept))
+    return Split(items)
+
+
+@contextmanager
+def _karpathys(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not one of Karpathy's splits (no {error})") from None
-    return splits_of(splits)
 
 
 def splits_of(items: Mapping[str, Sequence[Item]]) -> Splits:

@@ -5,20 +5,20 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from xmodal.activity import activity, printed
 from xmodal.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_SECONDS_BETWEEN_LINES = 10
+_SECONDS_BETWEEN_COUNTS = 0.5
 
 
 def available_cpus() -> int:
@@ -27,15 +27,21 @@ def available_cpus() -> int:
 
 
 def run_parallel(
-    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    workers: int,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[Job, Result]]:
     """Call the function on every job in `workers` processes; yield each as it is done.
 
-    Whatever ends the loop early ends the processes too.
+    `advance` is given the steps that the function counts by `count()`, while it runs. Whatever
+    ends the loop early ends the processes too.
     """
     before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_end_with_parent) as pool:
+    counted = spawn.Value("q", 0)
+    pool = ProcessPoolExecutor(workers, spawn, initializer=_begin_worker, initargs=(counted,))
+    with pool, _passed_on(counted, advance):
         futures = {pool.submit(function, job): job for job in jobs}
         try:
             for future in as_completed(futures):
@@ -45,17 +51,48 @@ def run_parallel(
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise UserError(
-                    "a worker process was killed, for want of memory? Run the same command again, "
-                    "with fewer --workers"
+                    "a worker process was killed, perhaps for want of memory: run the same "
+                    "command again, with fewer --workers"
                 ) from None
             raise
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far `total` steps are, and give the function that says how many more are done.
+def _passed_on(counted: Any, advance: Callable[[int], None]) -> Iterator[None]:
+    """Give the steps that workers count to `advance`, in a thread, the last ones at the end."""
+    over = threading.Event()
 
-    A bar where stderr is a terminal, otherwise a line now and then.
+    def pass_on() -> None:
+        passed = 0
+        while True:
+            ended = over.wait(_SECONDS_BETWEEN_COUNTS)
+            now = counted.value
+            advance(now - passed)
+            passed = now
+            if ended:
+                return
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def count(steps: int = 1) -> None:
+    """Count steps of the job that this worker is at; nothing happens in other processes."""
+    if _counted is not None:
+        with _counted.get_lock():
+            _counted.value += steps
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far `total` steps are, and give the function that counts more of them as done.
+
+    A bar where stderr is a terminal, otherwise a line at the end and after ten silent seconds.
     """
     show = _bar if sys.stderr.isatty() else _lines
     with show(what, total) as advance:
@@ -64,7 +101,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    # Bars are for terminals alone, and take a while to import.
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -73,26 +110,31 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn,
     )
 
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    # Bars are for terminals alone, and take a while to import.
     from xmodal.terminal import console
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(escape(what), total=total)
         yield lambda steps: bar.advance(task, steps)
 
 
 @contextmanager
 def _lines(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    done, last = 0, time.monotonic()
+    with activity(f"{what}:", total) as steps:
+        yield steps.advance
+        if steps.done == total:
+            print(steps, file=sys.stderr, flush=True)
+            printed()
 
-    def advance(steps: int) -> None:
-        nonlocal done, last
-        done += steps
-        if done == total or time.monotonic() - last > _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
-    yield advance
+_counted: Any = None
+
+
+def _begin_worker(counted: Any) -> None:
+    global _counted  # noqa: PLW0603 - a process has one
+    _counted = counted
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
-"""Where shards lie, as the commands are told: a folder of this machine or of a bucket."""
+"""Where shards lie, as given to the commands: a folder of this machine or of a bucket."""
 
 from functools import lru_cache
+from pathlib import Path
 
 from xmodal.data.storage import Storage, is_remote, open_storage
 from xmodal.errors import UserError
@@ -16,6 +17,37 @@ def _remote(scheme: str) -> Storage:
     return open_storage(scheme)
 
 
+def check_folder(url: str, what: str = "the folder") -> str:
+    """Return the URL without slashes at its end; raises `UserError` where it names no folder.
+
+    A folder need not be there. `what` is the argument that it was given for.
+    """
+    folder = url.rstrip("/")
+    if not url.strip():
+        raise UserError(f"{what} is empty: name a folder, or s3://BUCKET/FOLDER")
+    if "\0" in url:
+        raise UserError(f"{what} {url!r} has a NUL in it")
+    if is_remote(url):
+        scheme, _, rest = url.partition("://")
+        if not rest.strip("/"):
+            raise UserError(f"{what} {url} names no bucket: write {scheme}://BUCKET/FOLDER")
+        storage_of(url)  # raises for another scheme
+        return folder
+    if not folder or Path(url).resolve() == Path("/"):
+        raise UserError(f"{what} {url} is the root of the file system: name a folder in it")
+    try:
+        there = next(place for place in (Path(folder), *Path(folder).parents) if _is_there(place))
+        if not there.is_dir():
+            raise UserError(f"{what} {url}: {there} is not a folder")
+    except OSError as error:
+        raise UserError(f"{what} {url}: {error.strerror}") from None
+    return folder
+
+
+def _is_there(place: Path) -> bool:
+    return place.exists() or place.is_symlink()
+
+
 def name_of(url: str) -> str:
     """Return the last part of a URL."""
     return url.rpartition("/")[2]
@@ -28,7 +60,7 @@ def find_tars(folder: str) -> list[str]:
     if not tars:
         folders = [f"{folder}/{name}" for name in storage.folders(folder)]
         if not folders and not storage.list(folder):
-            raise UserError(f"there is no folder {folder} with shards")
+            raise UserError(f"there is no folder {folder}, or nothing is in it")
         below = [each for each in folders if _tars(each, storage)]
         hint = f": is one of these meant? {' '.join(below[:8])}" if below else ""
         raise UserError(f"{folder} has no .tar{hint}")

@@ -2,15 +2,16 @@
 
 A source is a module of `shards.sources` with a docstring whose first line says what the data are,
 a text `LAYOUT` that says what its folder holds, and a function `read(root, …)` that maps each
-split's name to a function that makes it. A generator's `read` has no `root`. Further parameters
-of `read` are its options; they have defaults of type int, float or str.
+split's name to a function that makes it, and that alone requires the files of this split. A
+generator's `read` has no `root`. Further parameters of `read` are its options; they have defaults
+of type bool, int, float or str. A source that reads a single file as well has `READS_FILES`.
 """
 
 import importlib
 import inspect
 import pkgutil
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,8 @@ from xmodal.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-# An image: its file, or something picklable that returns the bytes of one when it is called.
+# An image: its file, or something picklable that returns the bytes of one when it is called, or
+# raises `Skipped`.
 Picture = Path | Callable[[], bytes]
 
 
@@ -121,13 +123,16 @@ class Split:
     """The samples of a split, in order, and where it is known, which images their captions fit.
 
     `left_out` is what the source itself could not use. The images of a `gallery` are there to be
-    found: they may have no captions.
+    found: they may have no captions. `notes` are lines for whoever builds it. Files of images are
+    read `below` this folder alone, where there is one.
     """
 
     items: Sequence[Item | Composed]
     relevance: Relevance | None = None
     left_out: Sequence[LeftOut] = ()
     gallery: bool = False
+    notes: Sequence[str] = ()
+    below: Path | None = None
 
 
 class MissingError(UserError):
@@ -139,9 +144,13 @@ def require(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).exists():
             return root / name
+        if (root / name).is_symlink():
+            target = (root / name).readlink()
+            raise MissingError(f"{root / name} is a link to {target}, which is not there")
     raise MissingError(f"{root} has no {' or '.join(names)}")
 
 
+_ARCHIVES = {".gz", ".tgz", ".tar", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 Splits = dict[str, Callable[[], Split]]
 
 
@@ -175,20 +184,40 @@ class Source:
         unknown = sorted(set(options) - set(self.defaults))
         if unknown:
             known = ", ".join(self.defaults) or "none"
-            raise UserError(f"{self.name} has no option {unknown[0]} (its options: {known})")
+            raise UserError(f"unknown option {unknown[0]} of {self.name}; its options are: {known}")
         if self.is_generator:
             if root is not None:
-                raise UserError(f"{self.name} reads no folder: leave --from out")
+                raise UserError(f"{self.name} is generated and reads no folder: remove --from")
             return self.module.read(**options)
-        if root is not None and not root.exists():
-            raise UserError(f"there is no folder or file {root}")
+        with self._explained():
+            splits = self.module.read(self._checked(root), **options)
+        # What a split needs is required when it is made.
+        return {name: self._explained()(make) for name, make in splits.items()}
+
+    def _checked(self, root: Path | None) -> Path:
+        takes_files = getattr(self.module, "READS_FILES", False)
+        expected = "the folder or table" if takes_files else "the folder"
         if root is None:
-            raise UserError(f"--from is needed: the folder that {self.name} is in")
+            raise UserError(f"--from is missing: {expected} of {self.name}")
+        if not root.exists():
+            raise UserError(f"--from {root}: there is no such file or folder")
+        if root.is_file() and root.suffix.lower() in _ARCHIVES:
+            raise UserError(f"--from {root} is an archive: unpack it and name its folder")
+        if not root.is_dir() and not (takes_files and root.is_file()):
+            raise UserError(f"--from {root} is not a folder: {self.name} wants {expected}")
+        return root
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return self.module.read(root, **options)
+            yield
         except MissingError as error:
-            layout = textwrap.indent(self.layout, "  ")
-            raise UserError(f"{error}. {self.name} is expected like this:\n{layout}") from None
+            raise UserError(f"{error}; {self.hint}") from None
+
+    @property
+    def hint(self) -> str:
+        """Where to read what is expected, for an error."""
+        return f"`python -m shards sources {self.name}` prints the layout it expects"
 
 
 def source_names() -> list[str]:
@@ -200,5 +229,5 @@ def source_names() -> list[str]:
 def find_source(name: str) -> Source:
     """Import a source; raises `UserError` when there is none of this name."""
     if name not in source_names():
-        raise UserError(f"there is no source {name!r}: there are {', '.join(source_names())}")
+        raise UserError(f"unknown source {name!r}; the sources are: {', '.join(source_names())}")
     return Source(name, importlib.import_module(f"shards.sources.{name}"))

@@ -31,18 +31,17 @@ def read(root: Path) -> Splits:
     names = ["train", "val"]
     if (root / "captions/cap.rc2.test1.json").exists():
         names.append("test1")
-    captions = {name: require(root, f"captions/cap.rc2.{name}.json") for name in names}
-    places = {name: require(root, f"image_splits/split.rc2.{name}.json") for name in names}
     splits: Splits = {}
     for name in names:
-        splits[name] = partial(_queries, captions[name], places[name], photographs)
+        splits[name] = partial(_queries, root, name, photographs)
         if name != "train":
-            splits[f"{name}_gallery"] = partial(_gallery, places[name], photographs)
+            splits[f"{name}_gallery"] = partial(_gallery, root, name, photographs)
     return splits
 
 
-def _queries(file: Path, places: Path, photographs: Path) -> Split:
-    pictures = _pictures(places, photographs)
+def _queries(root: Path, split: str, photographs: Path) -> Split:
+    file = require(root, f"captions/cap.rc2.{split}.json")
+    pictures = _pictures(_places(root, split), photographs)
     try:
         return Split([_query(query, pictures) for query in read_json(file)])
     except (KeyError, TypeError, AttributeError) as error:
@@ -71,6 +70,11 @@ def _pictures(places: Path, photographs: Path) -> dict[str, Path]:
         raise UserError(f"{places} does not map photographs to their files") from None
 
 
-def _gallery(places: Path, photographs: Path) -> Split:
-    items = [Item(name, picture, []) for name, picture in _pictures(places, photographs).items()]
+def _places(root: Path, split: str) -> Path:
+    return require(root, f"image_splits/split.rc2.{split}.json")
+
+
+def _gallery(root: Path, split: str, photographs: Path) -> Split:
+    pictures = _pictures(_places(root, split), photographs)
+    items = [Item(name, picture, []) for name, picture in pictures.items()]
     return Split(items, gallery=True)

@@ -1,7 +1,7 @@
 """MS COCO captions: 123,000 photographs of everyday scenes, five English sentences each."""
 
 from collections import defaultdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from shards.annotations import NUM_EVALUATED_CAPTIONS, karpathy_splits, read_json
@@ -26,16 +26,16 @@ def read(root: Path) -> Splits:
     """Find Karpathy's splits train, val and test, or the official train and val."""
     karpathy = [root / name for name in _KARPATHY if (root / name).exists()]
     if karpathy:
-        folders = {name: _photographs(root, name) for name in ("train2014", "val2014")}
+        photographs = cache(partial(_photographs, root))
         return karpathy_splits(
-            karpathy[0], lambda image: folders[image["filepath"]] / image["filename"]
+            karpathy[0], lambda image: photographs(image["filepath"]) / image["filename"]
         )
     for year in ("2014", "2017"):
         files = {split: root / f"annotations/captions_{split}{year}.json" for split in _OFFICIAL}
         found = {split: file for split, file in files.items() if file.exists()}
         if found:
             return {
-                split: partial(_official_split, file, _photographs(root, split + year), split)
+                split: partial(_official_split, file, root, split + year)
                 for split, file in found.items()
             }
     raise MissingError(f"{root} has no dataset_coco.json or annotations/captions_train2014.json")
@@ -45,13 +45,14 @@ def _photographs(root: Path, name: str) -> Path:
     return require(root, name, f"images/{name}")
 
 
-def _official_split(file: Path, photographs: Path, split: str) -> Split:
+def _official_split(file: Path, root: Path, folder: str) -> Split:
+    photographs = _photographs(root, folder)
     document = read_json(file)
     captions = defaultdict(list)
     try:
         for annotation in document["annotations"]:
             captions[annotation["image_id"]].append(annotation["caption"].strip())
-        limit = None if split == "train" else NUM_EVALUATED_CAPTIONS
+        limit = None if folder.startswith("train") else NUM_EVALUATED_CAPTIONS
         return Split(
             [
                 Item(

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -32,24 +32,21 @@ def read(root: Path, *, pairs: int = 4, seed: int = 0) -> Splits:
     """Find the splits train, test and test_gallery."""
     if pairs < 1:
         raise UserError(f"pairs={pairs}: a photograph has at least one pair")
-    files = {
-        split: [require(root, f"labels/{name}_{split}_detect_all.txt") for name in _CATEGORIES]
-        for split in ("train", "test")
-    }
-    queries = require(root, "test_queries.txt")
     require(root, "women")
     return {
-        "train": lambda: _draw_queries(_Catalogue(root, files["train"]), pairs, seed),
-        "test": lambda: _published_queries(_Catalogue(root, files["test"]), queries),
-        "test_gallery": lambda: _gallery(_Catalogue(root, files["test"])),
+        "train": lambda: _draw_queries(_Catalogue(root, "train"), pairs, seed),
+        "test": lambda: _published_queries(
+            _Catalogue(root, "test"), require(root, "test_queries.txt")
+        ),
+        "test_gallery": lambda: _gallery(_Catalogue(root, "test")),
     }
 
 
 class _Catalogue:
     """The photographs of a split: the name of each, by its path."""
 
-    def __init__(self, root: Path, files: Sequence[Path]):
-        self.root = root
+    def __init__(self, root: Path, split: str):
+        files = [require(root, f"labels/{name}_{split}_detect_all.txt") for name in _CATEGORIES]
         self.names: dict[str, str] = {}
         self.left_out: list[LeftOut] = []
         for file in files:

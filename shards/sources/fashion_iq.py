@@ -1,6 +1,6 @@
 """Fashion IQ: photographs of dresses, shirts and tops, what shall be other, and the one meant."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,22 +29,17 @@ _CATEGORIES = ("dress", "shirt", "toptee")
 def read(root: Path) -> Splits:
     """Find train, and for each category its val and the gallery of that."""
     photographs = require(root, "images", "resized_images", "all_imgs")
-    captions = {
-        (split, category): require(root, f"captions/cap.{category}.{split}.json")
-        for split in ("train", "val")
-        for category in _CATEGORIES
-    }
-    train = {category: captions["train", category] for category in _CATEGORIES}
-    splits: Splits = {"train": partial(_queries, train, photographs)}
+    splits: Splits = {"train": partial(_queries, root, "train", _CATEGORIES, photographs)}
     for category in _CATEGORIES:
-        gallery = require(root, f"image_splits/split.{category}.val.json")
-        val = {category: captions["val", category]}
-        splits[f"val_{category}"] = partial(_queries, val, photographs)
-        splits[f"val_{category}_gallery"] = partial(_gallery, category, gallery, photographs)
+        splits[f"val_{category}"] = partial(_queries, root, "val", [category], photographs)
+        splits[f"val_{category}_gallery"] = partial(_gallery, root, category, photographs)
     return splits
 
 
-def _queries(files: Mapping[str, Path], photographs: Path) -> Split:
+def _queries(root: Path, split: str, categories: Sequence[str], photographs: Path) -> Split:
+    files = {
+        category: require(root, f"captions/cap.{category}.{split}.json") for category in categories
+    }
     return Split(
         [
             query
@@ -71,7 +66,8 @@ def _queries_of(category: str, file: Path, photographs: Path) -> Iterator[Compos
         raise UserError(f"{file} is not in Fashion IQ's format (no {error})") from None
 
 
-def _gallery(category: str, file: Path, photographs: Path) -> Split:
+def _gallery(root: Path, category: str, photographs: Path) -> Split:
+    file = require(root, f"image_splits/split.{category}.val.json")
     names: Any = read_json(file)
     if not isinstance(names, list):
         raise UserError(f"{file} is no list of photographs")

@@ -20,6 +20,7 @@ def read(root: Path) -> Splits:
     karpathy = root / "dataset_flickr30k.json"
     if karpathy.exists():
         return karpathy_splits(karpathy, lambda image: photographs / image["filename"])
-    captions = read_token_file(require(root, "results_20130124.token", "dataset_flickr30k.json"))
+    tokens = require(root, "results_20130124.token", "dataset_flickr30k.json")
+    captions = read_token_file(tokens)
     items = [Item(Path(name).stem, photographs / name, said) for name, said in captions.items()]
     return splits_of({"all": items})

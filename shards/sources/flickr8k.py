@@ -1,9 +1,11 @@
 """Flickr8k: 8,000 photographs of people and dogs, five English sentences each."""
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
-from shards.annotations import karpathy_splits, read_lines, read_token_file, splits_of
-from shards.source import Item, Splits, require
+from shards.annotations import karpathy_splits, read_lines, read_token_file
+from shards.source import Item, Split, Splits, require
 
 LAYOUT = """
 Flicker8k_Dataset/*.jpg      the photographs (the folder is spelt so)
@@ -25,17 +27,20 @@ def read(root: Path) -> Splits:
     karpathy = root / "dataset_flickr8k.json"
     if karpathy.exists():
         return karpathy_splits(karpathy, lambda image: photographs / image["filename"])
-    captions = read_token_file(require(root, "Flickr8k.token.txt", "dataset_flickr8k.json"))
-    lists = {split: root / f"Flickr_8k.{name}.txt" for split, name in _LISTS.items()}
-    for split in ("train", "val"):
-        require(root, lists[split].name)
-    return splits_of(
-        {
-            split: [
-                Item(Path(name).stem, photographs / name, captions.get(name, []))
-                for name in read_lines(path)
-            ]
-            for split, path in lists.items()
-            if path.exists()
-        }
+    tokens = require(root, "Flickr8k.token.txt", "dataset_flickr8k.json")
+    captions = cache(partial(read_token_file, tokens))
+    lists = {split: f"Flickr_8k.{name}.txt" for split, name in _LISTS.items()}
+    if not (root / lists["test"]).exists():
+        del lists["test"]
+    return {
+        split: partial(_listed, root, name, photographs, captions) for split, name in lists.items()
+    }
+
+
+def _listed(
+    root: Path, name: str, photographs: Path, captions: Callable[[], Mapping[str, Sequence[str]]]
+) -> Split:
+    images = read_lines(require(root, name))
+    return Split(
+        [Item(Path(image).stem, photographs / image, captions().get(image, [])) for image in images]
     )

@@ -56,11 +56,7 @@ def read(root: Path, *, subset: str = "all", seed: int = 0) -> Splits:
     if subset == "10k":
         drawn = cache(lambda: _draw_10k(everything().items.values(), seed))
         return {split: partial(_drawn, split, drawn) for split in ("train", "val", "test")}
-    lists = {
-        split: require(root, f"ImageList/{split.title()}Imagelist.txt")
-        for split in ("train", "test")
-    }
-    return {split: partial(_listed, path, everything) for split, path in lists.items()}
+    return {split: partial(_listed, root, split, everything) for split in ("train", "test")}
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,8 @@ class _Photographs:
         }
 
 
-def _listed(path: Path, everything: Callable[[], _Photographs]) -> Split:
+def _listed(root: Path, split: str, everything: Callable[[], _Photographs]) -> Split:
+    path = require(root, f"ImageList/{split.title()}Imagelist.txt")
     photographs = everything()
     names = _read_names(path)
     for name in names:

@@ -3,7 +3,6 @@
 import html
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ the folder wikipedia_dataset as published
 Labels are the classes; the id of an image is CLASS/IMAGE. The splits are train and test.
 """
 
+SPLITS = ("train", "test")
 _CLASSES = (
     *("art", "biology", "geography", "history", "literature"),
     *("media", "music", "royalty", "sport", "warfare"),
@@ -34,7 +34,7 @@ def read(root: Path) -> Splits:
     """Find the splits train and test."""
     require(root, "images")
     require(root, "texts")
-    return {split: partial(_split, root, pairs) for split, pairs in read_lists(root).items()}
+    return {split: partial(_split, root, split) for split in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,10 @@ class Pair:
     category: str
 
 
-def read_lists(root: Path) -> dict[str, list[Pair]]:
-    """Read the pairs of each split, in the order that the features have too."""
-    lists = {split: require(root, f"{split}set_txt_img_cat.list") for split in ("train", "test")}
-    return {
-        split: [_pair(line, path) for line in read_lines(path)] for split, path in lists.items()
-    }
+def read_list(root: Path, split: str) -> list[Pair]:
+    """Read the pairs of a split, in the order that the features have too."""
+    path = require(root, f"{split}set_txt_img_cat.list")
+    return [_pair(line, path) for line in read_lines(path)]
 
 
 def _pair(line: str, path: Path) -> Pair:
@@ -62,10 +60,10 @@ def _pair(line: str, path: Path) -> Pair:
     return Pair(words[0], words[1], _CLASSES[int(words[2]) - 1])
 
 
-def _split(root: Path, pairs: Sequence[Pair]) -> Split:
+def _split(root: Path, split: str) -> Split:
     captions = defaultdict(list)
     left_out: list[LeftOut] = []
-    for pair in pairs:
+    for pair in read_list(root, split):
         path = root / f"texts/{pair.text}.xml"
         text = _read_text(path)
         if text:

@@ -1,12 +1,11 @@
 """Wikipedia's published features: of 2,866 images and their sections, in 10 classes."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from shards.matlab import read_matrices
 from shards.source import Item, Split, Splits, require
-from shards.sources.wikipedia import Pair, read_lists
+from shards.sources.wikipedia import SPLITS, read_list
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -25,10 +24,11 @@ _SHORT = {"train": "tr", "test": "te"}
 def read(root: Path) -> Splits:
     """Find the splits train and test."""
     path = require(root, "raw_features.mat")
-    return {split: partial(_split, path, split, pairs) for split, pairs in read_lists(root).items()}
+    return {split: partial(_split, root, path, split) for split in SPLITS}
 
 
-def _split(path: Path, split: str, pairs: Sequence[Pair]) -> Split:
+def _split(root: Path, path: Path, split: str) -> Split:
+    pairs = read_list(root, split)
     names = [f"{kind}_{_SHORT[split]}" for kind in "IT"]
     images, texts = read_matrices(path, names)
     for name, matrix in zip(names, (images, texts), strict=True):

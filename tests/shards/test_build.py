@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import webdataset
 
 from shards import build as builder
+from shards.__main__ import main
 from shards.build import build
 from shards.check import check
 from shards.picture import decode
@@ -282,18 +285,145 @@ def test_a_folder_begun_from_other_captions_is_refused(
     assert "was begun from other samples" in run(*words, code=2).stderr
 
 
+def build_json(folder: Path) -> dict:
+    return json.loads((folder / "build.json").read_text())
+
+
+def test_a_build_that_failed_gives_way_to_the_corrected_command(
+    flickr8k: Path, tmp_path: Path
+) -> None:
+    images, elsewhere = flickr8k / "Flicker8k_Dataset", tmp_path / "elsewhere"
+    images.rename(elsewhere)
+    images.mkdir()
+    train = {"splits": ["train"], "samples_per_shard": 5}
+    with pytest.raises(UserError, match=r"12 missing .*; all are listed in \S*/to/train/\*.left"):
+        build("flickr8k", tmp_path / "to", flickr8k, **train)
+    assert len(list((tmp_path / "to/train").glob("*.left_out.json"))) == 3
+    images.rmdir()
+    elsewhere.rename(images)
+    build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], resize=20)
+    assert build_json(tmp_path / "to/train")["resize"] == 20
+    # Nothing is left of what the first build skipped.
+    build("flickr8k", tmp_path / "new", flickr8k, splits=["train"], resize=20)
+    assert contents(tmp_path / "to") == contents(tmp_path / "new")
+
+
+def test_the_plan_of_a_killed_build_that_wrote_nothing_is_replaced(
+    flickr8k: Path, tmp_path: Path
+) -> None:
+    build("flickr8k", tmp_path / "to", flickr8k, splits=["train"])
+    folder = tmp_path / "to/train"
+    for path in folder.iterdir():
+        if path.name != "build.json":
+            path.unlink()
+    with (folder / "build.json").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another build is writing"):
+            build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], resize=20)
+    assert build_json(folder)["resize"] is None
+    build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], resize=20)
+    assert build_json(folder)["resize"] == 20
+
+
+def test_lists_of_what_was_skipped_go_when_the_shard_is_written(
+    flickr8k: Path, tmp_path: Path, capsys
+) -> None:
+    image = flickr8k / "Flicker8k_Dataset/100_00.jpg"
+    data = image.read_bytes()
+    image.unlink()
+    build("flickr8k", tmp_path, flickr8k, splits=["train"])
+    image.write_bytes(data)
+    for name in ("train-000000.tar", "train-000000.idx", "shardindex.json"):
+        (tmp_path / "train" / name).unlink()
+    assert "skipped: 1 missing" in capsys.readouterr().out
+    build("flickr8k", tmp_path, flickr8k, splits=["train"])
+    assert "missing" not in capsys.readouterr().out
+    assert read_manifest(tmp_path / "train").num_samples == 12
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "sparse"])
+def test_only_regular_files_of_bounded_size_are_read(
+    kind: str, flickr8k: Path, tmp_path: Path, capsys
+) -> None:
+    image = flickr8k / "Flicker8k_Dataset/100_00.jpg"
+    image.unlink()
+    if kind == "fifo":
+        os.mkfifo(image)
+    elif kind == "device":
+        image.symlink_to("/dev/zero")
+    elif kind == "directory":
+        image.mkdir()
+    else:
+        with image.open("wb") as file:
+            file.truncate(2**29)
+    build("flickr8k", tmp_path, flickr8k, splits=["train"])
+    cause = "file over 268,435,456 bytes" if kind == "sparse" else "not a regular file"
+    assert f"skipped: 1 {cause} (100_00)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("build", "flickr8k", "--to", "", "--from", "{data}"), "--to is empty"),
+        (("build", "flickr8k", "--to", "  ", "--from", "{data}"), "--to is empty"),
+        (("build", "flickr8k", "--to", "/", "--from", "{data}"), "--to / is the root of the file"),
+        (("build", "flickr8k", "--to", "//../", "--from", "{data}"), "is the root of the file"),
+        (("build", "flickr8k", "--to", "s3://", "--from", "{data}"), "s3:// names no bucket"),
+        (("build", "flickr8k", "--to", "ftp://x/y", "--from", "{data}"), "ftp:// is not supported"),
+        (("build", "flickr8k", "--to", "{data}/Flickr8k.token.txt/x", "--from", "{data}"),
+         "Flickr8k.token.txt is not a folder"),
+        (("build", "flickr8k", "--to", "{data}/to", "--from", ""), "--from is empty"),
+        (("build", "flickr8k", "--to", "{data}/to", "--from", " "), "--from is empty"),
+        (("build", "flickr8k", "--to", "{data}/to", "--from", "{data}/x.tar.gz"),
+         "x.tar.gz is an archive: unpack it"),
+        (("build", "flickr8k", "--to", "{data}/to", "--from", "{data}/Flickr8k.token.txt"),
+         "Flickr8k.token.txt is not a folder: flickr8k wants the folder"),
+        (("index", ""), "the folder is empty"),
+        (("check", ""), "the folder is empty"),
+        (("show", " "), "the folder is empty"),
+        (("show", "{data}", "--to", ""), "--to '': name a file"),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_no_path(
+    words: tuple[str, ...], says: str, flickr8k: Path, capsys
+) -> None:
+    (flickr8k / "x.tar.gz").write_bytes(b"")
+    before = contents(flickr8k)
+    line = error_of(*(word.format(data=flickr8k) for word in words), capsys=capsys)
+    assert says in line
+    assert contents(flickr8k) == before
+
+
+def error_of(*words: str, capsys) -> str:
+    """The line that the command prints, run in this process."""
+    with mock.patch.object(sys, "argv", ["shards", *words]), pytest.raises(UserError) as caught:
+        main()
+    assert "\n" not in str(caught.value)
+    assert not capsys.readouterr().out
+    return str(caught.value)
+
+
+def test_samples_are_counted_as_they_are_written(
+    flickr8k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(builder, "progress", lambda *_: nullcontext(seen.append))
+    build("flickr8k", tmp_path, flickr8k, splits=["train"])
+    assert sum(seen) == 12
+
+
 def test_foreign_shards_are_never_touched(flickr8k: Path, tmp_path: Path, run: Run) -> None:
     words = ("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to")
     mine = tmp_path / "to/train/train-000000.tar"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    assert f"{mine} is not from a build of ours" in run(*words, code=2).stderr
+    assert f"{mine} is not from a build" in run(*words, code=2).stderr
     assert contents(tmp_path / "to") == {"train/train-000000.tar": b"mine"}
     mine.unlink()
     run(*words)
     (mine.parent / "shardindex.json").unlink()
     (mine.parent / "mine.tar").write_bytes(b"mine")
-    assert "mine.tar is no shard of this build" in run(*words, code=2).stderr
+    assert "mine.tar is not a shard of this build" in run(*words, code=2).stderr
 
 
 def test_two_builds_do_not_write_one_folder(flickr8k: Path, tmp_path: Path, run: Run) -> None:
@@ -367,16 +497,25 @@ def test_a_generator_is_built_with_its_options_and_relevance(tmp_path: Path, run
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("nothing --to {to}", "there is no source 'nothing': there are cirr, coco"),
-        ("flickr8k --to {to}", "--from is needed"),
-        ("flickr8k --to {to} --from {to}/nowhere", "there is no folder"),
-        ("flickr8k --to {to} --from {data} --split dev", "no split dev: there are train, val"),
-        ("flickr8k --to {to} --from {data} --seed 3", "flickr8k has no option seed"),
-        ("flickr8k --to {to} --from {data} n=3", "flickr8k has no option n (its options: none)"),
-        ("flickr8k --to {data}/Flickr8k.token.txt --from {data}", "cannot be written"),
-        ("scenes --to {to} --from {data}", "scenes reads no folder"),
+        ("nothing --to {to}", "unknown source 'nothing'; the sources are: cirr, coco"),
+        ("flickr8k --to {to}", "--from is missing"),
+        ("flickr8k --to {to} --from {to}/nowhere", "there is no such file or folder"),
+        (
+            "flickr8k --to {to} --from {data} --split dev",
+            "has no split 'dev' in {data}, but train, val; `python -m shards",
+        ),
+        ("flickr8k --to {to} --from {data} --seed 3", "unknown option seed of flickr8k"),
+        (
+            "flickr8k --to {to} --from {data} n=3",
+            "unknown option n of flickr8k; its options are: none",
+        ),
+        (
+            "flickr8k --to {data}/Flickr8k.token.txt --from {data}",
+            "Flickr8k.token.txt is not a folder",
+        ),
+        ("scenes --to {to} --from {data}", "scenes is generated and reads no folder"),
         ("scenes --to {to} val=many", "val=many: val must be of type int"),
-        ("scenes --to {to} v=3", "scenes has no option v"),
+        ("scenes --to {to} v=3", "unknown option v of scenes"),
         ("scenes --to {to} val=3 train", "unrecognized arguments: train"),
         ("scenes --to {to} --workers 0", "argument --workers"),
         ("scenes", "--to"),
@@ -386,12 +525,12 @@ def test_wrong_words_are_refused_before_anything_is_made(
     words: str, says: str, flickr8k: Path, tmp_path: Path, run: Run
 ) -> None:
     done = run("build", *words.format(to=tmp_path / "to", data=flickr8k).split(), code=2)
-    assert says in done.stderr
+    assert says.format(data=flickr8k) in done.stderr
     assert not (tmp_path / "to").exists()
 
 
 def test_the_python_function_raises_what_the_command_prints(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--from is needed"):
+    with pytest.raises(UserError, match="--from is missing"):
         build("coco", tmp_path)
 
 
@@ -457,7 +596,7 @@ def test_features_that_are_no_numbers_are_left_out(build_split, capsys) -> None:
         for name, features in {"a": good, "b": good * np.nan, "c": good * 1e300, "d": good}.items()
     ]
     assert [each["json"]["image_id"] for each in read(build_split(Split(items)))] == ["a", "d"]
-    assert "left out: 2 features: not finite (b, c)" in capsys.readouterr().out
+    assert "skipped: 2 features: not finite (b, c)" in capsys.readouterr().out
 
 
 def test_a_build_goes_on_only_with_the_features_it_began_with(build_split) -> None:
@@ -477,7 +616,7 @@ def test_what_the_source_leaves_out_is_counted_with_the_rest(
     left_out = [("a", "duplicate", "line 7"), ("c", "bad row", "line 8"), ("d", "bad row", "")]
     relevance = {"a": [["a", "b"]], "b": [["b"]]}
     folder = build_split(Split(items, relevance, left_out))
-    said = "left out: 1 missing (b); 1 duplicate (a); 2 bad row (c, d)"
+    said = "skipped: 1 missing (b); 1 duplicate (a); 2 bad row (c, d)"
     assert said in capsys.readouterr().out
     assert json.loads((folder / "source.left_out.json").read_text()) == [list(e) for e in left_out]
     # A duplicate has the name of what is kept, and takes nothing with it.
@@ -487,7 +626,7 @@ def test_what_the_source_leaves_out_is_counted_with_the_rest(
 
 
 def test_a_split_that_the_source_left_out_as_a_whole_says_why(build_split) -> None:
-    with pytest.raises(UserError, match=r"no samples for the split some: .* 1 bad row \(c\)"):
+    with pytest.raises(UserError, match=r"no samples for the split some; skipped: 1 bad row \(c\)"):
         build_split(Split([], left_out=[("c", "bad row", "line 8")]))
 
 
@@ -498,10 +637,26 @@ def test_images_of_a_gallery_may_have_no_captions(build_split, picture: Path) ->
     assert b["json"]["captions"] == ["a dog"]
 
 
-def test_captions_may_lack_nowhere_else(build_split, picture: Path, capsys) -> None:
-    items = [Item("a", picture), Item("b", picture, ["a dog"]), Item("c", picture, ["a dog", ""])]
-    assert len(read(build_split(Split(items)))) == 1
-    assert "left out: 2 no caption (a, c)" in capsys.readouterr().out
+def test_a_caption_that_cannot_be_used_costs_itself_alone(
+    build_split, picture: Path, capsys
+) -> None:
+    texts = np.arange(6.0).reshape(3, 2)
+    captions = ["a dog", " ", "a pup"]
+    items = [
+        Item("a", picture),
+        Item("b", picture, ["a dog"]),
+        Item("c", picture, captions, text_features=texts),
+        Item("d", picture, ["", "x" * 10_001, "\ud800"]),
+    ]
+    relevance = {"b": [["b", "c"]], "c": [["b", "c"], ["x"], ["c"]]}
+    b, c = read(folder := build_split(Split(items, relevance)))
+    assert (b["json"]["captions"], c["json"]["captions"]) == (["a dog"], ["a dog", "a pup"])
+    assert np.load(io.BytesIO(c["text.npy"])).tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert read_manifest(folder).relevance == {"b": [["b", "c"]], "c": [["b", "c"], ["c"]]}
+    assert (
+        "skipped: 2 no caption (a, d); 2 caption is empty (c, d); "
+        "1 caption is over 10,000 characters (d); 1 caption has half a surrogate pair (d)"
+    ) in capsys.readouterr().out
 
 
 def test_details_of_a_composition_are_in_its_record(build_split, picture: Path) -> None:

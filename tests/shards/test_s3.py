@@ -59,7 +59,7 @@ def test_a_bucket_gets_what_a_disk_gets(
     for split in ("train", "val"):
         assert contents(s3, f"{bucket}/flickr8k/{split}") == on_disk(tmp_path / "to" / split)
     assert f"train: 11 samples in 3 shards (0.1 MB) in {bucket}/flickr8k/train" in made.stdout
-    assert "left out: 1 " in made.stdout
+    assert "skipped: 1 " in made.stdout
     assert run(*words, f"{bucket}/flickr8k").stdout == made.stdout
     says = run(*words, f"{bucket}/flickr8k", "--resize", 20, code=2).stderr
     assert "built with resize None, not 20" in says

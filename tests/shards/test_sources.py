@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shards.build import build
 from shards.picture import decode
 from shards.source import Item, Source, Split, find_source, source_names
 from xmodal.data.manifest import read_manifest
@@ -53,7 +55,7 @@ def test_every_source_says_what_it_is_and_what_it_expects(name: str, run: Run) -
     assert len(source.layout.splitlines()) > 3
     assert all(isinstance(value, int | float | str) for value in source.defaults.values())
     if not source.is_generator:
-        assert f"{name} is expected like this:\n  " in fails_anywhere(source)
+        assert f"`python -m shards sources {name}` prints the layout" in fails_anywhere(source)
 
 
 def fails_anywhere(source: Source) -> str:
@@ -68,6 +70,85 @@ def test_sources_are_listed_with_their_layouts(run: Run) -> None:
         assert f"{name}: {find_source(name).summary}" in listed
         assert find_source(name).layout.splitlines()[0] in listed
     assert "options: seed=0" in listed
+    assert run("sources", "coco").stdout.startswith("coco: MS COCO")
+    assert "unknown source 'coc'" in run("sources", "coc", code=2).stderr
+
+
+# -- what a split needs is required for it alone --
+
+
+@pytest.mark.parametrize(
+    ("split", "others"), [("test", ["train", "dev"]), ("val", ["train", "test"])]
+)
+def test_flickr8k_asks_for_the_list_of_the_split_alone(
+    split: str, others: list[str], flickr8k: Path, tmp_path: Path
+) -> None:
+    shutil.copy(flickr8k / "Flickr_8k.devImages.txt", flickr8k / "Flickr_8k.testImages.txt")
+    for other in others:
+        (flickr8k / f"Flickr_8k.{other}Images.txt").unlink()
+    build("flickr8k", tmp_path / "to", flickr8k, splits=[split])
+    assert read_manifest(tmp_path / "to" / split).num_samples == 3
+    if "train" in others:
+        with pytest.raises(UserError, match=r"has no Flickr_8k.trainImages.txt"):
+            build("flickr8k", tmp_path / "to", flickr8k)
+
+
+def test_coco_asks_for_the_photographs_of_the_split_alone(tmp_path: Path) -> None:
+    (tmp_path / "val2014").mkdir()
+    write_karpathy(
+        tmp_path / "dataset_coco.json",
+        karpathy_image("train", "a.jpg", cocoid=1, filepath="train2014"),
+        karpathy_image("test", "b.jpg", cocoid=2, filepath="val2014"),
+    )
+    splits = find_source("coco").read(tmp_path, {})
+    assert [item.image_id for item in splits["test"]().items] == ["2"]
+    with pytest.raises(UserError, match=r"no train2014 or images/train2014; `python -m shards"):
+        splits["train"]()
+    (tmp_path / "dataset_coco.json").unlink()
+    for split in ("train", "val"):
+        document = {"images": [], "annotations": []}
+        path = tmp_path / f"annotations/captions_{split}2014.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(document))
+    splits = find_source("coco").read(tmp_path, {})
+    assert splits["val"]().items == []
+    with pytest.raises(UserError, match="no train2014"):
+        splits["train"]()
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "split"),
+    [
+        ("cirr", ["img_raw/", "captions/cap.rc2.val.json", "image_splits/split.rc2.val.json"], 0),
+        ("fashion_iq", ["images/", "captions/cap.shirt.val.json"], "val_shirt"),
+        ("fashion_iq", ["images/", "image_splits/split.shirt.val.json"], "val_shirt_gallery"),
+        (
+            "fashion200k",
+            [
+                *("women/", "test_queries.txt"),
+                *(f"labels/{name}_test_detect_all.txt" for name in
+                  ("dress", "jacket", "pants", "skirt", "top")),
+            ],
+            "test",
+        ),
+        ("wikipedia", ["images/", "texts/", "testset_txt_img_cat.list"], "test"),
+    ],
+)  # fmt: skip
+def test_other_sources_ask_for_the_files_of_the_split_alone(
+    source: str, there: list[str], split: str, tmp_path: Path
+) -> None:
+    for name in there:
+        path = tmp_path / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text({".json": "{}" if "rc2.val" in name and "split" in name else "[]"}.get(
+            path.suffix, ""))  # fmt: skip
+    splits = find_source(source).read(tmp_path, {})
+    assert splits[split or "val"]().items == []
+    with pytest.raises(UserError, match=r"has no \S*train"):
+        splits["train"]()
 
 
 # -- Flickr8k --
@@ -105,14 +186,15 @@ def test_flickr8k_prefers_karpathys_splits(flickr8k: Path) -> None:
 def test_what_flickr8k_lacks_is_named(name: str, flickr8k: Path, run: Run) -> None:
     (flickr8k / name).unlink()
     done = run("build", "flickr8k", "--from", flickr8k, "--to", flickr8k / "to", code=2)
-    first, *layout = done.stderr.splitlines()
-    assert first.startswith(f"error: {flickr8k} has no {name}")
-    assert any("Flickr8k.token.txt" in line for line in layout)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {flickr8k} has no {name}")
+    assert "; `python -m shards sources flickr8k` prints the layout" in line
+    assert not (flickr8k / "to").exists()
 
 
 def test_flickr8k_without_photographs(flickr8k: Path) -> None:
     (flickr8k / "Flicker8k_Dataset").rename(flickr8k / "Flickr8k_Dataset")
-    assert f"{flickr8k} has no Flicker8k_Dataset." in fails("flickr8k", flickr8k)
+    assert f"{flickr8k} has no Flicker8k_Dataset; `python" in fails("flickr8k", flickr8k)
 
 
 def test_captions_that_are_broken_are_named(flickr8k: Path) -> None:
@@ -215,7 +297,7 @@ def test_what_coco_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     captions = tmp_path / "annotations/captions_val2017.json"
     captions.write_text("{}")
-    assert f"{tmp_path} has no val2017 or images/val2017. coco is expected" in fails(
+    assert f"{tmp_path} has no val2017 or images/val2017; `python -m shards sources coco`" in fails(
         "coco", tmp_path
     )
     (tmp_path / "val2017").mkdir()

@@ -128,4 +128,4 @@ def test_what_is_wrong_is_named(cirr: Path) -> None:
     captions.unlink()
     assert "has no captions/cap.rc2.train.json" in fails()
     (cirr / "img_raw").rename(cirr / "raw")
-    assert "has no img_raw. cirr is expected like this" in fails()
+    assert "has no img_raw; `python -m shards sources cirr`" in fails()

@@ -111,4 +111,4 @@ def test_what_is_wrong_is_named(css: Path) -> None:
     (css / NAME).write_bytes(b"\x93NUMPY")
     assert "damaged" in fails(css)
     (css / NAME).unlink()
-    assert f"{css} has no {NAME}. css is expected like this" in fails(css)
+    assert f"{css} has no {NAME}; `python -m shards" in fails(css)

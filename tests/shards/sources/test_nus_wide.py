@@ -104,7 +104,7 @@ def test_broken_labels_are_named(root: Path) -> None:
 def test_the_built_shards_have_nothing_broken(root: Path, tmp_path: Path, run: Callable) -> None:
     (root / "Flickr/zoo/0001_23.jpg").write_bytes(b"GIF?")
     done = run("build", "nus_wide", "--from", root, "--to", tmp_path / "to")
-    assert "left out: 1 listed twice with different labels (22); 1 not an image (23); " in (
+    assert "skipped: 1 listed twice with different labels (22); 1 not an image (23); " in (
         done.stdout
     )
     assert "1 no caption (24)" in done.stdout

@@ -410,6 +410,6 @@ def test_built_and_checked(images: Path, run: Run) -> None:
 def test_nothing_that_can_be_used(images: Path, run: Run) -> None:
     table = write_table(images / "a.csv", [{"image": "https://x.org/1.jpg", "caption": "x"}])
     done = run("build", "pairs", "--from", table, "--to", images / "to", code=2)
-    assert "pairs has no samples for the split train: left out are 1 a URL, no file" in done.stderr
+    assert "pairs has no samples for the split train: skipped: 1 a URL, no file" in done.stderr
     missing = run("build", "pairs", "--from", images / "b.csv", "--to", images / "to", code=2)
     assert f"there is no folder or file {images / 'b.csv'}" in missing.stderr

@@ -76,5 +76,5 @@ def test_a_list_of_another_kind_is_an_error(line: str, root: Path) -> None:
 @pytest.mark.parametrize("name", ["images", "texts", "testset_txt_img_cat.list"])
 def test_what_is_missing_is_named(name: str, root: Path) -> None:
     (root / name).rename(root / "elsewhere")
-    with pytest.raises(UserError, match=f"has no {name}. wikipedia is expected like this"):
+    with pytest.raises(UserError, match=f"has no {name}; `python -m shards"):
         splits(root)

@@ -82,7 +82,7 @@ def test_other_kinds_stand_for_image_and_text(root: Path) -> None:
 
 def test_the_built_shards_have_nothing_broken(root: Path, tmp_path: Path, run: Callable) -> None:
     done = run("build", "xmedia", "--from", root, "--to", tmp_path / "to", "image=I", "text=A")
-    assert "left out: 2 no partner of its class (I_tr row 1, I_tr row 2)" in done.stdout
+    assert "skipped: 2 no partner of its class (I_tr row 1, I_tr row 2)" in done.stdout
     assert read_manifest(tmp_path / "to/train").num_samples == 2
     run("check", tmp_path / "to/train")
 
@@ -96,5 +96,5 @@ def test_what_is_not_there_is_named(root: Path) -> None:
     with pytest.raises(UserError, match="4 rows of I_tr_CNN, but the classes of 1"):
         splits(root)
     (root / "XMediaFeatures.mat").unlink()
-    with pytest.raises(UserError, match=r"has no XMediaFeatures.mat. xmedia is expected like this"):
+    with pytest.raises(UserError, match=r"has no XMediaFeatures.mat; `python -m shards"):
         splits(root)

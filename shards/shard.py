@@ -1,0 +1,105 @@
+"""Write one shard: its samples as files of a tar, and the index of these."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from shards.files import Skipped, read_file
+from shards.parallel import count
+from shards.picture import PictureError, stored
+from shards.place import storage_of
+from shards.sample import SampleError, encode_features
+from shards.skipped import SUFFIX as SKIPPED_SUFFIX
+from shards.skipped import write_skipped
+from shards.source import Composed, Item, LeftOut, Picture
+from xmodal.data.decode import BadSample
+from xmodal.data.fields import captions_of
+from xmodal.data.limits import MAX_TEXT_BYTES
+from xmodal.data.shard_index import write_index_of
+from xmodal.data.tar import Member, grouped
+
+
+@dataclass(frozen=True)
+class Job:
+    """One tar to write: its samples, the number of the first one, and how."""
+
+    tar: str
+    first: int
+    items: Sequence[Item | Composed]
+    split: str
+    gallery: bool
+    resize: int | None
+    below: Path | None
+
+
+def write_shard(job: Job) -> None:
+    """Write a tar with its `.idx`, and beside them what was skipped; no tar where all was."""
+    storage = storage_of(job.tar)
+    try:
+        with storage.create(job.tar) as file:
+            members, skipped = _write_samples(job, file)
+            if skipped:
+                write_skipped(skipped, job.tar.removesuffix(".tar") + SKIPPED_SUFFIX, storage)
+            if not members:
+                raise _NothingToKeep
+            write_index_of(job.tar, grouped(members, job.tar), storage)
+    except _NothingToKeep:
+        pass
+
+
+class _NothingToKeep(Exception):
+    """No sample of a shard can be used."""
+
+
+def _write_samples(job: Job, file: BinaryIO) -> tuple[list[Member], list[LeftOut]]:
+    members, skipped = [], []
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, item in enumerate(job.items, job.first):
+            count()
+            try:
+                files = _sample_files(item, job)
+            except (Skipped, PictureError, SampleError) as error:
+                skipped.append((item.name, error.cause, error.detail))
+                continue
+            except BadSample as error:
+                skipped.append((item.name, str(error), ""))
+                continue
+            for extension, data in files.items():
+                members.append(_add(tar, f"{number:09d}.{extension}", data))
+    return members, skipped
+
+
+def _sample_files(item: Item | Composed, job: Job) -> dict[str, bytes]:
+    needs_no_text = job.gallery or "text." in item.features
+    captions = captions_of(list(item.texts))
+    for fault in captions.dropped:  # of a query; those of images are gone
+        raise Skipped(fault)
+    if not (captions.kept or needs_no_text):
+        raise Skipped("no caption")
+    files = {}
+    for prefix, picture in item.pictures.items():
+        extension, data = stored(_picture_bytes(picture, job.below), job.resize)
+        files[prefix + extension] = data
+    for prefix, array in item.features.items():
+        files[prefix + "npy"] = encode_features(array)
+    record = item.record | {"split": job.split} | ({"gallery": True} if job.gallery else {})
+    files["json"] = json.dumps(record).encode()
+    if len(files["json"]) > MAX_TEXT_BYTES:
+        raise Skipped(f"captions and ids over {MAX_TEXT_BYTES:,} bytes")
+    return files
+
+
+def _picture_bytes(picture: Picture, below: Path | None) -> bytes:
+    return read_file(picture, below) if isinstance(picture, Path) else picture()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
+    info = tarfile.TarInfo(name)  # no owner and time zero: the same samples make the same bytes
+    info.size = len(data)
+    begin = tar.offset + tarfile.BLOCKSIZE  # behind the header, which is of one block in USTAR
+    tar.addfile(info, io.BytesIO(data))
+    return Member(name, begin, len(data))

@@ -1,0 +1,43 @@
+"""Lists of what a build skipped, kept beside the shards: each by name, cause and detail."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from shards.place import storage_of
+from shards.source import LeftOut
+from xmodal.data.storage import Storage
+from xmodal.errors import printable
+
+SUFFIX = ".left_out.json"
+BY_SOURCE = "source" + SUFFIX
+_NUM_EXAMPLES = 5
+
+
+def write_skipped(skipped: Sequence[LeftOut], url: str, storage: Storage) -> None:
+    """Write one list; names that are not UTF-8 keep their bytes."""
+    text = json.dumps(skipped, ensure_ascii=False, indent=1) + "\n"
+    storage.write(url, text.encode("utf-8", "surrogateescape"))
+
+
+def read_skipped(folder: str, start: str = "") -> list[LeftOut]:
+    """Read the lists of a folder whose file names begin with `start`."""
+    storage = storage_of(folder)
+    names = sorted(name for name in storage.list(folder) if name.endswith(SUFFIX))
+    files = [storage.read(f"{folder}/{name}") for name in names if name.startswith(start)]
+    return [tuple(entry) for file in files for entry in json.loads(file)]
+
+
+def by_cause(skipped: Sequence[LeftOut]) -> str:
+    """Count what was skipped by cause, with a few examples of each."""
+    counts = Counter(cause for _, cause, _ in skipped)
+    return "; ".join(
+        f"{count:,} {printable(cause)} ({_examples(skipped, cause)})"
+        for cause, count in counts.items()
+    )
+
+
+def _examples(skipped: Sequence[LeftOut], cause: str) -> str:
+    names = [printable(name) for name, its_cause, _ in skipped if its_cause == cause]
+    more = ", …" if len(names) > _NUM_EXAMPLES else ""
+    return ", ".join(names[:_NUM_EXAMPLES]) + more

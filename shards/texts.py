@@ -1,0 +1,45 @@
+"""Captions that cannot be trained on, taken out of a split: each costs itself, not its image."""
+
+from dataclasses import replace
+
+from shards.source import Composed, Item, Split
+from xmodal.data.decode import BadSample
+from xmodal.data.fields import Captions, captions_of
+
+
+def without_bad_captions(split: Split) -> Split:
+    """Return the split without them; they are in its `left_out`.
+
+    Rows of text features and lists of relevant images that belong to them go with them.
+    """
+    items: list[Item | Composed] = []
+    left_out, relevance = list(split.left_out), dict(split.relevance or {})
+    for item in split.items:
+        captions = _read(item)
+        if not captions.dropped or not isinstance(item, Item):
+            items.append(item)
+            continue
+        left_out += [(item.name, fault, f"of {captions.total}") for fault in captions.dropped]
+        if len(relevance.get(item.image_id, ())) == captions.total:
+            relevance[item.image_id] = [relevance[item.image_id][n] for n in captions.places]
+        items.append(_only(item, captions))
+    if len(left_out) == len(split.left_out):
+        return split
+    has_relevance = split.relevance is not None
+    return replace(
+        split, items=items, left_out=left_out, relevance=relevance if has_relevance else None
+    )
+
+
+def _read(item: Item | Composed) -> Captions:
+    try:
+        return captions_of(list(item.texts))
+    except BadSample:  # too many to be captions: the sample is skipped when it is written
+        return Captions([], [], [])
+
+
+def _only(item: Item, captions: Captions) -> Item:
+    features = item.text_features
+    if features is not None and len(features) == captions.total:
+        features = features[captions.places]
+    return replace(item, captions=captions.kept, text_features=features)
