@@ -47,12 +47,15 @@ def train(recipe: Recipe, environment: "Environment") -> None:
         barrier()
 
     from xmodal.evaluation.report import print_results
-    from xmodal.evaluation.results import read_results
+    from xmodal.training.finished import own_results
     from xmodal.training.session import Session
 
     Session(recipe, environment).train()
     if environment.is_main:
-        print_results(read_results(Path(recipe.run)), recipe.run)
+        metrics, lines = own_results(Run(recipe.run))
+        print_results(metrics, recipe.run)
+        for line in lines:
+            print(line)
 
 
 def read_arguments(arguments: list[str]) -> Recipe:

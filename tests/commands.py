@@ -46,6 +46,14 @@ class Done:
         assert self.err.count("\n") == 1, self
         return self.err.removeprefix("error: ").strip()
 
+    @property
+    def folder(self) -> Path:
+        """The folder whose report a command says that it wrote."""
+        assert self.code == 0, self
+        page = Path(self.out.rpartition("report: ")[2].splitlines()[0])
+        assert page.is_file()
+        return page.parents[1]
+
 
 def run(
     script: str,

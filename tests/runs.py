@@ -36,6 +36,19 @@ def evaluations(run: Path) -> dict[int, dict[str, float]]:
     return found
 
 
+def results(folder: Path) -> dict[str, float]:
+    """Return the metrics that a folder holds."""
+    found = json.loads((folder / "results.json").read_text())
+    del found["measured"]
+    assert all(isinstance(value, float) for value in found.values())
+    return found
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Return what the results of a folder are of."""
+    return json.loads((folder / "results.json").read_text())["measured"]
+
+
 def shown_steps(run: Path) -> list[int]:
     """Return the steps whose loss TensorBoard shows, in its order."""
     # What is called from here within a command shall not wait for this.

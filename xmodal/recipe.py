@@ -68,7 +68,10 @@ def load_recipe(run: str | Path) -> Recipe:
     """Read the resolved recipe that a run folder holds."""
     path = Path(run) / "recipe.yaml"
     if not path.is_file():
-        raise UserError(f"{run} is no run folder: it has no recipe.yaml; train one first")
+        fault = "it has no recipe.yaml; train one first"
+        if not Path(run).is_dir():
+            fault = "it is a file" if Path(run).exists() else "there is no such folder"
+        raise UserError(f"{run} is no run folder: {fault}")
     return validate(Recipe, read_yaml(path), str(path))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import evaluate, train
+from tests.launch.conftest import STEPS
+from tests.runs import measured, results
 from tests.shard_sets import encode, plain, write_shards
 from xmodal.training.run import Run
 
@@ -20,10 +22,10 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def results(run: Path) -> dict[str, float]:
-    found = json.loads((run / "results.json").read_text())
-    assert all(isinstance(value, float) for value in found.values())
-    return found
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return the files of a folder, but for what is measured of other data."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if "evaluations" not in path.parts}
 
 
 def logged(run: Path, step: int) -> dict[str, float]:
@@ -49,26 +51,28 @@ def test_a_checkpoint_by_name(run: Path) -> None:
     for name, step in (("step-18", 18), ("best", best)):
         assert f"step-{step}" in kept
         done = evaluate(run, "--checkpoint", name)
-        assert done.code == 0, done.err
+        folder = done.folder
         assert f"checkpoints/step-{step} on " in done.out
-        assert results(run) == logged(run, step)
+        assert results(folder) == logged(run, step)
+        assert measured(folder)["checkpoint"] == f"step-{step}"
+        assert (folder == run) == (step == 24)
 
 
 def test_another_protocol(run: Path) -> None:
-    done = evaluate(run, "--protocol", "all-captions")
-    assert done.code == 0, done.err
-    assert {name.split("/")[0] for name in results(run)} == {"all-captions"}
+    found = results(evaluate(run, "--protocol", "all-captions").folder)
+    assert {name.split("/")[0] for name in found} == {"all-captions"}
     name = "text_to_image/recall@10"
     # Fewer images count as right.
-    assert results(run)[f"all-captions/{name}"] < logged(run, 24)[f"relevance/{name}"]
-    assert results(run)[f"all-captions/{name}_chance"] == pytest.approx(1000 / 48)
+    assert found[f"all-captions/{name}"] < logged(run, 24)[f"relevance/{name}"]
+    assert found[f"all-captions/{name}_chance"] == pytest.approx(1000 / 48)
 
 
 def test_several_protocols_at_once(run: Path) -> None:
     asked = ("all-captions", "relevance", "class", "gap", "zero-shot")
     done = evaluate(run, *(word for name in asked for word in ("--protocol", name)))
-    assert done.code == 0, done.err
-    found = results(run)
+    folder = done.folder
+    found = results(folder)
+    assert measured(folder)["protocols"] == [*asked]
     assert {name.split("/")[0] for name in found} == set(asked)
     assert {k: v for k, v in found.items() if k.startswith("relevance/")} == logged(run, 24)
     for title in ("all-captions: 48 images × 240 texts", "relevance: 48 images × 240 texts"):
@@ -76,15 +80,101 @@ def test_several_protocols_at_once(run: Path) -> None:
     for title in ("class: 48 images × 240 texts, 8 classes", "zero-shot: 48 images × 8 classes"):
         assert done.out.count(title) == 1
     assert done.out.count("gap: 48 pairs") == 1
-    assert (run / "report" / "index.html").read_text().count("<svg") == 3
+    assert (folder / "report" / "index.html").read_text().count("<svg") == 3
 
 
-def test_another_shard_set(run: Path, scenes: Path) -> None:
+def test_results_of_other_data_leave_the_runs_own_alone(
+    finished: Path, recipe: Path, scenes: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = contents(run)
     done = evaluate(run, "--data", scenes / "train")
-    assert done.code == 0, done.err
-    assert done.out.startswith(f"{run}/checkpoints/step-24 on {scenes}/train\n")
-    assert results(run)["all-captions/num_images"] == 192
-    assert results(run)["all-captions/num_texts"] == 960
+    assert done.out.startswith(f"{run}/checkpoints/step-24 on {scenes}/train by all-captions\n")
+    folder = done.folder
+    assert folder.parent == run / "evaluations"
+    assert (results(folder)["all-captions/num_images"], measured(folder)["data"]["samples"]) == (
+        192,
+        192,
+    )
+    assert results(folder)["all-captions/num_texts"] == 960
+    assert measured(folder)["data"]["url"] == f"{scenes}/train"
+    page = (folder / "report" / "index.html").read_text()
+    assert f"{scenes}/train" in page
+    assert measured(folder)["data"]["fingerprint"] in page
+    # The same again replaces itself, and nothing else.
+    assert evaluate(run, "--data", f"{scenes}/train/").folder == folder
+    (other,) = {evaluate(run, "--data", scenes / "train", "--protocol", "gap").folder}
+    assert sorted((run / "evaluations").iterdir()) == sorted([folder, other])
+    assert contents(run) == before
+    # Training has nothing left to do, and prints its own results.
+    again = train(
+        recipe, f"run={run}", "evaluation.protocols=[all-captions,relevance]", "data.workers=1"
+    )
+    assert again.code == 0, again.err
+    assert again.out.startswith(f"Finished: step {STEPS} of {STEPS}. ")
+    assert "nothing is left to do by the new data.workers, evaluation.protocols" in again.out
+    table = (finished / "printed").read_text().partition("relevance: ")[2].partition("report")[0]
+    assert again.out.count("relevance: " + table) == 1
+    assert "all-captions" not in again.out
+    own = {path: data for path, data in contents(run).items() if path.name != "lock"}
+    assert own == {path: data for path, data in before.items() if path.name != "lock"}
+
+
+def test_results_of_data_that_changed_leave_the_runs_own_alone(
+    finished: Path, scenes: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    val = shutil.copytree(scenes / "val", tmp_path / "val")
+    text = (run / "recipe.yaml").read_text().replace(str(scenes / "val"), str(val))
+    (run / "recipe.yaml").write_text(text)
+    (run / "results.json").write_text(
+        (run / "results.json").read_text().replace(str(scenes / "val"), str(val))
+    )
+    before = contents(run)
+    assert evaluate(run).folder == run
+    assert contents(run).keys() == before.keys()
+    for path in (scenes / "train").iterdir():
+        shutil.copy(path, val)
+    (val / "relevance.json").unlink()
+    before = contents(run)
+    assert evaluate(run, "--protocol", "all-captions").folder.parent == run / "evaluations"
+    assert contents(run) == before
+
+
+def test_the_results_of_an_earlier_version_are_not_taken_for_the_runs_own(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    own = results(run)
+    for kept, warns in ((own, False), ({"gap/pairs": 7.0}, True)):
+        (run / "results.json").write_text(json.dumps(kept))
+        again = train(recipe, f"run={run}")
+        assert again.code == 0, again.err
+        assert "relevance: 48 images" in again.out
+        assert "gap" not in again.out
+        assert ("results.json and its report are of another evaluation" in again.out) == warns
+    assert evaluate(run).folder == run
+    assert results(run) == pytest.approx(own)
+
+
+def test_output_takes_a_folder_of_its_own_alone(run: Path, scenes: Path, tmp_path: Path) -> None:
+    to = tmp_path / "deep" / "mine"
+    words = ("--data", scenes / "train", "--output", to)
+    for _ in range(2):
+        assert evaluate(run, *words).folder == to
+    before = contents(tmp_path)
+    other = ("--data", scenes / "val", "--output")
+    (tmp_path / "notes").write_text("mine")
+    for folder, fault in {
+        to: "holds results of something else",
+        scenes: "holds other files",
+        run: "holds other files",
+        tmp_path / "notes": "is a file",
+        tmp_path / "notes" / "below": "is a file",
+        "s3://bucket/results": "name a folder on a disk",
+    }.items():
+        assert fault in evaluate(run, *other, folder).error
+    assert contents(tmp_path) == {**before, tmp_path / "notes": b"mine"}
 
 
 @pytest.mark.slow
@@ -178,9 +268,22 @@ MISTAKES = {
         "--gallery is for composed queries, which RUN has not",
     ),
     "a folder that is none": (["SCENES"], "is no run folder: it has no recipe.yaml"),
+    "a folder that is missing": (["SCENES/x"], "x is no run folder: there is no such folder"),
+    "a file": (["RUN/recipe.yaml"], "recipe.yaml is no run folder: it is a file"),
     "a checkpoint that is not kept": (
         ["RUN", "--checkpoint", "step-3"],
-        "keeps no checkpoint step-3; it has step-",
+        "keeps no checkpoint step-3; it has latest, best, step-",
+    ),
+    "a checkpoint that is the folder of all": (
+        ["RUN", "--checkpoint", "../checkpoints"],
+        "keeps no checkpoint ../checkpoints; it has latest, best, step-",
+    ),
+    "no checkpoint": (["RUN", "--checkpoint", ""], "--checkpoint is empty; give it a value"),
+    "no data": (["RUN", "--data", ""], "--data is empty; give it a value, or leave it out"),
+    "no gallery": (["RUN", "--gallery", " "], "--gallery is empty; give it a value"),
+    "a submission and results": (
+        ["RUN", "--submission", "a", "--output", "b"],
+        "--output is for results, and --submission measures none; leave one out",
     ),
     "shards that are not there": (
         ["RUN", "--data", "nowhere"],

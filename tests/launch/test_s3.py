@@ -1,6 +1,5 @@
 """Training and evaluation from a bucket, as from disk, whatever befalls it meanwhile."""
 
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from tests.runs import (
     noted_ids,
     noted_reads,
     pause_at,
+    results,
     steps,
 )
 from tests.services.daemons import until
@@ -234,15 +234,15 @@ def test_evaluation_from_a_bucket_is_that_from_disk(
     words += [f"data.val={shards.bucket}/val", "data.workers=2", *shards.given]
     done = train(*words, environment=shards.environment)
     assert done.code == 0, done.err
-    measured = json.loads((run / "results.json").read_text())
+    measured = results(run)
     assert evaluations(run) == {6: measured}
     assert any(name.startswith("relevance/") for name in measured)  # relevance.json came too
     for place in (shards.bucket, shards.disk):
-        (run / "results.json").unlink()
         done = evaluate(run, "--data", f"{place}/val", environment=shards.environment)
-        assert done.code == 0, done.err
+        folder = done.folder
+        assert (folder == run) == (place == shards.bucket)
         assert f"checkpoints/step-6 on {place}/val" in done.out
-        assert json.loads((run / "results.json").read_text()) == measured
+        assert results(folder) == measured
 
 
 def test_the_secret_of_a_recipe_is_nowhere_in_a_run(

@@ -35,6 +35,9 @@ def test_a_run_folder_has_all_of_a_run(finished: Path) -> None:
     assert list(evaluations(finished)) == [6, 12, 18, 24]
     assert run.latest() == run.checkpoint(STEPS)
     results = json.loads(run.results.read_text())
+    measured = results.pop("measured")
+    assert (measured["checkpoint"], measured["data"]["samples"]) == (f"step-{STEPS}", 48)
+    assert measured["protocols"] == ["relevance"]
     assert results == evaluations(finished)[STEPS]
     assert all(isinstance(value, float) for value in results.values())
     assert (finished / "report" / "index.html").is_file()
@@ -86,7 +89,10 @@ def test_a_finished_run_trains_nothing_and_prints_its_table_again(
     done = train(recipe, f"run={run}")
     assert done.code == 0, done.err
     table = (run / "printed").read_text().partition("relevance: ")[2].partition("report")[0]
-    assert done.out.startswith("relevance: " + table)
+    finished_line = (
+        f"Finished: step {STEPS} of {STEPS}. For another training, name another run=DIR."
+    )
+    assert done.out.startswith(f"{finished_line}\nrelevance: {table}")
     assert Run(run).metrics.read_text() == Run(finished).metrics.read_text()
 
 

@@ -1,11 +1,11 @@
 """`slurm/shards.sbatch` and `slurm/evaluate.sbatch`, on a real Slurm of two nodes."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from shards.build import build
+from tests.runs import results
 from tests.services.slurm import Slurm
 from tests.slurm.conftest import ROOT
 
@@ -34,10 +34,10 @@ def test_an_array_makes_the_shards_of_one_build(slurm: Slurm, tmp_path: Path) ->
 
 @pytest.mark.slow  # the ranks of launch/evaluate.py are tested without Slurm
 def test_two_nodes_evaluate_a_run(slurm: Slurm, finished: Path, tmp_path: Path) -> None:
-    before = json.loads((finished / "results.json").read_text())
+    before = results(finished)
     (finished / "results.json").unlink()
     out = [f"--output={tmp_path}/log", f"--job-name={tmp_path}/job", "--nodes=2"]
     number = slurm.submit(*out, "slurm/evaluate.sbatch", str(finished), cwd=ROOT)
     assert slurm.wait(number, 200)["ExitCode"] == "0:0", (tmp_path / "log").read_text()
-    assert json.loads((finished / "results.json").read_text()) == pytest.approx(before)
+    assert results(finished) == pytest.approx(before)
     assert "text → image" in (tmp_path / "log").read_text()

@@ -159,7 +159,9 @@ def test_checkpoints_are_found_by_name(run: Run) -> None:
     assert run.latest() == run.find_checkpoint("latest") == run.checkpoint(100)
     assert run.find_checkpoint("best") == run.checkpoint(20)
     assert run.find_checkpoint("step-5") == run.checkpoint(5)
-    with pytest.raises(UserError, match=r"no checkpoint step-7; it has step-5, step-20, step-100$"):
+    with pytest.raises(
+        UserError, match=r"no checkpoint step-7; it has latest, best, step-5, step-20, step-100$"
+    ):
         run.find_checkpoint("step-7")
 
 

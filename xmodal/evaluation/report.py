@@ -16,6 +16,7 @@ from xmodal.data.manifest import write_atomically
 from xmodal.evaluation import composed, tables
 from xmodal.evaluation.average_precision import CURVE, CUTOFF
 from xmodal.evaluation.curve import curve, precision_recall
+from xmodal.evaluation.measured import Measured
 from xmodal.evaluation.recall import CUTOFFS
 from xmodal.terminal import console
 
@@ -70,6 +71,7 @@ def write_report(
     examples: Sequence[Example],
     history: Sequence[Mapping[str, Any]],
     recipe: str,
+    subject: Measured | None = None,
 ) -> Path:
     """Write `report/index.html`, one file that needs nothing beside it, and return its path.
 
@@ -81,6 +83,7 @@ def write_report(
         history: the rows of metrics.jsonl; `loss` and the first metric of each protocol are drawn
             by `step`.
         recipe: the resolved recipe's YAML.
+        subject: checkpoint, data and protocols that the metrics are of.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -105,6 +108,7 @@ def write_report(
         curves=dict(_curves(history, measured)),
         sections=_sections(examples),
         recipe=recipe,
+        subject=subject,
     )
     path = Path(folder) / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,28 +1,75 @@
-"""Where a run's results go: results.json for programs, report/index.html for people."""
+"""Results of an evaluation in a folder: results.json for programs, report/index.html for people."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from xmodal.data.manifest import write_atomically
+from xmodal.errors import UserError
+from xmodal.evaluation.measured import Measured, identity
 from xmodal.evaluation.report import Example, write_report
+
+FILE = "results.json"
+MEASURED = "measured"  # its key that is no metric
 
 
 def write_results(
-    run: Path,
+    folder: Path,
+    title: str,
     metrics: Mapping[str, float],
     examples: Sequence[Example],
+    measured: Measured,
     *,
     recipe: str,
     history: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write a run's `results.json`, a flat object of metric name to number, and its report."""
-    write_atomically(run / "results.json", json.dumps(dict(metrics), indent=1) + "\n")
-    write_report(run, run.name, metrics, examples, history, recipe)
+    """Write `results.json` and the report of an evaluation.
+
+    `results.json` maps each metric's name to its number, and `measured` to what they are of.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {**metrics, MEASURED: asdict(measured)}
+    write_atomically(folder / FILE, json.dumps(results, indent=1) + "\n")
+    write_report(folder, title, metrics, examples, history, recipe, measured)
 
 
-def read_results(run: Path) -> dict[str, float]:
-    """Return the metrics that were last written; none where nothing was measured."""
-    path = run / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+def read_results(folder: Path) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """Return the metrics of a folder and what they are of: None where an earlier version wrote it.
+
+    No metrics where there is no `results.json`, or one of something else.
+    """
+    path = folder / FILE
+    try:
+        results = json.loads(path.read_bytes())
+        measured = results.pop(MEASURED, None)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}, None
+    numbers = {name: value for name, value in results.items() if isinstance(value, int | float)}
+    return numbers, measured if isinstance(measured, dict) else None
+
+
+def check_folder(folder: Path, measured: Measured) -> None:
+    """Raise `UserError` where results must not be written into a folder.
+
+    It may be new, be empty, or hold results of the same measurement, which they replace.
+    """
+    nearest = next(one for one in (folder, *folder.parents) if one.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--output {folder}: {nearest} is a file; name a folder")
+    if nearest != folder or not _holds_more(folder):
+        return
+    theirs = read_results(folder)[1]
+    try:
+        same = theirs is not None and identity(theirs) == measured.identity()
+    except (KeyError, TypeError):
+        same = False
+    if not same:
+        what = "results of something else" if theirs else "other files"
+        raise UserError(f"{folder} holds {what}; name another folder: --output DIR")
+
+
+def _holds_more(folder: Path) -> bool:
+    """Tell whether a folder holds more than a killed evaluation may have left."""
+    return any(path.name != f"{FILE}.part" for path in folder.iterdir())

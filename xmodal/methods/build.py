@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,12 @@ from xmodal.methods.simsiam import Simsiam
 from xmodal.methods.tirg import Tirg
 from xmodal.methods.uncsm import Uncsm
 from xmodal.methods.vsepp import Vsepp
-from xmodal.models.config import FeaturesConfig, RecurrentConfig, TransformersConfig
+from xmodal.models.config import (
+    FeaturesConfig,
+    RecurrentConfig,
+    TimmConfig,
+    TransformersConfig,
+)
 from xmodal.models.texts import pretrained_tokenizer
 from xmodal.recipe import Recipe
 
@@ -46,11 +52,18 @@ TOKENIZER_SAMPLES = 200_000
 RUN = 100  # samples next to each other that are read together
 
 
-def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device) -> Method:
+def build_method(
+    recipe: Recipe,
+    tokenizer: CaptionTokenizer,
+    device: torch.device,
+    *,
+    pretrained: bool = True,
+) -> Method:
     """Return a recipe's method with its first weights: random, or read from file or hub.
 
-    Random ones depend on the seed alone. The method is still on the CPU; `device` decides the
-    precision that it will compute in.
+    Random ones depend on the seed alone. All are random if not `pretrained`, for a checkpoint to
+    take their place. The method is still on the CPU; `device` decides the precision that it will
+    compute in.
     """
     precision = recipe.training.precision
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
@@ -58,7 +71,8 @@ def build_method(recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.devi
         # What stays in float32 is the objective's scores, of embeddings that bf16 has rounded more.
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(recipe.training.seed)
-    return method_of(recipe.method, tokenizer.vocabulary, bf16=bf16)
+    config = recipe.method if pretrained else _with_random_weights(recipe.method)
+    return method_of(config, tokenizer.vocabulary, bf16=bf16)
 
 
 def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> Method:
@@ -82,6 +96,17 @@ def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> M
             return Tirg(config, vocabulary, bf16=bf16)
         case DimConfig():
             return Dim(config, vocabulary, bf16=bf16)
+
+
+def _with_random_weights(config: MethodConfig) -> MethodConfig:
+    """Return a method whose encoders ask no hub and no file for weights."""
+    random: dict[str, Any] = {}
+    if isinstance(config.image, TimmConfig):
+        random["image"] = config.image.model_copy(update={"weights": "random"})
+    # What a package has is at hand; of the hub the shape of the encoder is asked for still.
+    if isinstance(config.text, TransformersConfig) and config.text.weights == "pretrained":
+        random["text"] = config.text.model_copy(update={"weights": "random"})
+    return config.model_copy(update=random)
 
 
 def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Path) -> None:

@@ -78,7 +78,8 @@ class PretrainedText(Encoder):
         name = _source(config)
         try:
             if config.weights == "random":
-                self.model = AutoModel.from_config(AutoConfig.from_pretrained(name))
+                config_of = AutoConfig.from_pretrained(name)
+                self.model = AutoModel.from_config(config_of, dtype=torch.float32)
             else:
                 self.model = AutoModel.from_pretrained(name, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:

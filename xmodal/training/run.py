@@ -31,6 +31,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.given, self.path = path, Path(path)
+        self.recipe = self.path / "recipe.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.tokenizer = self.path / "tokenizer.json"
         self.tensorboard = self.path / "tensorboard"
@@ -45,7 +46,7 @@ class Run:
             return
         if not self.path.is_dir():
             raise UserError(f"run={self.path} is a file; name a folder")
-        if not (self.path / "recipe.yaml").is_file():
+        if not self.recipe.is_file():
             if not is_bare(self.path):
                 raise UserError(f"run={self.path} is a folder of something else; name another")
             return
@@ -54,7 +55,7 @@ class Run:
     def create(self, recipe: Recipe) -> None:
         """Make the folder and save the resolved recipe in it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / "recipe.yaml", dump_recipe(recipe))
+        write_atomically(self.recipe, dump_recipe(recipe))
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint's folder, if there is one."""
@@ -84,9 +85,9 @@ class Run:
         if name == "best":
             name = f"step-{read_state(latest)['best_step'] or latest.name.removeprefix('step-')}"
         folder = latest if name == "latest" else self.checkpoints / name
-        if not folder.is_dir():
+        if (folder != latest and not STEP.fullmatch(name)) or not folder.is_dir():
             kept = ", ".join(f"step-{step}" for step in self._steps())
-            raise UserError(f"{self.path} keeps no checkpoint {name}; it has {kept}")
+            raise UserError(f"{self.path} keeps no checkpoint {name}; it has latest, best, {kept}")
         return folder
 
     def checkpoint(self, step: int) -> Path:

@@ -13,6 +13,7 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
 from xmodal.evaluation.examples import retrieved_examples
+from xmodal.evaluation.measured import Measured, describe
 from xmodal.evaluation.protocols import check_protocols, metric_names, named
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
@@ -32,6 +33,7 @@ from xmodal.training.checks import (
     check_whole,
 )
 from xmodal.training.features import cached_features
+from xmodal.training.finished import finished_lines, is_finished
 from xmodal.training.hold import hold
 from xmodal.training.log import TrainingLog
 from xmodal.training.mirror import open_mirror
@@ -90,8 +92,10 @@ class Session:
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
         self.timeline = Timeline(recipe, epoch)
+        self.finished = is_finished(self.run, recipe, self.timeline, self.progress)
         barrier()
-        if environment.is_main:
+        # What a finished run was trained by stays in its recipe.yaml, whatever is asked for now.
+        if environment.is_main and not (self.finished and self.run.recipe.is_file()):
             self.run.create(recipe)
             make_tokenizer(recipe.method, self.train_shards, self.run.tokenizer)
         barrier()
@@ -121,6 +125,11 @@ class Session:
     def train(self) -> None:
         """Train to the end; the results of the last evaluation are in the run folder."""
         speaks = self.environment.is_main
+        if self.finished:
+            lines = self._finished_lines()
+            if speaks:
+                print(*lines, sep="\n")
+            return
         if speaks:
             self.run.drop_metrics_after(self.progress.step)
         with TrainingLog(
@@ -162,6 +171,13 @@ class Session:
         )
         for line in lines:
             self.log.say(line)
+
+    def _finished_lines(self) -> list[str]:
+        """Send what a mirror lacks of a finished run; return what there is to report of it."""
+        lines = [*self.recovered, *finished_lines(self.run, self.recipe, self.timeline.total)]
+        if self.mirror:
+            lines += [*self.mirror.catch_up(), *self.mirror.finish()]
+        return lines
 
     def _build(self) -> Method:
         method = build_method(self.recipe, self.tokenizer, self.environment.device)
@@ -246,12 +262,22 @@ class Session:
             if step == self.timeline.total:
                 write_results(
                     self.run.path,
+                    self.run.path.name,
                     retrieval.metrics,
                     examples,
+                    self._measured(step),
                     recipe=dump_recipe(self.recipe),
                     history=self.run.history(),
                 )
         return retrieval.metrics
+
+    def _measured(self, step: int) -> Measured:
+        """Return the description of an evaluation after a step."""
+        shards, config = self.val_shards, self.recipe.evaluation
+        assert shards is not None
+        names = named(config.protocols, self.contents, shards.relevance)
+        checkpoint = self.run.checkpoint(step).name
+        return describe(checkpoint, None, shards, self.gallery_shards, names, config)
 
 
 def data_sets(recipe: Recipe, shards: Sequence[Manifest]) -> list[DataSet]:

@@ -61,6 +61,11 @@ def read_contents(text: str) -> dict[str, tuple[int, str]]:
         raise ValueError(text) from error
 
 
+def digest_of(folder: Path) -> str:
+    """Return a digest of a checkpoint, of the checksums of its files."""
+    return hashlib.blake2b((folder / CONTENTS).read_bytes(), digest_size=8).hexdigest()
+
+
 def checksum(data: BytesIO | BufferedReader) -> str:
     """Return the checksum of a file's content."""
     return hashlib.file_digest(data, "blake2b").hexdigest()

@@ -1,0 +1,129 @@
+"""Subject of an evaluation: which weights, on which data, by which protocols."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xmodal.data.manifest import Manifest
+from xmodal.evaluation.config import EvaluationConfig
+
+LONGEST = 40  # characters of a URL in the name of a folder
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Shards that were measured on: their URL, and the fingerprint of what lay there."""
+
+    url: str
+    fingerprint: str
+    samples: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "ShardSet":
+        """Return the description of a manifest."""
+        return cls(manifest.url, fingerprint(manifest), manifest.num_samples)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that metrics depend on beside the code; metrics of two that differ are kept apart.
+
+    Attributes:
+        checkpoint: its name, such as `step-24`.
+        weights: digest of its files; None during training, when they are not written yet.
+        data: the queries, or the pairs.
+        gallery: shards that composed queries are searched in.
+        protocols: by their own names.
+        templates: captions of zero-shot classification.
+        all_pairs: most pairs of which a learned score is computed; beyond,
+        shortlist: the number of items that it puts in order.
+    """
+
+    checkpoint: str
+    weights: str | None
+    data: ShardSet
+    gallery: ShardSet | None
+    protocols: list[str]
+    templates: list[str]
+    all_pairs: int
+    shortlist: int
+
+    def __str__(self) -> str:
+        searched = f", searched in {self.gallery.url}" if self.gallery else ""
+        return f"{self.checkpoint} on {self.data.url}{searched} by {', '.join(self.protocols)}"
+
+    @property
+    def name(self) -> str:
+        """Name of a folder for these metrics alone: readable, the same each time, ASCII."""
+        words = re.sub(r"[^A-Za-z0-9_.]+", "-", "/".join(place(self.data.url).split("/")[-2:]))
+        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return (
+            f"{words.strip('-.')[-LONGEST:].strip('-.') or 'data'}-{self.checkpoint}-{digest[:12]}"
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two descriptions of the same metrics have in common, ready for JSON."""
+        return identity(asdict(self))
+
+    def of_same_data(self, other: Any) -> bool:
+        """Tell whether another description, as JSON, differs in the checkpoint at most."""
+        try:
+            theirs = identity(other)
+        except (KeyError, TypeError):
+            return False
+        return _without_weights(theirs) == _without_weights(self.identity())
+
+
+def describe(
+    checkpoint: str,
+    weights: str | None,
+    data: Manifest,
+    gallery: Manifest | None,
+    protocols: Sequence[str],
+    config: EvaluationConfig,
+) -> Measured:
+    """Return the description of an evaluation by `protocols`, each under its own name."""
+    return Measured(
+        checkpoint,
+        weights,
+        ShardSet.of(data),
+        ShardSet.of(gallery) if gallery else None,
+        list(protocols),
+        config.templates,
+        config.all_pairs,
+        config.shortlist,
+    )
+
+
+def identity(measured: dict[str, Any]) -> dict[str, Any]:
+    """Return a description, as JSON, with the places of its shards in one way of writing.
+
+    Raises `KeyError` or `TypeError` where it is none.
+    """
+    sets = {
+        name: shards and {"place": place(shards["url"]), "fingerprint": shards["fingerprint"]}
+        for name in ("data", "gallery")
+        for shards in [measured[name]]
+    }
+    return {**measured, **sets}
+
+
+def place(url: str) -> str:
+    """Return a URL in one way of writing: folders on disk absolute, without a slash at the end."""
+    return url.rstrip("/") if "://" in url else str(Path(url).absolute())
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Return a digest of the shards' names, samples and sizes."""
+    shards = [
+        (one.url.rsplit("/", 1)[-1], one.num_samples, one.num_bytes) for one in manifest.shards
+    ]
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
+
+
+def _without_weights(described: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in described.items() if key not in ("checkpoint", "weights")}
