@@ -21,11 +21,15 @@ class ShardSet:
     url: str
     fingerprint: str
     samples: int
+    relevance: str | None = None  # digest of relevance.json, which may change by itself
 
     @classmethod
     def of(cls, manifest: Manifest) -> "ShardSet":
         """Return the description of a manifest."""
-        return cls(manifest.url, fingerprint(manifest), manifest.num_samples)
+        relevance = None
+        if manifest.relevance is not None:
+            relevance = _digest(manifest.relevance)
+        return cls(manifest.url, manifest.fingerprint, manifest.num_samples, relevance)
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,8 @@ class Measured:
     def name(self) -> str:
         """Name of a folder for these metrics alone: readable, the same each time, ASCII."""
         words = re.sub(r"[^A-Za-z0-9_.]+", "-", "/".join(place(self.data.url).split("/")[-2:]))
-        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
-        return (
-            f"{words.strip('-.')[-LONGEST:].strip('-.') or 'data'}-{self.checkpoint}-{digest[:12]}"
-        )
+        digest = _digest(self.identity())
+        return f"{words.strip('-.')[-LONGEST:].strip('-.') or 'data'}-{self.checkpoint}-{digest}"
 
     def identity(self) -> dict[str, Any]:
         """Return what two descriptions of the same metrics have in common, ready for JSON."""
@@ -105,7 +107,7 @@ def identity(measured: dict[str, Any]) -> dict[str, Any]:
     Raises `KeyError` or `TypeError` where it is none.
     """
     sets = {
-        name: shards and {"place": place(shards["url"]), "fingerprint": shards["fingerprint"]}
+        name: shards and {**shards, "url": place(shards["url"])}
         for name in ("data", "gallery")
         for shards in [measured[name]]
     }
@@ -117,12 +119,9 @@ def place(url: str) -> str:
     return url.rstrip("/") if "://" in url else str(Path(url).absolute())
 
 
-def fingerprint(manifest: Manifest) -> str:
-    """Return a digest of the shards' names, samples and sizes."""
-    shards = [
-        (one.url.rsplit("/", 1)[-1], one.num_samples, one.num_bytes) for one in manifest.shards
-    ]
-    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _without_weights(described: dict[str, Any]) -> dict[str, Any]:
