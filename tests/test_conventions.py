@@ -24,7 +24,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"recipe"},
-    {"terminal"},
+    {"tensor_files", "terminal"},
     {"activity", "errors"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}

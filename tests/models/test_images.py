@@ -174,11 +174,15 @@ def test_weights_from_a_local_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("text.pth", b"hello world", "holds no state dict"),
-        ("text.safetensors", b"hello", "holds no state dict"),
-        ("empty.pth", b"", "holds no state dict"),
+        ("text.pth", b"hello world", "holds no tensors"),
+        ("text.safetensors", b"hello", "holds no tensors"),
+        ("empty.pth", b"", "holds no tensors"),
         ("list.pth", [1, 2], "holds no state dict"),
-        ("code.pth", torch.nn.Linear(1, 1), "holds no state dict"),
+        (
+            "code.pth",
+            torch.nn.Linear(1, 1),
+            "is refused: it asks for torch.nn.modules.linear.Linear",
+        ),
         ("wrapped.pth", {"state_dict": 3}, "holds no state dict"),
         ("other.pth", {"a.weight": torch.ones(2)}, r"lacks \d+ of \d+ tensors: conv1.0.weight …"),
         ("missing.pth", None, "there is no file"),

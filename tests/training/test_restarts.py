@@ -38,7 +38,7 @@ def test_without_a_checkpoint_all_restarts_count(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_the_job_begins_the_count_anew(tmp_path: Path) -> None:
-    run = run_with(tmp_path, json.dumps({"start": {"job": "7", "restart": 2}}))
+    run = run_with(tmp_path, json.dumps({"step": 8, "start": {"job": "7", "restart": 2}}))
     assert [fails(run, restarts) for restarts in (2, 5, 6)] == [False, False, True]
     # Submitted again, it is another job.
     assert [fails(run, restarts, job="9") for restarts in (0, 3, 4)] == [False, False, True]

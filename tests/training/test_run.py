@@ -25,7 +25,8 @@ def save(run: Run, *steps: int, best: int | None = None) -> None:
     """Leave what saving checkpoints leaves; the last is `latest`."""
     for step in steps:
         run.checkpoint(step).mkdir()
-        (run.checkpoint(step) / STATE_FILE).write_text(json.dumps({"best_step": best}))
+        state = {"step": step, "best_step": best}
+        (run.checkpoint(step) / STATE_FILE).write_text(json.dumps(state))
         (run.checkpoints / "latest").write_text(f"step-{step}")
 
 

@@ -48,7 +48,7 @@ def save(made: Method, recipe: Recipe, path: Path) -> None:
     folder = run.checkpoint(3)
     folder.mkdir(parents=True)
     torch.save({"module": made.state_dict()}, folder / "mp_rank_00_model_states.pt")
-    (folder / "state.json").write_text(json.dumps({"best_step": None}))
+    (folder / "state.json").write_text(json.dumps({"step": 3, "best_step": None}))
     (run.checkpoints / "latest").write_text(folder.name)
 
 

@@ -1,15 +1,26 @@
 """Checkpoints that are damaged: the one before takes their place, and a run never begins anew."""
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe
 from xmodal.training.run import Run
-from xmodal.training.wholeness import CONTENTS, check_whole_checkpoint, recover, write_contents
+from xmodal.training.wholeness import (
+    CONTENTS,
+    check_whole_checkpoint,
+    read_contents,
+    recover,
+    write_contents,
+)
 
 FILE = "deep/weights.pt"
 SIZE = 10_000
@@ -24,8 +35,8 @@ def run(tmp_path: Path, make_recipe: Callable[..., Recipe]) -> Run:
         folder = run.checkpoint(step)
         (folder / "deep").mkdir(parents=True)
         (folder / FILE).write_bytes(bytes(step + number % 100 for number in range(SIZE)))
-        (folder / "state.json").write_text("{}")
-        assert write_contents(folder, []) == SIZE + 2
+        size = (folder / "state.json").write_text(json.dumps({"step": step, "best_step": None}))
+        assert write_contents(folder, []) == SIZE + size
     (run.checkpoints / "latest").write_text("step-100")
     return run
 
@@ -41,6 +52,13 @@ def noise(file: Path) -> None:
     file.write_bytes(data)
 
 
+def put_state(state: str, file: Path) -> None:
+    """Write another state, and have files.json list it."""
+    file.write_text(state)
+    (file.parent / CONTENTS).unlink()
+    write_contents(file.parent, [])
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "cut": (FILE, truncate, "weights.pt has 9,999 bytes of 10,000"),
     "noise": (FILE, noise, "weights.pt is not what was written"),
@@ -49,7 +67,47 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "contents deleted": (CONTENTS, Path.unlink, "files.json is missing"),
     "contents cut": (CONTENTS, truncate, "files.json cannot be read"),
     "contents of another kind": (CONTENTS, lambda f: f.write_text("[1]"), "cannot be read"),
+    "contents of nothing": (CONTENTS, lambda f: f.write_text("{}"), "files.json cannot be read"),
+    **{
+        f"state {state}": ("state.json", partial(put_state, state), said)
+        for state, said in {
+            "{}": "state.json cannot be read",
+            "[]": "state.json cannot be read",
+            '{"step": 20}': "state.json is one of step 20",
+            '{"step": "100"}': "state.json cannot be read",
+            '{"step": 1e2}': "state.json cannot be read",
+            '{"step": 100, "ranks": -1}': "state.json cannot be read",
+            '{"step": 100, "best_step": "1/../../x"}': "state.json cannot be read",
+        }.items()
+    },
 }
+
+
+NAMES = {
+    *("/etc/passwd", "../x", "deep/../../x", "..", ".", "", "/", "deep/", "deep//x", "./x", ".x"),
+    *("..\\x", "C:x", "C:\\x", "\\\\server\\x", "~/x", "x\n", "x\0", "x\x1b[2J", "deep", "x" * 300),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_name_that_leaves_the_folder_is_no_list(name: str) -> None:
+    file = {"bytes": 1, "blake2b": "0"}
+    whole = {"state.json": file, FILE: file}
+    assert read_contents(json.dumps(whole)).keys() == whole.keys()
+    with pytest.raises(ValueError, match="blake2b"):
+        read_contents(json.dumps(whole | {name: file}))
+
+
+@given(st.text() | st.lists(st.sampled_from(["..", ".", "a", "/", "\\", ""])).map("/".join))
+def test_what_is_listed_lies_below_the_folder(name: str) -> None:
+    file = {"bytes": 1, "blake2b": "0"}
+    folder = Path("/run/checkpoints/step-1.partial")
+    with suppress(ValueError):
+        for listed in read_contents(json.dumps({"state.json": file, name: file})):
+            path = Path(os.path.normpath(folder / listed))
+            assert path != folder
+            assert path.is_relative_to(folder)
+            assert path == folder / listed
 
 
 def test_what_is_whole_stays(run: Run) -> None:

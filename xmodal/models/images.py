@@ -144,6 +144,8 @@ def _load(model: nn.Module, config: TimmConfig) -> None:
             raise ValueError(f"it lacks {len(missing)} of {len(own)} tensors: {missing[0]} …")
         else:
             model.load_state_dict({name: state[name] for name in own})
+    except UserError as error:
+        raise UserError(f"method.image.weights: {error}") from None
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(

@@ -4,10 +4,10 @@ import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from xmodal.errors import UserError
+from xmodal.tensor_files import load_tensors
 
 
 class WeightsPackage(NamedTuple):
@@ -65,19 +65,15 @@ def load_by_order(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a safetensors or PyTorch file; nothing in it is executed.
+    """Return the state dict of a safetensors or PyTorch file; nothing in it is executed.
 
-    Raises `ValueError` for a file that holds none.
+    Raises `UserError` for a file that is refused, `ValueError` for one that holds no state dict.
     """
-    from safetensors.torch import load_file
-
+    state = load_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = dict(torch.load(path, map_location="cpu", weights_only=True))
         for wrapper in ("state_dict", "model"):
-            state = dict(state.get(wrapper, state))
-    except Exception as error:
-        # What unpickling raises depends on the first bytes of the file.
+            state = dict(state)
+            state = state.get(wrapper, state)
+        return dict(state)
+    except (TypeError, ValueError) as error:
         raise ValueError("it holds no state dict") from error
-    return state

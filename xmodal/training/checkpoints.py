@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import world_size
@@ -11,6 +10,7 @@ from xmodal.errors import UserError
 from xmodal.training.elastic import load_optimizer
 from xmodal.training.progress import Progress
 from xmodal.training.run import Run, read_state
+from xmodal.training.state_files import read_model_file, read_partitioned_weights
 
 
 def read_progress(run: Run) -> Progress:
@@ -43,27 +43,26 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
 
 
 def load_weights(method: nn.Module, folder: Path, zero: int) -> None:
-    """Read a checkpoint's whole weights into a method in one process, as evaluation does."""
-    method.load_state_dict(read_weights(folder, zero))
+    """Read a checkpoint's whole weights into a method in one process, as evaluation does.
+
+    Raises `UserError` where they are not those of the method.
+    """
+    weights = read_weights(folder, zero)
+    try:
+        method.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"checkpoint {folder} does not fit its recipe: {reason}") from None
 
 
 def read_weights(folder: Path, zero: int) -> dict[str, Tensor]:
-    """Return a checkpoint's whole weights by their names in the method."""
-    return _partitioned(folder) if zero == 3 else _whole(folder)
+    """Return a checkpoint's whole weights by their names in the method.
 
-
-def _whole(folder: Path) -> dict[str, Tensor]:
-    path = folder / "mp_rank_00_model_states.pt"
-    if not path.is_file():
-        raise UserError(f"checkpoint {folder} is not whole: {path.name} is missing")
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=False)["module"]
-    return weights
-
-
-def _partitioned(folder: Path) -> dict[str, Tensor]:
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-        str(folder.parent), tag=folder.name
-    )
-    return weights
+    Raises `UserError` where its files are missing, hold something else, or would execute code.
+    """
+    try:
+        if zero == 3:
+            return read_partitioned_weights(folder, read_state(folder)["ranks"])
+        return dict(read_model_file(folder / "mp_rank_00_model_states.pt")["module"])
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"checkpoint {folder} does not hold the weights of ZeRO {zero}") from error

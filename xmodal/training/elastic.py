@@ -19,6 +19,7 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import rank, world_size
 from xmodal.training.run import read_state
+from xmodal.training.state_files import equal_shares, read_model_file, read_optimizer_file
 
 
 class Part(NamedTuple):
@@ -73,7 +74,7 @@ def _shares_of_file(
 ) -> Iterator[tuple[list[Part], dict[str, Tensor]]]:
     """Yield each group's parts on a rank, and the flat tensors of its state by name."""
     file = f"zero_pp_rank_{number}_mp_rank_00"
-    saved = _mapped(folder / f"{file}_optim_states.pt")["optimizer_state_dict"]
+    saved = read_optimizer_file(folder / f"{file}_optim_states.pt")["optimizer_state_dict"]
     if "param_slice_mappings" in saved:  # ZeRO 1 and 2
         states = saved["base_optimizer_state"]["state"]
         for group, mapping in enumerate(saved["param_slice_mappings"]):
@@ -81,7 +82,7 @@ def _shares_of_file(
             yield parts, states.get(group, {})
         return
     states = saved["optimizer_state_dict"]["state"]
-    shapes = _mapped(folder / f"{file}_model_states.pt")["param_shapes"]
+    shapes = read_model_file(folder / f"{file}_model_states.pt")["param_shapes"]
     for group, one in enumerate(shapes):
         sizes = {name: shape.numel() for name, shape in one.items()}
         yield list(_equal_parts(sizes, number, ranks)), states.get(group, {})
@@ -107,16 +108,7 @@ def _shares_of_engine(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
 
 
 def _equal_parts(sizes: Mapping[str, int], number: int, ranks: int) -> Iterator[Part]:
-    """Yield a rank's parts as ZeRO 3 cuts them: of every parameter as many numbers for each rank,
-    filled up for the last ones.
-    """
-    start = 0
-    for name, size in sizes.items():
-        room = -(-size // ranks)
-        begins = min(number * room, size)
-        yield Part(name, start, begins, min(room, size - begins))
-        start += room
-
-
-def _mapped(file: Path) -> Any:
-    return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    """Yield a rank's parts as ZeRO 3 cuts them, without what fills them up."""
+    for name, start, size in equal_shares(sizes, ranks):
+        begins = min(number * size, sizes[name])
+        yield Part(name, start, begins, min(size, sizes[name] - begins))

@@ -24,6 +24,7 @@ RECIPE = "recipe.yaml"
 # What goes with every checkpoint, as it is then.
 BESIDE = ("tokenizer.json", "metrics.jsonl", "results.json", "report/index.html")
 _CHUNK = 8 * 2**20  # bytes
+_MOST = 16 * 2**20  # bytes that are read of a list of files or a recipe
 
 
 def open_mirror(run: Run, recipe: Recipe) -> "Mirror | None":
@@ -56,7 +57,8 @@ class Mirror:
         place = f"checkpoints.mirror={self.url}"
         with TemporaryDirectory() as folder:
             try:
-                Path(folder, RECIPE).write_bytes(self.storage.read(f"{self.url}/{RECIPE}"))
+                recipe = self.storage.read(f"{self.url}/{RECIPE}", 0, _MOST)
+                Path(folder, RECIPE).write_bytes(recipe)
             except FileNotFoundError:
                 if self.storage.list(self.url) or self.storage.folders(self.url):
                     raise UserError(f"{place} holds something else; name another") from None
@@ -168,7 +170,7 @@ class Mirror:
         """Return what the bucket lacks of a checkpoint."""
         place = self._place(step)
         try:
-            listed = read_contents(self.storage.read(f"{place}/{CONTENTS}").decode())
+            listed = read_contents(self.storage.read(f"{place}/{CONTENTS}", 0, _MOST).decode())
         except FileNotFoundError:
             return f"{CONTENTS} is missing"
         except ValueError:

@@ -21,7 +21,7 @@ _FREE = re.compile(
     r"evaluation\..*|stages\.\d+\.requires.*):"
 )
 
-STEP = re.compile(r"step-\d+")
+STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 LOCK = "lock"  # in a folder that is held: by whom
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
 
@@ -150,12 +150,33 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the `state` that a checkpoint was saved with."""
-    file = folder / STATE_FILE
-    if not file.is_file():
-        raise UserError(f"checkpoint {folder} is not whole: {STATE_FILE} is missing")
-    state: dict[str, Any] = json.loads(file.read_text())
+    """Return the `state` that a checkpoint was saved with; `UserError` where it has none."""
+    fault = state_fault(folder)
+    if fault:
+        raise UserError(f"checkpoint {folder} is not whole: {fault}")
+    state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
     return state
+
+
+def state_fault(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint's state; None where it is one of the step that the
+    folder is named by.
+
+    Its numbers name folders and decide where a run resumes.
+    """
+    file, named = folder / STATE_FILE, STEP.match(folder.name)
+    if not file.is_file():
+        return f"{STATE_FILE} is missing"
+    try:
+        state = json.loads(file.read_text())
+        numbers = [state["step"], state.get("ranks", 1), state.get("best_step") or 0]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return f"{STATE_FILE} cannot be read"
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        return f"{STATE_FILE} cannot be read"
+    if named and named[0] != f"step-{state['step']}":
+        return f"{STATE_FILE} is one of step {state['step']}"
+    return None
 
 
 def is_bare(folder: Path) -> bool:

@@ -6,20 +6,23 @@ with its share of the files.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from io import BufferedReader, BytesIO
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from xmodal.data.manifest import write_atomically
 from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
 from xmodal.errors import UserError
-from xmodal.training.run import Run
+from xmodal.training.run import STATE_FILE, Run, state_fault
 
 CONTENTS = "files.json"
 UNREADABLE = f"{CONTENTS} cannot be read"
 # A file of a checkpoint: its name, its size in bytes, its checksum.
 File = tuple[str, int, str]
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}"  # no `..`, no drive, nothing hidden
+_NAME = re.compile(rf"{_PART}(/{_PART}){{0,3}}")
 
 
 def write_contents(folder: Path, files: Sequence[File]) -> int:
@@ -50,15 +53,29 @@ def fault_of(folder: Path) -> str | None:
         for name in sorted(listed)[rank() :: world_size()]
         if (fault := _fault(folder / name, *listed[name]))
     ]
-    return next(iter(gather_objects(mine)), None)
+    return next(iter(gather_objects(mine)), None) or state_fault(folder)
 
 
 def read_contents(text: str) -> dict[str, tuple[int, str]]:
-    """Return the sizes and checksums of a checkpoint's files; `ValueError` where it is no list."""
+    """Return the sizes and checksums of a checkpoint's files by their names.
+
+    Raises `ValueError` where it is no such list, or has a name that is not one of a file below the
+    checkpoint's folder: what is fetched by this list is written under its names.
+    """
     try:
-        return {name: (file["bytes"], file["blake2b"]) for name, file in json.loads(text).items()}
-    except (TypeError, KeyError, AttributeError) as error:
+        listed = {str(n): (file["bytes"], file["blake2b"]) for n, file in json.loads(text).items()}
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(text) from error
+    right = all(type(size) is int and isinstance(digest, str) for size, digest in listed.values())
+    if STATE_FILE not in listed or not right or not _are_names(listed):
+        raise ValueError(text)
+    return listed
+
+
+def _are_names(names: Collection[str]) -> bool:
+    """Tell whether all are names of files below a folder, none that of another's folder."""
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    return all(map(_NAME.fullmatch, names)) and folders.isdisjoint({*names, CONTENTS})
 
 
 def digest_of(folder: Path) -> str:

@@ -1,0 +1,60 @@
+"""Files of tensors, read as data: nothing in them is executed.
+
+A PyTorch file is a pickle, which can ask for a call of any function. This is the one place that
+opens them, with PyTorch's restricted reader: it knows tensors and plain values, and refuses every
+other name.
+"""
+
+import pickle
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core.multiarray import scalar
+from torch.serialization import safe_globals
+
+from xmodal.errors import UserError
+
+# Numbers of NumPy, such as a best accuracy that was saved beside weights.
+_NUMBERS: list[Any] = [scalar, np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
+_NAME = re.compile(r"GLOBAL ([\w.]+)")  # in what PyTorch's reader says
+
+
+def load_tensors(path: Path, *, types: Sequence[type] = (), mapped: bool = False) -> Any:
+    """Return what a PyTorch or safetensors file holds, on the CPU.
+
+    Objects of `types` are read besides tensors, plain values and NumPy's numbers. With `mapped`,
+    tensors are read from the disk when they are used. Raises `UserError` for a file that cannot be
+    read, or that asks for anything else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with safe_globals([*_NUMBERS, *types]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that it then refuses
+            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} {_refusal(str(error))}") from None
+    except OSError:
+        raise
+    except Exception as error:  # a reader raises whatever the bytes lead it to
+        raise UserError(f"{path} holds no tensors, or is damaged") from error
+
+
+def _refusal(message: str) -> str:
+    """Return what is wrong with a file by the message of PyTorch's restricted reader."""
+    asked = _NAME.search(message)
+    if asked is None:
+        return "holds no tensors, or is damaged"
+    return (
+        f"is refused: it asks for {asked[1]}, and a file of tensors holds no code; "
+        "save the tensors alone (a state dict, or safetensors)"
+    )

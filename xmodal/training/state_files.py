@@ -1,0 +1,70 @@
+"""The files of a checkpoint that DeepSpeed writes: the one place that reads them.
+
+They are pickles. Those of weights hold tensors and plain values; those of ZeRO's optimisers hold
+three types of DeepSpeed's as well, each of them data.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xmodal.tensor_files import load_tensors
+
+
+def read_model_file(file: Path) -> Any:
+    """Return what a `*_model_states.pt` holds.
+
+    Raises `UserError` where it is damaged or asks for anything but data.
+    """
+    return load_tensors(file)
+
+
+def read_optimizer_file(file: Path, *, mapped: bool = True) -> Any:
+    """Return what any file of DeepSpeed's holds; raises `UserError` as `read_model_file` does."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    types = [LossScaler, ZeroStageEnum, fragment_address]
+    return load_tensors(file, types=types, mapped=mapped)
+
+
+def read_partitioned_weights(folder: Path, ranks: int) -> dict[str, Tensor]:
+    """Return the whole weights of a checkpoint of ZeRO 3 by name, in single precision."""
+    files = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(ranks)]
+    models = [read_model_file(folder / f"{file}_model_states.pt") for file in files]
+    optimizers = [read_optimizer_file(folder / f"{file}_optim_states.pt") for file in files]
+    first = models[0]
+    weights = {
+        name: buffer.float() if buffer.is_floating_point() else buffer
+        for name, buffer in first["module"].items()
+        if name in first["buffer_names"]
+    }
+    for name, shape in (first["frozen_param_shapes"] or {}).items():  # in no optimiser
+        weights[name] = _joined([model["frozen_param_fragments"][name] for model in models], shape)
+    groups = [saved["optimizer_state_dict"]["fp32_flat_groups"] for saved in optimizers]
+    for group, shapes in enumerate(first["param_shapes"]):
+        flats = [one[group] for one in groups]
+        sizes = {name: shape.numel() for name, shape in shapes.items()}
+        for name, start, size in equal_shares(sizes, ranks):
+            weights[name] = _joined([flat[start : start + size] for flat in flats], shapes[name])
+    # A weight that two modules share lies in the files under the first of its names.
+    return weights | {name: weights[other] for name, other in first["shared_params"].items()}
+
+
+def equal_shares(sizes: Mapping[str, int], ranks: int) -> Iterator[tuple[str, int, int]]:
+    """Yield (name, start, size) of each parameter's share in a rank's flat tensor of a group, as
+    ZeRO 3 cuts them: every rank has as many numbers of it, filled up for the last ones.
+    """
+    start = 0
+    for name, numel in sizes.items():
+        size = -(-numel // ranks)
+        yield name, start, size
+        start += size
+
+
+def _joined(shares: list[Tensor], shape: torch.Size) -> Tensor:
+    return torch.cat([share.flatten() for share in shares])[: shape.numel()].view(shape)
