@@ -54,14 +54,14 @@ def lineage(run: Run) -> list[dict[str, Any]]:
 
 def _copy_of(donor: Run, wanted: int, run: Run, tries: int = 5) -> Path:
     """Copy a checkpoint to where it is not yet one of the run's, and return where it is."""
+    copy = run.checkpoints / "taken.partial"
     for _ in range(tries):
         for folder in sorted(donor.finished(), key=lambda one: abs(step_of(one) - wanted)):
-            copy = run.checkpoints / f"{folder.name}.partial"
             shutil.rmtree(copy, ignore_errors=True)
             try:
                 shutil.copytree(folder, copy)
             except (FileNotFoundError, shutil.Error):
                 break  # the donor went on and dropped it: there are others
-            if fault_of(copy) is None:
+            if fault_of(copy) is None and read_state(copy)["step"] == step_of(folder):
                 return copy
     raise UserError(f"{donor.path} has no whole checkpoint to go on from")
