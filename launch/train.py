@@ -10,9 +10,12 @@ The run folder (run=DIR) keeps everything; the same command goes on where it was
 
 import argparse
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xmodal.activity import reporting
 from xmodal.errors import run_command
 from xmodal.recipe import Recipe, describe, read_recipe
 from xmodal.training.restarts import check_restarts
@@ -50,7 +53,8 @@ def train(recipe: Recipe, environment: "Environment") -> None:
     from xmodal.training.finished import own_results
     from xmodal.training.session import Session
 
-    Session(recipe, environment).train()
+    with reporting(partial(print, flush=True)) if environment.is_main else nullcontext():
+        Session(recipe, environment).train()
     if environment.is_main:
         metrics, lines = own_results(Run(recipe.run))
         print_results(metrics, recipe.run)

@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def stop(*_: object) -> None:
-    raise UnfinishedError("asked to stop by a signal before a trial began; start it again")
+    raise UnfinishedError("Interrupted before a trial began. Rerun the same command.")
 
 
 def read_arguments(arguments: list[str]) -> tuple[Recipe, SpaceConfig, Path]:

@@ -43,8 +43,7 @@ def test_asked_to_stop_it_saves_and_goes_on(
     stopped = train(*given, f"run={run}", ranks=ranks, before=before)
     assert stopped.code == 75, stopped
     assert stopped.err == (
-        f"asked to stop by a signal: {run}/checkpoints/step-8 of {STEPS} steps is saved; the same "
-        "command goes on from there\n"
+        f"Interrupted; saved step-8 of {STEPS}. Rerun the same command to resume.\n"
     )
     assert max(steps(run)) == 8
     done = train(*given, f"run={run}", ranks=ranks)

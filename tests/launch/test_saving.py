@@ -59,10 +59,10 @@ def test_training_goes_on_while_it_is_written(
     done = train(*given, f"run={run}", ranks=ranks, before=disk)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    said = next(n for n, line in enumerate(lines) if f"checkpoint step-{SAVED}: " in line)
+    said = next(n for n, line in enumerate(lines) if f"Saved checkpoint step-{SAVED} (" in line)
     begun = next(n for n, line in enumerate(lines) if f"main step {SAVED + 3}/" in line)
     assert said > begun
-    assert " s of which training waited" in lines[said]
+    assert " s, of which training waited " in lines[said]
     # It is of its step, not of those that were trained while it was written: optimiser and all.
     for other in Run(run).finished()[:-1]:
         shutil.rmtree(other)

@@ -144,7 +144,7 @@ def test_a_job_makes_room_and_comes_back(
     job.end(restarts=1)
     assert list(steps(job.run)) == list(range(1, 301))
     complaints = "".join(path.read_text() for path in tmp_path.glob("job-*.log"))
-    assert "asked to stop by a signal" in complaints
+    assert "Interrupted; saved step-" in complaints
     figure(job.told())
 
 

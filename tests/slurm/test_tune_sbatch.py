@@ -79,7 +79,7 @@ def test_a_sweep_over_two_nodes_comes_back(
     sweep.until(lambda: lines(sweep.path, '"value"') >= 2, "two evaluations")
     slurm.run("scancel", "--signal=USR1", sweep.number)
     said = sweep.end()
-    assert "asked to stop by a signal: 0 of 2 trials are over" in sweep.complaints()
+    assert "Interrupted; 0 of 2 trials are over" in sweep.complaints()
     trials = journal(sweep.path)
     assert [trial.end for trial in trials.values()] == ["finished", "finished"]
     for name in trials:

@@ -1,6 +1,8 @@
 """The run folder: nothing in it is lost, and nothing foreign is written over."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, load_recipe
+from xmodal.training.metrics import drop_metrics_after
 from xmodal.training.run import STATE_FILE, Run, read_state
 
 MakeRecipe = Callable[..., Recipe]
@@ -98,10 +101,10 @@ def test_metrics_after_the_checkpoint_are_dropped(run: Run) -> None:
     for step in (1, 2, 2, 3, 4):
         run.log({"step": step, "loss": 0.1 * step, "name": "ü"})
     before = run.metrics.read_text().splitlines(keepends=True)
-    run.drop_metrics_after(2)
+    assert drop_metrics_after(run.metrics, 2, 1) == []
     assert run.metrics.read_text() == "".join(before[:3])
     assert [line["step"] for line in run.history()] == [1, 2, 2]
-    run.drop_metrics_after(0)
+    assert drop_metrics_after(run.metrics, 0, 1) == []
     assert run.history() == []
 
 
@@ -110,15 +113,126 @@ def test_a_line_that_a_killed_run_left_half_written_is_no_line(run: Run) -> None
     with run.metrics.open("a") as file:
         file.write('{"step": 2, "lo')
     assert run.history() == [{"step": 1}]
-    run.drop_metrics_after(5)
+    assert drop_metrics_after(run.metrics, 1, 1) == []
     run.log({"step": 2})
     assert run.history() == [{"step": 1}, {"step": 2}]
 
 
 def test_without_metrics_there_is_no_history(run: Run) -> None:
-    run.drop_metrics_after(3)
+    drop_metrics_after(run.metrics, 3, 1)
     assert run.history() == []
     assert not run.metrics.exists()
+
+
+PARTS = {
+    "recipe.yaml": False,
+    "lock": False,
+    "tokenizer.json": False,
+    "metrics.jsonl": False,
+    "results.json": False,
+    "checkpoints/latest": False,
+    "tensorboard": True,
+    "checkpoints": True,
+    "report": True,
+}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link to nothing", "pipe"])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_another_kind_is_one_line(
+    name: str, kind: str, run: Run, make_recipe: MakeRecipe
+) -> None:
+    path = run.path / name
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    match kind:
+        case "file":
+            path.touch()
+        case "folder":
+            path.mkdir()
+        case "link to nothing":
+            path.symlink_to("nothing")
+        case "pipe":
+            os.mkfifo(path)
+    if kind == ("folder" if PARTS[name] else "file"):
+        if name != "recipe.yaml":
+            run.check(make_recipe())
+        return
+    right = "folder" if PARTS[name] else "file"
+    with pytest.raises(UserError, match=f"{name} is not a {right}, as it is in a run folder; move"):
+        run.check(make_recipe())
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", r"recipe\.yaml holds no keys"),
+        (b"\xff\xfe\x00", r"recipe\.yaml is not YAML"),
+        (b"- a\n", r"recipe\.yaml holds no keys"),
+        (b"a: [\n", r"recipe\.yaml is not YAML"),
+        (b"apiVersion: v1\nkind: Pod\n", r"recipe\.yaml: (data|run) is missing"),
+    ],
+)
+def test_a_recipe_that_is_none_is_one_line(
+    content: bytes, line: str, run: Run, make_recipe: MakeRecipe
+) -> None:
+    (run.path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=line):
+        run.check(make_recipe())
+
+
+def test_a_path_below_a_file_or_a_link_to_nothing_is_one_line(
+    tmp_path: Path, make_recipe: MakeRecipe
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nothing")
+    for place in ("file/run", "file/a/b"):
+        with pytest.raises(UserError, match=r"lies below .*/file, a file; name a folder"):
+            Run(tmp_path / place).check(make_recipe())
+    with pytest.raises(UserError, match="link is a link to nothing; name a folder"):
+        Run(tmp_path / "link").check(make_recipe())
+
+
+@pytest.mark.parametrize("what", ["renamed", "removed", "replaced"])
+def test_a_folder_that_is_moved_away_is_written_into_no_more(
+    what: str, run: Run, make_recipe: MakeRecipe
+) -> None:
+    run.pin()
+    run.log({"step": 1})
+    if what == "removed":
+        shutil.rmtree(run.path)
+    else:
+        run.path.rename(run.path.with_name("elsewhere"))
+    if what == "replaced":
+        Run(run.path).create(make_recipe())
+    for write in (lambda: run.log({"step": 2}), run.check_place):
+        with pytest.raises(UserError, match="was renamed or removed during training; move it back"):
+            write()
+    assert not run.metrics.exists()
+
+
+def test_a_full_disk_is_named(run: Run) -> None:
+    run.metrics.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: No space left on devi"):
+        run.log({"step": 1})
+
+
+def test_a_start_tidies_what_a_killed_one_left(run: Run) -> None:
+    save(run, 3, 5, 8, best=3)
+    left = ["checkpoints/step-9.partial", "checkpoints/taken.partial"]
+    for name in left:
+        (run.path / name).mkdir()
+    left += ["recipe.yaml.part", "metrics.jsonl.part", "checkpoints/latest.part"]
+    left += ["tokenizer.partial"]
+    for name in left[2:]:
+        (run.path / name).touch()
+    mine = run.path / "notes.part"
+    mine.touch()
+    run.tidy(1, 3)
+    assert [name for name in left if (run.path / name).exists()] == []
+    assert kept(run) == {"step-3", "step-8"}
+    assert mine.exists()
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_asked_to_stop_it_goes_on_later(
     process.send_signal(number)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 75, error
-    assert error == "asked to stop by a signal: 0 of 2 trials are over; the same command goes on\n"
+    assert error == "Interrupted; 0 of 2 trials are over. Rerun the same command to resume.\n"
     psutil.wait_procs(ray, timeout=30)
     assert not [one for one in ray if one.is_running()]
     assert kept_checkpoints(sweep / "trials" / "000")

@@ -16,6 +16,8 @@ from tokenizers import (
 )
 from torch import Tensor
 
+from xmodal.errors import UserError
+
 PAD, END, START, UNKNOWN = "<pad>", "<end>", "<start>", "<unknown>"
 
 
@@ -77,8 +79,14 @@ class CaptionTokenizer:
 
 
 def read_tokenizer(path: Path, context: int) -> CaptionTokenizer:
-    """Read a `tokenizer.json`."""
-    return CaptionTokenizer(Tokenizer.from_file(str(path)), context)
+    """Read a `tokenizer.json`; `UserError` where the file is none."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(
+            f"{path} is no tokenizer ({error}): restore it, or remove it and train again"
+        ) from None
+    return CaptionTokenizer(tokenizer, context)
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int, context: int) -> CaptionTokenizer:

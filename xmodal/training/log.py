@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from xmodal.activity import printed, reporting
 from xmodal.errors import printable
 from xmodal.terminal import console
 from xmodal.training.advice import Stagnation
+from xmodal.training.events import drop_events_after
 from xmodal.training.run import Run
 from xmodal.training.timeline import StageSpan
 
@@ -28,13 +31,15 @@ class TrainingLog:
     def __init__(self, run: Run, *, first_step: int, steps: int, speaks: bool) -> None:
         self.run, self.speaks, self.steps = run, speaks, steps
         self.collapsed = 0  # lines so far
+        self._open = ExitStack()  # what reports activities while the log is open
         self.first_step, self.stagnation = first_step, Stagnation()
         self.console = console(width=None if sys.stdout.isatty() else 110, soft_wrap=True)
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            # A stage may be called anything, and what looks like markup is none.
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             disable=not (speaks and self.console.is_terminal),
@@ -44,10 +49,13 @@ class TrainingLog:
             # TensorBoard takes a second to import, which silent ranks need not spend.
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
+            drop_events_after(run.tensorboard, first_step)
+            self.board = SummaryWriter(str(run.tensorboard))
 
     def __enter__(self) -> Self:
         self.bar.start()
+        if self.speaks:
+            self._open.enter_context(reporting(self.show_activity))
         return self
 
     def __exit__(
@@ -56,9 +64,11 @@ class TrainingLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._open.close()
         self.bar.stop()
         if self.speaks:
-            self.board.close()
+            with self.run.writing(self.run.tensorboard):
+                self.board.close()
 
     def step(self, step: int, span: StageSpan, values: Mapping[str, Any]) -> None:
         """Log the values of a training step of a stage."""
@@ -82,6 +92,8 @@ class TrainingLog:
             if warning:
                 self.say(f"warning: {warning}")
         self._write(step, span, values)
+        with self.run.writing(self.run.tensorboard):
+            self.board.add_scalar("stage", span.number, step)
 
     def _warn_of_collapse(self, share_alike: float) -> None:
         self.collapsed = self.collapsed + 1 if share_alike > 0.99 else 0
@@ -100,7 +112,8 @@ class TrainingLog:
             return
         self._write(step, span, metrics)
         if sheet is not None:
-            self.board.add_image("retrieved", sheet, step, dataformats="HWC")
+            with self.run.writing(self.run.tensorboard):
+                self.board.add_image("retrieved", sheet, step, dataformats="HWC")
         shown = "  ".join(f"{k} {v:.1f}" for k, v in metrics.items() if k.endswith(SHOWN))
         self.say(f"evaluation at step {step}: {shown}")
 
@@ -108,11 +121,19 @@ class TrainingLog:
         """Print a line, above the bar if there is one."""
         if self.speaks:
             self.console.print(printable(line), markup=False, highlight=False)
+            printed()
+
+    def show_activity(self, line: str) -> None:
+        """Show what is done now: before the bar, or as a line where there is none."""
+        if self.console.is_terminal:
+            self.bar.update(self.task, description=line)
+        else:
+            self.console.print(printable(line), markup=False, highlight=False)
 
     def _write(self, step: int, span: StageSpan, values: Mapping[str, float | str]) -> None:
         self.run.log({"step": step, "stage": span.config.name} | dict(values))
-        self.board.add_scalar("stage", span.number, step)
-        for name, value in values.items():
-            if not isinstance(value, str):
-                self.board.add_scalar(name, value, step)
-        self.board.flush()
+        with self.run.writing(self.run.tensorboard):
+            for name, value in values.items():
+                if not isinstance(value, str):
+                    self.board.add_scalar(name, value, step)
+            self.board.flush()

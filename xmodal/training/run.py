@@ -5,15 +5,18 @@
 """
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe
+from xmodal.training.metrics import read_metrics
 
 # What may change between the parts of one run, because no weight depends on it.
 _FREE = re.compile(
@@ -22,6 +25,20 @@ _FREE = re.compile(
 )
 
 STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
+# What a run folder holds, and whether that is a folder.
+_PARTS = {
+    "recipe.yaml": False,
+    "lock": False,
+    "tokenizer.json": False,
+    "metrics.jsonl": False,
+    "tensorboard": True,
+    "checkpoints": True,
+    "checkpoints/latest": False,
+    "results.json": False,
+    "report": True,
+    "report/index.html": False,
+    "lineage.jsonl": False,
+}
 LOCK = "lock"  # in a folder that is held: by whom
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
 
@@ -37,15 +54,18 @@ class Run:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.results = self.path / "results.json"
+        self.vocabulary: bytes | None = None  # tokenizer.json as the run uses it, for checkpoints
+        self._folder: int | None = None  # open, once the run is under way
 
     def check(self, recipe: Recipe) -> None:
         """Raise `UserError` when the folder is not this recipe's to write in."""
         if "://" in str(self.given):
             raise UserError(f"run={self.given}: a run folder lies on a disk; name a folder")
+        check_folder(self.path, f"run={self.path}")
         if not self.path.exists():
             return
-        if not self.path.is_dir():
-            raise UserError(f"run={self.path} is a file; name a folder")
+        for name, is_folder in _PARTS.items():
+            _check_part(self.path / name, is_folder)
         if not self.recipe.is_file():
             if not is_bare(self.path):
                 raise UserError(f"run={self.path} is a folder of something else; name another")
@@ -56,6 +76,37 @@ class Run:
         """Make the folder and save the resolved recipe in it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.recipe, dump_recipe(recipe))
+
+    def pin(self) -> None:
+        """Remember the folder itself, to notice when its path leads elsewhere or nowhere."""
+        self._folder = os.open(self.path, os.O_RDONLY)  # open, so that its number stays its own
+
+    def check_place(self) -> None:
+        """Raise `UserError` where the folder was renamed or removed since it was pinned."""
+        if self._folder is None:
+            return
+        try:
+            same = os.path.samestat(os.fstat(self._folder), self.path.stat())
+        except OSError:
+            same = False
+        if not same:
+            raise UserError(
+                f"run={self.path} was renamed or removed during training; move it back, and rerun "
+                "the same command to resume from its last checkpoint"
+            )
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Name the file or folder that the block cannot write: `UserError`."""
+        self.check_place()
+        try:
+            yield
+        except OSError as error:
+            self.check_place()
+            raise UserError(
+                f"{path} cannot be written: {error.strerror or error}; mend that, and rerun the "
+                "same command to resume"
+            ) from error
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint's folder, if there is one."""
@@ -105,28 +156,46 @@ class Run:
             if step != best_step:
                 shutil.rmtree(self.checkpoint(step))
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that the run is about to repeat."""
-        if self.metrics.is_file():
-            kept = [line for line in self.history() if line["step"] <= step]
-            write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+    def tidy(self, keep_last: int, best_step: int | None) -> None:
+        """Delete what a killed run left: files and checkpoints it had begun, or was to prune."""
+        for name in _PARTS:
+            path = self.path / name
+            path.with_name(f"{path.name}.part").unlink(missing_ok=True)
+        self.tokenizer.with_suffix(".partial").unlink(missing_ok=True)
+        self.prune(keep_last, best_step)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with self.metrics.open("a") as file:
+        with self.writing(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, without one that a killed run left half written."""
-        if not self.metrics.is_file():
-            return []
-        lines = self.metrics.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        """Return the measurements in metrics.jsonl, without a line that was left half written."""
+        return read_metrics(self.metrics)[0]
 
     def _steps(self) -> list[int]:
         """Return the steps of checkpoints that were written to their end, in order."""
         found = self.checkpoints.glob("step-*")
         return sorted(step_of(path) for path in found if STEP.fullmatch(path.name))
+
+
+def check_folder(path: Path, name: str) -> None:
+    """Raise `UserError`, by the name that the user gave it, where a path can be no folder."""
+    nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    if not nearest.is_dir():
+        what = "a file" if nearest.exists() else "a link to nothing"
+        where = "is" if nearest == path else f"lies below {nearest},"
+        raise UserError(f"{name} {where} {what}; name a folder")
+
+
+def _check_part(path: Path, is_folder: bool) -> None:
+    right = path.is_dir() if is_folder else path.is_file()
+    if os.path.lexists(path) and not right:
+        kind = "folder" if is_folder else "file"
+        raise UserError(
+            f"{path} is not a {kind}, as it is in a run folder; move it away, or name another "
+            "folder with run=DIR"
+        )
 
 
 def changes(old: Recipe, new: Recipe) -> list[str]:

@@ -31,13 +31,17 @@ class Saving:
         self._partial = self.folder.with_name(self.folder.name + ".partial")
         self._begun = time.perf_counter()
         if rank() == 0:
+            run.check_place()
             shutil.rmtree(self._partial, ignore_errors=True)
-            self._partial.mkdir()
+            with run.writing(self._partial):
+                self._partial.mkdir(parents=True)
         barrier()
         engine.save_checkpoint(str(run.checkpoints), tag=self._partial.name, save_latest=False)
         if rank() == 0:
             state = asdict(progress) | {"ranks": world_size(), "start": this_start()}
             self.writer.write(self._partial / STATE_FILE, BytesIO(json.dumps(state).encode()))
+            if run.vocabulary is not None:
+                self.writer.write(self._partial / run.tokenizer.name, BytesIO(run.vocabulary))
         self._waited = time.perf_counter() - self._begun
 
     def is_written(self) -> bool:
@@ -55,22 +59,25 @@ class Saving:
         except OSError as error:
             files, faults = [], [str(error)]
         faults = gather_objects(faults)
+        if rank() == 0:
+            self.run.check_place()
         if faults:
             if rank() == 0:
                 shutil.rmtree(self._partial, ignore_errors=True)
             raise UserError(
-                f"{self.folder} cannot be written ({faults[0]}): mend that, and give the same "
-                "command again; it goes on from the last checkpoint"
+                f"{self.folder} cannot be written ({faults[0]}); mend that, and rerun the same "
+                "command to resume from the last checkpoint"
             )
-        size = write_contents(self._partial, files)
-        if rank() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self._partial.rename(self.folder)
-            write_atomically(self.run.checkpoints / "latest", self.folder.name)
+        with self.run.writing(self.folder):
+            size = write_contents(self._partial, files)
+            if rank() == 0:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self._partial.rename(self.folder)
+                write_atomically(self.run.checkpoints / "latest", self.folder.name)
         barrier()
         now = time.perf_counter()
         waited = self._waited + now - resumed
         return (
-            f"checkpoint {self.folder.name}: {size / 1e6:,.1f} MB in {now - self._begun:.1f} s, "
-            f"for {waited:.1f} s of which training waited"
+            f"Saved checkpoint {self.folder.name} ({size / 1e6:,.1f} MB in "
+            f"{now - self._begun:.1f} s, of which training waited {waited:.1f} s)"
         )

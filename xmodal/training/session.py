@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from xmodal.activity import activity
 from xmodal.data.augment import Augment
 from xmodal.data.batch import GALLERY, Contents
 from xmodal.data.kind import kind_of
@@ -18,7 +19,7 @@ from xmodal.evaluation.protocols import check_protocols, metric_names, named
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
-from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
+from xmodal.methods.build import build_method, load_tokenizer
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe
 from xmodal.training.advice import lines_before_training
@@ -36,6 +37,7 @@ from xmodal.training.features import cached_features
 from xmodal.training.finished import finished_lines, is_finished
 from xmodal.training.hold import hold
 from xmodal.training.log import TrainingLog
+from xmodal.training.metrics import drop_metrics_after
 from xmodal.training.mirror import open_mirror
 from xmodal.training.requirements import check_known
 from xmodal.training.restarts import check_restarts
@@ -43,6 +45,7 @@ from xmodal.training.run import Run
 from xmodal.training.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.training.timeline import StageSpan, Timeline
 from xmodal.training.trainer import Report, Trainer
+from xmodal.training.vocabulary import settle_tokenizer
 from xmodal.training.wholeness import recover
 
 
@@ -65,11 +68,12 @@ class Session:
         self.run.check(recipe)
         self.mirror = open_mirror(self.run, recipe)
         data = recipe.data
-        self.train_shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
-        self.val_shards, self.gallery_shards = (
-            read_manifest(url, data.s3, data.cache) if url else None
-            for url in (data.val, data.gallery)
-        )
+        with activity("reading the indices of the shards"):
+            self.train_shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
+            self.val_shards, self.gallery_shards = (
+                read_manifest(url, data.s3, data.cache) if url else None
+                for url in (data.val, data.gallery)
+            )
         for shards in self._all_shards():
             check_whole(shards, data.max_bad_share)
         self.mixture = mixture(recipe, self.train_shards)
@@ -87,7 +91,8 @@ class Session:
             check_known(stage, method, protocols)
         if environment.is_main:
             self.held = hold(self.run.path, f"run={recipe.run}")
-        self.recovered = recover(self.run, self.mirror.restore if self.mirror else None)
+        with activity(f"checking the checkpoints of {self.run.path}"):
+            self.recovered = recover(self.run, self.mirror.restore if self.mirror else None)
         check_restarts(self.run, recipe.training.restarts)
         self.progress = read_progress(self.run)
         epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
@@ -97,7 +102,10 @@ class Session:
         # What a finished run was trained by stays in its recipe.yaml, whatever is asked for now.
         if environment.is_main and not (self.finished and self.run.recipe.is_file()):
             self.run.create(recipe)
-            make_tokenizer(recipe.method, self.train_shards, self.run.tokenizer)
+            self.run.pin()
+            self.run.tidy(recipe.checkpoints.keep_last, self.progress.best_step)
+            with activity("preparing the tokenizer"):
+                self.recovered += settle_tokenizer(self.run, recipe.method, self.train_shards)
         barrier()
         self.tokenizer = load_tokenizer(recipe.method, self.run.tokenizer)
 
@@ -131,7 +139,8 @@ class Session:
                 print(*lines, sep="\n")
             return
         if speaks:
-            self.run.drop_metrics_after(self.progress.step)
+            log_every = self.recipe.training.log_every
+            self.recovered += drop_metrics_after(self.run.metrics, self.progress.step, log_every)
         with TrainingLog(
             self.run, first_step=self.progress.step, steps=self.timeline.total, speaks=speaks
         ) as self.log:
@@ -221,7 +230,7 @@ class Session:
     def _notices(self) -> list[str]:
         """Return what is to be said of the recipe and the data before training."""
         lines = [line for shards in self._all_shards() for line in shards.notices]
-        lines = [*self.recovered, *self.replaced, *lines]
+        lines = [*self.recovered, *self._resuming(), *self.replaced, *lines]
         if len(self.train_shards) > 1:
             lines += [
                 f"{one.url}: {shards.num_samples:,} samples, {count} of every "
@@ -231,6 +240,11 @@ class Session:
                 )
             ]
         return lines
+
+    def _resuming(self) -> list[str]:
+        step, total = self.progress.step, self.timeline.total
+        folder = self.run.checkpoint(step)
+        return [f"Resuming from step-{step} of {total} ({folder})"] if 0 < step < total else []
 
     def _evaluate(self, method: Method, step: int, span: StageSpan) -> dict[str, float]:
         assert self.val_shards is not None

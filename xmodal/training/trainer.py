@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from xmodal.activity import Activity, activity
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
@@ -91,7 +92,8 @@ class Trainer:
             self._finish()
 
     def _run_stage(self, span: StageSpan) -> None:
-        engine = self._start_stage(span)
+        with activity(f"starting stage {span.config.name}"):
+            engine = self._start_stage(span)
         self._train_stage(engine, span)
         close_engine(engine)
 
@@ -100,18 +102,21 @@ class Trainer:
 
         A stage that begins takes over the weights alone; one that goes on, the optimiser too.
         """
-        method = self.build()
+        with activity("building the model"):
+            method = self.build()
         checkpoint = self.run.latest()
         goes_on, zero = self.progress.step > span.start, self.recipe.training.zero
         if checkpoint and (not goes_on or is_cut_for_others(checkpoint, zero)):
-            load_weights(method, checkpoint, zero)
+            with activity(f"loading {checkpoint.name}"):
+                load_weights(method, checkpoint, zero)
         select_trained(method, span.config.train)
         method.begin_stage(tuple(span.config.losses))
         set_modes(method, freeze_batch_norm=self._freezes_batch_norm())
         self._warn_of_batch_norm(method)
         engine = initialize_engine(method, self.recipe, span.config, self.environment.ranks)
         if checkpoint and goes_on:
-            load_checkpoint(engine, checkpoint)
+            with activity(f"loading {checkpoint.name}"):
+                load_checkpoint(engine, checkpoint)
         return engine
 
     def _train_stage(self, engine: Any, span: StageSpan) -> None:
@@ -121,7 +126,8 @@ class Trainer:
             batch = self._first(batches, span)
             watch = Stopwatch(self.recipe.data.batch_size)
             while True:
-                with self._watched("step", span):
+                what = "first step" if self.progress.step == self.first else ""
+                with self._watched("step", span), self._activity(span, what):
                     values = self._step(engine, batch, span)
                 self.progress.step += 1
                 watch.step_done()
@@ -133,7 +139,11 @@ class Trainer:
                     self._finish_saving()
                     return
                 watch.resume()
-                with watch.waiting(), self._watched("the data of step", span):
+                with (
+                    watch.waiting(),
+                    self._watched("the data of step", span),
+                    self._activity(span, "waiting for data"),
+                ):
                     batch = next(batches)
 
     def _follow(
@@ -174,7 +184,7 @@ class Trainer:
     def _first(self, batches: Generator[Batch], span: StageSpan) -> Batch:
         """Return the stage's first batch; a stage that does not begin says what it waits for."""
         begun = time.perf_counter()
-        with self._watched("the data of step", span):
+        with self._watched("the data of step", span), self._activity(span, "waiting for data"):
             batch = next(batches)
         self.log.say(
             f"{span.config.name}: steps {self.progress.step + 1} to {span.end}, "
@@ -188,6 +198,10 @@ class Trainer:
         factor = 3 if self.progress.step == self.first else 1
         what = f"{what} {self.progress.step + 1} (stage {span.config.name})"
         return within(factor * self.recipe.training.watchdog, lambda: what)
+
+    def _activity(self, span: StageSpan, what: str) -> AbstractContextManager[Activity]:
+        step = f"{span.config.name} step {self.progress.step + 1}/{self.timeline.total}"
+        return activity(f"{step}: {what}" if what else step)
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return what is to be known of it, losses by name first."""
@@ -256,10 +270,7 @@ class Trainer:
 
     def _unfinished(self) -> str:
         step, total = self.progress.step, self.timeline.total
-        return (
-            f"asked to stop by a signal: {self.run.checkpoint(step)} of {total} steps is saved; "
-            "the same command goes on from there"
-        )
+        return f"Interrupted; saved step-{step} of {total}. Rerun the same command to resume."
 
     def _report(self, batch: Batch) -> None:
         """Count bad samples and reads begun again, and name the first ones; stop when bad samples
@@ -317,7 +328,8 @@ class Trainer:
         )
 
     def _evaluate(self, engine: Any, span: StageSpan) -> dict[str, float]:
-        return self.evaluate(engine.module, self.progress.step, span) if self.evaluate else {}
+        with activity(f"evaluation at step {self.progress.step}"):
+            return self.evaluate(engine.module, self.progress.step, span) if self.evaluate else {}
 
     def _save(self, engine: Any) -> None:
         self._finish_saving()
@@ -328,7 +340,8 @@ class Trainer:
         if self.saving is None:
             return
         saving, self.saving = self.saving, None
-        self.log.say(saving.finish())
+        with activity(f"saving {saving.folder.name}"):
+            self.log.say(saving.finish())
         if self.mirror:
             self._say(self.mirror.send(saving.folder))
         if self.environment.is_main:

@@ -76,8 +76,8 @@ class Sweep:
         shutil.rmtree(scratch, ignore_errors=True)
         if not self.is_over:
             raise UnfinishedError(
-                f"asked to stop by a signal: {self.num_over} of {self.plan.space.trials} trials "
-                "are over; the same command goes on"
+                f"Interrupted; {self.num_over} of {self.plan.space.trials} trials are over. Rerun "
+                "the same command to resume."
             )
 
     def note(self, name: str, event: dict[str, Any]) -> None:
