@@ -68,7 +68,7 @@ def package_of(module: str) -> str | None:
         return "launch"
     if top != "xmodal" or not rest:
         return None
-    return "recipe" if rest[-1] == "config" or rest == ["schema"] else rest[0]
+    return "recipe" if rest[-1] == "config" or rest[0] in ("schema", "overrides") else rest[0]
 
 
 def test_every_package_has_its_layer() -> None:

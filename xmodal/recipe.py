@@ -14,13 +14,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, to_jsonable_python
+from pydantic_core import ErrorDetails
 
 from xmodal.data.config import DataConfig
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.methods.config import MethodConfig
-from xmodal.schema import Config
+from xmodal.overrides import parse_override, set_text, set_value
+from xmodal.schema import Config, models_of, shown, tag_of
 from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,7 +30,9 @@ M = TypeVar("M", bound=BaseModel)
 class Recipe(Config):
     """All that a run is made of."""
 
-    run: str = Field(description="folder of the run; default: runs/ and the recipe's name")
+    run: str = Field(
+        min_length=1, description="folder of the run; default: runs/ and the recipe's name"
+    )
     data: DataConfig = Field(description="shards, order, batches")
     method: MethodConfig = Field(description="encoders and what they minimise")
     stages: list[StageConfig] = Field(
@@ -49,7 +52,7 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:
     values = read_yaml(path)
     values.setdefault("run", f"runs/{path.stem}")
     for override in overrides:
-        _set(values, *_parsed(override))
+        set_text(Recipe, values, *parse_override(override))
     return validate(Recipe, values, str(path))
 
 
@@ -60,7 +63,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recip
     """
     changed = recipe.model_dump(mode="json", exclude_unset=True)
     for key, value in values.items():
-        _set(changed, key, value)
+        set_value(Recipe, changed, key, value)
     return validate(Recipe, changed, source)
 
 
@@ -98,11 +101,11 @@ def describe(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[
     """Yield (key, default, meaning) of every key of the schema, for `--help`."""
     for name, field in model.model_fields.items():
         key = f"{path}{name}"
-        parts = _models(field.annotation)
+        parts = models_of(field.annotation)
         meaning = "; ".join(filter(None, [field.description, "" if parts else _allowed(field)]))
         many = get_origin(field.annotation)
         if not parts or many is dict or (many in (list, tuple) and field.is_required()):
-            default = "required" if field.is_required() else _shown(field.get_default())
+            default = "required" if field.is_required() else shown(field.get_default())
             yield key, default, meaning
         key += _POSITIONS.get(many, "") if parts else ""
         for part in parts:
@@ -136,70 +139,6 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no keys; it is to be a YAML mapping")
     return values
-
-
-def _parsed(override: str) -> tuple[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(
-            f"{override!r} is no override; write key=value, such as data.batch_size=512"
-        )
-    try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{key}: {text!r} is not a YAML value; quote it") from None
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    node: Any = values
-    model: type[BaseModel] | None = Recipe
-    for part in parents:
-        node, model = _child(node, model, part, key)
-    if isinstance(node, list):
-        node[_position(node, last, key)] = value
-    else:
-        node[last] = value
-
-
-def _child(
-    node: Any, model: type[BaseModel] | None, part: str, key: str
-) -> tuple[Any, type[BaseModel] | None]:
-    """Return what stands below `part` of a mapping or list, and the model of its keys."""
-    if isinstance(node, list):
-        child = node[_position(node, part, key)]
-    else:
-        field = model.model_fields.get(part) if model else None
-        models = _models(field.annotation) if field else []
-        if node.get(part) is None:
-            node[part] = _default(field)
-            # Where there is nothing by default, a key of it means that there is to be something.
-            if node[part] is None and len(models) == 1:
-                node[part] = {}
-        child = node[part]
-        kind = child.get("kind") if isinstance(child, dict) else None
-        models = [one for one in models if len(models) == 1 or _tag(one) == kind]
-        model = models[0] if models else None
-    if not isinstance(child, dict | list):
-        raise UserError(f"{key}: {part} is the single value {_shown(child)}, with no keys in it")
-    return child, model
-
-
-def _default(field: FieldInfo | None) -> Any:
-    """Return what an override changes part of where the YAML leaves a key out."""
-    default = {} if field is None or field.is_required() else field.get_default()
-    if not isinstance(default, BaseModel):
-        return to_jsonable_python(default)
-    # Of a model no more than its kind and what is not filled in anyway: another kind may be meant.
-    kind = {"kind": _tag(type(default))} if _tag(type(default)) else {}
-    return kind | default.model_dump(mode="json", exclude_unset=True)
-
-
-def _position(items: list[Any], part: str, key: str) -> int:
-    if not (part.isascii() and part.isdigit()) or int(part) >= len(items):
-        what = f"no position (from 0) in a list of {len(items)}"
-        raise UserError(f"{key}: {part!r} is {what}; to set the whole list, write key=[a, b]")
-    return int(part)
 
 
 def validate(model: type[M], values: Any, source: str) -> M:
@@ -236,10 +175,10 @@ def _problem(detail: ErrorDetails, top: type[BaseModel]) -> str:
             reason = f"{reason}: put it in quotes"
         case "value_error" if isinstance(value, dict):
             return f"{key}: {reason}"
-        case "list_type" | "tuple_type" if field and not _models(field.annotation):
-            return f"{key}: {_shown(value)} is not a list; write [{_shown(value)}]"
+        case "list_type" | "tuple_type" if field and not models_of(field.annotation):
+            return f"{key}: {shown(value)} is not a list; write [{shown(value)}]"
     near = _nearest(str(value), _literals(field.annotation) if field else [])
-    return f"{key}: {_shown(value)} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
+    return f"{key}: {shown(value)} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
 
 
 def _locate(
@@ -250,7 +189,7 @@ def _locate(
     model: type[BaseModel] | None = top
     candidates: list[type[BaseModel]] = []
     for part in location:
-        tagged = [one for one in candidates if _tag(one) == part]
+        tagged = [one for one in candidates if tag_of(one) == part]
         if tagged and len(candidates) > 1:
             model, candidates = tagged[0], []
             continue
@@ -258,23 +197,12 @@ def _locate(
             model, candidates = candidates[0], []
         parts.append(str(part))
         if model and part in model.model_fields:
-            candidates = _models(model.model_fields[str(part)].annotation)
+            candidates = models_of(model.model_fields[str(part)].annotation)
     return ".".join(parts), model
 
 
-def _tag(model: type[BaseModel]) -> Any:
-    return model.model_fields["kind"].default if "kind" in model.model_fields else None
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models that a field can hold: itself, of a union, of a list."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
-
-
 def _tags(field: FieldInfo | None) -> list[str]:
-    return [str(_tag(model)) for model in _models(field.annotation)] if field else []
+    return [str(tag_of(model)) for model in models_of(field.annotation)] if field else []
 
 
 def _literals(annotation: Any) -> list[str]:
@@ -334,7 +262,3 @@ def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{path}.{position}")
     else:
         yield path, values
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)

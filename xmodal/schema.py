@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
@@ -65,3 +65,20 @@ Duration = Annotated[
     BeforeValidator(_span),
     PlainSerializer(str, return_type=str),
 ]
+
+
+def tag_of(model: type[BaseModel]) -> Any:
+    """Return the `kind` that a model is told apart by; None where it has none."""
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def models_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models that a field can hold: itself, of a union, of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_of(part)]
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it."""
+    return "null" if value is None else str(value)
