@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.services import browser as browser_service
 from tests.services import s3 as s3_service
 from tests.services import slurm as slurm_service
+from tests.services.browser import Browser
 
 # Their assertions are told as those of tests are.
 pytest.register_assert_rewrite("tests.commands", "tests.runs", "tests.tuning.sweeps")
@@ -70,6 +72,14 @@ def s3() -> Iterator[s3_service.Gateway]:
         )
     with s3_service.gateway() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    """A browser without a window."""
+    if missing := browser_service.missing_programs():
+        _lacks(f"no {', '.join(missing)} here: apt-get install chromium")
+    return Browser(tmp_path_factory.mktemp("profiles"))
 
 
 def _lacks(what: str) -> None:

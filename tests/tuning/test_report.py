@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.services.browser import HOSTILE, RUN, SHOWN, Browser, assert_harmless
 from tests.tuning.sweeps import DECAY, LR
 from xmodal.errors import UserError
 from xmodal.recipe import read_recipe
+from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.folder import make_folder
 from xmodal.tuning.journal import Journal
-from xmodal.tuning.report import report
+from xmodal.tuning.report import _table, _write_page, report
 from xmodal.tuning.space import read_space
 from xmodal.tuning.trial import Plan
 
@@ -80,6 +82,32 @@ def test_everything_is_told(plan: Plan, capsys: pytest.CaptureFixture[str], reci
     board.Reload()
     assert board.Scalars("best/relevance/rsum")[0].value == 50
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= {*board.summary_metadata}
+
+
+@pytest.mark.browser
+def test_hostile_text_is_shown_and_does_nothing(
+    recipe: Path, space: Callable[..., Path], tmp_path: Path, browser: Browser
+) -> None:
+    texts = [text for text in HOSTILE if "\ud800" not in text]
+    key, read = "method.text_tower", read_recipe(str(recipe), [], recipe.parent)
+    found = SpaceConfig.model_validate(
+        {"metric": "rsum", "space": {key: {"choice": texts}}, "trials": 1}
+    )
+    folder = tmp_path / f"<img src=x onerror={RUN}>"
+    folder.mkdir()
+    (folder / "space.yaml").write_text(repr(texts))
+    plan = Plan(read, found, f"relevance/rsum{texts[0]}", folder, Path.cwd())
+    journal = Journal(folder / "journal.jsonl")
+    for number, text in enumerate(texts):
+        name = f'{number:03}"><img src=x onerror={RUN}>'
+        journal.add(name, {"values": {key: text}})
+        journal.add(name, {"value": 1.0, "step": 1, "samples": 1, "progress": 1.0})
+        journal.add(name, {"end": "failed", "line": text})
+    _write_page(plan, [*journal.trials.values()], *_table(plan, [*journal.trials.values()]), "a: b")
+    page = browser.open(folder / "report" / "index.html")
+    assert_harmless(page, f"Sweep {folder.name}")
+    for text, shown in zip(HOSTILE, SHOWN, strict=True):
+        assert text not in texts or page.text.count(shown) >= 3, text
 
 
 class Balanced(HTMLParser):

@@ -3,7 +3,8 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
+
+from xmodal.evaluation.page import escaped
 
 WIDTH, HEIGHT = 480, 230
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 10, 30  # margins for the labels of the ticks
@@ -48,7 +49,7 @@ def _drawing(
         x, y = point[0] / last, (point[1] - low) / ((high - low) or 1.0)
         return LEFT + x * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escaped(label)}">']
     for value in ticks(low, high):
         y = place((0, value))[1]
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')

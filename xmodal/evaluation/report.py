@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from xmodal.data.manifest import write_atomically
+from xmodal.errors import printable
 from xmodal.evaluation import composed, tables
 from xmodal.evaluation.average_precision import CURVE, CUTOFF
 from xmodal.evaluation.curve import curve, precision_recall
 from xmodal.evaluation.measured import Measured
+from xmodal.evaluation.page import HERE, render
 from xmodal.evaluation.recall import CUTOFFS
 from xmodal.terminal import console
 
@@ -85,20 +86,15 @@ def write_report(
         recipe: the resolved recipe's YAML.
         subject: checkpoint, data and protocols that the metrics are of.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": tables.percent, "data_uri": data_uri}
     measured = {mark: tables.protocols(metrics, mark) for mark in tables.TABLES}
     names = {name for names in measured.values() for name in names}
-    page = environment.get_template("report.html").render(
-        title=title,
+    page = render(
+        HERE / "report.html",
+        title,
         metrics=metrics,
         tables=tables,
+        percent=tables.percent,
+        data_uri=data_uri,
         measured=measured,
         directions=tables.LABELS,
         cutoffs=CUTOFFS,
@@ -197,7 +193,7 @@ def _sheet_row(
         pictures.append((hit.item, GREEN if hit.is_true else GREY, f"{hit.score:.3f}"))
     width = gap + max(5, len(pictures)) * pitch
     found = "none" if example.rank is None else f"rank {example.rank + 1:,}"
-    title = f"{example.text or ''} (best true image: {found})".strip()
+    title = f"{printable(example.text or '')} (best true image: {found})".strip()
     lines = _wrapped(title, font, width - 2 * gap)
     top = gap + line * len(lines)
     row = Image.new("RGB", (width, top + pitch + line + gap), "white")

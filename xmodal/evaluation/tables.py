@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from xmodal.evaluation import visual
 from xmodal.evaluation.average_precision import CUTOFF
@@ -104,7 +105,9 @@ def composed_table(metrics: Metrics, protocol: str) -> Table:
     table = _table(f"{protocol}: {composed_sizes(metrics, protocol)}")
     table.caption = composed_ranks(metrics, protocol)
     groups = composed_groups(metrics, protocol)
-    _add_columns(table, "", *(c for name in groups for c in (name.split("/")[0], "chance")))
+    _add_columns(
+        table, "", *(c for name in groups for c in (name.removesuffix("/recall"), "chance"))
+    )
     for k in sorted({k for cutoffs in groups.values() for k in cutoffs}):
         cells = [
             cell
@@ -208,7 +211,8 @@ def _table(title: str) -> Table:
 def _add_columns(table: Table, *names: str) -> None:
     for name in names:
         style = "dim" if name == "chance" else None
-        table.add_column(name, justify="right" if name else "left", no_wrap=True, style=style)
+        # A name of a category may be one of rich's markup.
+        table.add_column(Text(name), justify="right" if name else "left", no_wrap=True, style=style)
 
 
 def _with_chance(metrics: Metrics, *names: str) -> Iterator[str]:

@@ -4,10 +4,10 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from xmodal.evaluation.curve import ticks
+from xmodal.evaluation.page import escaped
 from xmodal.tuning.config import SpaceConfig, ValuesConfig
 from xmodal.tuning.journal import Trial
 
@@ -88,7 +88,7 @@ def by_key(trials: Sequence[Trial], key: str, space: SpaceConfig, best: str | No
         x, y = _at(across.place(trial.values[key]), up.place(value))
         dots.append(
             f'<circle class="{_class(trial.name, best)}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
-            f"<title>{trial.name}: {value:.4g}</title></circle>"
+            f"<title>{escaped(trial.name)}: {value:.4g}</title></circle>"
         )
     return _drawing(f"the metric by {key}", [*_grid(up), *_below(across), *dots])
 
@@ -110,11 +110,11 @@ def parallel(trials: Sequence[Trial], space: SpaceConfig, metric: str, best: str
     parts = []
     for number, (x, axis, name) in enumerate(zip(places, axes, [*keys, metric], strict=True)):
         shown = name if len(name) < 24 else f"…{name[-22:]}"
-        label = f'<text x="{x}" y="{14 + 14 * (number % 2)}" text-anchor="middle">{escape(shown)}'
-        parts.append(f"{label}<title>{escape(name)}</title></text>")
+        label = f'<text x="{x}" y="{14 + 14 * (number % 2)}" text-anchor="middle">{escaped(shown)}'
+        parts.append(f"{label}<title>{escaped(name)}</title></text>")
         parts.append(f'<path class="grid" d="M{x} {top}V{height - 20}"/>')
         parts += [
-            f'<text x="{x + 6}" y="{down(share) + 4:.1f}">{escape(label)}</text>'
+            f'<text x="{x + 6}" y="{down(share) + 4:.1f}">{escaped(label)}</text>'
             for share, label in axis.ticks()
         ]
     for trial, value in sorted(points, key=lambda point: point[0].name == best):
@@ -150,21 +150,23 @@ def _grid(axis: Axis) -> list[str]:
     for share, label in axis.ticks():
         y = _at(0, share)[1]
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escaped(label)}</text>'
+        )
     return parts
 
 
 def _below(axis: Axis) -> list[str]:
     return [
         f'<text x="{_at(share, 0)[0]:.1f}" y="{HEIGHT - 8}" text-anchor="middle">'
-        f"{escape(label)}</text>"
+        f"{escaped(label)}</text>"
         for share, label in axis.ticks()
     ]
 
 
 def _line(points: Sequence[tuple[float, float]], name: str, best: str | None) -> str:
     places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    title = f"<title>trial {name}</title>"
+    title = f"<title>trial {escaped(name)}</title>"
     return f'<polyline class="{_class(name, best)}" points="{places}">{title}</polyline>'
 
 
@@ -173,5 +175,5 @@ def _class(name: str, best: str | None) -> str:
 
 
 def _drawing(label: str, parts: Sequence[str], width: int = WIDTH, height: int = HEIGHT) -> str:
-    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escaped(label)}">'
     return "\n".join([head, *parts, "</svg>"])

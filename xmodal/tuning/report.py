@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-import xmodal.evaluation
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
+from xmodal.evaluation.page import render
 from xmodal.terminal import console
 from xmodal.tuning.journal import Journal, Trial
 from xmodal.tuning.plots import by_key, over_time, parallel
@@ -106,22 +105,15 @@ def _write_page(
     rows: Sequence[Sequence[str]],
     recipe: str,
 ) -> None:
-    folders = [Path(__file__).parent, Path(xmodal.evaluation.__path__[0])]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     best = trials[0].name if recipe else None
     wide = {
         f"{plan.metric} by samples": over_time(trials, best),
         "Trials by their values": parallel(trials, plan.space, plan.metric, best),
     }
     drawings = {key: by_key(trials, key, plan.space, best) for key in plan.space.space}
-    page = environment.get_template("report.html").render(
-        title=f"Sweep {plan.folder.name}",
+    page = render(
+        Path(__file__).with_name("report.html"),
+        f"Sweep {plan.folder.name}",
         metric=plan.metric,
         columns=columns,
         rows=rows,
