@@ -33,8 +33,11 @@ def finished_lines(run: Run, recipe: Recipe, steps: int) -> list[str]:
     if changed:
         lines.append(
             f"warning: nothing is left to do by the new {', '.join(changed)}; recipe.yaml stays "
-            "as it was trained. To measure otherwise, run: "
-            f"python launch/evaluate.py {run.path} --protocol NAME"
+            "as it was trained"
+        )
+    if any(key.startswith("evaluation.") for key in changed):
+        lines[-1] += (
+            f"; to measure otherwise, run: python launch/evaluate.py {run.path} --protocol NAME"
         )
     return lines
 
