@@ -103,6 +103,11 @@ def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Make shardindex.json and the .idx of each tar in a folder of shards.",
     )
     _add_folder(parser)
+    parser.add_argument(
+        "--digest", action="store_true",
+        help="keep the SHA-256 of each tar too, which `check` compares and the data's fingerprint "
+        "is made of; reads every tar twice",
+    )  # fmt: skip
     _add_workers(parser)
     parser.set_defaults(run=_index)
 
@@ -220,7 +225,7 @@ def _build(arguments: argparse.Namespace) -> None:
 def _index(arguments: argparse.Namespace) -> None:
     from shards.index import index
 
-    index(arguments.folder, arguments.workers)
+    index(arguments.folder, arguments.workers, digest=arguments.digest)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from shards.source import Relevance, Source, Split, Splits, find_source
 from shards.texts import without_bad_captions
 from xmodal.activity import activity
 from xmodal.data.manifest import MANIFEST_NAME, RELEVANCE_NAME, read_manifest, write_manifest
-from xmodal.data.shard_index import index_path, read_index, write_index
+from xmodal.data.shard_index import Digests, index_path, read_index, write_index
 from xmodal.errors import UserError, printable
 
 __all__ = ["PLAN_NAME", "build"]
@@ -122,7 +122,7 @@ def _build_split(
         _write_shards(jobs[number - 1 :: parts], plan.split, workers)
         if parts > 1 and not _ends_last(folder, part):
             return
-        counts = _count_samples(folder, jobs)
+        counts, digests = _read_indices(folder, jobs)
         if not counts:
             _remove_notes(folder)
             forget(folder)
@@ -132,7 +132,7 @@ def _build_split(
             )
         if split.relevance is not None:
             _write_relevance(split.relevance, folder)
-        write_manifest(folder, counts, storage)
+        write_manifest(folder, counts, storage, digests)
         _remove_notes(folder)
 
 
@@ -217,18 +217,22 @@ def _sweep(jobs: Sequence[Job], there: Collection[str]) -> None:
             storage_of(url).remove(url)
 
 
-def _count_samples(folder: str, jobs: Sequence[Job]) -> dict[str, int]:
-    """Return the number of samples of each tar that is there, from its index."""
+def _read_indices(folder: str, jobs: Sequence[Job]) -> tuple[dict[str, int], dict[str, Digests]]:
+    """Return the number of samples of each tar that is there, and its digests."""
     storage, there = storage_of(folder), _there(jobs)
 
-    def count(tar: str) -> int:
+    def read(tar: str) -> tuple[int, Digests]:
         if index_path(tar) in there:
-            return len(read_index(tar, storage))
-        return write_index(tar, storage).num_samples
+            index = read_index(tar, storage)
+            return len(index), Digests(index.digest)
+        indexed = write_index(tar, storage)
+        return indexed.num_samples, Digests(indexed.digests.index)
 
     tars = [job.tar for job in jobs if job.tar in there]
     with activity("reading the indices"), ThreadPoolExecutor(16) as pool:
-        return dict(zip(map(name_of, tars), pool.map(count, tars), strict=True))
+        found = dict(zip(map(name_of, tars), pool.map(read, tars), strict=True))
+    counts = {name: count for name, (count, _) in found.items()}
+    return counts, {name: digests for name, (_, digests) in found.items()}
 
 
 def _write_relevance(relevance: Relevance, folder: str) -> None:

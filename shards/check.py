@@ -1,6 +1,5 @@
 """Find what is broken in shards: tars read to their end, images decoded, texts read."""
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,9 +23,9 @@ from shards.sample import (
 )
 from xmodal.data.limits import MAX_CAPTION_CHARACTERS
 from xmodal.data.manifest import MANIFEST_NAME, read_manifest
-from xmodal.data.shard_index import ShardIndex, index_path
+from xmodal.data.shard_index import NO_DIGESTS, Digests, ShardIndex, index_path, sha256_of
 from xmodal.data.storage import Storage
-from xmodal.data.tar import Sample, grouped, tar_members
+from xmodal.data.tar import Sample, grouped, scan_tar
 from xmodal.errors import UserError, printable
 
 _NUM_EXAMPLES = 5
@@ -67,35 +66,45 @@ class Report:
 def check(folder: str, workers: int) -> int:
     """Print what is broken in the shards of a folder; the exit code is 1 when something is."""
     tars = find_tars(folder)
+    total, digests = _check_manifest(folder)
+    jobs = [(tar, digests.get(tar, NO_DIGESTS)) for tar in tars]
     reports = {}
     with progress("check", len(tars)) as advance:
-        for tar, report in run_parallel(check_tar, tars, min(workers, len(tars))):
+        for (tar, _), report in run_parallel(_check_job, jobs, min(workers, len(tars))):
             reports[tar] = report
             advance(1)
-    total = _check_manifest(folder)
     for tar in tars:
         total.merge(reports[tar])
     _print(total, folder, len(tars))
     return 1 if total.counts else 0
 
 
-def check_tar(tar: str) -> Report:
-    """Read every sample of a tar and decode its images."""
+def _check_job(job: tuple[str, Digests]) -> Report:
+    return check_tar(*job)
+
+
+def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
+    """Read every sample of a tar and decode its images; compare the digests that are known."""
     report, storage, name = Report(), storage_of(tar), name_of(tar)
     samples: list[Sample] = []
     keys: set[str] = set()
     try:
-        with storage.open(tar) as file:
-            num_bytes = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            for sample, _ in grouped(tar_members(file, num_bytes, tar), tar):
+        with scan_tar(tar, storage) as scan:
+            for sample, _ in grouped(scan):
                 samples.append(sample)
-                faults = [*_key_faults(sample.key, keys), *_content_faults(_read(sample, file))]
+                content = _read(sample, scan.file)
+                faults = [*_key_faults(sample.key, keys), *_content_faults(content)]
                 keys.add(sample.key)
                 report.num_broken += bool(faults)
                 for cause, detail in faults:
                     report.add(cause, _example(name, sample.key, detail))
+            now = Digests(
+                headers=digests.headers and scan.digest,
+                sha256=digests.sha256 and sha256_of(tar, storage),
+            )
         for cause, detail in _index_faults(tar, samples, storage):
+            report.add(cause, _example(name, "", detail))
+        for cause, detail in _digest_faults(digests, now):
             report.add(cause, _example(name, "", detail))
     except UserError as error:
         report.add("tar cut or broken", str(error))
@@ -103,14 +112,15 @@ def check_tar(tar: str) -> Report:
     return report
 
 
-def _check_manifest(folder: str) -> Report:
+def _check_manifest(folder: str) -> tuple[Report, dict[str, Digests]]:
+    """Return what is wrong with a folder's manifest, and the digests that it has of its shards."""
     report = Report()
     if MANIFEST_NAME in storage_of(folder).list(folder):
         try:
-            read_manifest(folder)
+            return report, {shard.url: shard.digests for shard in read_manifest(folder).shards}
         except UserError as error:
             report.add("index wrong", str(error))
-    return report
+    return report, {}
 
 
 def _read(sample: Sample, file: Any) -> dict[str, bytes]:
@@ -220,6 +230,13 @@ def _index_faults(tar: str, samples: list[Sample], storage: Storage) -> Iterator
         return
     if indexed != samples:
         yield "index wrong", f"{name_of(index_path(tar))} is of another tar"
+
+
+def _digest_faults(known: Digests, now: Digests) -> Iterator[Fault]:
+    if known.headers != now.headers:
+        yield "changed since it was indexed", "its headers have another digest"
+    if known.sha256 != now.sha256:
+        yield "changed since it was indexed", f"SHA-256 {now.sha256}, {known.sha256} then"
 
 
 def _example(tar: str, key: str, detail: str) -> str:

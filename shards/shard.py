@@ -46,7 +46,7 @@ def write_shard(job: Job) -> None:
                 write_skipped(skipped, job.tar.removesuffix(".tar") + SKIPPED_SUFFIX, storage)
             if not members:
                 raise _NothingToKeep
-            write_index_of(job.tar, grouped(members, job.tar), storage)
+            write_index_of(job.tar, grouped(members), storage)
     except _NothingToKeep:
         pass
 

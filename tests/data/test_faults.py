@@ -318,7 +318,7 @@ def test_a_broken_tar_has_what_stands_before_the_break(tmp_path: Path, how: str)
             tar.write(b"\xff" * 512)
     indexed = write_index(url)
     assert indexed.num_samples == 5  # of the one right before it, files may be missing
-    assert indexed.broken
+    assert indexed.fault
     write_manifest(tmp_path, {Path(url).name: indexed.num_samples})
     found = batches(training_set(read_manifest(tmp_path)), range(3))
     assert {number for batch in found for number in numbers_of(batch)} == set(range(5))

@@ -68,13 +68,13 @@ def test_what_lies_far_apart_is_read_apart(
     manifest = write_shards(tmp_path / "set", [samples])
     manifest = watched(manifest, tmp_path / "log")
     one, _, last = (sample.members["txt"] for sample in manifest.index(manifest.shards[0]))
-    between = last[0] - one[0] - one[1]
+    between = last[0] - 512 - one[0] - one[1]
     monkeypatch.setattr(module, "_GAP_NEAR", between + space)
     found = SampleReader(manifest).load(order)
     assert [sample.files["txt"] for sample in found] == [b"abc"[n : n + 1] for n in order]
     log = manifest.storage.reads()
     assert len(log) == reads
-    assert [log[0].start, log[-1].stop] == [one[0], sum(last)]
+    assert [log[0].start, log[-1].stop] == [one[0] - 512, sum(last)]
 
 
 def test_what_is_far_bears_wider_gaps(tmp_path: Path) -> None:
@@ -157,15 +157,17 @@ def test_an_index_that_goes_away_is_one_line(tmp_path: Path) -> None:
         SampleReader(manifest)[0]
 
 
-def test_an_index_of_offsets_that_cannot_be_is_no_crash(tmp_path: Path) -> None:
-    """Such as one damaged by hand: the member is not there, whatever its size."""
+def test_an_index_of_places_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    """Such as one damaged by hand, or made to fill the memory."""
     manifest = write_shards(tmp_path, [{"a": {"txt": b"x"}, "b": {"txt": b"y"}}])
     index = Path(manifest.shards[0].url).with_suffix(".idx")
+    good = index.read_text()
     first = SampleReader(manifest).locate(0)[1].members["txt"][0]
-    index.write_text(index.read_text().replace(f"txt {first} 1", f"txt {first} {10**15}"))
-    sample, other = SampleReader(manifest).load([0, 1])
-    assert sample.files == {"txt": None}
-    assert other.files == {"txt": b"y"}
+    line = r"\.idx (is of|has files).*run `python -m shards index \S+`$"
+    for place in (f"{first} {10**15}", f"{first} 1000", f"{first} -1", f"0 {first}"):
+        index.write_text(good.replace(f"txt {first} 1", f"txt {place}"))
+        with pytest.raises(UserError, match=line):
+            SampleReader(manifest).load([0, 1])
 
 
 @pytest.mark.parametrize("apart", [False, True])

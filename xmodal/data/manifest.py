@@ -18,6 +18,8 @@ from pathlib import Path
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
 from xmodal.data.shard_index import (
+    NO_DIGESTS,
+    Digests,
     ShardIndex,
     digest_of,
     how_to_index,
@@ -26,19 +28,11 @@ from xmodal.data.shard_index import (
 )
 from xmodal.data.storage import Storage, open_storage, split_url
 from xmodal.data.storage.config import CacheConfig, S3Config
+from xmodal.data.tar import BrokenShard, Sample, tar_samples
 from xmodal.errors import UserError
 
 MANIFEST_NAME = "shardindex.json"
 RELEVANCE_NAME = "relevance.json"
-
-
-@dataclass(frozen=True)
-class Digests:
-    """Digests of a shard, as hexadecimal digits; None for what has not been computed."""
-
-    index: str | None = None  # of its .idx: names, places and sizes of the files
-    headers: str | None = None  # of all headers in the tar: times and owners too
-    sha256: str | None = None  # of all bytes of the tar
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Shard:
     num_samples: int
     num_bytes: int
     indexed_bytes: int
-    digests: Digests = Digests()
+    digests: Digests = NO_DIGESTS
 
     @property
     def name(self) -> str:
@@ -110,13 +104,32 @@ class Manifest:
 
         Raises `UserError` when it is damaged or counts other samples than the manifest.
         """
-        index = read_index(shard.url, self.storage)
+        index = read_index(shard.url, self.storage, shard.indexed_bytes)
         if len(index) != shard.num_samples:
             raise UserError(
                 f"{index_path(shard.url)} has {len(index)} samples, {MANIFEST_NAME} says "
                 f"{shard.num_samples}: {how_to_index(split_url(shard.url)[0])}"
             )
         return index
+
+    def holds_index(self, shard: Shard) -> bool:
+        """Scan a tar; tell whether it is whole and its samples are those of its index.
+
+        Raises `UserError` where it has other samples: it is not the tar that was indexed.
+        """
+        index, found, whole = self.index(shard), list[Sample](), True
+        try:
+            found.extend(tar_samples(shard.url, self.storage))
+        except BrokenShard:
+            whole = False
+        # The last one before a break may lack files.
+        count = len(index) if whole else len(found) - 1
+        if not found or index[:count] != found[: None if whole else count]:
+            raise UserError(
+                f"shard {shard.url} has changed since it was indexed: "
+                f"{how_to_index(split_url(shard.url)[0])}"
+            )
+        return whole
 
 
 def read_manifest(
@@ -157,7 +170,7 @@ def write_manifest(
     sizes, digests = storage.list(str(folder)), digests or {}
     shards = [
         {"url": name, "nsamples": count, "filesize": sizes[name]}
-        | {key: value for key, value in asdict(digests.get(name, Digests())).items() if value}
+        | {key: value for key, value in asdict(digests.get(name, NO_DIGESTS)).items() if value}
         for name, count in num_samples.items()
     ]
     document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
@@ -227,9 +240,14 @@ class _Folder:
             )
         if entry["nsamples"] == 0:
             raise UserError(f"shard {url} is empty: remove it and {how_to_index(self.folder)}")
-        if self._size(index_path(url)) is None:
-            index = split_url(index_path(url))[1]
-            raise UserError(f"shard {url} has no {index}: {how_to_index(self.folder)}")
+        index, index_bytes = index_path(url), self._size(index_path(url))
+        if index_bytes is None:
+            raise UserError(
+                f"shard {url} has no {split_url(index)[1]}: {how_to_index(self.folder)}"
+            )
+        # A file takes a block of its tar at least, and a long name in it as much as in the index.
+        if index_bytes > 2 * max(size, recorded or 0):
+            raise UserError(f"{index} is larger than its tar: {how_to_index(self.folder)}")
         digests = Digests(entry.get("index"), entry.get("headers"), entry.get("sha256"))
         return Shard(url, entry["nsamples"], size, size if recorded is None else recorded, digests)
 

@@ -2,20 +2,22 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import accumulate, groupby
 
 from xmodal.data.manifest import Manifest, Shard
+from xmodal.data.recent import Recent
 from xmodal.data.samples import RawSample
 from xmodal.data.shard_index import ShardIndex
 from xmodal.data.tar import Sample
+from xmodal.data.tar_headers import BLOCK, is_header_of
 from xmodal.errors import UserError
 
 # Bytes between two files that are read too rather than skipped: less than a request costs.
 _GAP_NEAR, _GAP_FAR = 1 << 14, 1 << 20
-_INDICES = 512  # of shards, kept in memory: more than the lanes of a run
 
 Interval = tuple[int, int]
+# Of the shards that were read last, by all readers of a process: more than the lanes of a run.
+_indices: Recent[tuple[ShardIndex, frozenset[int]]] = Recent(512)
 
 
 class SampleReader:
@@ -26,8 +28,8 @@ class SampleReader:
         self.storage = manifest.storage
         self._gap = _GAP_FAR if manifest.storage.far else _GAP_NEAR
         self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
-        # No reference to the reader itself, which would keep it and its open files from going.
-        self._index = lru_cache(maxsize=_INDICES)(lambda shard: _read_index(manifest, shard))
+        # Shards where headers and index differ, and yet the index is right, by their numbers.
+        self._examined: dict[int, bool] = {}
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -65,6 +67,15 @@ class SampleReader:
             end = max(offset + size for offset, size in last.values())
             self.storage.will_read(self.manifest.shards[shard].url, begin, end)
 
+    def _index(self, shard: int) -> tuple[ShardIndex, frozenset[int]]:
+        """Return the index of a shard, and which of its samples have the key of an earlier one."""
+
+        def read() -> tuple[ShardIndex, frozenset[int]]:
+            index = self.manifest.index(self.manifest.shards[shard])
+            return index, index.repeats()
+
+        return _indices.get(self, shard, read)
+
     def _by_shard(self, numbers: Sequence[int]) -> list[tuple[int, list[int]]]:
         """Return the shards that samples are in, each with the numbers of its samples in order."""
         shards = groupby(sorted(set(numbers)), key=lambda n: bisect_right(self._ends, n))
@@ -82,50 +93,67 @@ class SampleReader:
             members = [{ext: one[ext] for ext in one.keys() & wanted} for one in members]
         read = self._read(shard, [place for one in members for place in one.values()])
         for number, sample, places in zip(numbers, samples, members, strict=True):
-            # Arrays stay where they are; all else needs bytes of its own.
-            files = {
-                extension: data if data is None or extension.endswith("npy") else bytes(data)
-                for extension, place in places.items()
-                for data in (read[place],)
-            }
             doubt = "key comes twice in its shard" if number - start in repeats else None
+            # Arrays stay where they are; all else needs bytes of its own.
+            files: dict[str, bytes | memoryview | None] = {}
+            for extension, place in places.items():
+                header, data = read[place]
+                if header and not is_header_of(header, f"{sample.key}.{extension}", place[1]):
+                    doubt = doubt or self._examine(shard)
+                is_kept = data is None or extension.endswith("npy")
+                files[extension] = data if is_kept else bytes(data or b"")
             yield number, RawSample(url, sample.key, files, doubt)
 
-    def _read(self, shard: int, places: Sequence[Interval]) -> dict[Interval, memoryview | None]:
-        """Return the bytes at each (offset, size) of a shard, None where the shard ends before."""
+    def _examine(self, shard: int) -> str | None:
+        """Find out, once, what a header means that is not that of the file in the index.
+
+        Return what is wrong with the sample; nothing where the header is only unusual. Raises
+        `UserError` where the tar is not the one that was indexed.
+        """
+        if shard not in self._examined:
+            self._examined[shard] = self.manifest.holds_index(self.manifest.shards[shard])
+        return None if self._examined[shard] else "its header in the tar is broken"
+
+    def _read(
+        self, shard: int, places: Sequence[Interval]
+    ) -> dict[Interval, tuple[memoryview | None, memoryview | None]]:
+        """Return the header before each (offset, size) of a shard, and the bytes there.
+
+        The bytes are None where the shard ends before; so are headers of files without bytes, which
+        are not worth a read.
+        """
         url, end = self.manifest.shards[shard].url, self.manifest.shards[shard].num_bytes
-        read: dict[Interval, memoryview | None] = {}
+        read: dict[Interval, tuple[memoryview | None, memoryview | None]] = {}
         for first, last, inside in _merged(places, self._gap):
-            stop = min(last, end)  # a damaged index may say anything
+            stop = min(last, end)
             try:
                 data = self.storage.read(url, first, stop) if stop > first else b""
             except FileNotFoundError:
                 raise UserError(f"shard {url} cannot be read: there is no such file") from None
             view = memoryview(data)
             for offset, size in inside:
-                piece = view[offset - first : offset - first + size]
-                read[offset, size] = piece if len(piece) == size else None
+                at = offset - first
+                header, piece = view[at - BLOCK : at] if size else None, view[at : at + size]
+                whole = len(piece) == size
+                read[offset, size] = header if whole else None, piece if whole else None
         return read
 
 
-def _read_index(manifest: Manifest, shard: int) -> tuple[ShardIndex, frozenset[int]]:
-    index = manifest.index(manifest.shards[shard])
-    return index, index.repeats()
-
-
 def _merged(places: Sequence[Interval], gap: int) -> Iterator[tuple[int, int, list[Interval]]]:
-    """Yield the stretches, first byte and end, that hold all (offset, size), with what each holds.
+    """Yield the stretches, first byte and end, that hold all (offset, size) and the headers before
+    them, with what each holds.
 
     Places that lie at most `gap` bytes apart are in one stretch.
     """
     inside: list[Interval] = []
     first = last = 0
     for offset, size in sorted(places):
-        if inside and offset > last + gap:
+        begin = offset - BLOCK if size else offset
+        if inside and begin > last + gap:
             yield first, last, inside
             inside = []
         if not inside:
-            first = last = offset
+            first = last = begin
         inside.append((offset, size))
         last = max(last, offset + size)
     if inside:

@@ -2,18 +2,31 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from xmodal.data.storage import Storage, open_storage, split_url
-from xmodal.data.tar import Sample, key_and_extension, named_samples
+from xmodal.data.tar import BrokenShard, Sample, Tally, grouped, key_and_extension, scan_tar
+from xmodal.data.tar_headers import BLOCK
 from xmodal.errors import UserError
 
 # A file in an .idx line. Its name ends in its extension, which finds the end of names with spaces.
-_INDEX_ENTRY = re.compile(r"(.+?) (\d+) (\d+) (.*?\.\1)(?: |$)")
-_INDEX_HEADER = re.compile(r"v1\.[0-2] (\d+)")
+_INDEX_ENTRY = re.compile(r"(.+?) ([0-9]{1,18}) ([0-9]{1,18}) (.*?\.\1)(?: |$)")
+_IMAGES = frozenset(("jpg", "jpeg", "png", "webp"))
+_ROLES = frozenset(("source", "target"))  # what may stand before an image's extension
+_UNREADABLE = (
+    "samples are skipped, for an index cannot hold their names (line breaks, or numbers between "
+    "spaces): rename their files"
+)
+_DOTTED = (
+    "samples have files whose name has a dot before the extension; a key ends at its first dot, so "
+    "files of several samples may be one: write another character in place of that dot"
+)
+_REPEATED = "keys come twice, the later samples count as bad"
+_INDEX_HEADER = re.compile(r"v1\.[0-2] ([0-9]{1,15})")
 
 
 class ShardIndex(Sequence[Sample]):
@@ -23,14 +36,19 @@ class ShardIndex(Sequence[Sample]):
     offsets and sizes where all samples have the same extensions, else the lines of the `.idx`.
     """
 
-    def __init__(self, text: bytes, path: str) -> None:
+    def __init__(self, text: bytes, path: str, num_bytes: int | None = None) -> None:
+        """Read an index, of a tar of `num_bytes` where that is known.
+
+        Raises `UserError` where it is damaged, or where files share bytes or lie outside the tar.
+        """
         self.path, self.digest = path, digest_of(text)
         header, _, body = text.removesuffix(b"\n").partition(b"\n")
         self._count = body.count(b"\n") + 1 if body else 0
         if _header_count(header.decode("utf-8", "replace"), path) != self._count:
             raise UserError(f"{path} is cut: {how_to_index(split_url(path)[0])}")
         self._table = _Table.of(body, self._count)
-        self._lines = body.split(b"\n") if self._table is None else []
+        self._lines = body.split(b"\n") if self._table is None and body else []
+        self._check_places(num_bytes)
 
     def __len__(self) -> int:
         return self._count
@@ -43,6 +61,26 @@ class ShardIndex(Sequence[Sample]):
         if self._table is not None:
             return self._table.sample(number)
         return _read_sample(self._lines[number].decode("utf-8", "surrogateescape"), self.path)
+
+    def _check_places(self, num_bytes: int | None) -> None:
+        """Raise `UserError` for places no tar has: a few lines could ask for any amount of memory.
+
+        A header stands right before each file.
+        """
+        samples = self._table.places if self._table else (one.members.values() for one in self)
+        end = 0
+        for offset, size in sorted(place for one in samples for place in one):
+            if offset < end + BLOCK or size < 0:
+                raise UserError(f"{self.path} has files that share bytes: {self._remedy()}")
+            end = offset + size
+        if num_bytes is not None and end > num_bytes:
+            raise UserError(
+                f"{self.path} is of another tar, for a file in it ends at byte {end:,} of "
+                f"{num_bytes:,}: {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        return how_to_index(split_url(self.path)[0])
 
     def repeats(self) -> frozenset[int]:
         """Return the numbers of the samples whose key an earlier sample of the shard has."""
@@ -67,13 +105,16 @@ class _Table(NamedTuple):
         width = len(words) // max(count, 1)
         if not count or width % 4 or len(words) != width * count or b"" in words:
             return None
+        if any(line.count(b" ") != width - 1 for line in body.split(b"\n")):
+            return None
         extensions = words[:width:4]
         columns = [words[at::width] for at in range(width)]
         # Names with spaces, or of other extensions, move words out of their columns.
-        if any(columns[4 * n] != [one] * count for n, one in enumerate(extensions)):
-            return None
-        if not all(name.endswith(b"." + extensions[0]) for name in columns[3]):
-            return None
+        for at, extension in enumerate(extensions):
+            if columns[4 * at] != [extension] * count:
+                return None
+            if not all(name.endswith(b"." + extension) for name in columns[4 * at + 3]):
+                return None
         try:
             files = [
                 zip(map(int, columns[at + 1]), map(int, columns[at + 2]), strict=True)
@@ -87,7 +128,7 @@ class _Table(NamedTuple):
         if b"__" in joined or b"/." in joined or b"\n." in joined:
             return None
         lower = [one.decode("utf-8", "surrogateescape").lower() for one in extensions]
-        return cls(lower, columns[3], places)
+        return cls(lower, columns[3], places) if len(set(lower)) == len(lower) else None
 
     def sample(self, number: int) -> Sample:
         name = self.names[number].decode("utf-8", "surrogateescape")
@@ -96,14 +137,19 @@ class _Table(NamedTuple):
         return Sample(folder + slash + base.partition(".")[0], members)
 
 
-def read_index(tar: str | Path, storage: Storage | None = None) -> ShardIndex:
-    """Read the `.idx` of a tar; raises `UserError` when it is missing or damaged."""
+def read_index(
+    tar: str | Path, storage: Storage | None = None, num_bytes: int | None = None
+) -> ShardIndex:
+    """Read the `.idx` of a tar, of `num_bytes` where that is known.
+
+    Raises `UserError` when it is missing or damaged.
+    """
     path = index_path(tar)
     try:
         text = (storage or open_storage(path)).read(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {how_to_index(split_url(path)[0])}") from None
-    return ShardIndex(text, path)
+    return ShardIndex(text, path, num_bytes)
 
 
 def index_path(tar: str | Path) -> str:
@@ -112,47 +158,121 @@ def index_path(tar: str | Path) -> str:
 
 
 @dataclass(frozen=True)
+class Digests:
+    """Digests of a shard, as hexadecimal digits; None for what has not been computed."""
+
+    index: str | None = None  # of its .idx: names, places and sizes of the files
+    headers: str | None = None  # of all headers in the tar: times and owners too
+    sha256: str | None = None  # of all bytes of the tar
+
+
+NO_DIGESTS = Digests()
+
+
+@dataclass(frozen=True)
 class Indexed:
     """What an index was made of: its samples, and what of the tar is not in it or doubtful."""
 
     num_samples: int
-    broken: str | None  # why the tar could not be read to its end
-    repeated: tuple[str, ...]  # keys that several samples have
+    fault: str | None  # why the tar could not be read, or not to its end
+    doubts: Tally
+    digests: Digests = NO_DIGESTS
 
 
-def write_index(tar: str | Path, storage: Storage | None = None) -> Indexed:
-    """Write the `.idx` of a tar beside it, of all whole samples before the first break in it."""
-    url, broken = str(tar), None
+def write_index(
+    tar: str | Path, storage: Storage | None = None, *, content: bool = False
+) -> Indexed:
+    """Write the `.idx` of a tar beside it, of all whole samples before the first break in it.
+
+    With `content`, the tar's digest is computed too. A tar that cannot be read, or has no sample,
+    gets no index.
+    """
+    url, fault = str(tar), None
     storage = storage or open_storage(url)
-    scanned: list[tuple[Sample, list[str]]] = []
+    samples: list[tuple[Sample, list[str]]] = []
     try:
-        scanned.extend(named_samples(url, storage))
+        with scan_tar(url, storage) as scan:
+            try:
+                samples.extend(grouped(scan))
+            except BrokenShard as error:
+                fault = str(error)
+        if not samples:
+            return Indexed(0, fault, scan.skipped)
+        index, doubts = write_index_of(url, samples, storage)
+        sha256 = sha256_of(url, storage) if content else None
     except UserError as error:
-        broken = str(error)
-    write_index_of(url, scanned, storage)
-    keys = [sample.key for sample, _ in scanned]
-    repeated = tuple(dict.fromkeys(key for key in _again(keys)))
-    return Indexed(len(scanned), broken, repeated)
+        return Indexed(0, str(error), Tally())
+    doubts.merge(scan.skipped)
+    for byte in scan.archives:
+        doubts.add("archives begin after the end of another, where most tools stop", f"byte {byte}")
+    return Indexed(len(index), fault, doubts, Digests(index.digest, scan.digest, sha256))
 
 
 def write_index_of(
     tar: str | Path, samples: Iterable[tuple[Sample, Sequence[str]]], storage: Storage
-) -> None:
-    """Write the `.idx` of a tar whose samples, and their files' names, are known."""
-    lines = []
+) -> tuple[ShardIndex, Tally]:
+    """Write the `.idx` of a tar whose samples, and their files' names, are known.
+
+    Returns the index as it was read back, and what is not in it or doubtful. Raises `UserError`
+    where it does not read as it was written.
+    """
+    path, lines, kept, doubts = index_path(tar), [], [], Tally()
     for sample, names in samples:
         entries = zip(names, sample.members.values(), strict=True)
-        lines.append(" ".join(_index_entry(name, *place) for name, place in entries))
+        line = " ".join(_index_entry(name, *place) for name, place in entries)
+        if not _reads_as(line, sample):
+            doubts.add(_UNREADABLE, names[0])
+            continue
+        if dotted := _dotted(sample, names):
+            doubts.add(_DOTTED, dotted)
+        lines.append(line)
+        kept.append(sample)
     text = "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
-    storage.write(index_path(tar), text.encode("utf-8", "surrogateescape"))
+    storage.write(path, text.encode("utf-8", "surrogateescape"))
+    index = ShardIndex(storage.read(path), path)
+    if index[:] != kept:
+        raise UserError(f"{path} does not read as it was written: does another command write it?")
+    for key in _again(sample.key for sample in kept):
+        doubts.add(_REPEATED, key)
+    return index, doubts
+
+
+def _reads_as(line: str, sample: Sample) -> bool:
+    """Tell whether a line of an index is read as the sample that it was written of."""
+    try:
+        return "\n" not in line and _read_sample(line, "") == sample
+    except UserError:
+        return False
+
+
+def _dotted(sample: Sample, names: Sequence[str]) -> str | None:
+    """Return a name of which a part behind a dot was likely meant to belong to the key.
+
+    That is an image (or a text beside it) whose extension begins with anything but a known role.
+    """
+    parts = [name.rpartition(".") for name in sample.members]
+    own = {last for first, _, last in parts if not first}
+    texts = {first for first, _, last in parts if last in ("txt", "json")}
+    for (first, _, last), name in zip(parts, names, strict=True):
+        if not first or first in _ROLES or last not in _IMAGES:
+            continue
+        if first in texts or not own & _IMAGES:
+            return name
+    return None
+
+
+def sha256_of(url: str, storage: Storage) -> str:
+    """Return the SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with storage.open(url) as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _again(keys: Iterable[str]) -> Iterator[str]:
-    seen: set[str] = set()
-    for key in keys:
-        if key in seen:
-            yield key
-        seen.add(key)
+    """Yield, once each, what comes again."""
+    return (key for key, count in Counter(keys).items() if count > 1)
 
 
 def _index_entry(name: str, offset: int, size: int) -> str:
@@ -172,7 +292,7 @@ def _read_sample(line: str, path: str) -> Sample:
         members = dict(zip(map(str.lower, extensions), places, strict=True))
     except ValueError:
         split = None
-    if split is None:
+    if split is None or len(members) < len(extensions):
         raise _no_sample(path)
     return Sample(split[0], members)
 
@@ -182,7 +302,10 @@ def _read_spaced_sample(line: str, path: str) -> Sample:
     split = key_and_extension(entries[0][4]) if entries else None
     if split is None or "".join(entry[0] for entry in entries) != line:
         raise _no_sample(path)
-    return Sample(split[0], {e[1].lower(): (int(e[2]), int(e[3])) for e in entries})
+    members = {e[1].lower(): (int(e[2]), int(e[3])) for e in entries}
+    if len(members) < len(entries):
+        raise _no_sample(path)
+    return Sample(split[0], members)
 
 
 def _no_sample(path: str) -> UserError:

@@ -2,19 +2,21 @@
 
 import io
 import re
-import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from xmodal.data.storage import Storage, open_storage
+from xmodal.data.tar_headers import BrokenTar, Headers
 from xmodal.errors import UserError
 
 # webdataset's naming: the key is the path up to the first dot of the base name.
 _KEY_AND_EXTENSION = re.compile(r"((?:.*/|)[^./]+)\.([^/]+)", re.DOTALL)
 _META_NAME = re.compile(r"__[^/]*__($|/)")
-_CUT_SAYS_TARFILE = re.compile("end of data|empty header|truncated header")
-_BLOCK = 512
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_NUM_EXAMPLES = 5
 
 
 class Sample(NamedTuple):
@@ -36,51 +38,102 @@ class Member(NamedTuple):
     size: int
 
 
+class Tally:
+    """What is not as it should be: how often by cause, each with its first few examples."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, cause: str, example: str) -> None:
+        self.counts[cause] += 1
+        known = self.examples.setdefault(cause, [])
+        if len(known) < _NUM_EXAMPLES:
+            known.append(example)
+
+    def merge(self, other: "Tally", place: str = "") -> None:
+        """Add what another has counted, its examples with the place where it did."""
+        self.counts += other.counts
+        for cause, examples in other.examples.items():
+            known = self.examples.setdefault(cause, [])
+            known += [f"{place} {one}".lstrip() for one in examples[: _NUM_EXAMPLES - len(known)]]
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each cause."""
+        for cause, count in self.counts.items():
+            more = ", …" if count > len(self.examples[cause]) else ""
+            yield f"{count:,} {cause}: {', '.join(self.examples[cause])}{more}"
+
+
+class BrokenShard(UserError):
+    """A tar that is cut or broken: what is before the break can be read."""
+
+
+class TarScan:
+    """The regular files of an uncompressed tar of `num_bytes`, in order.
+
+    Iterating raises `BrokenShard`, after the last whole file, where the tar is cut or broken, and
+    another `UserError` where it cannot be read. Then `skipped` has what could have been a sample's
+    file and is none, `archives` where further archives begin in the same file, and `digest` is
+    that of all headers that were read.
+    """
+
+    def __init__(self, file: BinaryIO, num_bytes: int, url: str) -> None:
+        self.file, self.url = file, url
+        self.skipped = Tally()
+        self._headers = Headers(file, num_bytes)
+
+    @property
+    def digest(self) -> str:
+        return self._headers.digest
+
+    @property
+    def archives(self) -> list[int]:
+        return self._headers.archives
+
+    def __iter__(self) -> Iterator[Member]:
+        last = "none"
+        try:
+            for entry in self._headers:
+                if not entry.what:
+                    yield Member(entry.name, entry.offset, entry.size)
+                    last = entry.name
+                elif entry.what != "folder" and key_and_extension(entry.name):
+                    self.skipped.add(f"files are skipped ({entry.what})", entry.name)
+        except OSError as error:
+            raise UserError(f"shard {self.url} cannot be read: {error.strerror or error}") from None
+        except BrokenTar as error:
+            why = self._why_no_tar() or str(error)
+            raise BrokenShard(f"shard {self.url} {why} (last whole file: {last})") from None
+
+    def _why_no_tar(self) -> str | None:
+        self.file.seek(0)
+        magic = self.file.read(6)
+        if magic.startswith(_COMPRESSED):
+            return "is compressed: unpack it to a plain tar"
+        return None if magic else "is a file of zero bytes"
+
+
+@contextmanager
+def scan_tar(url: str, storage: Storage) -> Iterator[TarScan]:
+    """Open a tar to scan it once; raises `UserError` where it cannot be read."""
+    try:
+        file = storage.open(url)
+    except OSError as error:
+        raise UserError(f"shard {url} cannot be read: {error.strerror or error}") from None
+    with file:
+        num_bytes = file.seek(0, io.SEEK_END)
+        yield TarScan(file, num_bytes, url)
+
+
 def tar_samples(url: str | Path, storage: Storage | None = None) -> Iterator[Sample]:
     """Scan the samples of a tar, in order.
 
     Files of one key that follow each other are one sample; an extension that comes again begins
-    another. Raises `UserError`, after the last whole sample, when the tar is cut or broken.
+    another. Raises `BrokenShard`, after the last whole sample, when the tar is cut or broken.
     """
-    return (sample for sample, _ in named_samples(str(url), storage))
-
-
-def named_samples(url: str, storage: Storage | None) -> Iterator[tuple[Sample, list[str]]]:
-    """Scan the samples of a tar as `tar_samples` does, each with the names of its files."""
-    storage = storage or open_storage(url)
-    try:
-        with storage.open(url) as file:
-            num_bytes = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            yield from grouped(tar_members(file, num_bytes, url), url)
-    except FileNotFoundError:
-        raise UserError(f"shard {url} cannot be read: there is no such file") from None
-
-
-def tar_members(file: BinaryIO, num_bytes: int, url: str) -> Iterator[Member]:
-    """Scan the regular files of an uncompressed tar of `num_bytes`, in order.
-
-    Raises `UserError`, after the last whole file, when the tar is cut or a header is broken.
-    """
-    last = "none"
-    try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
-            for info in tar:
-                if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    # tarfile misses data that is cut before it looks for the next header.
-                    if info.offset_data + info.size > num_bytes:
-                        raise EOFError
-                    yield Member(info.name, info.offset_data, info.size)
-                    last = info.name
-                # tarfile remembers each file it has seen, which a scan does not need.
-                tar.members.clear()  # type: ignore[attr-defined]
-            # tarfile takes a broken header and a missing end for the end of the archive.
-            _require_end_mark(file, tar.offset)
-    except OSError as error:
-        raise UserError(f"shard {url} cannot be read: {error.strerror or error}") from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        why = _why_unreadable(file, error)
-        raise UserError(f"shard {url} {why} (last whole file: {last})") from None
+    with scan_tar(str(url), storage or open_storage(str(url))) as scan:
+        yield from (sample for sample, _ in grouped(scan))
 
 
 def key_and_extension(name: str) -> tuple[str, str] | None:
@@ -94,18 +147,13 @@ def key_and_extension(name: str) -> tuple[str, str] | None:
     return match[1], match[2].lower()
 
 
-def grouped(members: Iterable[Member], url: str) -> Iterator[tuple[Sample, list[str]]]:
-    """Group the files of a tar into samples, each with its files' names.
-
-    Raises `UserError` for a name that no index can hold.
-    """
+def grouped(members: Iterable[Member]) -> Iterator[tuple[Sample, list[str]]]:
+    """Group the files of a tar into samples, each with its files' names."""
     sample, names = Sample("", {}), list[str]()
     for member in members:
         split = key_and_extension(member.name)
         if split is None:
             continue
-        if "\n" in member.name:
-            raise UserError(f"{url}: {member.name!r} has a line break, which no index can hold")
         key, extension = split
         if key != sample.key or extension in sample.members:
             if names:
@@ -115,26 +163,3 @@ def grouped(members: Iterable[Member], url: str) -> Iterator[tuple[Sample, list[
         names.append(member.name)
     if names:
         yield sample, names
-
-
-def _require_end_mark(file: BinaryIO, offset: int) -> None:
-    file.seek(offset)
-    block = file.read(_BLOCK)
-    if len(block) < _BLOCK:
-        raise EOFError
-    if any(block):
-        # A broken header raises here; a sound one that ended the scan lacks what belongs to it.
-        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        raise EOFError
-
-
-def _why_unreadable(file: BinaryIO, error: Exception) -> str:
-    file.seek(0)
-    magic = file.read(6)
-    if magic.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        return "is compressed: unpack it to a plain tar"
-    if not magic:
-        return "is a file of zero bytes"
-    if isinstance(error, EOFError) or _CUT_SAYS_TARFILE.search(str(error)):
-        return "is cut in the middle"
-    return "is no tar or has a broken header"

@@ -1,17 +1,42 @@
 """Files of this machine, or of a file system that it has mounted."""
 
+import errno
 import os
-from collections import OrderedDict
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import BinaryIO
 from uuid import uuid4
 
+from xmodal.data.recent import Recent
 from xmodal.errors import UserError
 
-_MAX_OPEN = 256  # files kept open to be read again
+_MAX_OPEN = 256  # files that a process keeps open to be read again
+_ENOUGH = 8192  # descriptors: for the files kept open and all else, sockets and pipes of workers
+
+
+class _OpenFile:
+    """A file that is closed once nobody reads it any more."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@cache
+def _open_files() -> Recent[_OpenFile]:
+    """Return the files that all storages of this process keep open, once there is room for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _ENOUGH:
+        soft = _ENOUGH if hard == resource.RLIM_INFINITY else min(_ENOUGH, hard)
+        with suppress(ValueError, OSError):  # where a system does not let it be raised
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return Recent(_MAX_OPEN if soft == resource.RLIM_INFINITY else min(_MAX_OPEN, soft // 4))
 
 
 class LocalStorage:
@@ -21,24 +46,16 @@ class LocalStorage:
 
     def __init__(self) -> None:
         self.say: Callable[[str], None] = print  # nothing of a disk is tried again
-        self._open: OrderedDict[str, int] = OrderedDict()
-        self._lock = Lock()
 
     def list(self, folder: str) -> dict[str, int]:
-        if not Path(folder).is_dir():
-            return {}
         sizes = {}
-        with os.scandir(folder) as entries:
-            for entry in filter(os.DirEntry.is_file, entries):
-                with suppress(FileNotFoundError):  # it has been renamed meanwhile
-                    sizes[entry.name] = entry.stat().st_size
+        for entry in filter(os.DirEntry.is_file, _entries(folder)):
+            with suppress(FileNotFoundError):  # it has been renamed meanwhile
+                sizes[entry.name] = entry.stat().st_size
         return sizes
 
     def folders(self, folder: str) -> Sequence[str]:
-        if not Path(folder).is_dir():
-            return []
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
+        return sorted(entry.name for entry in _entries(folder) if entry.is_dir())
 
     def identity(self, url: str) -> str:
         found = Path(url).stat()
@@ -50,17 +67,17 @@ class LocalStorage:
                 with Path(url).open("rb") as file:
                     file.seek(start)
                     return file.read()
-            with self._lock:
-                return os.pread(self._descriptor(url), stop - start, start)
+            kept = self._opened(url)
+            return os.pread(kept.descriptor, stop - start, start)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise UserError(f"{url} cannot be read: {error.strerror}") from None
 
     def will_read(self, url: str, start: int, stop: int) -> None:
-        with self._lock, suppress(OSError):
-            advice = os.POSIX_FADV_WILLNEED
-            os.posix_fadvise(self._descriptor(url), start, stop - start, advice)
+        with suppress(OSError):
+            file = self._opened(url)
+            os.posix_fadvise(file.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def open(self, url: str) -> BinaryIO:
         return Path(url).open("rb")
@@ -91,14 +108,24 @@ class LocalStorage:
     def remove(self, url: str) -> None:
         Path(url).unlink()
 
-    def _descriptor(self, url: str) -> int:
-        if url not in self._open:
-            if len(self._open) >= _MAX_OPEN:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[url] = os.open(url, os.O_RDONLY | os.O_CLOEXEC)
-        self._open.move_to_end(url)
-        return self._open[url]
+    def _opened(self, url: str) -> _OpenFile:
+        files = _open_files()
+        try:
+            return files.get(self, url, lambda: _OpenFile(url))
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            files.clear()  # others than this cache have taken the rest
+            return files.get(self, url, lambda: _OpenFile(url))
 
-    def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder; nothing where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:  # no permission, or a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder} cannot be read: {reason}") from None

@@ -1,0 +1,59 @@
+"""What was used last, kept for its next use: one bound for all owners in a process."""
+
+import os
+import weakref
+from collections.abc import Callable, Hashable
+from threading import RLock
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """The `limit` things of several owners that were used last; an owner's go with it.
+
+    Whoever uses a thing holds it for as long. Safe in threads and after a fork.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._held: dict[tuple[int, Hashable], T] = {}  # the one used last comes last
+        self._owners: set[int] = set()
+        # An owner may go at any moment, even in the middle of what holds the lock.
+        self._lock = RLock()
+        os.register_at_fork(after_in_child=self._unlock)
+
+    def get(self, owner: object, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what an owner has under a key, made now where it is not kept."""
+        place = id(owner), key
+        with self._lock:
+            self._follow(owner)
+            found = self._held.pop(place, None)
+            if found is not None:
+                self._held[place] = found
+                return found
+        made = make()
+        with self._lock:
+            self._held[place] = made
+            while len(self._held) > self.limit:
+                del self._held[next(iter(self._held))]
+        return made
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        with self._lock:
+            self._held.clear()
+
+    def _follow(self, owner: object) -> None:
+        if id(owner) not in self._owners:
+            self._owners.add(id(owner))
+            weakref.finalize(owner, self._forget, id(owner)).atexit = False
+
+    def _forget(self, owner: int) -> None:
+        with self._lock:
+            self._owners.discard(owner)
+            for place in [place for place in self._held if place[0] == owner]:
+                del self._held[place]
+
+    def _unlock(self) -> None:
+        self._lock = RLock()

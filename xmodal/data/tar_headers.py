@@ -1,0 +1,248 @@
+"""Headers of uncompressed tars: ustar, GNU and PAX, read one after the other in bounded memory.
+
+Every byte of the archive belongs to something: a header, the data behind it, or zeros. Python's
+`tarfile` is not used, for it stops silently at the first end mark, follows sizes backwards, and
+calls itself for every extended header.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+BLOCK = 512
+_ZEROS = bytes(BLOCK)
+_CHUNK = 2**20  # bytes of zeros that are read at once
+_MAX_EXTENDED = 2**20  # bytes of extended headers before one file: paths are at most 4 KB
+_WITHOUT_DATA = b"123456"  # links, devices, folders, pipes
+_FILES = b"0\x007"
+_LONG_NAME, _LONG_LINK, _PAX, _PAX_OF_ALL, _SPARSE = b"L", b"K", b"xX", b"g", b"S"
+
+
+class BrokenTar(Exception):
+    """A tar that cannot be read on; the message says why, as what `shard URL` is followed by."""
+
+
+class Entry(NamedTuple):
+    """What one header announces. `what` is "" for a regular file, otherwise its kind in words."""
+
+    name: str
+    offset: int
+    size: int
+    what: str
+
+
+class Headers:
+    """The entries of a tar of `num_bytes`; iterating raises `BrokenTar` where it cannot go on.
+
+    What follows an end mark is read on, if it is another archive: `archives` has the bytes at
+    which those begin. `digest` is that of all headers so far.
+    """
+
+    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
+        self.file, self.num_bytes = file, num_bytes
+        self.archives: list[int] = []
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._of_all: dict[bytes, bytes] = {}  # PAX records that hold for all files
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[Entry]:
+        offset, ended = 0, False
+        while offset < self.num_bytes:
+            if ended:
+                self._require_archive(offset)
+                self.archives.append(offset)
+            block = self._read(offset, BLOCK)
+            ended = block == _ZEROS
+            if ended:
+                offset = self._end_of_zeros(offset)
+            else:
+                entry, offset = self._entry(block, offset)
+                yield entry
+        if not ended:
+            raise BrokenTar("is cut in the middle")
+
+    def _entry(self, block: bytes, offset: int) -> tuple[Entry, int]:
+        """Return what the header at `offset` announces, and where the next header is."""
+        extended, begin = _Extended(), offset
+        while (kind := _checked(block, offset)[156:157]) in b"LKxXg":
+            size = _number(block[124:136], offset)
+            offset += BLOCK
+            if offset + size - begin > _MAX_EXTENDED:
+                raise BrokenTar(f"has an extended header of {size:,} bytes at byte {begin:,}")
+            self._hash.update(block)
+            payload = self._read(offset, size)
+            self._hash.update(payload)
+            if kind == _PAX_OF_ALL:
+                self._of_all.update(_pax_records(payload, offset))
+            else:
+                extended.take(kind, payload, offset)
+            offset += _padded(size)
+            block = self._read(offset, BLOCK)
+        self._hash.update(block)
+        extended.records = self._of_all | extended.records
+        name, size = extended.name(block), extended.size(block, offset)
+        start = offset + BLOCK
+        start = self._behind_sparse_map(block, start) if kind == _SPARSE else start
+        what = "sparse file" if extended.is_sparse else _what(kind, name)
+        end = start if _is_without_data(kind, name) else start + _padded(size)
+        if start + (end > start) * size > self.num_bytes:
+            raise BrokenTar("is cut in the middle")
+        return Entry(name, start, size, what), end
+
+    def _read(self, offset: int, size: int) -> bytes:
+        self.file.seek(offset)
+        data = self.file.read(size)
+        if len(data) < size:
+            raise BrokenTar("is cut in the middle")
+        return data
+
+    def _end_of_zeros(self, offset: int) -> int:
+        """Return where the first block that is not all zeros begins, or the end of the file."""
+        self.file.seek(offset)
+        while chunk := self.file.read(_CHUNK):
+            if found := chunk.lstrip(b"\0"):
+                nonzero = offset + len(chunk) - len(found)
+                return nonzero - nonzero % BLOCK
+            offset += len(chunk)
+        return self.num_bytes
+
+    def _require_archive(self, offset: int) -> None:
+        try:
+            _checked(self._read(offset, BLOCK), offset)
+        except BrokenTar:
+            beyond = f"{self.num_bytes - offset:,} bytes after its end, from byte {offset:,}"
+            raise BrokenTar(f"has {beyond}, that are no tar") from None
+
+    def _behind_sparse_map(self, block: bytes, offset: int) -> int:
+        more = block[482]
+        while more:
+            block = self._read(offset, BLOCK)
+            self._hash.update(block)
+            more = block[504]
+            offset += BLOCK
+        return offset
+
+
+class _Extended:
+    """What extended headers say of the file behind them."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, bytes] = {}
+        self._kinds: set[bytes] = set()
+        self._long_name: bytes | None = None
+
+    def take(self, kind: bytes, payload: bytes, offset: int) -> None:
+        """Read an extended header; raises `BrokenTar` where one of its kind has come before."""
+        kind = b"x" if kind in _PAX else kind
+        if kind in self._kinds:
+            raise BrokenTar(f"has two extended headers of one kind for a file, at byte {offset:,}")
+        self._kinds.add(kind)
+        if kind == _LONG_NAME:
+            self._long_name = payload.partition(b"\0")[0]
+        elif kind != _LONG_LINK:
+            self.records.update(_pax_records(payload, offset))
+
+    @property
+    def is_sparse(self) -> bool:
+        return any(key.startswith(b"GNU.sparse.") for key in self.records)
+
+    def name(self, block: bytes) -> str:
+        """Return the whole name of the file whose header is `block`."""
+        path = self.records.get(b"GNU.sparse.name") or self.records.get(b"path")
+        return (path or self._long_name or _name(block)).decode("utf-8", "surrogateescape")
+
+    def size(self, block: bytes, offset: int) -> int:
+        """Return the bytes of the file, as they are in the tar."""
+        text = self.records.get(b"size")
+        if text and not (text.isdigit() and len(text) < 20):
+            raise _broken_header(offset)
+        return int(text) if text else _number(block[124:136], offset)
+
+
+def is_header_of(block: bytes | memoryview, name: str, size: int) -> bool:
+    """Tell whether a block may be the header right before a file of that name, in whatever case,
+    and size.
+
+    Names that do not fit into a header stand in one before it: of those only the size is compared.
+    """
+    plain = name.encode("utf-8", "surrogateescape") + b"\0"
+    if block[: len(plain)] == plain and block[124:136] == b"%011o\0" % size and not block[345]:
+        return True  # as nearly all are
+    data = bytes(block)
+    try:
+        held = _number(data[124:136], 0)
+        if len(name) > 100 or not name.isascii():
+            return held == size and bool(_checked(data, 0))
+    except BrokenTar:
+        return False
+    return held == size and _name(data).lower() == name.lower().encode()
+
+
+def _checked(block: bytes, offset: int) -> bytes:
+    """Return a header; raises `BrokenTar` where its checksum is wrong."""
+    try:
+        wanted = _number(block[148:156], offset)
+    except BrokenTar:
+        wanted = -1
+    rest = block[:148] + block[156:]
+    unsigned = 256 + sum(rest)
+    # Some old writers summed signed bytes.
+    if wanted not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest)):
+        raise _broken_header(offset) if offset else BrokenTar("is no tar")
+    return block
+
+
+def _number(field: bytes, offset: int) -> int:
+    """Return a number of a header: octal digits, or GNU's base 256; raises `BrokenTar`."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.partition(b"\0")[0].strip()
+    if digits.strip(b"01234567"):  # a minus, base 256 below zero, or anything else
+        raise _broken_header(offset)
+    return int(digits or b"0", 8)
+
+
+def _name(block: bytes) -> bytes:
+    """Return the name in a header itself."""
+    name, prefix = block[:100].partition(b"\0")[0], block[345:500].partition(b"\0")[0]
+    is_ustar = block[257:263] == b"ustar\0"  # GNU's own format has other things there
+    return prefix + b"/" + name if prefix and is_ustar else name
+
+
+def _pax_records(payload: bytes, offset: int) -> dict[bytes, bytes]:
+    """Return what the records `LENGTH KEY=VALUE` and a line break say, by their keys."""
+    records, start = {}, 0
+    while start < len(payload):
+        space = payload.find(b" ", start, start + 8)
+        digits = payload[start : max(space, start)]
+        end = start + int(digits) if digits.isdigit() else 0
+        record = payload[space + 1 : end]
+        key, equals, value = record[:-1].partition(b"=")
+        if end > len(payload) or not (equals and record.endswith(b"\n")):
+            raise _broken_header(offset)
+        records[key] = value
+        start = end
+    return records
+
+
+def _what(kind: bytes, name: str) -> str:
+    if kind in _FILES and not _is_without_data(kind, name):
+        return ""
+    names = {b"1": "hard link", b"2": "symbolic link", b"5": "folder", _SPARSE: "sparse file"}
+    return names.get(kind, "folder" if kind == b"\0" else "special file")
+
+
+def _is_without_data(kind: bytes, name: str) -> bool:
+    # Before folders had a kind of their own, a slash told them from files.
+    return kind in _WITHOUT_DATA or (kind == b"\0" and name.endswith("/"))
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _broken_header(offset: int) -> BrokenTar:
+    return BrokenTar(f"has a broken header at byte {offset:,}")
