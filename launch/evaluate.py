@@ -15,10 +15,13 @@ the two files that CIRR's server takes, and nothing else.
 
 import argparse
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xmodal.activity import activity, reporting
 from xmodal.errors import UserError, run_command
 from xmodal.evaluation.config import PROTOCOLS
 from xmodal.recipe import Recipe, dump_recipe, load_recipe
@@ -65,11 +68,13 @@ def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     run = Run(given.run)
     checkpoint = run.find_checkpoint(given.checkpoint)
     environment = start(recipe.training.roll_call)
-    subject = load(given, recipe, run, checkpoint, environment)
-    if given.submission:
-        answer(subject, Path(given.submission), environment)
-    else:
-        evaluate(given, subject, environment)
+    with reporting(partial(print, flush=True)) if environment.is_main else nullcontext():
+        with activity(f"loading {checkpoint}"):
+            subject = load(given, recipe, run, checkpoint, environment)
+        if given.submission:
+            answer(subject, Path(given.submission), environment)
+        else:
+            evaluate(given, subject, environment)
 
 
 def load(

@@ -10,10 +10,12 @@ nest, and cost nothing where nobody reports. Whoever prints another line calls `
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import TypeVar
 
 SECONDS_OF_SILENCE = 10
+T = TypeVar("T")
 
 
 class Activity:
@@ -95,6 +97,14 @@ def activity(
 ) -> AbstractContextManager[Activity]:
     """Name what the block does, and count it where its `total` is known: see `Heartbeat`."""
     return _HEARTBEAT.activity(what, total)
+
+
+def tracked(items: Sequence[T], what: str) -> Iterator[T]:
+    """Yield items, each counted as done when the next one is asked for: see `Heartbeat`."""
+    with activity(what, len(items)) as done:
+        for item in items:
+            yield item
+            done.advance()
 
 
 def reporting(show: Callable[[str], None]) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from xmodal.activity import tracked
 from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
@@ -18,7 +19,8 @@ def retrieved_examples(
 
     `samples` reads what the queries are of, `gallery` what is found, where that is another set.
     """
-    return [_example(find, samples, gallery or samples) for find in finds]
+    found = tracked(finds, "reading what was found: query")
+    return [_example(find, samples, gallery or samples) for find in found]
 
 
 def _example(find: Find, samples: SampleReader, gallery: SampleReader) -> Example:

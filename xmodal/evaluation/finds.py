@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from xmodal.activity import tracked
 from xmodal.evaluation.classes import Classes
 from xmodal.evaluation.composed import Search
 from xmodal.evaluation.gallery import Gallery
@@ -50,11 +51,11 @@ def pair_finds(
     ]
     pairs = {(image, text) for image, text in true_pairs.tolist()}
     finds = []
-    for row in _evenly(len(texts)):
+    for row in tracked(_evenly(len(texts)), "what captions find: query"):
         found = nearest(gallery.texts[[row]], gallery.images, HITS, similarity.swapped(), tile)
         hits = [(images[n], (n, row) in pairs, score) for n, score in _only(found)]
         finds.append(Find(texts[row], hits, int(ranks.text_to_image[row])))
-    for row in _evenly(len(images)):
+    for row in tracked(_evenly(len(images)), "what images find: query"):
         found = nearest(gallery.images[[row]], gallery.texts, HITS, similarity, tile)
         hits = [(texts[n], (row, n) in pairs, score) for n, score in _only(found)]
         finds.append(Find(images[row], hits, int(ranks.image_to_text[row])))

@@ -4,15 +4,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from xmodal.activity import activity
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
+from xmodal.data.reader import SampleReader
 from xmodal.distributed.collectives import gather, gather_objects, rank, world_size
 from xmodal.errors import UserError
 from xmodal.methods.method import Method
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -70,16 +76,30 @@ def embed(
     parts: list[tuple[Tensor, ...]] = []
     labels: list[list[str]] = []
     faults: list[Fault] = []
-    chunks = own_chunks(len(dataset.reader), batch_size)
-    for batch in evaluation_batches(dataset, chunks, workers=workers):
+    for batch in own_batches(dataset, dataset.reader, batch_size, workers=workers):
         faults.extend(batch.faults)
         labels.extend(batch.labels)
         parts.append(_embed_batch(method, batch, device))
-    columns = [gather(torch.cat(column)) for column in zip(*parts, strict=True)]
+    with activity("waiting for the other ranks"):
+        columns = [gather(torch.cat(column)) for column in zip(*parts, strict=True)]
     numbers, image_ids, images, owner_numbers, texts, *fused = columns
     owners = torch.searchsorted(numbers, owner_numbers)
     gallery = Gallery(numbers, image_ids, images, owners, texts, gather_objects(labels), *fused)
     return gallery, gather_objects(faults, Fault)
+
+
+def own_batches(
+    dataset: Dataset[T], reader: SampleReader, batch_size: int, *, workers: int
+) -> Iterator[T]:
+    """Yield the batches of this rank's part of a set, which `reader` reads, to be embedded."""
+    chunks = own_chunks(len(reader), batch_size)
+    with activity(f"embedding {reader.manifest.url}: sample", sum(map(len, chunks))) as samples:
+        batches = evaluation_batches(dataset, chunks, workers=workers)
+        for chunk in chunks:
+            with activity("waiting for data"):
+                batch = next(batches)
+            yield batch
+            samples.advance(len(chunk))
 
 
 def own_chunks(total: int, batch_size: int) -> list[range]:

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xmodal.activity import activity
 from xmodal.data.batch import Fault
 from xmodal.data.composed import ComposedSet, record_of
 from xmodal.data.decode import BadSample
-from xmodal.data.evaluation import evaluation_batches
 from xmodal.data.kind import PROBED
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
 from xmodal.distributed.collectives import gather, gather_objects
 from xmodal.errors import UserError
-from xmodal.evaluation.gallery import check_any, own_chunks
+from xmodal.evaluation.gallery import check_any, own_batches
 from xmodal.methods.method import Method
 
 RUN = 100  # samples that are looked through at a time
@@ -44,16 +44,16 @@ def embed_queries(
     numbers, embeddings = [], []
     records: list[dict[str, Any]] = []
     faults: list[Fault] = []
-    chunks = own_chunks(len(dataset.reader), batch_size)
-    for batch in evaluation_batches(dataset, chunks, workers=workers):
+    for batch in own_batches(dataset, dataset.reader, batch_size, workers=workers):
         check_any(batch.numbers, batch.faults)
         faults.extend(batch.faults)
         records.extend(batch.records)
         numbers.append(batch.numbers.to(device))
         embeddings.append(method.encode(batch.queries.to(device)).queries)
-    found = Queries(
-        gather(torch.cat(numbers)), gather(torch.cat(embeddings)), gather_objects(records)
-    )
+    with activity("waiting for the other ranks"):
+        found = Queries(
+            gather(torch.cat(numbers)), gather(torch.cat(embeddings)), gather_objects(records)
+        )
     return found, gather_objects(faults, Fault)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from xmodal.activity import activity
 from xmodal.data.batch import Contents, Fault
 from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
@@ -147,8 +148,10 @@ def _composed(
     queries: Queries, images: Gallery, names: Sequence[str], tile: int, faults: list[Fault]
 ) -> Retrieval:
     metrics: dict[str, float] = {}
+    sizes = f"{len(queries.records):,} queries × {len(images.images):,} images"
     for name in names:
-        metrics |= composed_metrics(queries, images, name, tile)
+        with activity(f"{name}, {sizes}"):
+            metrics |= composed_metrics(queries, images, name, tile)
     return Retrieval(metrics, composed_finds(Search(queries, images, names[0]), tile), faults)
 
 
@@ -157,10 +160,14 @@ def _measured(subject: Subject, names: Sequence[str], faults: list[Fault]) -> Re
     captioned = [name for name in names if name in CAPTIONED]
     if not captioned and not set(VISUAL).issuperset(names):
         captioned = named(None, subject.method.contents, subject.relevance)
-    ranked = {name: ranked_captions(subject, name) for name in captioned}
+    ranked: dict[str, Ranked] = {}
+    for name in captioned:
+        with activity(f"{name}, {subject.sizes}"):
+            ranked[name] = ranked_captions(subject, name)
     metrics: dict[str, float] = {}
     for name in names:
-        metrics |= ranked[name].metrics(name) if name in ranked else MEASURES[name](subject)
+        with activity(f"{name}, {subject.sizes}"):
+            metrics |= ranked[name].metrics(name) if name in ranked else MEASURES[name](subject)
     finds: list[Find] = []
     if captioned:
         finds += _pair_finds(subject, ranked[captioned[0]])

@@ -57,6 +57,11 @@ class Subject:
         """Where the shards lie."""
         return self.dataset.reader.manifest.url
 
+    @property
+    def sizes(self) -> str:
+        """How much is measured, in words."""
+        return f"{len(self.gallery.images):,} images × {len(self.gallery.texts):,} texts"
+
     @cached_property
     def classes(self) -> Classes:
         """The classes that the images are of; `UserError` where there are none."""

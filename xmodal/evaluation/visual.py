@@ -10,6 +10,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from xmodal.activity import activity
 from xmodal.distributed.collectives import gather_objects, rank
 from xmodal.evaluation.classes import Classes
 from xmodal.evaluation.ranking import dot_product
@@ -193,7 +194,7 @@ def nmi(images: Tensor, classes: Classes) -> tuple[float, float]:
     labelled = classes.of_images.any(1)
     of_images = classes.of_images[labelled].byte().argmax(1).tolist()
     means = KMeans(len(set(of_images)), n_init=1, random_state=0)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), activity("clustering the images"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # less distinct images than classes
         clusters = means.fit_predict(images[labelled].double().cpu().numpy())
     table = contingency_matrix(of_images, clusters, sparse=True)

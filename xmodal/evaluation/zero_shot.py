@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xmodal.activity import tracked
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.evaluation.classes import Classes
@@ -74,7 +75,7 @@ def class_prototypes(
     """
     parts = []
     captions = [template.replace("{}", name) for name in names for template in templates]
-    for start in range(0, len(captions), batch_size):
+    for start in tracked(range(0, len(captions), batch_size), "embedding names of classes: batch"):
         tokens, mask = tokenizer(captions[start : start + batch_size])
         batch = Batch(tokens=tokens, token_mask=mask)
         parts.append(method.encode(batch.to(device)).texts)
