@@ -91,12 +91,13 @@ def load(
     from xmodal.methods.build import build_method, load_tokenizer
     from xmodal.training.checkpoints import load_weights
     from xmodal.training.checks import check_kind
+    from xmodal.training.vocabulary import tokenizer_of
     from xmodal.training.wholeness import check_whole_checkpoint
 
     data = recipe.data
     shards = read_manifest(str(given.data or data.val), data.s3, data.cache)
     check_whole_checkpoint(checkpoint)
-    tokenizer = load_tokenizer(recipe.method, run.tokenizer)
+    tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
     method = build_method(recipe, tokenizer, environment.device, pretrained=False)
     contents = method.contents
     gallery_url = searched(given, recipe, composed=contents.composed)

@@ -1,9 +1,13 @@
 """What the log makes of what it is told."""
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 
+from xmodal import activity, terminal
+from xmodal.errors import UserError
 from xmodal.evaluation.protocols import BETTER, OTHERS
 from xmodal.training.config import StageConfig
 from xmodal.training.log import COLLAPSED_LINES, TrainingLog
@@ -55,3 +59,84 @@ def test_an_evaluation_is_never_an_empty_line(
     with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
         log.evaluation(7, SPAN, metrics, None)
     assert f"evaluation at step 7: {protocol}/" in capsys.readouterr().out
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a log writes on a terminal."""
+    written = io.StringIO()
+
+    def console(**_: object) -> terminal.rich.Console:
+        return terminal._Console(file=written, force_terminal=True, width=200)
+
+    monkeypatch.setattr("xmodal.training.log.console", console)
+    return written
+
+
+@pytest.mark.parametrize("name", ["[/foo]", "[red]", "a/b", "..", "a b", "[", "{task}"])
+def test_a_stage_may_be_called_anything(name: str, tmp_path: Path, screen: io.StringIO) -> None:
+    span = StageSpan(StageConfig(name=name), 0, 0, 99, 0)
+    with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
+        log.step(1, span, VALUES)
+        log.bar.refresh()
+    assert f"{name} " in screen.getvalue()
+    assert [row["stage"] for row in log.run.history()] == [name]
+
+
+def test_on_a_terminal_the_activity_stands_before_the_bar(
+    tmp_path: Path, screen: io.StringIO
+) -> None:
+    with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
+        log.show_activity("main step 3/99: waiting for data [/x] (12 s)")
+        log.bar.refresh()
+        assert "main step 3/99: waiting for data [/x] (12 s) " in screen.getvalue()
+        log.step(3, SPAN, VALUES)
+        assert log.bar.tasks[0].description == "main"
+
+
+def test_elsewhere_the_activity_is_a_line_after_ten_silent_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = [0.0]
+    heart = activity.Heartbeat(lambda: seconds[0])
+    monkeypatch.setattr(activity.Heartbeat, "_beat", lambda *_: None)
+    monkeypatch.setattr(activity, "_HEARTBEAT", heart)
+    log = TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True)
+    with log, activity.activity("main step 3/99: waiting for data"):
+        seconds[0] = 9
+        heart.beat()
+        log.say("a line")
+        for seconds[0] in (18, 19, 28, 29):
+            heart.beat()
+    assert capsys.readouterr().out.splitlines() == [
+        "a line",
+        "main step 3/99: waiting for data (19 s)",
+        "main step 3/99: waiting for data (29 s)",
+    ]
+
+
+def test_ranks_that_do_not_speak_show_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heart = activity.Heartbeat(iter(range(0, 10**6, 100)).__next__)
+    monkeypatch.setattr(activity, "_HEARTBEAT", heart)
+    log = TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=False)
+    with log, activity.activity("main step 3/99"):
+        heart.beat()
+    assert capsys.readouterr().out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
+        (file,) = log.run.tensorboard.iterdir()
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(log.board, "flush", full)
+            with pytest.raises(UserError, match=r"tensorboard cannot be written: No space left"):
+                log.step(1, SPAN, VALUES)
+    assert file.exists()
+    assert json.loads(log.run.metrics.read_text())["step"] == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.training.metrics import drop_metrics_after, read_metrics
+from xmodal.training.metrics import drop_metrics_after, last_row, read_metrics
 
 GOOD = [{"step": step, "stage": "main", "loss": 0.5} for step in range(1, 9)]
 STRANGE = {
@@ -91,3 +91,15 @@ def test_a_file_that_was_removed_is_told(tmp_path: Path) -> None:
     (line,) = drop_metrics_after(path, 12, 1)
     assert "has nothing of steps 1 to 12" in line
     assert not path.exists()
+
+
+def test_the_newest_measurement_of_a_file_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert last_row(path) is None
+    path.touch()
+    assert last_row(path) is None
+    long = [row | {"note": "x" * 10_000} for row in GOOD]
+    written(path, *lines_of(long), STRANGE["binary"])
+    with path.open("ab") as file:
+        file.write(b'{"step": 9')
+    assert last_row(path) == long[-1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from xmodal.activity import activity
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
@@ -156,12 +157,15 @@ def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
 def _captions(manifests: Sequence[Manifest]) -> Iterator[str]:
     """Yield the captions of samples from all over the shard sets, in runs that are read at once."""
     readers = [SampleReader(manifest) for manifest in manifests]
-    stride = max(1, sum(map(len, readers)) // TOKENIZER_SAMPLES)
-    for reader in readers:
-        for first in range(0, len(reader), stride * RUN):
-            numbers = range(first, min(first + RUN, len(reader)))
-            for sample in reader.load(numbers, ("json", "txt")):
-                try:
-                    yield from sample.captions()
-                except BadSample:
-                    continue  # counted and named when training meets it
+    total = sum(map(len, readers))
+    stride = max(1, total // TOKENIZER_SAMPLES)
+    with activity("learning the vocabulary: sample", total) as read:
+        for reader in readers:
+            for first in range(0, len(reader), stride * RUN):
+                numbers = range(first, min(first + RUN, len(reader)))
+                for sample in reader.load(numbers, ("json", "txt")):
+                    try:
+                        yield from sample.captions()
+                    except BadSample:
+                        continue  # counted and named when training meets it
+                read.advance(min(stride * RUN, len(reader) - first))

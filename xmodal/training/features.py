@@ -26,6 +26,7 @@ import torch.nn.functional as F
 import webdataset
 from torch import Tensor
 
+from xmodal.activity import activity
 from xmodal.data.batch import Fault
 from xmodal.data.decode import BadSample, open_image
 from xmodal.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
@@ -107,9 +108,7 @@ def cached_features(
         transform = ImageTransform(recipe.method.image.size)
         encoding = _Encoding(method, transform, tokenizer, sides, device)
         samples = SampleReader(manifest)
-        starts = [
-            sum(s.num_samples for s in manifest.shards[:i]) for i in range(len(manifest.shards))
-        ]
+        starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)]).tolist()
         for number in range(rank(), len(manifest.shards), world_size()):
             numbers = range(starts[number], starts[number] + manifest.shards[number].num_samples)
             if not Path(index_path(folder / _name(number))).is_file():
@@ -153,7 +152,8 @@ def _write_shard(
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     shard = _ShardEncoder(encoding, _uses(samples, numbers) if encoding.sides.image else Counter())
     faults: list[Fault] = []
-    with webdataset.TarWriter(str(partial), encoder=False) as tar:
+    tar = webdataset.TarWriter(str(partial), encoder=False)
+    with tar, activity(f"computing features for {path.name}: sample", len(numbers)) as done:
         for chunk in (numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)):
             read = samples.load(chunk)
             for number, sample, made in zip(chunk, read, shard.encode(read), strict=True):
@@ -163,6 +163,7 @@ def _write_shard(
                     faults.append(made)
                     made = {extension: data or b"" for extension, data in sample.files.items()}
                 tar.write({"__key__": key, **made})
+            done.advance(len(chunk))
     partial.rename(path)
     write_index(path)
     return faults

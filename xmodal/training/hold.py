@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from xmodal.activity import activity
 from xmodal.distributed.rollcall import node_name
 from xmodal.errors import UserError
 from xmodal.training.restarts import this_start
@@ -21,19 +22,19 @@ def hold(folder: Path, what: str) -> IO[str]:
 
     Raises `UserError`, by the name `what`, where another process holds it for a while to come.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a+")
     start = this_start()
     until = time.monotonic() + (SECONDS_OF_LOST if start["restart"] else SECONDS)
-    # Of POSIX: processes that are forked do not have it, and NFS knows it.
-    while not _locked(file):
-        if time.monotonic() > until:
-            file.seek(0)
-            raise UserError(
-                f"{what} is in use by {file.read().strip() or 'another process'}: wait for its "
-                "end, or name another folder"
-            )
-        time.sleep(1)
+    file = _opened(folder / LOCK)
+    with activity(f"waiting for whoever holds {what}"):
+        # Of POSIX: processes that are forked do not have it, and NFS knows it.
+        while not _locked(file):
+            if time.monotonic() > until:
+                file.seek(0)
+                raise UserError(
+                    f"{what} is in use by {file.read().strip() or 'another process'}: wait for its "
+                    "end, or name another folder"
+                )
+            time.sleep(1)
     job = f", job {start['job']}" if start["job"] else ""
     file.truncate(0)
     file.write(f"process {os.getpid()} on {node_name()}{job}")
@@ -41,9 +42,25 @@ def hold(folder: Path, what: str) -> IO[str]:
     return file
 
 
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; move away what is there, or "
+            "name another folder"
+        ) from None
+
+
 def _locked(file: IO[str]) -> bool:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        raise UserError(
+            f"{file.name} cannot be locked: {error.strerror}; name a folder on a file system that "
+            "knows locks"
+        ) from None
     return True

@@ -10,6 +10,7 @@ from xmodal.data.manifest import write_atomically
 from xmodal.training.aside import unused
 
 Row = dict[str, Any]  # `step`, and numbers or texts by name
+_TAIL = 2**16  # bytes in which the last line of a file lies
 
 
 def read_metrics(path: Path) -> tuple[list[Row], list[int]]:
@@ -27,6 +28,16 @@ def read_metrics(path: Path) -> tuple[list[Row], list[int]]:
         else:
             rows.append(row)
     return rows, strange
+
+
+def last_row(path: Path) -> Row | None:
+    """Return the newest measurement of a file that may be being written; None where it has none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        lines = file.read().split(b"\n")[:-1]
+    return next(filter(None, map(_measurement, reversed(lines))), None)
 
 
 def drop_metrics_after(path: Path, step: int, log_every: int) -> list[str]:

@@ -147,7 +147,8 @@ class Session:
             for line in [*self._notices(), *(self.mirror.catch_up() if self.mirror else [])]:
                 self.log.say(line)
             if speaks and not self.progress.step:
-                self._advise()
+                with activity("surveying the data"):
+                    self._advise()
             captions = self.contents.captions
             train_shards = [self._features_of(shards, captions) for shards in self.train_shards]
             if self.val_shards:

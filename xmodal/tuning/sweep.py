@@ -3,6 +3,7 @@
 import random
 import shutil
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from ray.tune.experiment import Experiment
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
+from xmodal.activity import activity, printed, reporting
 from xmodal.errors import UnfinishedError
 from xmodal.recipe import load_recipe
+from xmodal.training.metrics import last_row
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.journal import End, Journal, Measurement, Trial
 from xmodal.tuning.schedulers import scheduler_of
@@ -57,13 +60,12 @@ class Sweep:
         np.random.seed(seed % 2**32)  # noqa: NPY002
         scratch = self.plan.folder / "ray"
         shutil.rmtree(scratch, ignore_errors=True)
+        supply = Supply(self, concurrent)
         training = tune.with_parameters(Training, plan=self.plan, gpus=gpus)
         tuner = tune.Tuner(
             # The workers have what a trial needs; Ray will not have it be nothing at all.
             tune.with_resources(training, tune.PlacementGroupFactory([{"memory": 1}])),
-            tune_config=tune.TuneConfig(
-                search_alg=Supply(self, concurrent), scheduler=self.scheduler, num_samples=1
-            ),
+            tune_config=tune.TuneConfig(search_alg=supply, scheduler=self.scheduler, num_samples=1),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(scratch),
@@ -72,7 +74,8 @@ class Sweep:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        with reporting(partial(print, flush=True)), activity(lambda: self._state(supply)):
+            tuner.fit()
         shutil.rmtree(scratch, ignore_errors=True)
         if not self.is_over:
             raise UnfinishedError(
@@ -92,6 +95,17 @@ class Sweep:
             what = event["end"] + (f": {trial.line}" if trial.line else "")
             self.search.tell(trial)
         print(f"trial {name}: {what}", flush=True)
+        printed()
+
+    def _state(self, supply: "Supply") -> str:
+        """Return how far the sweep and its trials are."""
+        trials = [self._progress_of(name) for name in sorted(supply.running)]
+        over = f"{self.num_over} of {self.plan.space.trials} trials are over"
+        return "; ".join([over, *trials])
+
+    def _progress_of(self, name: str) -> str:
+        row = last_row(self.plan.run(name).metrics)
+        return f"trial {name} at step {row['step']:,}" if row else f"trial {name} starting"
 
     def _read_back(self, trial: Trial) -> None:
         """Take the values of a trial that is to go on from its run folder: whoever killed the
