@@ -61,6 +61,8 @@ def build(
     for name, folder in folders.items():
         refuse_other_build(folder, plans[name])
     wanted = _make_splits(available, plans, folders)
+    for note in dict.fromkeys(note for split in wanted.values() for note in split.notes):
+        print(f"note: {printable(note)}", file=sys.stderr, flush=True)
     for name, folder in folders.items():
         split = wanted.pop(name, None)
         if split is not None:
@@ -94,7 +96,7 @@ def _make_splits(
         with activity(f"reading the split {name} of {plan.source}"):
             split = without_bad_captions(available[name]())
         if not split.items:
-            why = f"; skipped: {by_cause(split.left_out)}" if split.left_out else ""
+            why = f"; skipped: {by_cause(split.left_out, detailed=True)}" if split.left_out else ""
             raise UserError(f"{plan.source} has no samples for the split {name}{why}")
         if finished:
             begin(folders[name], plan, split)
@@ -106,8 +108,6 @@ def _make_splits(
 def _build_split(
     split: Split, plan: Plan, folder: str, workers: int, part: tuple[int, int]
 ) -> None:
-    for note in split.notes:
-        print(f"note: {printable(note)}", file=sys.stderr, flush=True)
     storage = storage_of(folder)
     begin(folder, plan, split)
     jobs = _jobs(split, plan, folder)

@@ -28,16 +28,20 @@ def read_skipped(folder: str, start: str = "") -> list[LeftOut]:
     return [tuple(entry) for file in files for entry in json.loads(file)]
 
 
-def by_cause(skipped: Sequence[LeftOut]) -> str:
-    """Count what was skipped by cause, with a few examples of each."""
+def by_cause(skipped: Sequence[LeftOut], *, detailed: bool = False) -> str:
+    """Count what was skipped by cause, with a few examples of each, `detailed` as they are met."""
     counts = Counter(cause for _, cause, _ in skipped)
     return "; ".join(
-        f"{count:,} {printable(cause)} ({_examples(skipped, cause)})"
+        f"{count:,} {printable(cause)} ({_examples(skipped, cause, detailed)})"
         for cause, count in counts.items()
     )
 
 
-def _examples(skipped: Sequence[LeftOut], cause: str) -> str:
-    names = [printable(name) for name, its_cause, _ in skipped if its_cause == cause]
+def _examples(skipped: Sequence[LeftOut], cause: str, detailed: bool) -> str:
+    names = [
+        printable(f"{name} {detail}" if detailed and detail not in ("", name) else name)
+        for name, its_cause, detail in skipped
+        if its_cause == cause
+    ]
     more = ", …" if len(names) > _NUM_EXAMPLES else ""
     return ", ".join(names[:_NUM_EXAMPLES]) + more

@@ -29,7 +29,11 @@ LAYERS = [
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {
-    *(f"xmodal.data.{name}" for name in ("manifest", "shard_index", "storage", "tar")),
+    *(
+        f"xmodal.data.{name}"
+        for name in ("decode", "fields", "limits", "manifest", "shard_index", "storage", "tar")
+    ),
+    "xmodal.activity",
     "xmodal.errors",
     "xmodal.terminal",
 }

@@ -1,32 +1,28 @@
-"""Rows of tables that name images and say what is said of them."""
+"""Rows of tables that name images and say what they show."""
 
-import csv
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.annotations import read_json, read_lines
+from shards.sources.pairs.delimited import read_delimited
+from shards.sources.pairs.json_rows import read_json_lines, read_json_list
+from shards.sources.pairs.parquet import read_parquet
 from xmodal.errors import UserError
 
-_COLUMNS = {
+COLUMNS = {
     "image": (
         "image", "image_path", "filepath", "file_path", "file_name", "filename", "path", "file",
-        "img",
+        "img", "jpg", "jpeg", "png", "webp", "image_bytes",
     ),
     "caption": ("caption", "captions", "text", "title", "sentence", "description"),
     "label": ("label", "labels", "category", "class"),
     "image_id": ("image_id",),
     "split": ("split",),
+    "by": (),
 }  # fmt: skip
 _NEEDED = ("image", "caption")
-_MAX_CHARACTERS = 10_000_000  # of a field
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
-
-# A record is a row by the names of its columns; a text says why the row is none.
-_Records = Iterator[tuple[int, Mapping[str, Any] | str]]
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -37,156 +33,81 @@ class Row:
     """
 
     number: int
-    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
     fault: str = ""
+    detail: str = ""
 
 
-def read_rows(table: Path, asked: Mapping[str, str]) -> Iterator[Row]:
+class Columns:
+    """The columns of a table by what they are; `asked` names those that their names do not show."""
+
+    def __init__(self, table: Path, asked: Mapping[str, str]) -> None:
+        self.table, self.asked = table, asked
+        self._known: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def of(self, names: Sequence[str]) -> dict[str, str]:
+        """Find the columns among the names of a row; those of JSON may differ from row to row.
+
+        Raises `UserError` where the first row lacks one that is needed.
+        """
+        key = tuple(names)
+        if key not in self._known:
+            found = self._find(key)
+            if not self._known:
+                self._refuse_lacking(found, key)
+            self._known[key] = found
+        return self._known[key]
+
+    def _find(self, names: Sequence[str]) -> dict[str, str]:
+        by_plain_name = {name.strip().casefold(): name for name in reversed(names)}
+        columns: dict[str, str] = {}
+        for what, usual in COLUMNS.items():
+            for name in [self.asked[what]] if self.asked[what] else usual:
+                if name.strip().casefold() in by_plain_name:
+                    columns.setdefault(what, by_plain_name[name.strip().casefold()])
+        return columns
+
+    def _refuse_lacking(self, found: Mapping[str, str], names: Sequence[str]) -> None:
+        for what in COLUMNS:
+            if what not in found and (what in _NEEDED or self.asked[what]):
+                wanted = self.asked[what] or f"for the {what}"
+                raise UserError(
+                    f"{self.table} has no column {wanted}; it has {', '.join(names) or 'none'}: "
+                    f"name one of them by {what}=NAME"
+                )
+
+
+def read_rows(
+    table: Path, asked: Mapping[str, str], quotes: str, notes: list[str]
+) -> Iterator[Row]:
     """Read a table; `asked` names its columns where they are not to be found by their names.
 
-    Raises `UserError` where the file is none of its kind or lacks a column.
+    `quotes` are those of .csv and .tsv; what the reader should look at is added to `notes`. Raises
+    `UserError` where the file is none of its kind or lacks a column.
     """
-    columns: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, record in _READERS[table.suffix.lower()](table):
-        if isinstance(record, str):
-            yield Row(number, fault=record)
+    columns = Columns(table, asked)
+    for number, record in _records(table, columns, quotes, notes):
+        if isinstance(record, tuple):
+            yield Row(number, fault=record[0], detail=record[1])
             continue
-        names = tuple(record)
-        if names not in columns:  # those of JSON may differ from row to row
-            columns[names] = _find_columns(names, asked)
-            if len(columns) == 1:
-                _refuse_lacking(columns[names], names, asked, table)
-        yield _row(number, record, columns[names])
+        found = columns.of(tuple(record))
+        lacking = [what for what in _NEEDED if what not in found]
+        if lacking:
+            yield Row(number, fault=f"no {lacking[0]}")
+        else:
+            yield Row(number, {what: record[name] for what, name in found.items()})
 
 
-def _row(number: int, record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
-    for what in _NEEDED:
-        if what not in columns:
-            return Row(number, fault=f"no {what}")
-    values = {what: _texts(record[name]) for what, name in columns.items()}
-    is_broken = any(_has_half_pairs(text) for texts in values.values() for text in texts)
-    return Row(number, values, "not Unicode" if is_broken else "")
-
-
-def _refuse_lacking(
-    columns: Mapping[str, str], names: Sequence[str], asked: Mapping[str, str], table: Path
-) -> None:
-    for what in _COLUMNS:
-        if what not in columns and (what in _NEEDED or asked[what]):
-            raise UserError(
-                f"{table} has no column {asked[what] or f'for the {what}'}; it has "
-                f"{', '.join(names)}: say which one it is by {what}=NAME"
-            )
-
-
-def _find_columns(names: Sequence[str], asked: Mapping[str, str]) -> dict[str, str]:
-    by_plain_name = {name.strip().casefold(): name for name in reversed(names)}
-    columns: dict[str, str] = {}
-    for what, usual in _COLUMNS.items():
-        for name in [asked[what]] if asked[what] else usual:
-            if name.casefold() in by_plain_name:
-                columns.setdefault(what, by_plain_name[name.casefold()])
-    return columns
-
-
-def _texts(value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [_text(each) for each in values] or [""]
-
-
-def _text(value: Any) -> str:
-    # Pandas writes what is missing as not a number.
-    return "" if value is None or value != value else str(value).strip()
-
-
-def _has_half_pairs(text: str) -> bool:
-    return _HALF_PAIR.search(text) is not None
-
-
-def _read_csv(table: Path) -> _Records:
-    csv.field_size_limit(_MAX_CHARACTERS)
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = "\t" if table.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-            file.seek(0)
-            yield from _read_delimited(
-                csv.DictReader(file, delimiter=delimiter, strict=True), table
-            )
-    except UnicodeDecodeError:
-        read_lines(table)  # says which line it is
-        raise
-
-
-def _read_delimited(reader: csv.DictReader, table: Path) -> _Records:
-    try:
-        for record in reader:
-            if None in record or None in record.values():
-                yield reader.line_num, "row of another length than the header"
-            else:
-                yield reader.line_num, record
-    except csv.Error as error:
-        raise UserError(
-            f"line {reader.line_num + 1} of {table} begins a row that is broken ({error}): close "
-            "its quotes, and double those within"
-        ) from None
-
-
-def _read_jsonl(table: Path) -> _Records:
-    try:
-        with table.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _read_object(line)
-    except UnicodeDecodeError:
-        read_lines(table)
-        raise
-
-
-def _read_object(line: str) -> Mapping[str, Any] | str:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return "broken JSON"
-    return record if isinstance(record, dict) else "no JSON object"
-
-
-def _read_json_list(table: Path) -> _Records:
-    records = read_json(table)
-    if not isinstance(records, list):
-        raise UserError(f"{table} is no list of objects")
-    for number, record in enumerate(records, 1):
-        yield number, record if isinstance(record, dict) else "no JSON object"
-
-
-def _read_parquet(table: Path) -> _Records:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(table)
-        # Images within the table would be read for nothing: what is looked for are their paths.
-        names = [each.name for each in file.schema_arrow if not _is_heavy(each.type)]
-        number = 0
-        for batch in file.iter_batches(columns=names):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
-    except pa.ArrowException as error:
-        raise UserError(f"{table} cannot be read: {error}") from None
-
-
-def _is_heavy(kind: Any) -> bool:
-    from pyarrow import types
-
-    return types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind)
-
-
-_READERS: dict[str, Callable[[Path], _Records]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".json": _read_json_list,
-    ".parquet": _read_parquet,
-}
-SUFFIXES = tuple(_READERS)
+def _records(
+    table: Path, columns: Columns, quotes: str, notes: list[str]
+) -> Iterator[tuple[int, Mapping[str, Any] | tuple[str, str]]]:
+    """Read the records by the names of their columns; a pair of texts is why a row is none."""
+    match table.suffix.lower():
+        case ".csv" | ".tsv":
+            return read_delimited(table, quotes, notes)
+        case ".jsonl":
+            return read_json_lines(table)
+        case ".json":
+            return read_json_list(table)
+        case _:
+            return read_parquet(table, columns.of)

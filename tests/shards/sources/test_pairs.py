@@ -1,59 +1,21 @@
 """One's own pairs: tables of every kind, texts beside images, and what is wrong in them."""
 
-import csv
-import json
 import math
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.source import Item, Split, find_source
+from shards.build import build
+from shards.source import Item
+from tests.pair_tables import causes, fails, splits, train, write, write_table
+from xmodal.data.fields import captions_of
 from xmodal.data.manifest import read_manifest
-from xmodal.errors import UserError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def splits(root: Path, **options: object) -> dict[str, Split]:
-    return {name: make() for name, make in find_source("pairs").read(root, options).items()}
-
-
-def train(root: Path, **options: object) -> dict[str, list[str]]:
-    """The captions of each image of train, by its id."""
-    found = splits(root, **options)
-    assert list(found) == ["train"]
-    return {item.image_id: list(item.captions) for item in found["train"].items}
-
-
-def causes(root: Path, **options: object) -> list[tuple[str, str, str]]:
-    return [entry for split in splits(root, **options).values() for entry in split.left_out]
-
-
-def fails(root: Path, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
-        splits(root, **options)
-    return str(caught.value).splitlines()[0]
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
-
-
-@pytest.fixture
-def images(tmp_path: Path, encode: Callable[..., bytes]) -> Path:
-    """A folder with six images."""
-    (tmp_path / "img").mkdir()
-    for number in range(6):
-        kind, suffix = [("JPEG", "jpg"), ("PNG", "png")][number % 2]
-        picture = tmp_path / f"img/{number}.{suffix}"
-        picture.write_bytes(encode(kind, colour=f"hsl({number * 50},90%,50%)"))
-    return tmp_path
 
 
 # -- tables --
@@ -69,25 +31,6 @@ EXPECTED = {
 }
 
 
-def write_table(path: Path, rows: Sequence[dict], encoding: str = "utf-8") -> Path:
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        parquet.write_table(pa.Table.from_pylist(list(rows)), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
-    elif path.suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding=encoding)
-    else:
-        with path.open("w", newline="", encoding=encoding) as file:
-            delimiter = "\t" if path.suffix == ".tsv" else ";" if "semicolon" in path.stem else ","
-            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
-            writer.writeheader()
-            writer.writerows(rows)
-    return path
-
-
 @pytest.mark.parametrize("from_folder", [True, False])
 @pytest.mark.parametrize(
     "name",
@@ -95,7 +38,8 @@ def write_table(path: Path, rows: Sequence[dict], encoding: str = "utf-8") -> Pa
 )
 def test_tables_of_every_kind_say_the_same(name: str, from_folder: bool, images: Path) -> None:
     table = write_table(images / name, ROWS, "utf-8-sig" if "bom" in name else "utf-8")
-    (items,) = [split.items for split in splits(images if from_folder else table).values()]
+    found = splits(images if from_folder else table, quotes="double")
+    (items,) = [split.items for split in found.values()]
     assert {item.image_id: (item.captions, item.labels) for item in items} == EXPECTED
     assert items[0].picture == images / "img/0.jpg"
 
@@ -108,7 +52,12 @@ def test_tables_of_every_kind_say_the_same(name: str, from_folder: bool, images:
 def test_any_text_survives_a_table(texts: list[str], suffix: str, images: Path) -> None:
     rows = [{"image": "img/0.jpg", "caption": text} for text in texts]
     table = write_table(images / f"any{suffix}", rows)
-    assert train(table) == {"img/0.jpg": [text.strip() for text in texts]}
+    usable = captions_of(texts).kept
+    found = splits(table, quotes="double")["train"]
+    assert [item.captions for item in found.items] == [[text.strip() for text in usable]][
+        : bool(usable)
+    ]
+    assert len(found.left_out) == len(texts) - len(usable)
     table.unlink()
 
 
@@ -133,7 +82,7 @@ def test_columns_that_are_named(images: Path) -> None:
     ]
     assert fails(table, label="colour").endswith(
         "a.parquet has no column colour; it has image, caption, p, q, c, i, s: "
-        "say which one it is by label=NAME"
+        "name one of them by label=NAME"
     )
 
 
@@ -144,7 +93,7 @@ def test_lists_of_captions_and_labels(images: Path) -> None:
         assert (item.captions, item.labels) == (["a", "b"], ["x", "y"])
 
 
-def test_paths_may_be_absolute_and_lead_out(images: Path) -> None:
+def test_paths_lead_out_of_the_folder_where_that_is_asked_for(images: Path) -> None:
     table = write_table(
         write(images / "tables/x", "").with_name("a.csv"),
         [
@@ -152,10 +101,17 @@ def test_paths_may_be_absolute_and_lead_out(images: Path) -> None:
             {"image": "../img/1.png", "caption": "b"},
         ],
     )
-    assert [Path(item.picture).read_bytes()[:2] for item in splits(table)["train"].items] == [
-        b"\xff\xd8",
-        b"\x89P",
-    ]
+    found = splits(table, anywhere=True)["train"]
+    assert [item.picture for item in found.items] == [images / "img/0.jpg", images / "img/1.png"]
+    assert found.below is None
+    outside = "path leads out of the folder (anywhere=true allows it)"
+    assert causes(table) == [
+        (f"{images}/img/0.jpg", outside, "a.csv:2"), ("../img/1.png", outside, "a.csv:3"),
+    ]  # fmt: skip
+    # From the folder that holds both, the second is inside, and so is an absolute path.
+    inside = write_table(images / "train.csv", [{"image": images / "img/0.jpg", "caption": "a"}])
+    assert list(train(images)) == [f"{images}/img/0.jpg"]
+    assert splits(inside)["train"].below == images
 
 
 # -- splits --
@@ -174,7 +130,7 @@ def test_splits_of_a_column(images: Path) -> None:
         "split that is no name of a folder",
         "split empty",
     ]
-    assert fails(table, val=0.1) == "the data have a split val already: leave val= out"
+    assert fails(table, val=0.1) == "the data have a split val already: remove val="
 
 
 def test_tables_of_splits(images: Path) -> None:
@@ -209,7 +165,7 @@ def many(folder: Path, count: int) -> Path:
 
 
 def test_shares_are_taken_by_caption(tmp_path: Path) -> None:
-    found = splits(many(tmp_path, 4000), val=0.1, test=0.2)
+    found = splits(many(tmp_path, 4000), val=0.1, test=0.2, by="caption")
     said = {name: {i.captions[0] for i in split.items} for name, split in found.items()}
     assert list(found) == ["train", "val", "test"]
     assert not said["train"] & said["val"]
@@ -219,7 +175,9 @@ def test_shares_are_taken_by_caption(tmp_path: Path) -> None:
         deviation = math.sqrt(2000 * share * (1 - share))
         assert abs(len(said[name]) - 2000 * share) < 4 * deviation
     before = {item.image_id for item in found["val"].items}
-    grown = {item.image_id for item in splits(many(tmp_path, 6000), val=0.1)["val"].items}
+    grown = {
+        item.image_id for item in splits(many(tmp_path, 6000), val=0.1, by="caption")["val"].items
+    }
     assert before < grown
 
 
@@ -262,13 +220,13 @@ def test_rows_that_cannot_be_used_are_counted(images: Path) -> None:
     )
     assert train(table) == {"zero": ["a dog"], "img/2.jpg": ["two\nlines"]}
     assert causes(table) == [
-        ("img/0.jpg", "caption empty", "a.csv:3"),
-        ("a.csv:4", "no path of an image", "a.csv:4"),
-        ("https://x.org/1.jpg", "a URL, no file (img2dataset fetches them)", "a.csv:5"),
+        ("img/0.jpg", "caption is empty", "a.csv:3"),
+        ("a.csv:4", "no image", "a.csv:4"),
+        ("https://x.org/1.jpg", "a URL, not a file (img2dataset fetches them)", "a.csv:5"),
         ("img/1.png", "id of another image", "a.csv:6"),
         ("img/0.jpg", "image of another id", "a.csv:7"),
-        ("a.csv:8", "row of another length than the header", ""),
-        ("a.csv:9", "row of another length than the header", ""),
+        ("a.csv:8", "row of another length than the header", "2 cells, 3 columns"),
+        ("a.csv:9", "row of another length than the header", "4 cells, 3 columns"),
     ]
 
 
@@ -284,19 +242,22 @@ def test_lines_of_jsonl_that_cannot_be_used_are_counted(images: Path) -> None:
         '{"image": "img/1.png", "caption": []}\n'
         '{"image": "img/1.png", "caption": "\\ud800"}\n'
         '{"image": "img/1\\u0000.png", "caption": "a dog"}\n'
-        '{"image": "img/2.jpg", "caption": 7, "label": "x"}\n',
+        '{"image": "img/2.jpg", "caption": ["x", 7], "label": [5, "y", 1.5]}\n',
     )
-    assert train(table) == {"img/0.jpg": ["a dog"], "img/2.jpg": ["7"]}
-    assert splits(table)["train"].items[1].labels == ["x"]
-    assert [(detail or name, cause) for name, cause, detail in causes(table)] == [
+    assert train(table) == {"img/0.jpg": ["a dog"], "img/2.jpg": ["x"]}
+    assert splits(table)["train"].items[1].labels == ["5", "y"]
+    found = [(d if d.startswith("a.jsonl:") else name, cause) for name, cause, d in causes(table)]
+    assert found == [
         ("a.jsonl:2", "broken JSON"),
         ("a.jsonl:3", "no JSON object"),
         ("a.jsonl:4", "no image"),
         ("a.jsonl:5", "several images"),
-        ("a.jsonl:6", "caption empty"),
-        ("a.jsonl:7", "caption empty"),
-        ("a.jsonl:8", "not Unicode"),
-        ("a.jsonl:9", "no path of an image"),
+        ("a.jsonl:6", "caption is missing"),
+        ("a.jsonl:7", "caption is missing"),
+        ("a.jsonl:8", "caption has half a surrogate pair"),
+        ("a.jsonl:9", "no image"),
+        ("a.jsonl:10", "caption is no text (but a number)"),
+        ("a.jsonl:10", "label is no text or whole number (but a float)"),
     ]
 
 
@@ -306,9 +267,10 @@ def test_what_pandas_left_empty_is_no_caption(images: Path) -> None:
         {"image": "img/1.png", "caption": 3.5, "label": None},
     ]
     table = write_table(images / "a.parquet", rows)
-    assert train(table) == {"img/1.png": ["3.5"]}
-    assert splits(table)["train"].items[0].labels == []
-    assert causes(table) == [("img/0.jpg", "caption empty", "a.parquet:1")]
+    assert causes(table) == [
+        ("img/0.jpg", "caption is missing", "a.parquet:1"),
+        ("img/1.png", "caption is no text (but a float)", "a.parquet:2"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -329,18 +291,17 @@ def test_what_pandas_left_empty_is_no_caption(images: Path) -> None:
         (
             "a.csv",
             b"a.jpg,a dog\nb.jpg,a cat\n",
-            "{table} has no column for the image; it has a.jpg, a dog: say which one it is by "
-            "image=NAME",
+            "{table} has no column for the image; it has a.jpg, a dog: name one of them by image=",
         ),
         (
             "a.csv",
             b"image,said\na,b\n",
             "{table} has no column for the caption; it has image, said",
         ),
-        ("a.json", b'{"image": "a"}', "{table} is no list of objects"),
+        ("a.json", b'{"image": "a"}', "{table} is no list of objects, but an object with image"),
         ("a.json", b"[", "{table} is broken JSON"),
         ("a.parquet", b"PAR1", "{table} cannot be read: "),
-        ("a.xlsx", b"PK", "{table} is no table: it ends with none of .csv, .tsv"),
+        ("a.xlsx", b"PK", "{table} is not a table: its name ends with none of .csv, .tsv"),
     ],
 )
 def test_tables_that_cannot_be_read(
@@ -349,12 +310,6 @@ def test_tables_that_cannot_be_read(
     table = tmp_path / name
     table.write_bytes(content)
     assert fails(table).startswith(message.format(table=table))
-
-
-def test_images_within_parquet_are_no_paths(images: Path) -> None:
-    rows = [{"image": {"bytes": b"x", "path": "0.jpg"}, "text": "a dog"}]
-    table = write_table(images / "a.parquet", rows)
-    assert "has no column for the image; it has text" in fails(table)
 
 
 # -- images with texts beside them --
@@ -373,19 +328,19 @@ def test_texts_beside_images(images: Path) -> None:
         "val": [Item("val/deep/x.JPG", images / "val/deep/x.JPG", ["a cat"], [])],
     }
     assert causes(images) == [
-        ("img/1.png", "caption empty", ""),
+        ("img/1.png", "caption is missing", ""),
         ("img/3.png", "no .txt beside it", ""),
         ("img/4.jpg", "no .txt beside it", ""),
         ("img/5.png", "no .txt beside it", ""),
         ("img/lonely.txt", "no image beside it", ""),
     ]
-    assert "val" in splits(images, test=0.5)
+    assert "there are only 1 images" in fails(images, test=0.5)
 
 
 def test_a_folder_without_pairs(images: Path) -> None:
     assert fails(images) == (
-        f"{images} has no table, and no images with .txt files beside them. "
-        "pairs is expected like this:"
+        f"{images} has no table, and no images with .txt files beside them; "
+        "`python -m shards sources pairs` prints the layout it expects"
     )
 
 
@@ -399,7 +354,7 @@ def test_built_and_checked(images: Path, run: Run) -> None:
     words = ("build", "pairs", "--from", table, "--to", images / "to", "val=0.4")
     done = run(*words)
     assert "1 missing (img/9.jpg)" in done.stdout
-    assert "1 caption empty (img/0.jpg)" in done.stdout
+    assert "1 caption is empty (img/0.jpg)" in done.stdout
     counts = [read_manifest(str(images / "to" / name)).num_samples for name in ("train", "val")]
     assert sum(counts) == 6
     for name in ("train", "val"):
@@ -410,6 +365,28 @@ def test_built_and_checked(images: Path, run: Run) -> None:
 def test_nothing_that_can_be_used(images: Path, run: Run) -> None:
     table = write_table(images / "a.csv", [{"image": "https://x.org/1.jpg", "caption": "x"}])
     done = run("build", "pairs", "--from", table, "--to", images / "to", code=2)
-    assert "pairs has no samples for the split train: skipped: 1 a URL, no file" in done.stderr
+    assert "pairs has no samples for the split train; skipped: 1 a URL, not a file" in done.stderr
     missing = run("build", "pairs", "--from", images / "b.csv", "--to", images / "to", code=2)
-    assert f"there is no folder or file {images / 'b.csv'}" in missing.stderr
+    assert f"--from {images / 'b.csv'}: there is no such file or folder" in missing.stderr
+
+
+# -- paths --
+
+
+def test_links_that_leave_the_folder(images: Path, tmp_path_factory, capsys) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (images / "img/1.png").rename(elsewhere / "1.png")
+    (images / "img/1.png").symlink_to(elsewhere / "1.png")
+    (images / "out").symlink_to(elsewhere)
+    names = ["img/0.jpg", "img/1.png", "out/1.png", "/dev/zero", "in/2.jpg"]
+    (images / "in").symlink_to(images / "img")
+    table = write_table(images / "a.csv", [{"image": name, "caption": "x"} for name in names])
+    build("pairs", images / "to", table)
+    outside = "path leads out of the folder (anywhere=true allows it)"
+    said = capsys.readouterr().out
+    assert "train: 2 samples" in said
+    assert f"skipped: 3 {outside} (" in said
+    build("pairs", images / "all", table, options={"anywhere": True})
+    said = capsys.readouterr().out
+    assert "train: 4 samples" in said
+    assert "skipped: 1 not a regular file (/dev/zero)" in said

@@ -1,0 +1,117 @@
+"""Images within parquet, and tables in several parts."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from shards.build import build
+from shards.files import Skipped
+from shards.sources.pairs import parquet
+from tests.pair_tables import causes, fails, splits, train, write
+
+# -- images within parquet --
+
+
+def within(path: Path, rows: Sequence[dict], row_group_size: int = 4) -> Path:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(list(rows)), path, row_group_size=row_group_size)
+    return path
+
+
+def hub_rows(encode: Callable[..., bytes], count: int, first: int = 0) -> list[dict]:
+    """Rows as Hugging Face's `datasets` writes them; file names begin anew in each part."""
+    return [
+        {
+            "image": {"bytes": encode(colour=f"hsl({n * 7},90%,50%)"), "path": f"{n - first}.jpg"},
+            "text": f"n {n}",
+        }
+        for n in range(first, first + count)
+    ]
+
+
+def test_images_within_parquet_are_built(tmp_path: Path, encode: Callable[..., bytes]) -> None:
+    rows = hub_rows(encode, 10) + hub_rows(encode, 2)  # two come twice, with other captions
+    rows[11]["text"] = "again"
+    rows.append({"image": {"bytes": None, "path": None}, "text": "no image"})
+    rows.append({"image": {"bytes": b"<html>", "path": "x.jpg"}, "text": "no image"})
+    table = within(tmp_path / "data/a.parquet", rows)
+    for to, workers in (("one", 1), ("two", 2)):
+        build("pairs", tmp_path / to, table, samples_per_shard=3, workers=workers)
+    shards = sorted((tmp_path / "one/train").glob("*.tar"))
+    assert [s.read_bytes() for s in shards] == [
+        (tmp_path / "two/train" / s.name).read_bytes() for s in shards
+    ]
+    samples = list(webdataset.WebDataset([str(s) for s in shards], shardshuffle=False))
+    assert [sample["jpg"] for sample in samples] == [row["image"]["bytes"] for row in rows[:10]]
+    said = [json.loads(sample["json"]) for sample in samples]
+    assert [each["captions"] for each in said[:3]] == [["n 0", "n 0"], ["n 1", "again"], ["n 2"]]
+    assert said[9]["image_id"] == "a.parquet:10"
+    skipped = [json.loads(p.read_text()) for p in (tmp_path / "one/train").glob("*.left_out.json")]
+    assert sorted(cause for file in skipped for _, cause, _ in file) == ["no image", "not an image"]
+
+
+def test_img2datasets_parquet(tmp_path: Path, encode: Callable[..., bytes]) -> None:
+    for part in range(2):
+        rows = [
+            {"key": f"{n}", "caption": f"n {n}", "status": "success", "jpg": encode(colour=c)}
+            for n, c in enumerate(["red", "blue"], 2 * part)
+        ]
+        rows[part]["jpg"] = None if part else encode(colour="green")
+        within(tmp_path / f"{part:05d}.parquet", rows)
+        write(tmp_path / f"{part:05d}_stats.json", '{"count": 2}')
+    assert train(tmp_path) == {
+        "00000.parquet:1": ["n 0"],
+        "00000.parquet:2": ["n 1"],
+        "00001.parquet:1": ["n 2"],
+    }
+    assert causes(tmp_path) == [("00001.parquet:2", "no image", "00001.parquet:2")]
+
+
+def test_parts_of_a_split_are_one_table(tmp_path: Path, encode: Callable[..., bytes]) -> None:
+    for part in range(2):
+        name = f"data/train-{part:05d}-of-00002-0123abcd.parquet"
+        within(tmp_path / name, hub_rows(encode, 3, first=3 * part))
+    within(tmp_path / "data/test-00000-of-00001.parquet", hub_rows(encode, 2, first=20))
+    write(tmp_path / "dataset_infos.json", "{}")
+    found = splits(tmp_path)
+    assert {name: len(split.items) for name, split in found.items()} == {"test": 2, "train": 6}
+    assert [item.captions[0] for item in found["train"].items] == [f"n {n}" for n in range(6)]
+    (tmp_path / "data/train-00001-of-00002-0123abcd.parquet").unlink()
+    assert fails(tmp_path) == (
+        f"{tmp_path}/data has 1 of the 2 parts of train (no train-00001-of-00002-0123abcd.parquet)"
+        ": add the others, or name one by --from to build it alone"
+    )
+
+
+def test_a_path_in_place_of_bytes_is_a_file(images: Path) -> None:
+    rows = [{"image": {"bytes": None, "path": "img/0.jpg"}, "text": "a dog"}]
+    rows.append({"image": {"bytes": b"x", "path": "img/1.png"}, "text": "a cat"})
+    assert list(train(within(images / "a.parquet", rows))) == ["img/0.jpg", "a.parquet:2"]
+
+
+def test_a_table_that_changes_meanwhile(tmp_path: Path, encode: Callable[..., bytes]) -> None:
+    table = within(tmp_path / "a.parquet", hub_rows(encode, 3))
+    picture = splits(table)["train"].items[1].picture
+    within(table, hub_rows(encode, 3, first=1))
+    with pytest.raises(Skipped, match="the table has changed"):
+        picture()
+    within(table, hub_rows(encode, 1))
+    parquet._open.cache_clear()
+    with pytest.raises(Skipped, match="the table cannot be read"):
+        picture()
+
+
+def test_images_within_parquet_are_read_in_any_order(
+    tmp_path: Path, encode: Callable[..., bytes]
+) -> None:
+    rows = hub_rows(encode, 90)
+    table = within(tmp_path / "a.parquet", rows, row_group_size=40)
+    pictures = [item.picture for item in splits(table)["train"].items]
+    for number in (0, 39, 5, 40, 89, 41, 88, 1, 33, 32, 31):
+        assert pictures[number]() == rows[number]["image"]["bytes"]
