@@ -33,6 +33,7 @@ SHARDS_MAY_IMPORT = {
         f"xmodal.data.{name}"
         for name in ("decode", "fields", "limits", "manifest", "shard_index", "storage", "tar")
     ),
+    "xmodal.data.samples",
     "xmodal.activity",
     "xmodal.errors",
     "xmodal.terminal",
@@ -65,14 +66,15 @@ def resolve(module: str, names: list[str]) -> Iterator[str]:
 def package_of(module: str) -> str | None:
     """Return the package of `LAYERS` that a module of the project belongs to.
 
-    A component's configuration belongs to the recipe, which collects them all.
+    A component's configuration and limits belong to the recipe, which collects them all.
     """
     top, *rest = module.split(".")
     if top == "launch":
         return "launch"
     if top != "xmodal" or not rest:
         return None
-    return "recipe" if rest[-1] == "config" or rest[0] in ("schema", "overrides") else rest[0]
+    is_recipe = rest[-1] in ("config", "limits") or rest[0] in ("schema", "overrides")
+    return "recipe" if is_recipe else rest[0]
 
 
 def test_every_package_has_its_layer() -> None:

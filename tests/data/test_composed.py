@@ -90,19 +90,23 @@ def test_features_stand_in_for_queries(tmp_path: Path) -> None:
     [
         ({"source.png": b"x"}, "image does not decode (not an image)"),
         ({"json": described(["1"], source_id="a")}, "no modification in its json"),
-        ({"json": described([], modification=[])}, "caption is empty"),
+        ({"json": described([], modification=[], source_id="a")}, "no modification in its json"),
+        (
+            {"json": described([], modification=True, source_id="a")},
+            "modification is no text (but true or false)",
+        ),
         ({"json": described([], modification="1")}, "no source_id in its json"),
         (
             {"json": described([], modification="1", source_id="a", target_id=[1])},
-            "target_id in its json is no text or number",
+            "target_id is no text or whole number (but a list)",
         ),
         (
-            {"json": described([], modification="1", source_id="a", members="abc")},
-            "members in its json are no list of ids",
+            {"json": described([], modification="1", source_id="a", members=["abc", True])},
+            "members is no text or whole number (but true or false)",
         ),
         (
             {"json": described([], modification="1", source_id="a", target_ids=[None])},
-            "target_ids in its json are no list of ids",
+            "target_ids has an id that is missing",
         ),
     ],
 )

@@ -116,7 +116,11 @@ BAD_QUERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     ),
     "an empty one": (
         lambda members: members.update(json=described([], modification=" ", target_id="b")),
-        "caption is empty",
+        "no modification in its json",
+    ),
+    "an object": (
+        lambda members: members.update(json=described([], modification={"a": 1}, target_id="b")),
+        "modification is no text (but an object)",
     ),
     "no source's id": (
         lambda members: members.update(json=described([], modification="1", target_id="b")),

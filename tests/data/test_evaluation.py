@@ -74,16 +74,43 @@ def test_labels_are_those_of_the_samples(tmp_path: Path) -> None:
     assert batch.labels == [["x", "y z"], [], [], ["x"]]
 
 
-@pytest.mark.parametrize("labels", ["x", None, {"x": 1}, [1], ["x", None]])
-def test_labels_that_are_no_list_of_strings_make_a_bad_sample(
-    tmp_path: Path, labels: object
+@pytest.mark.parametrize(
+    ("labels", "kept", "causes"),
+    [
+        ("x", ["x"], []),
+        (None, [], []),
+        ([1], ["1"], []),
+        ({"x": 1}, [], ["label is no text or whole number (but an object)"]),
+        (["x", None], ["x"], ["label is missing"]),
+    ],
+)
+def test_a_label_that_is_none_is_dropped_and_counted(
+    tmp_path: Path, labels: object, kept: list[str], causes: list[str]
 ) -> None:
     samples = numbered(3)
     samples["00001"] = samples["00001"] | {"json": described(["1"], labels=labels)}
     (batch,) = evaluated(write_shards(tmp_path, [samples]), range(3))
-    assert batch.numbers.tolist() == [0, 2]
-    assert batch.labels == [[], []]
-    assert [fault.cause for fault in batch.faults] == ["labels in its json are no list of strings"]
+    assert batch.numbers.tolist() == [0, 1, 2]
+    assert batch.labels == [[], kept, []]
+    assert [fault.cause for fault in batch.faults] == causes
+    assert all(fault.partial for fault in batch.faults)
+
+
+def test_a_caption_that_is_none_costs_itself_and_its_row(tmp_path: Path) -> None:
+    said = described(["1 0", " ", "1 2", 3])
+    rows = npy(np.array([[1, row] for row in range(4)], np.float32))
+    words, features = numbered(3), featured(3, captions=True, image=False)
+    words["00001"] = words["00001"] | {"json": said}
+    features["00001"] = features["00001"] | {"json": said, "text.npy": rows}
+    for name, samples in (("words", words), ("features", features)):
+        (batch,) = evaluated(write_shards(tmp_path / name, [samples]), range(3))
+        assert batch.owners.tolist().count(1) == 2
+        assert [one for one in batch.captions if one[0] == "1"] == ["1 0", "1 2"]
+        assert [(fault.key, fault.cause, fault.partial) for fault in batch.faults] == [
+            ("00001", "caption is empty", True),
+            ("00001", "caption is no text (but a number)", True),
+        ]
+    assert batch.texts.text_features.tolist()[2:4] == [[1, 0], [1, 2]]
 
 
 def test_the_central_square_is_seen(tmp_path: Path) -> None:
@@ -108,7 +135,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path, workers: int)
     ]
     assert second.numbers.tolist() == []
     assert [(fault.key, fault.cause) for fault in second.faults] == [
-        ("00040", "caption is empty"),
+        ("00040", "no caption: expected captions in its json, or a txt"),
         ("00041", "png is empty"),
     ]
 

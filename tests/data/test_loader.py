@@ -498,7 +498,8 @@ def featured(count: int, image: bool = True, text: bool = True, width: int = 5) 
     samples = {}
     for n in range(count):
         members = dict(numbered(n + 1)[f"{n:05d}"]) if n == count else {}
-        members["json"] = described([f"{n} 0"], image_id=f"i{n}")
+        said = [f"{n} {row}" for row in range(1 + n % 3 if text else 1)]
+        members["json"] = described(said, image_id=f"i{n}")
         if image:
             members["image.npy"] = npy(np.full(width, n, np.float32))
         else:

@@ -137,7 +137,12 @@ def test_relevance_is_read_where_there_is_one(folder: Path) -> None:
     (folder / "relevance.json").write_text('{"a": [["a", "b"], ["a"]]}')
     assert read_manifest(folder).relevance == {"a": [["a", "b"], ["a"]]}
     (folder / "relevance.json").write_text("{")
-    assert "relevance.json is no JSON" in user_error(folder)
+    assert "relevance.json cannot be used (it is no JSON)" in user_error(folder)
+    for wrong in ("[" * 100_000, "[]", '{"a": "b"}', '{"a": [["b", null]]}', '{"a": [[true]]}'):
+        (folder / "relevance.json").write_text(wrong)
+        assert "relevance.json cannot be used (" in user_error(folder)
+    (folder / "relevance.json").write_text('{"7": [[7, "8"], [9.0]]}')
+    assert read_manifest(folder).relevance == {"7": [["7", "8"], ["9"]]}
 
 
 FILE_NAME = st.tuples(

@@ -225,9 +225,9 @@ def test_the_default_is_what_the_recipe_asks_for_else_what_the_shards_have(shard
     assert named(protocols=["gap", "class"], relevance=RELEVANCE) == {"gap", "class"}
 
 
-def test_a_label_that_no_list_has_makes_a_bad_sample(tmp_path: Path) -> None:
+def test_an_image_whose_json_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     broken = samples()
-    broken["004"] = broken["004"] | {"json": described(["a"], labels="red")}
+    broken["004"] = broken["004"] | {"json": b"{"}
     write_shards(tmp_path, [broken])
     found = measured(Bags(), tmp_path, "class")
     assert found.metrics["class/num_images"] == IMAGES - 1

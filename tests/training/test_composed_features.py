@@ -173,7 +173,7 @@ def test_queries_without_a_published_target_have_features(
     [
         ({"source.png": b"x"}, "image does not decode (not an image)"),
         ({"target.png": b"x"}, "image does not decode (not an image)"),
-        ({"json": described([], modification=" ", target_id="i1")}, "caption is empty"),
+        ({"json": described([], modification=[" "], target_id="i1")}, "modification is empty"),
     ],
 )
 def test_a_bad_query_is_met_again_where_it_stands(

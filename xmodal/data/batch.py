@@ -13,12 +13,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fault:
-    """A sample that could not be used: where it stands and why."""
+    """A sample that could not be used, or a part of one that was: where it stands and why."""
 
     shard: str
     key: str
     cause: str
     by_choice: bool = False  # the recipe leaves such samples out: nothing is wrong with them
+    partial: bool = False  # a caption or label was dropped, and the sample used without it
 
     def __str__(self) -> str:
         # Names in foreign tars need not be UTF-8, but a line in a log does.
@@ -65,7 +66,7 @@ class Batch:
     image_ids: Tensor | None = None  # (batch,) int64, equal for equal images; composed: targets
     source_ids: Tensor | None = None  # as `image_ids`, of composed queries' sources
     labels: Tensor | None = None  # (batch,) int64, equal for equal classes
-    faults: tuple[Fault, ...] = ()  # samples whose slots are filled by a neighbour
+    faults: tuple[Fault, ...] = ()  # samples whose slots a neighbour fills; parts dropped of others
     notices: tuple[str, ...] = ()  # of the storage: reads begun again
 
     def to(self, device: torch.device) -> "Batch":

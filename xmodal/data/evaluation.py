@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.decode import BadSample, open_image
-from xmodal.data.kind import Kind, features_of, kind_of
+from xmodal.data.kind import Kind, features_of, kind_of, parts_dropped
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample, hash_id
 from xmodal.data.tokens import CaptionTokenizer
@@ -91,12 +91,11 @@ class EvaluationSet(Dataset[EvaluationBatch]):
     def _pair(self, sample: RawSample) -> _Pair:
         text_features = None
         captions = list[str]()
-        if self.captions and (self.kind.text is None or sample.record.get("captions")):
-            captions = sample.captions()
         if self.kind.text is not None:
             text_features = features_of(sample, "text", self.kind.text)
-            if captions and len(captions) != len(text_features):
-                raise BadSample("text.npy has not a row for each caption")
+            captions = sample.said().kept
+        elif self.captions:
+            captions = sample.captions()
         return _Pair(
             read_image(sample, "image", self.kind, self.transform),
             captions,
@@ -109,12 +108,13 @@ class EvaluationSet(Dataset[EvaluationBatch]):
 def read_each(
     reader: SampleReader, numbers: Sequence[int], use: Callable[[RawSample], T]
 ) -> tuple[dict[int, T], tuple[Fault, ...]]:
-    """Return what `use` makes of samples, by their numbers, and those that cannot be used."""
+    """Return what `use` makes of samples, by their numbers, and what cannot be used."""
     made: dict[int, T] = {}
-    faults = []
+    faults: list[Fault] = []
     for number, sample in zip(numbers, reader.load(numbers), strict=True):
         try:
             made[number] = use(sample)
+            faults += parts_dropped(sample)
         except BadSample as cause:
             faults.append(Fault(sample.shard, sample.key, str(cause)))
     return made, tuple(faults)

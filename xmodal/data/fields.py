@@ -56,10 +56,10 @@ def is_missing(value: object) -> bool:
 def captions_of(value: object, name: str = "caption") -> Captions:
     """Return the captions of a text or a list of texts, as they are written, without stripping.
 
-    A text that is a JSON list of texts, as tables have it, is those texts. What is null or NaN has
-    none. Raises `BadSample` where there are too many to be captions.
+    A text that is a JSON list of texts, as tables have it, is those texts; a missing value none.
+    Raises `BadSample` where there are too many to be captions.
     """
-    if value is None or value != value:
+    if is_missing(value):
         return Captions([], [], [])
     found = _listed(value)
     if len(found) > MAX_CAPTIONS:

@@ -80,6 +80,11 @@ def features_of(sample: RawSample, side: str, shape: Shape) -> np.ndarray:
     return values
 
 
+def parts_dropped(sample: RawSample) -> list[Fault]:
+    """Return the captions and labels that were dropped from a sample that was used."""
+    return [Fault(sample.shard, sample.key, cause, partial=True) for cause in sample.dropped]
+
+
 def _explain(sample: RawSample, side: str) -> None:
     """Raise `BadSample` for what keeps a sample from having features.
 

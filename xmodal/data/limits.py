@@ -7,4 +7,5 @@ MAX_CAPTIONS = 1_000  # of a sample
 MAX_CAPTION_CHARACTERS = 10_000  # longer ones are no captions but whole pages
 MAX_SCANS = 100  # of a JPEG; each goes over the whole image again
 MAX_SCANNED_PIXELS = 10 * MAX_PIXELS  # pixels times scans of a JPEG
-MAX_CHUNKS = 100_000  # of a PNG
+MAX_HEADERS = 100_000  # segments, chunks or tags of an image
+MAX_WEBP_PIXELS = 50_000_000  # decoding takes 20 bytes a pixel, of all other formats at most 12

@@ -20,7 +20,7 @@ from xmodal.data.chance import (
     generator,
 )
 from xmodal.data.decode import BadSample, EncodedImage, open_image
-from xmodal.data.kind import Kind, features_of, kind_of
+from xmodal.data.kind import Kind, features_of, kind_of, parts_dropped
 from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import rank_positions
@@ -337,9 +337,11 @@ class TrainingLoader:
         for row, (position, sample) in zip(rows, islice(samples, len(rows)), strict=True):
             try:
                 captions.append(self.dataset.fill(slot, row, position, sample))
+                faults += parts_dropped(sample)
             except BadSample as cause:
-                faults.append(Fault(sample.shard, sample.key, str(cause), cause.by_choice))
-                captions.append(self.dataset.substitute(slot, row, position, faults[-1], stream))
+                bad = Fault(sample.shard, sample.key, str(cause), cause.by_choice)
+                faults.append(bad)
+                captions.append(self.dataset.substitute(slot, row, position, bad, stream))
         for (name, _), texts in zip(CAPTIONS, zip(*captions, strict=True), strict=False):
             ids, mask = self.dataset.tokenizer(texts)
             slot[f"{name}tokens"][rows, : ids.shape[1]] = ids.numpy()

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
+from xmodal.data.decode import BadSample
+from xmodal.data.fields import relevance_of
 from xmodal.data.shard_index import (
     NO_DIGESTS,
     Digests,
@@ -217,9 +219,12 @@ class _Folder:
             return None
         path = f"{self.folder}/{RELEVANCE_NAME}"
         try:
-            return json.loads(self.storage.read(path))
-        except ValueError:
-            raise UserError(f"{path} is no JSON: remove it, or build the shards again") from None
+            return relevance_of(json.loads(self.storage.read(path)))
+        except (ValueError, RecursionError):
+            cause = "it is no JSON"
+        except BadSample as error:
+            cause = str(error)
+        raise UserError(f"{path} cannot be used ({cause}): remove it, or build the shards again")
 
     def _shard(self, entry: dict) -> Shard:
         name = entry["url"]

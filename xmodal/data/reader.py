@@ -1,12 +1,12 @@
 """Samples by their numbers, from wherever their shards lie, in as few reads as it takes."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 
 from xmodal.data.manifest import Manifest, Shard
 from xmodal.data.recent import Recent
-from xmodal.data.samples import RawSample
+from xmodal.data.samples import EXTENSIONS, RawSample, doubt_of_size
 from xmodal.data.shard_index import ShardIndex
 from xmodal.data.tar import Sample
 from xmodal.data.tar_headers import BLOCK, is_header_of
@@ -51,7 +51,7 @@ class SampleReader:
         Files that lie near each other are read together. Raises `UserError` when a shard cannot
         be read.
         """
-        wanted = None if extensions is None else frozenset(extensions)
+        wanted = EXTENSIONS if extensions is None else EXTENSIONS.intersection(extensions)
         found: dict[int, RawSample] = {}
         for shard, members in self._by_shard(numbers):
             found.update(self._load_shard(shard, members, wanted))
@@ -82,18 +82,17 @@ class SampleReader:
         return [(shard, list(members)) for shard, members in shards]
 
     def _load_shard(
-        self, shard: int, numbers: Sequence[int], wanted: frozenset[str] | None
+        self, shard: int, numbers: Sequence[int], wanted: frozenset[str]
     ) -> Iterator[tuple[int, RawSample]]:
         url = self.manifest.shards[shard].url
         start = self._ends[shard - 1] if shard else 0
         index, repeats = self._index(shard)
         samples = [index[number - start] for number in numbers]
-        members = [one.members for one in samples]
-        if wanted is not None:
-            members = [{ext: one[ext] for ext in one.keys() & wanted} for one in members]
-        read = self._read(shard, [place for one in members for place in one.values()])
-        for number, sample, places in zip(numbers, samples, members, strict=True):
-            doubt = "key comes twice in its shard" if number - start in repeats else None
+        end = self.manifest.shards[shard].num_bytes
+        bounded = [_bounded(one.members, wanted, end) for one in samples]
+        read = self._read(shard, [place for places, _ in bounded for place in places.values()])
+        for number, sample, (places, doubt) in zip(numbers, samples, bounded, strict=True):
+            doubt = "key comes twice in its shard" if number - start in repeats else doubt
             # Arrays stay where they are; all else needs bytes of its own.
             files: dict[str, bytes | memoryview | None] = {}
             for extension, place in places.items():
@@ -137,6 +136,18 @@ class SampleReader:
                 whole = len(piece) == size
                 read[offset, size] = header if whole else None, piece if whole else None
         return read
+
+
+def _bounded(
+    members: Mapping[str, Interval], wanted: frozenset[str], end: int
+) -> tuple[dict[str, Interval], str | None]:
+    """Return the wanted members of a sample, none where they are too large, and then why.
+
+    What reaches past the `end` of the shard, as a damaged index may say, is not there to be read.
+    """
+    found = {extension: place for extension, place in members.items() if extension in wanted}
+    doubt = doubt_of_size(min(size, end - at) for at, size in found.values() if at < end)
+    return ({}, doubt) if doubt else (found, None)
 
 
 def _merged(places: Sequence[Interval], gap: int) -> Iterator[tuple[int, int, list[Interval]]]:

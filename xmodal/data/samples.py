@@ -4,15 +4,16 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from xmodal.data.decode import BadSample
-from xmodal.data.limits import MAX_CAPTION_CHARACTERS
+from xmodal.data.fields import Captions, Labels, captions_of, id_of, ids_of, is_missing, labels_of
+from xmodal.data.limits import MAX_CAPTIONS, MAX_SAMPLE_BYTES, MAX_TEXT_BYTES
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # The images that a sample can have, by the files that each may be: its own, or a query's two.
@@ -21,16 +22,25 @@ IMAGES = {
     "source": tuple(f"source.{extension}" for extension in IMAGE_EXTENSIONS),
     "target": tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS),
 }
+FEATURES = ("image", "text", "source", "target", "target.lower")
+# All the files of a sample that are ever read.
+EXTENSIONS = frozenset(
+    ["json", "txt", *(f"{side}.npy" for side in FEATURES), *sum(IMAGES.values(), ())]
+)
+_NO_CAPTIONS = Captions([], [], [])
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which editors put before UTF-8
 _parse = msgspec.json.Decoder().decode
 _FLOAT32 = np.dtype("<f4")
 _MAGIC = b"\x93NUMPY\x01\x00"
+_MAX_ARRAY_HEADER = 10_000  # bytes, NumPy's own limit
 
 
 class RawSample:
     """The files of a sample by extension, and where it stands.
 
     A file that reaches past the end of its tar is None. `doubt` is what is wrong with the sample
-    as a whole. Every method raises `BadSample` for what cannot be used.
+    as a whole. Every method raises `BadSample` for what cannot be used; what is wrong with a part
+    is in `dropped`, and the rest is returned.
     """
 
     def __init__(
@@ -38,9 +48,17 @@ class RawSample:
     ) -> None:
         self.shard, self.key, self.files = shard, key, files
         self._record: dict[str, Any] | None = None
+        self._texts: dict[str, Captions] = {}  # by the key of the JSON, or `txt`
+        self._labels: Labels | None = None
         if ".." in key and ".." in key.split("/"):
             doubt = doubt or "`..` in its path"
         self.doubt = doubt
+
+    @property
+    def dropped(self) -> list[str]:
+        """The causes of captions and labels that were dropped from what has been read so far."""
+        causes = [cause for texts in self._texts.values() for cause in texts.dropped]
+        return causes + self._labels.dropped if self._labels else causes
 
     def read(self, *extensions: str) -> Any:
         """Return the first file that the sample has of `extensions`, or None."""
@@ -64,7 +82,8 @@ class RawSample:
         return data
 
     def features(self, side: str) -> np.ndarray | None:
-        """Return features in place of the `image`, (…), or of the `text`, (captions, …).
+        """Return features in place of the `image`, (features,) or (regions, features), or of the
+        `text`, (captions, …), a row for each of `captions()`, if the sample has any.
 
         Of a composed query, those of `source`, `target` and `target.lower`, a lower layer's.
         """
@@ -72,9 +91,14 @@ class RawSample:
         if data is None:
             return None
         values = _array(data, side)
-        if side == "text" and (values.ndim < 2 or not len(values)):
-            raise BadSample("text.npy has no row a caption")
-        return values
+        if side != "text":
+            return values
+        said = self.said()
+        if said.total and said.total != len(values):
+            raise BadSample("text.npy has not a row for each caption")
+        if said.dropped and not said.kept:
+            raise BadSample(said.dropped[0])
+        return values[said.places] if said.dropped else values
 
     @property
     def record(self) -> dict[str, Any]:
@@ -87,18 +111,19 @@ class RawSample:
     @property
     def composed(self) -> bool:
         """Whether it is a query: a source image, and a modification that makes it the target."""
-        return self.record.get("modification") is not None
+        modification = self.record.get("modification")
+        return modification != [] and not is_missing(modification)
 
     @property
     def image_id(self) -> str:
         """What says that two samples have the same image; the place of the sample by default."""
-        image_id = self._id("image_id")
+        image_id = id_of(self.record.get("image_id"))
         return f"{self.shard}/{self.key}" if image_id is None else image_id
 
     @property
     def source_id(self) -> str:
         """The id of a query's source."""
-        source_id = self._id("source_id")
+        source_id = id_of(self.record.get("source_id"), "source_id")
         if source_id is None:
             raise BadSample("no source_id in its json")
         return source_id
@@ -106,42 +131,49 @@ class RawSample:
     @property
     def target_id(self) -> str | None:
         """The id of the image that a query asks for; None where that is not published."""
-        return self._id("target_id")
+        return id_of(self.record.get("target_id"), "target_id")
 
     def ids(self, name: str) -> list[str]:
         """Return the ids of images that the JSON has under a name; none where it has no such."""
-        ids = self.record.get(name, [])
-        if not isinstance(ids, list) or not all(isinstance(one, str | int) for one in ids):
-            raise BadSample(f"{name} in its json are no list of ids")
-        return [str(one) for one in ids]
-
-    def _id(self, name: str) -> str | None:
-        found = self.record.get(name)
-        if found is None:
-            return None
-        if not isinstance(found, str | int):
-            raise BadSample(f"{name} in its json is no text or number")
-        return str(found)
+        return ids_of(self.record.get(name), name)
 
     def captions(self) -> list[str]:
-        """Return all captions, at least one: those of the JSON, else the text file.
+        """Return all captions that can be used, at least one: those of the JSON, else the lines of
+        the text file.
 
         A query has one, its modification.
         """
-        if modification := self.texts("modification"):
-            return modification
-        in_record = self.record.get("captions") or "txt" not in self.files
-        captions = self.texts("captions" if in_record else "txt")
-        if captions is None:
-            raise BadSample("no caption: expected captions in its json, or a txt")
-        return captions
+        said = self.said()
+        if not said.kept:
+            cause = "no caption: expected captions in its json, or a txt"
+            raise BadSample(said.dropped[0] if said.dropped else cause)
+        return said.kept
+
+    def said(self) -> Captions:
+        """Return what `captions` chooses from, and the causes of those that cannot be used."""
+        found = _NO_CAPTIONS
+        for name in ("modification",) if self.composed else ("captions", "txt"):
+            texts = self.texts(name)
+            if texts.kept:
+                return texts
+            found = found if found.total else texts
+        return found
+
+    def texts(self, name: str) -> Captions:
+        """Return the texts under a key of the JSON, or in the lines of `txt`."""
+        if name not in self._texts:
+            if name == "txt":
+                self._texts[name] = _lines(self.read("txt"))
+            else:
+                what = "caption" if name == "captions" else name
+                self._texts[name] = captions_of(self.record.get(name), what)
+        return self._texts[name]
 
     def labels(self) -> list[str]:
         """Return the classes that the sample is of; none where its JSON names none."""
-        labels = self.record.get("labels", [])
-        if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels):
-            raise BadSample("labels in its json are no list of strings")
-        return labels
+        if self._labels is None:
+            self._labels = labels_of(self.record.get("labels"))
+        return self._labels.kept
 
     def label(self) -> str:
         """Return the class that the sample is trained as: its first."""
@@ -149,17 +181,6 @@ class RawSample:
         if not labels:
             raise BadSample("no label, which the method learns from")
         return labels[0]
-
-    def texts(self, name: str) -> list[str] | None:
-        """Return the texts under a key of the JSON, or in `txt`; None where there is no such."""
-        if name == "txt":
-            data = self.read("txt")
-            found = None if data is None else _utf8(data, "txt").strip()
-        else:
-            found = self.record.get(name)
-        if found is None:
-            return None
-        return _texts(found, name)
 
     def draw(self, drawn: float, keys: Mapping[str, float], besides: str | None = None) -> str:
         """Return the caption that a number `drawn` from 0 to 1 points at: any of `captions()`, or
@@ -171,9 +192,7 @@ class RawSample:
         if not keys:
             captions = _others(self.captions(), besides)
         else:
-            found = {name: texts for name in keys if (texts := self.texts(name))}
-            if not found:
-                raise BadSample(f"no caption: expected {' or '.join(keys)}")
+            found = self._under(keys)
             if besides is not None:
                 others = {name: _others(texts, besides) for name, texts in found.items()}
                 found = {k: v for k, v in others.items() if besides not in v} or found
@@ -185,6 +204,21 @@ class RawSample:
                 drawn -= keys[name]
             captions, drawn = found[name], min(max(drawn, 0) / keys[name], 1 - 1e-9)
         return captions[int(drawn * len(captions))]
+
+    def _under(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """Return the texts under each key that has any; at least one has."""
+        found = {name: self.texts(name) for name in keys}
+        kept = {name: texts.kept for name, texts in found.items() if texts.kept}
+        if not kept:
+            dropped = [cause for texts in found.values() for cause in texts.dropped]
+            raise BadSample(dropped[0] if dropped else f"no caption: expected {' or '.join(keys)}")
+        return kept
+
+
+def doubt_of_size(sizes: Iterable[int]) -> str | None:
+    """Return what is wrong with a sample whose files are too large to be read, before they are."""
+    total = sum(sizes)
+    return f"files of over {MAX_SAMPLE_BYTES:,} bytes" if total > MAX_SAMPLE_BYTES else None
 
 
 def _others(captions: list[str], besides: str | None) -> list[str]:
@@ -201,10 +235,11 @@ def hash_id(image_id: str) -> int:
 
 
 def _json(data: bytes) -> dict[str, Any]:
+    text = _text(data, "json")
     try:
-        values = _parse(data)
+        values = _parse(text)
     except (ValueError, RecursionError, msgspec.MsgspecError):
-        values = _parse_again(_utf8(data, "json"))
+        values = _parse_again(_utf8(text, "json"))
     if not isinstance(values, dict):
         raise BadSample("json is not an object")
     return values
@@ -218,53 +253,22 @@ def _parse_again(text: str) -> Any:
         raise BadSample("json does not parse") from None
 
 
-def _texts(found: object, name: str) -> list[str]:
-    captions = [found] if isinstance(found, str) else found
-    if not isinstance(captions, list) or not all(isinstance(one, str) for one in captions):
-        raise BadSample(f"{name} in its json are not a list of strings")
-    captions = [caption for caption in captions if caption.strip()]
-    if not captions:
-        raise BadSample("caption is empty")
-    if any(len(caption) > MAX_CAPTION_CHARACTERS for caption in captions):
-        raise BadSample(f"caption is over {MAX_CAPTION_CHARACTERS:,} characters")
-    if not all(map(_is_unicode, captions)):
-        raise BadSample("caption in its json has half a surrogate pair")
-    return captions
+def _lines(data: bytes | None) -> Captions:
+    """Return the captions of a text file, one a line; blank lines are none."""
+    if data is None:
+        return _NO_CAPTIONS
+    text = _utf8(_text(data, "txt"), "txt").replace("\r", "\n")
+    if text.count("\n") > 100 * MAX_CAPTIONS:
+        raise BadSample(f"more than {MAX_CAPTIONS:,} captions")
+    lines = [line.strip() for line in text.split("\n")]
+    return captions_of([line for line in lines if line] or [""])
 
 
-def _array(data: Any, side: str) -> np.ndarray:
-    start = 10 + data[8] + 256 * data[9] if len(data) > 10 else 0
-    dtype, shape, size = _header(bytes(data[:start]))
-    if dtype is None or len(data) != start + size:
-        raise BadSample(f"{side}.npy is no array of numbers in NumPy's format 1, or is cut")
-    values: np.ndarray = np.ndarray(shape, dtype, data, start)
-    if dtype is not _FLOAT32:
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
-    # A finite sum of squares tells of all of them, at a fraction of the time and without warnings.
-    if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
-        raise BadSample(f"{side}.npy has values that are not finite")
-    return values
-
-
-@lru_cache(maxsize=1024)
-def _header(text: bytes) -> tuple[np.dtype | None, tuple[int, ...], int]:
-    """Read an array's kind, shape and bytes; what would need a pickle has no kind."""
-    if not text.startswith(_MAGIC):
-        return None, (), 0
-    try:
-        file = io.BytesIO(text[len(_MAGIC) :])
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception:  # whatever the bytes lead Python's parser to
-        return None, (), 0
-    if (fortran and len(shape) > 1) or dtype.kind not in "fiu" or min(shape, default=0) < 0:
-        return None, (), 0
-    return (_FLOAT32 if dtype == _FLOAT32 else dtype), shape, dtype.itemsize * math.prod(shape)
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether a string is whole characters; JSON can write halves of them."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+def _text(data: bytes, extension: str) -> bytes:
+    """Return what stands in a text file of bearable size, without the mark of its byte order."""
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadSample(f"{extension} is over {MAX_TEXT_BYTES:,} bytes")
+    return data.removeprefix(_BYTE_ORDER_MARK)
 
 
 def _utf8(data: bytes, extension: str) -> str:
@@ -272,3 +276,40 @@ def _utf8(data: bytes, extension: str) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise BadSample(f"caption in its {extension} is not UTF-8") from None
+
+
+def _array(data: Any, side: str) -> np.ndarray:
+    start = 10 + data[8] + 256 * data[9] if len(data) > 10 else 0
+    dtype, shape, order = _header(bytes(data[:start]) if start <= _MAX_ARRAY_HEADER else b"")
+    count = math.prod(shape)
+    if dtype is None or len(data) != start + count * dtype.itemsize:
+        raise BadSample(f"{side}.npy is no array of numbers in NumPy's format 1, or is cut")
+    if side == "text" and (len(shape) not in (2, 3) or not count):
+        raise BadSample("text.npy has no row a caption")
+    if side != "text" and (len(shape) not in (1, 2) or not count):
+        raise BadSample(f"{side}.npy has another shape than (features,) or (regions, features)")
+    if count * 4 > MAX_SAMPLE_BYTES:
+        raise BadSample(f"{side}.npy has over {MAX_SAMPLE_BYTES // 4:,} values")
+    values: np.ndarray = np.ndarray(shape, dtype, data, start, order=order)
+    if dtype is not _FLOAT32 or order == "F":
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32, order="C")
+    # A finite sum of squares tells of all of them, at a fraction of the time and without warnings.
+    if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
+        raise BadSample(f"{side}.npy has values that are not finite")
+    return values
+
+
+@lru_cache(maxsize=1024)
+def _header(text: bytes) -> tuple[np.dtype | None, tuple[int, ...], Literal["C", "F"]]:
+    """Read an array's kind, shape and order; what would need a pickle has no kind."""
+    if not text.startswith(_MAGIC):
+        return None, (), "C"
+    try:
+        file = io.BytesIO(text[len(_MAGIC) :])
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception:  # whatever the bytes lead Python's parser to
+        return None, (), "C"
+    if dtype.kind not in "fiu" or min(shape, default=0) < 0:
+        return None, (), "C"
+    return (_FLOAT32 if dtype == _FLOAT32 else dtype), shape, "F" if fortran else "C"

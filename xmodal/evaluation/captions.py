@@ -29,13 +29,18 @@ def true_pairs(gallery: Gallery, relevance: Relevance | None) -> Tensor:
     lists = None if relevance is None else {hash_id(k): v for k, v in relevance.items()}
     pairs: list[tuple[int, int]] = []
     numbers = gallery.caption_numbers().tolist()
+    counts = gallery.owners.bincount(minlength=len(gallery.image_ids)).tolist()
     for text, owner in enumerate(gallery.owners.tolist()):
         image_id = int(gallery.image_ids[owner])
         true_ids = [image_id]
         if lists is not None:
             captions = lists.get(image_id, [])
-            if numbers[text] >= len(captions):
-                raise UserError("relevance.json does not list every caption; build the set again")
+            # Where a caption was dropped, its list would be taken for that of the next one.
+            if len(captions) != counts[owner]:
+                raise UserError(
+                    f"relevance.json lists {len(captions)} captions of an image of which "
+                    f"{counts[owner]} can be used; build the set again"
+                )
             true_ids = [hash_id(one) for one in captions[numbers[text]]]
         pairs += [(row, text) for true_id in true_ids for row in rows_of[true_id]]
     return torch.tensor(pairs, dtype=torch.int64)

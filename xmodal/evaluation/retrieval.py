@@ -40,9 +40,18 @@ class Retrieval:
 
     def fault_lines(self) -> list[str]:
         """Return what is to be said of the samples left out: the first ones by name."""
-        lines = [f"bad sample, left out: {fault}" for fault in self.faults[:NAMED_FAULTS]]
-        more = len(self.faults) - len(lines)
-        return [*lines, f"and {more} more bad samples"] if more else lines
+        bad = [fault for fault in self.faults if not fault.partial]
+        parts = [fault for fault in self.faults if fault.partial]
+        return [
+            *_named(bad, "bad sample, left out", "bad samples"),
+            *_named(parts, "part of a sample, dropped", "parts of samples"),
+        ]
+
+
+def _named(faults: Sequence[Fault], what: str, many: str) -> list[str]:
+    lines = [f"{what}: {fault}" for fault in faults[:NAMED_FAULTS]]
+    more = len(faults) - len(lines)
+    return [*lines, f"and {more} more {many}"] if more else lines
 
 
 def evaluate_retrieval(
@@ -188,7 +197,8 @@ def _check_faults(
     url, total = reader.manifest.url, len(reader)
     missing = total - read
     if missing > max_bad_share * total or not read:
-        first = f", the first {faults[0]}" if faults else ""
+        bad = [fault for fault in faults if not fault.partial]
+        first = f", the first {bad[0]}" if bad else ""
         raise UserError(
             f"{missing} of {total} samples of {url} cannot be read{first}; run "
             f"`python -m shards check {url}`"

@@ -29,6 +29,7 @@ from torch import Tensor
 from xmodal.activity import activity
 from xmodal.data.batch import Fault
 from xmodal.data.decode import BadSample, open_image
+from xmodal.data.kind import parts_dropped
 from xmodal.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import IMAGES, RawSample
@@ -161,7 +162,10 @@ def _write_shard(
                 key = f"{number:09d}/{sample.key}"
                 if isinstance(made, Fault):
                     faults.append(made)
-                    made = {extension: data or b"" for extension, data in sample.files.items()}
+                    copied = {extension: data or b"" for extension, data in sample.files.items()}
+                    made = copied or {"txt": b""}  # of what is too large to be read
+                else:
+                    faults += parts_dropped(sample)
                 tar.write({"__key__": key, **made})
             done.advance(len(chunk))
     partial.rename(path)
@@ -257,10 +261,8 @@ def _roles(sample: RawSample) -> list[str]:
 
 def _record(sample: RawSample, captions: list[str]) -> dict[str, Any]:
     """Return a sample's JSON with what could no longer be told from where the sample is."""
-    if sample.composed:
-        return sample.record
-    record = sample.record | {"image_id": sample.image_id}
-    return record | {"captions": captions} if captions else record
+    said = {"modification" if sample.composed else "captions": captions} if captions else {}
+    return sample.record | said | ({} if sample.composed else {"image_id": sample.image_id})
 
 
 def _unencoded(sample: RawSample, sides: LockedSides) -> Members:
@@ -311,7 +313,8 @@ def _npy(values: Tensor) -> bytes:
 
 def _report(faults: list[Fault], total: int, max_share: float, say: Callable[[str], None]) -> None:
     for fault in faults[:5]:
-        say(f"bad sample: {fault}")
+        say(f"{'part of a sample, dropped' if fault.partial else 'bad sample'}: {fault}")
+    faults = [fault for fault in faults if not fault.partial]
     if len(faults) > max_share * max(total, 1000):
         raise UserError(
             f"{len(faults)} of {total} samples cannot be read, the first {faults[0]}; run "

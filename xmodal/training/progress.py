@@ -18,6 +18,7 @@ class Progress:
 
     step: int = 0
     fault_causes: dict[str, int] = field(default_factory=dict)
+    part_causes: dict[str, int] = field(default_factory=dict)  # of captions and labels dropped
     left_out: int = 0  # samples outside the sizes that the recipe wants
     retries: int = 0  # reads of a bucket that were begun again
     best: float | None = None
@@ -29,6 +30,11 @@ class Progress:
         """Number of unreadable samples so far."""
         return sum(self.fault_causes.values())
 
+    @property
+    def parts(self) -> int:
+        """Number of captions and labels so far that were dropped from samples that were used."""
+        return sum(self.part_causes.values())
+
     def causes(self) -> str:
         """Return the causes of unreadable samples with their numbers."""
         return ", ".join(f"{cause}: {number}" for cause, number in self.fault_causes.items())
@@ -36,17 +42,17 @@ class Progress:
     def count(self, faults: Sequence[Fault]) -> list[str]:
         """Count faults and return the lines that name those within the bound.
 
-        What the recipe leaves out by choice is counted apart, and not named.
+        What the recipe leaves out by choice is counted apart, and not named; parts are too.
         """
         self.left_out += sum(fault.by_choice for fault in faults)
-        faults = [fault for fault in faults if not fault.by_choice]
-        room = max(0, NAMED_FAULTS - self.faults)
-        lines = [f"bad sample, a neighbour takes its place: {fault}" for fault in faults[:room]]
-        if 0 < room <= len(faults):
-            lines.append("more bad samples are counted (bad_samples) but not named")
-        causes = Counter(self.fault_causes)
-        causes.update(fault.cause for fault in faults)
-        self.fault_causes = dict(causes)
+        bad = [fault for fault in faults if not (fault.by_choice or fault.partial)]
+        parts = [fault for fault in faults if fault.partial]
+        lines = [
+            *_named(bad, self.faults, "bad sample, a neighbour takes its place", "bad_samples"),
+            *_named(parts, self.parts, "part of a sample, dropped", "dropped_parts"),
+        ]
+        self.fault_causes = _counted(self.fault_causes, bad)
+        self.part_causes = _counted(self.part_causes, parts)
         return lines
 
     def count_retries(self, notices: Sequence[str]) -> list[str]:
@@ -81,6 +87,18 @@ def find_metric(metrics: Mapping[str, float], name: str) -> float:
 def full_name(name: str, names: Collection[str]) -> str | None:
     """Return which of `names` is meant, whole or without its protocol; None where none is."""
     return next((full for full in names if full == name or full.endswith(f"/{name}")), None)
+
+
+def _named(faults: Sequence[Fault], before: int, what: str, key: str) -> list[str]:
+    """Return lines about faults, of the first `NAMED_FAULTS` of a run; `before` have been."""
+    room = max(0, NAMED_FAULTS - before)
+    lines = [f"{what}: {fault}" for fault in faults[:room]]
+    more = f"more {key.replace('_', ' ')} are counted ({key}) but not named"
+    return [*lines, *([more] if 0 < room <= len(faults) else [])]
+
+
+def _counted(causes: Mapping[str, int], faults: Sequence[Fault]) -> dict[str, int]:
+    return dict(Counter(causes) + Counter(fault.cause for fault in faults))
 
 
 class Stopwatch:

@@ -283,7 +283,7 @@ class Trainer:
         self._say(lines)
         seen = (self.progress.step + 1) * self.recipe.data.batch_size
         if self.progress.faults > self.recipe.data.max_bad_share * max(seen, 1000):
-            bad = [fault for fault in faults if not fault.by_choice]
+            bad = [fault for fault in faults if not (fault.by_choice or fault.partial)]
             self._give_up(
                 f"{self.progress.faults} of {seen} samples cannot be read "
                 f"({self.progress.causes()}), the last {bad[-1] if bad else 'named above'}; "
@@ -320,6 +320,7 @@ class Trainer:
             | {
                 "epoch": step * self.recipe.data.batch_size / self.timeline.epoch_samples,
                 "bad_samples": self.progress.faults,
+                "dropped_parts": self.progress.parts,
                 "left_out": self.progress.left_out,
                 "read_retries": self.progress.retries,
             }
