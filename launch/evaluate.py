@@ -168,7 +168,7 @@ def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environm
     )
     if not environment.is_main:
         return
-    for line in retrieval.fault_lines():
+    for line in [*retrieval.fault_lines(), *retrieval.warnings]:
         print(line)
     examples = retrieved_examples(
         retrieval.finds, subject.dataset.reader, gallery.reader if gallery else None

@@ -415,3 +415,21 @@ def test_texts_of_features_are_shown_by_their_labels(tmp_path: Path) -> None:
     found = measured(Bags(), tmp_path)
     reader = evaluation_set(read_manifest(tmp_path), 8, TOKENIZER).reader
     assert retrieved_examples(found.finds, reader)[0].text == "red, green"
+
+
+def test_what_any_order_would_reach_is_named(tmp_path: Path) -> None:
+    found = {
+        key: members | {"json": described([f"{key} red"], image_id="same")}
+        for key, members in samples().items()
+    }
+    write_shards(tmp_path, [found])
+    result = measured(Bags(), tmp_path)
+    assert result.metrics["all-captions/text_to_image/recall@1"] == 100
+    assert result.warnings == [
+        f"warning: all-captions/image_to_text/recall@1 and others of {tmp_path} cannot be less "
+        f"than 100: all {IMAGES} images have the same image_id; give each image its own, or none"
+    ]
+
+
+def test_metrics_that_say_something_are_not_named(shards: Path) -> None:
+    assert measured(Bags(), shards, "class", "gap").warnings == []

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from xmodal.activity import activity, tracked
 from xmodal.evaluation.tiles import Choice, Places, Tiles
 from xmodal.methods.method import Score
 
@@ -208,10 +209,11 @@ def _check_true_pairs(true_pairs: Tensor, num_images: int, num_texts: int) -> No
 def _share(numbers: Sequence[int]) -> Iterator[int]:
     """This process's part of the tiles; all of them where there is no process group."""
     if dist.is_available() and dist.is_initialized():
-        return iter(numbers[dist.get_rank() :: dist.get_world_size()])
-    return iter(numbers)
+        numbers = numbers[dist.get_rank() :: dist.get_world_size()]
+    return tracked(numbers, "tile")
 
 
 def _reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(tensor, operation)
+        with activity("waiting for the other ranks"):
+            dist.all_reduce(tensor, operation)

@@ -1,7 +1,7 @@
 """Measuring a trained method on a shard set, by any of the protocols, on all ranks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ class Retrieval:
     metrics: dict[str, float]  # of all protocols
     finds: list[Find]  # of a few queries, to look at
     faults: list[Fault]  # samples left out
+    warnings: list[str] = field(default_factory=list)  # of metrics that say nothing
 
     def fault_lines(self) -> list[str]:
         """Return what is to be said of the samples left out: the first ones by name."""
@@ -182,7 +183,26 @@ def _measured(subject: Subject, names: Sequence[str], faults: list[Fault]) -> Re
         finds += _pair_finds(subject, ranked[captioned[0]])
     if set(VISUAL).intersection(names):
         finds += visual_finds(gallery, subject.classes, tile)
-    return Retrieval(metrics, finds, faults)
+    return Retrieval(metrics, finds, faults, _certain(metrics, gallery, subject.url))
+
+
+def _certain(metrics: Mapping[str, float], gallery: Gallery, url: str) -> list[str]:
+    """Return a line about metrics that any order of the gallery would reach, if there are any."""
+    names = [
+        name.removesuffix("_chance")
+        for name, value in metrics.items()
+        if name.endswith("_chance") and not name.endswith("/rsum_chance") and value > 99.99
+    ]
+    if not names:
+        return []
+    images = len(gallery.image_ids)
+    why = f"its {images:,} images are too few, or nearly all of them are right"
+    if images > 1 and len(gallery.image_ids.unique()) == 1:
+        why = f"all {images:,} images have the same image_id; give each image its own, or none"
+    return [
+        f"warning: {names[0]}{' and others' * (len(names) > 1)} of {url} cannot be less than 100: "
+        f"{why}"
+    ]
 
 
 def _pair_finds(subject: Subject, ranked: Ranked) -> list[Find]:

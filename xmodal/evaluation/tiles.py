@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from xmodal.activity import tracked
 from xmodal.distributed.collectives import rank, sum_over_ranks, world_size
 from xmodal.methods.method import Score
 
@@ -93,7 +94,7 @@ def judge_queries(
     """
     tiles = Tiles(queries, gallery, score, tile, whole_rows=True)
     values = torch.zeros(len(queries), num_values, dtype=torch.float64, device=queries.device)
-    for number in range(rank(), tiles.num_rows, world_size()):
+    for number in tracked(range(rank(), tiles.num_rows, world_size()), "row of tiles"):
         span, scores = tiles.row(number)
         broken = scores.isnan().any(1, keepdim=True)
         rows = torch.arange(span.start, span.stop, device=queries.device)
