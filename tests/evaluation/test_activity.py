@@ -53,7 +53,7 @@ def test_an_evaluation_names_what_it_does_and_how_far_it_is(
     assert f"\nclass, {sizes}: row of tiles 1 of " in text
     assert f"\ngap, {sizes}\n" in text
     assert "what images find: query 1 of 6" in text
-    assert ("pairs of shortlists: block 1 of 1" in text) == (not all_pairs)
+    assert ("part of the shortlists 1 of 1" in text) == (not all_pairs)
 
 
 def test_classes_by_name(lines: list[str], tmp_path: Path) -> None:

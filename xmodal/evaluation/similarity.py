@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xmodal.activity import tracked
 from xmodal.distributed.collectives import gather, rank, world_size
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.ranking import Ranks, count_ranks, top_k
@@ -131,7 +132,7 @@ def _ranks_again(
         total * rank() // world_size(), total * (rank() + 1) // world_size(), device=ranks.device
     )
     found = [ranks[:0]]
-    for rows in own.split(QUERIES) if len(own) else ():
+    for rows in tracked(own.split(QUERIES) if len(own) else (), "part of the shortlists"):
         items, scores = _shortlisted(queries[rows], gallery, similarity, tile)
         is_true = torch.isin(rows[:, None] * len(gallery) + items, true_keys)
         best = scores.masked_fill(~is_true, -torch.inf).amax(1, keepdim=True)
