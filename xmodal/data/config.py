@@ -124,6 +124,11 @@ class DataConfig(Config):
     max_bad_share: float = Field(
         0.01, ge=0, le=1, description="share of unreadable samples above which training stops"
     )
+    accept: str | None = Field(
+        None,
+        description="fingerprint of changed training data that a run may resume on, as the "
+        "refusal gives it; the order of samples is then another one from there on",
+    )
     feature_cache: str | None = Field(
         None,
         description="folder that keeps what encoders that are never trained make of the data, "

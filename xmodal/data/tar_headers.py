@@ -190,7 +190,7 @@ def _checked(block: bytes, offset: int) -> bytes:
     rest = block[:148] + block[156:]
     unsigned = 256 + sum(rest)
     # Some old writers summed signed bytes.
-    if wanted not in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest)):
+    if wanted != unsigned and wanted != unsigned - 256 * sum(byte > 127 for byte in rest):
         raise _broken_header(offset) if offset else BrokenTar("is no tar")
     return block
 

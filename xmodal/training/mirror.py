@@ -22,7 +22,7 @@ from xmodal.training.wholeness import CONTENTS, UNREADABLE, fault_of, read_conte
 
 RECIPE = "recipe.yaml"
 # What goes with every checkpoint, as it is then.
-BESIDE = ("tokenizer.json", "metrics.jsonl", "results.json", "report/index.html")
+BESIDE = ("tokenizer.json", "data.json", "metrics.jsonl", "results.json", "report/index.html")
 _CHUNK = 8 * 2**20  # bytes
 _MOST = 16 * 2**20  # bytes that are read of a list of files or a recipe
 

@@ -20,7 +20,7 @@ from xmodal.training.metrics import read_metrics
 
 # What may change between the parts of one run, because no weight depends on it.
 _FREE = re.compile(
-    r"(run|data\.(workers|max_bad_share|s3\..*|cache.*)|training\.(log_every|roll_call|watchdog|restarts)|checkpoints\.(every|keep_last|mirror)|"
+    r"(run|data\.(workers|max_bad_share|accept|s3\..*|cache.*)|training\.(log_every|roll_call|watchdog|restarts)|checkpoints\.(every|keep_last|mirror)|"
     r"evaluation\..*|stages\.\d+\.requires.*):"
 )
 
@@ -30,6 +30,7 @@ _PARTS = {
     "recipe.yaml": False,
     "lock": False,
     "tokenizer.json": False,
+    "data.json": False,
     "metrics.jsonl": False,
     "tensorboard": True,
     "checkpoints": True,

@@ -33,6 +33,7 @@ from xmodal.training.checks import (
     check_sizes,
     check_whole,
 )
+from xmodal.training.data_record import DataRecord
 from xmodal.training.features import cached_features
 from xmodal.training.finished import finished_lines, is_finished
 from xmodal.training.hold import hold
@@ -95,13 +96,16 @@ class Session:
             self.recovered = recover(self.run, self.mirror.restore if self.mirror else None)
         check_restarts(self.run, recipe.training.restarts)
         self.progress = read_progress(self.run)
-        epoch = recipe.data.epoch or sum(shards.num_samples for shards in self.train_shards)
-        self.timeline = Timeline(recipe, epoch)
+        record = self._data_record()
+        resumed = record.resume(self.run.path, recipe, self.progress)
+        self.recovered += resumed.lines
+        self.timeline = Timeline(recipe, resumed.epoch)
         self.finished = is_finished(self.run, recipe, self.timeline, self.progress)
         barrier()
         # What a finished run was trained by stays in its recipe.yaml, whatever is asked for now.
         if environment.is_main and not (self.finished and self.run.recipe.is_file()):
             self.run.create(recipe)
+            record.write(self.run.path)
             self.run.pin()
             self.run.tidy(recipe.checkpoints.keep_last, self.progress.best_step)
             with activity("preparing the tokenizer"):
@@ -125,6 +129,11 @@ class Session:
     def _check_kind(self, shards: Manifest, method: Method, contents: Contents) -> None:
         kind = kind_of(SampleReader(shards), captions=contents.captions)
         check_kind(self.recipe, shards.url, kind, contents, local=method.local)
+
+    def _data_record(self) -> DataRecord:
+        others = {"data.val": self.val_shards, "data.gallery": self.gallery_shards}
+        sets = {role: [shards] if shards else [] for role, shards in others.items()}
+        return DataRecord({"data.train": self.train_shards, **sets})
 
     def _all_shards(self) -> list[Manifest]:
         others = (self.val_shards, self.gallery_shards)
