@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import re
 import threading
 import time
@@ -54,7 +55,14 @@ def shown_steps(run: Path) -> list[int]:
     # What is called from here within a command shall not wait for this.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    warnings: list[str] = []
+    heard = logging.getLogger("tensorboard")
+    listener = logging.Handler(logging.WARNING)
+    listener.emit = lambda record: warnings.append(record.getMessage())
+    heard.addHandler(listener)
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    heard.removeHandler(listener)
+    assert warnings == []
     return [event.step for event in board.Scalars("loss")]
 
 

@@ -194,6 +194,14 @@ def test_a_path_below_a_file_or_a_link_to_nothing_is_one_line(
         Run(tmp_path / "link").check(make_recipe())
 
 
+@pytest.mark.parametrize("name", ["[x]", "a*", "b?/c"])
+def test_a_path_that_deepspeed_takes_for_a_pattern_is_one_line(
+    name: str, tmp_path: Path, make_recipe: MakeRecipe
+) -> None:
+    with pytest.raises(UserError, match=r"DeepSpeed finds no checkpoints below a path with \*, \?"):
+        Run(tmp_path / name).check(make_recipe())
+
+
 @pytest.mark.parametrize("what", ["renamed", "removed", "replaced"])
 def test_a_folder_that_is_moved_away_is_written_into_no_more(
     what: str, run: Run, make_recipe: MakeRecipe

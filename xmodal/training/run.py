@@ -62,7 +62,7 @@ class Run:
         """Raise `UserError` when the folder is not this recipe's to write in."""
         if "://" in str(self.given):
             raise UserError(f"run={self.given}: a run folder lies on a disk; name a folder")
-        check_folder(self.path, f"run={self.path}")
+        check_path(self.path, f"run={self.path}")
         if not self.path.exists():
             return
         for name, is_folder in _PARTS.items():
@@ -180,8 +180,10 @@ class Run:
         return sorted(step_of(path) for path in found if STEP.fullmatch(path.name))
 
 
-def check_folder(path: Path, name: str) -> None:
-    """Raise `UserError`, by the name that the user gave it, where a path can be no folder."""
+def check_path(path: Path, name: str) -> None:
+    """Raise `UserError`, by the name that the user gave it, where a path cannot be a run's."""
+    if any(character in str(path) for character in "*?["):
+        raise UserError(f"{name}: DeepSpeed finds no checkpoints below a path with *, ? or [ in it")
     nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
     if not nearest.is_dir():
         what = "a file" if nearest.exists() else "a link to nothing"

@@ -21,7 +21,7 @@ from xmodal.evaluation.results import write_results
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.build import build_method, load_tokenizer
 from xmodal.methods.method import Method
-from xmodal.recipe import Recipe, dump_recipe
+from xmodal.recipe import Recipe, dump_recipe, load_recipe
 from xmodal.training.advice import lines_before_training
 from xmodal.training.checkpoints import read_progress
 from xmodal.training.checks import (
@@ -102,16 +102,22 @@ class Session:
         self.timeline = Timeline(recipe, resumed.epoch)
         self.finished = is_finished(self.run, recipe, self.timeline, self.progress)
         barrier()
-        # What a finished run was trained by stays in its recipe.yaml, whatever is asked for now.
-        if environment.is_main and not (self.finished and self.run.recipe.is_file()):
-            self.run.create(recipe)
-            record.write(self.run.path)
-            self.run.pin()
-            self.run.tidy(recipe.checkpoints.keep_last, self.progress.best_step)
-            with activity("preparing the tokenizer"):
-                self.recovered += settle_tokenizer(self.run, recipe.method, self.train_shards)
+        if environment.is_main:
+            self._settle(record)
         barrier()
         self.tokenizer = load_tokenizer(recipe.method, self.run.tokenizer)
+
+    def _settle(self, record: DataRecord) -> None:
+        """Make of the run folder what training, or a report of a finished run, starts from."""
+        # What a finished run was trained by stays in its recipe.yaml, whatever is asked for now.
+        if not (self.finished and self.run.recipe.is_file()):
+            self.run.create(self.recipe)
+            record.write(self.run.path)
+        self.run.pin()
+        keep_last = load_recipe(self.run.path).checkpoints.keep_last
+        self.run.tidy(keep_last, self.progress.best_step)
+        with activity("preparing the tokenizer"):
+            self.recovered += settle_tokenizer(self.run, self.recipe.method, self.train_shards)
 
     def _protocols(self, method: Method) -> Sequence[str]:
         """Return what data.val is measured by, once nothing is known to be wrong with it."""

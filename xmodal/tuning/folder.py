@@ -7,7 +7,7 @@ import yaml
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe, read_yaml, validate
-from xmodal.training.run import Run, changes, is_bare
+from xmodal.training.run import Run, changes, check_path, is_bare
 from xmodal.tuning.config import SpaceConfig
 
 SPACE = "space.yaml"
@@ -17,8 +17,7 @@ _FREE = ("trials:", "resources")
 
 def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
     """Raise `UserError` where a folder is not one of a sweep of this recipe over this space."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder with --sweep DIR")
+    check_path(folder, f"--sweep {folder}")
     space_file = folder / SPACE
     if space_file.is_file():
         begun = validate(SpaceConfig, read_yaml(space_file), str(space_file))
