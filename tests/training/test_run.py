@@ -1,5 +1,6 @@
 """The run folder: nothing in it is lost, and nothing foreign is written over."""
 
+import errno
 import json
 import os
 import shutil
@@ -226,17 +227,31 @@ def test_a_full_disk_is_named(run: Run) -> None:
         run.log({"step": 1})
 
 
+def test_a_full_disk_is_named_whatever_is_written_whole(
+    run: Run, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run.create(make_recipe())
+    assert caught.value.filename == str(run.path / "recipe.yaml")
+
+
 def test_a_start_tidies_what_a_killed_one_left(run: Run) -> None:
     save(run, 3, 5, 8, best=3)
     left = ["checkpoints/step-9.partial", "checkpoints/taken.partial"]
     for name in left:
         (run.path / name).mkdir()
     left += ["recipe.yaml.part", "metrics.jsonl.part", "checkpoints/latest.part"]
-    left += ["tokenizer.partial"]
+    left += ["tokenizer.json.part"]
     for name in left[2:]:
         (run.path / name).touch()
     mine = run.path / "notes.part"
     mine.touch()
+    (run.checkpoints / "step-1").touch()  # no checkpoint, nor a folder
+    (run.checkpoints / "notes.partial").touch()
     run.tidy(1, 3)
     assert [name for name in left if (run.path / name).exists()] == []
     assert kept(run) == {"step-3", "step-8"}

@@ -183,8 +183,11 @@ def write_manifest(
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file whole or not at all: beside its place, then renamed into it."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(text.encode("utf-8", "surrogateescape"))
-    part.replace(path)
+    try:
+        part.write_bytes(text.encode("utf-8", "surrogateescape"))
+        part.replace(path)
+    except OSError as error:  # which names no file where the disk is full
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class _Folder:

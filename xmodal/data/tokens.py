@@ -16,6 +16,7 @@ from tokenizers import (
 )
 from torch import Tensor
 
+from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
 
 PAD, END, START, UNKNOWN = "<pad>", "<end>", "<start>", "<unknown>"
@@ -72,10 +73,8 @@ class CaptionTokenizer:
         return TokenCounts(len(encoded), cut, len(ids), sum(token == unknown for token in ids))
 
     def save(self, path: Path) -> None:
-        """Write the tokenizer's file, beside and renamed."""
-        partial = path.with_suffix(".partial")
-        self.tokenizer.save(str(partial))
-        partial.replace(path)
+        """Write the tokenizer's file, whole or not at all."""
+        write_atomically(path, self.tokenizer.to_str(pretty=True))
 
 
 def read_tokenizer(path: Path, context: int) -> CaptionTokenizer:

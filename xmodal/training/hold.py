@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,9 +37,10 @@ def hold(folder: Path, what: str) -> IO[str]:
                 )
             time.sleep(1)
     job = f", job {start['job']}" if start["job"] else ""
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {node_name()}{job}")
-    file.flush()
+    with suppress(OSError):  # a full disk: the lock is had all the same
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {node_name()}{job}")
+        file.flush()
     return file
 
 

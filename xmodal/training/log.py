@@ -49,8 +49,9 @@ class TrainingLog:
             # TensorBoard takes a second to import, which silent ranks need not spend.
             from torch.utils.tensorboard import SummaryWriter
 
-            drop_events_after(run.tensorboard, first_step)
-            self.board = SummaryWriter(str(run.tensorboard))
+            with run.writing(run.tensorboard):
+                drop_events_after(run.tensorboard, first_step)
+                self.board = SummaryWriter(str(run.tensorboard))
 
     def __enter__(self) -> Self:
         self.bar.start()

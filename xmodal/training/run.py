@@ -36,6 +36,7 @@ _PARTS = {
     "checkpoints": True,
     "checkpoints/latest": False,
     "results.json": False,
+    "evaluations": True,
     "report": True,
     "report/index.html": False,
     "lineage.jsonl": False,
@@ -148,7 +149,7 @@ class Run:
 
     def prune(self, keep_last: int, best_step: int | None) -> None:
         """Delete all checkpoints but the newest `keep_last` and the best, and unfinished ones."""
-        for partial in self.checkpoints.glob("*.partial"):
+        for partial in filter(Path.is_dir, self.checkpoints.glob("*.partial")):
             shutil.rmtree(partial)
         latest = self.latest()
         # One that is newer than `latest` was left by a run that was killed before it was whole.
@@ -161,8 +162,9 @@ class Run:
         """Delete what a killed run left: files and checkpoints it had begun, or was to prune."""
         for name in _PARTS:
             path = self.path / name
-            path.with_name(f"{path.name}.part").unlink(missing_ok=True)
-        self.tokenizer.with_suffix(".partial").unlink(missing_ok=True)
+            part = path.with_name(f"{path.name}.part")
+            if part.is_file():
+                part.unlink()
         self.prune(keep_last, best_step)
 
     def log(self, values: Mapping[str, Any]) -> None:
@@ -177,7 +179,7 @@ class Run:
     def _steps(self) -> list[int]:
         """Return the steps of checkpoints that were written to their end, in order."""
         found = self.checkpoints.glob("step-*")
-        return sorted(step_of(path) for path in found if STEP.fullmatch(path.name))
+        return sorted(step_of(one) for one in found if STEP.fullmatch(one.name) and one.is_dir())
 
 
 def check_path(path: Path, name: str) -> None:

@@ -155,7 +155,10 @@ class Session:
             return
         if speaks:
             log_every = self.recipe.training.log_every
-            self.recovered += drop_metrics_after(self.run.metrics, self.progress.step, log_every)
+            with self.run.writing(self.run.metrics):
+                self.recovered += drop_metrics_after(
+                    self.run.metrics, self.progress.step, log_every
+                )
         with TrainingLog(
             self.run, first_step=self.progress.step, steps=self.timeline.total, speaks=speaks
         ) as self.log:
