@@ -18,6 +18,7 @@ MODULES = sorted(
 LAYERS = [
     {"launch"},
     {"tuning"},
+    {"assembly"},
     {"training"},
     {"evaluation"},
     {"methods"},

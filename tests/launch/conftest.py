@@ -1,12 +1,17 @@
 """What the tests of the commands share: tiny shards, a tiny recipe, and one finished run of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from shards.build import build
 from tests.commands import train
+from tests.launch.methods import CHANGES, CLASSES, IMAGE, SAMPLES, STAGES, TEXT, length
+from tests.shard_sets import described, write_shards
+from tests.training_sets import npy
 
 STEPS = 24
 
@@ -76,3 +81,50 @@ def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.code == 0, done.err
     (folder / "printed").write_text(done.out)
     return folder
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of features that lie around their class's: `train` and `val`."""
+    folder = tmp_path_factory.mktemp("classes")
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(CLASSES, IMAGE)), random.normal(size=(CLASSES, TEXT))
+    for split in ("train", "val"):
+        samples = {}
+        for number in range(SAMPLES):
+            label = number % CLASSES
+            image, text = (
+                (side[label] + random.normal(size=side.shape[1]) / 2).astype(np.float32)
+                for side in centres
+            )
+            samples[f"{number:03d}"] = {
+                "image.npy": npy(image),
+                "text.npy": npy(text[None]),
+                "json": described([], image_id=f"{split}{number}", labels=[f"class {label}"]),
+            }
+        write_shards(folder / split, [samples])
+    return folder
+
+
+@pytest.fixture
+def given(scenes: Path, classes: Path, queries: Path) -> Callable[[str], list[str]]:
+    """The arguments that train a method's recipe on tiny shards, all but the run."""
+
+    def arguments(method: str) -> list[str]:
+        shards = classes if method == "uncsm" else scenes
+        data = [f"data.{key}={shards}/{key}" for key in ("train", "val")]
+        if method in {"tirg", "dim"}:
+            data = [f"data.{key}={queries}/composed_{key}" for key in ("train", "val", "gallery")]
+        return [
+            method,
+            *data,
+            *("data.batch_size=16", "data.workers=0", "data.crop=null", "data.flip=false"),
+            *("training.log_every=1", "evaluation.every=0", "checkpoints.every=3 steps"),
+            *(f"stages.{n}.length={length(method)} steps" for n in range(len(STAGES[method]))),
+            # A few steps hold no promise.
+            *(f"stages.{number}.requires={{}}" for number in range(len(STAGES[method]))),
+            "checkpoints.keep_last=20",
+            *CHANGES[method],
+        ]
+
+    return arguments

@@ -69,6 +69,20 @@ class Batch:
     faults: tuple[Fault, ...] = ()  # samples whose slots a neighbour fills; parts dropped of others
     notices: tuple[str, ...] = ()  # of the storage: reads begun again
 
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return next(len(v) for v in vars(self).values() if isinstance(v, Tensor))
+
+    def with_texts(self, texts: "Batch") -> "Batch":
+        """Return the batch with the texts of another one, row by row."""
+        return replace(
+            self,
+            tokens=texts.tokens,
+            token_mask=texts.token_mask,
+            text_features=texts.text_features,
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`, copied while the device computes."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -83,8 +97,7 @@ class Batch:
         The last part may be smaller. Parts share the batch's memory; the first one has its faults
         and notices.
         """
-        rows = next(len(v) for v in vars(self).values() if isinstance(v, Tensor))
-        parts = [self._map(itemgetter(slice(at, at + size))) for at in range(0, rows, size)]
+        parts = [self._map(itemgetter(slice(at, at + size))) for at in range(0, self.size, size)]
         return [parts[0], *(replace(part, faults=(), notices=()) for part in parts[1:])]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":

@@ -56,8 +56,7 @@ class ComposedSet(Dataset[ComposedBatch]):
             queries = image_batch([query.source for query in found], self.kind)
             features = [query.text_features for query in found if query.text_features is not None]
             texts = text_batch([query.modification for query in found], features, self.tokenizer)
-            queries.tokens, queries.token_mask = texts.tokens, texts.token_mask
-            queries.text_features = texts.text_features
+            queries = queries.with_texts(texts)
         return ComposedBatch(
             torch.tensor(list(read), dtype=torch.int64),
             queries,

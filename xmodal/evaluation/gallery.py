@@ -151,10 +151,4 @@ def _with_first_captions(images: Batch, batch: EvaluationBatch, device: torch.de
     if not len(batch.owners):
         return images
     first = torch.searchsorted(batch.owners, torch.arange(len(batch.numbers)))
-    texts = batch.texts.rows(first).to(device)
-    return replace(
-        images,
-        tokens=texts.tokens,
-        token_mask=texts.token_mask,
-        text_features=texts.text_features,
-    )
+    return images.with_texts(batch.texts.rows(first).to(device))

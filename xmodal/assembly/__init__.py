@@ -1,0 +1,1 @@
+"""Whole recipes put together: what is trained, and what was trained, to be used."""

@@ -1,0 +1,207 @@
+"""A trained model in Python: `xmodal.load(RUN)` and what it encodes and scores."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xmodal.assembly.pictures import Picture, read_pictures
+from xmodal.data.batch import Batch
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.transforms import ImageTransform
+from xmodal.errors import UserError
+from xmodal.evaluation.gallery import in_evaluation
+from xmodal.evaluation.zero_shot import class_prototypes
+from xmodal.methods.build import build_method, load_tokenizer
+from xmodal.methods.method import Method
+from xmodal.models.config import FeaturesConfig
+from xmodal.recipe import Recipe, load_recipe
+from xmodal.training.checkpoints import load_weights
+from xmodal.training.run import Run
+from xmodal.training.vocabulary import tokenizer_of
+from xmodal.training.wholeness import check_whole_checkpoint
+
+T = TypeVar("T")
+Images = Picture | Iterable[Picture] | Tensor
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+def load(
+    run: str | Path, *, checkpoint: str = "latest", device: str | torch.device | None = None
+) -> "Model":
+    """Load the model of a run folder, in evaluation mode.
+
+    No hub is asked and no global random state changes. `checkpoint` is `latest`, `best` or
+    `step-N`; `device` is the GPU by default where there is one, else the CPU. Raises `UserError`
+    where there is no such run or checkpoint, or it is damaged.
+    """
+    recipe = load_recipe(run)
+    opened = Run(run)
+    folder = opened.find_checkpoint(checkpoint)
+    check_whole_checkpoint(folder)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = load_tokenizer(recipe.method, tokenizer_of(opened, folder))
+    with torch.random.fork_rng(devices=[]):
+        method = build_method(recipe, tokenizer, place, pretrained=False)
+    load_weights(method, folder, recipe.training.zero)
+    return Model(method.to(place).eval(), recipe, tokenizer, place)
+
+
+class Model:
+    """A trained method with its tokenizer and its preprocessing of images.
+
+    Embeddings are float32 on the CPU: (n, dim), or (n, K, dim) of methods with K embeddings an
+    item; of unit length where the method's are.
+    """
+
+    def __init__(
+        self, method: Method, recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device
+    ) -> None:
+        self.method, self.recipe, self.tokenizer, self.device = method, recipe, tokenizer, device
+        self.transform = ImageTransform(recipe.method.image.size)
+
+    def encode_images(
+        self, images: Images, *, batch_size: int = 256, progress: bool = False
+    ) -> Tensor:
+        """Return embeddings of images, cropped to the central square as in evaluation.
+
+        `images` are paths, PIL images, encoded bytes, or uint8 pixels, (height, width, 3) arrays or
+        (3, height, width) tensors; one of them, any iterable of them, or a tensor (n, 3, height,
+        width). Of a method that trains on features they are (n, …) features. `progress` shows a
+        bar. Raises `UserError` for an image that cannot be read.
+        """
+        return self._encode(self._image_batches(images, batch_size), self._images, progress)
+
+    def encode_texts(
+        self, texts: str | Iterable[str], *, batch_size: int = 256, progress: bool = False
+    ) -> Tensor:
+        """Return embeddings of texts, cut at the context that the model was trained with.
+
+        Raises `UserError` for a method that embeds no texts alone.
+        """
+        if self.method.contents.composed or self.method.contents.views > 1:
+            raise UserError(f"{self.recipe.method.kind} embeds no texts by themselves")
+        return self._encode(self._text_batches(texts, batch_size), self._texts, progress)
+
+    def encode_queries(
+        self,
+        images: Images,
+        modifications: str | Iterable[str],
+        *,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> Tensor:
+        """Return embeddings of composed queries, (n, dim): each image with its modification.
+
+        Raises `UserError` for a method without composed queries, and for unequal numbers.
+        """
+        if not self.method.contents.composed:
+            raise UserError(f"{self.recipe.method.kind} composes no queries; use encode_images")
+        batches = self._query_batches(images, modifications, batch_size)
+        return self._encode(batches, lambda batch: self.method.encode(batch).queries, progress)
+
+    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """Return the method's own score of all pairs, (a, b), of embeddings (a, …) and (b, …).
+
+        A learned score wants images first, then texts.
+        """
+        with self._inference():
+            scores = self.method.score(queries.to(self.device), gallery.to(self.device))
+        return scores.float().cpu()
+
+    def similarity(self, images: Images, texts: str | Iterable[str]) -> Tensor:
+        """Return the score of every image with every text, (images, texts)."""
+        return self.score(self.encode_images(images), self.encode_texts(texts))
+
+    def classify(
+        self,
+        images: Images,
+        names: Sequence[str],
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
+    ) -> Tensor:
+        """Return the score of every image with every class name, (images, names).
+
+        A class is the mean of the embeddings of its name in each of `templates`, which have `{}`
+        in its place (Radford et al. 2021, section 3.1.4).
+        """
+        for template in templates:
+            if "{}" not in template:
+                raise UserError(f"template {template!r} has no {{}}, the place of a class's name")
+        with self._inference():
+            classes = class_prototypes(
+                self.method, names, templates, self.tokenizer, 256, self.device
+            )
+        return self.score(self.encode_images(images), classes)
+
+    def _images(self, batch: Batch) -> Tensor:
+        if self.method.contents.composed:
+            searched = Batch(targets=batch.images, target_features=batch.image_features)
+            embeddings: Tensor = self.method.encode(searched).targets
+        else:
+            embeddings = self.method.encode(batch).images
+        return embeddings
+
+    def _texts(self, batch: Batch) -> Tensor:
+        embeddings: Tensor = self.method.encode(batch).texts
+        return embeddings
+
+    def _image_batches(self, images: Images, batch_size: int) -> Iterator[Batch]:
+        if isinstance(self.recipe.method.image, FeaturesConfig):
+            rows = torch.as_tensor(np.asarray(images), dtype=torch.float32)
+            yield from (Batch(image_features=part) for part in rows.split(batch_size))
+            return
+        for part in _chunks(read_pictures(images), batch_size):
+            squares = [self.transform(one, np.random.default_rng(0)) for one in part]
+            yield Batch(images=torch.stack(squares))
+
+    def _text_batches(self, texts: str | Iterable[str], batch_size: int) -> Iterator[Batch]:
+        if isinstance(self.recipe.method.text, FeaturesConfig):
+            rows = torch.as_tensor(np.asarray(texts), dtype=torch.float32)
+            yield from (Batch(text_features=part) for part in rows.split(batch_size))
+            return
+        for part in _chunks([texts] if isinstance(texts, str) else texts, batch_size):
+            tokens, mask = self.tokenizer(part)
+            yield Batch(tokens=tokens, token_mask=mask)
+
+    def _query_batches(
+        self, images: Images, modifications: str | Iterable[str], batch_size: int
+    ) -> Iterator[Batch]:
+        sources = self._image_batches(images, batch_size)
+        changes = self._text_batches(modifications, batch_size)
+        for source, change in zip(sources, changes, strict=True):
+            if source.size != change.size:
+                raise UserError("there must be as many modifications as images")
+            yield source.with_texts(change)
+
+    def _encode(
+        self, batches: Iterator[Batch], embed: Callable[[Batch], Tensor], progress: bool
+    ) -> Tensor:
+        if progress:
+            batches = _shown(batches)
+        with self._inference():
+            parts = [embed(batch.to(self.device)).float().cpu() for batch in batches]
+        if not parts:
+            raise UserError("there is nothing to encode")
+        return torch.cat(parts)
+
+    def _inference(self) -> AbstractContextManager[None]:
+        return in_evaluation(self.method)
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _shown(batches: Iterator[Batch]) -> Iterator[Batch]:
+    from rich.progress import track
+
+    from xmodal.terminal import console
+
+    yield from track(batches, description="encoding", console=console())
