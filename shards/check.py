@@ -1,10 +1,13 @@
 """Find what is broken in shards: tars read to their end, images decoded, texts read."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from shards.duplicates import Duplicates, ImageDigests
 from shards.parallel import progress, run_parallel
 from shards.picture import EXTENSIONS, PictureError, decode
 from shards.place import find_tars, name_of, storage_of
@@ -21,8 +24,10 @@ from shards.sample import (
     read_features,
     read_record,
 )
+from xmodal.data.decode import BadSample
 from xmodal.data.limits import MAX_CAPTION_CHARACTERS
 from xmodal.data.manifest import MANIFEST_NAME, read_manifest
+from xmodal.data.samples import RawSample
 from xmodal.data.shard_index import NO_DIGESTS, Digests, ShardIndex, index_path, sha256_of
 from xmodal.data.storage import Storage
 from xmodal.data.tar import Sample, grouped, scan_tar
@@ -47,6 +52,7 @@ class Report:
     num_broken: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    images: ImageDigests = field(default_factory=ImageDigests)
 
     def add(self, cause: str, example: str) -> None:
         self.counts[cause] += 1
@@ -68,14 +74,18 @@ def check(folder: str, workers: int) -> int:
     tars = find_tars(folder)
     total, digests = _check_manifest(folder)
     jobs = [(tar, digests.get(tar, NO_DIGESTS)) for tar in tars]
-    reports = {}
+    reports, duplicates = {}, Duplicates(tars)
     with progress("check", len(tars)) as advance:
         for (tar, _), report in run_parallel(_check_job, jobs, min(workers, len(tars))):
             reports[tar] = report
+            duplicates.add(tar, report.images.rows)
+            report.images = ImageDigests()  # those of all tars together could fill the memory
             advance(1)
     for tar in tars:
         total.merge(reports[tar])
     _print(total, folder, len(tars))
+    if line := str(duplicates):
+        print(f"warning: {printable(line)}", file=sys.stderr)
     return 1 if total.counts else 0
 
 
@@ -95,6 +105,7 @@ def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
                 content = _read(sample, scan.file)
                 faults = [*_key_faults(sample.key, keys), *_content_faults(content)]
                 keys.add(sample.key)
+                _add_image(RawSample(name, sample.key, content), report.images, len(samples))
                 report.num_broken += bool(faults)
                 for cause, detail in faults:
                     report.add(cause, _example(name, sample.key, detail))
@@ -110,6 +121,12 @@ def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
         report.add("tar cut or broken", str(error))
     report.num_samples = len(samples)
     return report
+
+
+def _add_image(sample: RawSample, images: ImageDigests, number: int) -> None:
+    with suppress(BadSample):
+        if not sample.composed:
+            images.add(sample.image(), sample.image_id, number)
 
 
 def _check_manifest(folder: str) -> tuple[Report, dict[str, Digests]]:

@@ -241,3 +241,24 @@ def test_an_index_of_another_tar_is_found(tmp_path: Path, run: Run, encode) -> N
 def test_a_tar_without_samples_is_broken(tmp_path: Path, run: Run) -> None:
     write_tar(tmp_path / "0.tar", ("readme", b"hello"))
     assert "1  no samples" in run("check", tmp_path, code=1).stdout
+
+
+def test_images_that_come_twice_under_other_ids_are_named(
+    tmp_path: Path, run: Run, encode: Callable[..., bytes]
+) -> None:
+    files = {
+        name: data
+        for image, colour in enumerate(["red", "blue"])
+        for caption in range(5)
+        for name, data in (
+            (f"{image}_{caption}.jpg", encode(colour=colour)),
+            (f"{image}_{caption}.txt", f"{image} {caption}".encode()),
+        )
+    }
+    write_tar(tmp_path / "0.tar", *files.items())
+    done = run("check", tmp_path)
+    assert "nothing is broken" in done.stdout
+    assert "warning: 2 images come several times under different ids, in 10 samples" in done.stderr
+    ids = {f"{name[:3]}.json": f'{{"image_id": {name[0]}}}'.encode() for name in files}
+    write_tar(tmp_path / "0.tar", *sorted((files | ids).items()))
+    assert "warning" not in run("check", tmp_path).stderr
