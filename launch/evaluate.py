@@ -95,7 +95,7 @@ def load(
     from xmodal.training.wholeness import check_whole_checkpoint
 
     data = recipe.data
-    shards = read_manifest(str(given.data or data.val), data.s3, data.cache)
+    shards = read_manifest(str(data.val if given.data is None else given.data), data.s3, data.cache)
     check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
     method = build_method(recipe, tokenizer, environment.device, pretrained=False)

@@ -1,10 +1,14 @@
 """Where shards lie, as given to the commands: a folder of this machine or of a bucket."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
 from xmodal.data.storage import Storage, is_remote, open_storage
 from xmodal.errors import UserError
+
+
+_COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|zip)$")
 
 
 def storage_of(url: str) -> Storage:
@@ -63,6 +67,9 @@ def find_tars(folder: str) -> list[str]:
             raise UserError(f"there is no folder {folder}, or nothing is in it")
         below = [each for each in folders if _tars(each, storage)]
         hint = f": is one of these meant? {' '.join(below[:8])}" if below else ""
+        packed = [name for name in sorted(storage.list(folder)) if _COMPRESSED.search(name)]
+        if packed:
+            hint = f", but {len(packed):,} compressed ones ({packed[0]}): unpack them to plain tars"
         raise UserError(f"{folder} has no .tar{hint}")
     return tars
 

@@ -61,7 +61,7 @@ def samples_of(shard: Shard) -> list[Sample]:
     return read_index(shard.url)[:]
 
 
-def user_error(url: Path) -> str:
+def user_error(url: Path | str) -> str:
     with pytest.raises(UserError) as caught:
         read_manifest(url)
     assert "\n" not in str(caught.value)
@@ -271,6 +271,148 @@ def test_braces_and_tars_name_parts_of_sets(folder: Path) -> None:
         read_manifest(f"{folder}/train-{{000000..000007..7}}.tar")
     with pytest.raises(UserError, match="a brace is not closed"):
         read_manifest(f"{folder}/train-{{00.tar")
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("", "the URL of shards is empty: name their folder"),
+        (" \t", "the URL of shards is empty: name their folder"),
+        ("{folder}/a.txt", "a.txt is a file: name the folder of its shards"),
+        ("{folder}/s.tar.gz", "s.tar.gz is compressed: unpack it to a plain .tar, and run"),
+        ("{folder}/s.tgz", "s.tgz is compressed: unpack it to a plain .tar, and run"),
+        ("{folder}/nowhere", "there is no folder"),
+        ("{folder}/a.txt/below", "there is no folder"),
+        ("{folder}/a\0b", "cannot be read: embedded null byte"),
+        ("{folder}/" + "n" * 300, "cannot be read: File name too long"),
+        ("{folder}/{{0..99999999999}}.tar", "braces stand for more than 1,000,000 names"),
+        ("{folder}/" + "{{a,b}}" * 40 + ".tar", "braces stand for more than 1,000,000 names"),
+        ("gs://bucket/train", "gs:// is not supported"),
+        ("s3://", "names no bucket"),
+    ],
+)
+def test_what_is_no_folder_of_shards_is_one_line(folder: Path, url: str, line: str) -> None:
+    for name in ("a.txt", "s.tar.gz", "s.tgz"):
+        (folder / name).write_bytes(b"x")
+    assert line in user_error(url.format(folder=folder))
+
+
+def test_a_folder_without_permission_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    assert user_error(folder) == f"{folder} cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("nsamples", -1),
+        ("nsamples", 10**9),
+        ("nsamples", float("inf")),
+        ("nsamples", None),
+        ("filesize", "many"),
+        ("filesize", [1]),
+        ("index", 1),
+        ("sha256", {}),
+    ],
+)
+def test_an_entry_that_cannot_be_is_refused(folder: Path, key: str, value: object) -> None:
+    path = folder / "shardindex.json"
+    document = json.loads(path.read_text())
+    document["shardlist"][0][key] = value
+    path.write_text(json.dumps(document))
+    assert "is no shard index: run `python -m shards index" in user_error(folder)
+
+
+def test_an_index_that_is_larger_than_its_tar_is_refused(folder: Path) -> None:
+    path = folder / "train-000001.idx"
+    path.write_bytes(path.read_bytes() + b"\n" * 2 * (folder / "train-000001.tar").stat().st_size)
+    assert "train-000001.idx is larger than its tar: run" in user_error(folder)
+
+
+def test_an_index_whose_files_share_bytes_takes_no_memory(folder: Path) -> None:
+    """Each sample would be the whole tar."""
+    size = (folder / "train-000000.tar").stat().st_size
+    lines = [f"jpg 512 {size - 512} {number:06d}.jpg" for number in range(3)]
+    (folder / "train-000000.idx").write_text("\n".join(["v1.2 3", *lines]) + "\n")
+    manifest = read_manifest(folder)
+    with pytest.raises(UserError, match=r"\.idx has files that share bytes: run `python -m shards"):
+        manifest.index(manifest.shards[0])
+
+
+@pytest.mark.parametrize("count", ["9" * 5000, "٣", "3 ", "-3"])
+def test_a_count_that_is_no_number_is_named(folder: Path, count: str) -> None:
+    path = folder / "train-000000.idx"
+    path.write_text(path.read_text().replace("v1.2 3", f"v1.2 {count}"))
+    manifest = read_manifest(folder)
+    with pytest.raises(UserError, match=r"\.idx is no index of a tar: run `python -m shards"):
+        manifest.index(manifest.shards[0])
+
+
+ODD_NAME = st.lists(
+    st.sampled_from(
+        ["a", "B", ".", " ", "1", " 12 3 ", "jpg", ".jpg", "txt", "\n", "\t", "/", "☃"]
+    ),
+    min_size=1,
+    max_size=9,
+).map("".join)
+
+
+@given(st.lists(st.tuples(ODD_NAME, st.sampled_from([".jpg", ".txt", ".Source.PNG"])), max_size=6))
+def test_what_index_writes_it_can_read_whatever_the_names(
+    tmp_path_factory: pytest.TempPathFactory, names: list[tuple[str, str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    with tarfile.open(folder / "s.tar", "w") as tar:
+        add(tar, "first.txt", b"1")
+        for parts in names:
+            add(tar, "".join(parts), b"x")
+    indexed = write_index(folder / "s.tar")
+    read = read_index(folder / "s.tar")[:]
+    assert len(read) == indexed.num_samples
+    found = scanned(folder / "s.tar")
+    skipped = sum(n for cause, n in indexed.doubts.counts.items() if "samples are skipped" in cause)
+    assert len(found) == len(read) + skipped
+    assert [one for one in found if one in read] == read
+
+
+def test_names_that_no_index_can_hold_are_named_and_the_rest_indexed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("a", "zz Mr. Bean 1997 2 b", "line\nbreak", "plain with spaces", "z"):
+            add(tar, f"{name}.jpg", b"x")
+            add(tar, f"{name}.txt", b"x")
+    indexed = write_index(tmp_path / "s.tar")
+    keys = [sample.key for sample in read_index(tmp_path / "s.tar")]
+    assert keys == ["a", "plain with spaces", "z"]
+    (line,) = indexed.doubts.lines()
+    assert line.startswith("2 samples are skipped, for an index cannot hold their names")
+    assert line.endswith(": zz Mr. Bean 1997 2 b.jpg, line\nbreak.jpg")
+
+
+@pytest.mark.parametrize(
+    ("files", "doubted"),
+    [
+        (["scan_0.00.jpg", "scan_0.01.jpg"], ["scan_0.00.jpg"]),
+        (["scan_0.00.jpg", "scan_0.00.txt", "scan_0.01.jpg", "scan_0.01.txt"], ["scan_0.00.jpg"]),
+        (["k.jpg", "k.txt", "k.b.jpg", "k.b.txt"], ["k.b.jpg"]),
+        (["v1.5.png", "v1.5.json", "v2.0.png", "v2.0.json"], ["v1.5.png", "v2.0.png"]),
+        (["k.source.jpg", "k.target.jpg", "k.json"], []),
+        (["k.jpg", "k.seg.png", "k.txt"], []),
+        (["k.image.npy", "k.text.npy", "k.json"], []),
+    ],
+)
+def test_keys_that_end_at_a_dot_inside_a_name_are_told(
+    tmp_path: Path, files: list[str], doubted: list[str]
+) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in files:
+            add(tar, name, b"x")
+    examples = write_index(tmp_path / "s.tar").doubts.examples
+    assert [name for names in examples.values() for name in names] == doubted
 
 
 def test_other_schemes_are_refused() -> None:

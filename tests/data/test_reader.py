@@ -1,6 +1,11 @@
 """Samples by their numbers: in the order asked for, in few reads, and what is missing is said."""
 
+import io
 import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,9 @@ from tests.shard_sets import Members, described, encode, numbered, plain, write_
 from tests.training_sets import samples_in, watched
 from xmodal.data import reader as module
 from xmodal.data.decode import BadSample
-from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.reader import SampleReader
+from xmodal.data.shard_index import write_index
 from xmodal.errors import UserError
 
 SAMPLES = list(numbered(12).items())
@@ -134,6 +140,98 @@ def test_a_member_that_reaches_past_the_end_is_cut_short(tmp_path: Path) -> None
         assert first.captions()[0] == "0 0"
 
 
+def rewrite(url: str, samples: Mapping[str, Members], form: int = tarfile.GNU_FORMAT) -> None:
+    """Write a tar anew, without its index."""
+    with tarfile.open(url, "w", format=form) as tar:
+        for key, members in samples.items():
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def texts(*captions: str) -> dict[str, Members]:
+    return {f"{n:03d}": {"txt": one.encode()} for n, one in enumerate(captions)}
+
+
+STALE = {
+    "longer captions": texts("a red cat at night", "a dog", "a cow"),
+    "shorter captions": texts("a cat", "a dog", "a cow"),
+    "samples in another order": dict(reversed(texts("a red cat", "a dog", "a cow").items())),
+    "other keys": {f"x{key[1:]}": one for key, one in texts("a red cat", "a dog", "a cow").items()},
+    "another sample between": texts("a red cat", "a red dog", "a dog"),
+    "one sample more": texts("a red cat", "a dog", "a cow", "more"),
+    "no tar": {},
+}
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_a_tar_that_was_written_anew_at_the_same_size_is_one_line(
+    tmp_path: Path, what: str
+) -> None:
+    manifest = write_shards(tmp_path, [texts("a red cat", "a dog", "a cow")])
+    shard, size = manifest.shards[0].url, manifest.shards[0].num_bytes
+    if what == "no tar":
+        Path(shard).write_bytes(b"text " * (size // 5))
+    else:
+        rewrite(shard, STALE[what])
+    assert Path(shard).stat().st_size == size
+    line = (
+        f"shard {shard} has changed since it was indexed: run `python -m shards index {tmp_path}`"
+    )
+    if what == "one sample more":  # nothing that is read is wrong
+        assert [one.captions() for one in SampleReader(manifest).load([0, 2])]
+        return
+    reader, lines = SampleReader(read_manifest(tmp_path)), set()
+    for number in range(3):
+        try:
+            reader.load([number])
+        except UserError as error:
+            lines.add(str(error))
+    assert lines == {line}
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_headers_of_all_kinds_are_those_of_their_index(tmp_path: Path, form: int) -> None:
+    keys = ["a", "folder/b", "d" * 80 + "/" + "e" * 60, "ü☃", "K"]
+    samples: dict[str, Members] = {key: {"JPG": key.encode(), "txt": b"t"} for key in keys}
+    rewrite(str(tmp_path / "s.tar"), samples, form)
+    write_manifest(tmp_path, {"s.tar": write_index(tmp_path / "s.tar").num_samples})
+    manifest = watched(read_manifest(tmp_path), tmp_path / "log")
+    found = SampleReader(manifest).load(range(5))
+    assert [one.files["jpg"].decode() for one in found] == keys
+    assert len(manifest.storage.reads()) == 1  # none was scanned again
+
+
+def test_a_header_that_only_looks_strange_is_looked_into_once(tmp_path: Path) -> None:
+    """Such as a name in a header before it that has nothing of it in its own."""
+    manifest = write_shards(tmp_path, [texts("a", "b")])
+    path = Path(manifest.shards[0].url)
+    data = bytearray()
+    for name, text in (("000.txt", b"a"), ("001.txt", b"b")):
+        record = b"16 path=" + name.encode() + b"\n"
+        extended, strange = tarfile.TarInfo("PaxHeader"), tarfile.TarInfo(f"strange-{name}")
+        extended.type, extended.size, strange.size = tarfile.XHDTYPE, len(record), 1
+        for info, content in ((extended, record), (strange, text)):
+            data += info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(512 - len(content))
+    path.write_bytes(bytes(data) + bytes(1024))
+    write_manifest(tmp_path, {path.name: write_index(path).num_samples})
+    found = SampleReader(read_manifest(tmp_path)).load([0, 1])
+    assert [one.captions() for one in found] == [["a"], ["b"]]
+
+
+def test_a_broken_header_is_a_bad_sample(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, [texts("a", "b", "c")])
+    offset = SampleReader(manifest).locate(1)[1].members["txt"][0]
+    with Path(manifest.shards[0].url).open("r+b") as tar:
+        tar.seek(offset - 512)
+        tar.write(b"\xff" * 100)
+    first, second, _ = SampleReader(manifest).load([0, 1, 2])
+    assert first.captions() == ["a"]
+    with pytest.raises(BadSample, match="its header in the tar is broken"):
+        second.captions()
+
+
 def test_a_shard_that_goes_away_is_one_line(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, [numbered(1)])
     reader = SampleReader(manifest)
@@ -197,6 +295,43 @@ def test_the_files_of_a_reader_are_closed_with_it(tmp_path: Path) -> None:
     assert open_tars() - before == 40
     del reader
     assert open_tars() == before
+
+
+def test_many_sets_keep_few_files_open_and_few_indices(tmp_path: Path) -> None:
+    """Under the usual limit of 1,024 descriptors, which a mixture of 8 × 40 of 64 stands for."""
+    sets = [
+        write_shards(tmp_path / f"{n}", [dict([one]) for one in numbered(40).items()])
+        for n in range(8)
+    ]
+    script = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from xmodal.data.manifest import read_manifest
+from xmodal.data.reader import SampleReader
+readers = [SampleReader(read_manifest(folder)) for folder in sys.argv[1:]]
+for _ in range(2):
+    for number in range(40):
+        for reader in readers:
+            assert reader[number].captions()
+"""
+    folders = [one.url for one in sets]
+    done = subprocess.run([sys.executable, "-c", script, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_soft_limit_is_raised(tmp_path: Path) -> None:
+    write_shards(tmp_path, [numbered(1)])
+    script = """
+import resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+from xmodal.data.manifest import read_manifest
+from xmodal.data.reader import SampleReader
+SampleReader(read_manifest(sys.argv[1]))[0]
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 8192))
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 def open_tars() -> int:

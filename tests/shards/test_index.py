@@ -1,6 +1,8 @@
 """Shards from elsewhere get an index that makes them usable, or the tar at fault is named."""
 
+import hashlib
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +82,58 @@ def test_keys_that_come_twice_are_counted_and_named(foreign: Path, run: Run) -> 
     )
     index = read_index(foreign / "00000.tar")
     assert index.repeats() == {2}
+
+
+def test_one_bad_tar_of_each_kind_ends_nothing(foreign: Path, run: Run) -> None:
+    """Indices are made of what is whole, and every tar is named that is not."""
+    good = (foreign / "00000.tar").read_bytes()
+    loop = bytearray(tarfile.TarInfo("x.txt").tobuf())
+    loop[124:136] = b"\xff" * 10 + b"\xfe\x00"  # 512 below zero
+    loop[148:156] = b"%06o\0 " % (256 + sum(loop[:148]) + sum(loop[156:]))
+    bad = {
+        "loop.tar": bytes(loop) + good,
+        "gzip.tar": b"\x1f\x8b" + bytes(600),
+        "text.tar": b"text " * 900,
+        "after.tar": good + b"garbage",
+        "two.tar": good + good.replace(b"00000", b"99999"),
+    }
+    for name, data in bad.items():
+        (foreign / name).write_bytes(data)
+    (foreign / "folder.tar").mkdir()
+    lines = run("index", foreign).stderr
+    assert "gzip.tar is compressed: unpack it to a plain tar (last whole file: none): " in lines
+    assert "text.tar is no tar (last whole file: none): it is not indexed" in lines
+    assert "loop.tar has a broken header at byte 0 (last whole file: none): it is not in" in lines
+    assert "after.tar has 7 bytes after its end, from byte " in lines
+    assert "1 archives begin after the end of another" in lines
+    names = {Path(one.url).name: one.num_samples for one in read_manifest(foreign).shards}
+    assert names == {f"0000{n}.tar": 4 for n in range(3)} | {"after.tar": 4, "two.tar": 8}
+
+
+def test_digests_are_kept_and_compared_by_check(foreign: Path, run: Run) -> None:
+    run("index", foreign)
+    before = read_manifest(foreign)
+    assert all(one.digests.headers and one.digests.index for one in before.shards)
+    assert not any(one.digests.sha256 for one in before.shards)
+    run("index", foreign, "--digest")
+    shard = read_manifest(foreign).shards[1]
+    tar = Path(shard.url)
+    assert shard.digests.sha256 == hashlib.sha256(tar.read_bytes()).hexdigest()
+    assert "nothing is broken" in run("check", foreign).stdout
+    data = bytearray(tar.read_bytes())
+    at = data.index(b"a dog")
+    data[at : at + 5] = b"a cat"  # of one size, and whole
+    tar.write_bytes(bytes(data))
+    found = run("check", foreign, code=1).stdout
+    assert "1  changed since it was indexed" in found
+    assert f"{tar.name}: SHA-256 {hashlib.sha256(bytes(data)).hexdigest()}, " in found
+
+
+def test_compressed_tars_are_named(foreign: Path, run: Run) -> None:
+    for tar in foreign.glob("*.tar"):
+        tar.rename(f"{tar}.gz")
+    line = f"{foreign} has no .tar, but 3 compressed ones (00000.tar.gz): unpack them to plain tars"
+    assert line in run("index", foreign, code=2).stderr
 
 
 def test_a_folder_without_tars_says_where_they_are(foreign: Path, run: Run) -> None:

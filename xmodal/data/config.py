@@ -50,6 +50,14 @@ class DataSetConfig(Config):
         description="its shards: a folder, or tars with braces (DIR/train-{0000..0099}.tar), on "
         "disk or in s3://"
     )
+
+    @field_validator("url")
+    @classmethod
+    def _not_empty(cls, url: str) -> str:
+        if not url.strip():
+            raise ValueError("is empty; name a folder of shards, or s3://BUCKET/FOLDER")
+        return url
+
     weight: PositiveFloat | None = Field(
         None,
         description="its part of every batch, beside the other data sets' weights; null: its "
@@ -134,6 +142,13 @@ class DataConfig(Config):
         description="folder that keeps what encoders that are never trained make of the data, "
         "computed once for all runs; of images it needs crop: null and flip: false",
     )
+
+    @field_validator("val", "gallery")
+    @classmethod
+    def _not_empty(cls, url: str | None) -> str | None:
+        if url is not None and not url.strip():
+            raise ValueError("is empty; name a folder of shards, or null for none")
+        return url
 
     @field_validator("crop")
     @classmethod

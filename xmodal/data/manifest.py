@@ -9,6 +9,8 @@ seek away.
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -28,13 +30,17 @@ from xmodal.data.shard_index import (
     index_path,
     read_index,
 )
-from xmodal.data.storage import Storage, open_storage, split_url
+from xmodal.data.storage import Storage, is_remote, open_storage, split_url
 from xmodal.data.storage.config import CacheConfig, S3Config
-from xmodal.data.tar import BrokenShard, Sample, tar_samples
+from xmodal.data.tar import BrokenShard, Sample, grouped, scan_tar
 from xmodal.errors import UserError
 
 MANIFEST_NAME = "shardindex.json"
 RELEVANCE_NAME = "relevance.json"
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+_GROUP = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.(-?[0-9]{1,18}))?")
+_MOST = 1_000_000  # shards that braces may stand for
 
 
 @dataclass(frozen=True)
@@ -120,13 +126,12 @@ class Manifest:
         Raises `UserError` where it has other samples: it is not the tar that was indexed.
         """
         index, found, whole = self.index(shard), list[Sample](), True
-        try:
-            found.extend(tar_samples(shard.url, self.storage))
-        except BrokenShard:
-            whole = False
-        # The last one before a break may lack files.
-        count = len(index) if whole else len(found) - 1
-        if not found or index[:count] != found[: None if whole else count]:
+        with scan_tar(shard.url, self.storage) as scan:
+            try:
+                found.extend(sample for sample, _ in grouped(scan))
+            except BrokenShard:
+                whole = False
+        if scan.last is None or found != index[: None if whole else len(found)]:
             raise UserError(
                 f"shard {shard.url} has changed since it was indexed: "
                 f"{how_to_index(split_url(shard.url)[0])}"
@@ -199,8 +204,8 @@ class _Folder:
         self.lost = 0.0
         self._sizes = {folder: storage.list(folder)}
         if MANIFEST_NAME not in self._sizes[folder]:
-            if not (self._sizes[folder] or storage.folders(folder) or Path(folder).is_dir()):
-                raise UserError(f"there is no folder {folder} with shards")
+            if not (self._sizes[folder] or storage.folders(folder)):
+                raise UserError(_why_no_folder(folder))
             raise UserError(f"{folder} has no {MANIFEST_NAME}: {how_to_index(folder)}")
         self._entries = _shard_entries(f"{folder}/{MANIFEST_NAME}", storage)
 
@@ -266,6 +271,16 @@ class _Folder:
         return self._sizes[folder].get(name)
 
 
+def _why_no_folder(url: str) -> str:
+    if url.endswith(_COMPRESSED):
+        return (
+            f"{url} is compressed: unpack it to a plain .tar, and {how_to_index(split_url(url)[0])}"
+        )
+    if not is_remote(url) and Path(url).is_file():
+        return f"{url} is a file: name the folder of its shards"
+    return f"there is no folder {url} with shards"
+
+
 def _relevance(folders: Iterable[_Folder]) -> dict[str, list[list[str]]] | None:
     found = [folder.relevance() for folder in folders]
     if any(each is None for each in found):
@@ -274,18 +289,44 @@ def _relevance(folders: Iterable[_Folder]) -> dict[str, list[list[str]]] | None:
 
 
 def _expanded(url: str) -> list[str]:
+    """Return the URLs that braces stand for; raises `UserError` for none or too many."""
+    if not url.strip():
+        raise UserError("the URL of shards is empty: name their folder, or s3://BUCKET/FOLDER")
+    if is_remote(url) and not url.partition("://")[2].strip("/"):
+        raise UserError(f"{url} names no bucket: write {url.rstrip('/')}//BUCKET/FOLDER")
+    if math.prod(map(_num_alternatives, _GROUP.findall(url))) > _MOST:
+        raise UserError(f"{url}: its braces stand for more than {_MOST:,} names")
     try:
         return list(braceexpand(url))
     except UnbalancedBracesError:
         raise UserError(f"{url}: a brace is not closed") from None
 
 
+def _num_alternatives(group: str) -> int:
+    span = _RANGE.fullmatch(group)
+    if span is None:
+        return group.count(",") + 1
+    first, last, step = (int(number or 1) for number in span.groups())
+    return abs(last - first) // max(abs(step), 1) + 1
+
+
 def _shard_entries(path: str, storage: Storage) -> list[dict]:
     try:
-        document = json.loads(storage.read(path))
-        entries = document["shardlist"]
+        entries = json.loads(storage.read(path))["shardlist"]
         for entry in entries:
-            entry["url"], entry["nsamples"] = str(entry["url"]), int(entry["nsamples"])
-    except (ValueError, KeyError, TypeError):
+            _check_entry(entry)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is no shard index: {how_to_index(split_url(path)[0])}") from None
     return entries
+
+
+def _check_entry(entry: dict) -> None:
+    """Raise `ValueError` where an entry of a manifest is none; its numbers become integers."""
+    entry["url"], entry["nsamples"] = str(entry["url"]), int(entry["nsamples"])
+    size = entry.get("filesize")
+    if size is not None:
+        entry["filesize"] = size = int(size)
+    if entry["nsamples"] < 0 or (size is not None and 512 * entry["nsamples"] > size):
+        raise ValueError(entry)
+    if not all(isinstance(entry.get(name, ""), str) for name in ("index", "headers", "sha256")):
+        raise ValueError(entry)

@@ -80,6 +80,7 @@ class TarScan:
 
     def __init__(self, file: BinaryIO, num_bytes: int, url: str) -> None:
         self.file, self.url = file, url
+        self.last: str | None = None  # the last whole file so far
         self.skipped = Tally()
         self._headers = Headers(file, num_bytes)
 
@@ -92,19 +93,20 @@ class TarScan:
         return self._headers.archives
 
     def __iter__(self) -> Iterator[Member]:
-        last = "none"
         try:
             for entry in self._headers:
                 if not entry.what:
                     yield Member(entry.name, entry.offset, entry.size)
-                    last = entry.name
+                    self.last = entry.name
                 elif entry.what != "folder" and key_and_extension(entry.name):
                     self.skipped.add(f"files are skipped ({entry.what})", entry.name)
         except OSError as error:
             raise UserError(f"shard {self.url} cannot be read: {error.strerror or error}") from None
         except BrokenTar as error:
             why = self._why_no_tar() or str(error)
-            raise BrokenShard(f"shard {self.url} {why} (last whole file: {last})") from None
+            raise BrokenShard(
+                f"shard {self.url} {why} (last whole file: {self.last or 'none'})"
+            ) from None
 
     def _why_no_tar(self) -> str | None:
         self.file.seek(0)
