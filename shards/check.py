@@ -109,6 +109,8 @@ def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
                 report.num_broken += bool(faults)
                 for cause, detail in faults:
                     report.add(cause, _example(name, sample.key, detail))
+            if scan.beyond:
+                report.add("tar cut or broken", scan.beyond)
             now = Digests(
                 headers=digests.headers and scan.digest,
                 sha256=digests.sha256 and sha256_of(tar, storage),

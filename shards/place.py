@@ -7,7 +7,6 @@ from pathlib import Path
 from xmodal.data.storage import Storage, is_remote, open_storage
 from xmodal.errors import UserError
 
-
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|zip)$")
 
 

@@ -10,7 +10,7 @@ import pytest
 import webdataset
 
 from xmodal.data.manifest import read_manifest
-from xmodal.data.shard_index import read_index
+from xmodal.data.shard_index import read_index, write_index
 from xmodal.data.tar import tar_samples
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -95,7 +95,7 @@ def test_one_bad_tar_of_each_kind_ends_nothing(foreign: Path, run: Run) -> None:
         "gzip.tar": b"\x1f\x8b" + bytes(600),
         "text.tar": b"text " * 900,
         "after.tar": good + b"garbage",
-        "two.tar": good + good.replace(b"00000", b"99999"),
+        "two.tar": good + (foreign / "00001.tar").read_bytes(),
     }
     for name, data in bad.items():
         (foreign / name).write_bytes(data)
@@ -111,15 +111,13 @@ def test_one_bad_tar_of_each_kind_ends_nothing(foreign: Path, run: Run) -> None:
 
 
 def test_digests_are_kept_and_compared_by_check(foreign: Path, run: Run) -> None:
-    run("index", foreign)
-    before = read_manifest(foreign)
-    assert all(one.digests.headers and one.digests.index for one in before.shards)
-    assert not any(one.digests.sha256 for one in before.shards)
+    assert write_index(foreign / "00001.tar").digests.sha256 is None
     run("index", foreign, "--digest")
     shard = read_manifest(foreign).shards[1]
+    assert shard.digests.headers
+    assert shard.digests.index
     tar = Path(shard.url)
     assert shard.digests.sha256 == hashlib.sha256(tar.read_bytes()).hexdigest()
-    assert "nothing is broken" in run("check", foreign).stdout
     data = bytearray(tar.read_bytes())
     at = data.index(b"a dog")
     data[at : at + 5] = b"a cat"  # of one size, and whole

@@ -194,6 +194,7 @@ def write_index(
         with scan_tar(url, storage) as scan:
             try:
                 samples.extend(grouped(scan))
+                fault = scan.beyond
             except BrokenShard as error:
                 fault = str(error)
         if not samples:

@@ -74,8 +74,8 @@ class TarScan:
 
     Iterating raises `BrokenShard`, after the last whole file, where the tar is cut or broken, and
     another `UserError` where it cannot be read. Then `skipped` has what could have been a sample's
-    file and is none, `archives` where further archives begin in the same file, and `digest` is
-    that of all headers that were read.
+    file and is none, `archives` where further archives begin in the same file, `beyond` a line on
+    bytes behind them that are no tar, and `digest` is that of all headers that were read.
     """
 
     def __init__(self, file: BinaryIO, num_bytes: int, url: str) -> None:
@@ -91,6 +91,11 @@ class TarScan:
     @property
     def archives(self) -> list[int]:
         return self._headers.archives
+
+    @property
+    def beyond(self) -> str | None:
+        found = self._headers.beyond
+        return None if found is None else f"shard {self.url} {found}"
 
     def __iter__(self) -> Iterator[Member]:
         try:

@@ -35,12 +35,13 @@ class Headers:
     """The entries of a tar of `num_bytes`; iterating raises `BrokenTar` where it cannot go on.
 
     What follows an end mark is read on, if it is another archive: `archives` has the bytes at
-    which those begin. `digest` is that of all headers so far.
+    which those begin, and `beyond` what there is else. `digest` is that of all headers so far.
     """
 
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:
         self.file, self.num_bytes = file, num_bytes
         self.archives: list[int] = []
+        self.beyond: str | None = None
         self._hash = hashlib.blake2b(digest_size=16)
         self._of_all: dict[bytes, bytes] = {}  # PAX records that hold for all files
 
@@ -51,8 +52,11 @@ class Headers:
     def __iter__(self) -> Iterator[Entry]:
         offset, ended = 0, False
         while offset < self.num_bytes:
+            if ended and not self._is_archive(offset):
+                count = f"{self.num_bytes - offset:,} bytes after its end"
+                self.beyond = f"has {count}, from byte {offset:,}, that are no tar"
+                return
             if ended:
-                self._require_archive(offset)
                 self.archives.append(offset)
             block = self._read(offset, BLOCK)
             ended = block == _ZEROS
@@ -109,12 +113,11 @@ class Headers:
             offset += len(chunk)
         return self.num_bytes
 
-    def _require_archive(self, offset: int) -> None:
+    def _is_archive(self, offset: int) -> bool:
         try:
-            _checked(self._read(offset, BLOCK), offset)
+            return bool(_checked(self._read(offset, BLOCK), offset))
         except BrokenTar:
-            beyond = f"{self.num_bytes - offset:,} bytes after its end, from byte {offset:,}"
-            raise BrokenTar(f"has {beyond}, that are no tar") from None
+            return False
 
     def _behind_sparse_map(self, block: bytes, offset: int) -> int:
         more = block[482]
