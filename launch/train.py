@@ -34,9 +34,12 @@ def main() -> None:
     # Only now the slow imports: help and a wrong recipe have been answered.
     from xmodal.distributed.environment import start
     from xmodal.distributed.peers import losing_peers
+    from xmodal.distributed.pulse import watching_peers
 
     with losing_peers():
-        train(recipe, start(recipe.training.roll_call))
+        environment = start(recipe.training.roll_call)
+        with watching_peers(environment.roll, recipe.training.watchdog):
+            train(recipe, environment)
 
 
 def train(recipe: Recipe, environment: "Environment") -> None:

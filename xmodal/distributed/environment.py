@@ -23,6 +23,7 @@ class Environment:
     rank: int
     ranks: int
     device: torch.device
+    roll: Roll | None = None  # None where whoever started the ranks watches them
 
     @property
     def is_main(self) -> bool:
@@ -75,7 +76,7 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
         torch.distributed.all_reduce(torch.zeros(1, device=device))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return Environment(rank, ranks, device)
+    return Environment(rank, ranks, device, roll)
 
 
 def _first_all_reduce(roll: Roll | None) -> str:

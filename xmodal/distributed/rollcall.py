@@ -13,6 +13,7 @@ from xmodal.distributed.meeting import listen
 from xmodal.errors import LostPeerError, UserError
 
 ANSWERED = "roll"
+PULSE = "pulse"  # here xmodal.distributed.pulse counts
 DEVICE = "device"
 SECONDS_TO_ANSWER = 5.0
 
@@ -32,10 +33,14 @@ class Roll:
         """Note that this rank has come to a place in the program, and a value of it there."""
         self.store.set(f"{place}/{self.rank}", value)
 
+    def value(self, place: str, rank: int) -> str:
+        """Return what a rank has noted at a place that it has come to."""
+        return self.store.get(f"{place}/{rank}").decode()
+
     def values(self, place: str, seconds: float) -> list[str]:
         """Return what all ranks have noted at a place, once they have come to it."""
         self.wait(place, seconds)
-        return [self.store.get(f"{place}/{one}").decode() for one in range(self.ranks)]
+        return [self.value(place, one) for one in range(self.ranks)]
 
     def wait(self, place: str, seconds: float) -> None:
         """Wait until all ranks have come to it; `DistError` where some have not in time."""
@@ -95,6 +100,7 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Roll:
         ) from None
     roll = Roll(store, rank, ranks)
     try:
+        roll.note(PULSE)
         roll.note(ANSWERED)
         roll.wait(ANSWERED, seconds)
     except DistError:

@@ -23,7 +23,7 @@ def within(seconds: float, what: Callable[[], str]) -> Iterator[None]:
     It says on stderr what was waited for, as `what` tells it then, and where every thread stands,
     and leaves with exit code 75, by which a scheduler starts it again.
     """
-    timer = threading.Timer(seconds, _give_up, (seconds, what))
+    timer = threading.Timer(seconds, give_up, (seconds, what))
     timer.daemon = True
     timer.start()
     try:
@@ -32,7 +32,8 @@ def within(seconds: float, what: Callable[[], str]) -> Iterator[None]:
         timer.cancel()
 
 
-def _give_up(seconds: float, what: Callable[[], str]) -> None:
+def give_up(seconds: float, what: Callable[[], str]) -> None:
+    """End this process, which has waited so many seconds for something, as `within` does."""
     try:
         _speak(seconds, what)
     finally:

@@ -157,7 +157,10 @@ class Run:
         steps = [step for step in self._steps() if latest and step <= step_of(latest)]
         for step in steps[:-keep_last]:
             if step != best_step:
-                shutil.rmtree(self.checkpoint(step))
+                # Under another name nobody takes what is left of it, if this is killed, for whole.
+                doomed = self.checkpoint(step).with_suffix(".partial")
+                self.checkpoint(step).rename(doomed)
+                shutil.rmtree(doomed)
 
     def tidy(self, keep_last: int, best_step: int | None) -> None:
         """Delete what a killed run left: files and checkpoints it had begun, or was to prune."""

@@ -82,6 +82,8 @@ class Trainer:
         Raises `UnfinishedError` after a step before which some rank was asked to stop, its
         checkpoint saved.
         """
+        if self.environment.is_main:  # whoever was killed may have had no time for it
+            self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
         with self.preemption:
             for span in self.timeline.stages:
                 if self.progress.step < span.end:
@@ -92,7 +94,8 @@ class Trainer:
             self._finish()
 
     def _run_stage(self, span: StageSpan) -> None:
-        with activity(f"starting stage {span.config.name}"):
+        stage = span.config.name
+        with activity(f"starting stage {stage}"), self._patiently(f"the start of stage {stage}"):
             engine = self._start_stage(span)
         self._train_stage(engine, span)
         close_engine(engine)
@@ -202,6 +205,10 @@ class Trainer:
     def _activity(self, span: StageSpan, what: str) -> AbstractContextManager[Activity]:
         step = f"{span.config.name} step {self.progress.step + 1}/{self.timeline.total}"
         return activity(f"{step}: {what}" if what else step)
+
+    def _patiently(self, what: str) -> AbstractContextManager[None]:
+        # Reads and writes all that a model has, on a disk that others use too.
+        return within(3 * self.recipe.training.watchdog, lambda: what)
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return what is to be known of it, losses by name first."""
@@ -341,7 +348,8 @@ class Trainer:
         if self.saving is None:
             return
         saving, self.saving = self.saving, None
-        with activity(f"saving {saving.folder.name}"):
+        name = saving.folder.name
+        with activity(f"saving {name}"), self._patiently(f"all files of {name}"):
             self.log.say(saving.finish())
         if self.mirror:
             self._say(self.mirror.send(saving.folder))
