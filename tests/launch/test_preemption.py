@@ -1,17 +1,26 @@
 """Runs that are asked to stop, and whose checkpoints are damaged, go on as if nothing had been."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.commands import evaluate, train
+from tests.commands import ROOT, evaluate, free_port, train
 from tests.launch.conftest import STEPS
 from tests.launch.test_resume import assert_the_same
 from tests.runs import STEP, steps
+from tests.services.daemons import until
+from xmodal.training.preemption import HEARD
 from xmodal.training.run import Run
 
 
@@ -20,6 +29,14 @@ def ask_to_stop(number: signal.Signals, step: int, rank: int, trainer: Any, *_: 
     if trainer.progress.step + 1 == step and trainer.environment.rank == rank:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
+
+
+LAUNCHERS = {
+    "none": "python",
+    "deepspeed": f"deepspeed --num_accelerators=2 --log_level=critical --master_port={free_port()}",
+    "torchrun": "torchrun --standalone --nproc-per-node=2",
+}
+INTERRUPTED = f"Interrupted; saved step-8 of {STEPS}. Rerun the same command to resume.\n"
 
 
 @pytest.mark.parametrize(
@@ -42,14 +59,79 @@ def test_asked_to_stop_it_saves_and_goes_on(
     before = {STEP: partial(ask_to_stop, number, 8, ranks - 1)}
     stopped = train(*given, f"run={run}", ranks=ranks, before=before)
     assert stopped.code == 75, stopped
-    assert stopped.err == (
-        f"Interrupted; saved step-8 of {STEPS}. Rerun the same command to resume.\n"
-    )
+    assert stopped.err == INTERRUPTED
     assert max(steps(run)) == 8
     done = train(*given, f"run={run}", ranks=ranks)
     assert done.code == 0, done.err
     assert f"main: steps 9 to {STEPS}" in done.out
     assert_the_same(run, whole, zero)
+
+
+def interrupt(step: int, signals: Sequence[signal.Signals], trainer: Any, *_: Any) -> None:
+    """Do as a keyboard and DeepSpeed's launcher do: signal a rank and its loaders."""
+    if trainer.progress.step + 1 == step:
+        me = psutil.Process()
+        for process, number in product([*me.children(recursive=True), me], signals):
+            process.send_signal(number)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_saves_too(ranks: int, recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    given = (recipe, f"run={run}", "data.workers=2", "data.val=null")
+    before = {STEP: partial(interrupt, 8, [signal.SIGINT, signal.SIGTERM])}
+    stopped = train(*given, ranks=ranks, before=before)
+    assert stopped.code == 75, stopped
+    assert stopped.err == HEARD.decode() + INTERRUPTED
+    assert Run(run).latest() == Run(run).checkpoint(8)
+    done = train(*given, ranks=ranks)
+    assert "main: steps 9 to" in done.out
+
+
+def test_a_second_ctrl_c_ends_at_once(recipe: Path, tmp_path: Path) -> None:
+    before = {STEP: partial(interrupt, 8, [signal.SIGINT, signal.SIGINT])}
+    stopped = train(recipe, f"run={tmp_path}/run", before=before)
+    assert stopped.code == -signal.SIGINT
+    assert not Run(tmp_path / "run").checkpoint(8).exists()
+
+
+def interrupt_me(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_before_training_is_quiet(ranks: int, recipe: Path, tmp_path: Path) -> None:
+    before = {"xmodal.training.trainer:Trainer.train": interrupt_me}
+    stopped = train(recipe, f"run={tmp_path}/run", ranks=ranks, before=before)
+    assert (stopped.code, stopped.err) == (130, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ctrl_c_saves_under_every_launcher(launcher: str, recipe: Path, tmp_path: Path) -> None:
+    """At a terminal it reaches every process of the command."""
+    run = Run(tmp_path / "run")
+    words = [*LAUNCHERS[launcher].split(), str(ROOT / "launch" / "train.py"), str(recipe)]
+    words += [f"run={run.path}", "stages.0.length=3000 steps", "data.val=null", "data.workers=1"]
+    words += ["checkpoints.every=2000 steps"]
+    command = subprocess.Popen(
+        [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+        env=os.environ
+        | {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: len(run.history()) > 5, 120, "steps")
+        os.killpg(command.pid, signal.SIGINT)
+        said = command.communicate(timeout=60)[1]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(command.pid, signal.SIGKILL)
+    assert re.search(r"^Interrupted; saved step-\d+ of 3000\. Rerun the same", said, re.M), said
+    assert run.latest()
 
 
 def test_asked_to_stop_at_its_last_step_it_is_done(recipe: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Batches for evaluation: every sample once, with all its captions."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,7 +155,7 @@ def evaluation_batches(
         sampler=chunks,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
         multiprocessing_context="fork" if workers else None,
     )
     for item in loader:
@@ -180,5 +181,8 @@ def _num_texts(pair: _Pair) -> int:
     return len(pair.captions if pair.text_features is None else pair.text_features)
 
 
-def _one_thread(_: int) -> None:
+def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # Launchers and schedulers send them to every process of a job: whoever evaluates answers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

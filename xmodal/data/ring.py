@@ -115,12 +115,9 @@ class _Workers:
 
     def close(self) -> None:
         for process in self._processes:
-            process.terminate()
+            process.kill()
         for process in self._processes:
-            process.join(5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.join()
 
     def _receive(self, worker: int) -> Any:
         pipe, process = self._pipes[worker], self._processes[worker]
@@ -150,8 +147,9 @@ def _work(
     pipe: Connection,
     parent: int,
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer answers Ctrl-C, for all
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Launchers and schedulers send them to every process of a job: the trainer answers, for all.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     gc.freeze()  # what the trainer holds is not garbage: not to be gone through over and over
     torch.set_num_threads(1)
 

@@ -1,20 +1,23 @@
 """Being asked to stop before the end: a signal is noted, and heeded when a step is done."""
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Schedulers send the one before they take a job's machines away, the other where a job has asked
-# to be told that its time is nearly over (sbatch --signal=USR1@SECONDS).
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Schedulers send the first before they take a job's machines away, the second where a job has asked
+# to be told that its time is nearly over (sbatch --signal=USR1@SECONDS), a keyboard the third.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+HEARD = b"\nInterrupted: saving after this step; Ctrl-C again ends at once, without saving\n"
 
 
 class Preemption:
     """Tells, within its context, whether this process has been asked to stop.
 
-    A second signal changes nothing: what is being written then is whole or not there. Outside of
-    the main thread, where no signal arrives, it is never asked.
+    A second signal changes nothing: what is being written then is whole or not there. A second
+    Ctrl-C, of one who does not want to wait, ends the process. Outside of the main thread, where no
+    signal arrives, it is never asked.
     """
 
     def __init__(self) -> None:
@@ -32,9 +35,17 @@ class Preemption:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Who was asked to stop is about to: another signal is not to end it in another way.
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if self.asked else handler)
+            signal.signal(number, self._last(number) if self.asked else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.asked = True
+        if number == signal.SIGINT:
+            # Not by a handler of Python's, which would wait for what the process is in.
+            signal.signal(number, self._last(number))
+            if os.environ.get("RANK", "0") == "0":
+                os.write(2, HEARD)
+
+    def _last(self, number: int) -> Any:
+        # Who was asked to stop is about to: another signal is not to end it in another way.
+        return signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN
