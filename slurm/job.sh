@@ -50,26 +50,38 @@ logs=$SLURM_JOB_NAME-${job:-$SLURM_JOB_ID}${SLURM_RESTART_COUNT:+-restart$SLURM_
 # run_tasks COMMAND …: runs it as every task of the job, and sets `code`: 0, or what it failed with.
 # Who is asked to end the job asks the tasks as well, and they need the time to save.
 run_tasks() {
-    local said
+    local codes=$logs.codes
     code=0 asked=
+    rm -rf -- "$codes"
+    mkdir -- "$codes"
     trap 'asked=yes' TERM
     trap : USR1
-    exec 3>&1
-    said=$(exec srun --label --kill-on-bad-exit=1 --error="$logs-%N.log" "${SRUN_OPTIONS[@]}" \
-        "${CONTAINER[@]}" "$@" 2>&1 1>&3) || code=$?
-    ((code)) || return 0
-    echo "$said" >&2
-    grep -hs '^ *[0-9]*: error: ' "$logs"-*.log | tail -n 3 >&2 || true
-    # srun ends the other tasks when one has failed, and tells their signal rather than its code. A
-    # bug, a mistake, no Python: these count before all that comes of them.
-    local one
+    # In the background, so that a signal to this shell is heeded meanwhile: it ends a `wait`.
+    srun --label --kill-on-bad-exit=1 --error="${logs//%/%%}-%N.log" "${SRUN_OPTIONS[@]}" \
+        bash slurm/task.sh "$codes" "${CONTAINER[@]}" "$@" &
+    while kill -0 "$!" 2>/dev/null; do wait "$!" || true; done
+    wait "$!" || code=$?
+    ((code == 0)) || decide "$codes"
+    rm -rf -- "$codes"
+}
+
+# decide CODES: sets `code` to what counts of what the tasks ended with: a bug, a mistake, no Python
+# before all that comes of them. What they have printed decides nothing.
+decide() {
+    local one task ended=" "
+    grep -hs -e '^ *[0-9]*: error: ' -- "$logs"-*.log | tail -n 3 >&2 || true
+    for ((task = 0; task < SLURM_NTASKS; task++)); do
+        [[ ! -s $1/$task ]] || ended+="$(<"$1/$task") "
+    done
     for one in 1 2 126 127 75; do
-        [[ ! $said =~ "exit code $one"($'\n'|$) ]] || { code=$one; break; }
+        [[ $ended != *" $one "* ]] || { code=$one; break; }
     done
 }
 
 # run_ranks COMMAND …: the same, where each task is a rank.
 run_ranks() {
+    # Where no other node takes part none need reach the port.
+    ((SLURM_JOB_NUM_NODES > 1)) || MASTER_ADDR=127.0.0.1
     local gpus=$((${SLURM_GPUS_ON_NODE:-0} * SLURM_JOB_NUM_NODES))
     ((gpus == 0 || gpus == SLURM_NTASKS)) ||
         fail "$gpus GPUs but $SLURM_NTASKS tasks: --ntasks-per-node is the number of GPUs a node"

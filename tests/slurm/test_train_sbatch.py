@@ -2,12 +2,14 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.services.slurm import Slurm
 from tests.slurm.conftest import ROOT
+from xmodal.training.run import Run, read_state
 
 pytestmark = pytest.mark.slurm
 
@@ -75,6 +77,19 @@ def test_each_node_gets_a_rank_and_all_the_arguments(slurm: Slurm, recorder: Pat
         assert (call["MODULE"], call["CONTAINER"]) == ("loaded", "entered")
     said = "".join(file.read_text() for file in recorder.glob(f"xmodal-{job['JobId']}-*.log"))
     assert sorted(said.splitlines()) == ["0: said", "1: said"]
+
+
+def test_srun_alone_has_all_ranks_find_each_other(
+    slurm: Slurm, recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = [str(recipe), f"run={run}", "stages.0.length=2 steps", "data.val=null"]
+    train = [sys.executable, "launch/train.py", *words]
+    said = slurm.run("srun", "--nodes=2", "--ntasks=2", *train, cwd=ROOT)
+    assert said.count("main: steps 1 to 2") == 1
+    newest = Run(run).latest()
+    assert newest
+    assert read_state(newest)["ranks"] == 2
 
 
 def test_threads_follow_the_cpus_of_a_task_unless_given(
