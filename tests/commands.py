@@ -63,10 +63,12 @@ def run(
     before: Before | None = None,
     environment: Mapping[str, str] | None = None,
     seconds: float = 120,
+    launcher: bool = True,
 ) -> Done:
     """Run `launch/SCRIPT` to its end on so many ranks, for so many seconds at most.
 
-    As with a launcher, the first rank that fails ends the others. With `killed_at`, such as
+    As with a launcher, the first rank that fails ends the others, or else they have to end by
+    themselves. With `killed_at`, such as
     `xmodal.training.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time;
     what it has begun to save is whole after one more step, however slow the disk.
     Each rank calls what `before` names before each call of it, with the same arguments.
@@ -84,7 +86,7 @@ def run(
             processes[-1].start()
         deadline = time.monotonic() + seconds
         while None in (codes := [process.exitcode for process in processes]):
-            if any(codes) or time.monotonic() > deadline:
+            if (launcher and any(codes)) or time.monotonic() > deadline:
                 break
             time.sleep(0.02)
         for process in processes:

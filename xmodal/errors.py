@@ -3,10 +3,13 @@
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TextIO
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
@@ -36,6 +39,7 @@ class LostPeerError(Exception):
 
 
 NOT_FINISHED = 75  # EX_TEMPFAIL of sysexits.h
+SECONDS_TO_BLAME = 10  # in which the rank that is to blame ends before those that have lost it
 
 
 # Control characters, those that reverse the direction of text or cannot be seen, half a pair of
@@ -44,6 +48,9 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 # A line that begins as ours do, within a text that was written as one.
 _FORGED = re.compile(r"\n(?=\s*(error|warning):)")
+
+
+_interrupted = threading.Event()  # by Ctrl-C
 
 
 def printable(text: str) -> str:
@@ -107,6 +114,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     130, a closed pipe 141. All that it prints is `printable`.
     """
     _guard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -125,6 +134,17 @@ def run_command(main: Callable[[], int | None]) -> None:
         if error.errno not in _UNWRITABLE:
             raise
         _leave(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupted.set()
+    signal.default_int_handler(number, frame)
+
+
+def check_interrupted() -> None:
+    """Raise `KeyboardInterrupt` again, which a library may have swallowed as it was imported."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def _leave(message: str) -> None:
@@ -150,7 +170,7 @@ def _leave_unfinished(message: str) -> None:
 def _leave_lost(message: str) -> None:
     # A launcher tells the code of the rank that fails first: let it be the one that is to blame.
     print(f"error: rank {_rank()}: {printable(message)}", file=sys.stderr, flush=True)
-    time.sleep(10)
+    time.sleep(SECONDS_TO_BLAME)
     # What is left of the group could wait for ever for ranks that are gone.
     sys.stdout.flush()
     os._exit(NOT_FINISHED)

@@ -33,9 +33,8 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two very small towers, four epochs of six steps: a run takes two seconds."""
+def write_recipe(path: Path, scenes: Path) -> Path:
+    """Write a recipe of two very small towers and four epochs of six steps, and return its path."""
     image = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
     values = {
         "data": {
@@ -68,9 +67,14 @@ def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation": {"every": "6 steps"},
         "checkpoints": {"every": "6 steps", "best": "rsum"},
     }
-    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture(scope="session")
+def recipe(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two very small towers, four epochs of six steps: a run takes two seconds."""
+    return write_recipe(tmp_path_factory.mktemp("recipes") / "tiny.yaml", scenes)
 
 
 @pytest.fixture(scope="session")

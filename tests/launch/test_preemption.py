@@ -5,7 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import product
@@ -99,9 +100,24 @@ def interrupt_me(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_ctrl_c_before_training_is_quiet(ranks: int, recipe: Path, tmp_path: Path) -> None:
-    before = {"xmodal.training.trainer:Trainer.train": interrupt_me}
+def interrupt_unheard(*_: Any) -> None:
+    with suppress(KeyboardInterrupt):  # as libraries do that are being imported
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "how"),
+    [
+        (1, interrupt_me),
+        (1, interrupt_unheard),
+        pytest.param(2, interrupt_me, marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_before_training_is_quiet(
+    ranks: int, how: Callable[..., None], recipe: Path, tmp_path: Path
+) -> None:
+    before = {"xmodal.training.trainer:Trainer.train": how}
     stopped = train(recipe, f"run={tmp_path}/run", ranks=ranks, before=before)
     assert (stopped.code, stopped.err) == (130, "")
 

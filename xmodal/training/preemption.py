@@ -6,6 +6,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from xmodal.errors import check_interrupted
+
 # Schedulers send the first before they take a job's machines away, the second where a job has asked
 # to be told that its time is nearly over (sbatch --signal=USR1@SECONDS), a keyboard the third.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -25,6 +27,7 @@ class Preemption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        check_interrupted()
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
