@@ -63,12 +63,14 @@ def main() -> None:
 
 def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     from xmodal.distributed.environment import start
+    from xmodal.distributed.pulse import watching_peers
     from xmodal.training.run import Run
 
     run = Run(given.run)
     checkpoint = run.find_checkpoint(given.checkpoint)
     environment = start(recipe.training.roll_call)
-    with reporting(partial(print, flush=True)) if environment.is_main else nullcontext():
+    reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
+    with watching_peers(environment.roll, recipe.training.watchdog), reports:
         with activity(f"loading {checkpoint}"):
             subject = load(given, recipe, run, checkpoint, environment)
         if given.submission:

@@ -37,7 +37,6 @@ _PARTS = {
     "checkpoints/latest": False,
     "results.json": False,
     "evaluations": True,
-    "data.json": False,
     "report": True,
     "report/index.html": False,
     "lineage.jsonl": False,
