@@ -262,6 +262,16 @@ def test_a_submission_to_cirr(composed: Path, queries: Path, scenes: Path, tmp_p
     assert wrong == "--submission is for --protocol cirr alone"
 
 
+@pytest.mark.parametrize("weights", ["hub", "/nowhere/weights.safetensors"])
+def test_first_weights_are_asked_of_no_hub_and_no_file(weights: str, run: Path) -> None:
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace("weights: random", f"weights: {weights}"))
+    assert weights in (run / "recipe.yaml").read_text()
+    done = evaluate(run, environment={"HF_HUB_OFFLINE": "1"})
+    assert done.folder == run
+    assert results(run) == logged(run, STEPS)
+
+
 MISTAKES = {
     "a gallery for a method that has no queries": (
         ["RUN", "--gallery", "SCENES/val"],
