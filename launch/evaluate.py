@@ -185,6 +185,8 @@ def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environm
         recipe=dump_recipe(recipe),
         history=run.history(),
     )
+    if folder != run.path and not given.output and is_runs_own(given, subject, measured):
+        print(f"{run.results} is of other data or settings than there are now, and stays as it is")
     print(f"{run.checkpoints}/{measured}")
     print_results(retrieval.metrics, folder)
 

@@ -60,7 +60,8 @@ def train(recipe: Recipe, environment: "Environment") -> None:
         Session(recipe, environment).train()
     if environment.is_main:
         metrics, lines = own_results(Run(recipe.run))
-        print_results(metrics, recipe.run)
+        if metrics:
+            print_results(metrics, recipe.run)
         for line in lines:
             print(line)
 

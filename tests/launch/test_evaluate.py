@@ -139,6 +139,10 @@ def test_results_of_data_that_changed_leave_the_runs_own_alone(
     before = contents(run)
     assert evaluate(run, "--protocol", "all-captions").folder.parent == run / "evaluations"
     assert contents(run) == before
+    done = evaluate(run)
+    assert done.folder.parent == run / "evaluations"
+    assert f"{run}/results.json is of other data or settings than there are now" in done.out
+    assert contents(run) == before
 
 
 def test_the_results_of_an_earlier_version_are_not_taken_for_the_runs_own(

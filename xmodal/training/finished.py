@@ -52,9 +52,12 @@ def own_results(run: Run) -> tuple[dict[str, float], list[str]]:
     last = dict(rows[-1]) if rows else {}
     step = last.pop("step", None)
     last.pop("stage", None)
-    if not last or found == last or (measured and measured.get("checkpoint") == f"step-{step}"):
+    if not last:
+        return (found if measured else {}), []
+    if found == last or (measured and measured.get("checkpoint") == f"step-{step}"):
         return found, []
+    fault = "are of another evaluation" if run.results.is_file() else "are missing"
     return last, [
-        f"warning: {run.results} and its report are of another evaluation; write them again by: "
+        f"warning: {run.results} and its report {fault}; write them again by: "
         f"python launch/evaluate.py {run.path}"
     ]
