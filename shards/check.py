@@ -5,57 +5,40 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import BinaryIO
 
 from shards.duplicates import Duplicates, ImageDigests
 from shards.parallel import progress, run_parallel
-from shards.picture import EXTENSIONS, PictureError, decode
 from shards.place import find_tars, name_of, storage_of
-from shards.sample import (
-    FEATURES,
-    PLAIN,
-    SOURCE,
-    TARGET,
-    TEXT_FEATURES,
-    SampleError,
-    image_extensions,
-    is_composed,
-    read_captions,
-    read_features,
-    read_record,
-)
+from shards.sample_faults import Fault, judge
 from xmodal.data.decode import BadSample
-from xmodal.data.limits import MAX_CAPTION_CHARACTERS
 from xmodal.data.manifest import MANIFEST_NAME, read_manifest
-from xmodal.data.samples import RawSample
+from xmodal.data.samples import COMES_TWICE, RawSample, read_sample
 from xmodal.data.shard_index import NO_DIGESTS, Digests, ShardIndex, index_path, sha256_of
 from xmodal.data.storage import Storage
 from xmodal.data.tar import Sample, grouped, scan_tar
 from xmodal.errors import UserError, printable
 
 _NUM_EXAMPLES = 5
-_RECORD_TYPES = {
-    "image_id": (str, int),
-    "modification": (str,),
-    "source_id": (str,),
-    "target_id": (str,),
-}
-
-Fault = tuple[str, str]  # cause, detail
 
 
 @dataclass
 class Report:
-    """How many samples were read, and what is broken by cause, with a few examples of each."""
+    """How many samples were read, and what is broken by cause, with a few examples of each.
+
+    What is not broken, but not what its name says, is in `hints`.
+    """
 
     num_samples: int = 0
     num_broken: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    hints: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     images: ImageDigests = field(default_factory=ImageDigests)
 
-    def add(self, cause: str, example: str) -> None:
-        self.counts[cause] += 1
+    def add(self, cause: str, example: str, *, hint: bool = False) -> None:
+        (self.hints if hint else self.counts)[cause] += 1
         known = self.examples.setdefault(cause, [])
         if len(known) < _NUM_EXAMPLES:
             known.append(example)
@@ -64,6 +47,7 @@ class Report:
         self.num_samples += other.num_samples
         self.num_broken += other.num_broken
         self.counts += other.counts
+        self.hints += other.hints
         for cause, examples in other.examples.items():
             known = self.examples.setdefault(cause, [])
             known += examples[: _NUM_EXAMPLES - len(known)]
@@ -102,13 +86,11 @@ def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
         with scan_tar(tar, storage) as scan:
             for sample, _ in grouped(scan):
                 samples.append(sample)
-                content = _read(sample, scan.file)
-                faults = [*_key_faults(sample.key, keys), *_content_faults(content)]
+                doubt = COMES_TWICE if sample.key in keys else None
+                read = read_sample(tar, *sample, partial(_read, scan.file), doubt)
+                _check_sample(read, name, report)
                 keys.add(sample.key)
-                _add_image(RawSample(name, sample.key, content), report.images, len(samples))
-                report.num_broken += bool(faults)
-                for cause, detail in faults:
-                    report.add(cause, _example(name, sample.key, detail))
+                _add_image(read, report.images, len(samples))
             if scan.beyond:
                 report.add("tar cut or broken", scan.beyond)
             now = Digests(
@@ -142,97 +124,20 @@ def _check_manifest(folder: str) -> tuple[Report, dict[str, Digests]]:
     return report, {}
 
 
-def _read(sample: Sample, file: Any) -> dict[str, bytes]:
-    files = {}
-    for extension, (offset, size) in sample.members.items():
-        file.seek(offset)
-        files[extension] = file.read(size)
-    return files
+def _check_sample(sample: RawSample, tar: str, report: Report) -> None:
+    faults, dropped, hints = judge(sample)
+    report.num_broken += bool(faults)
+    for cause, detail in faults:
+        report.add(cause, _example(tar, sample.key, detail))
+    for cause, detail in dropped:
+        report.add(f"dropped: {cause}", _example(tar, sample.key, detail))
+    for cause, detail in hints:
+        report.add(cause, _example(tar, sample.key, detail), hint=True)
 
 
-def _key_faults(key: str, seen: set[str]) -> Iterator[Fault]:
-    if key in seen:
-        yield "key twice", ""
-    if ".." in key.split("/"):
-        yield "`..` in a path", ""
-
-
-def _content_faults(files: dict[str, bytes]) -> Iterator[Fault]:
-    images = image_extensions(files)
-    features = {role: name for role, name in FEATURES.items() if name in files}
-    roles = {*images, *features}
-    if not roles:
-        yield "no image", f"files {', '.join(files)}"
-    for role, extension in images.items():
-        yield from _image_faults(files[role + extension], extension)
-    record: dict[str, Any] = {}
-    try:
-        if "json" in files:
-            record = read_record(files["json"])
-            yield from _record_faults(record)
-        if is_composed(roles):
-            yield from _composed_faults(roles, record)
-        for name in features.values():
-            read_features(files[name], name)
-        if PLAIN in roles:
-            yield from _text_faults(files, record)
-    except SampleError as error:
-        yield error.cause, error.detail
-
-
-def _image_faults(data: bytes, extension: str) -> Iterator[Fault]:
-    try:
-        image = decode(data)
-    except PictureError as error:
-        yield f"image: {error.cause}", error.detail
-        return
-    right = EXTENSIONS.get(image.format or "", "none")
-    if right != extension.replace("jpeg", "jpg"):
-        yield "image: wrong extension", f"{extension}, but the content is {image.format}"
-
-
-def _record_faults(record: dict[str, Any]) -> Iterator[Fault]:
-    for key, kinds in _RECORD_TYPES.items():
-        value = record.get(key)
-        if value is not None and not isinstance(value, kinds):
-            yield "JSON of the wrong type", f"{key} is no {' or '.join(k.__name__ for k in kinds)}"
-    labels = record.get("labels", [])
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        yield "JSON of the wrong type", "labels is no list of strings"
-
-
-def _composed_faults(roles: set[str], record: dict[str, Any]) -> Iterator[Fault]:
-    # CIRR's test1 is published without targets: what it has in place of them are the members.
-    has_target = TARGET in roles or "target_id" in record or "members" not in record
-    for role in (SOURCE, TARGET) if has_target else (SOURCE,):
-        if role not in roles:
-            yield "no image", f"a composed sample without {role}jpg"
-    for key in ("modification", "source_id", *(["target_id"] if has_target else [])):
-        if not record.get(key):
-            yield "composed sample incomplete", f"no {key}"
-
-
-def _text_faults(files: dict[str, bytes], record: dict[str, Any]) -> Iterator[Fault]:
-    rows = None
-    if TEXT_FEATURES in files:
-        rows = len(read_features(files[TEXT_FEATURES], TEXT_FEATURES))
-    says_nothing = not record.get("captions") and "txt" not in files
-    if says_nothing and (rows is not None or record.get("gallery") is True):
-        return
-    captions = read_captions(record, files.get("txt"))
-    if rows not in (None, len(captions)):
-        yield "features: not one row a caption", f"{rows} rows, {len(captions)} captions"
-    for caption in captions:
-        yield from _caption_faults(caption)
-
-
-def _caption_faults(caption: str) -> Iterator[Fault]:
-    if not caption.strip():
-        yield "caption empty", ""
-    if len(caption) > MAX_CAPTION_CHARACTERS:
-        yield f"caption over {MAX_CAPTION_CHARACTERS:,} characters", f"{len(caption):,}"
-    if any("\ud800" <= character <= "\udfff" for character in caption):
-        yield "not UTF-8", "half of a surrogate pair"
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
 
 
 def _index_faults(tar: str, samples: list[Sample], storage: Storage) -> Iterator[Fault]:
@@ -264,10 +169,17 @@ def _example(tar: str, key: str, detail: str) -> str:
 
 def _print(report: Report, folder: str, num_tars: int) -> None:
     print(f"{report.num_samples:,} samples in {num_tars:,} shards of {folder}")
-    for cause, count in report.counts.most_common():
+    _print_causes(report.counts, report)
+    print(f"{report.num_broken:,} samples are broken" if report.counts else "nothing is broken")
+    if report.hints:
+        print("read all the same:")
+        _print_causes(report.hints, report)
+
+
+def _print_causes(counts: Counter[str], report: Report) -> None:
+    for cause, count in counts.most_common():
         print(f"{count:>8,}  {printable(cause)}")
         for example in report.examples[cause]:
             print(f"          {printable(example)}")
         if count > len(report.examples[cause]):
             print("          …")
-    print(f"{report.num_broken:,} samples are broken" if report.counts else "nothing is broken")

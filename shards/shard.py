@@ -6,21 +6,24 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from shards.files import Skipped, read_file
 from shards.parallel import count
-from shards.picture import PictureError, stored
+from shards.picture import stored
 from shards.place import storage_of
-from shards.sample import SampleError, encode_features
 from shards.skipped import SUFFIX as SKIPPED_SUFFIX
 from shards.skipped import write_skipped
 from shards.source import Composed, Item, LeftOut, Picture
 from xmodal.data.decode import BadSample
 from xmodal.data.fields import captions_of
 from xmodal.data.limits import MAX_TEXT_BYTES
+from xmodal.data.samples import doubt_of_size
 from xmodal.data.shard_index import write_index_of
 from xmodal.data.tar import Member, grouped
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ def _write_samples(job: Job, file: BinaryIO) -> tuple[list[Member], list[LeftOut
             count()
             try:
                 files = _sample_files(item, job)
-            except (Skipped, PictureError, SampleError) as error:
+            except Skipped as error:
                 skipped.append((item.name, error.cause, error.detail))
                 continue
             except BadSample as error:
-                skipped.append((item.name, str(error), ""))
+                skipped.append((item.name, str(error), str(error.__cause__ or "")))
                 continue
             for extension, data in files.items():
                 members.append(_add(tar, f"{number:09d}.{extension}", data))
@@ -85,16 +88,31 @@ def _sample_files(item: Item | Composed, job: Job) -> dict[str, bytes]:
         extension, data = stored(_picture_bytes(picture, job.below), job.resize)
         files[prefix + extension] = data
     for prefix, array in item.features.items():
-        files[prefix + "npy"] = encode_features(array)
+        files[prefix + "npy"] = _npy(array)
     record = item.record | {"split": job.split} | ({"gallery": True} if job.gallery else {})
     files["json"] = json.dumps(record).encode()
     if len(files["json"]) > MAX_TEXT_BYTES:
         raise Skipped(f"captions and ids over {MAX_TEXT_BYTES:,} bytes")
+    if doubt := doubt_of_size(map(len, files.values())):
+        raise Skipped(doubt)
     return files
 
 
 def _picture_bytes(picture: Picture, below: Path | None) -> bytes:
     return read_file(picture, below) if isinstance(picture, Path) else picture()
+
+
+def _npy(array: "np.ndarray") -> bytes:
+    """Return the bytes of a .npy file: float32, little endian, C order, no pickle."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, "<f4")
+    if not np.isfinite(array).all():
+        raise Skipped("features: not finite")
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:

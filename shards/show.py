@@ -5,19 +5,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from shards.picture import PictureError, decode, on_white
-from shards.sample import (
-    IMAGE_FEATURES,
-    PLAIN,
-    SOURCE,
-    TARGET,
-    SampleError,
-    image_extensions,
-    is_composed,
-    read_captions,
-    read_record,
-)
+from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.samples import IMAGES, RawSample, read_sample
 from xmodal.data.storage import Storage, is_remote
 from xmodal.data.tar import Sample
 from xmodal.errors import UserError
@@ -35,7 +25,7 @@ def show(url: str, count: int, to: Path | None) -> Path:
     """Draw `count` samples, evenly spread over the shards, into a PNG; returns its path."""
     to = to or (Path() if is_remote(url) else Path(url)) / "contact_sheet.png"
     manifest = read_manifest(url)
-    tiles = [_tile(files) for files in _spread(manifest, count)]
+    tiles = [_tile(sample) for sample in _spread(manifest, count)]
     try:
         sheet(tiles).save(to, "PNG")
     except OSError as error:
@@ -51,7 +41,7 @@ def sheet(tiles: list[Image.Image]) -> Image.Image:
     return _stacked([_beside(row) for row in rows], margin=_GAP)
 
 
-def _spread(manifest: Manifest, count: int) -> list[dict[str, bytes]]:
+def _spread(manifest: Manifest, count: int) -> list[RawSample]:
     total = manifest.num_samples
     count = min(count, total)
     wanted = [position * total // count for position in range(count)]
@@ -59,46 +49,37 @@ def _spread(manifest: Manifest, count: int) -> list[dict[str, bytes]]:
     for shard in manifest.shards:
         inside = [at - first for at in wanted if first <= at < first + shard.num_samples]
         samples = manifest.index(shard) if inside else []
-        found += [_files(manifest.storage, shard.url, samples[at]) for at in inside]
+        found += [_read(manifest.storage, shard.url, samples[at]) for at in inside]
         first += shard.num_samples
     return found
 
 
-def _files(storage: Storage, url: str, sample: Sample) -> dict[str, bytes]:
-    return {
-        extension: storage.read(url, offset, offset + size)
-        for extension, (offset, size) in sample.members.items()
-    }
+def _read(storage: Storage, url: str, sample: Sample) -> RawSample:
+    return read_sample(url, *sample, lambda at, size: storage.read(url, at, at + size))
 
 
-def _tile(files: dict[str, bytes]) -> Image.Image:
-    images = image_extensions(files)
-    if is_composed(images):
-        source, target = (
-            _picture(files.get(role + images.get(role, ""), b"")) for role in (SOURCE, TARGET)
-        )
-        return _beside([source, _text(_sentences(files), arrow=True), target])
-    if PLAIN not in images and IMAGE_FEATURES in files:
-        return _stacked([_grey("features"), _text(_sentences(files))])
-    return _stacked([_picture(files.get(images.get(PLAIN, ""), b"")), _text(_sentences(files))])
+def _tile(sample: RawSample) -> Image.Image:
+    if any(name in sample.files for role in ("source", "target") for name in IMAGES[role]):
+        source, target = (_picture(sample, role) for role in ("source", "target"))
+        return _beside([source, _text(_sentences(sample), arrow=True), target])
+    return _stacked([_picture(sample, "image"), _text(_sentences(sample))])
 
 
-def _sentences(files: dict[str, bytes]) -> list[str]:
+def _sentences(sample: RawSample) -> list[str]:
     try:
-        record = read_record(files["json"]) if "json" in files else {}
-        if "modification" in record:
-            return [str(record["modification"])]
-        return read_captions(record, files.get("txt"))
-    except SampleError as error:
-        return [f"({error.cause})"]
+        return sample.captions()
+    except BadSample as cause:
+        return [f"({cause})"]
 
 
-def _picture(data: bytes) -> Image.Image:
+def _picture(sample: RawSample, role: str) -> Image.Image:
     cell = Image.new("RGB", (_SIDE, _SIDE), "white")
+    if f"{role}.npy" in sample.files and not any(name in sample.files for name in IMAGES[role]):
+        return _grey("features")
     try:
-        image = on_white(decode(data))
-    except PictureError as error:
-        return _grey(error.cause)
+        image = Image.fromarray(decode_image(sample.image(role)))
+    except BadSample as cause:
+        return _grey(str(cause))
     image = ImageOps.contain(image, cell.size)
     cell.paste(image, ((_SIDE - image.width) // 2, _SIDE - image.height))
     return cell

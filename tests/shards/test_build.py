@@ -22,8 +22,8 @@ from shards import build as builder
 from shards.__main__ import main
 from shards.build import build
 from shards.check import check
-from shards.picture import decode
 from shards.source import Composed, Item, Split
+from xmodal.data.decode import decode_image
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 
@@ -129,8 +129,12 @@ def test_what_cannot_be_used_is_counted_by_cause_and_named(
     done = run(*words, "--samples-per-shard", 5)
     assert "train: 7 samples in 3 shards" in done.stdout
     for cause in (
-        *("1 missing (100_00)", "1 zero bytes (101_01)", "1 not an image (102_02)"),
-        *("1 does not decode (103_03)", "1 no caption (105_05)"),
+        *(
+            "1 missing (100_00)",
+            "1 image is empty (101_01)",
+            "1 image does not decode (not an image) (102_02)",
+        ),
+        *("1 image does not decode (cut short) (103_03)", "1 no caption (105_05)"),
     ):
         assert cause in done.stdout
     samples = read(tmp_path / "to/train")
@@ -169,7 +173,7 @@ def test_a_split_without_one_usable_image_is_an_error(
     for image in (flickr8k / "Flicker8k_Dataset").iterdir():
         image.write_bytes(b"")
     done = run("build", "flickr8k", "--from", flickr8k, "--to", tmp_path / "to", code=2)
-    assert "no sample of the split train can be used: 12 zero bytes (100_00" in done.stderr
+    assert "no sample of the split train can be used: 12 image is empty (100_00" in done.stderr
 
 
 def test_a_build_killed_in_the_middle_resumes_to_the_same_bytes(
@@ -469,7 +473,7 @@ def test_resized_images_are_smaller_and_small_ones_kept(
     (images / "100_00.jpg").write_bytes(encode(size=(300, 200)))
     build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], resize=100)
     samples = read(tmp_path / "to/train")
-    assert decode(samples[0]["jpg"]).size == (150, 100)
+    assert decode_image(samples[0]["jpg"]).shape == (100, 150, 3)
     assert samples[1]["jpg"] == (images / "101_01.jpg").read_bytes()
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from shards.build import build
-from shards.picture import decode
 from shards.source import Item, Source, Split, find_source, source_names
+from xmodal.data.decode import decode_image
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 
@@ -406,10 +406,9 @@ def test_tuxpaint_takes_the_english_line(tuxpaint: Path) -> None:
     ]
     picture = found["animals/frog"].picture
     assert callable(picture)
-    drawn = decode(picture())
-    assert drawn.mode == "RGB"
-    assert drawn.getpixel((0, 0)) == (255, 255, 255)
-    assert drawn.getpixel((15, 15)) == (200, 0, 0)
+    drawn = decode_image(picture())
+    assert drawn[0, 0].tolist() == [255, 255, 255]
+    assert drawn[15, 15].tolist() == [200, 0, 0]
 
 
 def relevance_of(splits: object) -> dict:

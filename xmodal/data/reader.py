@@ -6,7 +6,7 @@ from itertools import accumulate, groupby
 
 from xmodal.data.manifest import Manifest, Shard
 from xmodal.data.recent import Recent
-from xmodal.data.samples import EXTENSIONS, RawSample, doubt_of_size
+from xmodal.data.samples import COMES_TWICE, EXTENSIONS, RawSample, doubt_of_size
 from xmodal.data.shard_index import ShardIndex
 from xmodal.data.tar import Sample
 from xmodal.data.tar_headers import BLOCK, is_header_of
@@ -92,7 +92,7 @@ class SampleReader:
         bounded = [_bounded(one.members, wanted, end) for one in samples]
         read = self._read(shard, [place for places, _ in bounded for place in places.values()])
         for number, sample, (places, doubt) in zip(numbers, samples, bounded, strict=True):
-            doubt = "key comes twice in its shard" if number - start in repeats else doubt
+            doubt = COMES_TWICE if number - start in repeats else doubt
             # Arrays stay where they are; all else needs bytes of its own.
             files: dict[str, bytes | memoryview | None] = {}
             for extension, place in places.items():

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ IMAGES = {
     "source": tuple(f"source.{extension}" for extension in IMAGE_EXTENSIONS),
     "target": tuple(f"target.{extension}" for extension in IMAGE_EXTENSIONS),
 }
+COMES_TWICE = "key comes twice in its shard"
 FEATURES = ("image", "text", "source", "target", "target.lower")
 # All the files of a sample that are ever read.
 EXTENSIONS = frozenset(
@@ -213,6 +214,23 @@ class RawSample:
             dropped = [cause for texts in found.values() for cause in texts.dropped]
             raise BadSample(dropped[0] if dropped else f"no caption: expected {' or '.join(keys)}")
         return kept
+
+
+def read_sample(
+    shard: str,
+    key: str,
+    members: Mapping[str, tuple[int, int]],
+    read: Callable[[int, int], bytes],
+    doubt: str | None = None,
+) -> RawSample:
+    """Read the files of a sample that anything uses, unless they are too large, one by one.
+
+    `read` gives the bytes at an offset, of a size; `doubt` is what is wrong with the sample.
+    """
+    used = {extension: place for extension, place in members.items() if extension in EXTENSIONS}
+    doubt = doubt or doubt_of_size(size for _, size in used.values())
+    files = {} if doubt else {extension: read(*place) for extension, place in used.items()}
+    return RawSample(shard, key, files, doubt)
 
 
 def doubt_of_size(sizes: Iterable[int]) -> str | None:

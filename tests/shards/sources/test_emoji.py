@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from shards.picture import decode
 from shards.source import Split, find_source
 from shards.sources import emoji
 from shards.sources.emoji.change import Emoji, find_changes
+from xmodal.data.decode import decode_image
 from xmodal.errors import UserError
 
 TONES = ["light", "medium-light", "medium", "medium-dark", "dark"]
@@ -188,7 +188,7 @@ def test_drawings_that_tell_nothing_are_left_out(root: Path) -> None:
     assert len(plain) == 480
     (item,) = [item for item in plain if item.captions == ["dog 3: medium skin tone"]]
     assert (item.image_id, item.labels) == ("11B", ["animals-nature"])
-    assert decode(item.picture()).size == (136, 128)
+    assert decode_image(item.picture()).shape == (128, 136, 3)
 
 
 def test_a_concept_is_in_one_split(root: Path) -> None:
@@ -242,7 +242,7 @@ def test_each_emoji_in_two_styles_where_both_are_there(root: Path) -> None:
     assert len(left_out) == 478
     assert ("dog 3", "not in the second style", "118") in left_out
     drawings = {item.image_id: item.picture for item in items}
-    assert decode(drawings["11B-noto"]()).size == (136, 128)
+    assert decode_image(drawings["11B-noto"]()).shape == (128, 136, 3)
     assert drawings["11B-twemoji"] == folder / "11b-fe0f.png"
     (split,) = [name for name in ("train", "val", "test") for item in found[f"styles_{name}"].items
                 if item.image_id == "11B-noto"]  # fmt: skip

@@ -89,7 +89,7 @@ def test_dirt_is_counted(mit_states: Path, run: Run) -> None:
     assert splits(mit_states)["test"].left_out == [("old castle/Thumbs.db", "no .jpg", "")]
     done = run("build", "mit_states", "--from", mit_states, "--to", mit_states / "to")
     assert "1 no .jpg (old castle/Thumbs.db)" in done.stdout
-    assert "1 not an image (new castle/1.jpg)" in done.stdout
+    assert "1 image does not decode (not an image) (new castle/1.jpg)" in done.stdout
     assert read_manifest(str(mit_states / "to/test_gallery")).num_samples == 2
     for name in ("train", "test", "test_gallery"):
         run("check", mit_states / "to" / name)
