@@ -104,10 +104,8 @@ def test_broken_labels_are_named(root: Path) -> None:
 def test_the_built_shards_have_nothing_broken(root: Path, tmp_path: Path, run: Callable) -> None:
     (root / "Flickr/zoo/0001_23.jpg").write_bytes(b"GIF?")
     done = run("build", "nus_wide", "--from", root, "--to", tmp_path / "to")
-    assert (
-        "skipped: 1 listed twice with different labels (22); 1 image does not decode (not an image) (23); "
-        in (done.stdout)
-    )
+    assert "skipped: 1 listed twice with different labels (22); " in done.stdout
+    assert "1 image does not decode (not an image) (23); " in done.stdout
     assert "1 no caption (24)" in done.stdout
     assert read_manifest(tmp_path / "to/train").num_samples == 1
     run("check", tmp_path / "to/train")
