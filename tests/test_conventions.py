@@ -25,7 +25,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"recipe"},
-    {"tensor_files", "terminal"},
+    {"tensor_files", "terminal", "yaml_text"},
     {"activity", "errors"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}

@@ -1,7 +1,9 @@
 """The recipe: every mistake is one line that says where, what is allowed and what was meant."""
 
+import pickle
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmodal.errors import UserError
-from xmodal.recipe import Recipe, describe, differences, dump_recipe, load_recipe, read_recipe
+from xmodal.recipe import (
+    Recipe,
+    describe,
+    differences,
+    dump_recipe,
+    load_recipe,
+    read_recipe,
+    with_values,
+)
 from xmodal.schema import Span
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +168,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("evaluation.protocols=[clas]", ["evaluation.protocols.0: clas", "mean class?"]),
         ("stages=[]", ["stages: []", "at least 1 item"]),
         ("stages=[3]", ["stages.0: 3", "mapping of keys"]),
-        ("data=3", ["data: 3", "mapping of keys"]),
+        ("data=3", ["data: input should be a mapping of keys", "mapping of keys"]),
         ("method.text=3", ["method.text: 3", "mapping of keys"]),
         ("method.text={width: 8}", ["method.text.kind is missing", "transformers, transformer"]),
         (
@@ -187,7 +197,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         # what is no override at all
         ("data.batch_size", ["'data.batch_size' is no override", "key=value"]),
         ("=3", ["'=3' is no override"]),
-        ('run="a', ["run: '\"a' is not a YAML value"]),
+        ('run="a', ["run: the value is not YAML: found unexpected end of stream"]),
     ],
 )
 def test_a_mistake_is_named_with_its_path_and_what_is_allowed(
@@ -405,10 +415,72 @@ def test_a_key_of_what_is_null_by_default_makes_it(read: Callable[..., Recipe]) 
         read("data.cache.folder=x")
 
 
-def test_keys_of_a_bucket_are_never_saved(read: Callable[..., Recipe]) -> None:
-    recipe = read("data.s3.key=public-name", "data.s3.secret=never-to-be-seen")
-    assert recipe.data.s3.secret.get_secret_value() == "never-to-be-seen"
-    saved = dump_recipe(recipe)
-    assert "never-to-be-seen" not in saved + repr(recipe)
-    assert "public-name" not in saved
-    assert differences(read(), recipe) == []
+LITERALS = [
+    "data.s3.secret=hush1",
+    "data.s3.key=hush1",
+    "data.s3.token=hush1",
+    "data.s3=hush1",
+    "data.s3={secret: hush1, key: {file: x}}",
+    "data.s3={secret: {file: x}, none: 1, token: [hush1]}",
+    "data.s3.secret={hush1}",
+    "data.s3.secret={file: hush1",
+    'data.s3.secret="hush1',
+    "data.s3.secret=[hush1]",
+    "data.s3.secret=*hush1",
+    "data.s3.secret=!hush1",
+    "data.s3.secret=!!int hush1",
+    "data.s3.secret=hush1: hush1: x",
+    "data.s3.secret=%hush1",
+    "data.s3.secret.hush1=3",
+    "data.s3.secret.variable=[hush1]",
+    "data.s3.secret={variable: hush1/x}",
+    "data.s3.secret={file: x, variable: hush1}",
+    "data.s3.secret:hush1",
+    "data.s3.secret: hush1",
+    "data.s3.endpoint=https://me:hush1@host",
+]
+
+
+@pytest.mark.parametrize("literal", LITERALS)
+def test_a_secret_in_a_command_is_refused_and_not_said_again(
+    literal: str, read: Callable[..., Recipe]
+) -> None:
+    with pytest.raises(UserError, match=r"^[^\n]*data\.s3[^\n]*$") as caught:
+        read(literal)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hush1" not in shown
+    if literal == "data.s3.secret=hush1":
+        assert "{file: PATH} or {variable: NAME}" in shown
+
+
+@pytest.mark.parametrize(
+    "text", ["secret: hush1", "secret: 'hush1", "secret: *hush1", "secret: {a: hush1", "? [hush1]"]
+)
+def test_a_secret_in_a_recipe_is_refused_and_not_said_again(
+    text: str, read: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"data:\n  train: x\n  s3:\n    {text}\n")
+    for overrides in ([], ["data.s3.secret.file=x"]):
+        with pytest.raises(UserError) as caught:
+            read_recipe(str(path), overrides, tmp_path)
+        assert "hush1" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_place_of_a_secret_goes_where_a_recipe_goes(
+    read: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUR_SECRET", "hush1")
+    (tmp_path / "key").write_text("hush2\n")
+    recipe = read("data.s3.secret.variable=OUR_SECRET", f"data.s3.key={{file: {tmp_path}/key}}")
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    for one in (recipe, load_recipe(tmp_path), with_values(recipe, {"run": "x"}, "trial")):
+        assert one.data.s3.secret.read("data.s3.secret") == "hush1"
+        assert one.data.s3.key.read("data.s3.key") == "hush2"
+        shown = (
+            repr(one) + dump_recipe(one) + str(pickle.dumps(one)) + str(differences(read(), one))
+        )
+        assert "hush" not in shown
+    monkeypatch.delenv("OUR_SECRET")
+    with pytest.raises(UserError, match=r"^data.s3.secret: .* OUR_SECRET is not there, or is"):
+        recipe.data.s3.secret.read("data.s3.secret")

@@ -3,13 +3,13 @@
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from xmodal.errors import UserError
-from xmodal.schema import models_of, shown, tag_of
+from xmodal.schema import holds_secrets, models_of, shown, tag_of
+from xmodal.yaml_text import parse_yaml
 
 _QUOTES = ("'", '"')
 _NULL = ("", "null", "Null", "NULL", "~")
@@ -19,9 +19,8 @@ def parse_override(override: str) -> tuple[str, str]:
     """Return the key of an override and the text after it."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(
-            f"{override!r} is no override; write key=value, such as data.batch_size=512"
-        )
+        said = override.partition(":")[0]  # what follows may be a secret
+        raise UserError(f"{said!r} is no override; write key=value, such as data.batch_size=512")
     return key, text
 
 
@@ -34,10 +33,10 @@ def set_text(model: type[BaseModel], values: dict[str, Any], key: str, text: str
     node, last, annotation = _place(model, values, key)
     is_name = _is_name(annotation, text)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError as error:
         if not is_name or text[0] in _QUOTES:
-            raise UserError(f"{key}: {text!r} is not a YAML value; quote it") from None
+            raise UserError(f"{key}: the value is not YAML: {error}; quote it") from None
         value = text
     is_null = text in _NULL and (not text or NoneType in get_args(annotation))
     is_quoted = isinstance(value, str) and text[0] in _QUOTES and text[-1] == text[0]
@@ -58,7 +57,7 @@ def _is_name(annotation: Any, text: str) -> bool:
         return not text.startswith(("[", "{"))
     if get_origin(annotation) in (Union, UnionType):
         return all(one is NoneType or _is_name(one, text) for one in get_args(annotation))
-    return annotation in (str, SecretStr)
+    return annotation is str
 
 
 def _place(model: type[BaseModel], values: dict[str, Any], key: str) -> tuple[Any, Any, Any]:
@@ -80,6 +79,7 @@ def _child(
     node: Any, model: type[BaseModel] | None, part: str, key: str
 ) -> tuple[Any, type[BaseModel] | None]:
     """Return what stands below `part` of a mapping or list, and the model of its keys."""
+    field = None
     if isinstance(node, list):
         child = node[_position(node, part, key)]
     else:
@@ -95,7 +95,8 @@ def _child(
         models = [one for one in models if len(models) == 1 or tag_of(one) == kind]
         model = models[0] if models else None
     if not isinstance(child, dict | list):
-        raise UserError(f"{key}: {part} is the single value {shown(child)}, with no keys in it")
+        said = "" if field and holds_secrets(field.annotation) else f" {shown(child)}"
+        raise UserError(f"{key}: {part} is the single value{said}, with no keys in it")
     return child, model
 
 

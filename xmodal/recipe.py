@@ -21,8 +21,9 @@ from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.methods.config import MethodConfig
 from xmodal.overrides import parse_override, set_text, set_value
-from xmodal.schema import Config, models_of, shown, tag_of
+from xmodal.schema import Config, holds_secrets, models_of, shown, tag_of
 from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
+from xmodal.yaml_text import read_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -130,17 +131,6 @@ def _find(name: str, folder: Path) -> Path:
     raise UserError(f"there is no recipe {name}{_nearest(name, known)}; known: {', '.join(known)}")
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """Read a file that holds a YAML mapping; `UserError` where it does not."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no keys; it is to be a YAML mapping")
-    return values
-
-
 def validate(model: type[M], values: Any, source: str) -> M:
     """Return values as a model, each mistake in them one line of `UserError` about `source`."""
     try:
@@ -177,6 +167,8 @@ def _problem(detail: ErrorDetails, top: type[BaseModel]) -> str:
             return f"{key}: {reason}"
         case "list_type" | "tuple_type" if field and not models_of(field.annotation):
             return f"{key}: {shown(value)} is not a list; write [{shown(value)}]"
+    if field and holds_secrets(field.annotation):
+        return f"{key}: {reason}"
     near = _nearest(str(value), _literals(field.annotation) if field else [])
     return f"{key}: {shown(value)} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
 

@@ -1,10 +1,14 @@
 """What every component's configuration is made of; imports no torch, so that help is instant."""
 
 import math
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from xmodal.errors import UserError
 
 
 class Config(BaseModel):
@@ -13,6 +17,41 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
+
+
+class Secret(Config):
+    """Where a secret is kept: recipes, run folders and command lines name the place alone."""
+
+    file: str | None = Field(None, description="file that holds it and nothing else")
+    variable: str | None = Field(None, description="environment variable that holds it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_place(cls, value: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        match {key: one for key, one in value.items() if one} if isinstance(value, dict) else None:
+            case {"file": str(), **others} if not others:
+                return value
+            case {"variable": str(name), **others} if not others and name.isidentifier():
+                return value
+        raise ValueError(
+            "recipes and command lines hold no secrets, which others can read there; give the "
+            "place of this one, as {file: PATH} or {variable: NAME}"
+        )
+
+    def read(self, key: str) -> str:
+        """Return the secret; `UserError`, which names the key, where it is not in its place."""
+        if self.variable:
+            found = os.environ.get(self.variable, "")
+            place = f"the environment variable {self.variable}"
+        else:
+            file = Path(str(self.file)).expanduser()
+            found = file.read_text().strip() if file.is_file() else ""
+            place = f"the file {file}"
+        if not found:
+            raise UserError(f"{key}: {place} is not there, or is empty")
+        return found
 
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|samples?|%)?\s*", re.I)
@@ -77,6 +116,15 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in models_of(part)]
+
+
+def holds_secrets(annotation: Any) -> bool:
+    """Tell whether a field holds secrets, itself or in its parts: its values are never shown."""
+    return any(
+        issubclass(model, Secret)
+        or any(holds_secrets(field.annotation) for field in model.model_fields.values())
+        for model in models_of(annotation)
+    )
 
 
 def shown(value: Any) -> str:

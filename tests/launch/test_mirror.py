@@ -35,7 +35,7 @@ class Mirrored:
     def __init__(self, s3: Gateway, recipe: Path) -> None:
         self.s3, self.recipe = s3, recipe
         self.url = f"{s3.bucket()}/runs/mine"
-        self.storage = S3Storage(S3Config(endpoint=s3.endpoint, key=s3.key, secret=s3.secret))
+        self.storage = S3Storage(S3Config(endpoint=s3.endpoint, **s3.places))
 
     def train(self, run: Path, *given: object, **options: Any) -> Done:
         words = [f"run={run}", f"checkpoints.mirror={self.url}", *given]

@@ -70,7 +70,7 @@ def shards(s3: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 
 def storage(s3: Gateway) -> S3Storage:
-    return S3Storage(S3Config(endpoint=s3.endpoint, key=s3.key, secret=s3.secret))
+    return S3Storage(S3Config(endpoint=s3.endpoint, **s3.places))
 
 
 def run_shards(s3: Gateway, *words: str) -> None:
@@ -251,7 +251,7 @@ def test_the_secret_of_a_recipe_is_nowhere_in_a_run(
     done = train(
         *(recipe, f"run={tmp_path}/run", "stages.0.length=2 steps", *shards.given),
         *(f"data.train={shards.bucket}/train", f"data.val={shards.bucket}/val"),
-        *(f"data.s3.key={s3.key}", f"data.s3.secret={s3.secret}"),
+        *(f"data.s3.{name}.file={place['file']}" for name, place in s3.places.items()),
         f"data.cache={{folder: {tmp_path}/cache, gigabytes: 1}}",
     )
     assert done.code == 0, done.err

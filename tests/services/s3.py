@@ -89,6 +89,13 @@ class Gateway:
         }
 
     @property
+    def places(self) -> dict[str, dict[str, str]]:
+        """Where a recipe's `data.s3` finds the keys: files beside the gateway's."""
+        for name, held in (("key", self.key), ("secret", self.secret)):
+            (self.folder / f"{name}.txt").write_text(f"{held}\n")
+        return {name: {"file": f"{self.folder}/{name}.txt"} for name in ("key", "secret")}
+
+    @property
     def conf(self) -> str:
         return str(self.folder / "ceph.conf")
 

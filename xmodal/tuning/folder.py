@@ -6,9 +6,10 @@ import yaml
 
 from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
-from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe, read_yaml, validate
+from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe, validate
 from xmodal.training.run import Run, changes, check_path, is_bare
 from xmodal.tuning.config import SpaceConfig
+from xmodal.yaml_text import read_yaml
 
 SPACE = "space.yaml"
 # What may change between the parts of one sweep.

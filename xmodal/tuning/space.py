@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xmodal.errors import UserError
-from xmodal.recipe import Recipe, read_yaml, validate, with_values
+from xmodal.recipe import Recipe, validate, with_values
 from xmodal.tuning.config import PopulationConfig, SpaceConfig, ValuesConfig
+from xmodal.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -1,8 +1,9 @@
 """The recipe's access to buckets."""
 
-from pydantic import Field, PositiveFloat, SecretStr
+from pydantic import Field, PositiveFloat, field_validator
 
-from xmodal.schema import Config
+from xmodal.errors import UserError
+from xmodal.schema import Config, Secret
 
 
 class S3Config(Config):
@@ -13,13 +14,14 @@ class S3Config(Config):
     )
     profile: str | None = Field(None, description="profile of ~/.aws; null: AWS_PROFILE")
     region: str | None = Field(None, description="null: AWS_DEFAULT_REGION, else the profile's")
-    key: SecretStr | None = Field(
-        None,
-        exclude=True,
-        description="access key; never saved with the run. Better: AWS_ACCESS_KEY_ID or a profile",
+    key: Secret | None = Field(
+        None, description="place of the access key; null: AWS_ACCESS_KEY_ID, else the profile's"
     )
-    secret: SecretStr | None = Field(
-        None, exclude=True, description="secret key; never saved with the run"
+    secret: Secret | None = Field(
+        None, description="place of the secret key; null: AWS_SECRET_ACCESS_KEY, else the profile's"
+    )
+    token: Secret | None = Field(
+        None, description="place of the session token of keys that expire; null: AWS_SESSION_TOKEN"
     )
     anonymous: bool = Field(False, description="send no credentials, as public buckets allow")
     timeout: PositiveFloat = Field(
@@ -28,6 +30,13 @@ class S3Config(Config):
     patience: PositiveFloat = Field(
         600, description="seconds without any progress after which a read is given up"
     )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _names_no_user(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise UserError("data.s3.endpoint holds a password: data.s3.secret names its place")
+        return value
 
 
 class CacheConfig(Config):

@@ -211,8 +211,9 @@ def _connect(config: S3Config) -> _FileSystem:
         "endpoint_url": config.endpoint,
         "profile": config.profile,
         "anon": config.anonymous or None,
-        "key": config.key and config.key.get_secret_value(),
-        "secret": config.secret and config.secret.get_secret_value(),
+        "key": config.key and config.key.read("data.s3.key"),
+        "secret": config.secret and config.secret.read("data.s3.secret"),
+        "token": config.token and config.token.read("data.s3.token"),
         "client_kwargs": {"region_name": config.region} if config.region else None,
     }
     filesystem = _FileSystem(

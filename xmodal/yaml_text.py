@@ -1,0 +1,85 @@
+"""YAML read as data of a bounded size: recipes, spaces, overrides.
+
+A few hundred bytes of aliases of aliases stand for gigabytes, and one megabyte of brackets takes
+minutes. No message quotes what was read: a secret may stand in it.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xmodal.errors import UserError
+
+_MOST_BYTES = 2**20
+_MOST_NODES = 50_000  # values, keys, lists and mappings, those of aliases as often as they stand
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which gives up on a document of too many nodes."""
+
+    nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.nodes += 1
+        if self.nodes > _MOST_NODES:
+            raise ValueError(_TOO_LARGE)
+        return super().compose_node(parent, index)
+
+    def compose_document(self) -> Any:
+        node = super().compose_document()
+        if _size(node, {}) > _MOST_NODES:
+            raise ValueError(_TOO_LARGE)
+        return node
+
+
+_TOO_LARGE = f"it has more than {_MOST_NODES:,} values, with those of its aliases"
+
+
+def parse_yaml(text: str) -> Any:
+    """Return what a YAML text stands for; `ValueError`, which says where, if it is none."""
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"it is longer than {_MOST_BYTES:,} characters")
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(_reason(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # numbers and dates that are none raise all kinds
+        known = str(error) == _TOO_LARGE
+        raise ValueError(_TOO_LARGE if known else "a number or date in it is none") from None
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Read a file that holds a YAML mapping; `UserError` where it does not."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1).decode("utf-8")
+        values = parse_yaml(text)
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise UserError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no keys; it is to be a YAML mapping")
+    return values
+
+
+def _size(node: Any, sizes: dict[int, int]) -> int:
+    """Return how many nodes a node stands for, its aliases followed."""
+    if id(node) in sizes:
+        return sizes[id(node)]
+    sizes[id(node)] = _MOST_NODES + 1  # one that contains itself never ends
+    children = node.value if isinstance(node, yaml.CollectionNode) else []
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in children for part in pair]
+    sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+    return sizes[id(node)]
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """Return what is wrong and where, without the text."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return "a character that YAML does not know"
+    what = re.sub(r"(['\"]).*\1", "…", str(error.problem), flags=re.S)
+    return f"{what} (line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1})"
