@@ -7,7 +7,8 @@
 set -euo pipefail
 
 # Ports that are not given are free ones, so that nodes of several jobs may share a machine; the
-# folder's name is short, because sockets lie in it.
+# folder's name is short, because sockets lie in it. Ray lets everybody write into its own, which
+# therefore lies in a folder of this user alone.
 folder=$(mktemp -d /tmp/ray-XXXXXX)
 touch "$folder/said"
 trap 'rm -rf "$folder"' EXIT
@@ -18,7 +19,7 @@ export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 options=(
     --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
     --object-store-memory=200000000 --min-worker-port=0 --max-worker-port=0
-    --temp-dir="$folder" --include-log-monitor=false --disable-usage-stats --block
+    --temp-dir="$folder/r" --include-log-monitor=false --disable-usage-stats --block
 )
 
 # head_listens [SECONDS]: waits so long until the first node's Ray does.

@@ -1,10 +1,13 @@
 """Sweeps by launch/tune.py: real trials of distributed runs under a Ray of their own."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,10 +29,89 @@ from tests.tuning.sweeps import (
     rows,
     told,
 )
-from xmodal.recipe import read_recipe
+from xmodal.recipe import load_recipe, read_recipe
 from xmodal.training.run import Run, read_state
 
 RAY = ("raylet", "gcs_server", "ray::")
+
+
+OPEN = """
+import json, os, psutil
+from pathlib import Path
+from xmodal.tuning.cluster import running_ray
+import ray
+before = set(Path("/tmp").glob("ray-*"))
+with running_ray():
+    @ray.remote
+    def number(): return 3
+    assert ray.get(number.remote()) == 3
+    me = psutil.Process()
+    processes = [me, *me.children(recursive=True)]
+    heard = [c.laddr.ip for p in processes for c in p.net_connections() if c.status == "LISTEN"]
+    (folder,) = set(Path("/tmp").glob("ray-*")) - before
+    token = os.environ.get("RAY_AUTH_TOKEN", "none")
+    print(json.dumps({
+        "heard": sorted(set(heard)),
+        "mode": oct(folder.stat().st_mode),
+        "said": sum(token in " ".join(p.cmdline()) for p in processes),
+        "address": ray.get_runtime_context().gcs_address,
+    }), flush=True)
+    input()
+"""
+ENTER = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('is in')"
+
+
+def test_nobody_else_enters_the_ray_of_a_sweep(tmp_path: Path) -> None:
+    others = {key: value for key, value in environment().items() if not key.startswith("RAY_")}
+    others["HOME"] = str(tmp_path)
+    pipe = subprocess.PIPE
+    words = [sys.executable, "-c", OPEN]
+    with subprocess.Popen(words, env=others, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        told = json.loads(process.stdout.readline())
+        entering = [sys.executable, "-c", ENTER, told["address"]]
+        variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+        codes = [
+            subprocess.run(entering, env=others | given, capture_output=True).returncode
+            for given in ({}, variables)
+        ]
+        process.communicate("\n")
+    assert codes == [1, 1]
+    assert set(told["heard"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert told["mode"] == "0o40700"
+    assert told["said"] == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_what_a_sweep_leaves_and_starts_knows_no_secret(
+    recipe: Path,
+    space: Callable[..., Path],
+    tmp_path: Path,
+    start: Callable[..., "subprocess.Popen[str]"],
+) -> None:
+    (tmp_path / "secret").write_text("never-to-be-seen")
+    sweep = tmp_path / "sweep"
+    words = [recipe, "--space", space(workers=2, resources={"cpus": 0.5}, trials=1)]
+    words += ["--sweep", sweep, "stages.0.length=12 steps"]
+    words += [f"data.s3.secret.file={tmp_path}/secret"]
+    process, seen = start(*words), set[str]()
+    while process.poll() is None:
+        with suppress(psutil.Error, OSError):
+            seen |= {" ".join(one.cmdline()) for one in below(process)}
+            seen |= {
+                f"{oct(path.parents[1].stat().st_mode)} {path.read_bytes()!r}"
+                for path in (sweep / "ray").rglob("tuner.pkl")
+            }
+        time.sleep(0.2)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert any(one.startswith("0o40700 ") for one in seen)
+    kept = [str(path.read_bytes()) for path in sweep.rglob("*") if path.is_file()]
+    assert not any("never-to-be-seen" in text for text in [*seen, *kept, out, err])
+    trial = load_recipe(sweep / "trials" / "000")
+    assert trial.data.s3.secret.read("data.s3.secret") == "never-to-be-seen"
 
 
 def test_a_sweep_of_two_trials_of_two_workers(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -21,6 +22,12 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # run folders have it all
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that has failed reports no metric
 }
+# Whoever reaches Ray's ports may have it run anything, unless it asks for a token.
+SETTINGS["RAY_AUTH_MODE"] = "token"
+if "RAY_ADDRESS" not in os.environ:
+    os.environ["RAY_AUTH_MODE"] = "token"
+    # Has Ray's processes listen on the loopback address, as it does on other systems by itself.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 for _name, _value in SETTINGS.items():  # before anything imports Ray
     os.environ.setdefault(_name, _value)
 STORE = 100 * 2**20  # bytes of Ray's object store: what goes through it is small
@@ -30,13 +37,17 @@ STORE = 100 * 2**20  # bytes of Ray's object store: what goes through it is smal
 def running_ray() -> Iterator[None]:
     """Have Ray within the context: that of RAY_ADDRESS, else one of this machine alone.
 
-    Raises `UserError` where RAY_ADDRESS cannot be reached.
+    Raises `UserError` where RAY_ADDRESS cannot be reached, or not without a token.
     """
     import ray
+    from ray.exceptions import AuthenticationError
 
     address = os.environ.get("RAY_ADDRESS")
-    # Short, because sockets lie in it, whose paths may have 107 characters.
+    # Short, because sockets lie in it, whose paths may have 107 characters. Ray lets everybody
+    # write into what it makes: that lies in a folder of this user alone.
     folder = None if address else tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    if not address:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     own = {} if address else {"object_store_memory": STORE, "include_dashboard": False}
     heeded = signal.getsignal(signal.SIGTERM)
     try:
@@ -44,7 +55,7 @@ def running_ray() -> Iterator[None]:
             address=address or "local",
             log_to_driver=False,
             logging_level=logging.CRITICAL,
-            _temp_dir=folder,
+            _temp_dir=folder and f"{folder}/r",
             **own,
         )
         signal.signal(signal.SIGTERM, heeded)  # Ray has set one that aborts
@@ -53,6 +64,11 @@ def running_ray() -> Iterator[None]:
         warnings.filterwarnings("ignore", module="ray.*")
         _wait_for_nodes(int(os.environ.get("RAY_NODES", "1")))
         yield
+    except AuthenticationError:
+        raise UserError(
+            f"the Ray at RAY_ADDRESS={address} needs its token: set RAY_AUTH_TOKEN_PATH to a file "
+            "that holds it, or RAY_AUTH_TOKEN to the token itself"
+        ) from None
     except ConnectionError as error:
         if not address:
             raise

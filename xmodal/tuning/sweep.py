@@ -61,6 +61,7 @@ class Sweep:
         scratch = self.plan.folder / "ray"
         shutil.rmtree(scratch, ignore_errors=True)
         supply = Supply(self, concurrent)
+        scratch.mkdir(mode=0o700)  # Tune pickles the sweep in it
         training = tune.with_parameters(Training, plan=self.plan, gpus=gpus)
         tuner = tune.Tuner(
             # The workers have what a trial needs; Ray will not have it be nothing at all.
