@@ -42,14 +42,14 @@ def load_tensors(path: Path, *, types: Sequence[type] = (), mapped: bool = False
             warnings.simplefilter("ignore")  # of pickles that it then refuses
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} {_refusal(str(error))}") from None
+        raise UserError(f"{path} {refusal(str(error))}") from None
     except OSError:
         raise
     except Exception as error:  # a reader raises whatever the bytes lead it to
         raise UserError(f"{path} holds no tensors, or is damaged") from error
 
 
-def _refusal(message: str) -> str:
+def refusal(message: str) -> str:
     """Return what is wrong with a file by the message of PyTorch's restricted reader."""
     asked = _NAME.search(message)
     if asked is None:

@@ -315,3 +315,16 @@ def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
         assert line.startswith(
             "method.text.name: nobody/no-such-model does not load; it is no local folder, and "
         )
+
+
+@pytest.mark.parametrize("name", ["hf-hub:some/body", "local-dir:/some/where", "some/body", "/x"])
+def test_a_place_is_no_name_of_a_model(name: str) -> None:
+    with pytest.raises(UserError, match=r"^method.image.name: .* method.image.weights=FILE$"):
+        ImageEncoder(TimmConfig(name=name, size=64))
+
+
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
+def test_options_read_no_files(option: str) -> None:
+    config = TimmConfig(name="test_resnet", size=64, options={option: "x.pth"})
+    with pytest.raises(UserError, match=rf"^method.image.options.{option}: weights come from"):
+        ImageEncoder(config)

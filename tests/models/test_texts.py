@@ -1,10 +1,12 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.traps import touching
 from xmodal.data.tokens import CaptionTokenizer, train_tokenizer
 from xmodal.errors import UserError
 from xmodal.models import packages
@@ -130,6 +132,71 @@ def test_a_folder_that_does_not_load_is_one_line(
         PretrainedText(TransformersConfig(name=str(folder)))
     assert str(caught.value).startswith(f"method.text.name: {folder} does not load: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def with_code(tmp_path: Path) -> Path:
+    """A folder whose own code makes `executed` beside it."""
+    own = {"AutoConfig": "own.Own", "AutoModel": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    folder = tiny_bert(tmp_path / "own", model_type="own", auto_map=own)
+    settings = json.dumps({"tokenizer_class": "Own", "auto_map": own})
+    (folder / "tokenizer_config.json").write_text(settings)
+    code = f"open({str(tmp_path / 'executed')!r}, 'w')\nfrom transformers import BertConfig as Own"
+    (folder / "own.py").write_text(code)
+    return folder
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize("make", [PretrainedText, pretrained_tokenizer])
+def test_the_code_of_a_folder_is_neither_run_nor_asked_for(
+    make: Callable[..., object], weights: str, with_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")
+    with pytest.raises(UserError, match=r"needs code of its own .*, which is never run") as caught:
+        make(TransformersConfig(name=str(with_code), weights=weights))
+    assert not (with_code.parent / "executed").exists()
+    assert "\n" not in str(caught.value)
+
+
+def test_code_that_is_not_needed_is_not_run(with_code: Path) -> None:
+    config = json.loads((with_code / "config.json").read_text()) | {"model_type": "bert"}
+    (with_code / "config.json").write_text(json.dumps(config))
+    PretrainedText(TransformersConfig(name=str(with_code), weights="random"))
+    assert not (with_code.parent / "executed").exists()
+
+
+def test_weights_of_a_folder_are_read_as_data(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path / "bert")
+    config = TransformersConfig(name=str(folder))
+    state = PretrainedText(config.model_copy(update={"weights": "random"})).model.state_dict()
+    torch.save(state, folder / "pytorch_model.bin")
+    loaded = PretrainedText(config).model.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    lacking = {name: value for name, value in state.items() if "encoder" not in name}
+    torch.save(lacking, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"its weights lack \d+ tensors: encoder"):
+        PretrainedText(config)
+    torch.save(state | {"x": touching(tmp_path / "executed")}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"is refused: it asks for posix\.system"):
+        PretrainedText(config)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_model_of_more_than_text_is_named_as_what_it_is(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, T5Config
+
+    for settings, said in (
+        (
+            CLIPConfig(),
+            r"it is a clip model, of more than text: name .*text_model\.save_pretrained",
+        ),
+        (T5Config(), "it is a t5 model, which decodes"),
+    ):
+        settings.save_pretrained(tmp_path / settings.model_type)
+        for weights in ("pretrained", "random"):
+            name = str(tmp_path / settings.model_type)
+            with pytest.raises(UserError, match=said):
+                PretrainedText(TransformersConfig(name=name, weights=weights))
 
 
 def test_a_context_beyond_the_model_s_is_refused(tmp_path: Path) -> None:

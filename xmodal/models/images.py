@@ -1,6 +1,7 @@
 """Image encoders: timm's models by name, from pixels to features."""
 
 import difflib
+import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xmodal.models.config import FeaturesConfig, ImageConfig, TimmConfig
 from xmodal.models.encoder import Encoder, Local
 from xmodal.models.features import Features
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
+from xmodal.tensor_files import refusal
 
 
 class ImageEncoder(Encoder):
@@ -104,7 +106,26 @@ def _channels(model: Any, level: int, name: str) -> int:
     return int(model.feature_info[level]["num_chs"])
 
 
+# Arguments of timm.create_model by which it reads files by itself.
+_LOADING = {
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+}
+
+
 def _create(config: TimmConfig) -> nn.Module:
+    if loading := sorted(_LOADING & set(config.options)):
+        raise UserError(
+            f"method.image.options.{loading[0]}: weights come from method.image.weights=FILE"
+        )
+    if ":" in config.name or "/" in config.name:
+        raise UserError(
+            f"method.image.name: {config.name} is a folder or a place of a hub; give the name of a "
+            "model that timm knows, and its file of weights as method.image.weights=FILE"
+        )
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name.split(".")[0], timm.list_models(), n=3)
         hint = f"; near: {', '.join(near)}" if near else "; timm.list_models() has the names"
@@ -119,6 +140,8 @@ def _create(config: TimmConfig) -> nn.Module:
         )
     except (TypeError, AssertionError, RuntimeError) as error:
         raise UserError(f"method.image: timm refuses {config.name}: {error}") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"method.image.weights: what the hub has {refusal(str(error))}") from None
     except OSError as error:
         raise UserError(
             f"method.image.weights: the hub did not give {config.name} "

@@ -1,6 +1,10 @@
 """Text encoders: pretrained ones of transformers, and those that are trained from scratch."""
 
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +22,7 @@ from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
 from xmodal.models.features import Features
 from xmodal.models.packages import packaged_weights
 from xmodal.models.recurrent import Recurrent
+from xmodal.tensor_files import refusal
 
 
 def text_encoder(config: TextConfig, vocabulary: int) -> Encoder:
@@ -70,20 +75,25 @@ class PretrainedText(Encoder):
 
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__()
-        from safetensors import SafetensorError
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        name = _source(config)
-        try:
+        settings = _model_settings(config)
+        with _naming(config):
             if config.weights == "random":
-                config_of = AutoConfig.from_pretrained(name)
-                self.model = AutoModel.from_config(config_of, dtype=torch.float32)
+                self.model = AutoModel.from_config(
+                    settings, dtype=torch.float32, trust_remote_code=False
+                )
             else:
-                self.model = AutoModel.from_pretrained(name, dtype=torch.float32)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise _not_loaded(config, error) from None
+                self.model, found = AutoModel.from_pretrained(
+                    _source(config),
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    trust_remote_code=False,
+                    weights_only=True,
+                )
+                _check_found(found)
         # Sentences are mean-pooled: BERT's own pooler would decay without ever being trained.
         self.model.pooler = None
         longest = getattr(self.model.config, "max_position_embeddings", config.context)
@@ -104,10 +114,8 @@ def pretrained_tokenizer(config: TransformersConfig) -> CaptionTokenizer:
     """Return the tokenizer that belongs to a pretrained encoder."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(_source(config))
-    except (OSError, ValueError) as error:
-        raise _not_loaded(config, error) from None
+    with _naming(config):
+        tokenizer = AutoTokenizer.from_pretrained(_source(config), trust_remote_code=False)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"method.text.name: {config.name} has no fast tokenizer (tokenizer.json)")
@@ -121,10 +129,50 @@ def _source(config: TransformersConfig) -> str:
     return str(packaged_weights(config.name)) if config.weights == "package" else config.name
 
 
-def _not_loaded(config: TransformersConfig, error: Exception) -> UserError:
-    local = (
-        "" if Path(config.name).is_dir() else "; it is no local folder, and the hub gave nothing"
-    )
-    return UserError(
-        f"method.text.name: {config.name} does not load{local}: {str(error).splitlines()[0]}"
-    )
+def _model_settings(config: TransformersConfig) -> Any:
+    """Return transformers' settings of a model; `UserError` where it is no encoder of text."""
+    from transformers import AutoConfig
+
+    with _naming(config):
+        settings = AutoConfig.from_pretrained(_source(config), trust_remote_code=False)
+        kind = settings.model_type
+        if hasattr(settings, "vision_config") or hasattr(settings, "text_config"):
+            raise ValueError(
+                f"it is a {kind} model, of more than text: name a sentence encoder, or save its "
+                "text model alone (model.text_model.save_pretrained(FOLDER)) and name that"
+            )
+        if settings.is_encoder_decoder:
+            raise ValueError(f"it is a {kind} model, which decodes: name an encoder of text")
+        if "/" in str(getattr(settings, "_attn_implementation", "")):
+            raise ValueError("it asks for code of a hub for its attention, which is never run")
+    return settings
+
+
+def _check_found(found: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where weights are missing, which transformers would draw at random."""
+    missing = [name for name in found["missing_keys"] if "pooler" not in name]
+    missing += [str(one[0]) for one in found["mismatched_keys"]]
+    if missing:
+        raise ValueError(f"its weights lack {len(missing)} tensors: {missing[0]} …")
+
+
+@contextmanager
+def _naming(config: TransformersConfig) -> Iterator[None]:
+    """Turn what transformers raises on a model into a `UserError` that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        reason = refusal(str(error))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            reason = (
+                "it needs code of its own (auto_map in its config.json), which is never run: name "
+                "a model that transformers knows"
+            )
+    else:
+        return
+    hub = "" if Path(config.name).is_dir() else "; it is no local folder, and the hub gave nothing"
+    raise UserError(f"method.text.name: {config.name} does not load{hub}: {reason}") from None
