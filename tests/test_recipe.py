@@ -484,3 +484,21 @@ def test_the_place_of_a_secret_goes_where_a_recipe_goes(
     monkeypatch.delenv("OUR_SECRET")
     with pytest.raises(UserError, match=r"^data.s3.secret: .* OUR_SECRET is not there, or is"):
         recipe.data.s3.secret.read("data.s3.secret")
+
+
+def test_keys_of_a_bucket_are_never_saved(read: Callable[..., Recipe]) -> None:
+    recipe = read("data.s3.key=public-name", "data.s3.secret=never-to-be-seen")
+    assert recipe.data.s3.secret.get_secret_value() == "never-to-be-seen"
+    saved = dump_recipe(recipe)
+    assert "never-to-be-seen" not in saved + repr(recipe)
+    assert "public-name" not in saved
+    assert differences(read(), recipe) == []
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["data.train=''", "data.train=' '", "data.train=[a, '']", "data.val=''", "data.gallery=''"],
+)
+def test_an_empty_url_is_refused(refusal: Callable[..., str], word: str) -> None:
+    """As of a shell variable that is not set."""
+    assert "URL is empty; name a folder of shards" in refusal(word)

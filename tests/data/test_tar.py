@@ -8,6 +8,7 @@ import tarfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import webdataset
@@ -15,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xmodal.data.shard_index import write_index
+from xmodal.data.storage.local import LocalStorage
 from xmodal.data.tar import BrokenShard, Member, TarScan
+from xmodal.errors import UserError
 
 BLOCK = 512
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -277,3 +280,37 @@ def test_an_index_holds_all_archives_of_a_file(
     indexed = write_index(path)
     told = "archives begin after the end of another, where most tools stop"
     assert indexed.doubts.counts.get(told, 0) == indexed.num_samples - 1
+
+
+class Unreadable(LocalStorage):
+    """A storage that fails from a byte on, or refuses to open a file at all."""
+
+    def __init__(self, error: Exception, first: int) -> None:
+        super().__init__()
+        self.error, self.first = error, first
+
+    def open(self, url: str) -> BinaryIO:
+        if not self.first:
+            raise self.error
+        storage = self
+
+        class File(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                if self.tell() >= storage.first:
+                    raise storage.error
+                return super().read(size)
+
+        return File(Path(url).read_bytes())
+
+
+@pytest.mark.parametrize("first", [0, 2 * BLOCK])
+@pytest.mark.parametrize("error", [UserError("access is denied"), OSError(5, "I/O error")])
+def test_what_cannot_be_read_is_not_taken_for_a_cut_tar(
+    tmp_path: Path, error: Exception, first: int
+) -> None:
+    """As when a server goes away: an index of half a shard would be wrong for ever."""
+    (tmp_path / "s.tar").write_bytes(tar(("a.txt", b"1"), ("b.txt", b"2")))
+    indexed = write_index(tmp_path / "s.tar", Unreadable(error, first))
+    assert indexed.num_samples == 0
+    assert (indexed.fault or "").endswith(str(error.args[-1]))
+    assert not (tmp_path / "s.idx").exists()

@@ -51,13 +51,6 @@ class DataSetConfig(Config):
         "disk or in s3://"
     )
 
-    @field_validator("url")
-    @classmethod
-    def _not_empty(cls, url: str) -> str:
-        if not url.strip():
-            raise ValueError("is empty; name a folder of shards, or s3://BUCKET/FOLDER")
-        return url
-
     weight: PositiveFloat | None = Field(
         None,
         description="its part of every batch, beside the other data sets' weights; null: its "
@@ -147,7 +140,7 @@ class DataConfig(Config):
     @classmethod
     def _not_empty(cls, url: str | None) -> str | None:
         if url is not None and not url.strip():
-            raise ValueError("is empty; name a folder of shards, or null for none")
+            raise ValueError("the URL is empty; name a folder of shards, or null for none")
         return url
 
     @field_validator("crop")
@@ -175,6 +168,8 @@ class DataConfig(Config):
     @field_validator("train")
     @classmethod
     def _weights(cls, train: tuple[DataSetConfig, ...]) -> tuple[DataSetConfig, ...]:
+        if not all(one.url.strip() for one in train):
+            raise ValueError("a URL is empty; name a folder of shards, or s3://BUCKET/FOLDER")
         if len({one.weight is None for one in train}) > 1:
             raise ValueError("give every data set a weight, or none")
         return train
