@@ -35,19 +35,20 @@ class Phase:
     victims: Sequence[str] = (*RANKS, BOTH)
 
 
+# In an order in which each finds what it needs: of a run that begins nothing is recovered.
 PHASES = {
-    "imports": Phase("xmodal.distributed.environment:keep_within", 1),
-    "rendezvous": Phase("xmodal.distributed.rollcall:Roll.wait", 1),
-    "recovery": Phase("xmodal.training.wholeness:_fault", 3),
-    "process groups": Phase("torch.distributed:new_group", 2, RANKS),
-    "engine": Phase("xmodal.training.trainer:initialize_engine", 1),
-    "loading": Phase("xmodal.training.trainer:load_checkpoint", 1),
     "steps": Phase("xmodal.training.gradient_cache:GradientCache.backward", 7, (*RANKS, LOADERS)),
     "agreement": Phase("xmodal.training.trainer:Trainer._agree", 7),
+    "recovery": Phase("xmodal.training.wholeness:_fault", 2),
     "writing": Phase("xmodal.training.writer:_write", 4),
     "renaming": Phase("xmodal.training.run:Path.rename", 3, RANKS[:1]),
+    "loading": Phase("xmodal.training.trainer:load_checkpoint", 1),
     "naming": Phase("xmodal.training.saving:write_atomically", 3, RANKS[:1]),
+    "imports": Phase("xmodal.distributed.environment:keep_within", 1),
+    "rendezvous": Phase("xmodal.distributed.rollcall:Roll.wait", 1),
     "pruning": Phase("shutil:os.unlink", 4, RANKS[:1]),
+    "engine": Phase("xmodal.training.trainer:initialize_engine", 1),
+    "process groups": Phase("torch.distributed:new_group", 1, RANKS),
     "evaluation": Phase("xmodal.evaluation.gallery:_embed_batch", 2, (*RANKS, BOTH)),
 }
 
@@ -143,7 +144,7 @@ class Storm:
     def _keys(self, run: int) -> list[object]:
         zero = self.zeros[run % len(self.zeros)]
         keys = ["data.workers=1", "checkpoints.every=2 steps"]
-        keys += ["training.watchdog=5", "training.roll_call=10"]
+        keys += ["training.watchdog=8", "training.roll_call=5"]
         return [self.recipe, f"training.zero={zero}", *keys]
 
     def _is_over(self, done: Done) -> bool:

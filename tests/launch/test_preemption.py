@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from tests.commands import ROOT, evaluate, free_port, train
 from tests.launch.conftest import STEPS
 from tests.launch.test_resume import assert_the_same
-from tests.runs import STEP, steps
+from tests.runs import STEP, kept_checkpoints, steps
 from tests.services.daemons import until
 from xmodal.training.preemption import HEARD
 from xmodal.training.run import Run
@@ -183,3 +184,18 @@ def test_without_a_whole_checkpoint_it_does_not_begin_again(recipe: Path, tmp_pa
     assert "is whole (step-" in error
     assert "state.json is not what was written" in error
     assert Run(run).metrics.read_text() == before
+
+
+def test_what_a_kill_left_of_an_old_checkpoint_is_removed_at_the_next_start(
+    recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    kept = kept_checkpoints(run)
+    left = Run(run).checkpoint(6)  # by the last pruning of this run
+    assert left.name not in kept
+    left.mkdir()
+    (left / "state.json").write_text("{}")
+    (run / "checkpoints" / "step-7.partial").mkdir()
+    assert train(recipe, f"run={run}").code == 0
+    assert kept_checkpoints(run) == kept
