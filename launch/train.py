@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xmodal.activity import reporting
-from xmodal.errors import run_command
+from xmodal.activity import activity, reporting
+from xmodal.errors import own_rank, run_command
 from xmodal.recipe import Recipe, describe, read_recipe
 from xmodal.training.restarts import check_restarts
 from xmodal.training.run import Run
@@ -31,15 +31,19 @@ def main() -> None:
     recipe = read_arguments(sys.argv[1:])
     if recipe.checkpoints.mirror is None:  # else the newest checkpoint may not be here yet
         check_restarts(Run(recipe.run), recipe.training.restarts)
-    # Only now the slow imports: help and a wrong recipe have been answered.
-    from xmodal.distributed.environment import start
-    from xmodal.distributed.peers import losing_peers
-    from xmodal.distributed.pulse import watching_peers
+    # One rank speaks: the others would repeat it.
+    with reporting(partial(print, flush=True)) if own_rank() == 0 else nullcontext():
+        with activity("importing PyTorch and DeepSpeed"):
+            # Only now the slow imports: help and a wrong recipe have been answered.
+            from xmodal.distributed.environment import start
+            from xmodal.distributed.peers import losing_peers
+            from xmodal.distributed.pulse import watching_peers
 
-    with losing_peers():
-        environment = start(recipe.training.roll_call)
-        with watching_peers(environment.roll, recipe.training.watchdog):
-            train(recipe, environment)
+        with losing_peers():
+            with activity("waiting for all ranks"):
+                environment = start(recipe.training.roll_call)
+            with watching_peers(environment.roll, recipe.training.watchdog):
+                train(recipe, environment)
 
 
 def train(recipe: Recipe, environment: "Environment") -> None:
@@ -56,8 +60,7 @@ def train(recipe: Recipe, environment: "Environment") -> None:
     from xmodal.training.finished import own_results
     from xmodal.training.session import Session
 
-    with reporting(partial(print, flush=True)) if environment.is_main else nullcontext():
-        Session(recipe, environment).train()
+    Session(recipe, environment).train()
     if environment.is_main:
         metrics, lines = own_results(Run(recipe.run))
         if metrics:

@@ -151,7 +151,7 @@ def _leave(message: str) -> None:
     # All ranks of a job meet the same wrong recipe, and one should say so: a launcher ends the
     # whole job when rank 0 is gone, so the others speak only of what they alone have met. Half a
     # minute is more than ranks that start on busy or cold machines lie apart.
-    if _rank() > 0:
+    if own_rank() > 0:
         time.sleep(30)
     print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
@@ -160,7 +160,7 @@ def _leave(message: str) -> None:
 def _leave_unfinished(message: str) -> None:
     # A launcher kills the other ranks when one has failed, and their ends would hide this code:
     # they are gone, as if all were well, before rank 0 is.
-    if _rank() > 0:
+    if own_rank() > 0:
         sys.exit(0)
     time.sleep(2)
     print(printable(message), file=sys.stderr, flush=True)
@@ -169,14 +169,15 @@ def _leave_unfinished(message: str) -> None:
 
 def _leave_lost(message: str) -> None:
     # A launcher tells the code of the rank that fails first: let it be the one that is to blame.
-    print(f"error: rank {_rank()}: {printable(message)}", file=sys.stderr, flush=True)
+    print(f"error: rank {own_rank()}: {printable(message)}", file=sys.stderr, flush=True)
     time.sleep(SECONDS_TO_BLAME)
     # What is left of the group could wait for ever for ranks that are gone.
     sys.stdout.flush()
     os._exit(NOT_FINISHED)
 
 
-def _rank() -> int:
+def own_rank() -> int:
+    """Return the rank that a launcher gave this process, before ranks have met; 0 without one."""
     # A launcher's own names count until `xmodal.distributed` has given them its own.
     names = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
     given = (os.environ.get(name, "") for name in names)

@@ -178,10 +178,10 @@ def test_killed_between_micro_batches_it_goes_on_as_if_nothing_had_been(
 
 DEATHS = {
     "between two checkpoints": "xmodal.training.run:Run.log:17",
-    "while a checkpoint is written": "xmodal.training.writer:_write:3",
+    "while a checkpoint is written": "xmodal.training.writer:_write:5",
     "before it is in its place": "xmodal.training.run:Path.rename:2",
     "before `latest` names it": "xmodal.training.saving:write_atomically:2",
-    "before old ones are deleted": "xmodal.training.run:Run.prune:2",
+    "before old ones are deleted": "xmodal.training.run:Run.prune:3",
 }
 
 

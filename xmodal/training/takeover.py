@@ -49,7 +49,14 @@ def take_over(run: Run, donor: Run, wanted: int, recipe: Recipe) -> int:
 def lineage(run: Run) -> list[dict[str, Any]]:
     """Return whose weights a run took over, at which steps: the lines of lineage.jsonl."""
     file = run.path / LINEAGE
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    if not file.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_bytes().splitlines()]
+    except ValueError:
+        raise UserError(
+            f"{file} is damaged: whose weights the run has is not known; restore it"
+        ) from None
 
 
 def _copy_of(donor: Run, wanted: int, run: Run, tries: int = 5) -> Path:

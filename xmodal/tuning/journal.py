@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from xmodal.errors import UserError
+
 End = Literal["finished", "stopped", "failed"]
 
 
@@ -48,12 +50,18 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trials: dict[str, Trial] = {}
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        for line in lines:
-            if line.endswith("\n"):  # else whoever wrote it was killed
-                self._take(json.loads(line))
-        if lines and not lines[-1].endswith("\n"):
-            path.write_text("".join(lines[:-1]))
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):  # whoever wrote it was killed
+                path.write_bytes(b"".join(lines[:-1]))
+                break
+            try:
+                self._take(json.loads(line.decode()))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise UserError(
+                    f"{path}: line {number} tells nothing of a trial; remove it, or name another "
+                    "folder with --sweep DIR"
+                ) from None
 
     def add(self, trial: str, event: Mapping[str, Any]) -> None:
         """Add what has happened to a trial."""
