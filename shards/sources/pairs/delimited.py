@@ -50,6 +50,8 @@ def read_delimited(table: Path, quotes: str, notes: list[str]) -> Iterator[Recor
 
 
 def _delimiter(table: Path, header: str) -> str:
+    if not header.strip():
+        raise UserError(f"the first line of {table} is empty: it names the columns")
     if "\0" in header:
         raise UserError(f"the first line of {table} has a NUL in it: save the table as UTF-8")
     if table.suffix.lower() != ".tsv":

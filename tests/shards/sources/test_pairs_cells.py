@@ -140,6 +140,7 @@ def test_ids_are_texts_or_whole_numbers(images: Path) -> None:
         ("a.csv", b"image,caption,caption\na,b,c\n", "{table} has two columns caption: rename"),
         ("a.csv", b"image,caption\na," + b"x" * 10_000_001, "line 2 of {table} is over 10,000,000"),
         ("a.json", b'{"image": "a", "caption": "b"}\n{}', "{table} has more after its first line"),
+        ("a.csv", b"", "the first line of {table} is empty: it names the columns"),
         ("a.json", b"[" * 100_000, "{table} is broken JSON"),
         ("a.json", b'["\xe9"]', "line 1 of {table} is not UTF-8"),
         ("a.csv.gz", b"", "--from {table} is an archive: unpack it and name its folder"),
