@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from xmodal.data.manifest import without_tars
 from xmodal.data.storage import Storage, is_remote, open_storage
 from xmodal.errors import UserError
 
@@ -61,15 +62,15 @@ def find_tars(folder: str) -> list[str]:
     storage = storage_of(folder)
     tars = _tars(folder, storage)
     if not tars:
-        folders = [f"{folder}/{name}" for name in storage.folders(folder)]
-        if not folders and not storage.list(folder):
+        if not storage.folders(folder) and not storage.list(folder):
             raise UserError(f"there is no folder {folder}, or nothing is in it")
-        below = [each for each in folders if _tars(each, storage)]
-        hint = f": is one of these meant? {' '.join(below[:8])}" if below else ""
         packed = [name for name in sorted(storage.list(folder)) if _COMPRESSED.search(name)]
         if packed:
-            hint = f", but {len(packed):,} compressed ones ({packed[0]}): unpack them to plain tars"
-        raise UserError(f"{folder} has no .tar{hint}")
+            raise UserError(
+                f"{folder} has no .tar, but {len(packed):,} compressed ones ({packed[0]}): unpack "
+                "them to plain tars"
+            )
+        raise UserError(without_tars(folder, storage))
     return tars
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -211,6 +212,12 @@ def test_an_extension_that_comes_again_begins_another_sample(tmp_path: Path) -> 
 
 def test_what_is_missing_is_named(folder: Path) -> None:
     assert "there is no folder" in user_error(folder / "nowhere")
+    # To index what has no tar would fail in its turn.
+    (above := folder / "above").mkdir()
+    shutil.copytree(folder, above / "train", ignore=lambda *_: ["above"])
+    assert user_error(above) == f"{above} has no .tar: is one of these meant? {above}/train"
+    (folder / "empty/x").mkdir(parents=True)
+    assert user_error(folder / "empty") == f"{folder}/empty has no .tar, nor a folder in it"
     (folder / "train-000001.idx").unlink()
     assert "train-000001.tar has no train-000001.idx: run `python -m shards index" in user_error(
         folder

@@ -112,7 +112,7 @@ def test_broken_shards_make_nothing(
 def test_by_the_launcher_it_is_one_line_too(recipe: Path, tmp_path: Path) -> None:
     done = by_launcher(str(recipe), f"run={tmp_path}/run", f"data.val={tmp_path}")
     assert done.returncode == 2
-    line = f"error: {tmp_path} has no shardindex.json: run `python -m shards index {tmp_path}`\n"
+    line = f"error: there is no folder {tmp_path} with shards\n"
     assert done.stderr == line
     assert done.stdout == ""
 

@@ -195,6 +195,14 @@ def write_atomically(path: Path, text: str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def without_tars(folder: str, storage: Storage) -> str:
+    """Say that a folder has no shards, and which folders in it have."""
+    below = [f"{folder}/{name}" for name in storage.folders(folder)]
+    meant = [each for each in below if any(name.endswith(".tar") for name in storage.list(each))]
+    hint = f": is one of these meant? {' '.join(meant[:8])}" if meant else ", nor a folder in it"
+    return f"{folder} has no .tar{hint}"
+
+
 class _Folder:
     """A folder of shards, listed once."""
 
@@ -206,6 +214,8 @@ class _Folder:
         if MANIFEST_NAME not in self._sizes[folder]:
             if not (self._sizes[folder] or storage.folders(folder)):
                 raise UserError(_why_no_folder(folder))
+            if not any(name.endswith(".tar") for name in self._sizes[folder]):
+                raise UserError(without_tars(folder, storage))
             raise UserError(f"{folder} has no {MANIFEST_NAME}: {how_to_index(folder)}")
         self._entries = _shard_entries(f"{folder}/{MANIFEST_NAME}", storage)
 
