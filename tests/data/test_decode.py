@@ -1,6 +1,7 @@
 """Images of every kind become RGB pixels; what is no image says why."""
 
 import io
+import struct
 import subprocess
 import sys
 import warnings
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from tests.shard_sets import encode
+from xmodal.data import decode
 from xmodal.data.decode import BadSample, LeftOut, decode_image, open_image
 
 GRADIENT = np.stack(
@@ -341,3 +343,114 @@ except BadSample as cause:
     cause, grown = done.stdout.decode().rsplit(" ", 1)
     assert cause == "image is too large (over 10,000,000 pixels)"
     assert int(grown) < 4096  # KiB; the pixels would be 79 MiB at the least
+
+
+# What is wrong among the pixels, and what would cost too much.
+
+
+def damaged_scan(data: bytes) -> bytes:
+    changed = bytearray(data)
+    changed[len(data) // 2 : len(data) // 2 + 4] = b"\xde\xad\xbe\xef"
+    return bytes(changed)
+
+
+NOISE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"mode": "CMYK"}, {"mode": "L"}])
+def test_garbage_in_the_scan_of_a_jpeg_is_no_image(options: dict) -> None:
+    image = Image.fromarray(NOISE).convert(options.pop("mode", "RGB"))
+    data = saved(image, "JPEG", quality=95, **options)
+    assert decode_image(data).shape == (60, 80, 3)
+    assert outcome(damaged_scan(data)) == "image does not decode (broken data)"
+    assert outcome(data[:-200] + b"\xff\xd9") == "image does not decode (broken data)"
+    assert outcome(data[:-2]) == "image does not decode (cut short)"
+
+
+def test_faults_of_a_jpeg_that_cost_no_pixel_are_borne() -> None:
+    data = saved(Image.fromarray(NOISE), "JPEG", quality=95)
+    padded = data[:-2] + bytes(9) + data[-2:]
+    scan = data.index(b"\xff\xda")
+    cameras = bytearray(data)
+    cameras[scan + 2 + data[scan + 3] - 2] = 0  # the end of the spectrum
+    for harmless in (padded, bytes(cameras), data + b"trailing"):
+        np.testing.assert_array_equal(decode_image(harmless), decode_image(data))
+    assert outcome(damaged_scan(bytes(cameras))) == "image does not decode (broken data)"
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_wrong_byte_of_a_png_is_no_image_at_any_try(place: float, times: int) -> None:
+    data = bytearray(saved(Image.fromarray(NOISE)))
+    start = data.index(b"IDAT") + 4
+    data[start + int(place * (len(data) - 16 - start))] ^= 1
+    image = open_image(bytes(data))
+    for reduce in (1, 2)[:times]:
+        with pytest.raises(BadSample, match="broken data"):
+            image.pixels(reduce)
+
+
+def test_a_png_without_its_end_is_cut() -> None:
+    assert outcome(PNG[:-12]) == "image does not decode (cut short)"
+
+
+def test_half_an_image_is_none_whatever_others_have_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for data in (PNG, JPEG, TIFF, encode(GRADIENT, "GIF")):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        assert outcome(data[: len(data) * 2 // 3]).startswith("image does not decode")
+
+
+def test_the_orientation_of_a_png_may_stand_behind_its_pixels() -> None:
+    data = with_orientation("PNG", 6)
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    late = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    assert open_image(late).height == 64
+    np.testing.assert_array_equal(decode_image(late), decode_image(data))
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_white_may_be_zero_in_a_tiff_of_sixteen_bits(white_is_zero: bool) -> None:
+    grey = np.linspace(0, 65535, 64).astype("<u2").reshape(8, 8)
+    data = bytearray(saved(Image.fromarray(grey), "TIFF"))
+    tag = data.index(struct.pack("<HHI", 262, 3, 1))
+    data[tag + 8] = 0 if white_is_zero else 1
+    wanted = (grey >> 8).astype(np.uint8)
+    found = decode_image(bytes(data))[..., 0]
+    np.testing.assert_array_equal(found, 255 - wanted if white_is_zero else wanted)
+
+
+def of_many_scans(count: int) -> bytes:
+    data = saved(Image.fromarray(NOISE), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_costs_time() -> None:
+    assert outcome(saved(Image.fromarray(NOISE), "JPEG", progressive=True)) == "decoded"
+    cause = outcome(of_many_scans(300))
+    assert cause.startswith("image has too many scans (30")
+
+
+def test_tags_that_overlap_are_refused_before_each_is_copied() -> None:
+    entries = [struct.pack("<HHII", 60_000 + n, 1, 1 << 20, 8) for n in range(1000)]
+    count = struct.pack("<H", len(entries))
+    data = b"II*\0" + struct.pack("<I", 8) + count + b"".join(entries) + bytes(1 << 20)
+    assert outcome(data) == "image does not decode (tags that overlap)"
+
+
+def test_exif_of_overlapping_tags_is_read_for_its_orientation_alone() -> None:
+    entries = [struct.pack("<HHII", 60_000 + n, 1, 50_000, 8) for n in range(4000)]
+    entries.insert(0, struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries)
+    segment = b"\xff\xe1" + (2 + len(exif)).to_bytes(2, "big") + exif
+    assert open_image(JPEG[:2] + segment + JPEG[2:]).height == 64
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("reduce", [1, 2, 8])
+def test_strips_make_the_same_pixels(kind: str, reduce: int, monkeypatch) -> None:
+    data = encode(NOISE, kind)
+    whole = open_image(data).pixels(reduce)
+    monkeypatch.setattr(decode, "_STRIP", 100)
+    np.testing.assert_array_equal(open_image(data).pixels(reduce), whole)
