@@ -24,8 +24,8 @@ from xmodal.evaluation.average_precision import (
 )
 from xmodal.evaluation.classes import classes_of
 from xmodal.evaluation.gallery import Gallery
-from xmodal.evaluation.ranking import dot_product
 from xmodal.evaluation.similarity import Similarity
+from xmodal.methods.scores import dot_product
 
 COSINE = Similarity(dot_product)
 

@@ -28,7 +28,8 @@ from xmodal.evaluation.retrieval import (
     evaluation_set,
     sets_to_measure,
 )
-from xmodal.methods.method import Loss, Method, Score
+from xmodal.methods.method import Loss, Method
+from xmodal.methods.scores import Score
 from xmodal.methods.towers import Embeddings
 from xmodal.models.config import FeaturesConfig
 from xmodal.models.features import Features
@@ -67,8 +68,9 @@ class Learned(Bags):
         super().__init__()
         self.dropout = nn.Dropout(0.5)
 
-    def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        return self.score_pairs(queries[:, None], gallery)
+    @property
+    def score(self) -> Score:
+        return Score(lambda queries, gallery: self.score_pairs(queries[:, None], gallery))
 
     def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()

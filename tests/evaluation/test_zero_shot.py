@@ -12,9 +12,9 @@ from torch import Tensor
 from tests.training_sets import TOKENIZER
 from xmodal.data.batch import Batch
 from xmodal.evaluation.classes import Classes
-from xmodal.evaluation.ranking import dot_product
 from xmodal.evaluation.similarity import Similarity
 from xmodal.evaluation.zero_shot import class_prototypes, zero_shot_metrics
+from xmodal.methods.scores import dot_product
 
 COSINE = Similarity(dot_product)
 

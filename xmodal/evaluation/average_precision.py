@@ -17,6 +17,7 @@ from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.recall import DIRECTIONS, chance_recall
 from xmodal.evaluation.similarity import Similarity, score_chosen
 from xmodal.evaluation.tiles import Choice, judge_queries
+from xmodal.methods.scores import as_score
 
 CUTOFF = 50
 TENTHS = range(11)  # the recalls at which precision is read
@@ -92,7 +93,7 @@ def precisions(
         return values.masked_fill(broken[:, None], torch.nan)
 
     width = 3 + len(TENTHS)
-    values = judge_queries(queries, gallery, similarity.score, tile, width, judge_rows)
+    values = judge_queries(queries, gallery, as_score(similarity.score), tile, width, judge_rows)
     relevant, average, average_at = values[:, :3].unbind(1)
     return Precisions(relevant, average, average_at, values[:, 3:])
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from xmodal.data.samples import hash_id
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.queries import Queries
-from xmodal.evaluation.ranking import dot_product
 from xmodal.evaluation.recall import chance_recall, median_rank
 from xmodal.evaluation.tiles import Choice, judge_queries
+from xmodal.methods.scores import dot_product
 
 # Of each protocol the K of its recalls.
 CUTOFFS = {

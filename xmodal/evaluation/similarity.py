@@ -8,6 +8,7 @@ pairs alone; and all that is beyond the shortlist keeps the order of the cheap s
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +16,12 @@ from xmodal.activity import tracked
 from xmodal.distributed.collectives import gather, rank, world_size
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.ranking import Ranks, count_ranks, top_k
-from xmodal.evaluation.tiles import GRAIN, padded
-from xmodal.methods.method import Method, Score
+from xmodal.methods.method import Method
+from xmodal.methods.scores import Function, as_score
 
 PairScore = Callable[[Tensor, Tensor], Tensor]  # of (n, …) and (n, …), (n,)
 BY_DISTANCE = "-by-distance"  # ends a protocol's name where the cheap score alone is measured
-PAIRS = 340 * GRAIN  # scored at a time
+PAIRS = 2**14  # scored at a time
 QUERIES = 4096  # whose shortlists are in memory at a time
 
 
@@ -31,11 +32,12 @@ class Similarity:
     Attributes:
         score: maps blocks (a, …) of images and (b, …) of texts to scores (a, b).
         rescore: maps images (n, …) and texts (n, …) to the scores (n,) of these pairs, by which
-            the first `shortlist` texts of an image are put in order again; None: they stay.
+            the first `shortlist` texts of an image are put in order again; None: they stay. Equal
+            pairs have equal scores, to the last bit.
         shortlist: how many.
     """
 
-    score: Score
+    score: Function
     rescore: PairScore | None = None
     shortlist: int = 0
 
@@ -43,7 +45,7 @@ class Similarity:
         """Return how texts put images in order."""
         score, rescore = self.score, self.rescore
         return Similarity(
-            lambda texts, images: score(images, texts).T,
+            as_score(score).swapped(),
             None if rescore is None else lambda texts, images: rescore(images, texts),
             self.shortlist,
         )
@@ -100,13 +102,26 @@ def score_chosen(rescore: PairScore, queries: Tensor, gallery: Tensor, chosen: T
     """Return the scores of each query (queries, …) with the items `chosen` for it, (queries, k)."""
     rows = torch.arange(len(chosen), device=chosen.device).repeat_interleave(chosen.shape[1])
     items = chosen.flatten()
-    size = min(PAIRS, -(-len(items) // GRAIN) * GRAIN)
-    # In blocks of one size, so that equal pairs get equal scores.
+    # Equal pairs are scored once, so that they have equal scores whatever `rescore` rounds.
+    codes = first_equal(queries)[rows] * len(gallery) + first_equal(gallery)[items]
+    codes, which = codes.unique(return_inverse=True)
+    rows, items = codes // len(gallery), codes % len(gallery)
     scores = [
-        rescore(padded(queries[own_rows], size), padded(gallery[own], size))[: len(own)]
-        for own_rows, own in zip(rows.split(size), items.split(size), strict=True)
+        rescore(queries[own_rows], gallery[own])
+        for own_rows, own in zip(rows.split(PAIRS), items.split(PAIRS), strict=True)
     ]
-    return torch.cat(scores).view(chosen.shape)
+    return torch.cat(scores)[which].view(chosen.shape)
+
+
+def first_equal(items: Tensor) -> Tensor:
+    """Return for each item (n, …) the place, (n,) int64, of the first that is equal to it."""
+    values = items.flatten(1) if items.ndim > 1 else items[:, None]
+    # Zeros of both signs are equal. numpy compares bytes, which torch does not.
+    whole = (values + 0).cpu().contiguous().view(torch.uint8).numpy()
+    _, first, which = np.unique(
+        whole.view(f"V{whole.shape[1]}")[:, 0], return_index=True, return_inverse=True
+    )
+    return torch.from_numpy(first[which]).to(items.device)
 
 
 def _shortlisted(

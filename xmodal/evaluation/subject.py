@@ -17,9 +17,10 @@ from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.gap import gap_metrics
 from xmodal.evaluation.protocols import without_labels
-from xmodal.evaluation.ranking import Ranks, dot_product
+from xmodal.evaluation.ranking import Ranks
 from xmodal.evaluation.similarity import Similarity, rank_all, similarities
 from xmodal.methods.method import Method
+from xmodal.methods.scores import dot_product
 
 Metrics = dict[str, float]
 VisualMeasure = Callable[[Tensor, Tensor, Classes, str, int], Metrics]

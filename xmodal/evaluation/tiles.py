@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from xmodal.activity import tracked
 from xmodal.distributed.collectives import rank, sum_over_ranks, world_size
-from xmodal.methods.method import Score
+from xmodal.methods.scores import Score
+from xmodal.precision import full_precision
 
-# Matrix products give bitwise equal scores to equal embeddings only where no edge of a tile is
-# left to a kernel that sums in another order. 48 is a multiple of the usual kernels' heights
-# (MKL's are 48 in float32 and 24 in float64 with AVX-512; 32 or 64 are not enough there).
-GRAIN = 48
-# The tiles that hold true pairs are scored twice: with 16 blocks a side they are at most an
-# eighth of all where each image's texts follow each other.
+GRAIN = 48  # sides of tiles are multiples: the fastest kernels' heights are
+# Where a score is exact, the tiles that hold true pairs are scored twice: with 16 blocks a side
+# they are at most an eighth of all where each image's texts follow each other.
 MIN_BLOCKS = 16
 
 Places = dict[int, tuple[Tensor, Tensor]]  # by a tile's number, (rows, columns) in it
@@ -41,8 +40,7 @@ class Tiles:
         self.height = _block_size(len(rows), tile)
         self.width = _block_size(len(columns), tile)
         if whole_rows:
-            fitting = tile * tile // len(columns) // GRAIN * GRAIN
-            self.height = min(self.height, max(fitting, GRAIN))
+            self.height = min(self.height, max(tile * tile // len(columns) // GRAIN * GRAIN, GRAIN))
         self.num_rows = math.ceil(len(rows) / self.height)
         self.num_columns = math.ceil(len(columns) / self.width)
 
@@ -58,19 +56,43 @@ class Tiles:
             slice(left, min(left + self.width, len(self.columns))),
         )
 
-    def scores(self, number: int) -> Tensor:
-        """The tile's scores, of the shape of its spans, computed in the shape of a whole tile."""
-        rows, columns = self.spans(number)
-        scores = self.score(
-            padded(self.rows[rows], self.height), padded(self.columns[columns], self.width)
-        )
-        assert scores.shape == (self.height, self.width), "score must map (a, …), (b, …) to (a, b)"
-        return scores[: rows.stop - rows.start, : columns.stop - columns.start]
+    @cached_property
+    def error(self) -> Tensor | None:
+        """By how much a fast score may be off."""
+        return self.score.error(self.rows, self.columns)
+
+    def fast(self, number: int) -> Tensor:
+        """Return the tile's fast scores, of the shape of its spans."""
+        block = self._block(number)
+        with full_precision():
+            scores = self.score(*block)
+        assert scores.shape == (len(block[0]), len(block[1])), "score must map (a, …), (b, …)"
+        return scores
+
+    def exact(self, number: int) -> Tensor:
+        """Return the tile's exact scores, float64, of the shape of its spans."""
+        with full_precision():
+            return self.score.exact(*self._block(number))
+
+    def chosen(self, number: int, i: Tensor, j: Tensor) -> Tensor:
+        """Return exact scores (n,), float64, in places of the tile: rows i, columns j."""
+        with full_precision():
+            return self.score.chosen(*self._block(number), i, j)
+
+    def reach(self, number: int, i: Tensor, j: Tensor, limits: Tensor) -> Tensor:
+        """Return whether exact scores in places of the tile reach limits (n,), (n,) bool."""
+        assert self.error is not None
+        with full_precision():
+            return self.score.reach(self._block(number), i, j, limits, self.error)
 
     def row(self, row: int) -> tuple[slice, Tensor]:
-        """A row of tiles: which rows are in it, and their scores with all columns."""
+        """A row of tiles: which rows are in it, and their exact scores with all columns."""
         numbers = range(row * self.num_columns, (row + 1) * self.num_columns)
-        return self.spans(numbers[0])[0], torch.cat([self.scores(n) for n in numbers], 1)
+        return self.spans(numbers[0])[0], torch.cat([self.exact(n) for n in numbers], 1)
+
+    def _block(self, number: int) -> tuple[Tensor, Tensor]:
+        rows, columns = self.spans(number)
+        return self.rows[rows], self.columns[columns]
 
     def places(self, pairs: Tensor) -> Places:
         """Where some of the pairs lie, in the tiles that hold any."""
@@ -86,7 +108,7 @@ class Tiles:
 def judge_queries(
     queries: Tensor, gallery: Tensor, score: Score, tile: int, num_values: int, judge: Judge
 ) -> Tensor:
-    """Return what `judge` says of each query's scores with a gallery, (queries, values) float64.
+    """Return what `judge` says of each query's exact scores with a gallery, float64 (queries, n).
 
     All processes of the default group call it with the same arguments; each takes its share of the
     queries, all get the whole result. Of queries × items about `tile`² are in memory at a time.
@@ -104,13 +126,6 @@ def judge_queries(
     if values.isnan().any():
         raise ValueError(f"a score is NaN of query {int(values.isnan().any(1).nonzero()[0])}")
     return values
-
-
-def padded(items: Tensor, size: int) -> Tensor:
-    """Items (size, …): those given, and the last one of them as often as it takes."""
-    # A real item, which every score function takes.
-    missing = size - len(items)
-    return torch.cat([items, items[-1:].expand(missing, *items.shape[1:])]) if missing else items
 
 
 def _block_size(num_items: int, tile: int) -> int:

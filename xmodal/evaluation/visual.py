@@ -13,9 +13,9 @@ from torch import Tensor
 from xmodal.activity import activity
 from xmodal.distributed.collectives import gather_objects, rank
 from xmodal.evaluation.classes import Classes
-from xmodal.evaluation.ranking import dot_product
 from xmodal.evaluation.recall import chance_recall
 from xmodal.evaluation.tiles import Choice, judge_queries
+from xmodal.methods.scores import dot_product
 
 CUTOFFS = (1, 2, 4, 8)
 NEIGHBOURS = 20  # at most, that vote for the class of an image,

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data.batch import Batch, Contents
+from xmodal.methods.scores import Score, dot_product
 from xmodal.objectives.schedule import Scheduled
 
 T = TypeVar("T")
 Loss = Callable[[Any], Tensor]  # of embeddings, a rank's share of its value over the global batch
-Score = Callable[[Tensor, Tensor], Tensor]  # of (a, …) and (b, …), (a, b)
 
 
 class Method(nn.Module, ABC):
@@ -54,9 +54,10 @@ class Method(nn.Module, ABC):
         names = self.minimised or tuple(losses)
         return {name: losses[name](embeddings) for name in names}
 
-    def score(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return how alike (a, b) images (a, …) and texts (b, …) are: here, of unit vectors."""
-        return images @ texts.T
+    @property
+    def score(self) -> Score:
+        """How alike (a, b) images (a, …) and texts (b, …) are: here, by their dot products."""
+        return dot_product
 
     def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return `score`, (n,), of chosen pairs: images (n, …) and texts (n, …).

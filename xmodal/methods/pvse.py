@@ -81,12 +81,6 @@ class Pvse(Method):
                 )
         return PolysemousEmbeddings(images, texts, image_residuals, text_residuals, batch.image_ids)
 
-    def score(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return the best of K × K cosines, (a, b), of (a, K, dim) and (b, K, dim)."""
-        cosines = images.flatten(0, 1) @ texts.flatten(0, 1).T
-        senses = images.shape[1], texts.shape[1]
-        return cosines.unflatten(1, (-1, senses[1])).unflatten(0, (-1, senses[0])).amax((1, 3))
-
     def multiple_instance(self, embeddings: PolysemousEmbeddings) -> Tensor:
         """L_mil: max_j [ρ + s(vᵢ, tⱼ) − s(vᵢ, tᵢ)]₊ + max_j [ρ + s(vⱼ, tᵢ) − s(vᵢ, tᵢ)]₊.
 

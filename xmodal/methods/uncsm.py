@@ -20,7 +20,8 @@ from torch import Tensor
 
 from xmodal.data.batch import Contents
 from xmodal.methods.config import UncsmConfig
-from xmodal.methods.method import Loss, Score
+from xmodal.methods.method import Loss
+from xmodal.methods.scores import Score, dot_product
 from xmodal.methods.towers import Embeddings, TwoTowers, classes
 from xmodal.models.metric_network import MetricNetwork
 from xmodal.objectives.config import DoubleTripletConfig, MarginConfig
@@ -87,14 +88,13 @@ class Uncsm(TwoTowers):
         if "metric" in minimised:
             self.metric_trained.fill_(True)
 
-    def score(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return the log-odds of similar, (a, b), of images (a, dim) and texts (b, dim).
+    @property
+    def score(self) -> Score:
+        """The log-odds of similar, (a, b), of images (a, dim) and texts (b, dim).
 
         Before the metric network is trained, their cosine, which orders as −d does.
         """
-        if not self.metric_trained:
-            return super().score(images, texts)
-        return self.metric.all_pairs(images, texts)
+        return Score(self.metric.all_pairs) if self.metric_trained else dot_product
 
     def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return the log-odds of similar, (n,), of pairs: images (n, dim) and texts (n, dim)."""
@@ -104,4 +104,4 @@ class Uncsm(TwoTowers):
     @property
     def shortlist(self) -> Score | None:
         """The distance, where there is a metric network to score what is near by it."""
-        return super().score if self.metric_trained else None
+        return dot_product if self.metric_trained else None

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from xmodal.models.exact import ExactLinear
+
 DISSIMILAR, SIMILAR = 0, 1  # its classes
 CELLS = 2**24  # numbers of a layer that are computed at a time
 
@@ -21,13 +23,13 @@ class MetricNetwork(nn.Module):
     ) -> None:
         super().__init__()
         first, second = hidden
-        self.of_image = nn.Linear(dim, first)
+        self.of_image = ExactLinear(dim, first)
         self.of_text, *of_pair = (
-            nn.Linear(dim, first, bias=False) for _ in range(3 if interactions else 1)
+            ExactLinear(dim, first, bias=False) for _ in range(3 if interactions else 1)
         )
         self.of_pair = nn.ModuleList(of_pair)  # of |v − t| and v ⊙ t
-        self.layers = nn.Sequential(nn.ReLU(), nn.Linear(first, second), nn.ReLU())
-        self.last = nn.Linear(second, 2)
+        self.layers = nn.Sequential(nn.ReLU(), ExactLinear(first, second), nn.ReLU())
+        self.last = ExactLinear(second, 2)
         self.width = max(dim, first) if interactions else first
         bound = 1 / math.sqrt((2 + len(of_pair)) * dim)  # as of one layer on all parts
         for layer in (self.of_image, self.of_text, *of_pair):
