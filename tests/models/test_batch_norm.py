@@ -5,6 +5,7 @@ import pytest
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
@@ -159,6 +160,36 @@ def test_on_one_process_it_is_torch_s_own_and_keeps_its_state(make: Make) -> Non
     assert torch.equal(synchronised(values), alone(values))
     assert synchronised.state_dict().keys() == alone.state_dict().keys()
     assert torch.equal(synchronised.running_var, alone.running_var)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what has a GPU and its processor wait for one another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        # A tensor made of numbers of Python, which is copied; a number read from a tensor.
+        if func._schema.name in ("aten::lift_fresh", "aten::_local_scalar_dense"):
+            self.found.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def waits_of_part() -> list[str]:
+    module = made(batch_norm_2d)
+    synchronise_batch_norm(module)
+    with Waits() as waits:
+        torch.tensor([1.0]).item()
+        assert len(waits.found) == 2
+        module(own_part(values_of(0, (4, 5)))).sum().backward()
+    return waits.found[2:]
+
+
+def test_nothing_waits_for_the_device() -> None:
+    assert on_ranks(2, waits_of_part) == [[], []]
 
 
 def test_other_normalisations_are_left_alone() -> None:

@@ -240,6 +240,14 @@ def test_a_cpus_tile_fits_its_cache() -> None:
     assert tile_size(torch.device("cpu")) ** 2 * 4 <= 2**20
 
 
+def test_a_gpus_tile_is_the_same_at_every_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = set()
+    for free in (2**20, 2**33, 2**37):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, free=free: (free, 2**37))
+        sizes.add(tile_size(torch.device("cuda", 0)))
+    assert sizes == {4096}
+
+
 def found_without_doubt() -> tuple[Tensor, Tensor]:
     corners = torch.eye(16, dtype=torch.float64)
     return corners, F.normalize(corners + 0.02 * random(16, 16), dim=1)

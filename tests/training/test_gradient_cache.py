@@ -152,6 +152,7 @@ def cached(case: Case) -> Trained:
         {"run": "none", "data": data, "method": method, "training": {"zero": case.zero}}
     )
     engine = initialize_engine(case.method(), recipe, case.stage, world_size())
+    assert not engine.tput_timer.config.enabled  # it waits for the device
     losses, norms = [], []
     for step in range(STEPS):
         cache = GradientCache(engine, share(step, rank()).cut(case.micro_batch), (7, step))

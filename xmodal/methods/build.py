@@ -46,6 +46,7 @@ from xmodal.models.config import (
     TransformersConfig,
 )
 from xmodal.models.texts import pretrained_tokenizer
+from xmodal.precision import set_precision
 from xmodal.recipe import Recipe
 
 # Samples whose captions a vocabulary is learned from: all, or this many where there are more.
@@ -68,9 +69,9 @@ def build_method(
     """
     precision = recipe.training.precision
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    if bf16 and device.type == "cuda":
-        # What stays in float32 is the objective's scores, of embeddings that bf16 has rounded more.
-        torch.set_float32_matmul_precision("high")
+    # What stays in float32 under bf16 is scores of embeddings, which bf16 has rounded more, and
+    # recurrent networks.
+    set_precision(tf32=bf16 and device.type == "cuda")
     torch.manual_seed(recipe.training.seed)
     config = recipe.method if pretrained else _with_random_weights(recipe.method)
     return method_of(config, tokenizer.vocabulary, bf16=bf16)

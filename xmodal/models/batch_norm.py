@@ -44,7 +44,7 @@ def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # A rank without samples has no moments: of one sample of zeros, in a share of nothing.
     values = x if len(x) else x.new_zeros(1, *x.shape[1:])
     variance, mean = torch.var_mean(_precise(values), _all_but_channels(x), correction=0)
-    count = mean.new_tensor([x.numel() / x.shape[1]])
+    count = mean.new_full((1,), x.numel() / x.shape[1])  # filled there: a copy would wait
     everywhere = gather(torch.cat([count, mean, variance])[None], [1] * world_size())
     counts, means, variances = everywhere.split([1, len(mean), len(mean)], 1)
     shares = counts / counts.sum()

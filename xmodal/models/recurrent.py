@@ -1,5 +1,6 @@
 """Text encoders that read word by word: the GRU of VSE++ and PVSE, the LSTM of TIRG."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -37,7 +38,9 @@ class Recurrent(Encoder):
         words = self.dropout(self.words(tokens))
         lengths = mask.sum(1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-        _, last = self.states(packed)  # (layers * directions, batch, width), of an LSTM two
+        # Autocast would have cuDNN compute in float16, whose small gradients vanish.
+        with torch.autocast(words.device.type, enabled=False):
+            _, last = self.states(packed)  # (layers * directions, batch, width), of an LSTM two
         last = last[0] if isinstance(last, tuple) else last
         pooled = last[-self.directions :].transpose(0, 1).flatten(1)
         return Local(zero_padding(words, mask), mask, pooled) if local else pooled

@@ -36,6 +36,8 @@ def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ran
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
+        # It waits for the GPU twice a backward pass.
+        "timers": {"throughput": {"enabled": False}},
     }
     engine, *_ = deepspeed.initialize(
         model=method, optimizer=_optimizer(method, stage), config=config

@@ -25,12 +25,10 @@ def statistics(tiles: Tiles, rows: slice, columns: slice) -> tuple[Statistics, S
     grid = triton.cdiv(len(x), BLOCK), triton.cdiv(len(y), BLOCK)
     row_max, row_sum = x.new_empty(2, grid[1], len(x), dtype=tiles.dtype)
     column_max, column_sum = x.new_empty(2, grid[0], len(y), dtype=tiles.dtype)
-    _statistics[grid](
-        *_operands(tiles, rows, columns),
-        row_max,
-        row_sum,
-        column_max,
-        column_sum,
+    _launch(
+        _statistics[grid],
+        _operands(tiles, rows, columns),
+        (row_max, row_sum, column_max, column_sum),
         **_shapes(tiles, rows, columns),
     )
     return _join(row_max, row_sum), _join(column_max, column_sum)
@@ -51,22 +49,27 @@ def slopes(
     """
     x, y = tiles.x[rows], tiles.y[columns]
     out = x.new_empty(len(x), len(y))
-    _slopes[triton.cdiv(len(x), BLOCK), triton.cdiv(len(y), BLOCK)](
-        *_operands(tiles, rows, columns),
-        by_row,
-        by_column,
-        row_gradient,
-        column_gradient,
-        out,
+    _launch(
+        _slopes[triton.cdiv(len(x), BLOCK), triton.cdiv(len(y), BLOCK)],
+        (*_operands(tiles, rows, columns), by_row, by_column, row_gradient, column_gradient),
+        (out,),
         **_shapes(tiles, rows, columns),
     )
     return out
 
 
+def _launch(
+    kernel: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], **constants: Any
+) -> None:
+    """Run a kernel, which counts on every tensor having its numbers next to each other."""
+    kernel(*(each.contiguous() for each in inputs), *outputs, **constants)
+
+
 def _operands(tiles: Tiles, rows: slice, columns: slice) -> tuple[Tensor, ...]:
     x, y = tiles.x[rows], tiles.y[columns]
     codes = (tiles.ids.rows[rows], tiles.ids.columns[columns]) if tiles.ids else (x, y)
-    return (x * tiles.scale).contiguous(), y.contiguous(), *codes
+    # Scores are scaled, not x: in bf16 its products would be rounded once more.
+    return x, y, x.new_full((1,), tiles.scale, dtype=tiles.dtype), *codes
 
 
 def _shapes(tiles: Tiles, rows: slice, columns: slice) -> dict[str, Any]:
@@ -79,9 +82,13 @@ def _shapes(tiles: Tiles, rows: slice, columns: slice) -> dict[str, Any]:
         "block_width": 32,
         "sums": tl.float64 if tiles.dtype == torch.float64 else tl.float32,
         # As torch's own products of float32: rounded to TF32 only where that is allowed.
-        "precision": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        "precision": "tf32" if _rounds_to_tf32(tiles.x) else "ieee",
         "num_warps": 8,
     }
+
+
+def _rounds_to_tf32(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
 
 
 def _join(tops: Tensor, sums: Tensor) -> Statistics:
@@ -91,9 +98,19 @@ def _join(tops: Tensor, sums: Tensor) -> Statistics:
 
 
 @triton.jit
+def _rounded(x, precision: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return float32 rounded to TF32 where that is allowed: the hardware would cut bits off."""
+    if precision == "tf32":
+        bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x
+
+
+@triton.jit
 def _scores(  # type: ignore[no-untyped-def]
     x,
     y,
+    scale,
     x_codes,
     y_codes,
     num_rows,
@@ -123,7 +140,9 @@ def _scores(  # type: ignore[no-untyped-def]
             mask=in_columns[None, :] & in_width[:, None],
             other=0.0,
         )
+        a, b = _rounded(a, precision), _rounded(b, precision)
         scores += tl.dot(a, b, input_precision=precision, out_dtype=sums)
+    scores *= tl.load(scale)
     counted = in_rows[:, None] & in_columns[None, :]
     if has_ids:
         row_codes = tl.load(x_codes + i, mask=in_rows, other=-1)
@@ -136,6 +155,7 @@ def _scores(  # type: ignore[no-untyped-def]
 def _statistics(  # type: ignore[no-untyped-def]
     x,
     y,
+    scale,
     x_codes,
     y_codes,
     row_max,
@@ -154,6 +174,7 @@ def _statistics(  # type: ignore[no-untyped-def]
     scores, i, j = _scores(
         x,
         y,
+        scale,
         x_codes,
         y_codes,
         num_rows,
@@ -180,6 +201,7 @@ def _statistics(  # type: ignore[no-untyped-def]
 def _slopes(  # type: ignore[no-untyped-def]
     x,
     y,
+    scale,
     x_codes,
     y_codes,
     by_row,
@@ -199,6 +221,7 @@ def _slopes(  # type: ignore[no-untyped-def]
     scores, i, j = _scores(
         x,
         y,
+        scale,
         x_codes,
         y_codes,
         num_rows,
