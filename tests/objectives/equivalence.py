@@ -121,18 +121,41 @@ def together(shares: list[Result], rows: list[Tensor], inputs: Inputs) -> Result
     )
 
 
-def on_gpu(inputs: Inputs) -> Inputs:
-    """Return inputs on the GPU, in single precision."""
+def in_single(inputs: Inputs, device: str = "cuda") -> Inputs:
+    """Return inputs on a device, in single precision."""
     return {
-        name: values.cuda().float() if values.is_floating_point() else values.cuda()
+        name: values.to(device, torch.float32 if values.is_floating_point() else None)
         for name, values in inputs.items()
     }
 
 
 def on_cpu(result: Result) -> Result:
-    """Return what `on_gpu` led to, in double precision again."""
+    """Return what `in_single` led to, in double precision again."""
     gradients = {name: values.double().cpu() for name, values in result.gradients.items()}
     return Result(result.value.double().cpu(), gradients)
+
+
+def assert_equal_in_single(case: Case, name: str, got: Result) -> None:
+    """Check what single precision makes of a batch of a case against the formula in double.
+
+    It may be off as the formula itself is in single precision, times 16 for another order of
+    summation. A value is a difference of scores and their log-sum-exp, of which each is rounded.
+    """
+    inputs = case.batches[name]
+    expected = differentiate(case.naive, case.module(), inputs)
+    single = on_cpu(differentiate(case.naive, case.module().float(), in_single(inputs, "cpu")))
+    unit = torch.finfo(torch.float32).eps / 2
+    scale = dict(case.module().named_parameters()).get("log_scale", torch.zeros(1)).exp().max()
+    score = scale * inputs["x"].norm(dim=-1).max() * inputs["y"].norm(dim=-1).max()
+    for key, ours, naive, plain, least in (
+        ("value", got.value, expected.value, single.value, 4 * unit * (1 + score)),
+        *(
+            (key, got.gradients[key], gradient, single.gradients[key], 0)
+            for key, gradient in expected.gradients.items()
+        ),
+    ):
+        allowed = 16 * (plain - naive).abs().max() + 16 * unit * naive.abs().max() + least
+        assert (ours - naive).abs().max() <= allowed, f"{case.name}, {name}: {key}"
 
 
 def assert_equal(got: Result, expected: Result, *, where: str, tolerance: float = 1e-10) -> None:

@@ -30,9 +30,10 @@ from tests.objectives.equivalence import (
     Case,
     Result,
     assert_equal,
+    assert_equal_in_single,
     differentiate,
+    in_single,
     on_cpu,
-    on_gpu,
     share_of_batches,
     together,
 )
@@ -84,13 +85,15 @@ def test_equals_the_formula(case: Case, ranks: int) -> None:
             assert_equal(got, expected, where=f"{case.name}, {name}, {cut}")
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("case", SOFTMAX, ids=lambda case: f"{case.name}-triton-1")
-def test_on_a_gpu_equals_the_formula(case: Case) -> None:
+@pytest.mark.parametrize(
+    "device", [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"], ids=["triton", "cpu"]
+)
+@pytest.mark.parametrize("case", SOFTMAX, ids=lambda case: case.name)
+def test_in_single_precision_it_is_as_exact_as_the_formula(case: Case, device: str) -> None:
     for name, inputs in case.batches.items():
-        got = differentiate(case.share, case.module().float().cuda(), on_gpu(inputs))
-        expected = differentiate(case.naive, case.module(), inputs)
-        assert_equal(on_cpu(got), expected, where=f"{case.name}, {name}", tolerance=1e-4)
+        module = case.module().float().to(device)
+        got = differentiate(case.share, module, in_single(inputs, device))
+        assert_equal_in_single(case, name, on_cpu(got))
 
 
 @pytest.mark.parametrize("side", ["x", "y"])

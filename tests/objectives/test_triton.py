@@ -17,8 +17,8 @@ from tests.objectives.equivalence import (
     Result,
     assert_equal,
     differentiate,
+    in_single,
     on_cpu,
-    on_gpu,
     share_of_batches,
 )
 from xmodal.objectives.pairwise import log_sum_exp
@@ -142,5 +142,5 @@ def test_bf16_is_not_rounded_once_more_by_its_scale() -> None:
 @pytest.mark.parametrize("width", [1, 33, 64, 512, 1000])
 def test_compiled_it_equals_plain_tiles(width: int) -> None:
     inputs = many_blocks(width)
-    got = on_cpu(both(on_gpu(inputs)))
+    got = on_cpu(both(in_single(inputs)))
     assert_equal(got, both(inputs), where=f"width {width}", tolerance=1e-5)

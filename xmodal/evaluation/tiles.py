@@ -13,9 +13,10 @@ from xmodal.methods.scores import Score
 from xmodal.precision import full_precision
 
 GRAIN = 48  # sides of tiles are multiples: the fastest kernels' heights are
-# Where a score is exact, the tiles that hold true pairs are scored twice: with 16 blocks a side
-# they are at most an eighth of all where each image's texts follow each other.
-MIN_BLOCKS = 16
+MIN_BLOCKS = 8  # a side, so that many processes have a share
+# Where a score is its own exact one, the tiles that hold true pairs are scored twice: these are
+# an eighth of all where each image's texts follow each other.
+MIN_EXACT_BLOCKS = 16
 
 Places = dict[int, tuple[Tensor, Tensor]]  # by a tile's number, (rows, columns) in it
 Choice = Callable[
@@ -37,8 +38,9 @@ class Tiles:
         self, rows: Tensor, columns: Tensor, score: Score, tile: int, *, whole_rows: bool = False
     ) -> None:
         self.rows, self.columns, self.score = rows, columns, score
-        self.height = _block_size(len(rows), tile)
-        self.width = _block_size(len(columns), tile)
+        blocks = MIN_EXACT_BLOCKS if self.error is None else MIN_BLOCKS
+        self.height = _block_size(len(rows), tile, blocks)
+        self.width = _block_size(len(columns), tile, blocks)
         if whole_rows:
             self.height = min(self.height, max(tile * tile // len(columns) // GRAIN * GRAIN, GRAIN))
         self.num_rows = math.ceil(len(rows) / self.height)
@@ -128,6 +130,6 @@ def judge_queries(
     return values
 
 
-def _block_size(num_items: int, tile: int) -> int:
-    size = min(tile, math.ceil(num_items / MIN_BLOCKS))
+def _block_size(num_items: int, tile: int, blocks: int) -> int:
+    size = min(tile, math.ceil(num_items / blocks))
     return math.ceil(size / GRAIN) * GRAIN

@@ -175,6 +175,8 @@ def votes_right(cosines: Tensor, of_neighbours: Tensor, of_queries: Tensor) -> T
         of_queries: (queries, classes) bool.
     """
     weights = (cosines.double() / TEMPERATURE).exp()
+    # Whole numbers: votes that are equal stay so in whatever order they are added up.
+    weights = (weights / weights.amax(1, keepdim=True).clamp(min=1e-300) * 2**40).round()
     votes = torch.einsum("nk,nkc->nc", weights, of_neighbours.double())
     own, others = (votes.masked_fill(~mask, 0).amax(1) for mask in (of_queries, ~of_queries))
     return own > others
