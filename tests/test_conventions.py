@@ -26,7 +26,7 @@ LAYERS = [
     {"distributed", "data"},
     {"recipe"},
     {"tensor_files", "terminal", "yaml_text"},
-    {"activity", "errors"},
+    {"activity", "errors", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {
