@@ -355,3 +355,15 @@ def test_captions_are_where_img2dataset_puts_them(tmp_path: Path) -> None:
     found = [sample.captions() for sample in reader.load(range(3))]
     assert found == [["a café"], ["only text"], ["json"]]
     assert len({sample.image_id for sample in reader.load(range(3))}) == 3
+
+
+def test_files_that_are_too_large_are_named_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xmodal.data.samples.MAX_SAMPLE_BYTES", 1000)
+    samples = {"a": {"jpg": bytes(1001)}, "b": {"txt": b"x", "mp4": bytes(1001)}}
+    manifest = watched(write_shards(tmp_path / "set", [samples]), tmp_path / "log")
+    large, other = SampleReader(manifest).load([0, 1])
+    assert large.doubt == "files of over 1,000 bytes"
+    assert other.captions() == ["x"]
+    assert all(read.stop - read.start < 1001 for read in manifest.storage.reads())
