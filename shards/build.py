@@ -16,7 +16,7 @@ from typing import Any
 from shards.parallel import progress, run_parallel
 from shards.place import check_folder, name_of, storage_of
 from shards.plan import PLAN_NAME, Plan, begin, forget, locked, newer_options, refuse_other_build
-from shards.shard import Job, write_shard
+from shards.shard import Job, digest_of_headers, write_shard
 from shards.skipped import BY_SOURCE, SUFFIX, by_cause, read_skipped, write_skipped
 from shards.source import Relevance, Source, Split, Splits, find_source
 from shards.texts import without_bad_captions
@@ -224,9 +224,9 @@ def _read_indices(folder: str, jobs: Sequence[Job]) -> tuple[dict[str, int], dic
     def read(tar: str) -> tuple[int, Digests]:
         if index_path(tar) in there:
             index = read_index(tar, storage)
-            return len(index), Digests(index.digest)
+            return len(index), Digests(index.digest, digest_of_headers(index))
         indexed = write_index(tar, storage)
-        return indexed.num_samples, Digests(indexed.digests.index)
+        return indexed.num_samples, indexed.digests
 
     tars = [job.tar for job in jobs if job.tar in there]
     with activity("reading the indices"), ThreadPoolExecutor(16) as pool:

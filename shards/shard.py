@@ -1,9 +1,10 @@
 """Write one shard: its samples as files of a tar, and the index of these."""
 
+import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,7 +21,7 @@ from xmodal.data.fields import captions_of
 from xmodal.data.limits import MAX_TEXT_BYTES
 from xmodal.data.samples import doubt_of_size
 from xmodal.data.shard_index import write_index_of
-from xmodal.data.tar import Member, grouped
+from xmodal.data.tar import Member, Sample, grouped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,9 +116,24 @@ def _npy(array: "np.ndarray") -> bytes:
     return buffer.getvalue()
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
+def digest_of_headers(samples: Iterable[Sample]) -> str:
+    """Return the digest of a written tar's headers, as `shards index` would read it there."""
+    digest = hashlib.blake2b(digest_size=16)
+    for sample in samples:
+        for extension, (_, size) in sample.members.items():
+            info = _header(f"{sample.key}.{extension}", size)
+            digest.update(info.tobuf(tarfile.USTAR_FORMAT))
+    return digest.hexdigest()
+
+
+def _header(name: str, size: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)  # no owner and time zero: the same samples make the same bytes
-    info.size = len(data)
+    info.size = size
+    return info
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
+    info = _header(name, len(data))
     begin = tar.offset + tarfile.BLOCKSIZE  # behind the header, which is of one block in USTAR
     tar.addfile(info, io.BytesIO(data))
     return Member(name, begin, len(data))

@@ -233,6 +233,17 @@ def test_the_bytes_do_not_depend_on_the_workers(flickr8k: Path, tmp_path: Path) 
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
+def test_a_built_folder_that_is_indexed_again_stays_the_same_data(
+    flickr8k: Path, tmp_path: Path, run: Run
+) -> None:
+    build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], samples_per_shard=5)
+    folder = tmp_path / "to" / "train"
+    before = contents(folder)
+    assert read_manifest(folder).shards[0].digests.headers
+    run("index", folder)
+    assert contents(folder) == before
+
+
 def test_parts_make_what_one_build_makes(flickr8k: Path, tmp_path: Path) -> None:
     def make(to: str, part: tuple[int, int]) -> None:
         build("flickr8k", tmp_path / to, flickr8k, samples_per_shard=2, part=part)

@@ -1,4 +1,3 @@
-import json
 import signal
 import subprocess
 import sys
@@ -91,12 +90,7 @@ def test_indexing_checking_and_showing(
     assert f"run `python -m shards index {folder}`" in run("show", folder, code=2).stderr
     assert run("index", folder).stdout == f"12 samples in 3 shards of {folder}\n"
     del before["build.json"]
-    after = contents(s3, folder)
-    # What reads the tars has seen their headers, and knows their digests as well.
-    manifests = [json.loads(files.pop("shardindex.json")) for files in (before, after)]
-    assert all(shard.pop("headers") for shard in manifests[1]["shardlist"])
-    assert manifests[0] == manifests[1]
-    assert after == before
+    assert contents(s3, folder) == before
     command = [sys.executable, "-m", "shards", "show", folder, "-n", "5"]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     assert not subprocess.run(command, cwd=tmp_path, check=True).returncode
