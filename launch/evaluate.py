@@ -100,7 +100,7 @@ def load(
     shards = read_manifest(str(data.val if given.data is None else given.data), data.s3, data.cache)
     check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
-    method = build_method(recipe, tokenizer, environment.device, pretrained=False)
+    method = build_method(recipe, tokenizer, environment.device, of_run=run.path)
     contents = method.contents
     gallery_url = searched(given, recipe, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.s3, data.cache) if gallery_url else None

@@ -1,6 +1,7 @@
 """`xmodal.load`: a run in Python, equal to what launch/evaluate.py embeds."""
 
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 import xmodal
-from tests.commands import train
+from tests.commands import evaluate, train
 from tests.launch.methods import CHANGES, STAGES
 from xmodal.data.manifest import read_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
+from xmodal.data.tokens import train_tokenizer
 from xmodal.errors import UserError
 from xmodal.evaluation.gallery import embed
 from xmodal.evaluation.queries import embed_queries
@@ -168,6 +171,25 @@ def test_a_run_that_is_none_is_a_line(tmp_path: Path, finished: Path) -> None:
         xmodal.load(tmp_path)
     with pytest.raises(UserError, match=r"step-7"):
         xmodal.load(finished, checkpoint="step-7")
+
+
+def test_a_text_encoder_from_elsewhere_is_built_from_the_run_alone(
+    recipe: Path, tmp_path: Path
+) -> None:
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    encoder = BertModel(BertConfig(vocab_size=300, intermediate_size=8, **size))
+    encoder.save_pretrained(tmp_path / "bert")
+    words = train_tokenizer(["a red circle"] * 9, 300, context=16).tokenizer
+    words.save(str(tmp_path / "words.json"))
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "words.json"), pad_token="<pad>"
+    ).save_pretrained(tmp_path / "bert")
+    text = f"method.text={{kind: transformers, name: {tmp_path}/bert, context: 16}}"
+    done = train(recipe, f"run={tmp_path}/run", text, "stages.0.length=1 steps")
+    assert done.code == 0, done.err
+    shutil.rmtree(tmp_path / "bert")
+    assert xmodal.load(tmp_path / "run", device="cpu").encode_texts("a star").shape == (1, 64)
+    assert evaluate(tmp_path / "run").code == 0
 
 
 def test_using_a_model_needs_neither_deepspeed_nor_ray(finished: Path) -> None:

@@ -39,18 +39,19 @@ from xmodal.methods.simsiam import Simsiam
 from xmodal.methods.tirg import Tirg
 from xmodal.methods.uncsm import Uncsm
 from xmodal.methods.vsepp import Vsepp
+from xmodal.models import texts
 from xmodal.models.config import (
     FeaturesConfig,
     RecurrentConfig,
     TimmConfig,
     TransformersConfig,
 )
-from xmodal.models.texts import pretrained_tokenizer
 from xmodal.precision import set_precision
 from xmodal.recipe import Recipe
 
 # Samples whose captions a vocabulary is learned from: all, or this many where there are more.
 TOKENIZER_SAMPLES = 200_000
+TEXT_ENCODER = "text_encoder"  # folder of a run with its text encoder's config.json
 RUN = 100  # samples next to each other that are read together
 
 
@@ -59,13 +60,13 @@ def build_method(
     tokenizer: CaptionTokenizer,
     device: torch.device,
     *,
-    pretrained: bool = True,
+    of_run: Path | None = None,
 ) -> Method:
     """Return a recipe's method with its first weights: random, or read from file or hub.
 
-    Random ones depend on the seed alone. All are random if not `pretrained`, for a checkpoint to
-    take their place. The method is still on the CPU; `device` decides the precision that it will
-    compute in.
+    Random ones depend on the seed alone. All are random where a checkpoint of the run folder
+    `of_run` will take their place: no hub is asked then. The method is still on the CPU; `device`
+    decides the precision that it will compute in.
     """
     precision = recipe.training.precision
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
@@ -73,7 +74,7 @@ def build_method(
     # recurrent networks.
     set_precision(tf32=bf16 and device.type == "cuda")
     torch.manual_seed(recipe.training.seed)
-    config = recipe.method if pretrained else _with_random_weights(recipe.method)
+    config = _with_random_weights(recipe.method, of_run) if of_run else recipe.method
     return method_of(config, tokenizer.vocabulary, bf16=bf16)
 
 
@@ -100,14 +101,24 @@ def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> M
             return Dim(config, vocabulary, bf16=bf16)
 
 
-def _with_random_weights(config: MethodConfig) -> MethodConfig:
+def keep_architecture(config: MethodConfig, run: Path) -> None:
+    """Keep in a run folder what its text encoder is built from, where that came from elsewhere."""
+    if isinstance(config.text, TransformersConfig) and not (run / TEXT_ENCODER).is_dir():
+        texts.keep_architecture(config.text, run / TEXT_ENCODER)
+
+
+def _with_random_weights(config: MethodConfig, run: Path) -> MethodConfig:
     """Return a method whose encoders ask no hub and no file for weights."""
     random: dict[str, Any] = {}
     if isinstance(config.image, TimmConfig):
         random["image"] = config.image.model_copy(update={"weights": "random"})
-    # What a package has is at hand; of the hub the shape of the encoder is asked for still.
-    if isinstance(config.text, TransformersConfig) and config.text.weights == "pretrained":
-        random["text"] = config.text.model_copy(update={"weights": "random"})
+    if isinstance(config.text, TransformersConfig):
+        kept = run / TEXT_ENCODER
+        # Runs of before kept nothing; what a package has is at hand still.
+        if kept.is_dir():
+            random["text"] = config.text.model_copy(update={"weights": "random", "name": str(kept)})
+        elif config.text.weights == "pretrained":
+            random["text"] = config.text.model_copy(update={"weights": "random"})
     return config.model_copy(update=random)
 
 
@@ -125,7 +136,7 @@ def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Pa
         load_tokenizer(config, Path(config.text_from) / path.name).save(path)
         return
     if isinstance(text, TransformersConfig):
-        pretrained_tokenizer(text).save(path)
+        texts.pretrained_tokenizer(text).save(path)
     elif text is None or isinstance(text, FeaturesConfig):
         train_tokenizer((), 300, 1).save(path)  # so that every run has one
     elif isinstance(text, RecurrentConfig):

@@ -110,6 +110,11 @@ class PretrainedText(Encoder):
         return masked_local(states, mask) if local else masked_mean(states, mask)
 
 
+def keep_architecture(config: TransformersConfig, folder: Path) -> None:
+    """Write an encoder's config.json into a folder, from which it is built without its weights."""
+    _model_settings(config).save_pretrained(folder)
+
+
 def pretrained_tokenizer(config: TransformersConfig) -> CaptionTokenizer:
     """Return the tokenizer that belongs to a pretrained encoder."""
     from transformers import AutoTokenizer

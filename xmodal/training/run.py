@@ -30,6 +30,7 @@ _PARTS = {
     "recipe.yaml": False,
     "lock": False,
     "tokenizer.json": False,
+    "text_encoder": True,
     "data.json": False,
     "metrics.jsonl": False,
     "tensorboard": True,

@@ -19,7 +19,7 @@ from xmodal.evaluation.protocols import check_protocols, metric_names, named
 from xmodal.evaluation.report import retrieval_sheet
 from xmodal.evaluation.results import write_results
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
-from xmodal.methods.build import build_method, load_tokenizer
+from xmodal.methods.build import build_method, keep_architecture, load_tokenizer
 from xmodal.methods.method import Method
 from xmodal.recipe import Recipe, dump_recipe, load_recipe
 from xmodal.training.advice import lines_before_training
@@ -118,6 +118,7 @@ class Session:
         self.run.tidy(keep_last, self.progress.best_step)
         with activity("preparing the tokenizer"):
             self.recovered += settle_tokenizer(self.run, self.recipe.method, self.train_shards)
+            keep_architecture(self.recipe.method, self.run.path)
 
     def _protocols(self, method: Method) -> Sequence[str]:
         """Return what data.val is measured by, once nothing is known to be wrong with it."""
