@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from io import SEEK_END
 from typing import BinaryIO
 
 from shards.duplicates import Duplicates, ImageDigests
@@ -97,7 +98,8 @@ def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
                 headers=digests.headers and scan.digest,
                 sha256=digests.sha256 and sha256_of(tar, storage),
             )
-        for cause, detail in _index_faults(tar, samples, storage):
+            num_bytes = scan.file.seek(0, SEEK_END)
+        for cause, detail in _index_faults(tar, samples, storage, num_bytes):
             report.add(cause, _example(name, "", detail))
         for cause, detail in _digest_faults(digests, now):
             report.add(cause, _example(name, "", detail))
@@ -140,12 +142,22 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _index_faults(tar: str, samples: list[Sample], storage: Storage) -> Iterator[Fault]:
+def _index_faults(
+    tar: str, samples: list[Sample], storage: Storage, num_bytes: int
+) -> Iterator[Fault]:
     if not samples:
         yield "no samples", ""
     try:
-        text = storage.read(index_path(tar))
+        with storage.open(index_path(tar)) as file:
+            if file.seek(0, SEEK_END) > 2 * num_bytes:
+                yield "index wrong", f"{name_of(index_path(tar))} is larger than its tar"
+                return
+            file.seek(0)
+            text = file.read()
     except FileNotFoundError:
+        return
+    except OSError as error:
+        yield "index wrong", f"{name_of(index_path(tar))} cannot be read: {error.strerror}"
         return
     try:
         indexed = ShardIndex(text, index_path(tar))[:]

@@ -486,15 +486,6 @@ def test_the_place_of_a_secret_goes_where_a_recipe_goes(
         recipe.data.s3.secret.read("data.s3.secret")
 
 
-def test_keys_of_a_bucket_are_never_saved(read: Callable[..., Recipe]) -> None:
-    recipe = read("data.s3.key=public-name", "data.s3.secret=never-to-be-seen")
-    assert recipe.data.s3.secret.get_secret_value() == "never-to-be-seen"
-    saved = dump_recipe(recipe)
-    assert "never-to-be-seen" not in saved + repr(recipe)
-    assert "public-name" not in saved
-    assert differences(read(), recipe) == []
-
-
 @pytest.mark.parametrize(
     "word",
     ["data.train=''", "data.train=' '", "data.train=[a, '']", "data.val=''", "data.gallery=''"],

@@ -31,6 +31,7 @@ BOMBS = {
     "deep": "a: " + "[" * 100_000,
     "deep in blocks": "a:\n" + "".join(" " * n + "- a:\n" for n in range(1, 1200)),
     "digits": "a: " + "9" * 10_000,
+    "hexadecimals": "a: 0x" + "f" * 10_000,
     "date": "a: 2001-99-99",
     "no float": "a: !!float x",
     "no boolean": "a: !!bool x",

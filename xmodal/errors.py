@@ -10,9 +10,10 @@ import time
 import unicodedata
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TextIO
+from typing import IO, Any
 
-_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+# ELOOP: a link in the place of a file that only ever is one.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ELOOP}
 
 
 class UserError(Exception):
@@ -75,7 +76,7 @@ class Guarded:
     `unguarded` is the stream itself, for whoever moves a terminal's cursor: `xmodal.terminal`.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self.unguarded = stream
 
     def __getattr__(self, name: str) -> Any:

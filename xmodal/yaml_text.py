@@ -34,6 +34,15 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """Return a whole number of at most 64 bits: larger ones mean nothing, and have no end."""
+    number = loader.construct_yaml_int(node)
+    if number.bit_length() > 64:
+        raise ValueError(node)
+    return int(number)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
 _TOO_LARGE = f"it has more than {_MOST_NODES:,} values, with those of its aliases"
 
 

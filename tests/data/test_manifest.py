@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -11,10 +12,12 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.data.manifest import Shard, read_manifest, write_manifest
+from xmodal.data.manifest import Shard, read_manifest, write_atomically, write_manifest
 from xmodal.data.shard_index import read_index, write_index
 from xmodal.data.tar import Member, Sample, TarScan, key_and_extension, tar_samples
 from xmodal.errors import UserError
+from xmodal.training.hold import hold
+from xmodal.training.run import Run
 
 SAMPLES = [
     {"__key__": "a/0001", "jpg": b"x" * 700, "json": {"captions": ["one"]}},
@@ -475,3 +478,26 @@ def test_files_that_are_no_tar_say_why(tmp_path: Path) -> None:
             scanned(path)
     with pytest.raises(UserError, match="cannot be read"):
         scanned(tmp_path / "nowhere.tar")
+
+
+@pytest.mark.parametrize("name", ["shardindex.json", "relevance.json"])
+def test_json_of_gigabytes_is_not_read(folder: Path, name: str) -> None:
+    (folder / name).touch()
+    os.truncate(folder / name, 2**40)
+    with pytest.raises(UserError, match=rf"{name} is over 536,870,912 bytes"):
+        read_manifest(folder)
+
+
+def test_a_file_is_written_in_its_place_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "recipe.yaml.part").symlink_to(precious)
+    (tmp_path / "metrics.jsonl").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        write_atomically(tmp_path / "recipe.yaml", "run: x\n")
+    for write in (lambda: Run(tmp_path).log({"step": 1}), lambda: hold(tmp_path, "it").close()):
+        (tmp_path / "lock").unlink(missing_ok=True)
+        (tmp_path / "lock").symlink_to(precious)
+        with pytest.raises(UserError, match="cannot be written: Too many levels of symbolic"):
+            write()
+    assert precious.read_text() == "kept"

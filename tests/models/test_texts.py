@@ -115,6 +115,8 @@ def test_random_weights_need_the_configuration_alone(tmp_path: Path) -> None:
     [
         ({}, "Unrecognized model"),
         ({"config.json": "{"}, "not a valid JSON"),
+        ({"config.json": '{"model_type": "bert", "hidden_size": "x"}'}, "hidden_size"),
+        ({"config.json": '{"model_type": ["bert"]}'}, "unhashable"),
         ({"config.json": None}, "no file named model.safetensors"),
         ({"config.json": None, "model.safetensors": "nope"}, "deserializing header"),
     ],

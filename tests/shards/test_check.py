@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Mapping
@@ -290,3 +291,16 @@ def test_images_that_come_twice_under_other_ids_are_named(
     ids = {f"{name[:3]}.json": f'{{"image_id": {name[0]}}}'.encode() for name in files}
     write_tar(tmp_path / "0.tar", *sorted((files | ids).items()))
     assert "warning" not in run("check", tmp_path).stderr
+
+
+@pytest.mark.parametrize("made", ["pipe", "sparse"])
+def test_an_index_that_would_never_end_is_not_read(made: str, tmp_path: Path, encode) -> None:
+    tar = write_tar(tmp_path / "s.tar", ("a.jpg", encode()), ("a.json", GOOD))
+    index = tar.with_suffix(".idx")
+    if made == "pipe":
+        os.mkfifo(index)
+    else:
+        index.touch()
+        os.truncate(index, 2**40)
+    fault = {"pipe": "cannot be read: it is no regular file", "sparse": "is larger than its tar"}
+    assert check_tar(str(tar)).examples["index wrong"] == [f"s.tar: s.idx {fault[made]}"]

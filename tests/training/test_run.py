@@ -221,8 +221,8 @@ def test_a_folder_that_is_moved_away_is_written_into_no_more(
     assert not run.metrics.exists()
 
 
-def test_a_full_disk_is_named(run: Run) -> None:
-    run.metrics.symlink_to("/dev/full")
+def test_a_full_disk_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xmodal.training.run.open_itself", lambda *_: Path("/dev/full").open("a"))
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: No space left on devi"):
         run.log({"step": 1})
 
@@ -230,10 +230,10 @@ def test_a_full_disk_is_named(run: Run) -> None:
 def test_a_full_disk_is_named_whatever_is_written_whole(
     run: Run, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("xmodal.data.manifest.open_itself", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         run.create(make_recipe())
     assert caught.value.filename == str(run.path / "recipe.yaml")

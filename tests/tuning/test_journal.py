@@ -30,3 +30,34 @@ def test_a_damaged_line_is_one_line(line: bytes, tmp_path: Path) -> None:
     path.write_bytes(b"\n".join((MADE, line, OVER, b"")))
     with pytest.raises(UserError, match=r"journal\.jsonl: line 2 tells nothing of a trial; remove"):
         Journal(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"trial": "../../victim", "values": {}},
+        {"trial": "/victim", "values": {}},
+        {"trial": "\x1b[31m", "values": {}},
+        {"trial": 3, "values": {}},
+        {"trial": "001", "values": [1]},
+        {"trial": "000", "value": "x", "step": 1, "samples": 1, "progress": 1},
+        {"trial": "000", "value": 1, "step": "1", "samples": 1, "progress": 1},
+        {"trial": "000", "weights": "../victim", "step": 1},
+        {"trial": "000", "end": {}},
+        {"trial": "000", "end": "failed", "line": 7},
+    ],
+)
+def test_what_a_stranger_has_written_is_one_line(row: object, tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(MADE + b"\n" + json.dumps(row).encode() + b"\n")
+    with pytest.raises(UserError, match=r"journal\.jsonl: line 2 tells nothing of a trial; remove"):
+        Journal(path)
+
+
+def test_a_link_is_not_cut(tmp_path: Path) -> None:
+    path, precious = tmp_path / "journal.jsonl", tmp_path / "token"
+    precious.write_bytes(b"secret")
+    path.symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        Journal(path)
+    assert precious.read_bytes() == b"secret"

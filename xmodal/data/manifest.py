@@ -10,12 +10,14 @@ seek away.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import IO, Any
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
@@ -41,6 +43,8 @@ _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 _GROUP = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.(-?[0-9]{1,18}))?")
 _MOST = 1_000_000  # shards that braces may stand for
+# Bytes of either JSON of a folder, which take up to twenty times as much when they are parsed.
+_MOST_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -189,10 +193,22 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file whole or not at all: beside its place, then renamed into it."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(text.encode("utf-8", "surrogateescape"))
+        with open_itself(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(text)
         part.replace(path)
     except OSError as error:  # which names no file where the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def open_itself(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a file to write into it, never into another that a link there leads to: a folder that
+    came from elsewhere may name any file of the user's.
+    """
+    return open(path, mode, opener=_follow_no_link, **options)
+
+
+def _follow_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def without_tars(folder: str, storage: Storage) -> str:
@@ -217,6 +233,9 @@ class _Folder:
             if not any(name.endswith(".tar") for name in self._sizes[folder]):
                 raise UserError(without_tars(folder, storage))
             raise UserError(f"{folder} has no {MANIFEST_NAME}: {how_to_index(folder)}")
+        for name in (MANIFEST_NAME, RELEVANCE_NAME):
+            if self._sizes[folder].get(name, 0) > _MOST_BYTES:
+                raise UserError(f"{folder}/{name} is over {_MOST_BYTES:,} bytes")
         self._entries = _shard_entries(f"{folder}/{MANIFEST_NAME}", storage)
 
     def shards(self, name: str | None) -> list[Shard]:

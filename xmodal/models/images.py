@@ -138,7 +138,7 @@ def _create(config: TimmConfig) -> nn.Module:
         model = timm.create_model(
             config.name, pretrained=config.weights == "hub", num_classes=0, **options
         )
-    except (TypeError, AssertionError, RuntimeError) as error:
+    except (TypeError, KeyError, AssertionError, RuntimeError) as error:
         raise UserError(f"method.image: timm refuses {config.name}: {error}") from None
     except pickle.UnpicklingError as error:
         raise UserError(f"method.image.weights: what the hub has {refusal(str(error))}") from None

@@ -164,14 +164,14 @@ def _check_found(found: Mapping[str, Any]) -> None:
 @contextmanager
 def _naming(config: TransformersConfig) -> Iterator[None]:
     """Turn what transformers raises on a model into a `UserError` that names it."""
-    from safetensors import SafetensorError
-
     try:
         yield
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         reason = refusal(str(error))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the files of a folder lead the library to whatever error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             reason = (
                 "it needs code of its own (auto_map in its config.json), which is never run: name "

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from xmodal.data.manifest import open_itself
+
 FILES = "events.out.tfevents.*"
 
 
@@ -25,7 +27,8 @@ def drop_events_after(folder: Path, step: int) -> None:
             path.unlink()
         elif records and sum(len(record) for record, _ in kept) < path.stat().st_size:
             part = path.with_name(f".{path.name}.part")
-            part.write_bytes(b"".join(record for record, _ in kept))
+            with open_itself(part, "wb") as target:
+                target.writelines(record for record, _ in kept)
             part.replace(path)
 
 

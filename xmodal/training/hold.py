@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from xmodal.activity import activity
+from xmodal.data.manifest import open_itself
 from xmodal.distributed.rollcall import node_name
 from xmodal.errors import UserError
 from xmodal.training.restarts import this_start
@@ -47,7 +48,7 @@ def hold(folder: Path, what: str) -> IO[str]:
 def _opened(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a+")
+        return open_itself(path, "a+")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}; move away what is there, or "

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from xmodal.data.manifest import write_atomically
+from xmodal.data.manifest import open_itself, write_atomically
 from xmodal.data.storage import open_storage
 from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
 from xmodal.errors import UserError
@@ -233,7 +233,7 @@ class Mirror:
         part = file.with_name(file.name + ".part")
         with suppress(FileNotFoundError), self.storage.open(url) as data:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as target:
+            with open_itself(part, "wb") as target:
                 shutil.copyfileobj(data, target, _CHUNK)
             part.replace(file)
 

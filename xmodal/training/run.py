@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xmodal.data.manifest import write_atomically
+from xmodal.data.manifest import open_itself, write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe
 from xmodal.training.metrics import read_metrics
@@ -173,7 +173,7 @@ class Run:
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
-        with self.writing(self.metrics), self.metrics.open("a") as file:
+        with self.writing(self.metrics), open_itself(self.metrics, "a") as file:
             file.write(json.dumps(values) + "\n")
 
     def history(self) -> list[dict[str, Any]]:

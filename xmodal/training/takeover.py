@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from xmodal.data.manifest import write_atomically
+from xmodal.data.manifest import open_itself, write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, load_recipe
 from xmodal.training.run import Run, read_state, step_of
@@ -41,7 +41,7 @@ def take_over(run: Run, donor: Run, wanted: int, recipe: Recipe) -> int:
     for other in run.checkpoints.glob("step-*"):
         if other != run.checkpoint(step):
             shutil.rmtree(other)
-    with (run.path / LINEAGE).open("a") as file:
+    with open_itself(run.path / LINEAGE, "a") as file:
         file.write(json.dumps(line) + "\n")
     return step
 

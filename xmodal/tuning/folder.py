@@ -1,5 +1,8 @@
 """A sweep's folder: what it was begun with, and whether it may go on."""
 
+import os
+import shlex
+import stat
 from pathlib import Path
 
 import yaml
@@ -12,6 +15,7 @@ from xmodal.tuning.config import SpaceConfig
 from xmodal.yaml_text import read_yaml
 
 SPACE = "space.yaml"
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 # What may change between the parts of one sweep.
 _FREE = ("trials:", "resources")
 
@@ -20,6 +24,8 @@ def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
     """Raise `UserError` where a folder is not one of a sweep of this recipe over this space."""
     check_path(folder, f"--sweep {folder}")
     space_file = folder / SPACE
+    if folder.exists():
+        _check_owner(folder)
     if space_file.is_file():
         begun = validate(SpaceConfig, read_yaml(space_file), str(space_file))
         changed = changes(load_recipe(folder), recipe)
@@ -36,9 +42,30 @@ def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
 def make_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
     """Make a sweep's folder, once nothing is known to be wrong with the sweep."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / SPACE).is_file():  # whatever the umask is
+        folder.chmod(folder.stat().st_mode & ~_OTHERS)
     write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
     values = space.model_dump(mode="json", exclude_none=True)
     write_atomically(folder / SPACE, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _check_owner(folder: Path) -> None:
+    """Raise `UserError` where others than this user can write into a folder.
+
+    Ray keeps pickles in a sweep's folder: whoever can put others in their place has them executed.
+    """
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise UserError(
+            f"--sweep {folder} belongs to another user, who could have Ray execute anything in it; "
+            "name a folder of your own"
+        )
+    is_begun = (folder / SPACE).is_file()
+    if is_begun and found.st_mode & _OTHERS:
+        raise UserError(
+            f"--sweep {folder} can be written by others, who could have Ray execute anything in "
+            f"it: chmod go-w {shlex.quote(str(folder))}"
+        )
 
 
 def newest_run(folder: Path) -> Run:

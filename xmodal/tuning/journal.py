@@ -6,14 +6,17 @@ and `{"trial": NAME, "end": "finished"}` when it is over.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from xmodal.data.manifest import open_itself
 from xmodal.errors import UserError
 
 End = Literal["finished", "stopped", "failed"]
+_NAME = re.compile("[0-9]{3,9}")  # of a trial
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Journal:
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):  # whoever wrote it was killed
-                path.write_bytes(b"".join(lines[:-1]))
+                with open_itself(path, "r+") as file:
+                    file.truncate(sum(map(len, lines[:-1])))
                 break
             try:
                 self._take(json.loads(line.decode()))
@@ -66,11 +70,12 @@ class Journal:
     def add(self, trial: str, event: Mapping[str, Any]) -> None:
         """Add what has happened to a trial."""
         row = {"trial": trial} | dict(event)
-        with self.path.open("a") as file:
+        with open_itself(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
         self._take(row)
 
     def _take(self, row: dict[str, Any]) -> None:
+        _check(row)
         name = row.pop("trial")
         if name not in self.trials:
             self.trials[name] = Trial(name, row["values"])
@@ -86,3 +91,15 @@ class Journal:
             trial.measured = [*earlier, measured]
         elif "end" in row:
             trial.end, trial.line = row["end"], row.get("line", "")
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a row's values are not what trials have: its name is a folder's."""
+    kinds = {"values": dict, "line": str, "weights": str, "step": int, "samples": int}
+    right = all(isinstance(row.get(key, kind()), kind) for key, kind in kinds.items())
+    numbers = all(isinstance(row.get(key, 0), int | float) for key in ("value", "progress"))
+    names = [row["trial"], row.get("weights", row["trial"])]
+    if not (right and numbers and all(map(_NAME.fullmatch, names))):
+        raise ValueError(row)
+    if row.get("end", "failed") not in get_args(End):
+        raise ValueError(row)

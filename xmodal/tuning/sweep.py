@@ -4,6 +4,7 @@ import random
 import shutil
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from xmodal.activity import activity, printed, reporting
-from xmodal.errors import UnfinishedError
+from xmodal.errors import UnfinishedError, UserError
 from xmodal.recipe import load_recipe
 from xmodal.training.metrics import last_row
 from xmodal.training.timeline import Timeline
@@ -59,9 +60,8 @@ class Sweep:
         random.seed(seed)  # Ray's schedulers draw from these two
         np.random.seed(seed % 2**32)  # noqa: NPY002
         scratch = self.plan.folder / "ray"
-        shutil.rmtree(scratch, ignore_errors=True)
+        _make_private(scratch)
         supply = Supply(self, concurrent)
-        scratch.mkdir(mode=0o700)  # Tune pickles the sweep in it
         training = tune.with_parameters(Training, plan=self.plan, gpus=gpus)
         tuner = tune.Tuner(
             # The workers have what a trial needs; Ray will not have it be nothing at all.
@@ -199,6 +199,17 @@ class Notes(tune.Callback):
         where = self.sweep.plan.folder / "logs" / f"{trial.trial_id}.log"
         line = f"crashed ({_cause(trial)}); see {where}"
         self.sweep.note(trial.trial_id, {"end": "failed", "line": line})
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder of this user's alone, with nothing in it: Tune pickles the sweep there, and
+    reads it back.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        raise UserError(f"{folder} cannot be removed: remove it, or name another --sweep") from None
 
 
 def _cause(trial: RayTrial) -> str:

@@ -22,7 +22,8 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from xmodal.errors import UserError
+from xmodal.data.manifest import open_itself
+from xmodal.errors import Guarded, UserError
 from xmodal.recipe import Recipe, with_values
 from xmodal.training.run import Run
 from xmodal.tuning.config import SpaceConfig
@@ -48,7 +49,12 @@ class Plan:
         return Run(self.folder / "trials" / trial)
 
     def recipe_of(self, trial: str, values: dict[str, Any]) -> Recipe:
-        """Return the recipe that a trial trains."""
+        """Return the recipe that a trial trains.
+
+        Raises `UserError` where the journal gives it values of other keys than the space's.
+        """
+        if others := sorted(values.keys() - self.space.space.keys()):
+            raise UserError(f"trial {trial} has a value of {others[0]}, which space.yaml has not")
         place = {"run": str(self.run(trial).path)}
         if self.recipe.checkpoints.mirror:
             place["checkpoints.mirror"] = f"{self.recipe.checkpoints.mirror}/{trial}"
@@ -155,8 +161,9 @@ def _work(given: dict[str, Any]) -> None:
     os.chdir(plan.place)
     logs = plan.folder / "logs"
     logs.mkdir(exist_ok=True)
-    log = (logs / f"{given['trial']}.log").open("a", buffering=1)
-    with log, redirect_stdout(log), redirect_stderr(log):
+    log = open_itself(logs / f"{given['trial']}.log", "a", buffering=1)
+    shown: Any = Guarded(log)  # as a command's output is
+    with log, redirect_stdout(shown), redirect_stderr(shown):
         try:
             _train_session(plan, recipe, mailbox)
         except UserError as error:

@@ -1,3 +1,4 @@
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,3 +70,14 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_other_schemes_are_refused() -> None:
     with pytest.raises(UserError, match="gs:// is not supported"):
         open_storage("gs://bucket/folder")
+
+
+@pytest.mark.parametrize("device", ["pipe", "/dev/zero"])
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path, device: str) -> None:
+    storage, url = LocalStorage(), tmp_path / "file"
+    os.mkfifo(url) if device == "pipe" else url.symlink_to(device)
+    for stop in (None, 3):
+        with pytest.raises(UserError, match="file cannot be read: it is no regular file"):
+            storage.read(str(url), 0, stop)
+    with pytest.raises(OSError, match="it is no regular file"):
+        storage.open(str(url))

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
@@ -21,7 +22,7 @@ class _OpenFile:
     """A file that is closed once nobody reads it any more."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = _open_regular(path)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -64,7 +65,7 @@ class LocalStorage:
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
             if stop is None:
-                with Path(url).open("rb") as file:
+                with self.open(url) as file:
                     file.seek(start)
                     return file.read()
             kept = self._opened(url)
@@ -80,7 +81,7 @@ class LocalStorage:
             os.posix_fadvise(file.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def open(self, url: str) -> BinaryIO:
-        return Path(url).open("rb")
+        return open(url, "rb", opener=_open_regular)
 
     def create(self, url: str) -> AbstractContextManager[BinaryIO]:
         return self._create(url, Path(f"{url}.part"))
@@ -117,6 +118,18 @@ class LocalStorage:
                 raise
             files.clear()  # others than this cache have taken the rest
             return files.get(self, url, lambda: _OpenFile(url))
+
+
+def _open_regular(path: str, flags: int = os.O_RDONLY) -> int:
+    """Return a descriptor of a file; `OSError` for a pipe, which may never be written to, or a
+    device, which may never end.
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder the system itself says it
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return descriptor
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
