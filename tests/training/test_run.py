@@ -222,7 +222,8 @@ def test_a_folder_that_is_moved_away_is_written_into_no_more(
 
 
 def test_a_full_disk_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xmodal.training.run.open_itself", lambda *_: Path("/dev/full").open("a"))
+    full = Path("/dev/full").open("a")  # noqa: SIM115 - `log` closes it
+    monkeypatch.setattr("xmodal.training.run.open_itself", lambda *_: full)
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: No space left on devi"):
         run.log({"step": 1})
 

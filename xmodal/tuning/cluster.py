@@ -9,7 +9,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from pathlib import Path
 
 from xmodal.errors import UserError
 from xmodal.tuning.config import PopulationConfig, SpaceConfig
@@ -30,6 +31,7 @@ if "RAY_ADDRESS" not in os.environ:
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 for _name, _value in SETTINGS.items():  # before anything imports Ray
     os.environ.setdefault(_name, _value)
+CODE = Path(__file__).resolve().parents[2]  # that this package lies in
 STORE = 100 * 2**20  # bytes of Ray's object store: what goes through it is small
 
 
@@ -51,13 +53,14 @@ def running_ray() -> Iterator[None]:
     own = {} if address else {"object_store_memory": STORE, "include_dashboard": False}
     heeded = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            _temp_dir=folder and f"{folder}/r",
-            **own,
-        )
+        with chdir(CODE):  # Ray's processes import from where it is started
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                _temp_dir=folder and f"{folder}/r",
+                **own,
+            )
         signal.signal(signal.SIGTERM, heeded)  # Ray has set one that aborts
         for name in ("ray", "ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
