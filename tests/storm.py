@@ -12,45 +12,64 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import cycle
 from pathlib import Path
+from traceback import extract_stack
+from types import MappingProxyType
 
 import psutil
 
 from tests.commands import Done, train
 
 SECONDS = 90  # in which all ranks have to be gone, however busy the machine is
+# In which a rank gives up on others, where they are killed.
+HURRIED = ("training.watchdog=5", "training.roll_call=3")
+ZEROS = range(4)
 RANKS, BOTH, LOADERS = ("rank 0", "rank 1"), "both", "loaders"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training, by a function that it calls at least so often, or not."""
+    """A part of a training, by a function that it calls so often, or more."""
 
     place: str
-    most: int
+    calls: range = range(1, 2)  # of which one is struck
     victims: Sequence[str] = (*RANKS, BOTH)
+    within: str = ""  # the function whose calls count, where others call it too
 
 
-# In an order in which each finds what it needs: of a run that begins nothing is recovered.
-PHASES = {
-    "steps": Phase("xmodal.training.gradient_cache:GradientCache.backward", 7, (*RANKS, LOADERS)),
-    "agreement": Phase("xmodal.training.trainer:Trainer._agree", 7),
-    "recovery": Phase("xmodal.training.wholeness:_fault", 2),
-    "writing": Phase("xmodal.training.writer:_write", 4),
-    "renaming": Phase("xmodal.training.run:Path.rename", 3, RANKS[:1]),
-    "loading": Phase("xmodal.training.trainer:load_checkpoint", 1),
-    "naming": Phase("xmodal.training.saving:write_atomically", 3, RANKS[:1]),
-    "imports": Phase("xmodal.distributed.environment:keep_within", 1),
-    "rendezvous": Phase("xmodal.distributed.rollcall:Roll.wait", 1),
-    "pruning": Phase("shutil:os.unlink", 4, RANKS[:1]),
-    "engine": Phase("xmodal.training.trainer:initialize_engine", 1),
-    "process groups": Phase("torch.distributed:new_group", 1, RANKS),
-    "evaluation": Phase("xmodal.evaluation.gallery:_embed_batch", 2, (*RANKS, BOTH)),
-}
+# What a run is struck in, one after the other; each has passed a checkpoint before the second.
+GROUPS: Sequence[dict[str, Phase]] = (
+    {
+        "steps": Phase(
+            "xmodal.training.gradient_cache:GradientCache.backward",
+            range(6, 9),
+            (LOADERS, *RANKS, BOTH),
+        ),
+        "recovery": Phase("xmodal.training.wholeness:_fault"),
+        "rendezvous": Phase("xmodal.distributed.rollcall:Roll.wait"),
+        "pruning": Phase("shutil:os.unlink", range(1, 6), RANKS[:1], within="prune"),
+    },
+    {
+        "naming": Phase("xmodal.training.saving:write_atomically", range(2, 4), RANKS[:1]),
+        "writing": Phase("xmodal.training.writer:_write", range(1, 4)),
+        "loading": Phase("xmodal.training.trainer:load_checkpoint"),
+        "imports": Phase("xmodal.distributed.environment:keep_within"),
+    },
+    {
+        "agreement": Phase("xmodal.training.trainer:Trainer._agree", range(6, 9)),
+        "engine": Phase("xmodal.training.trainer:initialize_engine"),
+        "process groups": Phase("torch.distributed:new_group", victims=RANKS),
+        "renaming": Phase("xmodal.training.run:Path.rename", range(1, 3), RANKS[:1]),
+    },
+    {
+        "evaluation": Phase("xmodal.evaluation.gallery:_embed_batch"),
+        "stage": Phase("xmodal.training.trainer:Trainer._start_stage"),
+        "logging": Phase("xmodal.training.run:Run.log", range(1, 4), RANKS[:1]),
+        "results": Phase("xmodal.training.session:write_results", victims=RANKS[:1]),
+    },
+)
 
 
 @dataclass
@@ -60,10 +79,12 @@ class Strike:
     victim: str
     number: int
     mark: Path
+    within: str = ""
     calls: int = 0
 
     def __call__(self, *_: object, **__: object) -> None:
-        self.calls += 1
+        callers = {frame.name for frame in extract_stack()} if self.within else {""}
+        self.calls += self.within in callers
         if self.calls != self.number:
             return
         if self.victim == LOADERS:
@@ -89,82 +110,75 @@ class Storm:
 
     recipe: Path
     folder: Path
-    zeros: Sequence[int]
     seed: int = 0
     starts: int = 0
-    ended: int = 0  # runs
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
     longest: dict[tuple[str, str], float] = field(default_factory=dict)
+    zeros: list[int] = field(default_factory=list)  # of the runs that have ended
 
     def rage(self, kills: int) -> str:
-        """Kill so often, bring the last run to its end, and return the table."""
-        draw, plan = random.Random(self.seed), self._plan()
-        while self.kills.total() < kills:
-            phase, victim = next(plan)
-            self._start(phase, victim, draw.randint(1, PHASES[phase].most))
-        while not self._is_over(self._start_undisturbed()):
-            pass
+        """Kill so often, bring each run to its end, and return the table."""
+        draw = random.Random(self.seed)
+        while (left := kills - self.kills.total()) > 0:
+            turn, group = divmod(len(self.zeros), len(GROUPS))
+            zero = (group + turn) % len(ZEROS)
+            for number, (name, phase) in enumerate(list(GROUPS[group].items())[:left]):
+                victim = phase.victims[(group + number + turn) % len(phase.victims)]
+                self._strike(zero, name, phase, victim, draw.choice(phase.calls))
+            self._end(zero)
         return self._table()
 
-    def _plan(self) -> Iterator[tuple[str, str]]:
-        victims = {name: cycle(phase.victims) for name, phase in PHASES.items()}
-        for name in cycle(PHASES):
-            yield name, next(victims[name])
+    def _strike(self, zero: int, name: str, phase: Phase, victim: str, number: int) -> None:
+        """Start the run until it was struck: a busy machine may have it give up before that."""
+        mark, what = self.folder / "struck", f"{victim} killed in {name} ({number}, ZeRO {zero})"
+        while not mark.exists():
+            begun = time.monotonic()
+            strike = Strike(victim, number, mark, phase.within)
+            done = self._train(zero, *HURRIED, before={phase.place: strike})
+            seconds = time.monotonic() - begun
+            assert seconds < SECONDS, f"{what}, and others wait: {done}"
+            assert done.code == 75 or mark.exists(), f"not {what}: {done}"
+            assert done.code in (0, 75, -signal.SIGKILL), f"{what}: {done}"
+        mark.unlink()
+        self.kills[name, victim] += 1
+        self.longest[name, victim] = max(seconds, self.longest.get((name, victim), 0))
 
-    def _start(self, phase: str, victim: str, number: int) -> None:
-        mark = self.folder / "struck"
-        mark.unlink(missing_ok=True)
-        begun = time.monotonic()
-        done = self._train({PHASES[phase].place: Strike(victim, number, mark)})
-        seconds = time.monotonic() - begun
-        assert seconds < SECONDS, f"{victim} killed in {phase} ({number}), and others wait: {done}"
-        assert done.code in (0, 75, -signal.SIGKILL), (phase, victim, number, done)
-        if mark.exists():
-            self.kills[phase, victim] += 1
-            self.longest[phase, victim] = max(seconds, self.longest.get((phase, victim), 0))
-        self._is_over(done)
+    def _end(self, zero: int) -> None:
+        """Bring the run to its end, and compare it with one that nobody disturbed."""
+        done, whole = self._train(zero), self._undisturbed(zero)
+        assert done.code == 0, done
+        assert facts(self._run) == facts(whole), done
+        self.zeros.append(zero)
 
-    def _start_undisturbed(self) -> Done:
-        done = self._train({})
-        assert done.code in (0, 75), done
-        return done
+    @property
+    def _run(self) -> Path:
+        return self.folder / str(len(self.zeros))
 
-    def _train(self, before: dict[str, Strike]) -> Done:
+    def _undisturbed(self, zero: int) -> Path:
+        whole = self.folder / f"undisturbed-{zero}"
+        if not whole.exists():
+            done = train(*self._keys(zero), f"run={whole}", ranks=2)
+            assert done.code == 0, done
+        return whole
+
+    def _train(
+        self, zero: int, *keys: str, before: Mapping[str, Strike] = MappingProxyType({})
+    ) -> Done:
         self.starts += 1
         hurried = {"xmodal.distributed.environment:adopt_launcher": hurry}
         return train(
-            *self._keys(self.ended),
-            f"run={self.folder}/{self.ended}",
+            *self._keys(zero),
+            f"run={self._run}",
+            *keys,
             ranks=2,
             before={**hurried, **before},
             seconds=SECONDS,
             launcher=False,
         )
 
-    def _keys(self, run: int) -> list[object]:
-        zero = self.zeros[run % len(self.zeros)]
-        keys = ["data.workers=1", "checkpoints.every=2 steps"]
-        keys += ["training.watchdog=8", "training.roll_call=5"]
+    def _keys(self, zero: int) -> list[object]:
+        keys = ["data.workers=1", "checkpoints.every=2 steps", "stages.0.length=12 steps"]
         return [self.recipe, f"training.zero={zero}", *keys]
-
-    def _is_over(self, done: Done) -> bool:
-        """Tell whether the run has come to its end, and then compare it with an undisturbed one."""
-        if done.code:
-            return False
-        run, whole = self.folder / str(self.ended), self._whole(self.ended % len(self.zeros))
-        assert facts(run) == facts(whole), done
-        self.ended += 1
-        return True
-
-    @cache  # noqa: B019
-    def _whole(self, run: int) -> Path:
-        whole = self.folder / f"undisturbed-{run}"
-        done = train(*self._keys(run), f"run={whole}", ranks=2)
-        assert done.code == 0, done
-        return whole
-
-    def __hash__(self) -> int:
-        return id(self)
 
     def _table(self) -> str:
         rows = [
@@ -172,9 +186,10 @@ class Storm:
             for (phase, victim), count in sorted(self.kills.items())
         ]
         head = f"{'killed in':<15} {'who':<8} {'kills':>5} {'longest s':>9}"
+        zeros = ", ".join(map(str, self.zeros))
         total = (
-            f"{self.kills.total()} kills, {self.starts} starts, {self.ended} runs that ended as "
-            "if nobody had disturbed them"
+            f"{self.kills.total()} kills, {self.starts} starts, {len(self.zeros)} runs (ZeRO "
+            f"{zeros}) that ended as if nobody had disturbed them"
         )
         return "\n".join([head, *rows, total])
 
@@ -209,7 +224,7 @@ def main() -> None:
         folder = Path(name)
         build("scenes", folder, splits=("train", "val"), options={"train": 192, "val": 48})
         recipe = write_recipe(folder / "tiny.yaml", folder)
-        print(Storm(recipe, folder, (0, 1, 2, 3), given.seed).rage(given.kills))
+        print(Storm(recipe, folder, given.seed).rage(given.kills))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from tests.storm import Storm
 
 
 def test_fifteen_kills(recipe: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
-    figure(Storm(recipe, tmp_path, zeros=(0, 3)).rage(15))
+    figure(Storm(recipe, tmp_path).rage(15))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_hundred_kills(recipe: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
-    figure(Storm(recipe, tmp_path, zeros=(0, 1, 2, 3), seed=1).rage(100))
+    figure(Storm(recipe, tmp_path, seed=1).rage(100))
