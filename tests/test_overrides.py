@@ -68,9 +68,6 @@ def read(folder: Path, *overrides: str) -> Recipe:
 def test_a_name_is_the_text_as_it_is(name: str, folder: Path) -> None:
     recipe = read(folder, f"run={name}", f"data.val={name}", f"stages.0.name={name}")
     assert (recipe.run, recipe.data.val, recipe.stages[0].name) == (name, name, name)
-    secret = read(folder, f"data.s3.secret={name}").data.s3.secret
-    assert secret is not None
-    assert secret.get_secret_value() == name
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name[0] not in "[{"])
@@ -122,5 +119,5 @@ def test_other_keys_are_yaml(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["'a", '"a: b', "[a"])
 def test_what_begins_as_yaml_and_is_none_is_refused(text: str, folder: Path) -> None:
     key = "data.train" if text.startswith("[") else "run"
-    with pytest.raises(UserError, match="is not a YAML value; quote it"):
+    with pytest.raises(UserError, match=r"the value is not YAML: .*; quote it"):
         read(folder, f"{key}={text}")

@@ -112,8 +112,10 @@ def test_broken_shards_make_nothing(
 def test_by_the_launcher_it_is_one_line_too(recipe: Path, tmp_path: Path) -> None:
     done = by_launcher(str(recipe), f"run={tmp_path}/run", f"data.val={tmp_path}")
     assert done.returncode == 2
-    line = f"error: there is no folder {tmp_path} with shards\n"
-    assert done.stderr == line
+    lines = done.stderr.splitlines()
+    assert lines.pop() == f"error: there is no folder {tmp_path} with shards"
+    # On a machine that takes its time to import, it is said what takes it.
+    assert all(line.startswith("importing PyTorch and DeepSpeed (") for line in lines)
     assert done.stdout == ""
 
 
