@@ -16,7 +16,15 @@ from shards.sample_faults import Fault, judge
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import MANIFEST_NAME, read_manifest
 from xmodal.data.samples import COMES_TWICE, RawSample, read_sample
-from xmodal.data.shard_index import NO_DIGESTS, Digests, ShardIndex, index_path, sha256_of
+from xmodal.data.shard_index import (
+    NO_DIGESTS,
+    NO_NAME_OF_INDEX,
+    Digests,
+    ShardIndex,
+    index_path,
+    is_readable,
+    sha256_of,
+)
 from xmodal.data.storage import Storage
 from xmodal.data.tar import Sample, grouped, scan_tar
 from xmodal.errors import UserError, printable
@@ -82,16 +90,21 @@ def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
     """Read every sample of a tar and decode its images; compare the digests that are known."""
     report, storage, name = Report(), storage_of(tar), name_of(tar)
     samples: list[Sample] = []
+    num_samples = 0
     keys: set[str] = set()
     try:
         with scan_tar(tar, storage) as scan:
-            for sample, _ in grouped(scan):
-                samples.append(sample)
+            for sample, names in grouped(scan):
+                num_samples += 1
                 doubt = COMES_TWICE if sample.key in keys else None
+                if is_readable(sample, names):
+                    samples.append(sample)
+                else:
+                    doubt = NO_NAME_OF_INDEX
                 read = read_sample(tar, *sample, partial(_read, scan.file), doubt)
                 _check_sample(read, name, report)
                 keys.add(sample.key)
-                _add_image(read, report.images, len(samples))
+                _add_image(read, report.images, num_samples)
             if scan.beyond:
                 report.add("tar cut or broken", scan.beyond)
             now = Digests(
@@ -105,7 +118,7 @@ def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
             report.add(cause, _example(name, "", detail))
     except UserError as error:
         report.add("tar cut or broken", str(error))
-    report.num_samples = len(samples)
+    report.num_samples = num_samples
     return report
 
 

@@ -12,6 +12,7 @@ from xmodal.errors import printable
 SUFFIX = ".left_out.json"
 BY_SOURCE = "source" + SUFFIX
 _NUM_EXAMPLES = 5
+_MAX_CHARACTERS = 200  # of an example: a name may be anything, such as an image in base64
 
 
 def write_skipped(skipped: Sequence[LeftOut], url: str, storage: Storage) -> None:
@@ -39,9 +40,13 @@ def by_cause(skipped: Sequence[LeftOut], *, detailed: bool = False) -> str:
 
 def _examples(skipped: Sequence[LeftOut], cause: str, detailed: bool) -> str:
     names = [
-        printable(f"{name} {detail}" if detailed and detail not in ("", name) else name)
+        printable(_cut(f"{name} {detail}" if detailed and detail not in ("", name) else name))
         for name, its_cause, detail in skipped
         if its_cause == cause
     ]
     more = ", …" if len(names) > _NUM_EXAMPLES else ""
     return ", ".join(names[:_NUM_EXAMPLES]) + more
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"

@@ -28,6 +28,11 @@ JSON = st.recursive(
         ("[laughs] a dog", ["[laughs] a dog"]),
         ("{braces}", ["{braces}"]),
         ("😀", ["😀"]),
+        ("null and void", ["null and void"]),
+        ("[]", []),
+        (" [ ] ", []),
+        ("nan", []),
+        ("None", []),
         (["x" * 10_000], ["x" * 10_000]),
         ([], []),
         *((value, []) for value in MISSING),
@@ -56,6 +61,9 @@ def test_captions_are_a_text_or_a_list_of_texts(value: object, kept: list[str]) 
         ('{"raw": "a dog"}', "caption is a list or an object written as text"),
         ("x" * 10_001, "caption is over 10,000 characters"),
         ("\ud83d", "caption has half a surrogate pair"),
+        ("c\0a\0t\0", "caption has a NUL in it"),
+        ("a cat\0\0", "caption has a NUL in it"),
+        ("{}", "caption is a list or an object written as text"),
     ],
 )
 def test_what_is_wrong_with_a_caption_costs_that_caption(wrong: object, cause: str) -> None:
@@ -90,6 +98,32 @@ def test_what_is_no_id_is_refused(value: object) -> None:
         id_of(value)
     with pytest.raises(BadSample, match="members is no text or whole number"):
         ids_of(["4", value], "members")
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "None", "null", " <NA> "])
+def test_a_missing_value_written_as_text_is_no_id_and_no_caption(value: str) -> None:
+    """As `str` makes of it: all samples without an id would be one image."""
+    assert id_of(value) is None
+    said = captions_of(["a dog", value])
+    assert said == (["a dog"], [0], ["caption is a missing value written as text"])
+    assert labels_of(value) == ([value.strip()], [])  # a class may be called so
+
+
+@pytest.mark.parametrize(
+    ("value", "kept", "dropped"),
+    [
+        ("[]", [], []),
+        ('["dog", "cat"]', ["dog", "cat"], []),
+        ("[1, 2.0]", ["1", "2"], []),
+        ("['dog']", [], ["label is a list or an object written as text"]),
+        ("\ud83d", [], ["label has half a surrogate pair"]),
+        ("[dog]", ["[dog]"], []),
+    ],
+)
+def test_labels_may_be_a_list_written_as_json(
+    value: str, kept: list[str], dropped: list[str]
+) -> None:
+    assert labels_of(value) == (kept, dropped)
 
 
 def test_a_list_of_ids_has_no_gaps() -> None:

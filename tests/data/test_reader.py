@@ -74,13 +74,13 @@ def test_what_lies_far_apart_is_read_apart(
     manifest = write_shards(tmp_path / "set", [samples])
     manifest = watched(manifest, tmp_path / "log")
     one, _, last = (sample.members["txt"] for sample in manifest.index(manifest.shards[0]))
-    between = last[0] - 512 - one[0] - one[1]
+    between = last[0] - 1024 - one[0] - one[1]
     monkeypatch.setattr(module, "_GAP_NEAR", between + space)
     found = SampleReader(manifest).load(order)
     assert [sample.files["txt"] for sample in found] == [b"abc"[n : n + 1] for n in order]
     log = manifest.storage.reads()
     assert len(log) == reads
-    assert [log[0].start, log[-1].stop] == [one[0] - 512, sum(last)]
+    assert [log[0].start, log[-1].stop] == [one[0] - 512, sum(last)]  # nothing before a header
 
 
 def test_what_is_far_bears_wider_gaps(tmp_path: Path) -> None:
@@ -189,6 +189,19 @@ def test_a_tar_that_was_written_anew_at_the_same_size_is_one_line(
         except UserError as error:
             lines.add(str(error))
     assert lines == {line}
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("start", ["x" * 120, "图", "folder/" + "ü" * 60])
+def test_long_names_in_another_order_are_noticed(tmp_path: Path, start: str, form: int) -> None:
+    """All files are of one size, so that the names alone differ, which stand before headers."""
+    samples: dict[str, Members] = {f"{start}{n}": {"txt": b"%d" % n} for n in range(3)}
+    path = tmp_path / "s.tar"
+    rewrite(str(path), samples, form)
+    write_manifest(tmp_path, {path.name: write_index(path).num_samples})
+    rewrite(str(path), dict(reversed(samples.items())), form)
+    with pytest.raises(UserError, match="has changed since it was indexed"):
+        SampleReader(read_manifest(tmp_path)).load([0])
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -360,10 +373,10 @@ def test_captions_are_where_img2dataset_puts_them(tmp_path: Path) -> None:
 def test_files_that_are_too_large_are_named_and_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xmodal.data.samples.MAX_SAMPLE_BYTES", 1000)
-    samples = {"a": {"jpg": bytes(1001)}, "b": {"txt": b"x", "mp4": bytes(1001)}}
+    monkeypatch.setattr("xmodal.data.samples.MAX_SAMPLE_BYTES", 4000)
+    samples = {"a": {"jpg": bytes(4001)}, "b": {"txt": b"x", "mp4": bytes(4001)}}
     manifest = watched(write_shards(tmp_path / "set", [samples]), tmp_path / "log")
     large, other = SampleReader(manifest).load([0, 1])
-    assert large.doubt == "files of over 1,000 bytes"
+    assert large.doubt == "files of over 4,000 bytes"
     assert other.captions() == ["x"]
-    assert all(read.stop - read.start < 1001 for read in manifest.storage.reads())
+    assert all(read.stop - read.start < 4001 for read in manifest.storage.reads())

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from shards.check import check_tar
+from xmodal.data.shard_index import NO_NAME_OF_INDEX, write_index
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NO_IMAGE = "no image: expected a member jpg, jpeg, png, webp"
@@ -304,3 +305,12 @@ def test_an_index_that_would_never_end_is_not_read(made: str, tmp_path: Path, en
         os.truncate(index, 2**40)
     fault = {"pipe": "cannot be read: it is no regular file", "sparse": "is larger than its tar"}
     assert check_tar(str(tar)).examples["index wrong"] == [f"s.tar: s.idx {fault[made]}"]
+
+
+def test_a_name_that_no_index_holds_is_named_and_the_index_right(tmp_path: Path, encode) -> None:
+    files = [("a.jpg", encode()), ("a.txt", b"a"), ("b\nc.jpg", encode()), ("b\nc.txt", b"b")]
+    tar = write_tar(tmp_path / "s.tar", *files)
+    assert write_index(tar).num_samples == 1
+    report = check_tar(str(tar))
+    assert dict(report.counts) == {NO_NAME_OF_INDEX: 1}
+    assert (report.num_samples, report.num_broken) == (2, 1)

@@ -1,7 +1,8 @@
 """Values of a JSON or a table as captions, ids and labels: one rule each, whoever reads them.
 
-A value that is missing (null, NaN, an empty or blank text) is none, wherever it stands. Of several
-captions or labels, those that cannot be used are dropped, each with its cause, and the others stay.
+A value that is missing (null, NaN, an empty or blank text) is none, wherever it stands; so are, as
+captions and ids, the texts that programs write for one. Of several captions or labels, those that
+cannot be used are dropped, each with its cause, and the others stay.
 """
 
 import json
@@ -13,7 +14,9 @@ from xmodal.data.decode import BadSample
 from xmodal.data.limits import MAX_CAPTION_CHARACTERS, MAX_CAPTIONS
 
 # The start and the end of a list or an object that something has written as text.
-_WRITTEN = re.compile(r"""\s*(\[\s*["'\[{]|\{\s*["']).*[\]}]\s*""", re.DOTALL)
+_WRITTEN = re.compile(r"""\s*(\[\s*(["'\[{].*)?|\{\s*(["'].*)?)[\]}]\s*""", re.DOTALL)
+# What Python, JSON and pandas write for a missing value in a column of texts.
+_NONE = frozenset(("None", "nan", "NaN", "null", "<NA>"))
 _EXACT = 2**53  # whole numbers below it are the same in a float
 _KINDS = {
     type(None): "null",
@@ -59,9 +62,7 @@ def captions_of(value: object, name: str = "caption") -> Captions:
     A text that is a JSON list of texts, as tables have it, is those texts; a missing value none.
     Raises `BadSample` where there are too many to be captions.
     """
-    if is_missing(value):
-        return Captions([], [], [])
-    found = _listed(value)
+    found = [] if is_missing(value) or _stands_for_none(value) else _listed(value, str)
     if len(found) > MAX_CAPTIONS:
         raise BadSample(f"more than {MAX_CAPTIONS:,} captions")
     faults = [_caption_fault(one, name) for one in found]
@@ -75,8 +76,10 @@ def id_of(value: object, name: str = "image_id") -> str | None:
     4, 4.0 and "4" are the same. Raises `BadSample` for all else, also for numbers that a float does
     not hold exactly.
     """
-    if is_missing(value):
-        return None
+    return None if is_missing(value) or _stands_for_none(value) else _plain(value, name)
+
+
+def _plain(value: object, name: str) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
@@ -99,17 +102,27 @@ def ids_of(value: object, name: str) -> list[str]:
 
 
 def labels_of(value: object) -> Labels:
-    """Return the classes of a list, or of a single one; each is a text or a number, as ids are."""
-    found = [] if is_missing(value) else value if isinstance(value, list) else [value]
+    """Return the classes of a list, or of a single one; each is a text or a number, as ids are.
+
+    A list may be written as JSON. A class may be called None or null.
+    """
+    found = [] if is_missing(value) else _listed(value, (str, int, float))
     kept, dropped = list[str](), list[str]()
     for one in found:
         try:
-            label = id_of(one, "label")
+            kept.append(_label(one))
         except BadSample as cause:
             dropped.append(str(cause))
-        else:
-            kept.append(label) if label else dropped.append("label is missing")
     return Labels(kept, dropped)
+
+
+def _label(value: object) -> str:
+    if is_missing(value):
+        raise BadSample("label is missing")
+    label = _plain(value, "label")
+    if fault := _text_fault(label, "label"):
+        raise BadSample(fault)
+    return label
 
 
 def relevance_of(value: object) -> dict[str, list[list[str]]]:
@@ -130,15 +143,16 @@ def relevance_of(value: object) -> dict[str, list[list[str]]]:
     return found
 
 
-def _listed(value: object) -> list[Any]:
+def _listed(value: object, kinds: type | tuple[type, ...]) -> list[Any]:
+    """Return the values of a list, or of one that is written as JSON and has these kinds alone."""
     if isinstance(value, list):
         return value
-    if isinstance(value, str) and _WRITTEN.fullmatch(value):
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
         try:
             found = json.loads(value)
         except (ValueError, RecursionError):
             return [value]
-        if isinstance(found, list) and all(isinstance(one, str) for one in found):
+        if isinstance(found, list) and all(isinstance(one, kinds) for one in found):
             return found
     return [value]
 
@@ -146,15 +160,28 @@ def _listed(value: object) -> list[Any]:
 def _caption_fault(caption: object, name: str) -> str | None:
     if not isinstance(caption, str):
         return f"{name} is no text (but {_kind(caption)})"
-    if len(caption) > MAX_CAPTION_CHARACTERS:
-        return f"{name} is over {MAX_CAPTION_CHARACTERS:,} characters"
     if _is_blank(caption):
         return f"{name} is empty"
-    if not caption.isascii() and any("\ud800" <= one <= "\udfff" for one in caption):
+    if _stands_for_none(caption):
+        return f"{name} is a missing value written as text"
+    return _text_fault(caption, name)
+
+
+def _text_fault(text: str, name: str) -> str | None:
+    """Return what is wrong with a text that is not blank."""
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        return f"{name} is over {MAX_CAPTION_CHARACTERS:,} characters"
+    if "\0" in text:
+        return f"{name} has a NUL in it"  # as UTF-16 has, and what reads past its end
+    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
         return f"{name} has half a surrogate pair"
-    if caption.lstrip()[0] in "[{" and _WRITTEN.fullmatch(caption):
+    if text.lstrip()[0] in "[{" and _WRITTEN.fullmatch(text):
         return f"{name} is a list or an object written as text"
     return None
+
+
+def _stands_for_none(value: object) -> bool:
+    return isinstance(value, str) and value.strip() in _NONE
 
 
 def _is_blank(text: str) -> bool:

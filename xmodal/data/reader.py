@@ -14,6 +14,8 @@ from xmodal.errors import UserError
 
 # Bytes between two files that are read too rather than skipped: less than a request costs.
 _GAP_NEAR, _GAP_FAR = 1 << 14, 1 << 20
+# Bytes before a file that are read with it: its header, and the long name before that.
+_HEADERS = 2 * BLOCK
 
 Interval = tuple[int, int]
 # Of the shards that were read last, by all readers of a process: more than the lanes of a run.
@@ -116,7 +118,7 @@ class SampleReader:
     def _read(
         self, shard: int, places: Sequence[Interval]
     ) -> dict[Interval, tuple[memoryview | None, memoryview | None]]:
-        """Return the header before each (offset, size) of a shard, and the bytes there.
+        """Return the headers before each (offset, size) of a shard, and the bytes there.
 
         The bytes are None where the shard ends before; so are headers of files without bytes, which
         are not worth a read.
@@ -132,7 +134,8 @@ class SampleReader:
             view = memoryview(data)
             for offset, size in inside:
                 at = offset - first
-                header, piece = view[at - BLOCK : at] if size else None, view[at : at + size]
+                header = view[max(at - _HEADERS, 0) : at] if size else None
+                piece = view[at : at + size]
                 whole = len(piece) == size
                 read[offset, size] = header if whole else None, piece if whole else None
         return read
@@ -159,7 +162,7 @@ def _merged(places: Sequence[Interval], gap: int) -> Iterator[tuple[int, int, li
     inside: list[Interval] = []
     first = last = 0
     for offset, size in sorted(places):
-        begin = offset - BLOCK if size else offset
+        begin = max(offset - _HEADERS, 0) if size else offset
         if inside and begin > last + gap:
             yield first, last, inside
             inside = []

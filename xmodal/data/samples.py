@@ -164,7 +164,7 @@ class RawSample:
         """Return the texts under a key of the JSON, or in the lines of `txt`."""
         if name not in self._texts:
             if name == "txt":
-                self._texts[name] = _lines(self.read("txt"))
+                self._texts[name] = captions_in(self.read("txt"))
             else:
                 what = "caption" if name == "captions" else name
                 self._texts[name] = captions_of(self.record.get(name), what)
@@ -271,8 +271,11 @@ def _parse_again(text: str) -> Any:
         raise BadSample("json does not parse") from None
 
 
-def _lines(data: bytes | None) -> Captions:
-    """Return the captions of a text file, one a line; blank lines are none."""
+def captions_in(data: bytes | None) -> Captions:
+    """Return the captions of a text file, one a line; blank lines are none.
+
+    Raises `BadSample` where it is too large or not UTF-8.
+    """
     if data is None:
         return _NO_CAPTIONS
     text = _utf8(_text(data, "txt"), "txt").replace("\r", "\n")

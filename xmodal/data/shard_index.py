@@ -17,6 +17,9 @@ from xmodal.errors import UserError
 _INDEX_ENTRY = re.compile(r"(.+?) ([0-9]{1,18}) ([0-9]{1,18}) (.*?\.\1)(?: |$)")
 _IMAGES = frozenset(("jpg", "jpeg", "png", "webp"))
 _ROLES = frozenset(("source", "target"))  # what may stand before an image's extension
+NO_NAME_OF_INDEX = (
+    "an index cannot hold its name (line breaks, or numbers between spaces): rename its files"
+)
 _UNREADABLE = (
     "samples are skipped, for an index cannot hold their names (line breaks, or numbers between "
     "spaces): rename their files"
@@ -219,14 +222,12 @@ def write_index_of(
     """
     path, lines, kept, doubts = index_path(tar), [], [], Tally()
     for sample, names in samples:
-        entries = zip(names, sample.members.values(), strict=True)
-        line = " ".join(_index_entry(name, *place) for name, place in entries)
-        if not _reads_as(line, sample):
+        if not is_readable(sample, names):
             doubts.add(_UNREADABLE, names[0])
             continue
         if dotted := _dotted(sample, names):
             doubts.add(_DOTTED, dotted)
-        lines.append(line)
+        lines.append(_line(sample, names))
         kept.append(sample)
     text = "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
     storage.write(path, text.encode("utf-8", "surrogateescape"))
@@ -238,8 +239,9 @@ def write_index_of(
     return index, doubts
 
 
-def _reads_as(line: str, sample: Sample) -> bool:
-    """Tell whether a line of an index is read as the sample that it was written of."""
+def is_readable(sample: Sample, names: Sequence[str]) -> bool:
+    """Tell whether an index can hold a sample of files with these names."""
+    line = _line(sample, names)
     try:
         return "\n" not in line and _read_sample(line, "") == sample
     except UserError:
@@ -274,6 +276,11 @@ def sha256_of(url: str, storage: Storage) -> str:
 def _again(keys: Iterable[str]) -> Iterator[str]:
     """Yield, once each, what comes again."""
     return (key for key, count in Counter(keys).items() if count > 1)
+
+
+def _line(sample: Sample, names: Sequence[str]) -> str:
+    entries = zip(names, sample.members.values(), strict=True)
+    return " ".join(_index_entry(name, *place) for name, place in entries)
 
 
 def _index_entry(name: str, offset: int, size: int) -> str:

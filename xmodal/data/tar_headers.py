@@ -165,23 +165,28 @@ class _Extended:
         return int(text) if text else _number(block[124:136], offset)
 
 
-def is_header_of(block: bytes | memoryview, name: str, size: int) -> bool:
-    """Tell whether a block may be the header right before a file of that name, in whatever case,
-    and size.
+def is_header_of(blocks: bytes | memoryview, name: str, size: int) -> bool:
+    """Tell whether the block right before a file is the header of one of that name, in whatever
+    case, and size.
 
-    Names that do not fit into a header stand in one before it: of those only the size is compared.
+    `blocks` end with it. Names that do not fit into a header stand in the block before it.
     """
-    plain = name.encode("utf-8", "surrogateescape") + b"\0"
-    if block[: len(plain)] == plain and block[124:136] == b"%011o\0" % size and not block[345]:
+    block, plain = blocks[-BLOCK:], name.encode("utf-8", "surrogateescape")
+    is_plain = block[: len(plain) + 1] == plain + b"\0" and not block[345]
+    if is_plain and block[124:136] == b"%011o\0" % size:
         return True  # as nearly all are
-    data = bytes(block)
+    data, before = bytes(block), bytes(blocks[:-BLOCK]).lower()
     try:
-        held = _number(data[124:136], 0)
-        if len(name) > 100 or not name.isascii():
-            return held == size and bool(_checked(data, 0))
+        if _number(data[124:136], 0) != size:
+            return False
     except BrokenTar:
         return False
-    return held == size and _name(data).lower() == name.lower().encode()
+    wanted = plain.lower()
+    return (
+        _name(data).lower() == wanted
+        or before.startswith(wanted + b"\0")
+        or b" path=%b\n" % wanted in before
+    )
 
 
 def _checked(block: bytes, offset: int) -> bytes:

@@ -7,7 +7,7 @@ programs write without quoting, quotes are text.
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 Record = tuple[int, dict[str, str] | tuple[str, str]]
 
 
-def read_delimited(table: Path, quotes: str, notes: list[str]) -> Iterator[Record]:
-    """Read the rows of a table by the names in its first line.
+def read_delimited(
+    table: Path, quotes: str, notes: list[str], check: Callable[[Sequence[str]], object]
+) -> Iterator[Record]:
+    """Read the rows of a table by the names in its first line, which are given to `check` first.
 
     With `quotes` "double" a cell may stand within double quotes, with "none" they are text, and
     "auto" is "none" where tabs divide the cells. Raises `UserError` for quotes that are never
@@ -33,14 +35,12 @@ def read_delimited(table: Path, quotes: str, notes: list[str]) -> Iterator[Recor
         number, first = next(lines, (1, ""))
         delimiter = _delimiter(table, first or "")
         is_quoted = quotes == "double" or (quotes == "auto" and delimiter != "\t")
-        reader = csv.reader(
-            (_whole(table, *line) for line in chain([(number, first)], lines)),
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
-            strict=True,
-        )
+        whole = (_whole(table, *line) for line in chain([(number, first)], lines))
+        reader: Any = csv.reader(whole, delimiter=delimiter, strict=True)
+        if not is_quoted:
+            reader = _Unquoted(whole, delimiter)
         rows = _Rows(table, delimiter, judge=quotes == "auto" and is_quoted)
-        yield from rows.read(reader)
+        yield from rows.read(reader, check)
         if not is_quoted and rows.num_quoted:
             notes.append(
                 f"{table.name} has {rows.num_quoted:,} cells within double quotes (line "
@@ -70,6 +70,24 @@ def _whole(table: Path, number: int, line: str | None) -> str:
     return line
 
 
+class _Unquoted:
+    """The cells of lines without quoting, with the part of `csv.reader` that is used of it.
+
+    That one takes a carriage return within a line for its end.
+    """
+
+    def __init__(self, lines: Iterator[str], delimiter: str) -> None:
+        self.lines, self.delimiter, self.line_num = lines, delimiter, 0
+
+    def __iter__(self) -> "_Unquoted":
+        return self
+
+    def __next__(self) -> list[str]:
+        line = next(self.lines).rstrip("\r\n")
+        self.line_num += 1
+        return line.split(self.delimiter) if line else []
+
+
 class _Rows:
     """The rows of a table, and how many of their cells stand within quotes that are text."""
 
@@ -77,27 +95,23 @@ class _Rows:
         self.table, self.delimiter, self.judge = table, delimiter, judge
         self.num_quoted = self.first_quoted = 0
 
-    def read(self, reader: Any) -> Iterator[Record]:
+    def read(self, reader: Any, check: Callable[[Sequence[str]], object]) -> Iterator[Record]:
         line = 0  # that the last whole row ends on
         try:
             names: list[str] = next(reader, [])
-            self._refuse_twice(names)
+            check(names)
             line = reader.line_num
             for cells in reader:
                 line = reader.line_num
                 if cells:  # a line that is not blank
                     yield line, self._record(names, cells, line)
         except csv.Error as error:
+            what = str(error).partition(" - ")[0]  # behind it csv's advice to programmers
             raise UserError(
                 f"line {line + 1} of {self.table} begins a row that is broken "
-                f"({error}): close its quotes and double those within, or read quotes as text by "
+                f"({what}): close its quotes and double those within, or read quotes as text by "
                 "quotes=none"
             ) from None
-
-    def _refuse_twice(self, names: Sequence[str]) -> None:
-        twice = [name for name in names if name and names.count(name) > 1]
-        if twice:
-            raise UserError(f"{self.table} has two columns {twice[0]}: rename one of them")
 
     def _record(
         self, names: Sequence[str], cells: Sequence[str], line: int

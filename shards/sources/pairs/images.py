@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.annotations import read_lines
-from shards.files import OUTSIDE
+from shards.files import OUTSIDE, Skipped, read_file
 from shards.source import Item, LeftOut, MissingError, Picture
 from shards.sources.pairs.find import SPLITS
 from shards.sources.pairs.parquet import StoredImage
 from shards.sources.pairs.tables import Row
 from xmodal.data.decode import BadSample
-from xmodal.data.fields import Labels, captions_of, id_of, is_missing, labels_of
+from xmodal.data.fields import Captions, captions_of, id_of, is_missing, labels_of
+from xmodal.data.limits import MAX_TEXT_BYTES
+from xmodal.data.samples import captions_in
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -59,7 +60,7 @@ class Images:
         try:
             image = self._image(row, table, where, split)
             captions = captions_of(row.values["caption"])
-            labels = _labels(row.values.get("label"))
+            labels = labels_of(row.values.get("label"))
         except BadSample as error:
             self.left_out.append((name, str(error), where))
             return
@@ -79,12 +80,12 @@ class Images:
             name = path.relative_to(root).as_posix()
             split = name.split("/")[0] if name.split("/")[0] in SPLITS else "train"
             text = path.with_suffix(".txt")
-            captions = captions_of(read_lines(text) if text in texts else [])
+            if text not in texts:
+                self.left_out.append((name, "no .txt beside it", ""))
+                continue
+            captions = _captions_beside(text)
             if captions.kept:
                 self._add(Image(_place(path), path, name, split, ""), captions.kept, [])
-            elif not captions.dropped:
-                cause = "caption is missing" if text in texts else "no .txt beside it"
-                self.left_out.append((name, cause, ""))
             self.left_out += [(name, fault, text.name) for fault in captions.dropped]
         for text in sorted(texts - {image.with_suffix(".txt") for image in images}):
             self.left_out.append((text.relative_to(root).as_posix(), "no image beside it", ""))
@@ -147,6 +148,8 @@ class Images:
 def _one(cell: Any) -> Any:
     if not isinstance(cell, list):
         return cell
+    if all(isinstance(one, int) for one in cell[:2]) and cell:
+        raise BadSample("image is a list of numbers, not bytes")
     if len(cell) > 1:
         raise BadSample("several images")
     return cell[0] if cell else None
@@ -159,13 +162,14 @@ def _name(cell: Any) -> str:
     return name.strip() if isinstance(name, str) else ""
 
 
-def _labels(value: Any) -> Labels:
-    # Lists are written as text in tables of text, of labels as of captions.
-    if not isinstance(value, str):
-        return labels_of(value)
-    texts = captions_of([] if is_missing(value) else value, "label")
-    labels = labels_of(texts.kept)
-    return Labels(labels.kept, [*texts.dropped, *labels.dropped])
+def _captions_beside(text: Path) -> Captions:
+    """Read a text file as that of a sample; one that cannot be read costs its image alone."""
+    try:
+        return captions_in(read_file(text, limit=MAX_TEXT_BYTES))
+    except Skipped as error:
+        return Captions([], [], [f"text {error.cause}"])
+    except BadSample as error:
+        return Captions([], [], [str(error)])
 
 
 def _folder(value: Any) -> str:

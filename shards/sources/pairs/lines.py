@@ -21,8 +21,11 @@ def open_lines(table: Path) -> Iterator[Iterator[tuple[int, str | None]]]:
         with table.open("rb") as raw:
             if raw.read(2) in _UTF16:
                 raise UserError(f"{table} is UTF-16 (its first bytes show it): save it as UTF-8")
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            yield _numbered(file)
+            first = raw.readline(MAX_CHARACTERS).rstrip(b"\r\n")
+        # Where lines end in line feeds, a carriage return within one is part of its text.
+        newline = "\r" if b"\r" in first else "\n"
+        with table.open(encoding="utf-8-sig", newline=newline) as file:
+            yield _numbered(file, newline)
     except UnicodeDecodeError:
         raise UserError(
             f"line {_first_broken(table):,} of {table} is not UTF-8: save the table as UTF-8"
@@ -31,13 +34,13 @@ def open_lines(table: Path) -> Iterator[Iterator[tuple[int, str | None]]]:
         raise UserError(f"{table} cannot be read: {error.strerror}") from None
 
 
-def _numbered(file: TextIO) -> Iterator[tuple[int, str | None]]:
+def _numbered(file: TextIO, newline: str) -> Iterator[tuple[int, str | None]]:
     number = 0
     while line := file.readline(MAX_CHARACTERS + 1):
         number += 1
         is_long = len(line) > MAX_CHARACTERS
         yield number, None if is_long else line
-        while is_long and line and not line.endswith(("\n", "\r")):
+        while is_long and line and not line.endswith(newline):
             line = file.readline(MAX_CHARACTERS)
 
 

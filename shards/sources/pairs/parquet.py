@@ -65,11 +65,16 @@ def read_parquet(
 
 
 def _cell(value: Any, table: Path, column: str, row: int) -> Any:
-    """Return what a cell is: an image, the path of one, or the value as it is."""
+    """Return what a cell is: an image, also as the only one of a list, its path, or the value."""
+    value = _only(value)
     data, path = _parts(value)
     if data is not None:
         return StoredImage(table, column, row, _digest(data), path if isinstance(path, str) else "")
-    return path if _is_image(value) else value
+    return path if _is_image(value) and not value["bytes"] else value
+
+
+def _only(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _is_image(value: Any) -> bool:
@@ -121,7 +126,7 @@ class _Images:
                 self._read_batch()
         except (pa.ArrowException, OSError, StopIteration) as error:
             raise Skipped("the table cannot be read", f"{self.table}: {error}") from None
-        return _parts(self._values[row - self._begin])[0]
+        return _parts(_only(self._values[row - self._begin]))[0]
 
     def _go_to_group(self, row: int) -> None:
         self._file = self._file or _open_file(self.table)

@@ -52,6 +52,7 @@ class Columns:
         """
         key = tuple(names)
         if key not in self._known:
+            self._refuse_twice(key)
             found = self._find(key)
             if not self._known:
                 self._refuse_lacking(found, key)
@@ -59,13 +60,20 @@ class Columns:
         return self._known[key]
 
     def _find(self, names: Sequence[str]) -> dict[str, str]:
-        by_plain_name = {name.strip().casefold(): name for name in reversed(names)}
+        found = {name.strip().casefold(): name for name in reversed(names)}
+        found |= {name: name for name in names}  # exactly so, before all that differ in case
         columns: dict[str, str] = {}
         for what, usual in COLUMNS.items():
             for name in [self.asked[what]] if self.asked[what] else usual:
-                if name.strip().casefold() in by_plain_name:
-                    columns.setdefault(what, by_plain_name[name.strip().casefold()])
+                column = found.get(name, found.get(name.strip().casefold()))
+                if column is not None:
+                    columns.setdefault(what, column)
         return columns
+
+    def _refuse_twice(self, names: Sequence[str]) -> None:
+        twice = [name for name in names if name and names.count(name) > 1]
+        if twice:
+            raise UserError(f"{self.table} has two columns {twice[0]}: rename one of them")
 
     def _refuse_lacking(self, found: Mapping[str, str], names: Sequence[str]) -> None:
         for what in COLUMNS:
@@ -104,7 +112,7 @@ def _records(
     """Read the records by the names of their columns; a pair of texts is why a row is none."""
     match table.suffix.lower():
         case ".csv" | ".tsv":
-            return read_delimited(table, quotes, notes)
+            return read_delimited(table, quotes, notes, columns.of)
         case ".jsonl":
             return read_json_lines(table)
         case ".json":

@@ -220,7 +220,7 @@ def test_rows_that_cannot_be_used_are_counted(images: Path) -> None:
     )
     assert train(table) == {"zero": ["a dog"], "img/2.jpg": ["two\nlines"]}
     assert causes(table) == [
-        ("img/0.jpg", "caption is empty", "a.csv:3"),
+        ("img/0.jpg", "caption is missing", "a.csv:3"),
         ("a.csv:4", "no image", "a.csv:4"),
         ("https://x.org/1.jpg", "a URL, not a file (img2dataset fetches them)", "a.csv:5"),
         ("img/1.png", "id of another image", "a.csv:6"),
@@ -328,13 +328,32 @@ def test_texts_beside_images(images: Path) -> None:
         "val": [Item("val/deep/x.JPG", images / "val/deep/x.JPG", ["a cat"], [])],
     }
     assert causes(images) == [
-        ("img/1.png", "caption is missing", ""),
+        ("img/1.png", "caption is empty", "1.txt"),
         ("img/3.png", "no .txt beside it", ""),
         ("img/4.jpg", "no .txt beside it", ""),
         ("img/5.png", "no .txt beside it", ""),
         ("img/lonely.txt", "no image beside it", ""),
     ]
     assert "there are only 1 images" in fails(images, test=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "captions", "cause"),
+    [
+        (b"one\rtwo\r", ["one", "two"], ""),
+        (b"one\r\n\r\ntwo", ["one", "two"], ""),
+        (b"\xff\xfeo\0", [], "caption in its txt is not UTF-8"),
+        (b"o\0n\0e\0", [], "caption has a NUL in it"),
+    ],
+)
+def test_texts_beside_images_are_read_as_in_shards(
+    images: Path, text: bytes, captions: list[str], cause: str
+) -> None:
+    (images / "img/0.txt").write_bytes(text)
+    write(images / "img/1.txt", "a cat")
+    expected = {"img/0.jpg": captions} if captions else {}
+    assert train(images) == expected | {"img/1.png": ["a cat"]}
+    assert [why for name, why, _ in causes(images) if name == "img/0.jpg"] == [cause] * bool(cause)
 
 
 def test_a_folder_without_pairs(images: Path) -> None:
@@ -354,7 +373,7 @@ def test_built_and_checked(images: Path, run: Run) -> None:
     words = ("build", "pairs", "--from", table, "--to", images / "to", "val=0.4")
     done = run(*words)
     assert "1 missing (img/9.jpg)" in done.stdout
-    assert "1 caption is empty (img/0.jpg)" in done.stdout
+    assert "1 caption is missing (img/0.jpg)" in done.stdout
     counts = [read_manifest(str(images / "to" / name)).num_samples for name in ("train", "val")]
     assert sum(counts) == 6
     for name in ("train", "val"):

@@ -72,6 +72,40 @@ def test_no_row_of_a_tsv_is_lost(texts: list[str], tmp_path: Path) -> None:
     assert list(train(table)) == [f"{n}.jpg" for n in range(len(texts))]
 
 
+@pytest.mark.parametrize("suffix", ["tsv", "csv"])
+def test_a_carriage_return_within_a_line_ends_no_row(suffix: str, tmp_path: Path) -> None:
+    mark = "\t" if suffix == "tsv" else ","
+    text = f"image{mark}caption\n0.jpg{mark}a red\rdog\n1.jpg{mark}b\r\n"
+    table = write(tmp_path / f"a.{suffix}", text)
+    if suffix == "tsv":
+        assert train(table) == {"0.jpg": ["a red\rdog"], "1.jpg": ["b"]}
+    else:
+        assert fails(table).startswith(
+            f"line 2 of {table} begins a row that is broken (new-line character seen in unquoted "
+            "field): close"
+        )
+    old_mac = write(tmp_path / f"b.{suffix}", f"image{mark}caption\r0.jpg{mark}a dog\r")
+    assert train(old_mac) == {"0.jpg": ["a dog"]}
+
+
+def test_columns_of_one_name_are_refused_and_case_tells_others_apart(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = [pa.array(["0.jpg"]), pa.array(["a"]), pa.array(["b"])]
+    names = ["image", "text", "text"]
+    parquet.write_table(pa.Table.from_arrays(columns, names), tmp_path / "a.parquet")
+    expected = f"{tmp_path / 'a.parquet'} has two columns text: rename one of them"
+    assert fails(tmp_path / "a.parquet") == expected
+    table = write(tmp_path / "b.csv", "image,text,Text\n0.jpg,a,b\n")
+    assert train(table) == {"0.jpg": ["a"]}
+    assert train(table, caption="Text") == {"0.jpg": ["b"]}
+
+
+def test_a_table_without_rows_lacks_columns_too(tmp_path: Path) -> None:
+    assert "has no column for the caption" in fails(write(tmp_path / "a.csv", "image,said\n"))
+
+
 # -- what is no text --
 
 

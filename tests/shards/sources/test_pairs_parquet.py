@@ -117,3 +117,22 @@ def test_images_within_parquet_are_read_in_any_order(
     pictures = [item.picture for item in splits(table)["train"].items]
     for number in (0, 39, 5, 40, 89, 41, 88, 1, 33, 32, 31):
         assert pictures[number]() == rows[number]["image"]["bytes"]
+
+
+def test_an_image_may_stand_alone_in_a_list(tmp_path: Path, encode: Callable[..., bytes]) -> None:
+    data = encode()
+    lists: dict[str, list] = {
+        "structs": [[{"bytes": data, "path": "a"}], [{"bytes": data, "path": "a"}] * 2],
+        "bytes": [[data], [data, data]],
+        "numbers": [list(data), list(data)],
+    }
+    for name, column in lists.items():
+        rows = [{"image": one, "text": f"n {n}"} for n, one in enumerate(column)]
+        table = within(tmp_path / f"{name}.parquet", rows)
+        faults = [cause for _, cause, _ in causes(table)]
+        if name == "numbers":
+            assert faults == ["image is a list of numbers, not bytes"] * 2
+        else:
+            assert faults == ["several images"]
+            (item,) = splits(table)["train"].items
+            assert item.picture() == data
