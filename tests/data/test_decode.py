@@ -272,6 +272,8 @@ CAUSES = {
     "image does not decode (cut short)",
     "image does not decode (broken data)",
     "image does not decode (32-bit values, of no known range)",
+    "image does not decode (tags that overlap)",
+    "image has too many scans",
     "image is too large (over 89,478,485 pixels)",
     "image is too large (over 100,000 pixels)",
     "image is too small (a side under 4 pixels)",
@@ -429,7 +431,7 @@ def of_many_scans(count: int) -> bytes:
 def test_a_jpeg_of_many_scans_is_refused_before_it_costs_time() -> None:
     assert outcome(saved(Image.fromarray(NOISE), "JPEG", progressive=True)) == "decoded"
     cause = outcome(of_many_scans(300))
-    assert cause.startswith("image has too many scans (30")
+    assert cause == "image has too many scans"  # one cause, however many
 
 
 def test_tags_that_overlap_are_refused_before_each_is_copied() -> None:

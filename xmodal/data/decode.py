@@ -117,7 +117,7 @@ def _check_scans(data: bytes, header: JpegHeader, pixels: int) -> None:
     # In what is coded, 0xFF never stands before 0xDA: other segments can only add to the count.
     scans = data.count(b"\xff\xda", header.scan) if header.several_scans else 1
     if scans > MAX_SCANS or (scans > 1 and scans * pixels > MAX_SCANNED_PIXELS):
-        raise BadSample(f"image has too many scans ({scans:,})")
+        raise BadSample("image has too many scans") from ValueError(f"{scans:,} scans")
 
 
 def _decode_jpeg(
