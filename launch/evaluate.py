@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
-from xmodal.errors import UserError, run_command
+from xmodal.errors import UserError, printable, run_command
 from xmodal.evaluation.config import PROTOCOLS
 from xmodal.recipe import Recipe, dump_recipe, load_recipe
 
@@ -187,7 +187,7 @@ def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environm
     )
     if folder != run.path and not given.output and is_runs_own(given, subject, measured):
         print(f"{run.results} is of other data or settings than there are now, and stays as it is")
-    print(f"{run.checkpoints}/{measured}")
+    print(printable(f"{run.checkpoints}/{measured}"))
     print_results(retrieval.metrics, folder)
 
 

@@ -130,21 +130,21 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
     ("override", "parts"),
     [
         # a wrong key: its path, the nearest name, all that are allowed
-        ("data.batchsize=1", ["data.batchsize is no key", "did you mean batch_size?", "window"]),
-        ("trainig.seed=1", ["trainig is no key", "did you mean training?", "evaluation"]),
-        ("lr=1", ["lr is no key", "did you mean stages.0.optimizer.lr?", "allowed: run, data"]),
+        ("data.batchsize=1", ["unknown key data.batchsize", "did you mean batch_size?", "window"]),
+        ("trainig.seed=1", ["unknown key trainig", "did you mean training?", "evaluation"]),
+        ("lr=1", ["unknown key lr", "did you mean stages.0.optimizer.lr?", "allowed: run, data"]),
         (
             "batch_size=1",
-            ["batch_size is no key", "did you mean data.batch_size or evaluation.batch_size?"],
+            ["unknown key batch_size", "did you mean data.batch_size or evaluation.batch_size?"],
         ),
-        ("a.b.c=1", ["a is no key", "allowed: run, data"]),
-        ("stages.0.scheduel.final=0", ["stages.0.scheduel is no key", "did you mean schedule?"]),
+        ("a.b.c=1", ["unknown key a", "allowed: run, data"]),
+        ("stages.0.scheduel.final=0", ["unknown key stages.0.scheduel", "did you mean schedule?"]),
         (
             "stages.0.optimizer.learning=1",
-            ["stages.0.optimizer.learning is no key", "lr, factors, kind, betas, eps, weight"],
+            ["unknown key stages.0.optimizer.learning", "lr, factors, kind, betas, eps, weight"],
         ),
-        ("method.text.layer=2", ["method.text.layer is no key", "did you mean layers?", "heads"]),
-        ("method.image.nam=2", ["method.image.nam is no key", "did you mean name?", "weights"]),
+        ("method.text.layer=2", ["unknown key method.text.layer", "did you mean layers?", "heads"]),
+        ("method.image.nam=2", ["unknown key method.image.nam", "did you mean name?", "weights"]),
         ("data.crop.top=1", ["data.crop.top", "'top' is no position", "list of 2"]),
         ("stages.1.name=x", ["stages.1.name", "'1' is no position", "list of 1"]),
         ("data.train.x=1", ["data.train.x", "train is the single value train"]),
@@ -181,7 +181,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ),
         (
             "method.objective={kind: margin, bias: 1}",
-            ["method.objective.bias is no key; allowed: tile, kind, margin"],
+            ["unknown key method.objective.bias; allowed: tile, kind, margin"],
         ),
         (
             "method.objective={kind: info_nce, positives: same_id, products: bfloat16}",
@@ -398,7 +398,7 @@ def test_data_sets_to_mix_are_a_list_or_one_url(read: Callable[..., Recipe]) -> 
         ("data.train=[{url: a}, {url: b, weight: 2}]", "give every data set a weight, or none"),
         (
             "data.train=[{url: a, wieght: 2}]",
-            "data.train.0.wieght is no key (did you mean weight?)",
+            "unknown key data.train.0.wieght (did you mean weight?)",
         ),
         ("data.train=[{url: a, weight: 0}]", "data.train.0.weight: 0 is not allowed"),
     ]:

@@ -76,7 +76,10 @@ def load_recipe(run: str | Path) -> Recipe:
         if not Path(run).is_dir():
             fault = "it is a file" if Path(run).exists() else "there is no such folder"
         raise UserError(f"{run} is no run folder: {fault}")
-    return validate(Recipe, read_yaml(path), str(path))
+    try:
+        return validate(Recipe, read_yaml(path), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; restore the file, or name another run") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -123,12 +126,18 @@ def _find(name: str, folder: Path) -> Path:
     if path.suffix in {".yaml", ".yml"} or path.parent != Path():
         if path.is_file():
             return path
-        raise UserError(f"there is no recipe file {name}")
+        raise UserError(
+            f"there is no recipe file {name}; name a YAML file, or a recipe: {_names(folder)}"
+        )
     found = folder / f"{name}.yaml"
     if found.is_file():
         return found
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
-    raise UserError(f"there is no recipe {name}{_nearest(name, known)}; known: {', '.join(known)}")
+    near = _nearest(name, [file.stem for file in folder.glob("*.yaml")])
+    raise UserError(f"there is no recipe {name}{near}; known: {_names(folder)}")
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
 
 
 def validate(model: type[M], values: Any, source: str) -> M:
@@ -150,7 +159,8 @@ def _problem(detail: ErrorDetails, top: type[BaseModel]) -> str:
     match detail["type"]:
         case "extra_forbidden":
             known = list(model.model_fields) if model else []
-            return f"{key} is no key{_near_key(key, known, top)}; allowed: {', '.join(known)}"
+            near = _near_key(key, known, top)
+            return f"unknown key {key}{near}; allowed: {', '.join(known)}"
         case "missing":
             return f"{key} is missing{f': {field.description}' if field else ''}"
         case "union_tag_not_found":

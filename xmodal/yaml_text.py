@@ -70,7 +70,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     except ValueError as error:  # UnicodeDecodeError is one
         raise UserError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no keys; it is to be a YAML mapping")
+        raise UserError(f"{path} holds no keys; write a YAML mapping, such as data: {{train: URL}}")
     return values
 
 

@@ -112,7 +112,7 @@ def test_results_of_other_data_leave_the_runs_own_alone(
     )
     assert again.code == 0, again.err
     assert again.out.startswith(f"Finished: step {STEPS} of {STEPS}. ")
-    assert "nothing is left to do by the new data.workers, evaluation.protocols" in again.out
+    assert "so the new data.workers, evaluation.protocols has no effect" in again.out
     table = (finished / "printed").read_text().partition("relevance: ")[2].partition("report")[0]
     assert again.out.count("relevance: " + table) == 1
     assert "all-captions" not in again.out
@@ -286,11 +286,11 @@ MISTAKES = {
     "a file": (["RUN/recipe.yaml"], "recipe.yaml is no run folder: it is a file"),
     "a checkpoint that is not kept": (
         ["RUN", "--checkpoint", "step-3"],
-        "keeps no checkpoint step-3; it has latest, best, step-",
+        "keeps no checkpoint step-3; there are: step-",
     ),
     "a checkpoint that is the folder of all": (
         ["RUN", "--checkpoint", "../checkpoints"],
-        "keeps no checkpoint ../checkpoints; it has latest, best, step-",
+        "keeps no checkpoint ../checkpoints; there are: step-",
     ),
     "no checkpoint": (["RUN", "--checkpoint", ""], "--checkpoint is empty; give it a value"),
     "no data": (["RUN", "--data", ""], "--data is empty; give it a value, or leave it out"),
@@ -324,8 +324,8 @@ def test_a_mistake_is_one_line(mistake: str, run: Path, scenes: Path) -> None:
 
 
 def test_a_run_without_val_or_checkpoint(recipe: Path, run: Path, tmp_path: Path) -> None:
-    (run / "checkpoints" / "latest").unlink()
-    assert "has no checkpoint yet" in evaluate(run).error
+    shutil.rmtree(run / "checkpoints")
+    assert "has no checkpoint yet; train it first" in evaluate(run).error
     blind = tmp_path / "blind"
     assert train(recipe, f"run={blind}", "data.val=null", "stages.0.length=1 steps").code == 0
     assert "was trained without data.val; give --data URL" in evaluate(blind).error

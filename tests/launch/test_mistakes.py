@@ -17,7 +17,7 @@ from xmodal.training.run import Run
 WRONG_RECIPES = {
     "a name that is none": (["quickstrat"], "there is no recipe quickstrat (did you mean quickst"),
     "a file that is none": (["nothing.yaml"], "there is no recipe file nothing.yaml"),
-    "a key": (["quickstart", "data.batchsize=8"], "data.batchsize is no key (did you mean batch_s"),
+    "a key": (["quickstart", "data.batchsize=8"], "unknown key data.batchsize (did you mean batch"),
     "a value": (["quickstart", "training.zero=4"], "training.zero: 4 is not allowed"),
     "a length": (["quickstart", "stages.0.length=5 %"], "stages.0.length: 5 % is not allowed"),
     "no folder of shards": (["RECIPE", "data.train=nowhere"], "there is no folder nowhere"),
@@ -135,7 +135,7 @@ def test_what_is_no_run_is_left_alone(kind: str, recipe: Path, tmp_path: Path) -
     notes.parent.mkdir()
     notes.write_text("mine")
     run, line = {
-        "folder": (notes.parent, "is a folder of something else; name another"),
+        "folder": (notes.parent, "is a folder of something else, for it has no recipe"),
         "file": (notes, "is a file; name a folder"),
     }[kind]
     assert line in train(recipe, f"run={run}").error

@@ -105,6 +105,23 @@ def test_methods_without_negatives_by_image_need_no_ids(
     assert of_data(make_recipe(data={"positives": "caption"}), **found) == []
 
 
+@pytest.mark.parametrize(
+    ("positives", "found"), [("label", {"labels": 1}), ("caption", {"chance_of_same_caption": 1.0})]
+)
+def test_positives_that_leave_no_negative(
+    positives: str, found: dict[str, Any], make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe(data={"positives": positives})
+    (warning,) = of_data(recipe, **found)
+    assert f"all 100 surveyed samples have the same {positives}, so" in warning
+    assert of_data(recipe, labels=2) == []
+
+
+def test_a_single_sample_has_no_negative(make_recipe: MakeRecipe) -> None:
+    (warning,) = of_recipe(make_recipe(data={"val": "shards"}), 1)
+    assert warning.startswith("the training set has a single sample")
+
+
 def test_the_size_of_a_vocabulary_of_words_is_said(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     method = {
         "kind": "vsepp",
@@ -145,12 +162,17 @@ def said(losses: list[float], stages: str = "") -> list[str]:
 def test_a_loss_that_does_not_move_is_said_once() -> None:
     (line,) = said([4.85 + 0.01 * (n % 3) for n in range(3 * Stagnation.LINES)])
     assert line.startswith("the loss of stage a is 4.8")
-    assert "where it began" in line
+    assert "stays at" in line
+    # Collapsed in the first steps, into the value of guessing.
+    assert len(said([6.3, 4.2, 4.17, *[4.16] * Stagnation.LINES])) == 1
+    # Noise of small batches.
+    (line,) = said([3.7 + 0.05 * (-1) ** n for n in range(Stagnation.LINES)])
+    assert "stays at" in line
 
 
 def test_a_loss_of_nothing_is_said() -> None:
     (line,) = said([0.0] * Stagnation.LINES)
-    assert line.startswith("the loss of stage a is 0 and was from its start")
+    assert line.startswith("the loss of stage a is 0: nothing is left to learn")
 
 
 def test_each_stage_begins_anew() -> None:
@@ -161,4 +183,5 @@ def test_each_stage_begins_anew() -> None:
 
 def test_a_loss_that_falls_is_well() -> None:
     assert said([5.0 - 0.1 * n for n in range(Stagnation.LINES)]) == []
-    assert said([5.0, *[4.0] * Stagnation.LINES]) == []
+    assert said([5.0 - 0.01 * n for n in range(Stagnation.LINES)]) == []
+    assert said([0.1 + 0.01 * (-1) ** n for n in range(Stagnation.LINES)]) == []

@@ -86,6 +86,15 @@ def test_a_gap_before_the_checkpoint_is_told(
     assert drop_metrics_after(path, step, log_every) == told
 
 
+def test_steps_that_are_all_repeated_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 7, "loss": 1.0}\n')
+    (line,) = drop_metrics_after(path, 0, 1)
+    assert line == f"warning: no checkpoint is left of the 7 steps in {path}: training starts again"
+    assert path.read_text() == ""
+    assert drop_metrics_after(path, 0, 1) == []
+
+
 def test_a_file_that_was_removed_is_told(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     (line,) = drop_metrics_after(path, 12, 1)

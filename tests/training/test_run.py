@@ -44,6 +44,21 @@ def test_a_new_folder_or_an_empty_one_is_anyones(tmp_path: Path, make_recipe: Ma
     Run(tmp_path / "empty").check(make_recipe())
 
 
+def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(
+    run: Run, make_recipe: MakeRecipe
+) -> None:
+    run.checkpoints.rmdir()
+    with pytest.raises(UserError, match="has lost its folder checkpoints; restore it, or name an"):
+        run.check(make_recipe())
+
+
+def test_of_a_long_list_of_changes_the_first_are_named(run: Run, make_recipe: MakeRecipe) -> None:
+    longer = make_recipe(stages=[{"length": "1 epoch", "name": f"s{n}"} for n in range(9)])
+    with pytest.raises(UserError, match=r"; \d+ more\); name another run") as caught:
+        run.check(longer)
+    assert str(caught.value).count("→") == 8
+
+
 def test_the_folder_holds_the_resolved_recipe(run: Run, make_recipe: MakeRecipe) -> None:
     assert load_recipe(run.path) == make_recipe()
     run.check(make_recipe())
@@ -51,7 +66,7 @@ def test_the_folder_holds_the_resolved_recipe(run: Run, make_recipe: MakeRecipe)
 
 def test_foreign_folders_and_files_are_refused(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="is a folder of something else; name another"):
+    with pytest.raises(UserError, match=r"something else, for it has no recipe\.yaml; name"):
         Run(tmp_path).check(make_recipe())
     with pytest.raises(UserError, match="is a file; name a folder"):
         Run(tmp_path / "thesis.tex").check(make_recipe())
@@ -298,6 +313,9 @@ def test_checkpoints_are_found_by_name(run: Run) -> None:
     assert run.latest() == run.find_checkpoint("latest") == run.checkpoint(100)
     assert run.find_checkpoint("best") == run.checkpoint(20)
     assert run.find_checkpoint("step-5") == run.checkpoint(5)
+    (run.checkpoints / "latest").unlink()
+    assert run.find_checkpoint("latest") == run.checkpoint(100)
+    (run.checkpoints / "latest").write_text("step-100")
     with pytest.raises(
         UserError, match=r"no checkpoint step-7; it has latest, best, step-5, step-20, step-100$"
     ):

@@ -20,7 +20,7 @@ from xmodal.tuning.space import (
 )
 
 MISTAKES = [
-    ({"metrc": "rsum"}, "metrc is no key (did you mean metric?)"),
+    ({"metrc": "rsum"}, "unknown key metrc (did you mean metric?)"),
     ({"trials": 0}, "trials: 0 is not allowed: input should be greater than 0"),
     ({"search": "optun"}, "'random' or 'optuna' (did you mean optuna?)"),
     ({"scheduler": "ahsa"}, "scheduler.kind: ahsa is not allowed (did you mean asha?)"),
@@ -31,10 +31,10 @@ MISTAKES = [
     ({"space": {LR: {"uniform": [1, 0]}}}, "a range is [lowest, highest]"),
     ({"space": {LR: {"uniform": [0, 1], "choice": [1, 2]}}}, "write one of uniform, log_uniform"),
     ({"space": {LR: {"log_uniform": [0, 1]}}}, "log_uniform.0: 0 is not allowed"),
-    ({"space": {LR: {"loguniform": [1, 2]}}}, "loguniform is no key (did you mean log_uniform?)"),
+    ({"space": {LR: {"loguniform": [1, 2]}}}, "unknown key loguniform (did you mean log_uniform?)"),
     (
         {"space": {"stages.0.optimizer.lrr": {"uniform": [1e-3, 1]}}},
-        "stages.0.optimizer.lrr is no key (did you mean lr?)",
+        "unknown key stages.0.optimizer.lrr (did you mean lr?)",
     ),
     ({"space": {"stages.1.clip_norm": {"uniform": [0, 1]}}}, "no position (from 0) in a list of 1"),
     ({"space": {LR: {"uniform": [-1e-3, 1e-2]}}}, f"{LR}: -0.001 is not allowed"),

@@ -130,7 +130,9 @@ class SampleReader:
             try:
                 data = self.storage.read(url, first, stop) if stop > first else b""
             except FileNotFoundError:
-                raise UserError(f"shard {url} cannot be read: there is no such file") from None
+                raise UserError(
+                    f"shard {url} cannot be read: there is no such file any more; restore it"
+                ) from None
             view = memoryview(data)
             for offset, size in inside:
                 at = offset - first

@@ -31,6 +31,7 @@ class Survey:
     twins: int  # samples whose image has the bytes of another's, under another id
     chance_of_same_caption: float  # of two samples of different ids, to have a caption in common
     tokens: TokenCounts  # over all captions
+    labels: int = 0  # different ones, of each sample the first
 
 
 def survey(reader: SampleReader, tokenizer: CaptionTokenizer, *, captions: bool) -> Survey:
@@ -41,15 +42,18 @@ def survey(reader: SampleReader, tokenizer: CaptionTokenizer, *, captions: bool)
     """
     ids: list[str] = []
     texts: list[list[str]] = []
+    labels = set[str]()
     ids_of_image = defaultdict[bytes, list[str]](list)
     for sample in _spread(reader):
         try:
             image = sample.read(*IMAGES["image"])
             said = _captions(sample) if captions else []
+            first = sample.labels()[:1]
             ids.append(sample.image_id)
         except BadSample:
             continue  # counted and named when training meets it
         texts.append(said)
+        labels.update(first)
         if image is not None:
             ids_of_image[hashlib.blake2b(image, digest_size=16).digest()].append(ids[-1])
     return Survey(
@@ -59,6 +63,7 @@ def survey(reader: SampleReader, tokenizer: CaptionTokenizer, *, captions: bool)
         sum(len(same) for same in ids_of_image.values() if len(set(same)) > 1),
         _chance_of_same(ids, texts),
         tokenizer.count([caption for said in texts for caption in said]),
+        len(labels),
     )
 
 

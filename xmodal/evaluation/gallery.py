@@ -109,7 +109,9 @@ def own_chunks(total: int, batch_size: int) -> list[range]:
     """
     ranks = world_size()
     if total < ranks:
-        raise UserError(f"{total} samples cannot be dealt to {ranks} ranks; evaluate on fewer")
+        raise UserError(
+            f"{total} samples cannot be dealt to {ranks} ranks; use {total} ranks or fewer"
+        )
     start, end = total * rank() // ranks, total * (rank() + 1) // ranks
     batches = min(-(-total // (ranks * batch_size)), total // ranks)
     bounds = [start + (end - start) * i // batches for i in range(batches + 1)]
@@ -119,7 +121,10 @@ def own_chunks(total: int, batch_size: int) -> list[range]:
 def check_any(numbers: Tensor, faults: Sequence[Fault]) -> None:
     """Raise `UserError` for a batch of which no sample can be used."""
     if not len(numbers):
-        raise UserError(f"{len(faults)} samples in a row cannot be read, {faults[0]}")
+        raise UserError(
+            f"{len(faults)} samples in a row cannot be read, {faults[0]}; run "
+            "`python -m shards check` on the shards"
+        )
 
 
 def _embed_batch(

@@ -68,7 +68,8 @@ class ImageEncoder(Encoder):
         """Return (batch, positions, channels) of a map, or of tokens without those of the whole."""
         if not isinstance(last, Tensor) or last.ndim not in (3, 4):
             raise UserError(
-                f"method.image.name: {self.name} has no map of positions, which this method reads"
+                f"method.image.name: {self.name} has no map of positions, which this method "
+                "reads; name a convolutional network or a vision transformer"
             )
         if last.ndim == 3:
             return last[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
@@ -102,7 +103,9 @@ def _channels(model: Any, level: int, name: str) -> int:
     """Return the width of the map at a level; raises `UserError` where there is none."""
     levels = len(model.feature_info)
     if level >= levels:
-        raise UserError(f"method.level: {name} has levels 0 to {levels - 1}, not {level}")
+        raise UserError(
+            f"method.level: {name} has levels 0 to {levels - 1}, not {level}; use one of them"
+        )
     return int(model.feature_info[level]["num_chs"])
 
 
@@ -156,7 +159,9 @@ def _load(model: nn.Module, config: TimmConfig) -> None:
     packaged = config.weights == "package"
     path = packaged_weights(config.name) if packaged else Path(config.weights)
     if not path.is_file():
-        raise UserError(f"method.image.weights: there is no file {path}")
+        raise UserError(
+            f"method.image.weights: there is no file {path}; give a file, or random, hub or package"
+        )
     own = model.state_dict()
     try:
         # A file may have the classifier as well, which our model has not.
@@ -172,5 +177,6 @@ def _load(model: nn.Module, config: TimmConfig) -> None:
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"method.image.weights: {path} does not fit {config.name}: {reason}"
+            f"method.image.weights: {path} does not fit {config.name}: {reason}; give "
+            "the weights of this model, or name theirs as method.image.name"
         ) from None

@@ -39,7 +39,7 @@ def packaged_weights(name: str) -> Path:
     name = name.removeprefix("sentence-transformers/")
     if name not in PACKAGES:
         known = ", ".join(PACKAGES)
-        raise UserError(f"no package carries weights of {name}; known: {known}")
+        raise UserError(f"no package carries weights of {name}; name one of {known}")
     package = PACKAGES[name]
     found = importlib.util.find_spec(package.module)
     if found is None or found.origin is None:

@@ -43,7 +43,8 @@ class Transformer(Encoder):
         super().__init__()
         if config.width % config.heads:
             raise UserError(
-                f"method.text.heads: {config.heads} heads do not divide width {config.width}"
+                f"method.text.heads: {config.heads} heads do not divide width {config.width}; "
+                "change one of the two"
             )
         self.features = self.local_features = config.width
         self.words = nn.Embedding(vocabulary, config.width)
@@ -100,7 +101,7 @@ class PretrainedText(Encoder):
         if config.context > longest:
             raise UserError(
                 f"method.text.context: {config.name} reads at most {longest} tokens, "
-                f"not {config.context}"
+                f"not {config.context}; lower it"
             )
         self.features = self.local_features = int(self.model.config.hidden_size)
 
@@ -123,9 +124,15 @@ def pretrained_tokenizer(config: TransformersConfig) -> CaptionTokenizer:
         tokenizer = AutoTokenizer.from_pretrained(_source(config), trust_remote_code=False)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"method.text.name: {config.name} has no fast tokenizer (tokenizer.json)")
+        raise UserError(
+            f"method.text.name: {config.name} has no fast tokenizer (tokenizer.json); name another "
+            "model"
+        )
     if tokenizer.pad_token is None:
-        raise UserError(f"method.text.name: the tokenizer of {config.name} has no padding token")
+        raise UserError(
+            f"method.text.name: the tokenizer of {config.name} has no padding token; name another "
+            "model"
+        )
     backend.enable_padding(pad_id=tokenizer.pad_token_id)
     return CaptionTokenizer(backend, config.context)
 

@@ -1,6 +1,7 @@
 """Warnings about training that would run and teach little: each a line, and what to do."""
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from xmodal.data.batch import Contents
 from xmodal.data.manifest import Manifest
@@ -50,7 +51,9 @@ def warnings_of_recipe(
     batch = recipe.data.batch_size
     if batch == 1 and contents.captions:
         yield "data.batch_size=1: a batch has no negatives; use 2 or more"
-    if batch > samples:
+    if samples == 1:
+        yield "the training set has a single sample, and no negative for it; build it of more"
+    elif batch > samples:
         yield (
             f"data.batch_size={batch} is larger than the training set ({samples:,} samples): a "
             f"batch holds samples more than once; use data.batch_size={_fitting(samples)} or less"
@@ -60,8 +63,8 @@ def warnings_of_recipe(
         steps = timeline.total * batch // size if _in_epochs(recipe) else 0
         if steps > timeline.total:
             yield (
-                f"data.batch_size={batch} makes {timeline.total:,} steps of this training set; "
-                f"data.batch_size={size} makes about {steps:,}"
+                f"data.batch_size={batch} makes {_counted(timeline.total)} of this training set; "
+                f"data.batch_size={size} makes about {_counted(steps)}"
             )
     for span in timeline.stages:
         yield from _warnings_of_stage(span, timeline)
@@ -91,8 +94,19 @@ def _warnings_of_stage(span: StageSpan, timeline: Timeline) -> Iterator[str]:
 
 def warnings_of_data(recipe: Recipe, contents: Contents, found: Survey) -> Iterator[str]:
     """Yield what the surveyed samples of a set of pairs have that makes training teach little."""
-    if contents.captions and not contents.labels and recipe.data.positives == "image":
-        yield from _warnings_of_negatives(recipe, found)
+    if contents.captions and not contents.labels:
+        if recipe.data.positives == "image":
+            yield from _warnings_of_negatives(recipe, found)
+        elif found.samples > 1 and (
+            found.labels == 1
+            if recipe.data.positives == "label"
+            else found.chance_of_same_caption == 1
+        ):
+            yield (
+                f"{found.url}: all {found.samples} surveyed samples have the same "
+                f"{recipe.data.positives}, so by data.positives={recipe.data.positives} none is a "
+                "negative of another; leave that key out, or name other shards"
+            )
     yield from _warnings_of_tokens(recipe, found)
 
 
@@ -140,10 +154,12 @@ def _warnings_of_tokens(recipe: Recipe, found: Survey) -> Iterator[str]:
 
 
 class Stagnation:
-    """Notices a loss that stays at the value that its stage began with."""
+    """Notices a loss that does not move, be it where its stage began or where it soon came to."""
 
     LINES = 20  # logged lines after which it is judged
-    CHANGE = 0.01  # relative change within which a loss has not moved
+    SETTLING = 5  # of them, the first, in which it may be anything
+    SPREAD = 0.02  # relative deviations from its median that are noise
+    DRIFT = 0.005  # relative change of the median, from half to half, that is none
 
     def __init__(self) -> None:
         self.stage, self.losses = "", list[float]()
@@ -153,18 +169,28 @@ class Stagnation:
         if stage != self.stage:
             self.stage, self.losses = stage, []
         self.losses.append(loss)
-        first, moved = self.losses[0], (abs(loss - self.losses[0]) for loss in self.losses)
-        if len(self.losses) != self.LINES or max(moved) > self.CHANGE * abs(first):
+        if len(self.losses) != self.LINES or self._moves():
             return None
         if loss == 0:
             return (
-                f"the loss of stage {stage} is 0 and was from its start: nothing is left to learn, "
-                "or no sample has a negative; are the image ids of the data right?"
+                f"the loss of stage {stage} is 0: nothing is left to learn, or no sample has a "
+                "negative; are the image ids of the data right?"
             )
         return (
-            f"the loss of stage {stage} is {loss:.4f}, where it began: is optimizer.lr too low or "
-            "too high, or is there nothing in the data that tells samples apart?"
+            f"the loss of stage {stage} stays at {loss:.4f}: is optimizer.lr too low or too high, "
+            "or is there nothing in the data that tells samples apart?"
         )
+
+    def _moves(self) -> bool:
+        losses = self.losses[self.SETTLING :]
+        middle, half = median(losses), len(losses) // 2
+        drift = median(losses[:half]) - median(losses[half:])
+        spread = max(abs(loss - middle) for loss in losses)
+        return spread > self.SPREAD * abs(middle) or abs(drift) > self.DRIFT * abs(middle)
+
+
+def _counted(steps: int) -> str:
+    return f"{steps:,} step{'s' * (steps != 1)}"
 
 
 def _in_epochs(recipe: Recipe) -> bool:

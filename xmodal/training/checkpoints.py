@@ -52,7 +52,10 @@ def load_weights(method: nn.Module, folder: Path, zero: int) -> None:
         method.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"checkpoint {folder} does not fit its recipe: {reason}") from None
+        raise UserError(
+            f"checkpoint {folder} does not fit its recipe: {reason}; restore the recipe.yaml "
+            "that it was trained by"
+        ) from None
 
 
 def read_weights(folder: Path, zero: int) -> dict[str, Tensor]:
@@ -65,4 +68,7 @@ def read_weights(folder: Path, zero: int) -> dict[str, Tensor]:
             return read_partitioned_weights(folder, read_state(folder)["ranks"])
         return dict(read_model_file(folder / "mp_rank_00_model_states.pt")["module"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"checkpoint {folder} does not hold the weights of ZeRO {zero}") from error
+        raise UserError(
+            f"checkpoint {folder} does not hold the weights of ZeRO {zero}; name "
+            "another one, or restore it"
+        ) from error

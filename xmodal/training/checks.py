@@ -62,6 +62,15 @@ def check_sizes(recipe: Recipe, ranks: int) -> None:
     )
 
 
+def check_measurable(shards: Manifest, ranks: int) -> None:
+    """Raise `UserError` where ranks are more than the samples that they share in evaluation."""
+    if shards.num_samples < ranks:
+        raise UserError(
+            f"{shards.url} has {shards.num_samples:,} samples to evaluate on, which {ranks} ranks "
+            f"cannot share; use {shards.num_samples} or fewer ranks, or more samples"
+        )
+
+
 def check_method(recipe: Recipe) -> Method:
     """Return a recipe's method, to look at.
 

@@ -32,8 +32,8 @@ def finished_lines(run: Run, recipe: Recipe, steps: int) -> list[str]:
     ]
     if changed:
         lines.append(
-            f"warning: nothing is left to do by the new {', '.join(changed)}; recipe.yaml stays "
-            "as it was trained"
+            f"warning: the run is finished, so the new {', '.join(changed)} has no effect; "
+            "recipe.yaml stays as it was trained"
         )
     if any(key.startswith("evaluation.") for key in changed):
         lines[-1] += (

@@ -43,8 +43,9 @@ def last_row(path: Path) -> Row | None:
 def drop_metrics_after(path: Path, step: int, log_every: int) -> list[str]:
     """Drop the lines of steps that a run is about to repeat, and those that are no measurements.
 
-    Return warnings: of lines that are no measurements, which a copy of the file keeps, and of a gap
-    before `step` where as much as `log_every` steps would have been logged.
+    Return warnings: of lines that are no measurements, which a copy of the file keeps, of steps
+    that are all repeated, and of a gap before `step` where as much as `log_every` steps would have
+    been logged.
     """
     warnings: list[str] = []
     rows, strange = read_metrics(path)
@@ -55,6 +56,11 @@ def drop_metrics_after(path: Path, step: int, log_every: int) -> list[str]:
             f"warning: {path}: {len(strange)} of {len(rows) + len(strange)} lines hold no "
             f"measurement (first: line {strange[0]}) and were dropped; the file as it was is kept "
             f"as {copy.name}"
+        )
+    if rows and not step:
+        last = max(row["step"] for row in rows)
+        warnings.append(
+            f"warning: no checkpoint is left of the {last} steps in {path}: training starts again"
         )
     rows = [row for row in rows if row["step"] <= step]
     if path.is_file():

@@ -81,7 +81,8 @@ def find_metric(metrics: Mapping[str, float], name: str) -> float:
     full = full_name(name, metrics)
     if full is not None:
         return metrics[full]
-    raise UserError(f"checkpoints.best: no metric is called {name}; there are {', '.join(metrics)}")
+    known = ", ".join(metrics) or "none of which more is better: name more evaluation.protocols"
+    raise UserError(f"checkpoints.best: no metric is called {name}; there are {known}")
 
 
 def full_name(name: str, names: Collection[str]) -> str | None:

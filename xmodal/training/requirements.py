@@ -27,13 +27,16 @@ def check_requirements(stage: StageConfig, measured: Mapping[str, float]) -> Non
     for name, bounds in stage.requires.items():
         full = full_name(name, measured)
         if full is None:
-            raise UserError(f"stage {stage.name} requires {name}, which nothing has measured")
+            raise UserError(
+                f"stage {stage.name} requires {name}, which nothing has measured; set "
+                "evaluation.every or data.val, or leave it out of the stage's `requires`"
+            )
         value, low, high = measured[full], bounds.at_least, bounds.at_most
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             wanted = [f"at least {low:g}"] if low is not None else []
             wanted += [f"at most {high:g}"] if high is not None else []
             raise UserError(
-                f"stage {stage.name} ended with {name} {value:g}, which is to be "
+                f"stage {stage.name} ended with {name} {value:g}, which must be "
                 f"{' and '.join(wanted)}: the run stops here, its checkpoint kept; train in "
                 "another run=DIR, or loosen the stage's `requires` to go on"
             )

@@ -42,6 +42,7 @@ _PARTS = {
     "report/index.html": False,
     "lineage.jsonl": False,
 }
+NAMED_CHANGES = 8  # keys that a message names of those that differ
 LOCK = "lock"  # in a folder that is held: by whom
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch
 
@@ -71,9 +72,18 @@ class Run:
             _check_part(self.path / name, is_folder)
         if not self.recipe.is_file():
             if not is_bare(self.path):
-                raise UserError(f"run={self.path} is a folder of something else; name another")
+                raise UserError(
+                    f"run={self.path} is a folder of something else, for it has no recipe.yaml; "
+                    "name another folder, or restore the file"
+                )
             return
         check_same(load_recipe(self.path), recipe, f"run={self.path}")
+        # It is made before recipe.yaml is.
+        if not self.checkpoints.exists() and not recipe.checkpoints.mirror:
+            raise UserError(
+                f"run={self.path} has lost its folder {self.checkpoints.name}; restore it, or name "
+                "another run"
+            )
 
     def create(self, recipe: Recipe) -> None:
         """Make the folder and save the resolved recipe in it."""
@@ -133,15 +143,18 @@ class Run:
 
         Raises `UserError` where there is none.
         """
-        latest = self.latest()
+        # Without the file `latest`, the newest is.
+        latest = self.latest() or next(iter(self.finished()), None)
         if latest is None:
-            raise UserError(f"{self.path} has no checkpoint yet")
+            raise UserError(
+                f"{self.path} has no checkpoint yet; train it first, and on to checkpoints.every"
+            )
         if name == "best":
             name = f"step-{read_state(latest)['best_step'] or latest.name.removeprefix('step-')}"
         folder = latest if name == "latest" else self.checkpoints / name
         if (folder != latest and not STEP.fullmatch(name)) or not folder.is_dir():
-            kept = ", ".join(f"step-{step}" for step in self._steps())
-            raise UserError(f"{self.path} keeps no checkpoint {name}; it has latest, best, {kept}")
+            kept = ", ".join(f"step-{step}" for step in self._steps()) or "none"
+            raise UserError(f"{self.path} keeps no checkpoint {name}; there are: {kept}")
         return folder
 
     def checkpoint(self, step: int) -> Path:
@@ -189,7 +202,10 @@ class Run:
 def check_path(path: Path, name: str) -> None:
     """Raise `UserError`, by the name that the user gave it, where a path cannot be a run's."""
     if any(character in str(path) for character in "*?["):
-        raise UserError(f"{name}: DeepSpeed finds no checkpoints below a path with *, ? or [ in it")
+        raise UserError(
+            f"{name}: DeepSpeed finds no checkpoints below a path with *, ? or [ in it; name "
+            "another folder"
+        )
     nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
     if not nearest.is_dir():
         what = "a file" if nearest.exists() else "a link to nothing"
@@ -216,6 +232,8 @@ def check_same(begun: Recipe, recipe: Recipe, place: str) -> None:
     """Raise `UserError` where what a place (`key=value`) holds was begun with another recipe."""
     changed = changes(begun, recipe)
     if changed:
+        more = len(changed) - NAMED_CHANGES
+        changed = changed[:NAMED_CHANGES] + ([f"{more} more"] if more > 0 else [])
         raise UserError(
             f"{place} was begun with another recipe ({'; '.join(changed)}); name another "
             f"{place.partition('=')[0]}, or take these changes back to go on"

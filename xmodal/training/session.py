@@ -29,6 +29,7 @@ from xmodal.training.checks import (
     check_best,
     check_kind,
     check_labels,
+    check_measurable,
     check_method,
     check_sizes,
     check_whole,
@@ -77,6 +78,8 @@ class Session:
             )
         for shards in self._all_shards():
             check_whole(shards, data.max_bad_share)
+        for shards in filter(None, (self.val_shards, self.gallery_shards)):
+            check_measurable(shards, environment.ranks)
         self.mixture = mixture(recipe, self.train_shards)
         method = check_method(recipe)
         check_batch_norm(recipe, method, environment.ranks)

@@ -55,7 +55,8 @@ def lineage(run: Run) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file.read_bytes().splitlines()]
     except ValueError:
         raise UserError(
-            f"{file} is damaged: whose weights the run has is not known; restore it"
+            f"{file} is damaged: whose weights the run has is not known; restore it, "
+            "or name another folder with --sweep DIR"
         ) from None
 
 
@@ -71,4 +72,4 @@ def _copy_of(donor: Run, wanted: int, run: Run, tries: int = 5) -> Path:
                 break  # the donor went on and dropped it: there are others
             if fault_of(copy) is None and read_state(copy)["step"] == step_of(folder):
                 return copy
-    raise UserError(f"{donor.path} has no whole checkpoint to go on from")
+    raise UserError(f"{donor.path} has no whole checkpoint to continue from; restore one")

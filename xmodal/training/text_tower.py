@@ -74,7 +74,10 @@ def load_text_tower(method: Method, recipe: Recipe) -> None:
     needed = (name for name in own if name.startswith(("text.backbone.", "text.head.")))
     for name in needed:
         if name not in fitting:
-            raise UserError(f"method.text_from: {folder} does not fit its recipe.yaml: no {name}")
+            raise UserError(
+                f"method.text_from: {folder} does not fit its recipe.yaml: no {name}; name a run "
+                "that is as it was trained"
+            )
     method.load_state_dict(fitting, strict=False)
 
 
