@@ -161,12 +161,11 @@ def said(losses: list[float], stages: str = "") -> list[str]:
 
 def test_a_loss_that_does_not_move_is_said_once() -> None:
     (line,) = said([4.85 + 0.01 * (n % 3) for n in range(3 * Stagnation.LINES)])
-    assert line.startswith("the loss of stage a is 4.8")
-    assert "stays at" in line
+    assert line.startswith("the loss of stage a stays at 4.8")
     # Collapsed in the first steps, into the value of guessing.
     assert len(said([6.3, 4.2, 4.17, *[4.16] * Stagnation.LINES])) == 1
     # Noise of small batches.
-    (line,) = said([3.7 + 0.05 * (-1) ** n for n in range(Stagnation.LINES)])
+    (line,) = said([3.7 + 0.05 * (n % 3 - 1) for n in range(Stagnation.LINES)])
     assert "stays at" in line
 
 

@@ -47,7 +47,7 @@ def test_a_loss_that_stays_where_its_stage_began_is_said(
     with TrainingLog(Run(str(tmp_path)), first_step=first_step, steps=99, speaks=True) as log:
         for step in range(first_step, first_step + 50):
             log.step(step, SPAN, VALUES)
-    assert capsys.readouterr().out.count("where it began") == lines
+    assert capsys.readouterr().out.count("the loss of stage main stays at") == lines
 
 
 @pytest.mark.parametrize("protocol", BETTER)

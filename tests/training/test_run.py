@@ -120,7 +120,8 @@ def test_metrics_after_the_checkpoint_are_dropped(run: Run) -> None:
     assert drop_metrics_after(run.metrics, 2, 1) == []
     assert run.metrics.read_text() == "".join(before[:3])
     assert [line["step"] for line in run.history()] == [1, 2, 2]
-    assert drop_metrics_after(run.metrics, 0, 1) == []
+    (warning,) = drop_metrics_after(run.metrics, 0, 1)
+    assert "no checkpoint is left of the 2 steps in" in warning
     assert run.history() == []
 
 
@@ -317,7 +318,7 @@ def test_checkpoints_are_found_by_name(run: Run) -> None:
     assert run.find_checkpoint("latest") == run.checkpoint(100)
     (run.checkpoints / "latest").write_text("step-100")
     with pytest.raises(
-        UserError, match=r"no checkpoint step-7; it has latest, best, step-5, step-20, step-100$"
+        UserError, match=r"no checkpoint step-7; there are: step-5, step-20, step-100$"
     ):
         run.find_checkpoint("step-7")
 

@@ -135,6 +135,6 @@ def test_what_cannot_be_taken_is_told(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="vocabulary is lost"):
         begun(tmp_path / "run")
-    (run.checkpoints / "latest").unlink()
+    shutil.rmtree(run.checkpoints)
     with pytest.raises(UserError, match="has no checkpoint yet"):
         begun(tmp_path / "run")

@@ -31,7 +31,7 @@ MISTAKES = [
     ({"space": {LR: {"uniform": [1, 0]}}}, "a range is [lowest, highest]"),
     ({"space": {LR: {"uniform": [0, 1], "choice": [1, 2]}}}, "write one of uniform, log_uniform"),
     ({"space": {LR: {"log_uniform": [0, 1]}}}, "log_uniform.0: 0 is not allowed"),
-    ({"space": {LR: {"loguniform": [1, 2]}}}, "unknown key loguniform (did you mean log_uniform?)"),
+    ({"space": {LR: {"loguniform": [1, 2]}}}, "loguniform (did you mean log_uniform?)"),
     (
         {"space": {"stages.0.optimizer.lrr": {"uniform": [1e-3, 1]}}},
         "unknown key stages.0.optimizer.lrr (did you mean lr?)",
