@@ -211,14 +211,15 @@ def described(given: argparse.Namespace, subject: Subject) -> "Measured":
 def results_folder(given: argparse.Namespace, subject: Subject, measured: "Measured") -> Path:
     """Return the folder of an evaluation: the run's own for its own results.
 
-    Raises `UserError` where it holds something else.
+    Raises `UserError` where it holds something else, or cannot be written in.
     """
-    from xmodal.evaluation.results import check_folder, read_results
+    from xmodal.evaluation.results import check_folder, check_writable, read_results
 
     run = subject.run
     theirs = read_results(run.path)[1]
     is_own = is_runs_own(given, subject, measured)
     if not given.output and is_own and (theirs is None or measured.of_same_data(theirs)):
+        check_writable(run.path)
         return run.path
     folder = Path(given.output or run.path / "evaluations" / measured.name)
     check_folder(folder, measured)

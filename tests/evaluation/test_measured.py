@@ -1,6 +1,7 @@
 """Names of the folders that results are kept apart in, and what may be written into them."""
 
 import json
+import os
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -101,3 +102,12 @@ def test_a_description_by_another_version_is_of_something_else(tmp_path: Path) -
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(UserError, match="holds results of something else"):
         check_folder(tmp_path, MEASURED)
+
+
+def test_a_folder_that_cannot_be_written_in_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Permissions hold nobody back who runs the tests as root.
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    with pytest.raises(UserError, match=f"^{tmp_path} cannot be written in; name another folder"):
+        check_folder(tmp_path / "new" / "folder", MEASURED)

@@ -316,6 +316,9 @@ def test_checkpoints_are_found_by_name(run: Run) -> None:
     assert run.find_checkpoint("step-5") == run.checkpoint(5)
     (run.checkpoints / "latest").unlink()
     assert run.find_checkpoint("latest") == run.checkpoint(100)
+    (run.checkpoints / "latest").write_text("step-99")
+    with pytest.raises(UserError, match="keeps no checkpoint step-99; there are: step-5, step-20"):
+        run.find_checkpoint("latest")
     (run.checkpoints / "latest").write_text("step-100")
     with pytest.raises(
         UserError, match=r"no checkpoint step-7; there are: step-5, step-20, step-100$"

@@ -1,6 +1,7 @@
 """Results of an evaluation in a folder: results.json for programs, report/index.html for people."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,10 +56,8 @@ def check_folder(folder: Path, measured: Measured) -> None:
 
     It may be new, be empty, or hold results of the same measurement, which they replace.
     """
-    nearest = next(one for one in (folder, *folder.parents) if one.exists())
-    if not nearest.is_dir():
-        raise UserError(f"--output {folder}: {nearest} is a file; name a folder")
-    if nearest != folder or not _holds_more(folder):
+    check_writable(folder)
+    if not (folder.exists() and _holds_more(folder)):
         return
     theirs = read_results(folder)[1]
     try:
@@ -68,6 +67,15 @@ def check_folder(folder: Path, measured: Measured) -> None:
     if not same:
         what = "results of something else" if theirs else "other files"
         raise UserError(f"{folder} holds {what}; name another folder: --output DIR")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `UserError` where a folder for results is none, or this user cannot write in it."""
+    nearest = next(one for one in (folder, *folder.parents) if one.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--output {folder}: {nearest} is a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest} cannot be written in; name another folder: --output DIR")
 
 
 def _holds_more(folder: Path) -> bool:

@@ -66,8 +66,8 @@ def check_measurable(shards: Manifest, ranks: int) -> None:
     """Raise `UserError` where ranks are more than the samples that they share in evaluation."""
     if shards.num_samples < ranks:
         raise UserError(
-            f"{shards.url} has {shards.num_samples:,} samples to evaluate on, which {ranks} ranks "
-            f"cannot share; use {shards.num_samples} or fewer ranks, or more samples"
+            f"{ranks} ranks cannot share the samples of {shards.url} in evaluation, of which there "
+            f"are {shards.num_samples}; use at most so many ranks, or other shards"
         )
 
 

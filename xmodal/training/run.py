@@ -154,7 +154,8 @@ class Run:
         folder = latest if name == "latest" else self.checkpoints / name
         if (folder != latest and not STEP.fullmatch(name)) or not folder.is_dir():
             kept = ", ".join(f"step-{step}" for step in self._steps()) or "none"
-            raise UserError(f"{self.path} keeps no checkpoint {name}; there are: {kept}")
+            wanted = folder.name if name == "latest" else name
+            raise UserError(f"{self.path} keeps no checkpoint {wanted}; there are: {kept}")
         return folder
 
     def checkpoint(self, step: int) -> Path:
