@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from tests.shard_sets import described, write_shards
 from tests.training.recipes import SIZE, recipe_of
 from xmodal.data.batch import GALLERY, PAIRS, Contents
 from xmodal.data.kind import Kind
 from xmodal.errors import UserError
-from xmodal.training.checks import check_batch_norm, check_kind, check_method
+from xmodal.training.checks import check_batch_norm, check_kind, check_measurable, check_method
 
 COMPOSED = Contents(composed=True)
 TIRG = {
@@ -168,3 +169,10 @@ def test_shards_that_do_not_go_with_the_method(
 )
 def test_shards_that_do(kind: Kind, contents: Contents, tmp_path: Path) -> None:
     check_kind(recipe_of(tmp_path), "shards", kind, contents, local=False)
+
+
+def test_ranks_that_cannot_share_an_evaluation_are_refused_before_training(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, [{key: {"json": described([key])} for key in ("a", "b")}])
+    check_measurable(shards, 2)
+    with pytest.raises(UserError, match=r"3 ranks cannot share .* there are 2; use at most so m"):
+        check_measurable(shards, 3)
