@@ -72,7 +72,7 @@ def _karpathy_split(
     items = []
     with _karpathys(path):
         for image in images:
-            captions = [sentence["raw"].strip() for sentence in image["sentences"]]
+            captions = [stripped(sentence["raw"]) for sentence in image["sentences"]]
             kept = captions if name == "train" else captions[:NUM_EVALUATED_CAPTIONS]
             image_id = str(image.get("cocoid", Path(image["filename"]).stem))
             items.append(Item(image_id, picture(image), kept))
@@ -85,6 +85,11 @@ def _karpathys(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not one of Karpathy's splits (no {error})") from None
+
+
+def stripped(caption: Any) -> Any:
+    """Return a text without the space around it; what is none stays, to be counted as that."""
+    return caption.strip() if isinstance(caption, str) else caption
 
 
 def splits_of(items: Mapping[str, Sequence[Item]]) -> Splits:

@@ -67,6 +67,9 @@ def build(
         split = wanted.pop(name, None)
         if split is not None:
             _build_split(split, plans[name], folder, workers, part)
+        else:
+            note = f"{folder} is finished and stays as it is; remove it to build it again"
+            print(f"note: {printable(note)}", file=sys.stderr, flush=True)
         print(_summary(name, folder, part), flush=True)
     return folders
 

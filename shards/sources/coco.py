@@ -4,7 +4,7 @@ from collections import defaultdict
 from functools import cache, partial
 from pathlib import Path
 
-from shards.annotations import NUM_EVALUATED_CAPTIONS, karpathy_splits, read_json
+from shards.annotations import NUM_EVALUATED_CAPTIONS, karpathy_splits, read_json, stripped
 from shards.source import Item, MissingError, Split, Splits, require
 from xmodal.errors import UserError
 
@@ -51,7 +51,7 @@ def _official_split(file: Path, root: Path, folder: str) -> Split:
     captions = defaultdict(list)
     try:
         for annotation in document["annotations"]:
-            captions[annotation["image_id"]].append(annotation["caption"].strip())
+            captions[annotation["image_id"]].append(stripped(annotation["caption"]))
         limit = None if folder.startswith("train") else NUM_EVALUATED_CAPTIONS
         return Split(
             [

@@ -226,6 +226,15 @@ def test_whatever_a_kill_leaves_is_completed_to_the_same_bytes(
     assert contents(tmp_path / "to") == whole
 
 
+def test_a_finished_build_says_that_it_reads_nothing_again(
+    flickr8k: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = f"note: {tmp_path / 'to/train'} is finished and stays as it is; remove it to build"
+    for is_finished in (False, True):
+        build("flickr8k", tmp_path / "to", flickr8k, splits=["train"])
+        assert (note in capsys.readouterr().err) == is_finished
+
+
 def test_the_bytes_do_not_depend_on_the_workers(flickr8k: Path, tmp_path: Path) -> None:
     for workers in (1, 3):
         to = tmp_path / str(workers)

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from shards.build import build
+from shards.skipped import read_skipped
 from shards.source import Item, Source, Split, find_source, source_names
 from xmodal.data.decode import decode_image
 from xmodal.data.manifest import read_manifest
+from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -238,6 +240,24 @@ def test_flickr30k_from_karpathys_splits(tmp_path: Path) -> None:
         karpathy_image("test", "3.jpg"),
     )
     assert list(items("flickr30k", tmp_path)) == ["train", "val", "test"]
+
+
+def test_a_caption_that_is_no_text_costs_itself(tmp_path: Path) -> None:
+    png(tmp_path / "flickr30k-images/1.jpg", "red")
+    png(tmp_path / "val2014/1.jpg", "red")
+    image = karpathy_image("test", "1.jpg", 2)
+    image["sentences"][0]["raw"] = None
+    write_karpathy(tmp_path / "dataset_flickr30k.json", image)
+    said = [{"image_id": 1, "caption": caption} for caption in (None, {"en": "x"}, " 1.jpg 1. ")]
+    official = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": said}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/captions_val2014.json").write_text(json.dumps(official))
+    for name in ("flickr30k", "coco"):
+        (folder,) = build(name, tmp_path / name, tmp_path).values()
+        (sample,) = SampleReader(read_manifest(folder)).load([0])
+        assert sample.captions() == ["1.jpg 1."]
+        skipped = {cause for _, cause, _ in read_skipped(folder)}
+        assert "caption is no text (but null)" in skipped
 
 
 def test_flickr30k_without_captions(tmp_path: Path) -> None:
