@@ -40,11 +40,14 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
 
 
 def find_process(*words: str, **variables: str) -> psutil.Process:
-    """Return the process that was started with these words and variables; `LookupError` if none."""
+    """Return the process that was started with these words and variables, not a shell that waits
+    for it; `LookupError` if none.
+    """
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it has ended, or is somebody else's
             given, held = process.cmdline(), process.environ()
-            if set(words) <= set(given) and variables.items() <= held.items():
+            named = set(words) <= set(given) and variables.items() <= held.items()
+            if named and not given[0].endswith("bash"):
                 return process
     raise LookupError(f"{words} {variables}")
 

@@ -90,7 +90,7 @@ def test_what_a_stage_requires_decides_whether_the_next_begins(
     assert done.code == 2
     last = done.err.splitlines()[-1]
     assert last.startswith("error: stage metric ended with metric_accuracy 0.")
-    assert "which is to be at least 2: the run stops here, its checkpoint kept" in last
+    assert "which must be at least 2: the run stops here, its checkpoint kept" in last
     assert max(steps(tmp_path / "run")) == 3 * LENGTH
     assert "the run stops here" in train(*given("uncsm"), run, refused).err
     # Another number of that stage's end will do, by its whole name or without its protocol.
