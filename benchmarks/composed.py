@@ -20,9 +20,9 @@ from typing import NamedTuple
 from benchmarks.beside import console
 from benchmarks.ridge import ridge_metrics
 from benchmarks.trained import Metrics, compare, read_arguments, recipe_of, train
+from xmodal.assembly.recipe import Recipe
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
-from xmodal.recipe import Recipe
 
 
 class DataSet(NamedTuple):

@@ -137,9 +137,9 @@ def ours(kind: str, **given: Any) -> Callable[[int, int], Loss]:
         from pydantic import TypeAdapter
 
         from xmodal.objectives.build import build_objective
-        from xmodal.objectives.config import PairObjectiveConfig
+        from xmodal.objectives.config import ObjectiveConfig
 
-        config: Any = TypeAdapter(PairObjectiveConfig).validate_python({"kind": kind} | given)
+        config: Any = TypeAdapter(ObjectiveConfig).validate_python({"kind": kind} | given)
         objective = build_objective(config).to(DEVICE)
 
         def loss(x: Tensor, y: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import hardware, measure
+from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import Batch
 from xmodal.distributed.environment import start
 from xmodal.methods.build import method_of
 from xmodal.models.config import TransformerConfig
-from xmodal.recipe import read_recipe
 from xmodal.training.engine import initialize_engine
 from xmodal.training.gradient_cache import GradientCache
 

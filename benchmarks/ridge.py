@@ -15,6 +15,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from xmodal.assembly.feature_cache import cached_features
+from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Batch
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest, read_manifest
@@ -24,9 +26,7 @@ from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.tirg import Tirg
 from xmodal.models.heads import Unit
-from xmodal.recipe import Recipe
-from xmodal.training.features import cached_features
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 # Times the mean eigenvalue of the inputs' covariance.
 PENALTIES = tuple(10.0**power for power in np.arange(-3, 2.5, 0.5))

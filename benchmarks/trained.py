@@ -13,11 +13,11 @@ from typing import Any
 
 from benchmarks.beside import row
 from benchmarks.measure import hardware
+from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.assembly.session import Session
 from xmodal.distributed.environment import Environment
-from xmodal.recipe import Recipe, read_recipe
-from xmodal.training.progress import full_name
-from xmodal.training.run import Run
-from xmodal.training.session import Session
+from xmodal.runs.progress import full_name
+from xmodal.runs.run import Run
 
 RECIPES = Path(__file__).parent / "recipes"
 Metrics = dict[str, float]

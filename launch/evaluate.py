@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
+from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.errors import UserError, printable, run_command
 from xmodal.evaluation.config import PROTOCOLS
-from xmodal.recipe import Recipe, dump_recipe, load_recipe
+from xmodal.runs.recipe_file import dump_recipe
 
 if TYPE_CHECKING:
     from xmodal.data.composed import ComposedSet
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from xmodal.distributed.environment import Environment
     from xmodal.evaluation.measured import Measured
     from xmodal.methods.method import Method
-    from xmodal.training.run import Run
+    from xmodal.runs.run import Run
 
 
 @dataclass
@@ -64,7 +65,7 @@ def main() -> None:
 def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     from xmodal.distributed.environment import start
     from xmodal.distributed.pulse import watching_peers
-    from xmodal.training.run import Run
+    from xmodal.runs.run import Run
 
     run = Run(given.run)
     checkpoint = run.find_checkpoint(given.checkpoint)
@@ -87,14 +88,14 @@ def load(
     environment: "Environment",
 ) -> Subject:
     """Return what is measured; raises `UserError` where method and data do not fit."""
+    from xmodal.assembly.checks import check_kind
+    from xmodal.assembly.vocabulary import tokenizer_of
     from xmodal.data.batch import GALLERY
     from xmodal.data.manifest import read_manifest
     from xmodal.evaluation.retrieval import sets_to_measure
     from xmodal.methods.build import build_method, load_tokenizer
-    from xmodal.training.checkpoints import load_weights
-    from xmodal.training.checks import check_kind
-    from xmodal.training.vocabulary import tokenizer_of
-    from xmodal.training.wholeness import check_whole_checkpoint
+    from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
+    from xmodal.runs.checkpoints.load import load_weights
 
     data = recipe.data
     shards = read_manifest(str(data.val if given.data is None else given.data), data.s3, data.cache)
@@ -195,7 +196,7 @@ def described(given: argparse.Namespace, subject: Subject) -> "Measured":
     """Return the description of what is about to be measured."""
     from xmodal.evaluation.measured import describe
     from xmodal.evaluation.protocols import named
-    from xmodal.training.wholeness import digest_of
+    from xmodal.runs.checkpoints.integrity import digest_of
 
     config, shards = subject.recipe.evaluation, subject.shards
     return describe(

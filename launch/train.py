@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
+from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.components.description import describe
 from xmodal.errors import own_rank, run_command
-from xmodal.recipe import Recipe, describe, read_recipe
-from xmodal.training.restarts import check_restarts
-from xmodal.training.run import Run
+from xmodal.runs.restarts import check_restarts
+from xmodal.runs.run import Run
 
 if TYPE_CHECKING:
     from xmodal.distributed.environment import Environment
@@ -56,9 +57,9 @@ def train(recipe: Recipe, environment: "Environment") -> None:
             build_missing(data.build, data.urls, data.s3)
         barrier()
 
+    from xmodal.assembly.finished import own_results
+    from xmodal.assembly.session import Session
     from xmodal.evaluation.report import print_results
-    from xmodal.training.finished import own_results
-    from xmodal.training.session import Session
 
     Session(recipe, environment).train()
     if environment.is_main:
@@ -87,7 +88,7 @@ def read_arguments(arguments: list[str]) -> Recipe:
 
 def key_lines() -> list[str]:
     # What several kinds of a part have in common is told once.
-    told = dict.fromkeys(describe())
+    told = dict.fromkeys(describe(Recipe))
     return [f"  {key} ({default})\n      {meaning}" for key, default, meaning in told]
 
 

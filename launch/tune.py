@@ -16,9 +16,10 @@ import signal
 import sys
 from pathlib import Path
 
+from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.components.description import describe
 from xmodal.errors import UnfinishedError, UserError, run_command
-from xmodal.recipe import Recipe, describe, read_recipe
-from xmodal.training.restarts import check_restarts
+from xmodal.runs.restarts import check_restarts
 from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.folder import check_folder, make_folder, newest_run
 from xmodal.tuning.space import read_space
@@ -38,7 +39,7 @@ def main() -> None:
 
         build_missing(recipe.data.build, recipe.data.urls, recipe.data.s3)
     # Only now the slow imports: help and mistakes have been answered.
-    from xmodal.training.hold import hold
+    from xmodal.runs.lock import hold
     from xmodal.tuning.checks import check_sweep, timeline_of
     from xmodal.tuning.cluster import gpus_of, room_for, running_ray
     from xmodal.tuning.report import report

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from tests.processes import CONTEXT
-from tests.runs import AGREE, wait_for_disk
+from tests.run_folders import AGREE, wait_for_disk
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,7 +69,7 @@ def run(
 
     As with a launcher, the first rank that fails ends the others, or else they have to end by
     themselves. With `killed_at`, such as
-    `xmodal.training.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time;
+    `xmodal.runs.run:Run.log:3`, rank 0 is killed (kill -9) as it calls that for the third time;
     what it has begun to save is whole after one more step, however slow the disk.
     Each rank calls what `before` names before each call of it, with the same arguments.
     """

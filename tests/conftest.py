@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from tests.services import browser as browser_service
 from tests.services import s3 as s3_service
 from tests.services import slurm as slurm_service
 from tests.services.browser import Browser
+from xmodal.assembly.recipe import Recipe
 
 # Their assertions are told as those of tests are.
-pytest.register_assert_rewrite("tests.commands", "tests.runs", "tests.tuning.sweeps")
+pytest.register_assert_rewrite("tests.commands", "tests.run_folders", "tests.tuning.sweeps")
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
@@ -87,3 +89,19 @@ def _lacks(what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(what, pytrace=False)
     pytest.skip(what)
+
+
+@pytest.fixture
+def make_recipe() -> Callable[..., Recipe]:
+    """A small recipe; arguments replace its parts, `data` adds to its keys."""
+
+    def made(*, data: dict[str, Any] | None = None, **parts: Any) -> Recipe:
+        method = {
+            "kind": "clip",
+            "image": {"kind": "timm", "name": "test_resnet"},
+            "text": {"kind": "transformer"},
+        }
+        shards = {"train": "train", "batch_size": 10} | (data or {})
+        return Recipe.model_validate({"run": "run", "data": shards, "method": method} | parts)
+
+    return made

@@ -8,4 +8,4 @@ import os
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-import xmodal.training.session  # noqa: F401
+import xmodal.assembly.session  # noqa: F401

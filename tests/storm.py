@@ -47,13 +47,13 @@ GROUPS: Sequence[dict[str, Phase]] = (
             range(6, 9),
             (LOADERS, *RANKS, BOTH),
         ),
-        "recovery": Phase("xmodal.training.wholeness:_fault"),
+        "recovery": Phase("xmodal.runs.checkpoints.integrity:_fault"),
         "rendezvous": Phase("xmodal.distributed.rollcall:Roll.wait"),
         "pruning": Phase("shutil:os.unlink", range(1, 6), RANKS[:1], within="prune"),
     },
     {
-        "naming": Phase("xmodal.training.saving:write_atomically", range(2, 4), RANKS[:1]),
-        "writing": Phase("xmodal.training.writer:_write", range(1, 4)),
+        "naming": Phase("xmodal.runs.checkpoints.saving:write_atomically", range(2, 4), RANKS[:1]),
+        "writing": Phase("xmodal.runs.checkpoints.writer:_write", range(1, 4)),
         "loading": Phase("xmodal.training.trainer:load_checkpoint"),
         "imports": Phase("xmodal.distributed.environment:keep_within"),
     },
@@ -61,13 +61,13 @@ GROUPS: Sequence[dict[str, Phase]] = (
         "agreement": Phase("xmodal.training.trainer:Trainer._agree", range(6, 9)),
         "engine": Phase("xmodal.training.trainer:initialize_engine"),
         "process groups": Phase("torch.distributed:new_group", victims=RANKS),
-        "renaming": Phase("xmodal.training.run:Path.rename", range(1, 3), RANKS[:1]),
+        "renaming": Phase("xmodal.runs.run:Path.rename", range(1, 3), RANKS[:1]),
     },
     {
         "evaluation": Phase("xmodal.evaluation.gallery:_embed_batch"),
         "stage": Phase("xmodal.training.trainer:Trainer._start_stage"),
-        "logging": Phase("xmodal.training.run:Run.log", range(1, 4), RANKS[:1]),
-        "results": Phase("xmodal.training.session:write_results", victims=RANKS[:1]),
+        "logging": Phase("xmodal.runs.run:Run.log", range(1, 4), RANKS[:1]),
+        "results": Phase("xmodal.assembly.session:write_results", victims=RANKS[:1]),
     },
 )
 
@@ -197,7 +197,7 @@ class Storm:
 def facts(run: Path) -> dict[str, object]:
     """Return what a run that was killed has to have in common with one that was not."""
     # What strikes from here within a command shall not wait for these.
-    from tests.runs import evaluations, shown_steps, steps
+    from tests.run_folders import evaluations, shown_steps, steps
 
     return {
         "losses": steps(run),

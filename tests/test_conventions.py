@@ -20,13 +20,14 @@ LAYERS = [
     {"tuning"},
     {"assembly"},
     {"training"},
+    {"runs"},
     {"evaluation"},
     {"methods"},
     {"objectives", "models"},
     {"distributed", "data"},
-    {"recipe"},
+    {"components"},
     {"tensor_files", "terminal", "yaml_text"},
-    {"activity", "errors", "precision"},
+    {"activity", "atomic_files", "errors", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {
@@ -34,6 +35,7 @@ SHARDS_MAY_IMPORT = {
         f"xmodal.data.{name}"
         for name in ("decode", "fields", "limits", "manifest", "shard_index", "storage", "tar")
     ),
+    "xmodal.atomic_files",
     "xmodal.data.samples",
     "xmodal.activity",
     "xmodal.errors",
@@ -65,17 +67,13 @@ def resolve(module: str, names: list[str]) -> Iterator[str]:
 
 
 def package_of(module: str) -> str | None:
-    """Return the package of `LAYERS` that a module of the project belongs to.
-
-    A component's configuration and limits belong to the recipe, which collects them all.
-    """
+    """Return the package of `LAYERS` that a module of the project belongs to."""
     top, *rest = module.split(".")
     if top == "launch":
         return "launch"
     if top != "xmodal" or not rest:
         return None
-    is_recipe = rest[-1] in ("config", "limits") or rest[0] in ("schema", "overrides")
-    return "recipe" if is_recipe else rest[0]
+    return rest[0]
 
 
 def test_every_package_has_its_layer() -> None:

@@ -14,7 +14,7 @@ import yaml
 from shards.__main__ import read_arguments
 from shards.build import build
 from shards.source import find_source
-from xmodal.recipe import read_recipe
+from xmodal.assembly.recipe import read_recipe
 from xmodal.tuning.space import read_space
 
 ROOT = Path(__file__).parents[1]

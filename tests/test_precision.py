@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.recipes import recipe_of
+from tests.recipes import recipe_of
 from xmodal.data.tokens import train_tokenizer
 from xmodal.methods.build import build_method
 from xmodal.precision import full_precision, set_precision

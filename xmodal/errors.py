@@ -8,9 +8,10 @@ import sys
 import threading
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 # ELOOP: a link in the place of a file that only ever is one.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ELOOP}
@@ -70,6 +71,28 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 
+class RenamedKeyWarning(FutureWarning):
+    """A key of a configuration has a new name; the old one is accepted for one release."""
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, RenamedKeyWarning):
+        if own_rank() == 0:
+            print(f"warning: {message}", file=sys.stderr)
+    else:
+        _plain_warning(message, category, filename, lineno, file, line)
+
+
+_plain_warning = warnings.showwarning
+
+
 class Guarded:
     """A text stream to which nothing but `printable` lines are written.
 
@@ -115,6 +138,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     130, a closed pipe 141. All that it prints is `printable`.
     """
     _guard_streams()
+    warnings.showwarning = _show_warning
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import composed, visual
-from xmodal.recipe import Recipe
-from xmodal.training.checks import check_method
+from xmodal.assembly.checks import check_method
+from xmodal.assembly.recipe import Recipe
 
 SMALL = {
     "tirg": ["method.image={kind: features, features: 8}"],

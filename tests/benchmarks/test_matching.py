@@ -7,7 +7,7 @@ from scipy.linalg import eigh
 from benchmarks.cca import Features, correlate
 from benchmarks.matching import COLUMNS, METHODS, SETS
 from benchmarks.trained import RECIPES, table
-from xmodal.recipe import read_recipe
+from xmodal.assembly.recipe import read_recipe
 
 
 def test_cca_finds_the_directions_of_greatest_correlation() -> None:

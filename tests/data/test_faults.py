@@ -30,7 +30,7 @@ from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.samples import hash_id
 from xmodal.data.shard_index import write_index
 from xmodal.errors import UserError
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 COUNT, EPOCH = 60, range(5)
 

@@ -12,12 +12,13 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.data.manifest import Shard, read_manifest, write_atomically, write_manifest
+from xmodal.atomic_files import write_atomically
+from xmodal.data.manifest import Shard, read_manifest, write_manifest
 from xmodal.data.shard_index import read_index, write_index
 from xmodal.data.tar import Member, Sample, TarScan, key_and_extension, tar_samples
 from xmodal.errors import UserError
-from xmodal.training.hold import hold
-from xmodal.training.run import Run
+from xmodal.runs.lock import hold
+from xmodal.runs.run import Run
 
 SAMPLES = [
     {"__key__": "a/0001", "jpg": b"x" * 700, "json": {"captions": ["one"]}},

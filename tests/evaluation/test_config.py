@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import PAIRS, Contents
 from xmodal.errors import UserError
 from xmodal.evaluation.config import PROTOCOLS
@@ -15,7 +16,7 @@ from xmodal.evaluation.protocols import (
 )
 from xmodal.evaluation.subject import MEASURES
 from xmodal.methods.method import Method
-from xmodal.recipe import dump_recipe, read_recipe
+from xmodal.runs.recipe_file import dump_recipe
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xmodal.recipe import read_recipe
+from xmodal.assembly.recipe import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 LOSSES = 20  # that are compared

@@ -11,10 +11,10 @@ import pytest
 
 from tests.commands import train
 from tests.launch.conftest import STEPS
-from tests.runs import STEP, changed, note_ids, noted_ids, steps, weights
-from xmodal.training.run import Run
+from tests.run_folders import STEP, changed, note_ids, noted_ids, steps, weights
+from xmodal.runs.run import Run
 
-KILLED = "xmodal.training.run:Run.log:{}"  # as it logs its so-manieth step
+KILLED = "xmodal.runs.run:Run.log:{}"  # as it logs its so-manieth step
 
 
 def go_on(run: Path, *given: object, ranks: Sequence[int], every: int) -> None:

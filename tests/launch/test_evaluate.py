@@ -8,9 +8,9 @@ import pytest
 
 from tests.commands import evaluate, train
 from tests.launch.conftest import STEPS
-from tests.runs import measured, results
+from tests.run_folders import measured, results
 from tests.shard_sets import encode, plain, write_shards
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 
 @pytest.fixture

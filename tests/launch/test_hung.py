@@ -13,11 +13,11 @@ import pytest
 
 from tests.commands import by_launcher, train
 from tests.processes import find_process
-from tests.runs import AGREE, STEP, wait_for_disk
+from tests.run_folders import AGREE, STEP, wait_for_disk
 from tests.services.daemons import until
 from xmodal.distributed.environment import REDUCES
 from xmodal.distributed.rollcall import Roll
-from xmodal.training.run import Run, read_state
+from xmodal.runs.run import Run, read_state
 
 
 def hang(step: int, trainer: Any, *_: Any) -> None:

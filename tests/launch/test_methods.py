@@ -8,10 +8,10 @@ import pytest
 
 from tests.commands import train
 from tests.launch.methods import CHANGES, IMAGE, LENGTH, LOSSES, STAGES, TEXT, length
-from tests.runs import changed, evaluations, steps, weights
+from tests.run_folders import changed, evaluations, steps, weights
 from tests.shard_sets import encode, write_shards
 from tests.training_sets import npy
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 
 @pytest.mark.parametrize("method", CHANGES)

@@ -14,18 +14,18 @@ import pytest
 from tests.commands import Done, train
 from tests.launch.conftest import STEPS
 from tests.launch.test_preemption import ask_to_stop
-from tests.runs import STEP, kept_checkpoints, steps
+from tests.run_folders import STEP, kept_checkpoints, steps
 from tests.services.daemons import until
 from tests.services.s3 import Gateway
 from xmodal.data.storage.config import S3Config
 from xmodal.data.storage.s3 import S3Storage
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 pytestmark = pytest.mark.s3
 
 # Called as a checkpoint is about to be sent, once another one of this process is in the bucket.
-SENDING = "xmodal.training.mirror:Mirror._kept:{}"
-PUT = "xmodal.training.mirror:Mirror._put"
+SENDING = "xmodal.runs.checkpoints.mirror:Mirror._kept:{}"
+PUT = "xmodal.runs.checkpoints.mirror:Mirror._put"
 WEIGHTS = "mp_rank_00_model_states.pt"
 
 
@@ -210,7 +210,7 @@ def test_killed_as_it_fetches_it_fetches_again(
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     assert mirror.train(here, "data.val=null", killed_at=SENDING.format(2)).code == -9
-    died = f"xmodal.training.mirror:Mirror._get:{number}"
+    died = f"xmodal.runs.checkpoints.mirror:Mirror._get:{number}"
     assert mirror.train(there, "data.val=null", killed_at=died).code == -9
     done = mirror.train(there, "data.val=null")
     assert done.code == 0, done.err

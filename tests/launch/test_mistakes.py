@@ -12,7 +12,7 @@ import pytest
 from tests.commands import by_launcher, train
 from xmodal.data.manifest import write_manifest
 from xmodal.data.shard_index import write_index
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 WRONG_RECIPES = {
     "a name that is none": (["quickstrat"], "there is no recipe quickstrat (did you mean quickst"),

@@ -20,10 +20,10 @@ import pytest
 from tests.commands import ROOT, evaluate, free_port, train
 from tests.launch.conftest import STEPS
 from tests.launch.test_resume import assert_the_same
-from tests.runs import STEP, kept_checkpoints, steps
+from tests.run_folders import STEP, kept_checkpoints, steps
 from tests.services.daemons import until
+from xmodal.runs.run import Run
 from xmodal.training.preemption import HEARD
-from xmodal.training.run import Run
 
 
 def ask_to_stop(number: signal.Signals, step: int, rank: int, trainer: Any, *_: Any) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     recipe: Path, finished: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    assert train(recipe, f"run={run}", killed_at="xmodal.training.run:Run.log:17").code == -9
+    assert train(recipe, f"run={run}", killed_at="xmodal.runs.run:Run.log:17").code == -9
     newest = Run(run).latest()
     assert newest
     weights = newest / "mp_rank_00_model_states.pt"
@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 def test_without_a_whole_checkpoint_it_does_not_begin_again(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train(recipe, f"run={run}", killed_at="xmodal.training.run:Run.log:17").code == -9
+    assert train(recipe, f"run={run}", killed_at="xmodal.runs.run:Run.log:17").code == -9
     before = Run(run).metrics.read_text()
     for folder in Run(run).checkpoints.glob("step-*"):
         state = folder / "state.json"

@@ -14,7 +14,7 @@ import torch
 from shards.build import build
 from tests.commands import train
 from tests.launch.conftest import STEPS
-from tests.runs import (
+from tests.run_folders import (
     STEP,
     changed,
     evaluations,
@@ -25,7 +25,7 @@ from tests.runs import (
     steps,
     weights,
 )
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 Ids = dict[int, list[int]]  # of each step's global batch
 
@@ -177,11 +177,11 @@ def test_killed_between_micro_batches_it_goes_on_as_if_nothing_had_been(
 
 
 DEATHS = {
-    "between two checkpoints": "xmodal.training.run:Run.log:17",
-    "while a checkpoint is written": "xmodal.training.writer:_write:5",
-    "before it is in its place": "xmodal.training.run:Path.rename:2",
-    "before `latest` names it": "xmodal.training.saving:write_atomically:2",
-    "before old ones are deleted": "xmodal.training.run:Run.prune:3",
+    "between two checkpoints": "xmodal.runs.run:Run.log:17",
+    "while a checkpoint is written": "xmodal.runs.checkpoints.writer:_write:5",
+    "before it is in its place": "xmodal.runs.run:Path.rename:2",
+    "before `latest` names it": "xmodal.runs.checkpoints.saving:write_atomically:2",
+    "before old ones are deleted": "xmodal.runs.run:Run.prune:3",
 }
 
 
@@ -246,7 +246,7 @@ def test_stages_train_their_parts_and_resume(zero: int, recipe: Path, tmp_path: 
     given += ["checkpoints.keep_last=4"]
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert train(*given, f"run={whole}").code == 0
-    killed = train(*given, f"run={run}", killed_at="xmodal.training.run:Run.log:25")
+    killed = train(*given, f"run={run}", killed_at="xmodal.runs.run:Run.log:25")
     assert killed.code == -9
     assert Run(run).latest() == Run(run).checkpoint(18)
     done = train(*given, f"run={run}")

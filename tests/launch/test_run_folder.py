@@ -9,7 +9,7 @@ import torch
 
 from tests.commands import train
 from tests.launch.conftest import STEPS
-from tests.runs import STEP, evaluations, kept_checkpoints, shown_steps, steps, weights
+from tests.run_folders import STEP, evaluations, kept_checkpoints, shown_steps, steps, weights
 
 
 def rename_at(step: int, trainer: Any, *_: Any) -> None:
@@ -23,7 +23,7 @@ def test_a_killed_run_resumes_in_a_folder_with_faults(
 ) -> None:
     run = tmp_path / "a: b #1 ü"
     given = [recipe, f"run={run}", "stages.0.name=[/foo]"]
-    killed = train(*given, killed_at="xmodal.training.run:Run.log:17")
+    killed = train(*given, killed_at="xmodal.runs.run:Run.log:17")
     assert killed.code == -9
     assert {"step-6", "step-12"} <= kept_checkpoints(run)
     (run / "tokenizer.json").unlink()
@@ -73,7 +73,7 @@ def test_a_fault_is_one_line(
     name: str, content: bytes | None, line: str, recipe: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    killed = train(recipe, f"run={run}", killed_at="xmodal.training.run:Run.log:9")
+    killed = train(recipe, f"run={run}", killed_at="xmodal.runs.run:Run.log:9")
     assert killed.code == -9
     (run / name).rename(run / f"{name}.before")
     if content is None:

@@ -15,7 +15,7 @@ import pytest
 
 from shards.build import build
 from tests.commands import ROOT, Done, evaluate, train
-from tests.runs import (
+from tests.run_folders import (
     READ,
     STEP,
     evaluations,
@@ -32,8 +32,8 @@ from tests.services.proxy import Proxy, cuts, proxy
 from tests.services.s3 import Gateway
 from xmodal.data.storage.config import S3Config
 from xmodal.data.storage.s3 import S3Storage
-from xmodal.training.progress import NAMED_FAULTS
-from xmodal.training.run import Run
+from xmodal.runs.progress import NAMED_FAULTS
+from xmodal.runs.run import Run
 
 pytestmark = pytest.mark.s3
 

@@ -13,10 +13,10 @@ import torch
 from tests.commands import train
 from tests.launch.conftest import STEPS
 from tests.launch.test_resume import assert_the_same
-from tests.runs import AGREE, STEP, kept_checkpoints, note_ids, noted_ids, steps, weights
-from xmodal.training.run import Run
+from tests.run_folders import AGREE, STEP, kept_checkpoints, note_ids, noted_ids, steps, weights
+from xmodal.runs.run import Run
 
-WRITE = "xmodal.training.writer:_write"
+WRITE = "xmodal.runs.checkpoints.writer:_write"
 SAVED = 6  # the step of the first checkpoint
 
 

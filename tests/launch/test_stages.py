@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.commands import train
-from tests.runs import START, note_memory, noted_memory
+from tests.run_folders import START, note_memory, noted_memory
 
 STAGES = 10
 

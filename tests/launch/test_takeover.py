@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.commands import train
-from tests.runs import kept_checkpoints, steps, weights
+from tests.run_folders import kept_checkpoints, steps, weights
+from xmodal.assembly.recipe import Recipe, load_recipe, with_values
 from xmodal.errors import UserError
-from xmodal.recipe import Recipe, load_recipe, with_values
-from xmodal.training.run import Run
-from xmodal.training.takeover import take_over
+from xmodal.runs.checkpoints.clone import take_over
+from xmodal.runs.run import Run
 
 CHANGED = {"stages.0.optimizer.lr": 1e-3, "stages.0.optimizer.weight_decay": 0.3}
 

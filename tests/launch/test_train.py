@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.commands import by_launcher, train
 from tests.launch.conftest import STEPS
-from tests.runs import changed, evaluations, kept_checkpoints, steps, weights
-from xmodal.training.run import Run
+from tests.run_folders import changed, evaluations, kept_checkpoints, steps, weights
+from xmodal.runs.run import Run
 
 # A small network with batch normalisation, whose statistics are to be those of all ranks.
 # Its rate is low, because training amplifies what rounding makes of the order of summation.

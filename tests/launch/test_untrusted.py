@@ -7,10 +7,10 @@ import pytest
 
 from tests.commands import evaluate, train
 from tests.traps import set_trap
-from xmodal.training.run import Run
-from xmodal.training.wholeness import CONTENTS, write_contents
+from xmodal.runs.checkpoints.integrity import CONTENTS, write_contents
+from xmodal.runs.run import Run
 
-KILLED = "xmodal.training.run:Run.log:4"
+KILLED = "xmodal.runs.run:Run.log:4"
 
 
 def words_of(recipe: Path, run: Path, zero: int) -> list[object]:

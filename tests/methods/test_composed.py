@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
+from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import Batch
 from xmodal.methods.build import method_of
 from xmodal.methods.config import DimConfig, TirgConfig
 from xmodal.methods.method import Method
 from xmodal.methods.tirg import Tirg
-from xmodal.recipe import read_recipe
 from xmodal.training.parts import parameter_groups
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"

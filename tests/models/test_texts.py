@@ -13,7 +13,7 @@ from xmodal.models import packages
 from xmodal.models.config import (
     FeaturesConfig,
     GruConfig,
-    TextConfig,
+    TextEncoderConfig,
     TransformerConfig,
     TransformersConfig,
 )
@@ -289,5 +289,5 @@ def test_words_of_minilm_are_those_of_plain_transformers(minilm: PretrainedText)
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
-def test_a_recipe_s_encoder(config: TextConfig, kind: type) -> None:
+def test_a_recipe_s_encoder(config: TextEncoderConfig, kind: type) -> None:
     assert type(text_encoder(config, vocabulary=400)) is kind

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from xmodal.objectives.build import build_objective
-from xmodal.objectives.config import InfoNCEConfig, PairObjectiveConfig
+from xmodal.objectives.config import InfoNCEConfig, ObjectiveConfig
 from xmodal.objectives.contrastive import InfoNCE
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import Cell, hardest, log_sum_exp, num_negatives, pair_sum
@@ -301,7 +301,7 @@ def test_products_in_bfloat16_are_near(given: dict[str, Any]) -> None:
     x, y = F.normalize(x, dim=1), F.normalize(x + noise, dim=1)
     results = []
     for products in ("float32", "bfloat16"):
-        config = TypeAdapter(PairObjectiveConfig).validate_python(given | {"products": products})
+        config = TypeAdapter(ObjectiveConfig).validate_python(given | {"products": products})
         leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
         value = build_objective(config)(*leaves, torch.arange(64) % 60)
         value.backward()

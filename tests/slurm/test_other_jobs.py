@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shards.build import build
-from tests.runs import results
+from tests.run_folders import results
 from tests.services.slurm import Slurm
 from tests.slurm.conftest import ROOT
 

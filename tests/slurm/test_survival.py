@@ -11,11 +11,11 @@ import pytest
 
 from tests.commands import train
 from tests.processes import find_process
-from tests.runs import shown_steps, steps
+from tests.run_folders import shown_steps, steps
 from tests.services.daemons import until
 from tests.services.slurm import NODES, Slurm
 from tests.slurm.conftest import ROOT
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 
 pytestmark = pytest.mark.slurm
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.services.slurm import Slurm
 from tests.slurm.conftest import ROOT
-from xmodal.training.run import Run, read_state
+from xmodal.runs.run import Run, read_state
 
 pytestmark = pytest.mark.slurm
 

@@ -26,7 +26,7 @@ from tests.tuning.sweeps import (
     told,
     write_space,
 )
-from xmodal.training.run import Run, read_state
+from xmodal.runs.run import Run, read_state
 from xmodal.tuning.journal import Trial
 
 pytestmark = pytest.mark.slurm

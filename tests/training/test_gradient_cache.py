@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.processes import on_ranks
+from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Batch, join
 from xmodal.distributed.collectives import gather, rank, world_size
-from xmodal.recipe import Recipe
 from xmodal.training.config import StageConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache

@@ -9,9 +9,9 @@ import pytest
 from xmodal import activity, terminal
 from xmodal.errors import UserError
 from xmodal.evaluation.protocols import BETTER, OTHERS
+from xmodal.runs.run import Run
 from xmodal.training.config import StageConfig
 from xmodal.training.log import COLLAPSED_LINES, TrainingLog
-from xmodal.training.run import Run
 from xmodal.training.timeline import StageSpan
 
 SPAN = StageSpan(StageConfig(), 0, 0, 99, 0)

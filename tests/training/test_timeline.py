@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from xmodal.recipe import Recipe
-from xmodal.schema import Span
+from xmodal.assembly.recipe import Recipe
+from xmodal.components.config import Span
 from xmodal.training.timeline import Timeline
 
 MakeRecipe = Callable[..., Recipe]

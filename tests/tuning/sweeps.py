@@ -11,9 +11,9 @@ import yaml
 
 from shards.build import build
 from tests.commands import ROOT
-from tests.runs import evaluations
-from xmodal.recipe import load_recipe
-from xmodal.training.run import Run
+from tests.run_folders import evaluations
+from xmodal.assembly.recipe import load_recipe
+from xmodal.runs.run import Run
 from xmodal.tuning.journal import Journal, Trial
 
 LR = "stages.0.optimizer.lr"

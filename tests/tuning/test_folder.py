@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.errors import UserError
-from xmodal.recipe import Recipe, read_recipe
 from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.folder import check_folder, make_folder
 from xmodal.tuning.space import read_space

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 from xmodal.tuning.sweep import Supply, Sweep
 
 

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.services.browser import HOSTILE, RUN, SHOWN, Browser, assert_harmless
 from tests.tuning.sweeps import DECAY, LR
+from xmodal.assembly.recipe import read_recipe
 from xmodal.errors import UserError
-from xmodal.recipe import read_recipe
 from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.folder import make_folder
 from xmodal.tuning.journal import Journal

@@ -8,7 +8,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from tests.tuning.sweeps import LR
-from xmodal.recipe import read_recipe
+from xmodal.assembly.recipe import read_recipe
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.journal import Journal
 from xmodal.tuning.schedulers import scheduler_of

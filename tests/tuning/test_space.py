@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import run
 from tests.tuning.sweeps import DECAY, LR
-from xmodal.recipe import read_recipe
+from xmodal.assembly.recipe import read_recipe
 from xmodal.tuning.folder import make_folder
 from xmodal.tuning.space import (
     from_optuna,

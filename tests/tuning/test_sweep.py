@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.commands import run
-from tests.runs import kept_checkpoints
+from tests.run_folders import kept_checkpoints
 from tests.tuning.conftest import command, environment, tune
 from tests.tuning.sweeps import (
     LR,
@@ -29,8 +29,8 @@ from tests.tuning.sweeps import (
     rows,
     told,
 )
-from xmodal.recipe import load_recipe, read_recipe
-from xmodal.training.run import Run, read_state
+from xmodal.assembly.recipe import load_recipe, read_recipe
+from xmodal.runs.run import Run, read_state
 
 RAY = ("raylet", "gcs_server", "ray::")
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from xmodal.assembly.pictures import Picture, read_pictures
+from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.assembly.vocabulary import tokenizer_of
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
@@ -20,11 +22,9 @@ from xmodal.evaluation.zero_shot import class_prototypes
 from xmodal.methods.build import build_method, load_tokenizer
 from xmodal.methods.method import Method
 from xmodal.models.config import FeaturesConfig
-from xmodal.recipe import Recipe, load_recipe
-from xmodal.training.checkpoints import load_weights
-from xmodal.training.run import Run
-from xmodal.training.vocabulary import tokenizer_of
-from xmodal.training.wholeness import check_whole_checkpoint
+from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
+from xmodal.runs.checkpoints.load import load_weights
+from xmodal.runs.run import Run
 
 T = TypeVar("T")
 Images = Picture | Iterable[Picture] | Tensor

@@ -11,9 +11,9 @@ from pydantic import (
     model_validator,
 )
 
+from xmodal.components.config import Config, Mark
 from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.storage.config import CacheConfig, S3Config
-from xmodal.schema import Config
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, description="0: unchanged; s: times 1 - s to 1 + s")]
@@ -79,8 +79,10 @@ class DataConfig(Config):
     epoch: PositiveInt | None = Field(
         None, description="samples that count as an epoch; null: those of all data sets together"
     )
-    s3: S3Config = S3Config()
-    cache: CacheConfig | None = Field(None, description="null: what buckets give is not kept")
+    s3: Annotated[S3Config, Mark.FREE] = S3Config()
+    cache: Annotated[CacheConfig | None, Mark.FREE] = Field(
+        None, description="null: what buckets give is not kept"
+    )
     build: Literal["scenes"] | None = Field(
         None, description="data set to generate where `train` and `val` do not exist yet"
     )
@@ -100,18 +102,22 @@ class DataConfig(Config):
         description="samples of a lane that are permuted together; lanes × window samples are in "
         "the memory of all ranks",
     )
-    workers: int = Field(2, ge=0, description="loading processes a rank; 0 loads in the trainer")
-    crop: tuple[float, float] | None = Field(
+    workers: Annotated[int, Mark.FREE] = Field(
+        2, ge=0, description="loading processes a rank; 0 loads in the trainer"
+    )
+    crop: Annotated[tuple[float, float] | None, Mark.MUTABLE] = Field(
         (0.5, 1.0),
         description="random crop: least and greatest share of the image's area; null: centre crop",
     )
-    flip: bool = Field(True, description="mirror half of the images left to right")
+    flip: Annotated[bool, Mark.MUTABLE] = Field(
+        True, description="mirror half of the images left to right"
+    )
     scaled_decoding: bool = Field(
         False,
         description="let the JPEG decoder halve what a crop leaves twice the needed size: faster, "
         "pixels differ by less than 1 of 255",
     )
-    text_dropout: Probability = Field(
+    text_dropout: Annotated[Probability, Mark.MUTABLE] = Field(
         0.0, description="share of the views without a text, of methods whose views have texts"
     )
     positives: Literal["image", "caption", "label"] = Field(
@@ -119,13 +125,13 @@ class DataConfig(Config):
         description="what two samples have in common that are no negatives of each other: their "
         "image_id, their caption (where classes are written as captions), or their first label",
     )
-    augment: AugmentConfig | None = Field(
+    augment: Annotated[AugmentConfig | None, Mark.MUTABLE] = Field(
         None, description="colours and blur of each view, for self-supervision; null: none"
     )
-    max_bad_share: float = Field(
+    max_bad_share: Annotated[float, Mark.FREE] = Field(
         0.01, ge=0, le=1, description="share of unreadable samples above which training stops"
     )
-    accept: str | None = Field(
+    accept: Annotated[str | None, Mark.FREE] = Field(
         None,
         description="fingerprint of changed training data that a run may resume on, as the "
         "refusal gives it; the order of samples is then another one from there on",

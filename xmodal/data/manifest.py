@@ -10,14 +10,12 @@ seek away.
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
 
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
@@ -187,28 +185,6 @@ def write_manifest(
     document = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
     text = json.dumps(document, indent=1) + "\n"
     storage.write(f"{folder}/{MANIFEST_NAME}", text.encode())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: beside its place, then renamed into it."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open_itself(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
-        part.replace(path)
-    except OSError as error:  # which names no file where the disk is full
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def open_itself(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """Open a file to write into it, never into another that a link there leads to: a folder that
-    came from elsewhere may name any file of the user's.
-    """
-    return open(path, mode, opener=_follow_no_link, **options)
-
-
-def _follow_no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def without_tars(folder: str, storage: Storage) -> str:

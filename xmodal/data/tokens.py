@@ -16,7 +16,7 @@ from tokenizers import (
 )
 from torch import Tensor
 
-from xmodal.data.manifest import write_atomically
+from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
 
 PAD, END, START, UNKNOWN = "<pad>", "<end>", "<start>", "<unknown>"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from xmodal.data.manifest import write_atomically
+from xmodal.atomic_files import write_atomically
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import hash_id
 from xmodal.errors import UserError

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from xmodal.schema import Config, Duration, Span
+from xmodal.components.config import Config, Duration, Span
 
 Protocol = Literal[
     "default",

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from xmodal.data.manifest import write_atomically
+from xmodal.atomic_files import write_atomically
 from xmodal.errors import printable
 from xmodal.evaluation import composed, tables
 from xmodal.evaluation.average_precision import CURVE, CUTOFF

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xmodal.data.manifest import write_atomically
+from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
 from xmodal.evaluation.measured import Measured, identity
 from xmodal.evaluation.report import Example, write_report

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from xmodal.activity import activity
+from xmodal.assembly.recipe import Recipe
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
@@ -47,7 +48,6 @@ from xmodal.models.config import (
     TransformersConfig,
 )
 from xmodal.precision import set_precision
-from xmodal.recipe import Recipe
 
 # Samples whose captions a vocabulary is learned from: all, or this many where there are more.
 TOKENIZER_SAMPLES = 200_000
@@ -99,6 +99,7 @@ def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> M
             return Tirg(config, vocabulary, bf16=bf16)
         case DimConfig():
             return Dim(config, vocabulary, bf16=bf16)
+    raise AssertionError(config)
 
 
 def keep_architecture(config: MethodConfig, run: Path) -> None:

@@ -1,25 +1,41 @@
 """The recipe's `method`."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from xmodal.models.config import Composition, HeadConfig, ImageConfig, TextConfig, TimmConfig
+from xmodal.components.component import Component
+from xmodal.components.config import Config
+from xmodal.models.config import (
+    Composition,
+    HeadConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    TimmConfig,
+)
 from xmodal.objectives.config import (
     AdversarialConfig,
     InfoNCEConfig,
     MetricPairsConfig,
-    PairObjectiveConfig,
+    ObjectiveConfig,
     PriorConfig,
 )
-from xmodal.schema import Config
 
 
-class TowersConfig(Config):
+class MethodConfig(Component):
+    """A method: its encoders, and what they minimise."""
+
+    family: ClassVar[str] = "method"
+    if TYPE_CHECKING:
+        image: Any
+        text: Any  # None of methods without texts
+
+
+class TowersConfig(MethodConfig):
     """An encoder of images and one of texts, and their way into one space."""
 
-    image: ImageConfig = Field(description="the image encoder")
-    text: TextConfig = Field(description="the text encoder")
+    image: ImageEncoderConfig = Field(description="the image encoder")
+    text: TextEncoderConfig = Field(description="the text encoder")
     image_head: HeadConfig | None = Field(
         HeadConfig(), description="projection of image features; null: they are the embedding"
     )
@@ -33,7 +49,7 @@ class ClipConfig(TowersConfig):
     """Two towers into one space, matched by a contrastive objective (Radford et al. 2021)."""
 
     kind: Literal["clip"] = "clip"
-    objective: PairObjectiveConfig = Field(InfoNCEConfig(), description="what training minimises")
+    objective: ObjectiveConfig = Field(InfoNCEConfig(), description="what training minimises")
 
 
 class VseppConfig(TowersConfig):
@@ -103,7 +119,7 @@ class CollapseConfig(Config):
     readings: PositiveInt = Field(5, description="logged steps in a row that it is below for that")
 
 
-class ViewsConfig(Config):
+class ViewsConfig(MethodConfig):
     """An image encoder that learns from two views of an image."""
 
     image: TimmConfig = Field(description="the image encoder")
@@ -121,14 +137,14 @@ class SimsiamConfig(ViewsConfig):
     """Two views of an image that predict each other (SimSiam: Chen and He 2021)."""
 
     kind: Literal["simsiam"] = "simsiam"
-    text: ClassVar[None] = None  # images alone
+    text: ClassVar[None] = None  # type: ignore[misc]  # images alone
 
 
 class PtfSimcmConfig(ViewsConfig):
     """SimSiam on images with their texts (PTF-SimCM: Yuan et al. 2022)."""
 
     kind: Literal["ptf_simcm"] = "ptf_simcm"
-    text: TextConfig = Field(description="the text encoder")
+    text: TextEncoderConfig = Field(description="the text encoder")
     text_from: str | None = Field(
         None,
         description="run folder of another method, whose text encoder, head and vocabulary this "
@@ -194,17 +210,3 @@ class DimConfig(ComposedConfig):
     )
     units: PositiveInt = Field(512, description="width of the critics")
     prior: PriorConfig = Field(PriorConfig(), description="how composed features are spread evenly")
-
-
-MethodConfig = Annotated[
-    ClipConfig
-    | VseppConfig
-    | PvseConfig
-    | MiteConfig
-    | UncsmConfig
-    | SimsiamConfig
-    | PtfSimcmConfig
-    | TirgConfig
-    | DimConfig,
-    Field(discriminator="kind"),
-]

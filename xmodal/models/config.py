@@ -1,10 +1,11 @@
 """The recipe's encoders."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from xmodal.schema import Config
+from xmodal.components.component import Component
+from xmodal.components.config import Config
 
 WEIGHTS = (
     "`random`, `hub` (downloaded by name), `package` (from an installed package), or a file of a "
@@ -12,7 +13,19 @@ WEIGHTS = (
 )
 
 
-class TimmConfig(Config):
+class ImageEncoderConfig(Component):
+    """An image encoder."""
+
+    family: ClassVar[str] = "image encoder"
+
+
+class TextEncoderConfig(Component):
+    """A text encoder."""
+
+    family: ClassVar[str] = "text encoder"
+
+
+class TimmConfig(ImageEncoderConfig):
     """An image encoder of the timm library, by name."""
 
     kind: Literal["timm"] = "timm"
@@ -25,7 +38,7 @@ class TimmConfig(Config):
     )
 
 
-class TransformersConfig(Config):
+class TransformersConfig(TextEncoderConfig):
     """A text encoder of the transformers library, by hub name or local folder; mean-pooled."""
 
     kind: Literal["transformers"] = "transformers"
@@ -38,7 +51,7 @@ class TransformersConfig(Config):
     context: PositiveInt = Field(64, description="longest caption, tokens; the rest is cut")
 
 
-class TransformerConfig(Config):
+class TransformerConfig(TextEncoderConfig):
     """A small pre-norm transformer trained from scratch, its vocabulary learned from the shards."""
 
     kind: Literal["transformer"] = "transformer"
@@ -50,7 +63,7 @@ class TransformerConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention and residuals")
 
 
-class RecurrentConfig(Config):
+class RecurrentConfig(TextEncoderConfig):
     """What recurrent networks over words have in common, those that the shards' captions have."""
 
     vocabulary: int = Field(20_000, ge=5, description="most words; rarer ones are one unknown word")
@@ -94,11 +107,12 @@ class FeaturesConfig(Config):
         return 1
 
 
-ImageConfig = Annotated[TimmConfig | FeaturesConfig, Field(discriminator="kind")]
-TextConfig = Annotated[
-    TransformersConfig | TransformerConfig | GruConfig | LstmConfig | FeaturesConfig,
-    Field(discriminator="kind"),
-]
+class ImageFeaturesConfig(FeaturesConfig, ImageEncoderConfig):
+    """No encoder: the shards hold features of images (KEY.image.npy), only the head learns."""
+
+
+class TextFeaturesConfig(FeaturesConfig, TextEncoderConfig):
+    """No encoder: the shards hold features of texts (KEY.text.npy), only the head learns."""
 
 
 # How an image and the text that changes it become one.

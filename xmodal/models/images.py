@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xmodal.errors import UserError
 from xmodal.models.batch_norm import synchronise_batch_norm
-from xmodal.models.config import FeaturesConfig, ImageConfig, TimmConfig
+from xmodal.models.config import FeaturesConfig, ImageEncoderConfig, TimmConfig
 from xmodal.models.encoder import Encoder, Local
 from xmodal.models.features import Features
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
@@ -78,9 +78,12 @@ class ImageEncoder(Encoder):
         return by_position(last)
 
 
-def image_encoder(config: ImageConfig) -> Encoder:
+def image_encoder(config: ImageEncoderConfig) -> Encoder:
     """Return the encoder that a recipe describes, with its first weights."""
-    return Features(config) if isinstance(config, FeaturesConfig) else ImageEncoder(config)
+    if isinstance(config, FeaturesConfig):
+        return Features(config)
+    assert isinstance(config, TimmConfig)
+    return ImageEncoder(config)
 
 
 def by_position(maps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from xmodal.errors import UserError
 from xmodal.models.config import (
     FeaturesConfig,
     RecurrentConfig,
-    TextConfig,
+    TextEncoderConfig,
     TransformerConfig,
     TransformersConfig,
 )
@@ -25,7 +25,7 @@ from xmodal.models.recurrent import Recurrent
 from xmodal.tensor_files import refusal
 
 
-def text_encoder(config: TextConfig, vocabulary: int) -> Encoder:
+def text_encoder(config: TextEncoderConfig, vocabulary: int) -> Encoder:
     """Return the encoder that a recipe describes, with its first weights."""
     if isinstance(config, FeaturesConfig):
         return Features(config)
@@ -33,6 +33,7 @@ def text_encoder(config: TextConfig, vocabulary: int) -> Encoder:
         return Transformer(config, vocabulary)
     if isinstance(config, RecurrentConfig):
         return Recurrent(config, vocabulary)
+    assert isinstance(config, TransformersConfig)
     return PretrainedText(config)
 
 

@@ -4,7 +4,7 @@ from xmodal.objectives.config import (
     InfoNCEConfig,
     MarginConfig,
     MutualInformationConfig,
-    PairObjectiveConfig,
+    ObjectiveConfig,
     SigmoidConfig,
     TripletConfig,
 )
@@ -18,7 +18,7 @@ from xmodal.objectives.triplet import Triplet
 PairObjective = InfoNCE | Sigmoid | Margin | Triplet | MutualInformation
 
 
-def build_objective(config: PairObjectiveConfig) -> PairObjective:
+def build_objective(config: ObjectiveConfig) -> PairObjective:
     """Return the objective that a recipe names."""
     match config:
         case InfoNCEConfig():
@@ -31,3 +31,4 @@ def build_objective(config: PairObjectiveConfig) -> PairObjective:
             return Triplet(config)
         case MutualInformationConfig():
             return MutualInformation(config)
+    raise AssertionError(config)

@@ -1,10 +1,17 @@
 """The recipe's objectives."""
 
-from typing import Annotated, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from xmodal.schema import Config
+from xmodal.components.component import Component
+from xmodal.components.config import Config
+
+
+class ObjectiveConfig(Component):
+    """What training minimises over the pairs of the global batch."""
+
+    family: ClassVar[str] = "objective"
 
 
 class TiledConfig(Config):
@@ -28,7 +35,7 @@ class PairwiseConfig(TiledConfig):
     )
 
 
-class InfoNCEConfig(PairwiseConfig):
+class InfoNCEConfig(PairwiseConfig, ObjectiveConfig):
     """InfoNCE (CLIP) over the global batch with a learned temperature."""
 
     kind: Literal["info_nce"] = "info_nce"
@@ -51,7 +58,7 @@ class InfoNCEConfig(PairwiseConfig):
         return self
 
 
-class SigmoidConfig(PairwiseConfig):
+class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
     """Each pair judged by itself, own or not (SigLIP), with a learned temperature and bias."""
 
     kind: Literal["sigmoid"] = "sigmoid"
@@ -63,14 +70,14 @@ class SigmoidConfig(PairwiseConfig):
     )
 
 
-class MarginConfig(TiledConfig):
+class MarginConfig(TiledConfig, ObjectiveConfig):
     """Pairs of the same id close, all others a margin apart, in Euclidean distance."""
 
     kind: Literal["margin"] = "margin"
     margin: PositiveFloat = Field(1.0, description="distance from which negatives cost nothing")
 
 
-class TripletConfig(PairwiseConfig):
+class TripletConfig(PairwiseConfig, ObjectiveConfig):
     """Each pair a margin closer than negatives of its image and of its text (VSE++)."""
 
     kind: Literal["triplet"] = "triplet"
@@ -127,7 +134,7 @@ class BatchClassificationConfig(PairwiseConfig):
     norm: PositiveFloat = Field(4.0, description="norm of both sides at the start")
 
 
-class MutualInformationConfig(PairwiseConfig):
+class MutualInformationConfig(PairwiseConfig, ObjectiveConfig):
     """The information that both sides of a pair share, as a critic estimates it (Deep InfoMax)."""
 
     kind: Literal["mutual_information"] = "mutual_information"
@@ -159,9 +166,3 @@ class AdversarialConfig(Config):
         description="what they are trained by: the classifier's gradient reversed; its loss for "
         "the wrong answers; its loss for answering one half",
     )
-
-
-PairObjectiveConfig = Annotated[
-    InfoNCEConfig | SigmoidConfig | MarginConfig | TripletConfig | MutualInformationConfig,
-    Field(discriminator="kind"),
-]

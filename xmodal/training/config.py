@@ -1,6 +1,6 @@
 """The recipe's `stages`, `training` and `checkpoints`."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -12,13 +12,19 @@ from pydantic import (
     model_validator,
 )
 
-from xmodal.schema import Config, Duration, Span
+from xmodal.components.component import Component
+from xmodal.components.config import Config, Duration, Mark, Span
 
 
-class OptimizerConfig(Config):
-    """What all optimisers have in common."""
+class OptimizerConfig(Component):
+    """An optimiser."""
 
-    lr: PositiveFloat = Field(5e-4, description="learning rate at its highest")
+    family: ClassVar[str] = "optimiser"
+    default_kind: ClassVar[str] = "adamw"
+
+    lr: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
+        5e-4, description="learning rate at its highest"
+    )
     factors: dict[str, PositiveFloat] = Field(
         {},
         description="parts, by name or pattern as in train, whose rate is a multiple of lr; of "
@@ -30,9 +36,13 @@ class AdamWConfig(OptimizerConfig):
     """AdamW (Loshchilov and Hutter 2019); decay on matrices only."""
 
     kind: Literal["adamw"] = "adamw"
-    betas: tuple[float, float] = Field((0.9, 0.98), description="decay of the two moments")
-    eps: PositiveFloat = Field(1e-6, description="added to the root of the second moment")
-    weight_decay: NonNegativeFloat = Field(
+    betas: Annotated[tuple[float, float], Mark.MUTABLE] = Field(
+        (0.9, 0.98), description="decay of the two moments"
+    )
+    eps: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
+        1e-6, description="added to the root of the second moment"
+    )
+    weight_decay: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
         0.1, description="decay of matrices; vectors (biases, norms, temperature) never decay"
     )
 
@@ -41,8 +51,12 @@ class AdamConfig(OptimizerConfig):
     """Adam (Kingma and Ba 2015) or AMSGrad (Reddi et al. 2018), without decay."""
 
     kind: Literal["adam"] = "adam"
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two moments")
-    eps: PositiveFloat = Field(1e-8, description="added to the root of the second moment")
+    betas: Annotated[tuple[float, float], Mark.MUTABLE] = Field(
+        (0.9, 0.999), description="decay of the two moments"
+    )
+    eps: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
+        1e-8, description="added to the root of the second moment"
+    )
     amsgrad: bool = Field(False, description="divide by the greatest second moment so far")
 
 
@@ -50,11 +64,12 @@ class SGDConfig(OptimizerConfig):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step in the next")
-    weight_decay: NonNegativeFloat = Field(0.0, description="decay of matrices, as a gradient")
-
-
-AnyOptimizerConfig = Annotated[AdamWConfig | AdamConfig | SGDConfig, Field(discriminator="kind")]
+    momentum: Annotated[float, Mark.MUTABLE] = Field(
+        0.9, ge=0, lt=1, description="share of the last step in the next"
+    )
+    weight_decay: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
+        0.0, description="decay of matrices, as a gradient"
+    )
 
 
 class ScheduleConfig(Config):
@@ -63,12 +78,18 @@ class ScheduleConfig(Config):
     kind: Literal["cosine", "constant", "steps"] = Field(
         "cosine", description="half a cosine down to `final`; 1; `factor` less at each of `at`"
     )
-    warmup: Duration = Field(Span("5 %"), description="length of the linear rise")
-    final: float = Field(
+    warmup: Annotated[Duration, Mark.MUTABLE] = Field(
+        Span("5 %"), description="length of the linear rise"
+    )
+    final: Annotated[float, Mark.MUTABLE] = Field(
         0.0, ge=0, le=1, description="share of the learning rate at the end of the cosine"
     )
-    at: tuple[Duration, ...] = Field((), description="when steps fall, from the stage's beginning")
-    factor: PositiveFloat = Field(0.1, description="of what the rate was before, at each of `at`")
+    at: Annotated[tuple[Duration, ...], Mark.MUTABLE] = Field(
+        (), description="when steps fall, from the stage's beginning"
+    )
+    factor: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
+        0.1, description="of what the rate was before, at each of `at`"
+    )
     constant: tuple[str, ...] = Field(
         (), description="parts, by name or pattern as in train, whose rate is lr all the time"
     )
@@ -114,7 +135,7 @@ class StageConfig(Config):
         description="parts that are trained, by name or pattern (image, text.head, *.head); all "
         "others are locked",
     )
-    losses: dict[str, LossConfig] = Field(
+    losses: Annotated[dict[str, LossConfig], Mark.MUTABLE] = Field(
         {},
         description="those of the method's losses that are minimised, each with its weight; {}: "
         "the only one, where the method has one",
@@ -124,10 +145,12 @@ class StageConfig(Config):
         "continue",
         description="the order of samples goes on from the stage before, or begins once more",
     )
-    optimizer: AnyOptimizerConfig = Field(AdamWConfig(), description="the optimiser, new for each")
+    optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimiser, new for each")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="its learning rate over time")
-    clip_norm: NonNegativeFloat = Field(1.0, description="greatest gradient norm; 0: unlimited")
-    requires: dict[str, RequirementConfig] = Field(
+    clip_norm: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
+        1.0, description="greatest gradient norm; 0: unlimited"
+    )
+    requires: Annotated[dict[str, RequirementConfig], Mark.FREE] = Field(
         {},
         description="what must hold at the stage's end for the run to go on, by the names of "
         "metrics, losses and monitors; else the run stops there",
@@ -139,11 +162,6 @@ class StageConfig(Config):
         if length.unit == "%" or not length.amount:
             raise ValueError("a stage's length is above zero, in steps, epochs or samples")
         return length
-
-    @field_validator("optimizer", mode="before")
-    @classmethod
-    def _adamw(cls, optimizer: Any) -> Any:
-        return {"kind": "adamw"} | optimizer if isinstance(optimizer, dict) else optimizer
 
     @field_validator("losses", mode="before")
     @classmethod
@@ -161,16 +179,18 @@ class TrainingConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of the encoders; auto: bf16 on GPUs, fp32 on CPUs"
     )
-    log_every: PositiveInt = Field(10, description="steps between logged lines")
-    roll_call: PositiveFloat = Field(
+    log_every: Annotated[PositiveInt, Mark.FREE] = Field(
+        10, description="steps between logged lines"
+    )
+    roll_call: Annotated[PositiveFloat, Mark.FREE] = Field(
         300.0, description="seconds within which every rank has to answer before work begins"
     )
-    watchdog: PositiveFloat = Field(
+    watchdog: Annotated[PositiveFloat, Mark.FREE] = Field(
         900.0,
         description="seconds after which a step, or the wait for its data, counts as hung, and all "
         "ranks end to be started again; the first of a stage may take three times as long",
     )
-    restarts: NonNegativeInt = Field(
+    restarts: Annotated[NonNegativeInt, Mark.FREE] = Field(
         3, description="times that Slurm starts a job again without a newer checkpoint"
     )
 
@@ -178,13 +198,17 @@ class TrainingConfig(Config):
 class CheckpointConfig(Config):
     """When the state of a run is written, and what is kept."""
 
-    every: Duration = Field(Span("1 epochs"), description="between two checkpoints")
-    keep_last: PositiveInt = Field(2, description="newest checkpoints that are kept")
+    every: Annotated[Duration, Mark.FREE] = Field(
+        Span("1 epochs"), description="between two checkpoints"
+    )
+    keep_last: Annotated[PositiveInt, Mark.FREE] = Field(
+        2, description="newest checkpoints that are kept"
+    )
     best: str = Field(
         "text_to_image/recall@10",
         description="metric whose best checkpoint is kept as well; the protocol may be left out",
     )
-    mirror: str | None = Field(
+    mirror: Annotated[str | None, Mark.FREE] = Field(
         None,
         description="folder in s3:// that checkpoints are copied to while training goes on, and "
         "fetched from where the run folder has none (reached as data.s3 says)",

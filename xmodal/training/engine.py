@@ -9,7 +9,8 @@ import torch
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import nn
 
-from xmodal.recipe import Recipe
+from xmodal.assembly.recipe import Recipe
+from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.config import (
     AdamConfig,
     AdamWConfig,
@@ -17,7 +18,6 @@ from xmodal.training.config import (
     StageConfig,
 )
 from xmodal.training.parts import parameter_groups
-from xmodal.training.writer import OverlappingWriter
 
 _ZERO = "deepspeed.runtime.zero."
 
@@ -72,6 +72,7 @@ def _optimizer(method: nn.Module, stage: StageConfig) -> torch.optim.Optimizer:
             )
         case SGDConfig():
             return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    raise AssertionError(config)
 
 
 def gradient_norm(module: nn.Module) -> float:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from xmodal.errors import UserError
 from xmodal.evaluation.protocols import all_metric_names
 from xmodal.methods.method import Method
+from xmodal.runs.progress import full_name
 from xmodal.training.config import StageConfig
-from xmodal.training.progress import full_name
 
 
 def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) -> None:

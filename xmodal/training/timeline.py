@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from xmodal.recipe import Recipe
-from xmodal.schema import Span
+from xmodal.assembly.recipe import Recipe
+from xmodal.components.config import Span
 from xmodal.training.config import StageConfig
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.activity import Activity, activity
+from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
@@ -19,23 +20,22 @@ from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
 from xmodal.models.config import TimmConfig
-from xmodal.recipe import Recipe
-from xmodal.training.checkpoints import (
+from xmodal.runs.checkpoints.load import (
     is_cut_for_others,
     load_checkpoint,
     load_weights,
 )
+from xmodal.runs.checkpoints.mirror import Mirror
+from xmodal.runs.checkpoints.saving import Saving
+from xmodal.runs.progress import Progress, Stopwatch
+from xmodal.runs.run import Run
 from xmodal.training.config import LossConfig
 from xmodal.training.engine import close_engine, gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
-from xmodal.training.mirror import Mirror
 from xmodal.training.parts import select_trained, set_modes
 from xmodal.training.preemption import Preemption
-from xmodal.training.progress import Progress, Stopwatch
 from xmodal.training.requirements import check_requirements
-from xmodal.training.run import Run
-from xmodal.training.saving import Saving
 from xmodal.training.schedule import learning_rate_factor, loss_weight
 from xmodal.training.timeline import StageSpan, Timeline
 

@@ -1,6 +1,6 @@
 """A sweep's SPACE.yaml: what is searched, how, and by which metric."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -11,7 +11,8 @@ from pydantic import (
     model_validator,
 )
 
-from xmodal.schema import Config, Duration, Span
+from xmodal.components.component import Component
+from xmodal.components.config import Config, Duration, Span
 
 
 class ValuesConfig(Config):
@@ -63,13 +64,19 @@ class ResourcesConfig(Config):
     )
 
 
-class NoSchedulerConfig(Config):
+class SchedulerConfig(Component):
+    """Whether trials end early or exchange weights."""
+
+    family: ClassVar[str] = "scheduler"
+
+
+class NoSchedulerConfig(SchedulerConfig):
     """Every trial runs to its end."""
 
     kind: Literal["none"] = "none"
 
 
-class AshaConfig(Config):
+class AshaConfig(SchedulerConfig):
     """Asynchronous successive halving (Li et al. 2020): trials that lag behind are stopped."""
 
     kind: Literal["asha"] = "asha"
@@ -79,7 +86,7 @@ class AshaConfig(Config):
     )
 
 
-class PopulationConfig(Config):
+class PopulationConfig(SchedulerConfig):
     """Population-based training (Jaderberg et al. 2017): the worst take over the best's weights."""
 
     kind: Literal["pbt"] = "pbt"
@@ -90,11 +97,6 @@ class PopulationConfig(Config):
     resample: float = Field(
         0.25, ge=0, le=1, description="chance that a value is drawn anew; else it moves a little"
     )
-
-
-SchedulerConfig = Annotated[
-    NoSchedulerConfig | AshaConfig | PopulationConfig, Field(discriminator="kind")
-]
 
 
 class SpaceConfig(Config):

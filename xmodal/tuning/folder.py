@@ -7,10 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from xmodal.data.manifest import write_atomically
+from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.atomic_files import write_atomically
+from xmodal.components.differences import changes, differences
+from xmodal.components.validation import validate
 from xmodal.errors import UserError
-from xmodal.recipe import Recipe, differences, dump_recipe, load_recipe, validate
-from xmodal.training.run import Run, changes, check_path, is_bare
+from xmodal.runs.recipe_file import dump_recipe
+from xmodal.runs.run import Run, check_path, is_bare
 from xmodal.tuning.config import SpaceConfig
 from xmodal.yaml_text import read_yaml
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from xmodal.data.manifest import open_itself
+from xmodal.atomic_files import open_itself
 from xmodal.errors import UserError
 
 End = Literal["finished", "stopped", "failed"]

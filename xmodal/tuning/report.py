@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from xmodal.data.manifest import write_atomically
+from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
 from xmodal.evaluation.page import render
 from xmodal.terminal import console

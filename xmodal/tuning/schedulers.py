@@ -10,7 +10,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from xmodal.schema import Span
+from xmodal.components.config import Span
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.config import AshaConfig, PopulationConfig, SpaceConfig
 from xmodal.tuning.journal import Journal

@@ -3,13 +3,15 @@
 Imports neither torch nor Ray nor Optuna before they are needed, so that mistakes are told at once.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xmodal.assembly.recipe import Recipe, with_values
+from xmodal.components.config import Mark
+from xmodal.components.differences import is_marked, marked
+from xmodal.components.validation import validate
 from xmodal.errors import UserError
-from xmodal.recipe import Recipe, validate, with_values
 from xmodal.tuning.config import PopulationConfig, SpaceConfig, ValuesConfig
 from xmodal.yaml_text import read_yaml
 
@@ -17,12 +19,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Values = Mapping[str, Any]  # by the recipe's keys
-
-# What may change while weights and optimiser go on, and takes effect then.
-_MUTABLE = re.compile(
-    r"stages\.\d+\.(optimizer\.(lr|weight_decay|betas|eps|momentum)|schedule\.(warmup|final|factor|at)"
-    r"|losses\..+|clip_norm)|data\.(crop|flip|text_dropout|augment.*)"
-)
 
 
 def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
@@ -37,12 +33,12 @@ def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
     for key, values in space.space.items():
         for value in values.examples:
             with_values(recipe, {key: value}, f"{path}: space.{key}")
-        if isinstance(space.scheduler, PopulationConfig) and not _MUTABLE.fullmatch(key):
+        is_population = isinstance(space.scheduler, PopulationConfig)
+        if is_population and not is_marked(recipe, key, Mark.MUTABLE):
+            can = marked(Recipe, Mark.MUTABLE)
             raise UserError(
                 f"{path}: space.{key} cannot change while weights and optimiser go on, as they do "
-                "in population-based training; what can, of stages: optimizer's lr, weight_decay, "
-                "betas, eps, momentum, schedule's warmup, final, factor, at, losses and clip_norm; "
-                "of data: crop, flip, augment, text_dropout"
+                f"in population-based training; keys that can: {', '.join(can)}"
             )
     return space
 

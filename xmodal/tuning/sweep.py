@@ -14,9 +14,9 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from xmodal.activity import activity, printed, reporting
+from xmodal.assembly.recipe import load_recipe
 from xmodal.errors import UnfinishedError, UserError
-from xmodal.recipe import load_recipe
-from xmodal.training.metrics import last_row
+from xmodal.runs.metrics_file import last_row
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.journal import End, Journal, Measurement, Trial
 from xmodal.tuning.schedulers import scheduler_of

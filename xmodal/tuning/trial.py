@@ -22,10 +22,10 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from xmodal.data.manifest import open_itself
+from xmodal.assembly.recipe import Recipe, with_values
+from xmodal.atomic_files import open_itself
 from xmodal.errors import Guarded, UserError
-from xmodal.recipe import Recipe, with_values
-from xmodal.training.run import Run
+from xmodal.runs.run import Run
 from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.journal import Measurement
 from xmodal.tuning.mailbox import Mailbox
@@ -118,7 +118,7 @@ class Training(tune.Trainable):
         said: dict[str, Any] = {}
         donor = self.pointer["trial"]
         if donor != self.trial_id:
-            from xmodal.training.takeover import take_over
+            from xmodal.runs.checkpoints.clone import take_over
 
             run, other = self.plan.run(self.trial_id), self.plan.run(donor)
             taken = take_over(run, other, self.pointer["step"], recipe)
@@ -175,8 +175,8 @@ def _work(given: dict[str, Any]) -> None:
 
 
 def _train_session(plan: Plan, recipe: Recipe, mailbox: Any) -> None:
+    from xmodal.assembly.session import Session
     from xmodal.distributed.environment import start
-    from xmodal.training.session import Session
 
     environment = start(recipe.training.roll_call)
 

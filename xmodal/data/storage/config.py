@@ -2,8 +2,8 @@
 
 from pydantic import Field, PositiveFloat, field_validator
 
+from xmodal.components.config import Config, Secret
 from xmodal.errors import UserError
-from xmodal.schema import Config, Secret
 
 
 class S3Config(Config):

@@ -1,0 +1,186 @@
+"""Warnings about training that would run and teach little."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.shard_sets import described, encode, numbered, plain, write_shards
+from xmodal.assembly.advice import (
+    Stagnation,
+    lines_before_training,
+    warnings_of_data,
+    warnings_of_recipe,
+)
+from xmodal.assembly.recipe import Recipe
+from xmodal.data.batch import PAIRS, Contents
+from xmodal.data.survey import Survey
+from xmodal.data.tokens import TokenCounts, train_tokenizer, train_word_tokenizer
+from xmodal.training.timeline import Timeline
+
+MakeRecipe = Callable[..., Recipe]
+BYTES = train_tokenizer(["a red cat"], 300, context=64)
+SOUND = Survey("shards", 100, 100, 0, 0.0, TokenCounts(100, 0, 900, 0))
+
+
+def of_recipe(recipe: Recipe, samples: int) -> list[str]:
+    return list(warnings_of_recipe(recipe, PAIRS, Timeline(recipe, samples), samples))
+
+
+def of_data(recipe: Recipe, contents: Contents = PAIRS, **found: Any) -> list[str]:
+    return list(warnings_of_data(recipe, contents, Survey(**(vars(SOUND) | found))))
+
+
+def stage(length: str = "100 steps", **schedule: Any) -> dict[str, Any]:
+    return {"length": length, "schedule": schedule}
+
+
+def test_a_sound_recipe_and_data_are_silent(make_recipe: MakeRecipe) -> None:
+    assert of_recipe(make_recipe(data={"val": "shards"}), 1000) == []
+    assert of_data(make_recipe()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "stages", "samples", "line"),
+    [
+        ({"batch_size": 64}, stage(), 40, "data.batch_size=64 is larger than the training set (40"),
+        ({"batch_size": 64}, stage(), 40, "use data.batch_size=32 or less"),
+        ({"batch_size": 1}, stage(), 40, "data.batch_size=1: a batch has no negatives"),
+        (
+            {"batch_size": 4096},
+            stage("32 epochs"),
+            6000,
+            "data.batch_size=4096 makes 47 steps of this training set; data.batch_size=512 makes "
+            "about 376",
+        ),
+        (
+            {},
+            stage(warmup="2000 steps"),
+            999,
+            "stage main: schedule.warmup of 2000 steps is longer than its 100 steps",
+        ),
+        (
+            {},
+            stage(kind="steps", at=["500 steps"]),
+            999,
+            "stage main: its rate falls first at step 500, after its 100 steps",
+        ),
+    ],
+)
+def test_a_recipe_that_does_not_fit_its_data(
+    data: dict[str, Any], stages: dict[str, Any], samples: int, line: str, make_recipe: MakeRecipe
+) -> None:
+    (warning,) = of_recipe(make_recipe(stages=[stages], data={"val": "shards"} | data), samples)
+    assert line in warning
+
+
+def test_training_without_validation(make_recipe: MakeRecipe) -> None:
+    (warning,) = of_recipe(make_recipe(run="runs/mine"), 1000)
+    assert warning.startswith("data.val is null: nothing is measured while training")
+    assert "python launch/evaluate.py runs/mine --data URL" in warning
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({"ids": 1}, "shards: all 100 surveyed samples have the same image_id"),
+        ({"twins": 7}, "shards has the same image under different ids: 7 such samples among 100"),
+        ({"chance_of_same_caption": 0.5}, "about 4.5 negatives in a batch whose caption is its"),
+        ({"tokens": TokenCounts(100, 60, 900, 0)}, "60% of the surveyed captions are longer than"),
+        ({"tokens": TokenCounts(100, 0, 900, 450)}, "50% of the words in the surveyed captions"),
+    ],
+)
+def test_data_that_teach_little(found: dict[str, Any], line: str, make_recipe: MakeRecipe) -> None:
+    (warning,) = of_data(make_recipe(), **found)
+    assert line in warning
+
+
+@pytest.mark.parametrize("found", [{"ids": 1}, {"twins": 7}, {"chance_of_same_caption": 0.5}])
+def test_methods_without_negatives_by_image_need_no_ids(
+    found: dict[str, Any], make_recipe: MakeRecipe
+) -> None:
+    assert of_data(make_recipe(), Contents(labels=True), **found) == []
+    assert of_data(make_recipe(), Contents(views=2, captions=0), **found) == []
+    assert of_data(make_recipe(data={"positives": "caption"}), **found) == []
+
+
+@pytest.mark.parametrize(
+    ("positives", "found"), [("label", {"labels": 1}), ("caption", {"chance_of_same_caption": 1.0})]
+)
+def test_positives_that_leave_no_negative(
+    positives: str, found: dict[str, Any], make_recipe: MakeRecipe
+) -> None:
+    recipe = make_recipe(data={"positives": positives})
+    (warning,) = of_data(recipe, **found)
+    assert f"all 100 surveyed samples have the same {positives}, so" in warning
+    assert of_data(recipe, labels=2) == []
+
+
+def test_a_single_sample_has_no_negative(make_recipe: MakeRecipe) -> None:
+    (warning,) = of_recipe(make_recipe(data={"val": "shards"}), 1)
+    assert warning.startswith("the training set has a single sample")
+
+
+def test_the_size_of_a_vocabulary_of_words_is_said(tmp_path: Path, make_recipe: MakeRecipe) -> None:
+    method = {
+        "kind": "vsepp",
+        "image": {"kind": "timm", "name": "test_resnet"},
+        "text": {"kind": "gru"},
+    }
+    recipe = make_recipe(data={"val": "shards"}, stages=[stage()], method=method)
+    samples = {
+        f"{n}": {"png": encode(plain(n)), "json": described([f"red {n}"])} for n in range(10)
+    }
+    shards = write_shards(tmp_path, [samples])
+    words = train_word_tokenizer(["red"] * 9, 100, 1, context=5)
+    size, unknown = lines_before_training(
+        recipe, PAIRS, Timeline(recipe, 10), [shards], None, words
+    )
+    assert size == f"vocabulary of 5 words: 50.0% of those in {shards.url} are unknown"
+    assert "50% of the words in the surveyed captions are not in the vocabulary" in unknown
+
+
+def test_shards_are_surveyed_once_each(tmp_path: Path, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(data={"val": "shards"}, stages=[stage()])
+    samples = numbered(40)
+    for key in samples:
+        samples[key] = {"png": encode(plain(0)), "json": described([key])}
+    shards = write_shards(tmp_path, [samples])
+    timeline = Timeline(recipe, 40)
+    (warning,) = lines_before_training(recipe, PAIRS, timeline, [shards], shards, BYTES)
+    assert "same image under different ids: 40 such samples among 40" in warning
+
+
+def said(losses: list[float], stages: str = "") -> list[str]:
+    notices = Stagnation()
+    names = stages or "a" * len(losses)
+    lines = [notices.warning(name, loss) for name, loss in zip(names, losses, strict=True)]
+    return [line for line in lines if line]
+
+
+def test_a_loss_that_does_not_move_is_said_once() -> None:
+    (line,) = said([4.85 + 0.01 * (n % 3) for n in range(3 * Stagnation.LINES)])
+    assert line.startswith("the loss of stage a stays at 4.8")
+    # Collapsed in the first steps, into the value of guessing.
+    assert len(said([6.3, 4.2, 4.17, *[4.16] * Stagnation.LINES])) == 1
+    # Noise of small batches.
+    (line,) = said([3.7 + 0.05 * (n % 3 - 1) for n in range(Stagnation.LINES)])
+    assert "stays at" in line
+
+
+def test_a_loss_of_nothing_is_said() -> None:
+    (line,) = said([0.0] * Stagnation.LINES)
+    assert line.startswith("the loss of stage a is 0: nothing is left to learn")
+
+
+def test_each_stage_begins_anew() -> None:
+    size = Stagnation.LINES
+    assert len(said([1.0] * 2 * size, "a" * size + "b" * size)) == 2
+    assert said([1.0] * 2 * (size - 1), "a" * (size - 1) + "b" * (size - 1)) == []
+
+
+def test_a_loss_that_falls_is_well() -> None:
+    assert said([5.0 - 0.1 * n for n in range(Stagnation.LINES)]) == []
+    assert said([5.0 - 0.01 * n for n in range(Stagnation.LINES)]) == []
+    assert said([0.1 + 0.01 * (-1) ** n for n in range(Stagnation.LINES)]) == []

@@ -1,0 +1,178 @@
+"""What is told before training of a recipe and shards that do not go with its method."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.recipes import SIZE, recipe_of
+from tests.shard_sets import described, write_shards
+from xmodal.assembly.checks import check_batch_norm, check_kind, check_measurable, check_method
+from xmodal.data.batch import GALLERY, PAIRS, Contents
+from xmodal.data.kind import Kind
+from xmodal.errors import UserError
+
+COMPOSED = Contents(composed=True)
+TIRG = {
+    "method__kind": "tirg",
+    "train": ["*.head", "fusion"],
+    "stage": {"losses": {"soft_triplet": 1}},
+    "data__feature_cache": None,
+}
+PTF = {
+    "method": {
+        "kind": "ptf_simcm",
+        "image": {"kind": "timm", "name": "test_resnet", "size": SIZE},
+        "text": {"kind": "transformer", "width": 16, "layers": 1, "heads": 2},
+        "sentence": 16,
+        "projection": 8,
+        "prediction": 4,
+    },
+    "train": ["image"],
+    "stage": {"losses": {"self_distillation": 1}},
+}
+SEARCHED = {"data__val": "queries", "data__gallery": "images"}
+
+
+def refusal(folder: Path, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        check_method(recipe_of(folder, **changes))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"data__text_dropout": 0.2}, "data.text_dropout=0.2 leaves out texts of views, and clip "),
+        (TIRG | {"data__text_dropout": 0.2}, "data.text_dropout=0.2 leaves out texts of views"),
+        (TIRG | {"data__val": "queries"}, "data.gallery is missing: tirg answers the queries of"),
+        (SEARCHED, "data.gallery=images is searched by composed queries, and clip makes none"),
+        (TIRG | {"data__gallery": "images"}, "data.gallery is given without data.val"),
+        (TIRG | {"data__positives": "caption"}, "data.positives=caption is for methods that match"),
+        ({"data__positives": "caption"}, "data.positives=caption reads captions, and training"),
+    ],
+)
+def test_keys_that_do_not_go_with_the_method(
+    changes: dict[str, Any], line: str, tmp_path: Path
+) -> None:
+    assert refusal(tmp_path, **changes).startswith(line)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"data__positives": "label"}, TIRG, TIRG | SEARCHED, PTF | {"data__text_dropout": 0.2}],
+)
+def test_keys_that_do(changes: dict[str, Any], tmp_path: Path) -> None:
+    check_method(recipe_of(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"data__crop": (0.5, 1.0)}, "data.crop"),
+        ({"data__flip": True}, "data.flip"),
+        ({"data__augment": {}}, "data.augment"),
+        (PTF | {"train": ["projector"]}, "two views of each (ptf_simcm)"),
+    ],
+)
+def test_images_that_change_are_not_cached(
+    changes: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    line = refusal(tmp_path, **changes)
+    assert line.startswith("data.feature_cache: the image encoder is never trained, but images ")
+    assert f"by {what}, " in line
+
+
+def test_captions_of_other_keys_are_not_cached(tmp_path: Path) -> None:
+    drawn = {"data__train": [{"url": "set", "texts": {"title": 1.0}}]}
+    line = refusal(tmp_path, **drawn)
+    assert line.startswith("data.feature_cache: the text encoder is never trained, but `texts` of ")
+    check_method(recipe_of(tmp_path, **drawn, train=["image.head", "text"]))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train": ["image", "text.head"]}, PTF], ids=["clip", "ptf_simcm"]
+)
+def test_texts_are_cached_whatever_images_do(changes: dict[str, Any], tmp_path: Path) -> None:
+    moving = {"data__crop": (0.5, 1.0), "data__flip": True, "data__augment": {}}
+    check_method(recipe_of(tmp_path, **moving | changes))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_words_that_are_not_pooled_by_their_mean_are_not_cached(kind: str, tmp_path: Path) -> None:
+    text = {"kind": kind, "word": 4, "width": 16}
+    line = refusal(tmp_path, **PTF | {"method": PTF["method"] | {"text": text}})
+    assert line.startswith("data.feature_cache: the encoder of method.text does not pool its feat")
+    # Of the whole text there is something to cache.
+    check_method(recipe_of(tmp_path, method__text=text))
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "key"),
+    [
+        ({"data__batch_size": 1}, 1, "batch_size"),
+        ({"data__micro_batch_size": 1}, 1, "micro_batch_size"),
+        ({"data__micro_batch_size": 1}, 2, None),
+        ({"data__batch_size": 2}, 1, None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "layer"), [(TIRG, "fusion.gate.0"), (PTF, "projector.1"), ({}, None)]
+)
+def test_one_sample_is_not_normalised_over_the_batch(
+    method: dict[str, Any],
+    layer: str | None,
+    changes: dict[str, Any],
+    ranks: int,
+    key: str | None,
+    tmp_path: Path,
+) -> None:
+    train = {"train": ["*"], "data__feature_cache": None}
+    recipe = recipe_of(tmp_path, **method | train | changes)
+    checked = check_method(recipe)
+    if layer is None or key is None:
+        check_batch_norm(recipe, checked, ranks)
+        return
+    with pytest.raises(UserError) as caught:
+        check_batch_norm(recipe, checked, ranks)
+    assert str(caught.value).startswith(f"data.{key}=1: {layer} of {recipe.method.kind} normalises")
+
+
+@pytest.mark.parametrize(
+    ("kind", "contents", "line"),
+    [
+        (Kind(None, None), COMPOSED, "clip reads composed queries (KEY.source.jpg, KEY.target.jpg"),
+        (Kind(None, None, composed=True), PAIRS, "shards holds composed queries (KEY.source.jpg"),
+        (Kind(None, None, composed=True), GALLERY, "shards holds composed queries (KEY.source.jpg"),
+        (Kind((4,), None), Contents(views=2), "clip compares two views of an image, and shards "),
+        (Kind((4,), None), GALLERY, "method.image is kind: timm, but shards holds features of "),
+        (Kind(None, (4,)), PAIRS, "method.text is kind: transformer, but shards holds features"),
+    ],
+)
+def test_shards_that_do_not_go_with_the_method(
+    kind: Kind, contents: Contents, line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        check_kind(recipe_of(tmp_path), "shards", kind, contents, local=False)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "contents"),
+    [
+        (Kind(None, None), PAIRS),
+        (Kind(None, (4,)), GALLERY),  # what is not read is no matter
+        (Kind(None, None, composed=True), COMPOSED),
+    ],
+)
+def test_shards_that_do(kind: Kind, contents: Contents, tmp_path: Path) -> None:
+    check_kind(recipe_of(tmp_path), "shards", kind, contents, local=False)
+
+
+def test_ranks_that_cannot_share_an_evaluation_are_refused_before_training(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, [{key: {"json": described([key])} for key in ("a", "b")}])
+    check_measurable(shards, 2)
+    with pytest.raises(UserError, match=r"3 ranks cannot share .* there are 2; use at most so m"):
+        check_measurable(shards, 3)

@@ -1,0 +1,117 @@
+"""A family accepts what registers in it, before or after its recipe was defined."""
+
+import gc
+import pickle
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import pytest
+from pydantic import Field, PositiveFloat
+
+from xmodal.components.component import Component
+from xmodal.components.config import Config
+from xmodal.components.description import describe
+from xmodal.components.validation import validate
+from xmodal.errors import UserError
+
+
+class ShapeConfig(Component):
+    family: ClassVar[str] = "shape"
+
+
+class DrawingConfig(Config):
+    shape: ShapeConfig = Field(description="what is drawn")
+    others: list[ShapeConfig] = Field([], description="what else")
+
+
+class Circle:
+    def __init__(self, radius: float, colour: str = "red") -> None:
+        self.radius, self.colour = radius, colour
+
+
+class CircleConfig(ShapeConfig):
+    kind: Literal["circle"] = "circle"
+    radius: PositiveFloat = Field(1.0, description="of it")
+    builds: ClassVar[type] = Circle
+
+
+class Group:
+    def __init__(self, member: object) -> None:
+        self.member = member
+
+
+class GroupConfig(ShapeConfig):
+    kind: Literal["group"] = "group"
+    member: ShapeConfig = Field(CircleConfig(), description="a shape in it")
+    builds: ClassVar[str] = "Group"
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    before = dict(ShapeConfig.kinds)
+    yield
+    ShapeConfig.kinds.clear()
+    ShapeConfig.kinds.update(before)
+    gc.collect()
+
+
+def test_what_registers_later_is_accepted(registered: None) -> None:
+    with pytest.raises(UserError, match=r"shape.kind: square is not allowed; allowed: circle"):
+        validate(DrawingConfig, {"shape": {"kind": "square"}}, "FILE")
+
+    class SquareConfig(ShapeConfig):
+        kind: Literal["square"] = "square"
+
+    drawing = validate(DrawingConfig, {"shape": {"kind": "square"}}, "FILE")
+    assert type(drawing.shape) is SquareConfig
+
+
+def test_two_components_of_one_name_are_refused(registered: None) -> None:
+    with pytest.raises(UserError, match="two components are shape circle"):
+
+        class OtherConfig(ShapeConfig):
+            kind: Literal["circle"] = "circle"
+
+
+def test_a_component_builds_its_class_from_plain_arguments() -> None:
+    circle = CircleConfig(radius=2).build(colour="blue")
+    assert (circle.radius, circle.colour) == (2, "blue")
+
+
+def test_components_within_a_component_arrive_as_what_builds_them() -> None:
+    group = GroupConfig(member=CircleConfig(radius=3)).build()
+    assert group.member(colour="green").radius == 3
+    assert group.member(colour="green").colour == "green"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"shape": {}}, "shape.kind is missing; allowed: circle, group"),
+        ({"shape": {"kind": "circel"}}, "(did you mean circle?)"),
+        ({"shape": {"kind": "circle", "radus": 2}}, "unknown key shape.radus (did you mean radius"),
+        (
+            {"shape": {"kind": "group", "member": {"kind": "circle", "radius": -1}}},
+            "shape.member.radius: -1 is not allowed",
+        ),
+        ({"shape": {"kind": "circle"}, "others": [{"kind": "x"}]}, "others.0.kind: x is not"),
+        ({"shape": 5}, "shape: 5 is not allowed: input should be a mapping"),
+    ],
+)
+def test_mistakes_name_the_key(values: dict, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(DrawingConfig, values, "FILE")
+    assert said in str(caught.value)
+
+
+def test_values_come_back_from_json_and_pickles() -> None:
+    drawing = DrawingConfig(shape=GroupConfig(member=CircleConfig(radius=3)))
+    dumped = drawing.model_dump(mode="json")
+    assert dumped["shape"]["member"] == {"kind": "circle", "radius": 3.0}
+    assert DrawingConfig.model_validate(dumped) == drawing
+    assert pickle.loads(pickle.dumps(drawing)) == drawing
+
+
+def test_help_of_components_within_their_own_family_ends() -> None:
+    keys = [key for key, _, _ in describe(DrawingConfig)]
+    assert {"shape.radius", "shape.member.radius"} <= set(keys)

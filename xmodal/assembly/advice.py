@@ -1,0 +1,202 @@
+"""Warnings about training that would run and teach little: each a line, and what to do."""
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from xmodal.assembly.recipe import Recipe
+from xmodal.data.batch import Contents
+from xmodal.data.manifest import Manifest
+from xmodal.data.reader import SampleReader
+from xmodal.data.survey import Survey, survey
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.models.config import RecurrentConfig
+from xmodal.training.timeline import StageSpan, Timeline
+
+# Expected samples of a batch, for each of its samples, that say the same of another image.
+FALSE_NEGATIVES = 0.25
+CUT, UNKNOWN = 0.1, 0.2  # shares of captions and of words above which the log warns
+FEW_STEPS = 10  # an epoch
+
+
+def lines_before_training(
+    recipe: Recipe,
+    contents: Contents,
+    timeline: Timeline,
+    train: Sequence[Manifest],
+    val: Manifest | None,
+    tokenizer: CaptionTokenizer,
+) -> Iterator[str]:
+    """Yield warnings about a recipe and its data, of which some samples are read, and the size of
+    a vocabulary of words.
+    """
+    samples = sum(shards.num_samples for shards in train)
+    for warning in warnings_of_recipe(recipe, contents, timeline, samples):
+        yield f"warning: {warning}"
+    if contents.composed:
+        return  # a query's target is named by an id of its own, or the query is bad
+    for shards in {one.url: one for one in (*train, val) if one}.values():
+        found = survey(SampleReader(shards), tokenizer, captions=contents.captions > 0)
+        if isinstance(recipe.method.text, RecurrentConfig) and found.tokens.tokens:
+            share = found.tokens.unknown / found.tokens.tokens
+            size = f"vocabulary of {tokenizer.vocabulary:,} words"
+            yield f"{size}: {share:.1%} of those in {shards.url} are unknown"
+        for warning in warnings_of_data(recipe, contents, found):
+            yield f"warning: {warning}"
+
+
+def warnings_of_recipe(
+    recipe: Recipe, contents: Contents, timeline: Timeline, samples: int
+) -> Iterator[str]:
+    """Yield what makes a recipe teach little on a training set of so many samples."""
+    batch = recipe.data.batch_size
+    if batch == 1 and contents.captions:
+        yield "data.batch_size=1: a batch has no negatives; use 2 or more"
+    if samples == 1:
+        yield "the training set has a single sample, and no negative for it; build it of more"
+    elif batch > samples:
+        yield (
+            f"data.batch_size={batch} is larger than the training set ({samples:,} samples): a "
+            f"batch holds samples more than once; use data.batch_size={_fitting(samples)} or less"
+        )
+    elif timeline.epoch_samples < FEW_STEPS * batch and timeline.total < 100 * FEW_STEPS:
+        size = _fitting(timeline.epoch_samples // FEW_STEPS)
+        steps = timeline.total * batch // size if _in_epochs(recipe) else 0
+        if steps > timeline.total:
+            yield (
+                f"data.batch_size={batch} makes {_counted(timeline.total)} of this training set; "
+                f"data.batch_size={size} makes about {_counted(steps)}"
+            )
+    for span in timeline.stages:
+        yield from _warnings_of_stage(span, timeline)
+    if recipe.data.val is None:
+        yield (
+            "data.val is null: nothing is measured while training; set data.val=URL, or measure "
+            f"afterwards: python launch/evaluate.py {recipe.run} --data URL"
+        )
+
+
+def _warnings_of_stage(span: StageSpan, timeline: Timeline) -> Iterator[str]:
+    length, written = span.end - span.start, span.config.schedule.warmup
+    warmup = timeline.steps(written, length)
+    if warmup > length:
+        yield (
+            f"stage {span.config.name}: schedule.warmup of {written} is longer than its "
+            f"{length:,} steps, so its rate never reaches optimizer.lr; use "
+            f"stages.{span.number}.schedule.warmup='5 %'"
+        )
+    falls = [timeline.steps(at, length) for at in span.config.schedule.at]
+    if falls and min(falls) >= length:
+        yield (
+            f"stage {span.config.name}: its rate falls first at step {min(falls):,}, after its "
+            f"{length:,} steps; use stages.{span.number}.schedule.at=['50 %']"
+        )
+
+
+def warnings_of_data(recipe: Recipe, contents: Contents, found: Survey) -> Iterator[str]:
+    """Yield what the surveyed samples of a set of pairs have that makes training teach little."""
+    if contents.captions and not contents.labels:
+        if recipe.data.positives == "image":
+            yield from _warnings_of_negatives(recipe, found)
+        elif found.samples > 1 and (
+            found.labels == 1
+            if recipe.data.positives == "label"
+            else found.chance_of_same_caption == 1
+        ):
+            yield (
+                f"{found.url}: all {found.samples} surveyed samples have the same "
+                f"{recipe.data.positives}, so by data.positives={recipe.data.positives} none is a "
+                "negative of another; leave that key out, or name other shards"
+            )
+    yield from _warnings_of_tokens(recipe, found)
+
+
+def _warnings_of_negatives(recipe: Recipe, found: Survey) -> Iterator[str]:
+    if found.ids == 1 < found.samples:
+        yield (
+            f"{found.url}: all {found.samples} surveyed samples have the same image_id, so none "
+            "is a negative of another; give each image an image_id of its own, or none"
+        )
+    if found.twins:
+        yield (
+            f"{found.url} has the same image under different ids: {found.twins} such samples among "
+            f"{found.samples} surveyed, whose captions count as wrong for each other; give equal "
+            "images the same image_id in their JSON"
+        )
+    false_negatives = found.chance_of_same_caption * (recipe.data.batch_size - 1)
+    if false_negatives > FALSE_NEGATIVES:
+        yield (
+            f"{found.url}: each sample has about {false_negatives:.1f} negatives in a batch whose "
+            "caption is its own; data.positives=caption makes them positives (or label, where the "
+            "shards have labels)"
+        )
+
+
+def _warnings_of_tokens(recipe: Recipe, found: Survey) -> Iterator[str]:
+    text, tokens = recipe.method.text, found.tokens
+    if not tokens.captions or text is None:
+        return
+    if tokens.cut > CUT * tokens.captions:
+        yield (
+            f"{found.url}: {tokens.cut / tokens.captions:.0%} of the surveyed captions are longer "
+            "than the context and lose their end; raise method.text.context"
+        )
+    if tokens.unknown > UNKNOWN * tokens.tokens:
+        remedy = "use an encoder whose tokenizer knows the language"
+        if isinstance(text, RecurrentConfig):
+            remedy = (
+                "lower method.text.min_count, raise method.text.vocabulary, or, for languages "
+                "without spaces, use method.text={kind: transformer}, which reads bytes"
+            )
+        yield (
+            f"{found.url}: {tokens.unknown / tokens.tokens:.0%} of the words in the surveyed "
+            f"captions are not in the vocabulary; {remedy}"
+        )
+
+
+class Stagnation:
+    """Notices a loss that does not move, be it where its stage began or where it soon came to."""
+
+    LINES = 20  # logged lines after which it is judged
+    SETTLING = 5  # of them, the first, in which it may be anything
+    SPREAD = 0.02  # relative deviations from its median that are noise
+    DRIFT = 0.005  # relative change of the median, from half to half, that is none
+
+    def __init__(self) -> None:
+        self.stage, self.losses = "", list[float]()
+
+    def warning(self, stage: str, loss: float) -> str | None:
+        """Return, once a stage, what is wrong after another logged loss from its beginning on."""
+        if stage != self.stage:
+            self.stage, self.losses = stage, []
+        self.losses.append(loss)
+        if len(self.losses) != self.LINES or self._moves():
+            return None
+        if loss == 0:
+            return (
+                f"the loss of stage {stage} is 0: nothing is left to learn, or no sample has a "
+                "negative; are the image ids of the data right?"
+            )
+        return (
+            f"the loss of stage {stage} stays at {loss:.4f}: is optimizer.lr too low or too high, "
+            "or is there nothing in the data that tells samples apart?"
+        )
+
+    def _moves(self) -> bool:
+        losses = self.losses[self.SETTLING :]
+        middle, half = median(losses), len(losses) // 2
+        drift = median(losses[:half]) - median(losses[half:])
+        spread = max(abs(loss - middle) for loss in losses)
+        return spread > self.SPREAD * abs(middle) or abs(drift) > self.DRIFT * abs(middle)
+
+
+def _counted(steps: int) -> str:
+    return f"{steps:,} step{'s' * (steps != 1)}"
+
+
+def _in_epochs(recipe: Recipe) -> bool:
+    return any(stage.length.unit != "steps" for stage in recipe.stages)
+
+
+def _fitting(samples: int) -> int:
+    """Return the largest power of two that is at most `samples`, and at least 2."""
+    return max(2, 1 << (max(samples, 1).bit_length() - 1))

@@ -1,0 +1,249 @@
+"""What can be known to be wrong with a recipe, its shards and its ranks before training begins."""
+
+import difflib
+from collections.abc import Sequence
+
+from torch import nn
+
+from xmodal.assembly.feature_cache import NO_MEAN, locked_sides
+from xmodal.assembly.recipe import Recipe
+from xmodal.data.batch import Contents
+from xmodal.data.config import nearest_divisors
+from xmodal.data.decode import BadSample
+from xmodal.data.kind import PROBED, Kind
+from xmodal.data.manifest import Manifest
+from xmodal.data.reader import SampleReader
+from xmodal.errors import UserError
+from xmodal.methods.build import method_of
+from xmodal.methods.method import Method
+from xmodal.models.config import FeaturesConfig, RecurrentConfig
+from xmodal.runs.progress import find_metric
+from xmodal.training.config import StageConfig
+from xmodal.training.gradient_cache import batch_norms
+from xmodal.training.parts import parameter_groups, select_trained, set_modes
+
+
+def check_whole(shards: Manifest, max_bad_share: float) -> None:
+    """Raise `UserError` where so much of the shards is cut off that training would have to stop."""
+    if shards.lost > max_bad_share * max(shards.num_samples, 1000):
+        raise UserError(
+            f"{shards.notices[0]}: about {shards.lost:,} of {shards.num_samples:,} samples in "
+            f"{len(shards.notices)} such shards, more than data.max_bad_share={max_bad_share:g}; "
+            "write them again, or run `python -m shards index` on what is left"
+        )
+
+
+def check_sizes(recipe: Recipe, ranks: int) -> None:
+    """Raise `UserError` where the ranks do not divide the lanes, and so not the batch, or where
+    micro-batches do not divide a rank's share of it.
+    """
+    data = recipe.data
+    if data.num_lanes % ranks == 0:
+        share = data.batch_size // ranks
+        if data.micro_batch_size and share % data.micro_batch_size:
+            raise UserError(
+                f"ranks × data.micro_batch_size ({ranks} × {data.micro_batch_size}) does not "
+                f"divide data.batch_size={data.batch_size}; nearest micro_batch_size: "
+                + nearest_divisors(share, data.micro_batch_size)
+            )
+        return
+    key, size = "batch_size", data.batch_size
+    fitting = [size // ranks * ranks, -(-size // ranks) * ranks]
+    if data.batch_size % ranks == 0:
+        key, size = "lanes", data.num_lanes
+        fitting = [n for n in range(ranks, data.batch_size + 1, ranks) if data.batch_size % n == 0]
+    near = [
+        max((n for n in fitting if 0 < n < size), default=0),
+        min(n for n in fitting if n > size),
+    ]
+    raise UserError(
+        f"{ranks} ranks do not divide data.{key}={size}; nearest: "
+        + " or ".join(str(n) for n in near if n)
+    )
+
+
+def check_measurable(shards: Manifest, ranks: int) -> None:
+    """Raise `UserError` where ranks are more than the samples that they share in evaluation."""
+    if shards.num_samples < ranks:
+        raise UserError(
+            f"{ranks} ranks cannot share the samples of {shards.url} in evaluation, of which there "
+            f"are {shards.num_samples}; use at most so many ranks, or other shards"
+        )
+
+
+def check_method(recipe: Recipe) -> Method:
+    """Return a recipe's method, to look at.
+
+    Raises `UserError` for an encoder that cannot be had, or for parts to train or losses to
+    minimise that there are not.
+    """
+    # The vocabulary itself is learned later: its size is all that the parts depend on.
+    method = method_of(recipe.method, getattr(recipe.method.text, "vocabulary", 0))
+    if method.learned_score and recipe.training.zero == 3:
+        raise UserError(
+            f"training.zero=3 shares out the network that {recipe.method.kind} scores with, which "
+            "ranks need at different times in evaluation: use training.zero=2"
+        )
+    check_data(recipe, method.contents)
+    if recipe.data.feature_cache:
+        check_feature_cache(recipe, method)
+    for number, stage in enumerate(recipe.stages):
+        select_trained(method, stage.train)
+        parameter_groups(method, stage)
+        check_losses(method, stage, f"stages.{number}.losses")
+    return method
+
+
+def check_data(recipe: Recipe, contents: Contents) -> None:
+    """Raise `UserError` where a key of `data` is missing for what a method reads, or of no use."""
+    data, kind = recipe.data, recipe.method.kind
+    if data.text_dropout and (contents.views, contents.captions) != (2, 2):
+        raise UserError(
+            f"data.text_dropout={data.text_dropout:g} leaves out texts of views, and {kind} has "
+            "not a text for each of two views: set it to 0"
+        )
+    if contents.composed and data.val and not data.gallery:
+        raise UserError(
+            f"data.gallery is missing: {kind} answers the queries of data.val from a gallery; name "
+            "its shards"
+        )
+    if data.gallery and not contents.composed:
+        raise UserError(
+            f"data.gallery={data.gallery} is searched by composed queries, and {kind} makes none: "
+            "leave it out"
+        )
+    check_positives(recipe, contents)
+    if data.gallery and not data.val:
+        raise UserError("data.gallery is given without data.val, whose queries are searched in it")
+
+
+def check_positives(recipe: Recipe, contents: Contents) -> None:
+    """Raise `UserError` where samples have not what data.positives tells positives by."""
+    positives, kind, text = recipe.data.positives, recipe.method.kind, recipe.method.text
+    if positives == "image":
+        return
+    if contents.composed or contents.labels or not contents.captions:
+        raise UserError(
+            f"data.positives={positives} is for methods that match images and captions; {kind} "
+            "does not: leave it out"
+        )
+    if positives == "caption" and (isinstance(text, FeaturesConfig) or recipe.data.feature_cache):
+        raise UserError(
+            "data.positives=caption reads captions, and training reads features in their place; "
+            "use label, or encoders and no data.feature_cache"
+        )
+
+
+def check_feature_cache(recipe: Recipe, method: Method) -> None:
+    """Raise `UserError` where there is nothing to cache, or images change at each pass, or texts
+    are drawn from keys of the JSON, or a text's features are not to be had from its words'.
+    """
+    data, sides = recipe.data, locked_sides(method, recipe)
+    if sides.text and method.local and isinstance(recipe.method.text, RecurrentConfig):
+        raise UserError(NO_MEAN.format(side="text"))
+    if sides.text and any(one.texts for one in data.train):
+        raise UserError(
+            "data.feature_cache: the text encoder is never trained, but `texts` of data.train draw "
+            "from keys of the JSON, and features are those of captions; leave one of the two out"
+        )
+    if not sides.image:
+        return
+    changes = {
+        "data.crop": data.crop,
+        "data.flip": data.flip,
+        "data.augment": data.augment,
+        f"two views of each ({recipe.method.kind})": method.contents.views > 1,
+    }
+    if change := next((name for name, changing in changes.items() if changing), None):
+        raise UserError(
+            "data.feature_cache: the image encoder is never trained, but images change at each "
+            f"pass, by {change}, and what changes cannot be computed once; write crop: null, "
+            "flip: false and augment: null, or set feature_cache to null"
+        )
+
+
+def check_batch_norm(recipe: Recipe, method: Method, ranks: int) -> None:
+    """Raise `UserError` where a layer would normalise vectors over a single sample."""
+    data = recipe.data
+    if ranks * (data.micro_batch_size or data.batch_size // ranks) > 1:
+        return
+    key = "batch_size" if data.batch_size == 1 else "micro_batch_size"
+    for stage in recipe.stages:
+        select_trained(method, stage.train)
+        # Those of pretrained image encoders have several positions of a sample.
+        set_modes(method, freeze_batch_norm=True)
+        for name, norm in batch_norms(method).items():
+            if isinstance(norm, nn.BatchNorm1d):
+                raise UserError(
+                    f"data.{key}=1: {name} of {recipe.method.kind} normalises over the samples "
+                    "that are encoded together, and one has nothing to be compared with; use 2 or "
+                    "more"
+                )
+
+
+def check_losses(method: Method, stage: StageConfig, key: str) -> None:
+    """Raise `UserError` where a stage minimises what the method has not, or does not say what."""
+    known = ", ".join(method.losses)
+    if not stage.losses and len(method.losses) > 1:
+        raise UserError(
+            f"{key} is missing: the method has several ({known}); name those of a stage"
+        )
+    for name in stage.losses:
+        if name not in method.losses:
+            near = difflib.get_close_matches(name, method.losses, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(f"{key}.{name} is no loss of the method{hint}; it has {known}")
+
+
+def check_kind(recipe: Recipe, url: str, kind: Kind, contents: Contents, *, local: bool) -> None:
+    """Raise `UserError` where shards are no composed queries and the method reads them, or hold
+    features and the encoder wants none, or the reverse.
+
+    With `local`, features may be those of several positions, (positions, features).
+    """
+    if contents.composed and not kind.composed:
+        raise UserError(
+            f"{recipe.method.kind} reads composed queries (KEY.source.jpg, KEY.target.jpg, a "
+            f"modification in the JSON), and {url} holds none; name such shards"
+        )
+    if kind.composed and not contents.composed:
+        raise UserError(
+            f"{url} holds composed queries (KEY.source.jpg, KEY.target.jpg), and what is read here "
+            "are images of their own (KEY.jpg); name shards of those"
+        )
+    if contents.views > 1 and kind.image:
+        raise UserError(
+            f"{recipe.method.kind} compares two views of an image, and {url} holds features in the "
+            "place of images; name shards of images"
+        )
+    for side in ("image", "text") if contents.captions else ("image",):
+        encoder, shape = getattr(recipe.method, side), getattr(kind, side)
+        wanted = (encoder.features,) if isinstance(encoder, FeaturesConfig) else None
+        if wanted == shape or (local and wanted and shape and wanted == shape[1:]):
+            continue
+        held = f"features of shape {shape}" if shape else "no features"
+        raise UserError(
+            f"method.{side} is kind: {encoder.kind}"
+            f"{f', features: {wanted[0]}' if wanted else ''}, but {url} holds {held} of the "
+            f"{side}; use shards and an encoder that go together, and name the latter in "
+            f"method.{side}"
+        )
+
+
+def check_labels(reader: SampleReader, method: str) -> None:
+    """Raise `UserError` where a method learns from classes and a set's samples have none."""
+    for number in range(min(PROBED, len(reader))):
+        try:
+            reader[number].label()
+        except BadSample:
+            continue
+        return
+    raise UserError(
+        f"{method} learns from classes, and the first samples of {reader.manifest.url} have no "
+        "`labels` in their JSON; use shards with labels"
+    )
+
+
+def check_best(name: str, names: Sequence[str]) -> None:
+    """Raise `UserError` unless `name` is one of the metrics `names`, of which more is better."""
+    find_metric(dict.fromkeys(names, 0.0), name)

@@ -1,0 +1,173 @@
+"""Record of the data that a run is trained on, compared when it resumes.
+
+The recipe names where shards lie, not what they are: where those grow or change, the order of
+samples does too, and with it the steps of an epoch. `data.json` in the run folder has the shards.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from xmodal.assembly.recipe import Recipe
+from xmodal.atomic_files import write_atomically
+from xmodal.data.manifest import Manifest
+from xmodal.errors import UserError
+from xmodal.runs.progress import Progress
+from xmodal.training.timeline import Timeline
+
+NAME = "data.json"
+_NUM_EXAMPLES = 3
+# A data set of a record: its URL, fingerprint, and each shard's samples, bytes and digests by URL.
+SetRecord = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What changed data mean for a run: samples of an epoch, and lines for its log."""
+
+    epoch: int
+    lines: list[str]
+
+
+class DataRecord:
+    """The data sets of a run by their role: `data.train`, `data.val` and `data.gallery`."""
+
+    def __init__(self, sets: Mapping[str, Sequence[Manifest]]) -> None:
+        self.manifests = {role: list(each) for role, each in sets.items() if each}
+
+    def write(self, folder: Path) -> None:
+        """Write what the data are now into a run folder."""
+        sets = {role: list(map(_described, each)) for role, each in self.manifests.items()}
+        write_atomically(folder / NAME, json.dumps(sets, indent=1) + "\n")
+
+    def resume(self, folder: Path, recipe: Recipe, progress: Progress) -> Resumed:
+        """Compare the data with those that a run folder was trained on.
+
+        Raises `UserError` where those of an unfinished run have changed, and the recipe does not
+        accept what they are now.
+        """
+        train = self.manifests["data.train"]
+        epoch = recipe.data.epoch or sum(one.num_samples for one in train)
+        if not progress.step:
+            return Resumed(epoch, [])
+        before = _read(folder / NAME)
+        if not before:
+            return Resumed(epoch, [f"{NAME} is missing: whether the data changed is not known"])
+        lines = [
+            f"warning: {role} changed since step {progress.step} ({change}): metrics before and "
+            "after it do not compare"
+            for role in ("data.val", "data.gallery")
+            if (change := self._change(role, before))
+        ]
+        change = self._change("data.train", before)
+        if not change:
+            return Resumed(epoch, lines)
+        epoch_before = recipe.data.epoch or sum(map(_num_samples, before["data.train"]))
+        steps = Timeline(recipe, epoch_before).total
+        if recipe.data.accept == self.fingerprint:
+            lines += _accepted(change, recipe, progress.step, (epoch_before, epoch), steps)
+            return Resumed(epoch, lines)
+        if progress.step >= steps:
+            said = f"warning: data.train changed since the run finished ({change})"
+            return Resumed(epoch_before, [*lines, f"{said}: its results are of the data before"])
+        raise UserError(
+            f"data.train changed since step {progress.step} of run={folder} ({change}); restore "
+            "it, name another run=DIR, or resume in another order of samples by "
+            f"data.accept={self.fingerprint}"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells all training data together from others."""
+        prints = [one.fingerprint for one in self.manifests["data.train"]]
+        if len(prints) == 1:
+            return prints[0]
+        return f"sha256-{sha256(' '.join(prints).encode()).hexdigest()[:16]}"
+
+    def _change(self, role: str, before: Mapping[str, Sequence[SetRecord]]) -> str:
+        now = self.manifests.get(role, [])
+        pairs = zip(before.get(role, []), map(_described, now), strict=False)
+        return "; ".join(line for old, new in pairs if (line := _difference(old, new)))
+
+
+def _described(manifest: Manifest) -> SetRecord:
+    shards = {
+        shard.url: [
+            shard.num_samples,
+            shard.indexed_bytes,
+            index,
+            shard.digests.headers,
+            shard.digests.sha256,
+        ]
+        for shard, index in zip(manifest.shards, manifest.index_digests, strict=True)
+    }
+    return {"url": manifest.url, "fingerprint": manifest.fingerprint, "shards": shards}
+
+
+def _read(path: Path) -> dict[str, list[SetRecord]] | None:
+    """Return a record; None where there is none that can be read."""
+    try:
+        sets = json.loads(path.read_bytes())
+        for role in sets.values():
+            for one in role:
+                one["url"].split()
+                for number, size, *digests in one["shards"].values():
+                    _ = number + size, len(digests) == 3
+        return sets if sets["data.train"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _difference(old: SetRecord, new: SetRecord) -> str:
+    """Return in what a data set differs from its record; "" where it does not."""
+    was, now = old["shards"], new["shards"]
+    kept = was.keys() & now.keys()
+    parts = [
+        *_named("added", [url for url in now if url not in was]),
+        *_named("removed", [url for url in was if url not in now]),
+        *_named("changed", [url for url in now if url in kept and _differ(was[url], now[url])]),
+    ]
+    if not parts and list(was) != list(now):
+        parts.append("its shards come in another order")
+    if not parts:
+        return ""
+    count, before = _num_samples(new), _num_samples(old)
+    if count != before:
+        parts.append(f"{count:,} samples, {before:,} before")
+    return f"{new['url']}: {', '.join(parts)}"
+
+
+def _differ(old: Sequence[Any], new: Sequence[Any]) -> bool:
+    """Tell whether a shard has changed, by what is known of it both then and now."""
+    return any(a != b for a, b in zip(old, new, strict=False) if None not in (a, b))
+
+
+def _named(what: str, urls: Sequence[str]) -> Iterator[str]:
+    if urls:
+        names = ", ".join(url.rpartition("/")[2] for url in urls[:_NUM_EXAMPLES])
+        more = ", …" if len(urls) > _NUM_EXAMPLES else ""
+        yield f"{len(urls):,} shard{'s' * (len(urls) > 1)} {what} ({names}{more})"
+
+
+def _num_samples(one: SetRecord) -> int:
+    return sum(shard[0] for shard in one["shards"].values())
+
+
+def _accepted(
+    change: str, recipe: Recipe, step: int, epochs: tuple[int, int], steps: int
+) -> Iterator[str]:
+    old, new = (step * recipe.data.batch_size / samples for samples in epochs)
+    total = Timeline(recipe, epochs[1]).total
+    yield f"data.train changed ({change}) and is accepted by data.accept"
+    yield (
+        f"from step {step} on samples come in another order: it is epoch {new:.1f} of the data "
+        f"now, was {old:.1f} of those before; "
+        + (
+            f"{total} steps in all, {steps} before, and schedules follow"
+            if total != steps
+            else f"steps ({total}) and schedules stay as they were"
+        )
+    )

@@ -1,0 +1,64 @@
+"""Run that has come to its end: nothing in its folder changes any more."""
+
+from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.components.differences import differences
+from xmodal.errors import UserError
+from xmodal.evaluation.results import read_results
+from xmodal.runs.progress import Progress
+from xmodal.runs.run import Run
+from xmodal.training.requirements import check_requirements
+from xmodal.training.timeline import Timeline
+
+# What a finished run still does.
+_DONE = ("run:", "checkpoints.mirror:", "data.s3.")
+
+
+def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress) -> bool:
+    """Tell whether all steps are done, and what the last stage required of its end holds."""
+    begun = load_recipe(run.path) if run.recipe.is_file() else recipe
+    try:
+        check_requirements(begun.stages[-1], progress.measured)
+    except UserError:
+        return False
+    return progress.step >= timeline.total
+
+
+def finished_lines(run: Run, recipe: Recipe, steps: int) -> list[str]:
+    """Return what there is to report of a finished run that is started again."""
+    lines = [f"Finished: step {steps} of {steps}. For another training, name another run=DIR."]
+    changed = [
+        line.split(":")[0]
+        for line in differences(load_recipe(run.path), recipe)
+        if not line.startswith(_DONE)
+    ]
+    if changed:
+        lines.append(
+            f"warning: the run is finished, so the new {', '.join(changed)} has no effect; "
+            "recipe.yaml stays as it was trained"
+        )
+    if any(key.startswith("evaluation.") for key in changed):
+        lines[-1] += (
+            f"; to measure otherwise, run: python launch/evaluate.py {run.path} --protocol NAME"
+        )
+    return lines
+
+
+def own_results(run: Run) -> tuple[dict[str, float], list[str]]:
+    """Return the metrics of a run's last evaluation in training, and what there is to report.
+
+    Those of `results.json` where it is of the same checkpoint, else those of the run's log.
+    """
+    found, measured = read_results(run.path)
+    rows = [row for row in run.history() if "loss" not in row]
+    last = dict(rows[-1]) if rows else {}
+    step = last.pop("step", None)
+    last.pop("stage", None)
+    if not last:
+        return (found if measured else {}), []
+    if found == last or (measured and measured.get("checkpoint") == f"step-{step}"):
+        return found, []
+    fault = "are of another evaluation" if run.results.is_file() else "are missing"
+    return last, [
+        f"warning: {run.results} and its report {fault}; write them again by: "
+        f"python launch/evaluate.py {run.path}"
+    ]

@@ -1,0 +1,89 @@
+"""The recipe: one YAML file and `key=value` overrides that say all of a run.
+
+Every component owns its part (`xmodal/*/config.py`); this module puts the parts together, reads
+them, and turns each mistake into one line that names the key, what was allowed and the nearest
+right name. It imports no torch, so that help and errors come at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from xmodal.components.config import Config, Mark
+from xmodal.components.overrides import parse_override, set_text, set_value
+from xmodal.components.validation import nearest, validate
+from xmodal.data.config import DataConfig
+from xmodal.errors import UserError
+from xmodal.evaluation.config import EvaluationConfig
+from xmodal.methods.config import MethodConfig
+from xmodal.runs.recipe_file import read_recipe_file
+from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
+from xmodal.yaml_text import read_yaml
+
+
+class Recipe(Config):
+    """All that a run is made of."""
+
+    run: Annotated[str, Mark.FREE] = Field(
+        min_length=1, description="folder of the run; default: runs/ and the recipe's name"
+    )
+    data: DataConfig = Field(description="shards, order, batches")
+    method: MethodConfig = Field(description="encoders and what they minimise")
+    stages: list[StageConfig] = Field(
+        [StageConfig()], min_length=1, description="one after another"
+    )
+    training: TrainingConfig = Field(TrainingConfig(), description="how the engine runs")
+    evaluation: Annotated[EvaluationConfig, Mark.FREE] = Field(
+        EvaluationConfig(), description="ranking data.val"
+    )
+    checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="what is kept")
+
+
+def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:
+    """Read a recipe by name (a YAML file of `folder`) or path and apply `key=value` overrides.
+
+    Raises `UserError` for a recipe that is not there, is not YAML, or is wrong in a key or value.
+    """
+    path = _find(name, folder)
+    values = read_yaml(path)
+    values.setdefault("run", f"runs/{path.stem}")
+    for override in overrides:
+        set_text(Recipe, values, *parse_override(override))
+    return validate(Recipe, values, str(path))
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
+    """Return a recipe with other values, by their keys as in overrides.
+
+    Raises `UserError`, which names `source`, where there are no such keys or the values are wrong.
+    """
+    changed = recipe.model_dump(mode="json", exclude_unset=True)
+    for key, value in values.items():
+        set_value(Recipe, changed, key, value)
+    return validate(Recipe, changed, source)
+
+
+def load_recipe(run: str | Path) -> Recipe:
+    """Read the resolved recipe that a run folder holds."""
+    return read_recipe_file(run, Recipe)
+
+
+def _find(name: str, folder: Path) -> Path:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.parent != Path():
+        if path.is_file():
+            return path
+        raise UserError(
+            f"there is no recipe file {name}; name a YAML file, or a recipe: {_names(folder)}"
+        )
+    found = folder / f"{name}.yaml"
+    if found.is_file():
+        return found
+    near = nearest(name, [file.stem for file in folder.glob("*.yaml")])
+    raise UserError(f"there is no recipe {name}{near}; known: {_names(folder)}")
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))

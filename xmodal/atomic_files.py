@@ -1,0 +1,28 @@
+"""Files that are written whole or not at all, and never through a link."""
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: beside its place, then renamed into it."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open_itself(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(text)
+        part.replace(path)
+    except OSError as error:  # which names no file where the disk is full
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def open_itself(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a file to write into it, never into another that a link there leads to.
+
+    A folder that came from elsewhere may link to any file of the user's.
+    """
+    return open(path, mode, opener=_follow_no_link, **options)
+
+
+def _follow_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

@@ -1,0 +1,83 @@
+"""Writing a run's state through DeepSpeed while training goes on: all of it, or none."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any
+
+from xmodal.atomic_files import write_atomically
+from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
+from xmodal.errors import UserError
+from xmodal.runs.checkpoints.integrity import write_contents
+from xmodal.runs.checkpoints.writer import OverlappingWriter
+from xmodal.runs.progress import Progress
+from xmodal.runs.restarts import this_start
+from xmodal.runs.run import STATE_FILE, Run
+
+
+class Saving:
+    """A checkpoint on its way to the disk: weights, optimiser and progress as they are now.
+
+    All ranks begin and finish it. Training may go on between the two: the folder is written beside
+    its place, renamed when whole, and only then does `latest` name it.
+    """
+
+    def __init__(self, engine: Any, run: Run, progress: Progress) -> None:
+        self.run, self.best_step = run, progress.best_step
+        self.folder = run.checkpoint(progress.step)
+        self.writer: OverlappingWriter = engine.checkpoint_engine
+        self._partial = self.folder.with_name(self.folder.name + ".partial")
+        self._begun = time.perf_counter()
+        if rank() == 0:
+            run.check_place()
+            shutil.rmtree(self._partial, ignore_errors=True)
+            with run.writing(self._partial):
+                self._partial.mkdir(parents=True)
+        barrier()
+        engine.save_checkpoint(str(run.checkpoints), tag=self._partial.name, save_latest=False)
+        if rank() == 0:
+            state = asdict(progress) | {"ranks": world_size(), "start": this_start()}
+            self.writer.write(self._partial / STATE_FILE, BytesIO(json.dumps(state).encode()))
+            if run.vocabulary is not None:
+                self.writer.write(self._partial / run.tokenizer.name, BytesIO(run.vocabulary))
+        self._waited = time.perf_counter() - self._begun
+
+    def is_written(self) -> bool:
+        """Tell whether this rank's files are on the disk, or could not be brought there."""
+        return self.writer.is_done()
+
+    def finish(self) -> str:
+        """Wait until all is written, put the folder in its place, and return what is to be said.
+
+        Raises `UserError` on all ranks where some file cannot be written.
+        """
+        resumed = time.perf_counter()
+        try:
+            files, faults = self.writer.wait(), []
+        except OSError as error:
+            files, faults = [], [str(error)]
+        faults = gather_objects(faults)
+        if rank() == 0:
+            self.run.check_place()
+        if faults:
+            if rank() == 0:
+                shutil.rmtree(self._partial, ignore_errors=True)
+            raise UserError(
+                f"{self.folder} cannot be written ({faults[0]}); mend that, and rerun the same "
+                "command to resume from the last checkpoint"
+            )
+        with self.run.writing(self.folder):
+            size = write_contents(self._partial, files)
+            if rank() == 0:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self._partial.rename(self.folder)
+                write_atomically(self.run.checkpoints / "latest", self.folder.name)
+        barrier()
+        now = time.perf_counter()
+        waited = self._waited + now - resumed
+        return (
+            f"Saved checkpoint {self.folder.name} ({size / 1e6:,.1f} MB in "
+            f"{now - self._begun:.1f} s, of which training waited {waited:.1f} s)"
+        )

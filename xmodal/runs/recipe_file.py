@@ -1,0 +1,58 @@
+"""The resolved recipe that a run folder holds, as `recipe.yaml`.
+
+What is in a recipe is not known here: it is a configuration, written and read again.
+"""
+
+import warnings
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel
+
+from xmodal.components.differences import changes
+from xmodal.components.validation import validate
+from xmodal.errors import RenamedKeyWarning, UserError
+from xmodal.yaml_text import read_yaml
+
+R = TypeVar("R", bound=BaseModel)
+
+RECIPE = "recipe.yaml"
+NAMED_CHANGES = 8  # keys that a message names of those that differ
+
+
+def read_recipe_file(run: str | Path, model: type[R]) -> R:
+    """Read the resolved recipe of a run folder.
+
+    Raises `UserError` where there is none, or it is damaged.
+    """
+    path = Path(run) / RECIPE
+    if not path.is_file():
+        fault = f"it has no {RECIPE}; train one first"
+        if not Path(run).is_dir():
+            fault = "it is a file" if Path(run).exists() else "there is no such folder"
+        raise UserError(f"{run} is no run folder: {fault}")
+    try:
+        with warnings.catch_warnings():
+            # Runs of before have keys by the names of then.
+            warnings.simplefilter("ignore", RenamedKeyWarning)
+            return validate(model, read_yaml(path), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; restore the file, or name another run") from None
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """Return the resolved recipe as YAML that `read_recipe` takes again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def check_same(begun: BaseModel, recipe: BaseModel, place: str) -> None:
+    """Raise `UserError` where what a place (`key=value`) holds was begun with another recipe."""
+    changed = changes(begun, recipe)
+    if changed:
+        more = len(changed) - NAMED_CHANGES
+        changed = changed[:NAMED_CHANGES] + ([f"{more} more"] if more > 0 else [])
+        raise UserError(
+            f"{place} was begun with another recipe ({'; '.join(changed)}); name another "
+            f"{place.partition('=')[0]}, or take these changes back to go on"
+        )
