@@ -25,7 +25,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"recipe"},
-    {"tensor_files", "terminal", "yaml_text"},
+    {"arguments", "tensor_files", "terminal", "yaml_text"},
     {"activity", "errors", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
@@ -36,6 +36,7 @@ SHARDS_MAY_IMPORT = {
     ),
     "xmodal.data.samples",
     "xmodal.activity",
+    "xmodal.arguments",
     "xmodal.errors",
     "xmodal.terminal",
 }

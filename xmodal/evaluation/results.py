@@ -69,13 +69,16 @@ def check_folder(folder: Path, measured: Measured) -> None:
         raise UserError(f"{folder} holds {what}; name another folder: --output DIR")
 
 
-def check_writable(folder: Path) -> None:
-    """Raise `UserError` where a folder for results is none, or this user cannot write in it."""
+def check_writable(folder: Path, option: str = "--output") -> None:
+    """Raise `UserError` where a folder for results is none, or this user cannot write in it.
+
+    `option` is the option of the command that names it.
+    """
     nearest = next(one for one in (folder, *folder.parents) if one.exists())
     if not nearest.is_dir():
-        raise UserError(f"--output {folder}: {nearest} is a file; name a folder")
+        raise UserError(f"{option} {folder}: {nearest} is a file; name a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"{nearest} cannot be written in; name another folder: --output DIR")
+        raise UserError(f"{nearest} cannot be written in; name another folder: {option} DIR")
 
 
 def _holds_more(folder: Path) -> bool:
