@@ -25,7 +25,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"recipe"},
-    {"arguments", "tensor_files", "terminal", "yaml_text"},
+    {"arguments", "small_files", "tensor_files", "terminal", "yaml_text"},
     {"activity", "errors", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
