@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from xmodal.errors import UserError
+from xmodal.small_files import read_small
 
 
 class Config(BaseModel):
@@ -47,7 +48,7 @@ class Secret(Config):
             place = f"the environment variable {self.variable}"
         else:
             file = Path(str(self.file)).expanduser()
-            found = file.read_text().strip() if file.is_file() else ""
+            found = read_small(file, 10_000).decode().strip() if file.is_file() else ""
             place = f"the file {file}"
         if not found:
             raise UserError(f"{key}: {place} is not there, or is empty")

@@ -11,6 +11,7 @@ from xmodal.data.manifest import write_atomically
 from xmodal.errors import UserError
 from xmodal.evaluation.measured import Measured, identity
 from xmodal.evaluation.report import Example, write_report
+from xmodal.small_files import read_small
 
 FILE = "results.json"
 MEASURED = "measured"  # its key that is no metric
@@ -43,7 +44,7 @@ def read_results(folder: Path) -> tuple[dict[str, float], dict[str, Any] | None]
     """
     path = folder / FILE
     try:
-        results = json.loads(path.read_bytes())
+        results = json.loads(read_small(path))
         measured = results.pop(MEASURED, None)
     except (OSError, ValueError, AttributeError, TypeError):
         return {}, None

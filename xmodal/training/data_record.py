@@ -14,6 +14,7 @@ from typing import Any
 from xmodal.data.manifest import Manifest, write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe
+from xmodal.small_files import read_small
 from xmodal.training.progress import Progress
 from xmodal.training.timeline import Timeline
 
@@ -109,7 +110,7 @@ def _described(manifest: Manifest) -> SetRecord:
 def _read(path: Path) -> dict[str, list[SetRecord]] | None:
     """Return a record; None where there is none that can be read."""
     try:
-        sets = json.loads(path.read_bytes())
+        sets = json.loads(read_small(path))
         for role in sets.values():
             for one in role:
                 one["url"].split()

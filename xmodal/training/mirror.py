@@ -17,6 +17,7 @@ from xmodal.data.storage import open_storage
 from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, dump_recipe, load_recipe
+from xmodal.small_files import read_small
 from xmodal.training.run import STEP, Run, check_same, read_state, step_of
 from xmodal.training.wholeness import CONTENTS, UNREADABLE, fault_of, read_contents
 
@@ -144,7 +145,7 @@ class Mirror:
                 self._prune(kept)
             with suppress(FileNotFoundError):  # of a checkpoint of this name that is replaced
                 self.storage.remove(f"{place}/{CONTENTS}")
-        names = sorted(read_contents((folder / CONTENTS).read_text()))
+        names = sorted(read_contents(read_small(folder / CONTENTS).decode()))
         for name in names[rank() :: world_size()]:
             self._put(folder / name, f"{place}/{name}")
         if rank() == 0:
@@ -195,7 +196,7 @@ class Mirror:
             partial.mkdir()
             self._get(f"{place}/{CONTENTS}", partial / CONTENTS)
         barrier()
-        names = sorted(read_contents((partial / CONTENTS).read_text()))
+        names = sorted(read_contents(read_small(partial / CONTENTS).decode()))
         for name in names[rank() :: world_size()]:
             self._get(f"{place}/{name}", partial / name)
         barrier()

@@ -8,6 +8,7 @@ from typing import Any
 from xmodal.data.manifest import open_itself, write_atomically
 from xmodal.errors import UserError
 from xmodal.recipe import Recipe, differences, load_recipe
+from xmodal.small_files import read_small
 from xmodal.training.run import Run, read_state, step_of
 from xmodal.training.wholeness import fault_of
 
@@ -52,7 +53,7 @@ def lineage(run: Run) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        return [json.loads(line) for line in file.read_bytes().splitlines()]
+        return [json.loads(line) for line in read_small(file).splitlines()]
     except ValueError:
         raise UserError(
             f"{file} is damaged: whose weights the run has is not known; restore it, "
