@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
+from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.errors import UserError, printable, run_command
 from xmodal.evaluation.config import PROTOCOLS
@@ -65,6 +66,7 @@ def main() -> None:
 def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     from xmodal.distributed.environment import start
     from xmodal.distributed.pulse import watching_peers
+    from xmodal.evaluation.cirr import check_submission
     from xmodal.runs.run import Run
 
     run = Run(given.run)
@@ -72,6 +74,8 @@ def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     environment = start(recipe.training.roll_call)
     reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
     with watching_peers(environment.roll, recipe.training.watchdog), reports:
+        if given.submission:
+            check_submission(Path(given.submission))  # before the work
         with activity(f"loading {checkpoint}"):
             subject = load(given, recipe, run, checkpoint, environment)
         if given.submission:
@@ -243,8 +247,10 @@ def is_runs_own(given: argparse.Namespace, subject: Subject, measured: "Measured
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser(
+        prog="python launch/evaluate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--data", metavar="URL", help="shards to measure on; default: its data.val")

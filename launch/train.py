@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
+from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.components.description import describe
 from xmodal.errors import own_rank, run_command
@@ -71,7 +72,8 @@ def train(recipe: Recipe, environment: "Environment") -> None:
 
 
 def read_arguments(arguments: list[str]) -> Recipe:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        prog="python launch/train.py",
         usage="deepspeed launch/train.py RECIPE [key=value ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,7 +81,9 @@ def read_arguments(arguments: list[str]) -> Recipe:
     )
     names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
     parser.add_argument("recipe", metavar="RECIPE", help=f"a path, or one of {names}")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="keys that differ")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", default=[], help="keys that differ"
+    )
     # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

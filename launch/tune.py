@@ -16,6 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
+from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.components.description import describe
 from xmodal.errors import UnfinishedError, UserError, run_command
@@ -65,7 +66,8 @@ def stop(*_: object) -> None:
 
 
 def read_arguments(arguments: list[str]) -> tuple[Recipe, SpaceConfig, Path]:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
+        prog="python launch/tune.py",
         usage="python launch/tune.py RECIPE --space SPACE.yaml [--sweep DIR] [key=value ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,7 +83,9 @@ def read_arguments(arguments: list[str]) -> tuple[Recipe, SpaceConfig, Path]:
     )
     names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
     parser.add_argument("recipe", metavar="RECIPE", help=f"a path, or one of {names}")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="keys that differ")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", default=[], help="keys that differ"
+    )
     parser.add_argument("--space", metavar="FILE", required=True, help="what is searched, and how")
     parser.add_argument("--sweep", metavar="DIR", help="the folder; default: runs/RECIPE-sweep")
     given = parser.parse_intermixed_args(arguments)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from shards.place import check_folder
 from xmodal.activity import reporting
+from xmodal.arguments import ArgumentParser
 from xmodal.errors import UserError, run_command
 
 
@@ -40,8 +41,8 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="python -m shards",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     parser = commands.add_parser(
         "build",
         help="convert a data set into shards",
@@ -65,7 +66,9 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "that was killed is resumed when the same command is run again.",
     )
     parser.add_argument("source", metavar="SOURCE", help="one of `python -m shards sources`")
-    parser.add_argument("options", metavar="NAME=VALUE", nargs="*", help="options of the source")
+    parser.add_argument(
+        "options", metavar="NAME=VALUE", nargs="*", default=[], help="options of the source"
+    )
     parser.add_argument(
         "--from", dest="root", metavar="DIR", type=_from,
         help="the folder of the data set, or for pairs a table",
@@ -96,7 +99,7 @@ def _add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_build)
 
 
-def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_index(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     parser = commands.add_parser(
         "index",
         help="make the index of shards that come from elsewhere",
@@ -112,7 +115,7 @@ def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_index)
 
 
-def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_check(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     parser = commands.add_parser(
         "check",
         help="find what is broken in shards",
@@ -124,7 +127,7 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=_check)
 
 
-def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_show(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     parser = commands.add_parser("show", help="draw samples of shards on a contact sheet")
     _add_folder(parser)
     parser.add_argument(
@@ -140,13 +143,13 @@ def _add_show(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.set_defaults(run=_show)
 
 
-def _add_folder(parser: argparse.ArgumentParser) -> None:
+def _add_folder(parser: ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="DIR", type=_folder, help="a folder of shards, such as s3://bucket/mine"
     )
 
 
-def _add_workers(parser: argparse.ArgumentParser) -> None:
+def _add_workers(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers", metavar="N", type=_positive, default=len(os.sched_getaffinity(0)),
         help="processes (default: one a CPU)",
@@ -175,17 +178,16 @@ def _sheet(text: str) -> Path:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def _part(text: str) -> tuple[int, int]:
-    number, parts = map(int, text.split("/"))
-    if not 1 <= number <= parts:
-        raise ValueError
-    return number, parts
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 2/16")
+    return int(number), int(parts)
 
 
 def _sources(arguments: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"components"},
-    {"tensor_files", "terminal", "yaml_text"},
+    {"arguments", "small_files", "tensor_files", "terminal", "yaml_text"},
     {"activity", "atomic_files", "errors", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
@@ -38,6 +38,7 @@ SHARDS_MAY_IMPORT = {
     "xmodal.atomic_files",
     "xmodal.data.samples",
     "xmodal.activity",
+    "xmodal.arguments",
     "xmodal.errors",
     "xmodal.terminal",
 }

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,21 @@ def test_files_of_tensors_are_read_in_one_place() -> None:
                 if node.arg in given and node.value.value is given[node.arg]:
                     found.add(f"{node.arg}={node.value.value}")
         assert found == ALLOWED.get(name_of(path), set()), path
+
+
+def test_a_file_that_would_take_more_than_it_has_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(10**6)}, tmp_path / "weights.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "weights.pt") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as deflated,
+    ):
+        for name in stored.namelist():
+            deflated.writestr(name, stored.read(name))
+    assert (tmp_path / "bomb.pt").stat().st_size < 10_000
+    with pytest.raises(UserError, match=r"bomb\.pt is refused: it is compressed, which PyTorch's"):
+        load_tensors(tmp_path / "bomb.pt")
+    with (tmp_path / "bomb.safetensors").open("wb") as file:
+        file.write((10**8).to_bytes(8, "little"))
+        file.truncate(2 * 10**8)  # takes no room on the disk
+    with pytest.raises(UserError, match="is refused: its header is 100,000,000 bytes, of at most"):
+        load_tensors(tmp_path / "bomb.safetensors")

@@ -8,6 +8,7 @@ other name.
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from xmodal.errors import UserError
 
 # Numbers of NumPy, such as a best accuracy that was saved beside weights.
 _NUMBERS: list[Any] = [scalar, np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
+# Of safetensors: room for some 100,000 tensors, each of which takes kilobytes to be read.
+_MAX_HEADER_BYTES = 1 << 23
 _NAME = re.compile(r"GLOBAL ([\w.]+)")  # in what PyTorch's reader says
 
 
@@ -33,6 +36,7 @@ def load_tensors(path: Path, *, types: Sequence[type] = (), mapped: bool = False
     """
     if not path.is_file():
         raise UserError(f"{path} is missing")
+    check_tensor_file(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -47,6 +51,34 @@ def load_tensors(path: Path, *, types: Sequence[type] = (), mapped: bool = False
         raise
     except Exception as error:  # a reader raises whatever the bytes lead it to
         raise UserError(f"{path} holds no tensors, or is damaged") from error
+
+
+def check_tensor_file(path: Path) -> None:
+    """Raise `UserError` where a file would take more memory than it has bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(8)
+    if path.suffix == ".safetensors":
+        header = int.from_bytes(first, "little")
+        if len(first) < 8 or header > size - 8:
+            raise UserError(f"{path} holds no tensors, or is damaged")
+        if header > _MAX_HEADER_BYTES:
+            raise UserError(
+                f"{path} is refused: its header is {header:,} bytes, of at most "
+                f"{_MAX_HEADER_BYTES:,}"
+            )
+    elif first.startswith(b"PK\x03\x04"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+        except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
+            raise UserError(f"{path} holds no tensors, or is damaged") from None
+        stored = all(one.compress_type == zipfile.ZIP_STORED for one in members)
+        if not stored or sum(one.file_size for one in members) > size:
+            raise UserError(
+                f"{path} is refused: it is compressed, which PyTorch's files are not; save it by "
+                "torch.save"
+            )
 
 
 def refusal(message: str) -> str:

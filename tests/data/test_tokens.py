@@ -1,10 +1,12 @@
 """Captions become ids: the same each time, at most `context` of them, padded behind."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from xmodal.data import tokens
 from xmodal.data.tokens import (
     END,
     PAD,
@@ -15,6 +17,7 @@ from xmodal.data.tokens import (
     train_tokenizer,
     train_word_tokenizer,
 )
+from xmodal.errors import UserError
 
 CAPTIONS = [
     f"a {size} {colour} {thing} lies {where} the ground"
@@ -159,3 +162,31 @@ def test_a_vocabulary_of_no_captions_has_the_special_words_alone() -> None:
     tokenizer = words_of([])
     assert tokenizer.vocabulary == 4
     assert spelled(tokenizer, "dog") == [START, UNKNOWN, END]
+
+
+def with_pattern(tokenizer: CaptionTokenizer, pattern: str, path: Path) -> Path:
+    """A tokenizer's file that cuts captions by a pattern."""
+    settings = json.loads(tokenizer.tokenizer.to_str())
+    settings["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def test_a_hostile_tokenizer_is_one_line(
+    tokenizer: CaptionTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panics = read_tokenizer(with_pattern(tokenizer, "(a+)+$", tmp_path / "a.json"), context=8)
+    for call in (panics, panics.count):
+        with pytest.raises(UserError, match=r"^the tokenizer cannot read captions \(.*retry"):
+            call(["a" * 100 + "!"])
+    broken = with_pattern(tokenizer, "(", tmp_path / "b.json")
+    with pytest.raises(UserError, match=r"b.json is no tokenizer \(.*parenthesis.*: restore"):
+        read_tokenizer(broken, context=8)
+    monkeypatch.setattr(tokens, "MAX_TOKENIZER_BYTES", 100)
+    with pytest.raises(UserError, match=r"b.json is over 100 bytes"):
+        read_tokenizer(broken, context=8)

@@ -256,6 +256,10 @@ def test_a_submission_to_cirr(composed: Path, queries: Path, scenes: Path, tmp_p
         answers = json.loads((to / f"{metric}.json").read_text())
         assert (answers["version"], answers["metric"]) == ("rc2", metric)
         assert len(set(answers["7"]) - {"g3"}) == count
+    again = evaluate(run, *words, "--protocol", "cirr", "--submission", to).error
+    assert again == (
+        f"{to}/recall.json exists; remove it, or name another folder: --submission DIR"
+    )
     assert not (run / "results.json").exists()
     assert "do not say which image they ask for" in evaluate(run, *words).error
     plain_shards = evaluate(run, "--data", scenes / "val").error
@@ -295,6 +299,10 @@ MISTAKES = {
     "no checkpoint": (["RUN", "--checkpoint", ""], "--checkpoint is empty; give it a value"),
     "no data": (["RUN", "--data", ""], "--data is empty; give it a value, or leave it out"),
     "no gallery": (["RUN", "--gallery", " "], "--gallery is empty; give it a value"),
+    "an option that is none": (
+        ["RUN", "--dta", "x"],
+        "unrecognized arguments: --dta x; see: python launch/evaluate.py --help",
+    ),
     "a submission and results": (
         ["RUN", "--submission", "a", "--output", "b"],
         "--output is for results, and --submission measures none; leave one out",

@@ -118,7 +118,7 @@ def test_random_weights_need_the_configuration_alone(tmp_path: Path) -> None:
         ({"config.json": '{"model_type": "bert", "hidden_size": "x"}'}, "hidden_size"),
         ({"config.json": '{"model_type": ["bert"]}'}, "unhashable"),
         ({"config.json": None}, "no file named model.safetensors"),
-        ({"config.json": None, "model.safetensors": "nope"}, "deserializing header"),
+        ({"config.json": None, "model.safetensors": "nope"}, "holds no tensors, or is dam"),
     ],
 )
 def test_a_folder_that_does_not_load_is_one_line(
@@ -134,6 +134,29 @@ def test_a_folder_that_does_not_load_is_one_line(
         PretrainedText(TransformersConfig(name=str(folder)))
     assert str(caught.value).startswith(f"method.text.name: {folder} does not load: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_labels": 10**9}, "its config.json has num_labels: 1000000000, and at most 100,000"),
+        ({"num_hidden_layers": 10**6}, "has num_hidden_layers: 1000000, and at most 1,000 is read"),
+        ({"vocab_size": 10**9}, "has vocab_size: 1000000000, and at most 10,000,000 is read"),
+        ({"hidden_size": 8 * 10**5}, "by its config.json it takes "),
+        ({"vocab_size": 10**5}, "by its config.json it has "),
+    ],
+)
+def test_a_folder_that_asks_for_absurd_sizes_is_refused_before_it_takes_memory(
+    change: dict[str, int], says: str, tmp_path: Path
+) -> None:
+    folder = tiny_bert(tmp_path / "bert")
+    random = TransformersConfig(name=str(folder), weights="random", context=8)
+    PretrainedText(random).model.save_pretrained(folder)
+    PretrainedText(random.model_copy(update={"weights": "pretrained"}))
+    settings = folder / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
+    with pytest.raises(UserError, match=f"^method.text.name: {folder} does not load: .*{says}"):
+        PretrainedText(random.model_copy(update={"weights": "pretrained"}))
 
 
 @pytest.fixture

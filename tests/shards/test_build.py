@@ -541,8 +541,12 @@ def test_a_generator_is_built_with_its_options_and_relevance(tmp_path: Path, run
         ("scenes --to {to} val=many", "val=many: val must be of type int"),
         ("scenes --to {to} v=3", "unknown option v of scenes"),
         ("scenes --to {to} val=3 train", "unrecognized arguments: train"),
-        ("scenes --to {to} --workers 0", "argument --workers"),
-        ("scenes", "--to"),
+        (
+            "scenes --to {to} --workers 0",
+            "error: argument --workers: '0' is not a whole number of 1 or more; see: python -m",
+        ),
+        ("scenes --to {to} --part 3/2", "error: argument --part: '3/2' is not I/N, such as 2/16;"),
+        ("scenes", "error: the following arguments are required: --to; see: python -m shards b"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_made(
@@ -550,6 +554,8 @@ def test_wrong_words_are_refused_before_anything_is_made(
 ) -> None:
     done = run("build", *words.format(to=tmp_path / "to", data=flickr8k).split(), code=2)
     assert says.format(data=flickr8k) in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "to").exists()
 
 

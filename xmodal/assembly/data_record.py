@@ -16,6 +16,7 @@ from xmodal.atomic_files import write_atomically
 from xmodal.data.manifest import Manifest
 from xmodal.errors import UserError
 from xmodal.runs.progress import Progress
+from xmodal.small_files import read_small
 from xmodal.training.timeline import Timeline
 
 NAME = "data.json"
@@ -110,7 +111,7 @@ def _described(manifest: Manifest) -> SetRecord:
 def _read(path: Path) -> dict[str, list[SetRecord]] | None:
     """Return a record; None where there is none that can be read."""
     try:
-        sets = json.loads(path.read_bytes())
+        sets = json.loads(read_small(path))
         for role in sets.values():
             for one in role:
                 one["url"].split()

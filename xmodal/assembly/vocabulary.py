@@ -13,6 +13,7 @@ from xmodal.methods.build import make_tokenizer
 from xmodal.methods.config import MethodConfig
 from xmodal.runs.aside import unused
 from xmodal.runs.run import Run
+from xmodal.small_files import read_small
 
 
 def settle_tokenizer(run: Run, config: MethodConfig, shards: Sequence[Manifest]) -> list[str]:
@@ -28,7 +29,7 @@ def settle_tokenizer(run: Run, config: MethodConfig, shards: Sequence[Manifest])
         make_tokenizer(config, shards, run.tokenizer)
     else:
         warnings = _restored(run.tokenizer, checkpoint)
-    run.vocabulary = run.tokenizer.read_bytes()
+    run.vocabulary = read_small(run.tokenizer)
     return warnings
 
 
@@ -39,14 +40,14 @@ def _restored(path: Path, checkpoint: Path) -> list[str]:
             f"{path} is missing, and {checkpoint.name} has no copy of it: its weights are of no "
             "use without their vocabulary; restore the file, or train in another run=DIR"
         )
-    if not copy.is_file() or (there and path.read_bytes() == copy.read_bytes()):
+    if not copy.is_file() or (there and read_small(path) == read_small(copy)):
         return []
     fault = "was missing"
     if there:
         other = unused(path.with_name(f"{path.name}.other"))
         path.rename(other)
         fault = f"was not the one of {checkpoint.name} and is kept as {other.name}"
-    write_atomically(path, copy.read_text(encoding="utf-8"))
+    write_atomically(path, read_small(copy).decode())
     return [f"warning: {path} {fault}; restored from {checkpoint.name}"]
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from xmodal.errors import RenamedKeyWarning, UserError
+from xmodal.small_files import read_small
 
 
 class Config(BaseModel):
@@ -82,7 +83,7 @@ class Secret(Config):
             place = f"the environment variable {self.variable}"
         else:
             file = Path(str(self.file)).expanduser()
-            found = file.read_text().strip() if file.is_file() else ""
+            found = read_small(file, 10_000).decode().strip() if file.is_file() else ""
             place = f"the file {file}"
         if not found:
             raise UserError(f"{key}: {place} is not there, or is empty")

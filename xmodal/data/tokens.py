@@ -1,6 +1,7 @@
 """From captions to token ids: a tokenizer read from a file or trained on captions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
+from xmodal.small_files import read_small
 
+MAX_TOKENIZER_BYTES = 1 << 26
 PAD, END, START, UNKNOWN = "<pad>", "<end>", "<start>", "<unknown>"
 
 
@@ -54,7 +57,8 @@ class CaptionTokenizer:
         """Return ids (captions, length) int64 and mask (captions, length) bool, False on padding;
         `length` is that of the longest caption.
         """
-        encoded = self.tokenizer.encode_batch_fast(list(captions))
+        with _one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
+            encoded = self.tokenizer.encode_batch_fast(list(captions))
         ids = torch.tensor([one.ids for one in encoded], dtype=torch.int64)
         mask = torch.tensor([one.attention_mask for one in encoded], dtype=torch.bool)
         return ids, mask
@@ -62,7 +66,8 @@ class CaptionTokenizer:
     def count(self, captions: Sequence[str]) -> TokenCounts:
         """Count the captions that are cut and the words that are unknown."""
         unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
-        encoded = self.tokenizer.encode_batch(list(captions))
+        with _one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
+            encoded = self.tokenizer.encode_batch(list(captions))
         ids = [
             token
             for one in encoded
@@ -79,13 +84,31 @@ class CaptionTokenizer:
 
 def read_tokenizer(path: Path, context: int) -> CaptionTokenizer:
     """Read a `tokenizer.json`; `UserError` where the file is none."""
+    with _one_line(f"{path} is no tokenizer", "restore it, or remove it and train again"):
+        tokenizer = Tokenizer.from_str(read_small(path, MAX_TOKENIZER_BYTES).decode())
+        return CaptionTokenizer(tokenizer, context)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Tell whether an error is a panic of the tokenizers library, which is no `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def _one_line(fault: str, remedy: str) -> Iterator[None]:
+    """Turn what the library raises on a `tokenizer.json` into a `UserError`.
+
+    That is anything while it is read, and later a bare `Exception`, or a panic, which is none: a
+    pattern that backtracks too often makes one.
+    """
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more specific
-        raise UserError(
-            f"{path} is no tokenizer ({error}): restore it, or remove it and train again"
-        ) from None
-    return CaptionTokenizer(tokenizer, context)
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        raise UserError(f"{fault} ({error}): {remedy}") from None
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int, context: int) -> CaptionTokenizer:

@@ -9,11 +9,21 @@ from xmodal.data.samples import hash_id
 from xmodal.errors import UserError
 from xmodal.evaluation.composed import Search
 from xmodal.evaluation.ranking import top_k
+from xmodal.evaluation.results import check_writable
 from xmodal.evaluation.tiles import Choice
 
 VERSION = "rc2"
 # How many images are named for a query, by the metric that a file is for.
 NAMED = {"recall": 50, "recall_subset": 3}
+
+
+def check_submission(folder: Path) -> None:
+    """Raise `UserError` where a folder has a submission already, or cannot be written in."""
+    check_writable(folder, "--submission")
+    for metric in NAMED:
+        path = folder / f"{metric}.json"
+        if path.exists() or path.is_symlink():
+            raise UserError(f"{path} exists; remove it, or name another folder: --submission DIR")
 
 
 def write_submission(folder: Path, search: Search, gallery: SampleReader, tile: int) -> list[Path]:

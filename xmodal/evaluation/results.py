@@ -11,6 +11,7 @@ from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
 from xmodal.evaluation.measured import Measured, identity
 from xmodal.evaluation.report import Example, write_report
+from xmodal.small_files import read_small
 
 FILE = "results.json"
 MEASURED = "measured"  # its key that is no metric
@@ -43,7 +44,7 @@ def read_results(folder: Path) -> tuple[dict[str, float], dict[str, Any] | None]
     """
     path = folder / FILE
     try:
-        results = json.loads(path.read_bytes())
+        results = json.loads(read_small(path))
         measured = results.pop(MEASURED, None)
     except (OSError, ValueError, AttributeError, TypeError):
         return {}, None
@@ -69,13 +70,16 @@ def check_folder(folder: Path, measured: Measured) -> None:
         raise UserError(f"{folder} holds {what}; name another folder: --output DIR")
 
 
-def check_writable(folder: Path) -> None:
-    """Raise `UserError` where a folder for results is none, or this user cannot write in it."""
+def check_writable(folder: Path, option: str = "--output") -> None:
+    """Raise `UserError` where a folder for results is none, or this user cannot write in it.
+
+    `option` is the option of the command that names it.
+    """
     nearest = next(one for one in (folder, *folder.parents) if one.exists())
     if not nearest.is_dir():
-        raise UserError(f"--output {folder}: {nearest} is a file; name a folder")
+        raise UserError(f"{option} {folder}: {nearest} is a file; name a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"{nearest} cannot be written in; name another folder: --output DIR")
+        raise UserError(f"{nearest} cannot be written in; name another folder: {option} DIR")
 
 
 def _holds_more(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.tokens import CaptionTokenizer, is_panic
 from xmodal.errors import UserError
 from xmodal.models.config import (
     FeaturesConfig,
@@ -22,6 +22,7 @@ from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
 from xmodal.models.features import Features
 from xmodal.models.packages import packaged_weights
 from xmodal.models.recurrent import Recurrent
+from xmodal.models.text_limits import check_files, check_numbers, check_size
 from xmodal.tensor_files import refusal
 
 
@@ -83,6 +84,7 @@ class PretrainedText(Encoder):
         logging.disable_progress_bar()
         settings = _model_settings(config)
         with _naming(config):
+            check_size(settings, _source(config) if config.weights != "random" else "")
             if config.weights == "random":
                 self.model = AutoModel.from_config(
                     settings, dtype=torch.float32, trust_remote_code=False
@@ -139,7 +141,13 @@ def pretrained_tokenizer(config: TransformersConfig) -> CaptionTokenizer:
 
 
 def _source(config: TransformersConfig) -> str:
-    return str(packaged_weights(config.name)) if config.weights == "package" else config.name
+    """Return the folder or the hub's name of a model whose files are such files."""
+    from transformers import PretrainedConfig
+
+    source = str(packaged_weights(config.name)) if config.weights == "package" else config.name
+    check_files(Path(source))
+    check_numbers(PretrainedConfig.get_config_dict(source)[0])
+    return source
 
 
 def _model_settings(config: TransformersConfig) -> Any:
@@ -178,7 +186,9 @@ def _naming(config: TransformersConfig) -> Iterator[None]:
         raise
     except pickle.UnpicklingError as error:
         reason = refusal(str(error))
-    except Exception as error:  # the files of a folder lead the library to whatever error
+    except BaseException as error:  # the files of a folder lead the library to whatever error
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             reason = (

@@ -8,8 +8,10 @@ from typing import Any
 
 from xmodal.atomic_files import write_atomically
 from xmodal.runs.aside import unused
+from xmodal.small_files import read_small
 
 Row = dict[str, Any]  # `step`, and numbers or texts by name
+_MAX_BYTES = 2**31  # of a run of ten million lines
 _TAIL = 2**16  # bytes in which the last line of a file lies
 
 
@@ -20,7 +22,7 @@ def read_metrics(path: Path) -> tuple[list[Row], list[int]]:
     """
     rows: list[Row] = []
     strange: list[int] = []
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    lines = read_small(path, _MAX_BYTES).split(b"\n")[:-1] if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         row = _measurement(line)
         if row is None:

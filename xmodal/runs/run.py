@@ -19,6 +19,7 @@ from xmodal.atomic_files import open_itself, write_atomically
 from xmodal.errors import UserError
 from xmodal.runs.metrics_file import read_metrics
 from xmodal.runs.recipe_file import RECIPE, check_same, dump_recipe, read_recipe_file
+from xmodal.small_files import read_small
 
 STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 # What a run folder holds, and whether that is a folder.
@@ -119,7 +120,9 @@ class Run:
     def latest(self) -> Path | None:
         """Return the newest checkpoint's folder, if there is one."""
         pointer = self.checkpoints / "latest"
-        name = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+        name = (
+            read_small(pointer, 1_000).decode(errors="replace").strip() if pointer.is_file() else ""
+        )
         return self.checkpoints / name if STEP.fullmatch(name) else None
 
     def finished(self) -> list[Path]:
@@ -229,7 +232,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     fault = state_fault(folder)
     if fault:
         raise UserError(f"checkpoint {folder} is not whole: {fault}")
-    state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
+    state: dict[str, Any] = json.loads(read_small(folder / STATE_FILE))
     return state
 
 
@@ -243,7 +246,7 @@ def state_fault(folder: Path) -> str | None:
     if not file.is_file():
         return f"{STATE_FILE} is missing"
     try:
-        state = json.loads(file.read_text())
+        state = json.loads(read_small(file))
         numbers = [state["step"], state.get("ranks", 1), state.get("best_step") or 0]
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return f"{STATE_FILE} cannot be read"

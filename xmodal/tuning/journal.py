@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from xmodal.atomic_files import open_itself
 from xmodal.errors import UserError
+from xmodal.small_files import read_small
 
 End = Literal["finished", "stopped", "failed"]
 _NAME = re.compile("[0-9]{3,9}")  # of a trial
@@ -53,7 +54,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trials: dict[str, Trial] = {}
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        lines = read_small(path).splitlines(keepends=True) if path.is_file() else []
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):  # whoever wrote it was killed
                 with open_itself(path, "r+") as file:

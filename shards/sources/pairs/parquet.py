@@ -1,8 +1,12 @@
 """Rows of .parquet, and the images that it may hold itself.
 
 An image is a column of bytes, as img2dataset writes them, or of structs of `bytes` and `path`, as
-Hugging Face's `datasets` does. Its bytes are read twice, in batches: for their digest, by which
-equal images are one, and when the shard is written. Neither holds more than a batch in memory.
+Hugging Face's `datasets` does. Its bytes are read twice, row by row: for their digest, by which
+equal images are one, and when the shard is written.
+
+A few kilobytes of parquet can stand for any amount of data: values of a dictionary that rows refer
+to, prefixes that values share, pages that are compressed. Hence one row is decoded at a time, and
+the sizes of column chunks, rows and the table are bounded.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from shards.files import Skipped
+from xmodal.data.limits import MAX_SAMPLE_BYTES
 from xmodal.errors import UserError
 
-_BATCH = 32  # rows whose images are in memory at once
+_MAX_CHUNK_RATIO = 1_000  # of decoded to stored bytes, in chunks over MAX_SAMPLE_BYTES
+_MAX_CHUNK_VALUES = 1 << 24  # in the lists of a row group
+_MAX_TABLE_BYTES = 1 << 30  # that rows decode to, in tables of less than a hundredth of it
+_MAX_TABLE_RATIO = 100  # of decoded to stored bytes, in tables that are larger
 _BUFFER = 2**20  # bytes of a column that are read at a time, rather than all of a row group
 
-Record = tuple[int, Mapping[str, Any]]
+Record = tuple[int, Mapping[str, Any] | tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,9 @@ def read_parquet(
 ) -> Iterator[Record]:
     """Read the rows, of the columns that are wanted; an image in them is a `StoredImage`.
 
-    `columns` finds these among all, by what they are. Raises `UserError` for what is no parquet.
+    `columns` finds these among all, by what they are. The record of a row that is too large is a
+    pair of texts, why it is none. Raises `UserError` for what is no parquet, and for one whose rows
+    decode to far more than it can mean.
     """
     import pyarrow as pa
 
@@ -54,14 +64,48 @@ def read_parquet(
         file = _open_file(table)
         wanted = columns(file.schema_arrow.names)
         names, image = list(dict.fromkeys(wanted.values())), wanted["image"]
-        row = 0
-        for batch in file.iter_batches(_BATCH, columns=names, use_threads=False):
-            for record in batch.to_pylist():
+        room = max(_MAX_TABLE_BYTES, _MAX_TABLE_RATIO * table.stat().st_size)
+        for row, (size, record) in enumerate(_rows(file, table, names)):
+            room -= size
+            if room < 0:
+                raise _bomb(table, f"its first {row + 1:,} rows alone")
+            if record is not None:
                 record[image] = _cell(record[image], table, image, row)
-                row += 1
-                yield row, record
+            yield row + 1, record or (f"row over {MAX_SAMPLE_BYTES:,} bytes", "")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{table} cannot be read: {error}") from None
+
+
+def _rows(
+    file: Any, table: Path, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Read the size in bytes and the values of each row; None for one over `MAX_SAMPLE_BYTES`."""
+    groups = range(file.num_row_groups) if groups is None else groups
+    for group in groups:
+        _check_group(file.metadata.row_group(group), table, columns)
+    for batch in file.iter_batches(1, row_groups=groups, columns=columns, use_threads=False):
+        yield batch.nbytes, batch.to_pylist()[0] if batch.nbytes <= MAX_SAMPLE_BYTES else None
+
+
+def _check_group(group: Any, table: Path, columns: Sequence[str]) -> None:
+    """Raise `UserError` where a row group says that it needs far more memory than it can mean."""
+    wanted = tuple(f"{name}." for name in columns)  # a list's path is NAME.list.element
+    for chunk in map(group.column, range(group.num_columns)):
+        path, stored = chunk.path_in_schema, chunk.total_compressed_size
+        is_blown_up = chunk.total_uncompressed_size > max(
+            MAX_SAMPLE_BYTES, _MAX_CHUNK_RATIO * stored
+        )
+        is_long = chunk.num_values > max(group.num_rows, _MAX_CHUNK_VALUES)
+        if f"{path}.".startswith(wanted) and (is_blown_up or is_long):
+            raise _bomb(table, f"{chunk.num_values:,} values of its column {path}")
+
+
+def _bomb(table: Path, what: str) -> UserError:
+    size = table.stat().st_size
+    return UserError(
+        f"{table} is refused: {what} decode to far more than its {size:,} bytes can mean; "
+        "build from a table without such repetition, or name images by their paths"
+    )
 
 
 def _cell(value: Any, table: Path, column: str, row: int) -> Any:
@@ -110,23 +154,23 @@ class _Images:
     def __init__(self, table: Path, column: str) -> None:
         self.table, self.column = table, column
         self._file: Any = None
-        self._batches: Iterator[Any] = iter(())
-        self._begin = self._end = 0  # rows of the present batch
-        self._values: list[Any] = []
-        self._group_end = 0
+        self._rows: Iterator[tuple[int, dict[str, Any] | None]] = iter(())
+        self._next = self._group_end = 0
+        self._value: Any = None  # of the row before `_next`
 
     def image(self, row: int) -> bytes | None:
         """Return the bytes of a row's image, None where it has none; raises `Skipped`."""
         import pyarrow as pa
 
         try:
-            if not self._end <= row < self._group_end and not self._begin <= row < self._end:
+            if not self._next - 1 <= row < self._group_end:
                 self._go_to_group(row)
-            while row >= self._end:
-                self._read_batch()
-        except (pa.ArrowException, OSError, StopIteration) as error:
+            while row >= self._next:
+                self._value = (next(self._rows)[1] or {}).get(self.column)
+                self._next += 1
+        except (pa.ArrowException, OSError, StopIteration, UserError) as error:
             raise Skipped("the table cannot be read", f"{self.table}: {error}") from None
-        return _parts(_only(self._values[row - self._begin]))[0]
+        return _parts(_only(self._value))[0]
 
     def _go_to_group(self, row: int) -> None:
         self._file = self._file or _open_file(self.table)
@@ -134,16 +178,8 @@ class _Images:
         for group in range(self._file.num_row_groups):
             end = begin + self._file.metadata.row_group(group).num_rows
             if row < end:
-                self._batches = self._file.iter_batches(
-                    _BATCH, row_groups=[group], columns=[self.column], use_threads=False
-                )
-                self._begin = self._end = begin
-                self._group_end = end
+                self._rows = _rows(self._file, self.table, [self.column], [group])
+                self._value, self._next, self._group_end = None, begin, end
                 return
             begin = end
         raise StopIteration
-
-    def _read_batch(self) -> None:
-        batch = next(self._batches)
-        self._values = batch.column(0).to_pylist()
-        self._begin, self._end = self._end, self._end + len(self._values)

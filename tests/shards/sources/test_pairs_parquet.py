@@ -136,3 +136,68 @@ def test_an_image_may_stand_alone_in_a_list(tmp_path: Path, encode: Callable[...
             assert faults == ["several images"]
             (item,) = splits(table)["train"].items
             assert item.picture() == data
+
+
+# -- a few kilobytes that stand for gigabytes --
+
+
+def repeated(path: Path, size: int, rows: int, encoding: str) -> Path:
+    """A table whose rows all have the same image of `size` bytes, and each a caption."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    images = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [bytes(size)])
+    if encoding != "dictionary":
+        images = images.dictionary_decode()
+    table = pa.table({"image": images, "text": [f"n {n}" for n in range(rows)]})
+    options = {"use_dictionary": True, "dictionary_pagesize_limit": 2**30}
+    if encoding == "shared prefixes":
+        options = {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY"}}
+    parquet.write_table(
+        table, path, compression="zstd", data_page_size=2**30, store_schema=False, **options
+    )
+    assert path.stat().st_size < 5_000
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["dictionary", "shared prefixes"])
+def test_a_row_too_large_costs_itself(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = repeated(tmp_path / "a.parquet", 2**20, 3, encoding)
+    assert causes(table) == []
+    monkeypatch.setattr(parquet, "_MAX_CHUNK_RATIO", 2**30)
+    monkeypatch.setattr(parquet, "MAX_SAMPLE_BYTES", 2**20)
+    assert [cause for _, cause, _ in causes(table)] == ["row over 1,048,576 bytes"] * 3
+
+
+@pytest.mark.parametrize("encoding", ["dictionary", "shared prefixes"])
+def test_a_bomb_is_refused_after_a_bounded_part(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = repeated(tmp_path / "a.parquet", 2**22, 64, encoding)
+    monkeypatch.setattr(parquet, "_MAX_TABLE_BYTES", 2**24)
+    read = []
+    monkeypatch.setattr(parquet, "_digest", lambda data: read.append(len(data)) or "0")
+    assert fails(table).startswith(f"{table} is refused: its first 4 rows alone decode to far more")
+    assert read == [2**22] * 3
+
+
+def test_no_more_than_a_row_is_decoded_at_a_time(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    table = repeated(tmp_path / "a.parquet", 2**22, 64, "dictionary")
+    before = pa.total_allocated_bytes()
+    for _ in parquet.read_parquet(table, lambda _: {"image": "image", "caption": "text"}):
+        assert pa.total_allocated_bytes() - before < 2**22 * 6
+
+
+def test_a_chunk_that_says_it_is_a_bomb_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = repeated(tmp_path / "a.parquet", 2**23, 2, "dictionary")
+    monkeypatch.setattr(parquet, "MAX_SAMPLE_BYTES", 2**22)
+    assert fails(table).startswith(f"{table} is refused: 2 values of its column image decode to ")
+    lists = within(tmp_path / "b.parquet", [{"image": [None] * 300, "text": "a"}])
+    monkeypatch.setattr(parquet, "_MAX_CHUNK_VALUES", 299)
+    assert "300 values of its column image.list.element decode" in fails(lists)

@@ -13,6 +13,7 @@ from xmodal.errors import UserError
 from xmodal.runs.checkpoints.integrity import fault_of
 from xmodal.runs.recipe_file import read_recipe_file
 from xmodal.runs.run import Run, read_state, step_of
+from xmodal.small_files import read_small
 
 LINEAGE = "lineage.jsonl"  # in a run folder: whose weights it took over, a line each time
 
@@ -55,7 +56,7 @@ def lineage(run: Run) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:
-        return [json.loads(line) for line in file.read_bytes().splitlines()]
+        return [json.loads(line) for line in read_small(file).splitlines()]
     except ValueError:
         raise UserError(
             f"{file} is damaged: whose weights the run has is not known; restore it, "

@@ -16,6 +16,7 @@ from xmodal.atomic_files import write_atomically
 from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
 from xmodal.errors import UserError
 from xmodal.runs.run import STATE_FILE, Run, state_fault
+from xmodal.small_files import read_small
 
 CONTENTS = "files.json"
 UNREADABLE = f"{CONTENTS} cannot be read"
@@ -43,7 +44,7 @@ def write_contents(folder: Path, files: Sequence[File]) -> int:
 def fault_of(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, the same on all ranks; None where it is whole."""
     try:
-        listed = read_contents((folder / CONTENTS).read_text())
+        listed = read_contents(read_small(folder / CONTENTS).decode())
     except OSError:
         return f"{CONTENTS} is missing"
     except ValueError:
@@ -80,7 +81,7 @@ def _are_names(names: Collection[str]) -> bool:
 
 def digest_of(folder: Path) -> str:
     """Return a digest of a checkpoint, of the checksums of its files."""
-    return hashlib.blake2b((folder / CONTENTS).read_bytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(read_small(folder / CONTENTS), digest_size=8).hexdigest()
 
 
 def checksum(data: BytesIO | BufferedReader) -> str:

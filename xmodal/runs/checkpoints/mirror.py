@@ -22,6 +22,7 @@ from xmodal.errors import UserError
 from xmodal.runs.checkpoints.integrity import CONTENTS, UNREADABLE, fault_of, read_contents
 from xmodal.runs.recipe_file import RECIPE, check_same, dump_recipe, read_recipe_file
 from xmodal.runs.run import STEP, Run, read_state, step_of
+from xmodal.small_files import read_small
 
 # What goes with every checkpoint, as it is then.
 BESIDE = ("tokenizer.json", "data.json", "metrics.jsonl", "results.json", "report/index.html")
@@ -146,7 +147,7 @@ class Mirror:
                 self._prune(kept)
             with suppress(FileNotFoundError):  # of a checkpoint of this name that is replaced
                 self.storage.remove(f"{place}/{CONTENTS}")
-        names = sorted(read_contents((folder / CONTENTS).read_text()))
+        names = sorted(read_contents(read_small(folder / CONTENTS).decode()))
         for name in names[rank() :: world_size()]:
             self._put(folder / name, f"{place}/{name}")
         if rank() == 0:
@@ -197,7 +198,7 @@ class Mirror:
             partial.mkdir()
             self._get(f"{place}/{CONTENTS}", partial / CONTENTS)
         barrier()
-        names = sorted(read_contents((partial / CONTENTS).read_text()))
+        names = sorted(read_contents(read_small(partial / CONTENTS).decode()))
         for name in names[rank() :: world_size()]:
             self._get(f"{place}/{name}", partial / name)
         barrier()
