@@ -41,7 +41,7 @@ def main() -> None:
     assert isinstance(text, TransformerConfig)
     torch.manual_seed(0)
     method = method_of(recipe.method, text.vocabulary)
-    engine = initialize_engine(method, recipe, recipe.stages[0], 1)
+    engine = initialize_engine(method, recipe.stages[0], batch_size=args.batch, ranks=1)
     batch = random_batch(args.batch, recipe.method.image.size, text.vocabulary, text.context)
 
     def step(batch: Batch) -> Tensor:

@@ -8,7 +8,6 @@ import pytest
 
 from tests.shard_sets import described, encode, numbered, plain, write_shards
 from xmodal.assembly.advice import (
-    Stagnation,
     lines_before_training,
     warnings_of_data,
     warnings_of_recipe,
@@ -17,7 +16,6 @@ from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import PAIRS, Contents
 from xmodal.data.survey import Survey
 from xmodal.data.tokens import TokenCounts, train_tokenizer, train_word_tokenizer
-from xmodal.training.timeline import Timeline
 
 MakeRecipe = Callable[..., Recipe]
 BYTES = train_tokenizer(["a red cat"], 300, context=64)
@@ -25,7 +23,7 @@ SOUND = Survey("shards", 100, 100, 0, 0.0, TokenCounts(100, 0, 900, 0))
 
 
 def of_recipe(recipe: Recipe, samples: int) -> list[str]:
-    return list(warnings_of_recipe(recipe, PAIRS, Timeline(recipe, samples), samples))
+    return list(warnings_of_recipe(recipe, PAIRS, recipe.timeline(samples), samples))
 
 
 def of_data(recipe: Recipe, contents: Contents = PAIRS, **found: Any) -> list[str]:
@@ -134,9 +132,7 @@ def test_the_size_of_a_vocabulary_of_words_is_said(tmp_path: Path, make_recipe: 
     }
     shards = write_shards(tmp_path, [samples])
     words = train_word_tokenizer(["red"] * 9, 100, 1, context=5)
-    size, unknown = lines_before_training(
-        recipe, PAIRS, Timeline(recipe, 10), [shards], None, words
-    )
+    size, unknown = lines_before_training(recipe, PAIRS, recipe.timeline(10), [shards], None, words)
     assert size == f"vocabulary of 5 words: 50.0% of those in {shards.url} are unknown"
     assert "50% of the words in the surveyed captions are not in the vocabulary" in unknown
 
@@ -147,40 +143,6 @@ def test_shards_are_surveyed_once_each(tmp_path: Path, make_recipe: MakeRecipe) 
     for key in samples:
         samples[key] = {"png": encode(plain(0)), "json": described([key])}
     shards = write_shards(tmp_path, [samples])
-    timeline = Timeline(recipe, 40)
+    timeline = recipe.timeline(40)
     (warning,) = lines_before_training(recipe, PAIRS, timeline, [shards], shards, BYTES)
     assert "same image under different ids: 40 such samples among 40" in warning
-
-
-def said(losses: list[float], stages: str = "") -> list[str]:
-    notices = Stagnation()
-    names = stages or "a" * len(losses)
-    lines = [notices.warning(name, loss) for name, loss in zip(names, losses, strict=True)]
-    return [line for line in lines if line]
-
-
-def test_a_loss_that_does_not_move_is_said_once() -> None:
-    (line,) = said([4.85 + 0.01 * (n % 3) for n in range(3 * Stagnation.LINES)])
-    assert line.startswith("the loss of stage a stays at 4.8")
-    # Collapsed in the first steps, into the value of guessing.
-    assert len(said([6.3, 4.2, 4.17, *[4.16] * Stagnation.LINES])) == 1
-    # Noise of small batches.
-    (line,) = said([3.7 + 0.05 * (n % 3 - 1) for n in range(Stagnation.LINES)])
-    assert "stays at" in line
-
-
-def test_a_loss_of_nothing_is_said() -> None:
-    (line,) = said([0.0] * Stagnation.LINES)
-    assert line.startswith("the loss of stage a is 0: nothing is left to learn")
-
-
-def test_each_stage_begins_anew() -> None:
-    size = Stagnation.LINES
-    assert len(said([1.0] * 2 * size, "a" * size + "b" * size)) == 2
-    assert said([1.0] * 2 * (size - 1), "a" * (size - 1) + "b" * (size - 1)) == []
-
-
-def test_a_loss_that_falls_is_well() -> None:
-    assert said([5.0 - 0.1 * n for n in range(Stagnation.LINES)]) == []
-    assert said([5.0 - 0.01 * n for n in range(Stagnation.LINES)]) == []
-    assert said([0.1 + 0.01 * (-1) ** n for n in range(Stagnation.LINES)]) == []

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.processes import on_ranks
-from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Batch, join
 from xmodal.distributed.collectives import gather, rank, world_size
 from xmodal.training.config import StageConfig
@@ -142,16 +141,13 @@ def cached(case: Case) -> Trained:
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # nothing to compile
     os.environ["LOCAL_RANK"] = str(rank())
-    data = {"train": "none", "batch_size": SHARE * world_size()}
-    method = {
-        "kind": "clip",
-        "image": {"kind": "timm", "name": "none"},
-        "text": {"kind": "transformer"},
-    }
-    recipe = Recipe.model_validate(
-        {"run": "none", "data": data, "method": method, "training": {"zero": case.zero}}
+    engine = initialize_engine(
+        case.method(),
+        case.stage,
+        batch_size=SHARE * world_size(),
+        ranks=world_size(),
+        zero=case.zero,
     )
-    engine = initialize_engine(case.method(), recipe, case.stage, world_size())
     assert not engine.tput_timer.config.enabled  # it waits for the device
     losses, norms = [], []
     for step in range(STEPS):

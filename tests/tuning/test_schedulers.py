@@ -9,7 +9,6 @@ from ray.tune.schedulers import TrialScheduler
 
 from tests.tuning.sweeps import LR
 from xmodal.assembly.recipe import read_recipe
-from xmodal.training.timeline import Timeline
 from xmodal.tuning.journal import Journal
 from xmodal.tuning.schedulers import scheduler_of
 from xmodal.tuning.space import read_space
@@ -20,7 +19,7 @@ def test_a_trial_that_is_over_takes_no_weights(
 ) -> None:
     read = read_recipe(str(recipe), [], recipe.parent)
     population = {"kind": "pbt", "interval": "6 steps", "quantile": 0.5}
-    found, timeline = read_space(space(scheduler=population), read), Timeline(read, 192)
+    found, timeline = read_space(space(scheduler=population), read), read.timeline(192)
     scheduler = scheduler_of(found, timeline, Journal(tmp_path / "journal.jsonl"))
     trials = [Trial("", trial_id=name, config={LR: 1e-3}, stub=True) for name in ("000", "001")]
     nobody = SimpleNamespace(search_alg=None)  # that would save or restore a trial
@@ -37,7 +36,7 @@ def test_asha_judges_by_trials_of_before(
 ) -> None:
     read = read_recipe(str(recipe), [], recipe.parent)
     asha = {"kind": "asha", "grace": "6 steps", "reduction": 2}
-    found, timeline = read_space(space(scheduler=asha), read), Timeline(read, 192)
+    found, timeline = read_space(space(scheduler=asha), read), read.timeline(192)
     before = Journal(tmp_path / "journal.jsonl")
     for number, value in enumerate((10.0, 20.0, 30.0)):
         before.add(f"{number:03d}", {"values": {}})

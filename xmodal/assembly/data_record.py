@@ -17,7 +17,6 @@ from xmodal.data.manifest import Manifest
 from xmodal.errors import UserError
 from xmodal.runs.progress import Progress
 from xmodal.small_files import read_small
-from xmodal.training.timeline import Timeline
 
 NAME = "data.json"
 _NUM_EXAMPLES = 3
@@ -67,7 +66,7 @@ class DataRecord:
         if not change:
             return Resumed(epoch, lines)
         epoch_before = recipe.data.epoch or sum(map(_num_samples, before["data.train"]))
-        steps = Timeline(recipe, epoch_before).total
+        steps = recipe.timeline(epoch_before).total
         if recipe.data.accept == self.fingerprint:
             lines += _accepted(change, recipe, progress.step, (epoch_before, epoch), steps)
             return Resumed(epoch, lines)
@@ -161,7 +160,7 @@ def _accepted(
     change: str, recipe: Recipe, step: int, epochs: tuple[int, int], steps: int
 ) -> Iterator[str]:
     old, new = (step * recipe.data.batch_size / samples for samples in epochs)
-    total = Timeline(recipe, epochs[1]).total
+    total = recipe.timeline(epochs[1]).total
     yield f"data.train changed ({change}) and is accepted by data.accept"
     yield (
         f"from step {step} on samples come in another order: it is epoch {new:.1f} of the data "

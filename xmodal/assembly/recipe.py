@@ -20,6 +20,7 @@ from xmodal.evaluation.config import EvaluationConfig
 from xmodal.methods.config import MethodConfig
 from xmodal.runs.recipe_file import read_recipe_file
 from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
+from xmodal.training.timeline import Timeline
 from xmodal.yaml_text import read_yaml
 
 
@@ -39,6 +40,16 @@ class Recipe(Config):
         EvaluationConfig(), description="ranking data.val"
     )
     checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="what is kept")
+
+    def timeline(self, epoch_samples: int) -> Timeline:
+        """Return the recipe's steps over `epoch_samples` samples an epoch."""
+        return Timeline(
+            self.stages,
+            batch_size=self.data.batch_size,
+            epoch_samples=epoch_samples,
+            evaluate_every=self.evaluation.every,
+            checkpoint_every=self.checkpoints.every,
+        )
 
 
 def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:

@@ -38,6 +38,7 @@ from xmodal.evaluation.results import write_results
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.build import build_method, keep_architecture, load_tokenizer
 from xmodal.methods.method import Method
+from xmodal.models.config import TimmConfig
 from xmodal.runs.checkpoints.integrity import recover
 from xmodal.runs.checkpoints.load import read_progress
 from xmodal.runs.checkpoints.mirror import open_mirror
@@ -48,7 +49,7 @@ from xmodal.runs.restarts import check_restarts
 from xmodal.runs.run import Run
 from xmodal.training.log import TrainingLog
 from xmodal.training.requirements import check_known
-from xmodal.training.timeline import StageSpan, Timeline
+from xmodal.training.timeline import StageSpan
 from xmodal.training.trainer import Report, Trainer
 
 
@@ -103,7 +104,7 @@ class Session:
         record = self._data_record()
         resumed = record.resume(self.run.path, recipe, self.progress)
         self.recovered += resumed.lines
-        self.timeline = Timeline(recipe, resumed.epoch)
+        self.timeline = recipe.timeline(resumed.epoch)
         self.finished = is_finished(self.run, recipe, self.timeline, self.progress)
         barrier()
         if environment.is_main:
@@ -180,7 +181,9 @@ class Session:
             if self.gallery_shards:
                 self.gallery_features = self._features_of(self.gallery_shards, GALLERY.captions)
             Trainer(
-                self.recipe,
+                self.recipe.data,
+                self.recipe.training,
+                self.recipe.checkpoints,
                 self.run,
                 self.environment,
                 self._training_set(train_shards),
@@ -191,6 +194,7 @@ class Session:
                 self.timeline,
                 self.mirror,
                 self.report,
+                freeze_batch_norm=_freezes_batch_norm(self.recipe),
             ).train()
 
     def _advise(self) -> None:
@@ -316,6 +320,13 @@ class Session:
         names = named(config.protocols, self.contents, shards.relevance)
         checkpoint = self.run.checkpoint(step).name
         return describe(checkpoint, None, shards, self.gallery_shards, names, config)
+
+
+def _freezes_batch_norm(recipe: Recipe) -> bool:
+    image = recipe.method.image
+    return isinstance(image, TimmConfig) and (
+        image.batch_norm == "eval" or (image.batch_norm == "auto" and image.weights != "random")
+    )
 
 
 def data_sets(recipe: Recipe, shards: Sequence[Manifest]) -> list[DataSet]:

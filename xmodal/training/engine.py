@@ -9,7 +9,6 @@ import torch
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import nn
 
-from xmodal.assembly.recipe import Recipe
 from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.config import (
     AdamConfig,
@@ -22,17 +21,19 @@ from xmodal.training.parts import parameter_groups
 _ZERO = "deepspeed.runtime.zero."
 
 
-def initialize_engine(method: nn.Module, recipe: Recipe, stage: StageConfig, ranks: int) -> Any:
+def initialize_engine(
+    method: nn.Module, stage: StageConfig, *, batch_size: int, ranks: int, zero: int = 0
+) -> Any:
     """Return the DeepSpeed engine of a method for one stage, its optimiser new.
 
     It writes checkpoints while training goes on.
     """
     config = {
-        "train_batch_size": recipe.data.batch_size,
+        "train_batch_size": batch_size,
         # Not the recipe's micro-batch: GradientCache says itself which backward pass ends a step.
-        "train_micro_batch_size_per_gpu": recipe.data.batch_size // ranks,
+        "train_micro_batch_size_per_gpu": batch_size // ranks,
         "gradient_clipping": stage.clip_norm,
-        "zero_optimization": {"stage": recipe.training.zero},
+        "zero_optimization": {"stage": zero},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,

@@ -10,11 +10,11 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xmodal.activity import printed, reporting
-from xmodal.assembly.advice import Stagnation
 from xmodal.errors import printable
 from xmodal.runs.events import drop_events_after
 from xmodal.runs.run import Run
 from xmodal.terminal import console
+from xmodal.training.stagnation import Stagnation
 from xmodal.training.timeline import StageSpan
 
 # Logged lines in which all scores are alike, after which the log says so. A training that is well

@@ -1,8 +1,8 @@
 """When things happen in a run, in optimiser steps: stages, evaluations, checkpoints."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xmodal.assembly.recipe import Recipe
 from xmodal.components.config import Span
 from xmodal.training.config import StageConfig
 
@@ -23,21 +23,33 @@ class StageSpan:
 
 
 class Timeline:
-    """The steps of a recipe over `epoch_samples` samples an epoch."""
+    """The steps of stages of batches of `batch_size` over `epoch_samples` samples an epoch.
 
-    def __init__(self, recipe: Recipe, epoch_samples: int) -> None:
-        self.batch_size, self.epoch_samples = recipe.data.batch_size, epoch_samples
-        self._sizes = {"batch_size": self.batch_size, "epoch_samples": epoch_samples}
+    `evaluate_every` and `checkpoint_every` may be shares of all steps; of length 0, evaluations
+    and checkpoints follow the ends of stages alone.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[StageConfig],
+        *,
+        batch_size: int,
+        epoch_samples: int,
+        evaluate_every: Span,
+        checkpoint_every: Span,
+    ) -> None:
+        self.batch_size, self.epoch_samples = batch_size, epoch_samples
+        self._sizes = {"batch_size": batch_size, "epoch_samples": epoch_samples}
         self.stages: list[StageSpan] = []
         start = origin = 0
-        for number, stage in enumerate(recipe.stages):
+        for number, stage in enumerate(stages):
             end = start + self.steps(stage.length)
             origin = start if stage.data == "restart" else origin
             self.stages.append(StageSpan(stage, number, start, end, origin))
             start = end
         self.total = start
-        self.evaluate_every = self.steps(recipe.evaluation.every, self.total)
-        self.checkpoint_every = self.steps(recipe.checkpoints.every, self.total)
+        self.evaluate_every = self.steps(evaluate_every, self.total)
+        self.checkpoint_every = self.steps(checkpoint_every, self.total)
 
     def steps(self, span: Span, stage_steps: int | None = None) -> int:
         """Return a span in steps."""

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from xmodal.activity import Activity, activity
-from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Batch, Fault
+from xmodal.data.config import DataConfig
 from xmodal.data.loader import TrainingLoader, TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
-from xmodal.models.config import TimmConfig
 from xmodal.runs.checkpoints.load import (
     is_cut_for_others,
     load_checkpoint,
@@ -29,7 +28,7 @@ from xmodal.runs.checkpoints.mirror import Mirror
 from xmodal.runs.checkpoints.saving import Saving
 from xmodal.runs.progress import Progress, Stopwatch
 from xmodal.runs.run import Run
-from xmodal.training.config import LossConfig
+from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
 from xmodal.training.engine import close_engine, gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
@@ -45,7 +44,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 
 class Trainer:
-    """Trains a recipe's method from where its run folder left off.
+    """Trains a method in stages, from where its run folder left off.
 
     `build` returns the method with its first weights; `evaluate` measures it after a step, and
     `report` is told of it once what is to be saved of that step is.
@@ -53,7 +52,9 @@ class Trainer:
 
     def __init__(
         self,
-        recipe: Recipe,
+        data: DataConfig,
+        training: TrainingConfig,
+        checkpoints: CheckpointConfig,
         run: Run,
         environment: Environment,
         dataset: TrainingSet,
@@ -64,13 +65,17 @@ class Trainer:
         timeline: Timeline,
         mirror: Mirror | None = None,
         report: Report | None = None,
+        *,
+        freeze_batch_norm: bool,
     ) -> None:
-        self.recipe, self.run, self.environment = recipe, run, environment
+        self.data, self.training, self.checkpoints = data, training, checkpoints
+        self.run, self.environment = run, environment
         self.dataset, self.build, self.evaluate = dataset, build, evaluate
         self.log, self.progress, self.timeline = log, progress, timeline
         self.mirror, self.report = mirror, report
-        self.share = recipe.data.batch_size // environment.ranks
-        self.micro_batch_size = recipe.data.micro_batch_size or self.share
+        self.freeze_batch_norm = freeze_batch_norm
+        self.share = data.batch_size // environment.ranks
+        self.micro_batch_size = data.micro_batch_size or self.share
         self.preemption = Preemption()
         self.stopping = False  # some rank has been asked to
         self.saving: Saving | None = None  # the checkpoint that is being written
@@ -83,7 +88,7 @@ class Trainer:
         checkpoint saved.
         """
         if self.environment.is_main:  # whoever was killed may have had no time for it
-            self.run.prune(self.recipe.checkpoints.keep_last, self.progress.best_step)
+            self.run.prune(self.checkpoints.keep_last, self.progress.best_step)
         with self.preemption:
             for span in self.timeline.stages:
                 if self.progress.step < span.end:
@@ -108,15 +113,21 @@ class Trainer:
         with activity("building the model"):
             method = self.build()
         checkpoint = self.run.latest()
-        goes_on, zero = self.progress.step > span.start, self.recipe.training.zero
+        goes_on, zero = self.progress.step > span.start, self.training.zero
         if checkpoint and (not goes_on or is_cut_for_others(checkpoint, zero)):
             with activity(f"loading {checkpoint.name}"):
                 load_weights(method, checkpoint, zero)
         select_trained(method, span.config.train)
         method.begin_stage(tuple(span.config.losses))
-        set_modes(method, freeze_batch_norm=self._freezes_batch_norm())
+        set_modes(method, freeze_batch_norm=self.freeze_batch_norm)
         self._warn_of_batch_norm(method)
-        engine = initialize_engine(method, self.recipe, span.config, self.environment.ranks)
+        engine = initialize_engine(
+            method,
+            span.config,
+            batch_size=self.data.batch_size,
+            ranks=self.environment.ranks,
+            zero=zero,
+        )
         if checkpoint and goes_on:
             with activity(f"loading {checkpoint.name}"):
                 load_checkpoint(engine, checkpoint)
@@ -127,7 +138,7 @@ class Trainer:
         loader = self._loader(span)
         with closing(iter(loader)) as batches:
             batch = self._first(batches, span)
-            watch = Stopwatch(self.recipe.data.batch_size)
+            watch = Stopwatch(self.data.batch_size)
             while True:
                 what = "first step" if self.progress.step == self.first else ""
                 with self._watched("step", span), self._activity(span, what):
@@ -161,13 +172,13 @@ class Trainer:
         step, ends = self.progress.step, self.progress.step == span.end
         if self.saved:
             self._finish_saving()
-        if step % self.recipe.training.log_every == 0 or ends:
+        if step % self.training.log_every == 0 or ends:
             self._log(span, values, watch.lap(self.timeline.total - step), loader)
             self._stop_on_trouble(engine.module, span)
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
             self.progress.measured = values | metrics
-        improved = self.progress.improves(metrics, self.recipe.checkpoints.best)
+        improved = self.progress.improves(metrics, self.checkpoints.best)
         if improved or self.stopping or self.timeline.saves_after(step):
             self._save(engine)
         if metrics and self.report:
@@ -178,10 +189,10 @@ class Trainer:
         return TrainingLoader(
             self.dataset,
             range(self.progress.step - span.origin, span.end - span.origin),
-            batch_size=self.recipe.data.batch_size,
+            batch_size=self.data.batch_size,
             rank=self.environment.rank,
             ranks=self.environment.ranks,
-            workers=self.recipe.data.workers,
+            workers=self.data.workers,
         )
 
     def _first(self, batches: Generator[Batch], span: StageSpan) -> Batch:
@@ -191,7 +202,7 @@ class Trainer:
             batch = next(batches)
         self.log.say(
             f"{span.config.name}: steps {self.progress.step + 1} to {span.end}, "
-            f"{self.recipe.data.batch_size} pairs each, first batch after "
+            f"{self.data.batch_size} pairs each, first batch after "
             f"{time.perf_counter() - begun:.1f} s"
         )
         return batch
@@ -200,7 +211,7 @@ class Trainer:
         # A loader's and an engine's first use is slow: files are opened, kernels compiled.
         factor = 3 if self.progress.step == self.first else 1
         what = f"{what} {self.progress.step + 1} (stage {span.config.name})"
-        return within(factor * self.recipe.training.watchdog, lambda: what)
+        return within(factor * self.training.watchdog, lambda: what)
 
     def _activity(self, span: StageSpan, what: str) -> AbstractContextManager[Activity]:
         step = f"{span.config.name} step {self.progress.step + 1}/{self.timeline.total}"
@@ -208,13 +219,13 @@ class Trainer:
 
     def _patiently(self, what: str) -> AbstractContextManager[None]:
         # Reads and writes all that a model has, on a disk that others use too.
-        return within(3 * self.recipe.training.watchdog, lambda: what)
+        return within(3 * self.training.watchdog, lambda: what)
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return what is to be known of it, losses by name first."""
         rate = self._set_learning_rate(engine, span)
         # A seed for each step leaves no random state to save: what is drawn depends on it alone.
-        seed = (self.recipe.training.seed, self.progress.step)
+        seed = (self.training.seed, self.progress.step)
         progress = span.progress(self.progress.step)
         engine.module.advance(progress, hash(seed) % 2**63)
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
@@ -262,7 +273,7 @@ class Trainer:
         return {"loss": total / ranks} | {f"loss/{name}": value for name, value in values.items()}
 
     def _not_finite(self, name: str, value: float, span: StageSpan) -> str:
-        step, size = self.progress.step, self.recipe.data.batch_size
+        step, size = self.progress.step, self.data.batch_size
         position = (step - span.origin) * size
         return (
             f"the {name} loss is {value} at step {step + 1} (stage {span.config.name}, positions "
@@ -288,8 +299,8 @@ class Trainer:
             gather_objects(batch.notices)
         )
         self._say(lines)
-        seen = (self.progress.step + 1) * self.recipe.data.batch_size
-        if self.progress.faults > self.recipe.data.max_bad_share * max(seen, 1000):
+        seen = (self.progress.step + 1) * self.data.batch_size
+        if self.progress.faults > self.data.max_bad_share * max(seen, 1000):
             bad = [fault for fault in faults if not (fault.by_choice or fault.partial)]
             self._give_up(
                 f"{self.progress.faults} of {seen} samples cannot be read "
@@ -325,7 +336,7 @@ class Trainer:
             span,
             values
             | {
-                "epoch": step * self.recipe.data.batch_size / self.timeline.epoch_samples,
+                "epoch": step * self.data.batch_size / self.timeline.epoch_samples,
                 "bad_samples": self.progress.faults,
                 "dropped_parts": self.progress.parts,
                 "left_out": self.progress.left_out,
@@ -354,7 +365,7 @@ class Trainer:
         if self.mirror:
             self._say(self.mirror.send(saving.folder))
         if self.environment.is_main:
-            self.run.prune(self.recipe.checkpoints.keep_last, saving.best_step)
+            self.run.prune(self.checkpoints.keep_last, saving.best_step)
 
     def _finish(self) -> None:
         """Let what is on its way to the disk and to the mirror arrive."""
@@ -377,11 +388,5 @@ class Trainer:
             size = self.micro_batch_size * self.environment.ranks
             self.log.say(
                 f"{norms[0]} normalises {size} samples at a time, a micro-batch of all ranks, "
-                f"not data.batch_size={self.recipe.data.batch_size}"
+                f"not data.batch_size={self.data.batch_size}"
             )
-
-    def _freezes_batch_norm(self) -> bool:
-        image = self.recipe.method.image
-        return isinstance(image, TimmConfig) and (
-            image.batch_norm == "eval" or (image.batch_norm == "auto" and image.weights != "random")
-        )

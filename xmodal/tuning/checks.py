@@ -14,7 +14,7 @@ def timeline_of(recipe: Recipe) -> Timeline:
     """Return when things happen in a recipe's run."""
     data = recipe.data
     shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
-    return Timeline(recipe, data.epoch or sum(one.num_samples for one in shards))
+    return recipe.timeline(data.epoch or sum(one.num_samples for one in shards))
 
 
 def check_sweep(recipe: Recipe, space: SpaceConfig, timeline: Timeline) -> str:
