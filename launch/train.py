@@ -4,7 +4,7 @@
     deepspeed --num_accelerators 2 launch/train.py flickr8k_scratch data.train=URL data.val=URL
     python launch/train.py RECIPE run=DIR                 # one process, without a launcher
 
-RECIPE is a name in launch/recipes or the path of a YAML file; key=value overrides any key of it.
+RECIPE is a name in xmodal/recipes or the path of a YAML file; key=value overrides any key of it.
 The run folder (run=DIR) keeps everything; the same command goes on where it was stopped.
 """
 
@@ -12,12 +12,11 @@ import argparse
 import sys
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser
-from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.assembly.recipe import RECIPES, Recipe, read_recipe
 from xmodal.components.description import describe
 from xmodal.errors import own_rank, run_command
 from xmodal.runs.restarts import check_restarts
@@ -25,8 +24,6 @@ from xmodal.runs.run import Run
 
 if TYPE_CHECKING:
     from xmodal.distributed.environment import Environment
-
-RECIPES = Path(__file__).parent / "recipes"
 
 
 def main() -> None:
@@ -87,7 +84,7 @@ def read_arguments(arguments: list[str]) -> Recipe:
     # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    return read_recipe(given.recipe, given.overrides, RECIPES)
+    return read_recipe(given.recipe, given.overrides)
 
 
 def key_lines() -> list[str]:

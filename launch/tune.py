@@ -1,14 +1,15 @@
 """Search a recipe's values: trials under Ray Tune, each a training of its own.
 
-    python launch/tune.py quickstart --space SPACE.yaml
-    python launch/tune.py RECIPE --space SPACE.yaml --sweep DIR data.train=URL data.val=URL
-    sbatch --nodes=4 slurm/tune.sbatch RECIPE --space SPACE.yaml
+    python launch/tune.py quickstart --space quickstart
+    python launch/tune.py RECIPE --space SPACE --sweep DIR data.train=URL data.val=URL
+    sbatch --nodes=4 slurm/tune.sbatch RECIPE --space SPACE
 
-RECIPE is a name in launch/recipes or the path of a YAML file; key=value overrides any key of it.
-SPACE.yaml says which keys are searched, how, and by which metric (docs/tuning.md). The folder of
-the sweep (--sweep DIR) keeps everything; the same command goes on where it was stopped. It ends
-with a table of the trials, DIR/best.yaml, a recipe that launch/train.py takes, and
-DIR/report/index.html. Each of DIR/trials is the run folder of a trial.
+RECIPE is a name in xmodal/recipes or the path of a YAML file; key=value overrides any key of it.
+SPACE is the path of a YAML file that says which keys are searched, how, and by which metric
+(docs/tuning.md), or a name in xmodal/spaces. The folder of the sweep (--sweep DIR) keeps
+everything; the same command resumes where it was stopped. It ends with a table of the trials,
+DIR/best.yaml, a recipe that launch/train.py takes, and DIR/report/index.html. Each of DIR/trials is
+the run folder of a trial.
 """
 
 import argparse
@@ -17,15 +18,13 @@ import sys
 from pathlib import Path
 
 from xmodal.arguments import ArgumentParser
-from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.assembly.recipe import RECIPES, Recipe, read_recipe
 from xmodal.components.description import describe
 from xmodal.errors import UnfinishedError, UserError, run_command
 from xmodal.runs.restarts import check_restarts
 from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.folder import check_folder, make_folder, newest_run
-from xmodal.tuning.space import read_space
-
-RECIPES = Path(__file__).parent / "recipes"
+from xmodal.tuning.space import find_space, read_space
 
 
 def main() -> None:
@@ -68,7 +67,7 @@ def stop(*_: object) -> None:
 def read_arguments(arguments: list[str]) -> tuple[Recipe, SpaceConfig, Path]:
     parser = ArgumentParser(
         prog="python launch/tune.py",
-        usage="python launch/tune.py RECIPE --space SPACE.yaml [--sweep DIR] [key=value ...]",
+        usage="python launch/tune.py RECIPE --space SPACE [--sweep DIR] [key=value ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(
@@ -86,14 +85,19 @@ def read_arguments(arguments: list[str]) -> tuple[Recipe, SpaceConfig, Path]:
     parser.add_argument(
         "overrides", metavar="key=value", nargs="*", default=[], help="keys that differ"
     )
-    parser.add_argument("--space", metavar="FILE", required=True, help="what is searched, and how")
+    parser.add_argument(
+        "--space",
+        metavar="SPACE",
+        required=True,
+        help="what is searched, and how: a file, or quickstart",
+    )
     parser.add_argument("--sweep", metavar="DIR", help="the folder; default: runs/RECIPE-sweep")
     given = parser.parse_intermixed_args(arguments)
     if any(override.startswith("run=") for override in given.overrides):
         raise UserError("run= is for one run; a sweep's trials lie in its folder: --sweep DIR")
-    recipe = read_recipe(given.recipe, given.overrides, RECIPES)
+    recipe = read_recipe(given.recipe, given.overrides)
     folder = Path(given.sweep or f"{recipe.run}-sweep")
-    return recipe, read_space(Path(given.space), recipe), folder
+    return recipe, read_space(find_space(given.space), recipe), folder
 
 
 if __name__ == "__main__":

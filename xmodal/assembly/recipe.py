@@ -23,6 +23,8 @@ from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
 from xmodal.training.timeline import Timeline
 from xmodal.yaml_text import read_yaml
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+
 
 class Recipe(Config):
     """All that a run is made of."""
@@ -52,7 +54,7 @@ class Recipe(Config):
         )
 
 
-def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:
+def read_recipe(name: str, overrides: Sequence[str], folder: Path = RECIPES) -> Recipe:
     """Read a recipe by name (a YAML file of `folder`) or path and apply `key=value` overrides.
 
     Raises `UserError` for a recipe that is not there, is not YAML, or is wrong in a key or value.
@@ -62,7 +64,8 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path) -> Recipe:
     values.setdefault("run", f"runs/{path.stem}")
     for override in overrides:
         set_text(Recipe, values, *parse_override(override))
-    return validate(Recipe, values, str(path))
+    # Where the package lies says nothing to whoever has to mend an override.
+    return validate(Recipe, values, path.name if path.parent == RECIPES else str(path))
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:

@@ -2,7 +2,7 @@
 
 A reconstruction: the abstract says what the parts are, a triplet baseline, a modality
 classification network with an adversarial loss, training in several stages; sizes and weights are
-ours. The stages of launch/recipes/mite.yaml are
+ours. The stages of xmodal/recipes/mite.yaml are
 
 1. the triplet baseline: `sum`, then `semi_hard`;
 2. the classifier D alone, on encoders that stay as they are: `classifier`;

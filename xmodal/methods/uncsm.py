@@ -3,7 +3,7 @@
 A reconstruction: the abstract says what the parts and stages are; sizes, and that the double
 triplet loss sums both directions, are ours. Images v and texts t are unit vectors, d their
 Euclidean distance, y their classes (of a sample with several labels the first). The stages of
-launch/recipes/uncsm.yaml are
+xmodal/recipes/uncsm.yaml are
 
 1. the two pathways, pretrained: `contrastive`;
 2. the two pathways, fine-tuned for relative similarity: `double_triplet`;

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 Values = Mapping[str, Any]  # by the recipe's keys
 
 
+SPACES = Path(__file__).parents[1] / "spaces"
+
+
+def find_space(name: str) -> Path:
+    """Return the file of a space: a path, or the name of one that xmodal brings."""
+    known = SPACES / f"{name}.yaml"
+    return known if known.is_file() else Path(name)
+
+
 def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
     """Read a SPACE.yaml for a recipe.
 
