@@ -92,7 +92,7 @@ def load(
     environment: "Environment",
 ) -> Subject:
     """Return what is measured; raises `UserError` where method and data do not fit."""
-    from xmodal.assembly.checks import check_kind
+    from xmodal.assembly.checks import check_sample_spec
     from xmodal.assembly.vocabulary import tokenizer_of
     from xmodal.data.batch import GALLERY
     from xmodal.data.manifest import read_manifest
@@ -114,7 +114,7 @@ def load(
     )
     for read, held in ((dataset, contents), (gallery, GALLERY)):
         if read is not None:
-            check_kind(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
+            check_sample_spec(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
     load_weights(method, checkpoint, recipe.training.zero)
     method.to(environment.device)
     return Subject(recipe, run, checkpoint, method, shards, dataset, gallery)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from tests.shard_sets import number_of
-from xmodal.data.batch import PAIRS, Batch, Contents
+from xmodal.data.batch import PAIRS, Batch, BatchSpec
 from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.mixture import Mixture
@@ -36,7 +36,7 @@ def training_set(
     lanes: int = LANES,
     window: int = WINDOW,
     seed: int = SEED,
-    contents: Contents = PAIRS,
+    contents: BatchSpec = PAIRS,
     text_dropout: float = 0.0,
     positives: str = "image",
     options: Sequence[Mapping[str, object]] = (),

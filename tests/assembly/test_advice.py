@@ -13,7 +13,7 @@ from xmodal.assembly.advice import (
     warnings_of_recipe,
 )
 from xmodal.assembly.recipe import Recipe
-from xmodal.data.batch import PAIRS, Contents
+from xmodal.data.batch import PAIRS, BatchSpec
 from xmodal.data.survey import Survey
 from xmodal.data.tokens import TokenCounts, train_tokenizer, train_word_tokenizer
 
@@ -26,7 +26,7 @@ def of_recipe(recipe: Recipe, samples: int) -> list[str]:
     return list(warnings_of_recipe(recipe, PAIRS, recipe.timeline(samples), samples))
 
 
-def of_data(recipe: Recipe, contents: Contents = PAIRS, **found: Any) -> list[str]:
+def of_data(recipe: Recipe, contents: BatchSpec = PAIRS, **found: Any) -> list[str]:
     return list(warnings_of_data(recipe, contents, Survey(**(vars(SOUND) | found))))
 
 
@@ -98,8 +98,8 @@ def test_data_that_teach_little(found: dict[str, Any], line: str, make_recipe: M
 def test_methods_without_negatives_by_image_need_no_ids(
     found: dict[str, Any], make_recipe: MakeRecipe
 ) -> None:
-    assert of_data(make_recipe(), Contents(labels=True), **found) == []
-    assert of_data(make_recipe(), Contents(views=2, captions=0), **found) == []
+    assert of_data(make_recipe(), BatchSpec(labels=True), **found) == []
+    assert of_data(make_recipe(), BatchSpec(views=2, captions=0), **found) == []
     assert of_data(make_recipe(data={"positives": "caption"}), **found) == []
 
 

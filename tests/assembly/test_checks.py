@@ -7,12 +7,17 @@ import pytest
 
 from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, write_shards
-from xmodal.assembly.checks import check_batch_norm, check_kind, check_measurable, check_method
-from xmodal.data.batch import GALLERY, PAIRS, Contents
-from xmodal.data.kind import Kind
+from xmodal.assembly.checks import (
+    check_batch_norm,
+    check_measurable,
+    check_method,
+    check_sample_spec,
+)
+from xmodal.data.batch import GALLERY, PAIRS, BatchSpec
+from xmodal.data.sample_spec import SampleSpec
 from xmodal.errors import UserError
 
-COMPOSED = Contents(composed=True)
+COMPOSED = BatchSpec(composed=True)
 TIRG = {
     "method__kind": "tirg",
     "train": ["*.head", "fusion"],
@@ -142,19 +147,43 @@ def test_one_sample_is_not_normalised_over_the_batch(
 @pytest.mark.parametrize(
     ("kind", "contents", "line"),
     [
-        (Kind(None, None), COMPOSED, "clip reads composed queries (KEY.source.jpg, KEY.target.jpg"),
-        (Kind(None, None, composed=True), PAIRS, "shards holds composed queries (KEY.source.jpg"),
-        (Kind(None, None, composed=True), GALLERY, "shards holds composed queries (KEY.source.jpg"),
-        (Kind((4,), None), Contents(views=2), "clip compares two views of an image, and shards "),
-        (Kind((4,), None), GALLERY, "method.image is kind: timm, but shards holds features of "),
-        (Kind(None, (4,)), PAIRS, "method.text is kind: transformer, but shards holds features"),
+        (
+            SampleSpec(None, None),
+            COMPOSED,
+            "clip reads composed queries (KEY.source.jpg, KEY.target.jpg",
+        ),
+        (
+            SampleSpec(None, None, composed=True),
+            PAIRS,
+            "shards holds composed queries (KEY",
+        ),
+        (
+            SampleSpec(None, None, composed=True),
+            GALLERY,
+            "shards holds composed queries (KEY",
+        ),
+        (
+            SampleSpec((4,), None),
+            BatchSpec(views=2),
+            "clip compares two views of an image",
+        ),
+        (
+            SampleSpec((4,), None),
+            GALLERY,
+            "method.image is kind: timm, but shards holds features",
+        ),
+        (
+            SampleSpec(None, (4,)),
+            PAIRS,
+            "method.text is kind: transformer, but shards holds",
+        ),
     ],
 )
 def test_shards_that_do_not_go_with_the_method(
-    kind: Kind, contents: Contents, line: str, tmp_path: Path
+    kind: SampleSpec, contents: BatchSpec, line: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
-        check_kind(recipe_of(tmp_path), "shards", kind, contents, local=False)
+        check_sample_spec(recipe_of(tmp_path), "shards", kind, contents, local=False)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
@@ -162,13 +191,13 @@ def test_shards_that_do_not_go_with_the_method(
 @pytest.mark.parametrize(
     ("kind", "contents"),
     [
-        (Kind(None, None), PAIRS),
-        (Kind(None, (4,)), GALLERY),  # what is not read is no matter
-        (Kind(None, None, composed=True), COMPOSED),
+        (SampleSpec(None, None), PAIRS),
+        (SampleSpec(None, (4,)), GALLERY),  # what is not read is no matter
+        (SampleSpec(None, None, composed=True), COMPOSED),
     ],
 )
-def test_shards_that_do(kind: Kind, contents: Contents, tmp_path: Path) -> None:
-    check_kind(recipe_of(tmp_path), "shards", kind, contents, local=False)
+def test_shards_that_do(kind: SampleSpec, contents: BatchSpec, tmp_path: Path) -> None:
+    check_sample_spec(recipe_of(tmp_path), "shards", kind, contents, local=False)
 
 
 def test_ranks_that_cannot_share_an_evaluation_are_refused_before_training(tmp_path: Path) -> None:

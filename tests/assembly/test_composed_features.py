@@ -15,7 +15,7 @@ from tests.recipes import recipe_of
 from tests.shard_sets import Members, described, encode, write_shards
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.recipe import Recipe
-from xmodal.data.batch import Batch, Contents
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.composed import ComposedSet
 from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
 from xmodal.data.manifest import Manifest
@@ -24,7 +24,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.transforms import ImageTransform
 
 HEADS = ["*.head", "fusion", "classification"]
-COMPOSED = Contents(composed=True)
+COMPOSED = BatchSpec(composed=True)
 SIZE = 64
 WORDS = ("red", "green", "tree", "house")
 
@@ -88,7 +88,7 @@ def members_of(manifest: Manifest) -> set[frozenset[str]]:
     return {frozenset(one.members) for shard in manifest.shards for one in manifest.index(shard)}
 
 
-def batch_of(manifest: Manifest, contents: Contents = COMPOSED, **transform: Any) -> Batch:
+def batch_of(manifest: Manifest, contents: BatchSpec = COMPOSED, **transform: Any) -> Batch:
     sizes = [shard.num_samples for shard in manifest.shards]
     mixture = Mixture([sizes], [1], seed=3, lanes=4, window=8)
     dataset = TrainingSet(

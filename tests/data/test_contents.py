@@ -20,15 +20,15 @@ from tests.training_sets import (
     numbers_of,
     training_set,
 )
-from xmodal.data.batch import Batch, Contents
-from xmodal.data.kind import Kind, kind_of
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.loader import TrainingSet
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import SampleSpec, infer_sample_spec
 from xmodal.data.samples import hash_id
 from xmodal.errors import UserError
 
-COMPOSED = Contents(composed=True)
-VIEWS = Contents(views=2, captions=2)
+COMPOSED = BatchSpec(composed=True)
+VIEWS = BatchSpec(views=2, captions=2)
 TARGETS = 1000  # what is added to a source's number in its target's
 
 
@@ -186,12 +186,14 @@ def test_features_stand_in_for_queries(tmp_path: Path, lower: bool) -> None:
 
 
 def test_a_set_says_whether_it_is_composed(tmp_path: Path) -> None:
-    def kind(name: str, samples: dict[str, Members]) -> Kind:
-        return kind_of(SampleReader(write_shards(tmp_path / name, [samples])))
+    def kind(name: str, samples: dict[str, Members]) -> SampleSpec:
+        return infer_sample_spec(SampleReader(write_shards(tmp_path / name, [samples])))
 
-    assert kind("a", numbered(3)) == Kind(None, None)
-    assert kind("b", queries(3)) == Kind(None, None, composed=True)
-    assert kind("c", featured_queries(3, lower=True)) == Kind((3,), (2,), (4, 2), composed=True)
+    assert kind("a", numbered(3)) == SampleSpec(None, None)
+    assert kind("b", queries(3)) == SampleSpec(None, None, composed=True)
+    assert kind("c", featured_queries(3, lower=True)) == SampleSpec(
+        (3,), (2,), (4, 2), composed=True
+    )
 
 
 def test_queries_and_pairs_are_not_mixed(tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ def test_images_alone_need_no_captions(tmp_path: Path) -> None:
     samples = {f"{n:05d}": {"png": encode(plain(n))} for n in range(20)}
     samples["00003"]["json"] = b'{"captions": [7], "image_id": "i3"}'
     dataset = training_set(
-        write_shards(tmp_path, [samples]), contents=Contents(views=2, captions=0)
+        write_shards(tmp_path, [samples]), contents=BatchSpec(views=2, captions=0)
     )
     for batch in batches(dataset, range(4), workers=1):
         assert batch.faults == ()
@@ -290,7 +292,7 @@ def test_labels_come_where_they_are_wanted(tmp_path: Path) -> None:
     }
     samples["00005"] = samples["00005"] | {"json": described(["1"])}
     found = batches(
-        training_set(write_shards(tmp_path, [samples]), contents=Contents(labels=True)), range(2)
+        training_set(write_shards(tmp_path, [samples]), contents=BatchSpec(labels=True)), range(2)
     )
     for batch in found:
         assert batch.labels.tolist() == [hash_id(f"c{n % 4}") for n in numbers_of(batch)]

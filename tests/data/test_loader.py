@@ -41,11 +41,11 @@ from tests.training_sets import (
     training_set,
     watched,
 )
-from xmodal.data.batch import Batch, Contents, Fault
-from xmodal.data.kind import PROBED
+from xmodal.data.batch import Batch, BatchSpec, Fault
 from xmodal.data.loader import TrainingSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.ring import SLOTS
+from xmodal.data.sample_spec import PROBED
 from xmodal.data.samples import hash_id
 from xmodal.errors import UserError
 
@@ -155,7 +155,7 @@ def test_any_ranks_and_workers_from_any_step_give_the_same_batches(
         weights=[1, 2, 1][: len(manifests)],
         lanes=case["lanes"],
         window=case["window"],
-        contents=Contents(views=case["views"]),
+        contents=BatchSpec(views=case["views"]),
         crop=(0.2, 0.9),
         flip=True,
     )
@@ -241,7 +241,7 @@ def test_epochs_draw_anew(crops: Manifest) -> None:
 
 
 def test_two_views_of_an_image_are_two_crops_of_it(crops: Manifest) -> None:
-    both = batches(training_set(crops, contents=Contents(views=2), crop=(0.2, 0.9)), range(2))
+    both = batches(training_set(crops, contents=BatchSpec(views=2), crop=(0.2, 0.9)), range(2))
     alone = batches(training_set(crops, crop=(0.2, 0.9)), range(2))
     for two, one in zip(both, alone, strict=True):
         assert two.images.equal(one.images)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from xmodal.assembly.recipe import read_recipe
-from xmodal.data.batch import PAIRS, Contents
+from xmodal.data.batch import PAIRS, BatchSpec
 from xmodal.errors import UserError
 from xmodal.evaluation.config import PROTOCOLS
 from xmodal.evaluation.protocols import (
@@ -21,12 +21,12 @@ from xmodal.runs.recipe_file import dump_recipe
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 
 
-SIMSIAM = Contents(views=2, captions=0)
-PTF_SIMCM = Contents(views=2, captions=2)
-TIRG = Contents(composed=True)
+SIMSIAM = BatchSpec(views=2, captions=0)
+PTF_SIMCM = BatchSpec(views=2, captions=2)
+TIRG = BatchSpec(composed=True)
 
 
-def of(contents: Contents = PAIRS, *, learned_score: bool = False) -> Method:
+def of(contents: BatchSpec = PAIRS, *, learned_score: bool = False) -> Method:
     """A method that is nothing but what it says of itself."""
     said = {"contents": contents, "learned_score": learned_score, "losses": {}, "encode": None}
     return type("Said", (Method,), said)()

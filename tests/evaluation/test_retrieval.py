@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.processes import on_ranks
 from tests.shard_sets import Members, described, write_shards
 from tests.training_sets import TOKENIZER, npy
-from xmodal.data.batch import Batch, Contents
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 from xmodal.evaluation import captions
@@ -301,7 +301,7 @@ class Views:
 class Alike(Bags):
     """Images, and with a text the sum of both."""
 
-    contents = Contents(views=2, captions=2)
+    contents = BatchSpec(views=2, captions=2)
 
     def encode(self, batch: Batch) -> Views:
         found = super().encode(batch)
@@ -312,7 +312,7 @@ class Alike(Bags):
 
 
 class AlikeWithoutTexts(Alike):
-    contents = Contents(views=2, captions=0)
+    contents = BatchSpec(views=2, captions=0)
 
 
 def of_views(method: Method, shards: Path, *protocols: str) -> Retrieval:

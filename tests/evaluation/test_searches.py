@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.processes import on_ranks
 from tests.shard_sets import Members, encode, plain, write_shards
 from tests.training_sets import TOKENIZER, npy
-from xmodal.data.batch import Batch, Contents
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.composed import ComposedSet
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
@@ -40,7 +40,7 @@ CATEGORIES = ["dress", "shirt"]
 class Sum(Method):
     """A query is its source and the mean of its words, each of which is a random vector."""
 
-    contents = Contents(composed=True)
+    contents = BatchSpec(composed=True)
 
     def __init__(self) -> None:
         super().__init__()

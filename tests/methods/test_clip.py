@@ -60,7 +60,7 @@ def test_the_objective_follows_the_progress_of_training(batch: Batch) -> None:
     method = clip(objective={"kind": "triplet", "negatives": "hardest", "warmup": 0.5})
     losses = {}
     for progress in (0.0, 0.25, 0.5, 1.0):
-        method.advance(progress, 0)
+        method.on_step_start(progress, 0)
         losses[progress] = method.objective(method.encode(batch))["triplet"].item()
     assert losses[0.0] > losses[0.25] > losses[0.5] == losses[1.0]
 

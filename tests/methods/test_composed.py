@@ -55,7 +55,7 @@ def made(config: Any, **changes: Any) -> Any:
 
 def losses_of(method: Method, batch: Batch, *names: str) -> list[Tensor]:
     method.begin_stage(names)
-    method.advance(0.5, seed=3)
+    method.on_step_start(0.5, seed=3)
     return list(method.objective(method.encode(batch)).values())
 
 
@@ -121,7 +121,7 @@ def test_triplets_are_others_at_each_step(batch: Batch) -> None:
     embeddings = method.encode(batch)
     values = []
     for seed in (1, 1, 2):
-        method.advance(0.0, seed)
+        method.on_step_start(0.0, seed)
         values.append(method.soft_triplet(embeddings).item())
     assert values[0] == values[1] != values[2]
 
@@ -256,7 +256,7 @@ def test_the_recipe_trains_by_every_estimator(estimator: str, batch: Batch) -> N
     )
     method.begin_stage(tuple(stage.losses))
     for step in range(5):
-        method.advance(0.0, seed=step)
+        method.on_step_start(0.0, seed=step)
         losses = method.objective(method.encode(batch))
         for name in ("text_image", "fusion_target"):
             assert losses[name].abs() < 6, (name, step)

@@ -50,7 +50,7 @@ def of_parts_alone(batch: Batch) -> Batch:
 
 def losses_of(method: Method, batch: Batch, *names: str) -> Mapping[str, Tensor]:
     method.begin_stage(names)
-    method.advance(0.5, seed=3)
+    method.on_step_start(0.5, seed=3)
     return method.objective(method.encode(batch))
 
 
@@ -152,7 +152,7 @@ def test_uncsm_draws_other_triplets_at_each_step(batch: Batch) -> None:
     method.begin_stage(("double_triplet",))
     values = []
     for seed in (1, 1, 2):
-        method.advance(0.0, seed)
+        method.on_step_start(0.0, seed)
         values.append(
             method.objective(method.encode(of_parts_alone(batch)))["double_triplet"].item()
         )

@@ -141,18 +141,18 @@ def test_a_run_stops_once_it_stays_collapsed(batch: Batch) -> None:
     said = []
     for step in (same, batch, same, same):
         method.objective(method.encode(step))
-        said.append(method.trouble())
+        said.append(method.failure_reason())
     assert said[:3] == [None, None, None]
     assert said[3].startswith("embeddings have collapsed into one: channel_std is ")
     assert "0.35 (1/√dim), at 2 logged steps in a row; train with a lower optimizer.lr" in said[3]
     strict = simsiam(collapse={"share": 0.9999, "readings": 1})
     strict.negative_cosine.monitors = {"channel_std": torch.tensor(0.9998 * DIM**-0.5)}
     assert "channel_std is 0.353, where directions that are spread have 0.354 " in (
-        strict.trouble() or ""
+        strict.failure_reason() or ""
     )
     never = simsiam(collapse={"share": 0, "readings": 1})
     never.objective(never.encode(same))
-    assert never.trouble() is None
+    assert never.failure_reason() is None
 
 
 # -- PTF-SimCM --

@@ -15,7 +15,7 @@ from tests.data.test_contents import BAD_QUERIES, COMPOSED, queries
 from tests.data.test_faults import IN_FEATURES, IN_IMAGES, features
 from tests.shard_sets import Members, described, encode, numbered, plain, write_shards
 from tests.training_sets import TOKENIZER, batches, training_set
-from xmodal.data.batch import PAIRS, Contents
+from xmodal.data.batch import PAIRS, BatchSpec
 from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
 from xmodal.data.manifest import Manifest
@@ -35,14 +35,14 @@ def checked(manifest: Manifest) -> tuple[bool, int]:
     return report.num_broken == 1, sum(report.counts[cause] for cause in dropped)
 
 
-def trained(manifest: Manifest, contents: Contents) -> tuple[bool, int]:
+def trained(manifest: Manifest, contents: BatchSpec) -> tuple[bool, int]:
     found = batches(training_set(manifest, contents=contents, lanes=4), range(2), size=4)
     faults = [fault for batch in found for fault in batch.faults]
     assert {fault.key for fault in faults} <= {"x"}
     return any(not fault.partial for fault in faults), sum(fault.partial for fault in faults)
 
 
-def evaluated(manifest: Manifest, contents: Contents) -> tuple[bool, int]:
+def evaluated(manifest: Manifest, contents: BatchSpec) -> tuple[bool, int]:
     reader = SampleReader(manifest)
     kind = ComposedSet if contents.composed else EvaluationSet
     batch = kind(reader, ImageTransform(8), TOKENIZER)[range(len(reader))]
@@ -50,7 +50,7 @@ def evaluated(manifest: Manifest, contents: Contents) -> tuple[bool, int]:
     return bool(bad), sum(fault.partial for fault in batch.faults)
 
 
-def assert_alike(folder: Path, others: dict[str, Members], x: Members, contents: Contents) -> bool:
+def assert_alike(folder: Path, others: dict[str, Members], x: Members, contents: BatchSpec) -> bool:
     manifest = write_shards(folder, [dict(list(others.items())[:GOOD]) | {"x": x}])
     found = checked(manifest)
     assert trained(manifest, contents)[0] == found[0]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from xmodal.assembly.recipe import Recipe
-from xmodal.data.batch import Contents
+from xmodal.data.batch import BatchSpec
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.survey import Survey, survey
@@ -19,7 +19,7 @@ FEW_STEPS = 10  # an epoch
 
 def lines_before_training(
     recipe: Recipe,
-    contents: Contents,
+    contents: BatchSpec,
     timeline: Timeline,
     train: Sequence[Manifest],
     val: Manifest | None,
@@ -44,7 +44,7 @@ def lines_before_training(
 
 
 def warnings_of_recipe(
-    recipe: Recipe, contents: Contents, timeline: Timeline, samples: int
+    recipe: Recipe, contents: BatchSpec, timeline: Timeline, samples: int
 ) -> Iterator[str]:
     """Yield what makes a recipe teach little on a training set of so many samples."""
     batch = recipe.data.batch_size
@@ -91,7 +91,7 @@ def _warnings_of_stage(span: StageSpan, timeline: Timeline) -> Iterator[str]:
         )
 
 
-def warnings_of_data(recipe: Recipe, contents: Contents, found: Survey) -> Iterator[str]:
+def warnings_of_data(recipe: Recipe, contents: BatchSpec, found: Survey) -> Iterator[str]:
     """Yield what the surveyed samples of a set of pairs have that makes training teach little."""
     if contents.captions and not contents.labels:
         if recipe.data.positives == "image":

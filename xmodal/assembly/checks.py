@@ -7,12 +7,12 @@ from torch import nn
 
 from xmodal.assembly.feature_cache import NO_MEAN, locked_sides
 from xmodal.assembly.recipe import Recipe
-from xmodal.data.batch import Contents
+from xmodal.data.batch import BatchSpec
 from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
-from xmodal.data.kind import PROBED, Kind
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import PROBED, SampleSpec
 from xmodal.errors import UserError
 from xmodal.methods.build import method_of
 from xmodal.methods.method import Method
@@ -94,7 +94,7 @@ def check_method(recipe: Recipe) -> Method:
     return method
 
 
-def check_data(recipe: Recipe, contents: Contents) -> None:
+def check_data(recipe: Recipe, contents: BatchSpec) -> None:
     """Raise `UserError` where a key of `data` is missing for what a method reads, or of no use."""
     data, kind = recipe.data, recipe.method.kind
     if data.text_dropout and (contents.views, contents.captions) != (2, 2):
@@ -117,7 +117,7 @@ def check_data(recipe: Recipe, contents: Contents) -> None:
         raise UserError("data.gallery is given without data.val, whose queries are searched in it")
 
 
-def check_positives(recipe: Recipe, contents: Contents) -> None:
+def check_positives(recipe: Recipe, contents: BatchSpec) -> None:
     """Raise `UserError` where samples have not what data.positives tells positives by."""
     positives, kind, text = recipe.data.positives, recipe.method.kind, recipe.method.text
     if positives == "image":
@@ -195,7 +195,9 @@ def check_losses(method: Method, stage: StageConfig, key: str) -> None:
             raise UserError(f"{key}.{name} is no loss of the method{hint}; it has {known}")
 
 
-def check_kind(recipe: Recipe, url: str, kind: Kind, contents: Contents, *, local: bool) -> None:
+def check_sample_spec(
+    recipe: Recipe, url: str, kind: SampleSpec, contents: BatchSpec, *, local: bool
+) -> None:
     """Raise `UserError` where shards are no composed queries and the method reads them, or hold
     features and the encoder wants none, or the reverse.
 

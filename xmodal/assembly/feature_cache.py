@@ -30,9 +30,9 @@ from xmodal.activity import activity
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Fault
 from xmodal.data.decode import BadSample, open_image
-from xmodal.data.kind import parts_dropped
 from xmodal.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import parts_dropped
 from xmodal.data.samples import IMAGES, RawSample
 from xmodal.data.shard_index import index_path, write_index
 from xmodal.data.tokens import CaptionTokenizer

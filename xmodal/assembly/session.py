@@ -7,10 +7,10 @@ from xmodal.assembly.advice import lines_before_training
 from xmodal.assembly.checks import (
     check_batch_norm,
     check_best,
-    check_kind,
     check_labels,
     check_measurable,
     check_method,
+    check_sample_spec,
     check_sizes,
     check_whole,
 )
@@ -21,12 +21,12 @@ from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.assembly.vocabulary import settle_tokenizer
 from xmodal.data.augment import Augment
-from xmodal.data.batch import GALLERY, Contents
-from xmodal.data.kind import kind_of
+from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.loader import DataSet, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import infer_sample_spec
 from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
@@ -87,8 +87,8 @@ class Session:
         check_batch_norm(recipe, method, environment.ranks)
         self.contents = contents = method.contents
         for one in data_sets(recipe, self.train_shards):
-            kind = kind_of(one.reader, one.texts, captions=contents.captions)
-            check_kind(recipe, one.reader.manifest.url, kind, contents, local=method.local)
+            kind = infer_sample_spec(one.reader, one.texts, captions=contents.captions)
+            check_sample_spec(recipe, one.reader.manifest.url, kind, contents, local=method.local)
             if contents.labels or data.positives == "label":
                 who = recipe.method.kind if contents.labels else "data.positives=label"
                 check_labels(one.reader, who)
@@ -129,18 +129,18 @@ class Session:
         """Return what data.val is measured by, once nothing is known to be wrong with it."""
         recipe, shards = self.recipe, self.val_shards
         assert shards is not None
-        self._check_kind(shards, method, method.contents)
+        self._check_sample_spec(shards, method, method.contents)
         if self.gallery_shards:
-            self._check_kind(self.gallery_shards, method, GALLERY)
+            self._check_sample_spec(self.gallery_shards, method, GALLERY)
         protocols = named(recipe.evaluation.protocols, method.contents, shards.relevance)
         gallery = SampleReader(self.gallery_shards) if self.gallery_shards else None
         check_protocols(protocols, method, SampleReader(shards), shards.relevance, gallery)
         check_best(recipe.checkpoints.best, metric_names(protocols, method))
         return protocols
 
-    def _check_kind(self, shards: Manifest, method: Method, contents: Contents) -> None:
-        kind = kind_of(SampleReader(shards), captions=contents.captions)
-        check_kind(self.recipe, shards.url, kind, contents, local=method.local)
+    def _check_sample_spec(self, shards: Manifest, method: Method, contents: BatchSpec) -> None:
+        kind = infer_sample_spec(SampleReader(shards), captions=contents.captions)
+        check_sample_spec(self.recipe, shards.url, kind, contents, local=method.local)
 
     def _data_record(self) -> DataRecord:
         others = {"data.val": self.val_shards, "data.gallery": self.gallery_shards}

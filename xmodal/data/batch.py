@@ -28,7 +28,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Contents:
+class BatchSpec:
     """What of each sample a method's batches hold."""
 
     views: int = 1  # crops of the image
@@ -37,8 +37,8 @@ class Contents:
     composed: bool = False  # a source, its modification and the target, not an image and a caption
 
 
-PAIRS = Contents()
-GALLERY = Contents(captions=0)  # images that are there to be found
+PAIRS = BatchSpec()
+GALLERY = BatchSpec(captions=0)  # images that are there to be found
 
 
 @dataclass

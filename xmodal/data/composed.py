@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.decode import BadSample
 from xmodal.data.evaluation import image_batch, read_each, read_image, text_batch
-from xmodal.data.kind import Kind, features_of, kind_of
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec
 from xmodal.data.samples import RawSample
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
@@ -65,9 +65,9 @@ class ComposedSet(Dataset[ComposedBatch]):
         )
 
     @cached_property
-    def kind(self) -> Kind:
+    def kind(self) -> SampleSpec:
         """What the set's samples are like."""
-        return kind_of(self.reader)
+        return infer_sample_spec(self.reader)
 
     def _query(self, sample: RawSample) -> _Query:
         record = record_of(sample)

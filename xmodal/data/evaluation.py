@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.decode import BadSample, open_image
-from xmodal.data.kind import Kind, features_of, kind_of, parts_dropped
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec, parts_dropped
 from xmodal.data.samples import RawSample, hash_id
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
@@ -85,9 +85,9 @@ class EvaluationSet(Dataset[EvaluationBatch]):
         )
 
     @cached_property
-    def kind(self) -> Kind:
+    def kind(self) -> SampleSpec:
         """What the set's samples are like."""
-        return kind_of(self.reader, captions=int(self.captions))
+        return infer_sample_spec(self.reader, captions=int(self.captions))
 
     def _pair(self, sample: RawSample) -> _Pair:
         text_features = None
@@ -121,14 +121,14 @@ def read_each(
     return made, tuple(faults)
 
 
-def read_image(sample: RawSample, role: str, kind: Kind, transform: ImageTransform) -> Tensor:
+def read_image(sample: RawSample, role: str, kind: SampleSpec, transform: ImageTransform) -> Tensor:
     """Return an image as its set has it: (3, size, size) uint8, or its features (…)."""
     if kind.image is None:
         return transform(open_image(sample.image(role)), np.random.default_rng(0))
     return torch.tensor(features_of(sample, role, kind.image))
 
 
-def image_batch(images: Sequence[Tensor], kind: Kind) -> Batch:
+def image_batch(images: Sequence[Tensor], kind: SampleSpec) -> Batch:
     """Return a batch of images that `read_image` returned, one at least."""
     stacked = torch.stack(list(images))
     return Batch(images=stacked) if kind.image is None else Batch(image_features=stacked)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.batch import PAIRS, Batch, Contents, Fault
+from xmodal.data.batch import PAIRS, Batch, BatchSpec, Fault
 from xmodal.data.chance import (
     CAPTION,
     NO_SECOND_TEXT,
@@ -20,12 +20,12 @@ from xmodal.data.chance import (
     generator,
 )
 from xmodal.data.decode import BadSample, EncodedImage, open_image
-from xmodal.data.kind import Kind, features_of, kind_of, parts_dropped
 from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.mixture import Mixture
 from xmodal.data.plan import rank_positions
 from xmodal.data.reader import SampleReader
 from xmodal.data.ring import Layout, Ring, Slot, Space
+from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec, parts_dropped
 from xmodal.data.samples import RawSample, hash_id
 from xmodal.data.stream import Stream
 from xmodal.data.tokens import CaptionTokenizer
@@ -74,7 +74,7 @@ class TrainingSet:
         tokenizer: CaptionTokenizer,
         *,
         seed: int,
-        contents: Contents = PAIRS,
+        contents: BatchSpec = PAIRS,
         text_dropout: float = 0.0,
         positives: str = "image",
     ) -> None:
@@ -92,7 +92,7 @@ class TrainingSet:
         or data sets differ in what they hold.
         """
         kinds = {
-            kind_of(one.reader, one.texts, captions=self.contents.captions)
+            infer_sample_spec(one.reader, one.texts, captions=self.contents.captions)
             for one in self.data_sets
         }
         if len(kinds) > 1:
@@ -110,7 +110,7 @@ class TrainingSet:
             layout["text_dropped"] = ((rows, self.contents.views), np.bool_)
         return layout | {"image_ids": ((rows,), np.int64)}
 
-    def _layout_of_images(self, kind: Kind, rows: int) -> dict[str, Space]:
+    def _layout_of_images(self, kind: SampleSpec, rows: int) -> dict[str, Space]:
         if kind.image is None:
             # Channels last: what the decoder gives is written as it lies.
             size = self.transform.size
@@ -122,7 +122,7 @@ class TrainingSet:
             if (shape := shapes.get(name, kind.image)) is not None
         }
 
-    def _layout_of_texts(self, kind: Kind, rows: int) -> dict[str, Space]:
+    def _layout_of_texts(self, kind: SampleSpec, rows: int) -> dict[str, Space]:
         layout: dict[str, Space] = {}
         for name, _ in CAPTIONS[: self.contents.captions]:
             if kind.text is None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from xmodal.data.batch import Contents
+from xmodal.data.batch import BatchSpec
 from xmodal.data.decode import BadSample
-from xmodal.data.kind import PROBED
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import PROBED
 from xmodal.errors import UserError
 from xmodal.evaluation import average_precision, composed, recall, visual, zero_shot
 from xmodal.evaluation.captions import Relevance, check_size
@@ -64,7 +64,7 @@ def all_metric_names(protocols: Sequence[str], method: Method) -> list[str]:
 
 
 def named(
-    protocols: Sequence[str] | None, contents: Contents, relevance: Relevance | None
+    protocols: Sequence[str] | None, contents: BatchSpec, relevance: Relevance | None
 ) -> list[str]:
     """Return protocols by their own names, each once: what `default`, or none, is depends on
     what a method's batches hold, and on the shards.
@@ -76,7 +76,7 @@ def named(
     return list(dict.fromkeys(names))
 
 
-def fitting(contents: Contents) -> Sequence[str]:
+def fitting(contents: BatchSpec) -> Sequence[str]:
     """Return the protocols that a method is measured by which learns from such batches."""
     if contents.composed:
         return COMPOSED
@@ -123,7 +123,7 @@ def without_labels(url: str, protocol: str) -> str:
     )
 
 
-def _with_text(protocol: str, contents: Contents) -> Sequence[str]:
+def _with_text(protocol: str, contents: BatchSpec) -> Sequence[str]:
     both = protocol in VISUAL and contents.views > 1 and contents.captions
     return (visual.WITH_TEXT,) if both else ()
 

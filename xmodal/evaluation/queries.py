@@ -11,8 +11,8 @@ from xmodal.activity import activity
 from xmodal.data.batch import Fault
 from xmodal.data.composed import ComposedSet, record_of
 from xmodal.data.decode import BadSample
-from xmodal.data.kind import PROBED
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import PROBED
 from xmodal.data.samples import RawSample
 from xmodal.distributed.collectives import gather, gather_objects
 from xmodal.errors import UserError

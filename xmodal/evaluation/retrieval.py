@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from xmodal.activity import activity
-from xmodal.data.batch import Contents, Fault
+from xmodal.data.batch import BatchSpec, Fault
 from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
 from xmodal.data.manifest import Manifest
@@ -121,7 +121,7 @@ def evaluation_set(
 
 
 def sets_to_measure(
-    contents: Contents,
+    contents: BatchSpec,
     shards: Manifest,
     gallery: Manifest | None,
     size: int,

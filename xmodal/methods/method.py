@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from xmodal.data.batch import Batch, Contents
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.scores import Score, dot_product
 from xmodal.objectives.schedule import Scheduled
 
@@ -19,7 +19,7 @@ class Method(nn.Module, ABC):
     """A method of a paper. All else (gradient cache, gathering, evaluation) works through it."""
 
     # What its batches hold.
-    contents = Contents()
+    contents = BatchSpec()
     # Whether it scores with a network of its own, which takes a shortlist where items are many.
     learned_score = False
     # What its losses show in the log beside their values.
@@ -32,7 +32,7 @@ class Method(nn.Module, ABC):
     def __init__(self, *, bf16: bool = False) -> None:
         super().__init__()
         self.bf16 = bf16
-        self.minimised: tuple[str, ...] = ()  # names of losses; none: the only one
+        self.active_losses: tuple[str, ...] = ()  # names of losses; none: the only one
         self.seed = 0  # of what the losses draw, the same on all ranks
 
     @property
@@ -51,7 +51,7 @@ class Method(nn.Module, ABC):
     def objective(self, embeddings: Any) -> dict[str, Tensor]:
         """Return this rank's shares of what is minimised over the global batch, by name."""
         losses = self.losses
-        names = self.minimised or tuple(losses)
+        names = self.active_losses or tuple(losses)
         return {name: losses[name](embeddings) for name in names}
 
     @property
@@ -77,18 +77,18 @@ class Method(nn.Module, ABC):
         parts = (part for part in self.modules() if part is not self)
         return {k: v for part in parts for k, v in getattr(part, "monitors", {}).items()}
 
-    def begin_stage(self, minimised: tuple[str, ...]) -> None:
+    def begin_stage(self, active_losses: tuple[str, ...]) -> None:
         """Minimise these losses from now on."""
-        self.minimised = minimised
+        self.active_losses = active_losses
 
-    def advance(self, progress: float, seed: int) -> None:
+    def on_step_start(self, progress: float, seed: int) -> None:
         """Tell what follows training that this share of the stage is done; `seed` is the step's."""
         self.seed = seed
         for module in self.modules():
             if isinstance(module, Scheduled):
                 module.progress = progress
 
-    def trouble(self) -> str | None:
+    def failure_reason(self) -> str | None:
         """Tell after a logged step why training has to stop and what to change, alike on all ranks.
 
         None where it can go on.

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xmodal.data.batch import Batch, Contents
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.config import PtfSimcmConfig
 from xmodal.methods.method import Loss, in_precision
 from xmodal.methods.simsiam import Simsiam, ViewEmbeddings
@@ -47,7 +47,7 @@ class FusedEmbeddings(ViewEmbeddings):
 class PtfSimcm(Simsiam):
     """SimSiam on images that their captions are fused into."""
 
-    contents = Contents(views=2, captions=2)
+    contents = BatchSpec(views=2, captions=2)
     local = True
     monitored = ("channel_std", "collapse")  # the latter of `matching`
 

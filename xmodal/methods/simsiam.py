@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.data.batch import Batch, Contents
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.config import PtfSimcmConfig, SimsiamConfig
 from xmodal.methods.method import Loss, Method, in_precision
 from xmodal.models.heads import Tower
@@ -35,7 +35,7 @@ class ViewEmbeddings:
 class Simsiam(Method):
     """Each view predicts the other's projection."""
 
-    contents = Contents(views=2, captions=0)
+    contents = BatchSpec(views=2, captions=0)
     monitored: tuple[str, ...] = ("channel_std",)
 
     def __init__(self, config: SimsiamConfig | PtfSimcmConfig, *, bf16: bool = False) -> None:
@@ -75,7 +75,7 @@ class Simsiam(Method):
         share: Tensor = self.negative_cosine(p1, p2, z1, z2)
         return share
 
-    def trouble(self) -> str | None:
+    def failure_reason(self) -> str | None:
         """Tell that projections have become one, once they have been for some logged steps."""
         std = float(self.monitors.get("channel_std", 1.0))
         healthy = self.dim**-0.5

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from xmodal.data.batch import Batch, Contents
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.config import DimConfig, TirgConfig
 from xmodal.methods.method import Loss, Method, in_precision
 from xmodal.methods.towers import head
@@ -56,7 +56,7 @@ class Composed:
 class Tirg(Method):
     """Queries near their targets, and far from the other targets of the global batch."""
 
-    contents = Contents(composed=True)
+    contents = BatchSpec(composed=True)
     monitored: tuple[str, ...] = ("norm",)
 
     def __init__(

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from xmodal.data.batch import Contents
+from xmodal.data.batch import BatchSpec
 from xmodal.methods.config import UncsmConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.scores import Score, dot_product
@@ -33,7 +33,7 @@ from xmodal.objectives.sampled_triplet import DoubleTriplet
 class Uncsm(TwoTowers):
     """Images and texts of the same class close, by a similarity that is learned as well."""
 
-    contents = Contents(labels=True)
+    contents = BatchSpec(labels=True)
     learned_score = True
     monitored = ("metric_accuracy",)
     metric_trained: Tensor  # (1,) bool
@@ -82,10 +82,10 @@ class Uncsm(TwoTowers):
         both = classes(embeddings)
         return self.metric_pairs(both.images, both.texts, both.ids, self.metric, self.seed)
 
-    def begin_stage(self, minimised: tuple[str, ...]) -> None:
+    def begin_stage(self, active_losses: tuple[str, ...]) -> None:
         """Minimise these losses from now on; once the metric is among them, it is searched by."""
-        super().begin_stage(minimised)
-        if "metric" in minimised:
+        super().begin_stage(active_losses)
+        if "metric" in active_losses:
             self.metric_trained.fill_(True)
 
     @property

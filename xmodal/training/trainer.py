@@ -227,7 +227,7 @@ class Trainer:
         # A seed for each step leaves no random state to save: what is drawn depends on it alone.
         seed = (self.training.seed, self.progress.step)
         progress = span.progress(self.progress.step)
-        engine.module.advance(progress, hash(seed) % 2**63)
+        engine.module.on_step_start(progress, hash(seed) % 2**63)
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
         losses = cache.forward()
         weights = {
@@ -282,9 +282,9 @@ class Trainer:
         )
 
     def _stop_on_trouble(self, method: Method, span: StageSpan) -> None:
-        trouble = method.trouble()
-        if trouble:
-            self._give_up(f"step {self.progress.step}, stage {span.config.name}: {trouble}")
+        reason = method.failure_reason()
+        if reason:
+            self._give_up(f"step {self.progress.step}, stage {span.config.name}: {reason}")
 
     def _unfinished(self) -> str:
         step, total = self.progress.step, self.timeline.total

@@ -16,7 +16,7 @@ PROBED = 64  # samples of a set, one of which has to say what all are like
 Shape = tuple[int, ...]
 
 
-class Kind(NamedTuple):
+class SampleSpec(NamedTuple):
     """The shapes of features of an image and of a caption; None where there are none.
 
     Of composed queries the image is the source, and the target, which has its shape.
@@ -28,9 +28,9 @@ class Kind(NamedTuple):
     composed: bool = False
 
 
-def kind_of(
+def infer_sample_spec(
     reader: SampleReader, texts: Mapping[str, float] | None = None, *, captions: int = 1
-) -> Kind:
+) -> SampleSpec:
     """Return what a set's samples are like: as the first one that can be used.
 
     `texts` are the keys that captions are drawn from; with `captions=0` none is looked at. Raises
@@ -39,7 +39,7 @@ def kind_of(
     for number in range(min(PROBED, len(reader))):
         sample = reader[number]
         try:
-            return _kind_of(sample, texts or {}, captions)
+            return _infer(sample, texts or {}, captions)
         except BadSample as error:
             cause = Fault(sample.shard, sample.key, str(error))
     raise UserError(
@@ -48,7 +48,7 @@ def kind_of(
     )
 
 
-def _kind_of(sample: RawSample, texts: Mapping[str, float], captions: int) -> Kind:
+def _infer(sample: RawSample, texts: Mapping[str, float], captions: int) -> SampleSpec:
     role = "source" if sample.composed else "image"
     image, text = sample.features(role), None
     if image is None:
@@ -58,7 +58,7 @@ def _kind_of(sample: RawSample, texts: Mapping[str, float], captions: int) -> Ki
         if text is None:
             sample.draw(0.0, texts)
     lower = sample.features("target.lower")
-    return Kind(
+    return SampleSpec(
         None if image is None else image.shape,
         None if text is None else text.shape[1:],
         None if lower is None else lower.shape,
