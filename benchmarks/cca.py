@@ -19,8 +19,8 @@ from torch import nn
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
-from xmodal.evaluation.ranking import count_ranks
-from xmodal.evaluation.recall import recall_metrics
+from xmodal.evaluation.metrics.ranking import count_ranks
+from xmodal.evaluation.metrics.recall import recall_metrics
 from xmodal.methods.clip import Clip
 
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the mean variance of a side's features

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.beside import row, say
 from benchmarks.measure import hardware
-from xmodal.evaluation.ranking import count_ranks
+from xmodal.evaluation.metrics.ranking import count_ranks
 
 TILE = 2016  # of the bare product: the fastest here
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xmodal.data.evaluation import EvaluationSet
     from xmodal.data.manifest import Manifest
     from xmodal.distributed.environment import Environment
-    from xmodal.evaluation.measured import Measured
+    from xmodal.evaluation.report.measured import Measured
     from xmodal.methods.method import Method
     from xmodal.runs.run import Run
 
@@ -66,7 +66,7 @@ def main() -> None:
 def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     from xmodal.distributed.environment import start
     from xmodal.distributed.pulse import watching_peers
-    from xmodal.evaluation.cirr import check_submission
+    from xmodal.evaluation.protocols.cirr import check_submission
     from xmodal.runs.run import Run
 
     run = Run(given.run)
@@ -154,9 +154,9 @@ def answer(subject: Subject, folder: Path, environment: "Environment") -> None:
 
 def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environment") -> None:
     """Measure, print what was measured, and write it into the folder that it belongs in."""
-    from xmodal.evaluation.examples import retrieved_examples
-    from xmodal.evaluation.report import print_results
-    from xmodal.evaluation.results import write_results
+    from xmodal.evaluation.report.examples import retrieved_examples
+    from xmodal.evaluation.report.results import write_results
+    from xmodal.evaluation.report.run_report import print_results
     from xmodal.evaluation.retrieval import evaluate_retrieval
 
     recipe, run, gallery = subject.recipe, subject.run, subject.gallery
@@ -198,8 +198,8 @@ def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environm
 
 def described(given: argparse.Namespace, subject: Subject) -> "Measured":
     """Return the description of what is about to be measured."""
-    from xmodal.evaluation.measured import describe
-    from xmodal.evaluation.protocols import named
+    from xmodal.evaluation.protocols.registry import named
+    from xmodal.evaluation.report.measured import describe
     from xmodal.runs.checkpoints.integrity import digest_of
 
     config, shards = subject.recipe.evaluation, subject.shards
@@ -218,7 +218,7 @@ def results_folder(given: argparse.Namespace, subject: Subject, measured: "Measu
 
     Raises `UserError` where it holds something else, or cannot be written in.
     """
-    from xmodal.evaluation.results import check_folder, check_writable, read_results
+    from xmodal.evaluation.report.results import check_folder, check_writable, read_results
 
     run = subject.run
     theirs = read_results(run.path)[1]
@@ -233,8 +233,8 @@ def results_folder(given: argparse.Namespace, subject: Subject, measured: "Measu
 
 def is_runs_own(given: argparse.Namespace, subject: Subject, measured: "Measured") -> bool:
     """Tell whether training measured the same: its newest checkpoint, by data and protocol."""
-    from xmodal.evaluation.measured import place
-    from xmodal.evaluation.protocols import named
+    from xmodal.evaluation.protocols.registry import named
+    from xmodal.evaluation.report.measured import place
 
     data, contents = subject.recipe.data, subject.method.contents
     own = named(subject.recipe.evaluation.protocols, contents, subject.shards.relevance)

@@ -57,7 +57,7 @@ def train(recipe: Recipe, environment: "Environment") -> None:
 
     from xmodal.assembly.finished import own_results
     from xmodal.assembly.session import Session
-    from xmodal.evaluation.report import print_results
+    from xmodal.evaluation.report.run_report import print_results
 
     Session(recipe, environment).train()
     if environment.is_main:

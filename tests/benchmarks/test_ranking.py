@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.ranking import embeddings
-from xmodal.evaluation.ranking import count_ranks
+from xmodal.evaluation.metrics.ranking import count_ranks
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,18 @@ from tests.training_sets import TOKENIZER, npy
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
-from xmodal.evaluation import captions
 from xmodal.evaluation.config import PROTOCOLS, EvaluationConfig
-from xmodal.evaluation.examples import retrieved_examples
-from xmodal.evaluation.finds import Find
 from xmodal.evaluation.gallery import embed, in_evaluation
-from xmodal.evaluation.protocols import COMPOSED, metric_names
+from xmodal.evaluation.protocols import ground_truth as captions
+from xmodal.evaluation.protocols.registry import COMPOSED, metric_names
+from xmodal.evaluation.report.examples import retrieved_examples
 from xmodal.evaluation.retrieval import (
     Retrieval,
     evaluate_retrieval,
     evaluation_set,
     sets_to_measure,
 )
+from xmodal.evaluation.retrieved import Find
 from xmodal.methods.method import Loss, Method
 from xmodal.methods.scores import Score
 from xmodal.methods.towers import Embeddings

@@ -17,12 +17,12 @@ from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.composed import ComposedSet
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
-from xmodal.evaluation.composed import Search
 from xmodal.evaluation.config import EvaluationConfig
-from xmodal.evaluation.examples import retrieved_examples
 from xmodal.evaluation.gallery import embed, in_evaluation
-from xmodal.evaluation.protocols import COMPOSED
+from xmodal.evaluation.protocols.composed import Search
+from xmodal.evaluation.protocols.registry import COMPOSED
 from xmodal.evaluation.queries import embed_queries
+from xmodal.evaluation.report.examples import retrieved_examples
 from xmodal.evaluation.retrieval import (
     Retrieval,
     answer_cirr,

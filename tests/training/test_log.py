@@ -8,7 +8,7 @@ import pytest
 
 from xmodal import activity, terminal
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols import BETTER, OTHERS
+from xmodal.evaluation.protocols.registry import BETTER, OTHERS
 from xmodal.runs.run import Run
 from xmodal.training.config import StageConfig
 from xmodal.training.log import COLLAPSED_LINES, TrainingLog

@@ -3,7 +3,7 @@
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.components.differences import differences
 from xmodal.errors import UserError
-from xmodal.evaluation.results import read_results
+from xmodal.evaluation.report.results import read_results
 from xmodal.runs.progress import Progress
 from xmodal.runs.run import Run
 from xmodal.training.requirements import check_requirements

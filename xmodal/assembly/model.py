@@ -18,7 +18,7 @@ from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.gallery import in_evaluation
-from xmodal.evaluation.zero_shot import class_prototypes
+from xmodal.evaluation.metrics.zero_shot import class_prototypes
 from xmodal.methods.build import build_method, load_tokenizer
 from xmodal.methods.method import Method
 from xmodal.models.config import FeaturesConfig

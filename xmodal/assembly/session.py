@@ -30,11 +30,11 @@ from xmodal.data.sample_spec import infer_sample_spec
 from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
-from xmodal.evaluation.examples import retrieved_examples
-from xmodal.evaluation.measured import Measured, describe
-from xmodal.evaluation.protocols import check_protocols, metric_names, named
-from xmodal.evaluation.report import retrieval_sheet
-from xmodal.evaluation.results import write_results
+from xmodal.evaluation.protocols.registry import check_protocols, metric_names, named
+from xmodal.evaluation.report.examples import retrieved_examples
+from xmodal.evaluation.report.measured import Measured, describe
+from xmodal.evaluation.report.results import write_results
+from xmodal.evaluation.report.run_report import retrieval_sheet
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.build import build_method, keep_architecture, load_tokenizer
 from xmodal.methods.method import Method

@@ -16,15 +16,15 @@ from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import rank
 from xmodal.errors import UserError
-from xmodal.evaluation.captions import Relevance
-from xmodal.evaluation.cirr import write_submission
-from xmodal.evaluation.composed import Search, composed_metrics
 from xmodal.evaluation.config import EvaluationConfig
-from xmodal.evaluation.finds import Find, composed_finds, pair_finds, visual_finds
+from xmodal.evaluation.context import MEASURES, Ranked, Subject, ranked_captions
 from xmodal.evaluation.gallery import Gallery, embed, in_evaluation
-from xmodal.evaluation.protocols import CAPTIONED, VISUAL, check_protocols, named
+from xmodal.evaluation.protocols.cirr import write_submission
+from xmodal.evaluation.protocols.composed import Search, composed_metrics
+from xmodal.evaluation.protocols.ground_truth import Relevance
+from xmodal.evaluation.protocols.registry import CAPTIONED, VISUAL, check_protocols, named
 from xmodal.evaluation.queries import Queries, check_records, embed_queries
-from xmodal.evaluation.subject import MEASURES, Ranked, Subject, ranked_captions
+from xmodal.evaluation.retrieved import Find, composed_finds, pair_finds, visual_finds
 from xmodal.methods.method import Method
 
 NAMED_FAULTS = 20  # samples left out that are named; the rest are counted

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols import all_metric_names
+from xmodal.evaluation.protocols.registry import all_metric_names
 from xmodal.methods.method import Method
 from xmodal.runs.progress import full_name
 from xmodal.training.config import StageConfig

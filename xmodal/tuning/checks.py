@@ -4,7 +4,7 @@ from xmodal.assembly.checks import check_best, check_method, check_sizes
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols import all_metric_names, metric_names, named
+from xmodal.evaluation.protocols.registry import all_metric_names, metric_names, named
 from xmodal.runs.progress import full_name
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.config import PopulationConfig, SpaceConfig

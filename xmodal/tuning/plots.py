@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xmodal.evaluation.curve import ticks
-from xmodal.evaluation.page import escaped
+from xmodal.evaluation.report.curve import ticks
+from xmodal.evaluation.report.page import escaped
 from xmodal.tuning.config import SpaceConfig, ValuesConfig
 from xmodal.tuning.journal import Trial
 

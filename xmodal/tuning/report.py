@@ -15,7 +15,7 @@ from rich.text import Text
 
 from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
-from xmodal.evaluation.page import render
+from xmodal.evaluation.report.page import render
 from xmodal.terminal import console
 from xmodal.tuning.journal import Journal, Trial
 from xmodal.tuning.plots import by_key, over_time, parallel

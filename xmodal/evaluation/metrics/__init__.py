@@ -1,0 +1,1 @@
+"""Metrics: functions of tensors, which know neither methods nor recipes."""

@@ -1,0 +1,271 @@
+"""Exact ranks of the true items, counted in tiles of scores on all processes.
+
+The scores of all images with all texts never exist at once. A first pass computes the exact scores
+of the true pairs; one sweep over all tiles then counts the rivals of every image and of every text.
+The sweep is by fast scores: a rival that beats the best true item by more than these may be off is
+counted, and what is too near to tell is decided by exact scores.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xmodal.activity import activity, tracked
+from xmodal.evaluation.metrics.tiles import Choice, Places, Tiles
+from xmodal.methods.scores import DENSE, Function, as_score, dot_product
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The 0-based rank of each query's best true item: how many wrong items score as high.
+
+    Attributes:
+        image_to_text: (num_images,) int64, ranks among the texts.
+        text_to_image: (num_texts,) int64, ranks among the images.
+    """
+
+    image_to_text: Tensor
+    text_to_image: Tensor
+
+
+@torch.no_grad()
+def count_ranks(
+    images: Tensor,
+    texts: Tensor,
+    true_pairs: Tensor,
+    score: Function = dot_product,
+    tile: int = 2048,
+) -> Ranks:
+    """Rank every image's best true text and every text's best true image, exactly.
+
+    All processes of the default group call it with the same arguments, on the device that the
+    group communicates on; each scores its share of the tiles, all get the whole result. Ties
+    count against the model.
+
+    Args:
+        images: (num_images, …) embeddings.
+        texts: (num_texts, …) embeddings.
+        true_pairs: (num_pairs, 2) int64, the (image, text) that are right; any number an item.
+        score: maps blocks (a, …) of images and (b, …) of texts to scores (a, b): a `Score`, or a
+            function that gives equal pairs equal scores, to the last bit.
+        tile: about the largest side of a tile.
+
+    Raises:
+        ValueError: an image or text has no true partner, or a score is NaN.
+    """
+    _check_true_pairs(true_pairs, len(images), len(texts))
+    tiles = Tiles(images, texts, as_score(score), tile)
+    true_places = tiles.places(true_pairs)
+    best = _best_true_scores(tiles, true_places)
+    image_to_text, text_to_image = _count_rivals(tiles, true_places, *best)
+    return Ranks(image_to_text, text_to_image)
+
+
+@torch.no_grad()
+def top_k(
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    score: Function = dot_product,
+    tile: int = 2048,
+    removed: Choice | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Find each query's k best items, best first; of equal scores the lowest index first.
+
+    Works on the calling process alone.
+
+    Args:
+        queries: (num_queries, …) embeddings.
+        gallery: (num_items, …) embeddings.
+        k: how many to find; all items where the gallery has fewer.
+        score: maps blocks (a, …) of queries and (b, …) of items to scores (a, b), as of
+            `count_ranks`.
+        tile: about the largest side of a tile of scores.
+        removed: what a query is not to find; it comes last, with a score of -inf.
+
+    Returns:
+        Exact scores (num_queries, k), float64, and int64 indices (num_queries, k).
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    tiles = Tiles(queries, gallery, as_score(score), tile)
+    found = [_top_k_of_row(tiles, row, k, removed) for row in range(tiles.num_rows)]
+    scores, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return scores, indices
+
+
+def _top_k_of_row(tiles: Tiles, row: int, k: int, removed: Choice | None) -> tuple[Tensor, Tensor]:
+    best: list[Tensor] = []
+    if removed is not None:
+        rows = tiles.spans(row * tiles.num_columns)[0]
+        gone = removed(torch.arange(rows.start, rows.stop, device=tiles.rows.device))
+    for number in range(row * tiles.num_columns, (row + 1) * tiles.num_columns):
+        columns = tiles.spans(number)[1]
+        scores = tiles.exact(number)
+        if scores.amax().isnan():
+            raise ValueError(f"a score is NaN among items {columns.start} to {columns.stop - 1}")
+        if removed is not None:
+            scores = scores.masked_fill(gone[:, columns], -math.inf)
+        indices = torch.arange(columns.start, columns.stop, device=scores.device)
+        candidates = [scores, indices.expand_as(scores)]
+        if best:
+            candidates = [torch.cat(both, 1) for both in zip(best, candidates, strict=True)]
+        # What was kept stands first and has the lower indices.
+        order = _first_of_stable_sort(candidates[0], k)
+        best = [candidate.gather(1, order) for candidate in candidates]
+    return best[0], best[1]
+
+
+def _first_of_stable_sort(scores: Tensor, k: int) -> Tensor:
+    """Return the first k places (rows, k) of scores (rows, n) in a stable sort, greatest first."""
+    k = min(k, scores.shape[1])
+    values, places = scores.topk(k, dim=1)
+    # torch.topk is far faster, but leaves open which of equal scores it takes.
+    if (scores >= values[:, -1:]).sum() > values.numel():
+        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    places = places.sort(dim=1).values
+    order = scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices
+    return places.gather(1, order)
+
+
+def _best_true_scores(tiles: Tiles, true_places: Places) -> tuple[Tensor, Tensor]:
+    best_of_row = tiles.rows.new_full((len(tiles.rows),), -math.inf, dtype=torch.float64)
+    best_of_column = tiles.rows.new_full((len(tiles.columns),), -math.inf, dtype=torch.float64)
+    for number in _share(list(true_places)):
+        rows, columns = tiles.spans(number)
+        places = true_places[number]
+        true_scores = tiles.chosen(number, *places)
+        best_of_row[rows].scatter_reduce_(0, places[0], true_scores, "amax")
+        best_of_column[columns].scatter_reduce_(0, places[1], true_scores, "amax")
+    _reduce(best_of_row, dist.ReduceOp.MAX)
+    _reduce(best_of_column, dist.ReduceOp.MAX)
+    return best_of_row, best_of_column
+
+
+def _count_rivals(
+    tiles: Tiles,
+    true_places: Places,
+    best_of_row: Tensor,
+    best_of_column: Tensor,
+) -> tuple[Tensor, Tensor]:
+    rivals_of_row = torch.zeros_like(best_of_row, dtype=torch.int64)
+    rivals_of_column = torch.zeros_like(best_of_column, dtype=torch.int64)
+    nan_tile = rivals_of_row.new_full((), -1)
+    for number in _share(range(len(tiles))):
+        rows, columns = tiles.spans(number)
+        tile = _Tile(tiles, number, true_places.get(number))
+        rivals_of_row[rows] += tile.rivals(best_of_row[rows], dim=1)
+        rivals_of_column[columns] += tile.rivals(best_of_column[columns], dim=0)
+        nan_tile.masked_fill_(tile.is_nan(), number)
+    _reduce(nan_tile, dist.ReduceOp.MAX)
+    if nan_tile >= 0:
+        rows, columns = tiles.spans(int(nan_tile))
+        raise ValueError(
+            f"a score is NaN among images {rows.start} to {rows.stop - 1} "
+            f"with texts {columns.start} to {columns.stop - 1}"
+        )
+    _reduce(rivals_of_row, dist.ReduceOp.SUM)
+    _reduce(rivals_of_column, dist.ReduceOp.SUM)
+    return rivals_of_row, rivals_of_column
+
+
+class _Tile:
+    """The rivals in a tile: what is no true pair and scores as high as the best of these."""
+
+    def __init__(
+        self, tiles: Tiles, number: int, true_places: tuple[Tensor, Tensor] | None
+    ) -> None:
+        self.tiles, self.number, self.true_places = tiles, number, true_places
+        self.scores = tiles.fast(number)
+
+    def rivals(self, best: Tensor, dim: int) -> Tensor:
+        """Return how many rivals each row (dim 1) or column (dim 0) has, int64."""
+        best, error = best.unsqueeze(dim), self.tiles.error
+        if error is None:
+            return self._count(torch.ge, best, dim)[0]
+        possible, mask = self._count(torch.ge, best - error, dim, -math.inf)
+        if not possible.any():
+            return possible
+        certain, sure = self._count(torch.gt, best + error, dim, math.inf)
+        if torch.equal(possible, certain):
+            return certain
+        return certain + self._decided(mask.sub_(sure) > 0, best, dim)
+
+    def is_nan(self) -> Tensor:
+        """Return whether a score is NaN, () bool."""
+        found = self.scores.amax().isnan()
+        # Products of what is infinite may be infinite, where the exact score is NaN.
+        return found if "exact" not in self.__dict__ else found | self.exact.amax().isnan()
+
+    def _count(
+        self, compare: Callable[..., Tensor], limit: Tensor, dim: int, outwards: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what compares so with a limit: how many by `dim`, and where, as 1 and 0.
+
+        What rounding does to the limit itself goes `outwards`.
+        """
+        limit = limit.to(self.scores.dtype)
+        if outwards is not None:
+            limit = limit.nextafter(limit.new_tensor(outwards))
+        # As numbers: comparing and counting booleans takes three times as long.
+        dtype = torch.promote_types(self.scores.dtype, torch.float32)
+        mask = torch.empty_like(self.scores, dtype=dtype)
+        compare(self.scores, limit, out=mask)
+        if self.true_places is not None:
+            mask[self.true_places] = 0
+        return mask.sum(dim).long(), mask
+
+    def _decided(self, doubtful: Tensor, best: Tensor, dim: int) -> Tensor:
+        """Return of how many doubtful pairs the exact scores reach the best, by `dim`."""
+        if doubtful.sum() * DENSE > doubtful.numel():
+            return ((self.exact >= best) & doubtful).sum(dim)
+        i, j = doubtful.nonzero().unbind(1)
+        reaches = self.tiles.reach(self.number, i, j, best.expand_as(doubtful)[i, j])
+        counts = torch.zeros(doubtful.shape[1 - dim], dtype=torch.int64, device=doubtful.device)
+        return counts.index_add_(0, (i, j)[1 - dim], reaches.long())
+
+    @cached_property
+    def exact(self) -> Tensor:
+        """All exact scores: many pairs are too near to tell."""
+        return self.tiles.exact(self.number)
+
+
+def _check_true_pairs(true_pairs: Tensor, num_images: int, num_texts: int) -> None:
+    if true_pairs.ndim != 2 or true_pairs.shape[1] != 2 or true_pairs.dtype != torch.int64:
+        raise ValueError(
+            f"true_pairs must be (num_pairs, 2) int64, not {tuple(true_pairs.shape)} "
+            f"{true_pairs.dtype}"
+        )
+    if not (num_images and num_texts):
+        raise ValueError(f"nothing to rank: {num_images:,} images and {num_texts:,} texts")
+    for name, items, size in (
+        ("image", true_pairs[:, 0], num_images),
+        ("text", true_pairs[:, 1], num_texts),
+    ):
+        if len(items) and not 0 <= int(items.min()) <= int(items.max()) < size:
+            raise ValueError(f"true_pairs points beyond the {size:,} {name}s")
+        lonely = (items.bincount(minlength=size) == 0).nonzero()[:, 0]
+        if len(lonely):
+            raise ValueError(
+                f"{len(lonely):,} of {size:,} {name}s have no true partner and so no rank; "
+                f"the first is {name} {int(lonely[0])}"
+            )
+
+
+def _share(numbers: Sequence[int]) -> Iterator[int]:
+    """This process's part of the tiles; all of them where there is no process group."""
+    if dist.is_available() and dist.is_initialized():
+        numbers = numbers[dist.get_rank() :: dist.get_world_size()]
+    return tracked(numbers, "tile")
+
+
+def _reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+    if dist.is_available() and dist.is_initialized():
+        with activity("waiting for the other ranks"):
+            dist.all_reduce(tensor, operation)

@@ -1,0 +1,90 @@
+"""Classification of images by the names of their classes (Radford et al. 2021, section 3.1)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xmodal.activity import tracked
+from xmodal.data.batch import Batch
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.evaluation.metrics.classes import Classes
+from xmodal.evaluation.metrics.recall import chance_recall
+from xmodal.evaluation.metrics.similarity import Similarity, rank_all
+from xmodal.methods.method import Method
+
+CUTOFFS = (1, 5)
+BETTER = (*(f"top{k}" for k in CUTOFFS), "mean_class_recall")
+
+
+def zero_shot_metrics(
+    images: Tensor,
+    classes: Classes,
+    prototypes: Tensor,
+    similarity: Similarity,
+    protocol: str,
+    tile: int,
+) -> dict[str, float]:
+    """Name and number of every metric of classification, in percent.
+
+    `P/top1` and `P/top5`, how many images have one of their own classes among the first; and
+    `P/mean_class_recall`, top 1 among the images of a class, as a mean over classes; each with its
+    chance. Images without a class are left out and counted.
+
+    Args:
+        images: (images, …) embeddings.
+        classes: which image is of which classes.
+        prototypes: (classes, …) embeddings of the classes.
+        similarity: how images put texts in order.
+        protocol: P.
+        tile: about the largest side of a tile of scores.
+    """
+    labelled = classes.of_images.any(1)
+    of_images = classes.of_images[labelled]
+    # Ties count against the model, as in all ranks.
+    ranks = rank_all(images[labelled], prototypes, of_images.nonzero(), similarity, tile)
+    metrics: dict[str, Tensor] = {}
+    for k in CUTOFFS:
+        right = (ranks.image_to_text < k).double()
+        chance = chance_recall(of_images.sum(1), len(prototypes), k).to(right.device)
+        metrics |= {f"top{k}": right.mean(), f"top{k}_chance": chance.mean()}
+        if k == 1:
+            metrics["mean_class_recall"] = _mean_over_classes(right, of_images)
+            metrics["mean_class_recall_chance"] = _mean_over_classes(chance, of_images)
+    percents = {f"{protocol}/{name}": 100 * float(value) for name, value in metrics.items()}
+    counts = {
+        "num_images": len(of_images),
+        "images_left_out": len(images) - len(of_images),
+        "num_classes": len(prototypes),
+    }
+    return percents | {f"{protocol}/{name}": float(count) for name, count in counts.items()}
+
+
+def class_prototypes(
+    method: Method,
+    names: Sequence[str],
+    templates: Sequence[str],
+    tokenizer: CaptionTokenizer,
+    batch_size: int,
+    device: torch.device,
+) -> Tensor:
+    """Return each class's embedding, (classes, …): the mean over all templates, of length 1.
+
+    Of a method whose texts have several embeddings, the mean of each sense.
+    """
+    parts = []
+    captions = [template.replace("{}", name) for name in names for template in templates]
+    for start in tracked(range(0, len(captions), batch_size), "embedding names of classes: batch"):
+        tokens, mask = tokenizer(captions[start : start + batch_size])
+        batch = Batch(tokens=tokens, token_mask=mask)
+        parts.append(method.encode(batch.to(device)).texts)
+    texts = torch.cat(parts)
+    of_classes = texts.view(len(names), len(templates), *texts.shape[1:])
+    return F.normalize(of_classes.mean(1), dim=-1)
+
+
+def _mean_over_classes(values: Tensor, of_images: Tensor) -> Tensor:
+    """Return the mean over classes of each one's mean of values (images,)."""
+    belongs = of_images.to(values.dtype)
+    return ((values @ belongs) / belongs.sum(0)).mean()
