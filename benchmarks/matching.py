@@ -20,13 +20,13 @@ from typing import NamedTuple
 from benchmarks.beside import console
 from benchmarks.cca import fit_heads
 from benchmarks.trained import RECIPES, Metrics, compare, read_arguments, recipe_of, train
+from xmodal.assembly.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
 from xmodal.evaluation.retrieval import evaluate_retrieval, evaluation_set
-from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.clip import Clip
 from xmodal.runs.run import Run
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import hardware, measure
+from xmodal.assembly.build import method_of
 from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import Batch
 from xmodal.distributed.environment import start
-from xmodal.methods.build import method_of
 from xmodal.models.config import TransformerConfig
 from xmodal.training.engine import initialize_engine
 from xmodal.training.gradient_cache import GradientCache

@@ -15,6 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from xmodal.assembly.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Batch
@@ -23,7 +24,6 @@ from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.distributed.environment import Environment
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
-from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.methods.tirg import Tirg
 from xmodal.models.heads import Unit
 from xmodal.runs.run import Run

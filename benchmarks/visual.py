@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.trained import Metrics, compare, read_arguments, recipe_of, train
+from xmodal.assembly.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
-from xmodal.methods.build import build_method, load_tokenizer, make_tokenizer
 from xmodal.runs.run import Run
 
 

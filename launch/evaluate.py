@@ -92,12 +92,12 @@ def load(
     environment: "Environment",
 ) -> Subject:
     """Return what is measured; raises `UserError` where method and data do not fit."""
+    from xmodal.assembly.build import build_method, load_tokenizer
     from xmodal.assembly.checks import check_sample_spec
     from xmodal.assembly.vocabulary import tokenizer_of
     from xmodal.data.batch import GALLERY
     from xmodal.data.manifest import read_manifest
     from xmodal.evaluation.retrieval import sets_to_measure
-    from xmodal.methods.build import build_method, load_tokenizer
     from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
     from xmodal.runs.checkpoints.load import load_weights
 

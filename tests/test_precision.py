@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.recipes import recipe_of
+from xmodal.assembly.build import build_method
 from xmodal.data.tokens import train_tokenizer
-from xmodal.methods.build import build_method
 from xmodal.precision import full_precision, set_precision
 
 TF32, FULL = ("high", True), ("highest", False)

@@ -14,6 +14,7 @@ from tests.processes import on_ranks
 from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, encode, write_shards
 from xmodal.assembly import feature_cache as module
+from xmodal.assembly.build import build_method
 from xmodal.assembly.feature_cache import LockedSides, cached_features, locked_sides
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
@@ -27,7 +28,6 @@ from xmodal.errors import UserError
 from xmodal.evaluation.gallery import Gallery, embed
 from xmodal.evaluation.report.examples import retrieved_examples
 from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
-from xmodal.methods.build import build_method
 from xmodal.methods.method import Method
 
 TOKENIZER = train_tokenizer(["a red house and a green tree"], 300, 16)

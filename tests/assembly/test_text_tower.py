@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from xmodal.assembly.build import load_tokenizer, make_tokenizer, method_of
 from xmodal.assembly.recipe import Recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.data.tokens import train_word_tokenizer
 from xmodal.errors import UserError
-from xmodal.methods.build import load_tokenizer, make_tokenizer, method_of
 from xmodal.methods.method import Method
 from xmodal.runs.run import Run
 

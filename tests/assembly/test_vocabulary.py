@@ -29,7 +29,7 @@ def run(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def holds(monkeypatch: pytest.MonkeyPatch, captions: list[str]) -> None:
-    monkeypatch.setattr("xmodal.methods.build._captions", lambda _: iter(captions))
+    monkeypatch.setattr("xmodal.assembly.build._captions", lambda _: iter(captions))
 
 
 def saved(run: Run, *, copy: bool = True) -> bytes:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
+from xmodal.assembly.build import method_of
 from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import Batch
-from xmodal.methods.build import method_of
 from xmodal.methods.config import DimConfig, TirgConfig
 from xmodal.methods.method import Method
 from xmodal.methods.tirg import Tirg

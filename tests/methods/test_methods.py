@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from xmodal.assembly.build import method_of
 from xmodal.data.batch import Batch
 from xmodal.errors import UserError
-from xmodal.methods.build import method_of
 from xmodal.methods.config import MiteConfig, PvseConfig, UncsmConfig, VseppConfig
 from xmodal.methods.method import Method
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xmodal.assembly.build import method_of
 from xmodal.data.batch import Batch
-from xmodal.methods.build import method_of
 from xmodal.methods.config import PtfSimcmConfig, SimsiamConfig
 from xmodal.methods.ptf_simcm import PtfSimcm
 from xmodal.methods.simsiam import Simsiam

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from xmodal.assembly.build import method_of
 from xmodal.assembly.feature_cache import NO_MEAN, locked_sides
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
@@ -14,7 +15,6 @@ from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import PROBED, SampleSpec
 from xmodal.errors import UserError
-from xmodal.methods.build import method_of
 from xmodal.methods.method import Method
 from xmodal.models.config import FeaturesConfig, RecurrentConfig
 from xmodal.runs.progress import find_metric

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.assembly.build import build_method, load_tokenizer
 from xmodal.assembly.pictures import Picture, read_pictures
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.vocabulary import tokenizer_of
@@ -19,7 +20,6 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.gallery import in_evaluation
 from xmodal.evaluation.metrics.zero_shot import class_prototypes
-from xmodal.methods.build import build_method, load_tokenizer
 from xmodal.methods.method import Method
 from xmodal.models.config import FeaturesConfig
 from xmodal.runs.checkpoints.integrity import check_whole_checkpoint

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from xmodal.activity import activity
 from xmodal.assembly.advice import lines_before_training
+from xmodal.assembly.build import build_method, keep_architecture, load_tokenizer
 from xmodal.assembly.checks import (
     check_batch_norm,
     check_best,
@@ -36,7 +37,6 @@ from xmodal.evaluation.report.measured import Measured, describe
 from xmodal.evaluation.report.results import write_results
 from xmodal.evaluation.report.run_report import retrieval_sheet
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
-from xmodal.methods.build import build_method, keep_architecture, load_tokenizer
 from xmodal.methods.method import Method
 from xmodal.models.config import TimmConfig
 from xmodal.runs.checkpoints.integrity import recover

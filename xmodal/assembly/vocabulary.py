@@ -6,10 +6,10 @@ Every checkpoint keeps a copy, because token ids mean nothing without the tokeni
 from collections.abc import Sequence
 from pathlib import Path
 
+from xmodal.assembly.build import make_tokenizer
 from xmodal.atomic_files import write_atomically
 from xmodal.data.manifest import Manifest
 from xmodal.errors import UserError
-from xmodal.methods.build import make_tokenizer
 from xmodal.methods.config import MethodConfig
 from xmodal.runs.aside import unused
 from xmodal.runs.run import Run
