@@ -17,6 +17,7 @@ MODULES = sorted(
 # From the top down: a module imports from its own package and from the lines below it.
 LAYERS = [
     {"launch"},
+    {"commands"},
     {"tuning"},
     {"assembly"},
     {"training"},
@@ -102,7 +103,9 @@ def test_shards_stand_apart_from_the_training() -> None:
 def test_the_library_does_not_know_its_commands() -> None:
     for path in (ROOT / "xmodal").rglob("*.py"):
         tops = {name.split(".")[0] for name in imports_of(path)}
-        assert not tops & {"launch", "shards"}, f"{name_of(path)} imports {tops}"
+        # Commands build the shards of a recipe that are missing.
+        others = {"launch"} if package_of(name_of(path)) == "commands" else {"launch", "shards"}
+        assert not tops & others, f"{name_of(path)} imports {tops}"
 
 
 def test_modules_are_named_for_what_they_hold() -> None:

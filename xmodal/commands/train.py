@@ -1,0 +1,94 @@
+"""Train a recipe.
+
+    xmodal train quickstart
+    xmodal train RECIPE run=DIR data.train=URL data.val=URL
+
+RECIPE is the name of a recipe or the path of a YAML file; key=value overrides any key of it. The
+run folder (run=DIR) keeps everything; the same command resumes where it was stopped.
+"""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
+
+from xmodal.activity import activity, reporting
+from xmodal.arguments import ArgumentParser
+from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.commands.arguments import add_recipe, key_lines
+from xmodal.errors import own_rank
+from xmodal.runs.restarts import check_restarts
+from xmodal.runs.run import Run
+
+if TYPE_CHECKING:
+    from xmodal.distributed.environment import Environment
+
+
+def main(
+    arguments: Sequence[str], *, prog: str = "xmodal train", description: str | None = __doc__
+) -> None:
+    """Train a recipe, as one rank of a job."""
+    recipe = read_arguments(arguments, prog=prog, description=description)
+    if recipe.checkpoints.mirror is None:  # else the newest checkpoint may not be here yet
+        check_restarts(Run(recipe.run), recipe.training.restarts)
+    # One rank speaks: the others would repeat it.
+    with reporting(partial(print, flush=True)) if own_rank() == 0 else nullcontext():
+        with activity("importing PyTorch and DeepSpeed"):
+            # Only now the slow imports: help and a wrong recipe have been answered.
+            from xmodal.distributed.environment import start
+            from xmodal.distributed.peers import losing_peers
+            from xmodal.distributed.pulse import watching_peers
+
+        with losing_peers():
+            with activity("waiting for all ranks"):
+                environment = start(recipe.training.roll_call)
+            with watching_peers(environment.roll, recipe.training.watchdog):
+                train(recipe, environment)
+
+
+def train(recipe: Recipe, environment: "Environment") -> None:
+    """Train a recipe and print what was measured last."""
+    build_missing_shards(recipe, environment)
+    from xmodal.assembly.finished import own_results
+    from xmodal.assembly.session import Session
+    from xmodal.evaluation.report.run_report import print_results
+
+    Session(recipe, environment).train()
+    if environment.is_main:
+        metrics, lines = own_results(Run(recipe.run))
+        if metrics:
+            print_results(metrics, recipe.run)
+        for line in lines:
+            print(line)
+
+
+def build_missing_shards(recipe: Recipe, environment: "Environment") -> None:
+    """Build the shards that the recipe can have made, on one rank; the others wait."""
+    data = recipe.data
+    if not data.build:
+        return
+    from shards.missing import build_missing
+    from xmodal.distributed.collectives import barrier
+
+    if environment.is_main:
+        build_missing(data.build, data.urls, data.s3)
+    barrier()
+
+
+def read_arguments(
+    arguments: Sequence[str], *, prog: str = "xmodal train", description: str | None = __doc__
+) -> Recipe:
+    """Return the recipe that a command line asks for."""
+    parser = ArgumentParser(
+        prog=prog,
+        usage=f"{prog} RECIPE [key=value ...]",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(["keys of a recipe:", *key_lines(Recipe)]),
+    )
+    add_recipe(parser)
+    # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    return read_recipe(given.recipe, given.overrides)
