@@ -64,7 +64,7 @@ GROUPS: Sequence[dict[str, Phase]] = (
         "renaming": Phase("xmodal.runs.run:Path.rename", range(1, 3), RANKS[:1]),
     },
     {
-        "evaluation": Phase("xmodal.evaluation.gallery:_embed_batch"),
+        "evaluation": Phase("xmodal.evaluation.embedding:_embed_batch"),
         "stage": Phase("xmodal.training.trainer:Trainer._start_stage"),
         "logging": Phase("xmodal.runs.run:Run.log", range(1, 4), RANKS[:1]),
         "results": Phase("xmodal.assembly.session:write_results", victims=RANKS[:1]),

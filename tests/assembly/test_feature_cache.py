@@ -25,7 +25,8 @@ from xmodal.data.shard_index import write_index
 from xmodal.data.tokens import train_tokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
-from xmodal.evaluation.gallery import Gallery, embed
+from xmodal.evaluation.embedding import embed
+from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.report.examples import retrieved_examples
 from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
 from xmodal.methods.method import Method

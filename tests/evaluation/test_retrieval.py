@@ -17,7 +17,7 @@ from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 from xmodal.evaluation.config import PROTOCOLS, EvaluationConfig
-from xmodal.evaluation.gallery import embed, in_evaluation
+from xmodal.evaluation.embedding import embed, in_evaluation
 from xmodal.evaluation.protocols import ground_truth as captions
 from xmodal.evaluation.protocols.registry import COMPOSED, metric_names
 from xmodal.evaluation.report.examples import retrieved_examples

@@ -18,10 +18,9 @@ from xmodal.data.composed import ComposedSet
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
-from xmodal.evaluation.gallery import embed, in_evaluation
+from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
 from xmodal.evaluation.protocols.composed import Search
 from xmodal.evaluation.protocols.registry import COMPOSED
-from xmodal.evaluation.queries import embed_queries
 from xmodal.evaluation.report.examples import retrieved_examples
 from xmodal.evaluation.retrieval import (
     Retrieval,

@@ -22,8 +22,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
 from xmodal.data.tokens import train_tokenizer
 from xmodal.errors import UserError
-from xmodal.evaluation.gallery import embed
-from xmodal.evaluation.queries import embed_queries
+from xmodal.evaluation.embedding import embed, embed_queries
 from xmodal.evaluation.retrieval import sets_to_measure
 
 CPU = torch.device("cpu")

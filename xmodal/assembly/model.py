@@ -18,8 +18,7 @@ from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
-from xmodal.evaluation.gallery import in_evaluation
-from xmodal.evaluation.metrics.zero_shot import class_prototypes
+from xmodal.evaluation.embedding import class_prototypes, in_evaluation
 from xmodal.methods.method import Method
 from xmodal.models.config import FeaturesConfig
 from xmodal.runs.checkpoints.integrity import check_whole_checkpoint

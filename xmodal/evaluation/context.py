@@ -11,6 +11,7 @@ from xmodal.data.evaluation import EvaluationSet
 from xmodal.distributed.collectives import gather_objects, rank
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
+from xmodal.evaluation.embedding import class_prototypes
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.metrics import average_precision, recall, visual, zero_shot
 from xmodal.evaluation.metrics.classes import Classes, classes_of
@@ -22,7 +23,7 @@ from xmodal.evaluation.protocols.ground_truth import (
     Relevance,
     five_captions,
     folds,
-    true_pairs,
+    relevant_pairs,
 )
 from xmodal.evaluation.protocols.registry import without_labels
 from xmodal.methods.method import Method
@@ -37,14 +38,14 @@ class Ranked:
     """Captions that were ranked: by a method's score and, of a learned one, by the cheap one."""
 
     gallery: Gallery
-    true_pairs: Tensor  # (pairs, 2) int64, rows of images and texts that are right
+    relevant_pairs: Tensor  # (pairs, 2) int64, rows of images and texts that are right
     ranks: dict[str, Ranks]  # by what that adds to the protocol's name
 
     def metrics(self, protocol: str) -> Metrics:
         """Return the recalls, and what goes with them."""
         metrics: Metrics = {}
         for ending, ranks in self.ranks.items():
-            metrics |= recall.recall_metrics(ranks, self.true_pairs, protocol + ending)
+            metrics |= recall.recall_metrics(ranks, self.relevant_pairs, protocol + ending)
         return metrics
 
 
@@ -83,7 +84,7 @@ class Subject:
 
     def ranked(self, gallery: Gallery, relevance: Relevance | None = None) -> Ranked:
         """Rank the captions of a gallery by all that there is to rank them by."""
-        pairs = true_pairs(gallery, relevance)
+        pairs = relevant_pairs(gallery, relevance)
         images, texts = gallery.images, gallery.texts
         ranks = {
             ending: rank_all(images, texts, pairs, similarity, self.config.tile)
@@ -140,7 +141,7 @@ def gap(subject: Subject) -> Metrics:
 def by_names(subject: Subject) -> Metrics:
     """Measure the classification of images by the names of their classes."""
     config, classes, images = subject.config, subject.classes, subject.gallery.images
-    prototypes = zero_shot.class_prototypes(
+    prototypes = class_prototypes(
         subject.method,
         classes.names,
         config.templates,

@@ -18,12 +18,13 @@ from xmodal.distributed.collectives import rank
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.context import MEASURES, Ranked, Subject, ranked_captions
-from xmodal.evaluation.gallery import Gallery, embed, in_evaluation
+from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
+from xmodal.evaluation.gallery import Gallery, Queries
 from xmodal.evaluation.protocols.cirr import write_submission
 from xmodal.evaluation.protocols.composed import Search, composed_metrics
 from xmodal.evaluation.protocols.ground_truth import Relevance
+from xmodal.evaluation.protocols.query_checks import check_records
 from xmodal.evaluation.protocols.registry import CAPTIONED, VISUAL, check_protocols, named
-from xmodal.evaluation.queries import Queries, check_records, embed_queries
 from xmodal.evaluation.retrieved import Find, composed_finds, pair_finds, visual_finds
 from xmodal.methods.method import Method
 
@@ -208,7 +209,9 @@ def _certain(metrics: Mapping[str, float], gallery: Gallery, url: str) -> list[s
 def _pair_finds(subject: Subject, ranked: Ranked) -> list[Find]:
     gallery = ranked.gallery
     similarity = subject.similarities(gallery.images, gallery.texts)[""]
-    return pair_finds(gallery, ranked.true_pairs, ranked.ranks[""], similarity, subject.config.tile)
+    return pair_finds(
+        gallery, ranked.relevant_pairs, ranked.ranks[""], similarity, subject.config.tile
+    )
 
 
 def _check_faults(

@@ -38,7 +38,7 @@ class Find:
 
 
 def pair_finds(
-    gallery: Gallery, true_pairs: Tensor, ranks: Ranks, similarity: Similarity, tile: int
+    gallery: Gallery, relevant_pairs: Tensor, ranks: Ranks, similarity: Similarity, tile: int
 ) -> list[Find]:
     """Return what captions find among images, then what images find among captions."""
     numbers = gallery.numbers.tolist()
@@ -49,7 +49,7 @@ def pair_finds(
             gallery.owners.tolist(), gallery.caption_numbers().tolist(), strict=True
         )
     ]
-    pairs = {(image, text) for image, text in true_pairs.tolist()}
+    pairs = {(image, text) for image, text in relevant_pairs.tolist()}
     finds = []
     for row in tracked(_evenly(len(texts)), "what captions find: query"):
         found = nearest(gallery.texts[[row]], gallery.images, HITS, similarity.swapped(), tile)

@@ -15,10 +15,10 @@ from xmodal.evaluation.metrics.ranking import Ranks, count_ranks, top_k
 ROOT = Path(__file__).parents[3]
 
 
-def ranks_by_sorting(scores: np.ndarray, true_pairs: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def ranks_by_sorting(scores: np.ndarray, relevant_pairs: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Position of the first true item in the sorted full matrix, wrong items first in a tie."""
     is_true = np.zeros(scores.shape, dtype=bool)
-    is_true[true_pairs[:, 0], true_pairs[:, 1]] = True
+    is_true[relevant_pairs[:, 0], relevant_pairs[:, 1]] = True
 
     def first_true(row_scores: np.ndarray, row_is_true: np.ndarray) -> int:
         return int(row_is_true[np.lexsort((row_is_true, -row_scores))].argmax())
@@ -261,7 +261,7 @@ def test_ranks_are_equal_on_one_two_and_four_processes(tmp_path: Path) -> None:
     texts = torch.randn(700, 33, generator=generator)
     texts[500:] = texts[:200]
     pairs = random_pairs(150, 700, seed=2)
-    given = {"images": images, "texts": texts, "true_pairs": pairs}
+    given = {"images": images, "texts": texts, "relevant_pairs": pairs}
     torch.save(given, tmp_path / "given.pt")
 
     processes = [run_script(RANKS_OF_PROCESS, str(rank), str(tmp_path)) for rank in range(4)]

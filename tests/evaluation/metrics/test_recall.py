@@ -68,11 +68,12 @@ def test_chance_is_a_mean_over_queries_of_unequal_difficulty() -> None:
 
 @given(st.data(), st.integers(1, 3000), st.integers(1, 12))
 def test_chance_is_the_hypergeometric_formula(data: st.DataObject, size: int, k: int) -> None:
-    num_true = data.draw(st.lists(st.integers(1, size), min_size=1, max_size=5))
+    num_relevant = data.draw(st.lists(st.integers(1, size), min_size=1, max_size=5))
     exact = [
-        1 - Fraction(comb(size - true, k), comb(size, k)) if k <= size else 1 for true in num_true
+        1 - Fraction(comb(size - true, k), comb(size, k)) if k <= size else 1
+        for true in num_relevant
     ]
-    chance = chance_recall(torch.tensor(num_true), size, k)
+    chance = chance_recall(torch.tensor(num_relevant), size, k)
     assert chance.tolist() == pytest.approx([float(value) for value in exact], rel=1e-12, abs=0)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from tests.training_sets import TOKENIZER
 from xmodal.data.batch import Batch
+from xmodal.evaluation.embedding import class_prototypes
 from xmodal.evaluation.metrics.classes import Classes
 from xmodal.evaluation.metrics.similarity import Similarity
-from xmodal.evaluation.metrics.zero_shot import class_prototypes, zero_shot_metrics
+from xmodal.evaluation.metrics.zero_shot import zero_shot_metrics
 from xmodal.methods.scores import dot_product
 
 COSINE = Similarity(dot_product)

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from tests.processes import on_ranks
 from xmodal.data.samples import hash_id
-from xmodal.evaluation.gallery import Gallery
+from xmodal.evaluation.gallery import Gallery, Queries
 from xmodal.evaluation.metrics.recall import median_rank
 from xmodal.evaluation.protocols.composed import (
     CUTOFFS,
     composed_metrics,
     distinct,
 )
-from xmodal.evaluation.queries import Queries
 
 CATEGORIES = ["dress", "shirt", "toptee"]
 STATES, THINGS = ["old", "new", "wet"], ["castle", "coat"]

@@ -13,7 +13,7 @@ from xmodal.data.samples import hash_id
 from xmodal.errors import UserError
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.protocols import ground_truth as module
-from xmodal.evaluation.protocols.ground_truth import five_captions, folds, true_pairs
+from xmodal.evaluation.protocols.ground_truth import five_captions, folds, relevant_pairs
 
 
 def gallery(captions: Sequence[int], image_ids: Sequence[str] | None = None) -> Gallery:
@@ -46,7 +46,7 @@ def test_a_part_is_images_with_their_captions() -> None:
 
 
 def pairs(found: Gallery, relevance: Mapping[str, Sequence[Sequence[str]]] | None) -> set:
-    return {tuple(pair) for pair in true_pairs(found, relevance).tolist()}
+    return {tuple(pair) for pair in relevant_pairs(found, relevance).tolist()}
 
 
 def test_a_caption_is_true_of_its_image_and_of_its_likes() -> None:
@@ -61,7 +61,7 @@ def test_relevance_lists_what_a_caption_is_true_of() -> None:
     for counts in ([3, 1], [1, 1]):
         # Where a caption was dropped, nobody knows whose list is whose.
         with pytest.raises(UserError, match=r"^relevance\.json lists 2 captions of an image of wh"):
-            true_pairs(gallery(counts), listed)
+            relevant_pairs(gallery(counts), listed)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Ranks:
 def count_ranks(
     images: Tensor,
     texts: Tensor,
-    true_pairs: Tensor,
+    relevant_pairs: Tensor,
     score: Function = dot_product,
     tile: int = 2048,
 ) -> Ranks:
@@ -50,7 +50,7 @@ def count_ranks(
     Args:
         images: (num_images, …) embeddings.
         texts: (num_texts, …) embeddings.
-        true_pairs: (num_pairs, 2) int64, the (image, text) that are right; any number an item.
+        relevant_pairs: (num_pairs, 2) int64, the (image, text) that are right; any number an item.
         score: maps blocks (a, …) of images and (b, …) of texts to scores (a, b): a `Score`, or a
             function that gives equal pairs equal scores, to the last bit.
         tile: about the largest side of a tile.
@@ -58,9 +58,9 @@ def count_ranks(
     Raises:
         ValueError: an image or text has no true partner, or a score is NaN.
     """
-    _check_true_pairs(true_pairs, len(images), len(texts))
+    _check_pairs(relevant_pairs, len(images), len(texts))
     tiles = Tiles(images, texts, as_score(score), tile)
-    true_places = tiles.places(true_pairs)
+    true_places = tiles.places(relevant_pairs)
     best = _best_true_scores(tiles, true_places)
     image_to_text, text_to_image = _count_rivals(tiles, true_places, *best)
     return Ranks(image_to_text, text_to_image)
@@ -236,20 +236,24 @@ class _Tile:
         return self.tiles.exact(self.number)
 
 
-def _check_true_pairs(true_pairs: Tensor, num_images: int, num_texts: int) -> None:
-    if true_pairs.ndim != 2 or true_pairs.shape[1] != 2 or true_pairs.dtype != torch.int64:
+def _check_pairs(relevant_pairs: Tensor, num_images: int, num_texts: int) -> None:
+    if (
+        relevant_pairs.ndim != 2
+        or relevant_pairs.shape[1] != 2
+        or relevant_pairs.dtype != torch.int64
+    ):
         raise ValueError(
-            f"true_pairs must be (num_pairs, 2) int64, not {tuple(true_pairs.shape)} "
-            f"{true_pairs.dtype}"
+            f"relevant_pairs must be (num_pairs, 2) int64, not {tuple(relevant_pairs.shape)} "
+            f"{relevant_pairs.dtype}"
         )
     if not (num_images and num_texts):
         raise ValueError(f"nothing to rank: {num_images:,} images and {num_texts:,} texts")
     for name, items, size in (
-        ("image", true_pairs[:, 0], num_images),
-        ("text", true_pairs[:, 1], num_texts),
+        ("image", relevant_pairs[:, 0], num_images),
+        ("text", relevant_pairs[:, 1], num_texts),
     ):
         if len(items) and not 0 <= int(items.min()) <= int(items.max()) < size:
-            raise ValueError(f"true_pairs points beyond the {size:,} {name}s")
+            raise ValueError(f"relevant_pairs points beyond the {size:,} {name}s")
         lonely = (items.bincount(minlength=size) == 0).nonzero()[:, 0]
         if len(lonely):
             raise ValueError(

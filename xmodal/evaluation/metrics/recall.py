@@ -10,7 +10,7 @@ CUTOFFS = (1, 5, 10)
 BETTER = (*(f"{direction}/recall@{k}" for direction in DIRECTIONS for k in CUTOFFS), "rsum")
 
 
-def recall_metrics(ranks: Ranks, true_pairs: Tensor, protocol: str) -> dict[str, float]:
+def recall_metrics(ranks: Ranks, relevant_pairs: Tensor, protocol: str) -> dict[str, float]:
     """Name and number of every retrieval metric, recalls in percent.
 
     `P/image_to_text/recall@K` and `P/text_to_image/recall@K` for K of 1, 5 and 10, each with its
@@ -20,10 +20,10 @@ def recall_metrics(ranks: Ranks, true_pairs: Tensor, protocol: str) -> dict[str,
 
     Args:
         ranks: of every image and every text.
-        true_pairs: (num_pairs, 2) the (image, text) that are right, as the ranks were counted.
+        relevant_pairs: (num_pairs, 2) the (image, text) that are right, as the ranks were counted.
         protocol: what was measured and how, as in `coco-1k-5fold`.
     """
-    images, texts = true_pairs.unique(dim=0).unbind(1)
+    images, texts = relevant_pairs.unique(dim=0).unbind(1)
     num_images, num_texts = len(ranks.image_to_text), len(ranks.text_to_image)
     directions = {
         "image_to_text": _direction(ranks.image_to_text, images.bincount(), num_texts),
@@ -43,30 +43,32 @@ def recall_metrics(ranks: Ranks, true_pairs: Tensor, protocol: str) -> dict[str,
     return metrics
 
 
-def chance_recall(num_true: Tensor, gallery_size: int | Tensor, k: int) -> Tensor:
+def chance_recall(num_relevant: Tensor, gallery_size: int | Tensor, k: int) -> Tensor:
     """Probability (num_queries,) that a random order has a true item among its first k.
 
     With P true items among N it is 1 − C(N − P, k) / C(N, k).
 
     Args:
-        num_true: (num_queries,) P of each query.
+        num_relevant: (num_queries,) P of each query.
         gallery_size: N, or that of each query, (num_queries,).
         k: the cutoff.
     """
-    sizes = torch.as_tensor(gallery_size).cpu().double().expand(len(num_true))
+    sizes = torch.as_tensor(gallery_size).cpu().double().expand(len(num_relevant))
     left = sizes[:, None] - torch.arange(min(k, int(sizes.max())))
-    wrong_draws = -num_true.cpu().double()[:, None] / left
+    wrong_draws = -num_relevant.cpu().double()[:, None] / left
     # A gallery of less than k items is drawn whole.
     wrong_draws = wrong_draws.clamp(min=-1).masked_fill(left < 1, 0)
     # Logarithms, because 1 − (1 − p) would lose the digits of a small p.
     return -wrong_draws.log1p().sum(1).expm1()
 
 
-def _direction(ranks: Tensor, num_true: Tensor, gallery_size: int) -> dict[str, float]:
+def _direction(ranks: Tensor, num_relevant: Tensor, gallery_size: int) -> dict[str, float]:
     metrics = {}
     for k in CUTOFFS:
         metrics[f"recall@{k}"] = 100 * float((ranks < k).double().mean())
-        metrics[f"recall@{k}_chance"] = 100 * float(chance_recall(num_true, gallery_size, k).mean())
+        metrics[f"recall@{k}_chance"] = 100 * float(
+            chance_recall(num_relevant, gallery_size, k).mean()
+        )
     metrics["median_rank"] = median_rank(ranks)
     return metrics
 

@@ -66,21 +66,21 @@ def similarities(method: Method, num_pairs: int, config: EvaluationConfig) -> di
 
 
 def rank_all(
-    images: Tensor, texts: Tensor, true_pairs: Tensor, similarity: Similarity, tile: int
+    images: Tensor, texts: Tensor, relevant_pairs: Tensor, similarity: Similarity, tile: int
 ) -> Ranks:
     """Rank every image's best true text and every text's best true image, as `count_ranks` does.
 
     A true item beyond the shortlist keeps its rank by the cheap score; the best of those within has
     the wrong items before it that the shortlist has in its new order.
     """
-    true_pairs = true_pairs.to(images.device)
-    ranks = count_ranks(images, texts, true_pairs, similarity.score, tile)
+    relevant_pairs = relevant_pairs.to(images.device)
+    ranks = count_ranks(images, texts, relevant_pairs, similarity.score, tile)
     if similarity.rescore is None:
         return ranks
     swapped = similarity.swapped()
     return Ranks(
-        _ranks_again(ranks.image_to_text, images, texts, true_pairs, similarity, tile),
-        _ranks_again(ranks.text_to_image, texts, images, true_pairs.flip(1), swapped, tile),
+        _ranks_again(ranks.image_to_text, images, texts, relevant_pairs, similarity, tile),
+        _ranks_again(ranks.text_to_image, texts, images, relevant_pairs.flip(1), swapped, tile),
     )
 
 
@@ -136,12 +136,12 @@ def _ranks_again(
     ranks: Tensor,
     queries: Tensor,
     gallery: Tensor,
-    true_pairs: Tensor,
+    relevant_pairs: Tensor,
     similarity: Similarity,
     tile: int,
 ) -> Tensor:
     """Return the ranks (queries,) that the shortlist's new order makes of those before."""
-    true_keys = true_pairs[:, 0] * len(gallery) + true_pairs[:, 1]
+    true_keys = relevant_pairs[:, 0] * len(gallery) + relevant_pairs[:, 1]
     total = len(queries)
     own = torch.arange(
         total * rank() // world_size(), total * (rank() + 1) // world_size(), device=ranks.device

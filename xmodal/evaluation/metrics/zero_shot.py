@@ -1,18 +1,10 @@
 """Classification of images by the names of their classes (Radford et al. 2021, section 3.1)."""
 
-from collections.abc import Sequence
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from xmodal.activity import tracked
-from xmodal.data.batch import Batch
-from xmodal.data.tokens import CaptionTokenizer
 from xmodal.evaluation.metrics.classes import Classes
 from xmodal.evaluation.metrics.recall import chance_recall
 from xmodal.evaluation.metrics.similarity import Similarity, rank_all
-from xmodal.methods.method import Method
 
 CUTOFFS = (1, 5)
 BETTER = (*(f"top{k}" for k in CUTOFFS), "mean_class_recall")
@@ -59,29 +51,6 @@ def zero_shot_metrics(
         "num_classes": len(prototypes),
     }
     return percents | {f"{protocol}/{name}": float(count) for name, count in counts.items()}
-
-
-def class_prototypes(
-    method: Method,
-    names: Sequence[str],
-    templates: Sequence[str],
-    tokenizer: CaptionTokenizer,
-    batch_size: int,
-    device: torch.device,
-) -> Tensor:
-    """Return each class's embedding, (classes, …): the mean over all templates, of length 1.
-
-    Of a method whose texts have several embeddings, the mean of each sense.
-    """
-    parts = []
-    captions = [template.replace("{}", name) for name in names for template in templates]
-    for start in tracked(range(0, len(captions), batch_size), "embedding names of classes: batch"):
-        tokens, mask = tokenizer(captions[start : start + batch_size])
-        batch = Batch(tokens=tokens, token_mask=mask)
-        parts.append(method.encode(batch.to(device)).texts)
-    texts = torch.cat(parts)
-    of_classes = texts.view(len(names), len(templates), *texts.shape[1:])
-    return F.normalize(of_classes.mean(1), dim=-1)
 
 
 def _mean_over_classes(values: Tensor, of_images: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from xmodal.data.samples import hash_id
-from xmodal.evaluation.gallery import Gallery
+from xmodal.evaluation.gallery import Gallery, Queries
 from xmodal.evaluation.metrics.recall import chance_recall, median_rank
 from xmodal.evaluation.metrics.tiles import Choice, judge_queries
-from xmodal.evaluation.queries import Queries
 from xmodal.methods.scores import dot_product
 
 # Of each protocol the K of its recalls.

@@ -17,7 +17,7 @@ CAPTIONS = 5  # of an image, in those splits
 FOLD = 1000  # images
 
 
-def true_pairs(gallery: Gallery, relevance: Relevance | None) -> Tensor:
+def relevant_pairs(gallery: Gallery, relevance: Relevance | None) -> Tensor:
     """Return the (image, text) rows that are right, (pairs, 2) int64.
 
     A caption is true of its own image and of all with the same image id, or of what `relevance`

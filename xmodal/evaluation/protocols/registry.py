@@ -12,7 +12,7 @@ from xmodal.evaluation.metrics.gap import GAPS
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
 from xmodal.evaluation.protocols import composed
 from xmodal.evaluation.protocols.ground_truth import Relevance, check_size
-from xmodal.evaluation.queries import check_searchable
+from xmodal.evaluation.protocols.query_checks import check_searchable
 from xmodal.methods.method import Method
 from xmodal.models.features import Features
 

@@ -1,23 +1,14 @@
 """Composed queries: their embeddings, and whether a protocol finds in them what it reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from xmodal.activity import activity
-from xmodal.data.batch import Fault
-from xmodal.data.composed import ComposedSet, record_of
+from xmodal.data.composed import record_of
 from xmodal.data.decode import BadSample
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import PROBED
 from xmodal.data.samples import RawSample
-from xmodal.distributed.collectives import gather, gather_objects
 from xmodal.errors import UserError
-from xmodal.evaluation.gallery import check_any, own_batches
-from xmodal.methods.method import Method
 
 RUN = 100  # samples that are looked through at a time
 # What a protocol reads of a query's JSON beside its source and target.
@@ -26,35 +17,6 @@ READS = {
     "fashion-iq": "category",
     "cirr": "members",
 }
-
-
-@dataclass
-class Queries:
-    """All composed queries of a shard set, whole on every rank, in the manifest's order."""
-
-    numbers: Tensor  # (queries,) int64, the samples' numbers in the manifest
-    embeddings: Tensor  # (queries, dim)
-    records: list[dict[str, Any]]  # what the samples' JSON says
-
-
-def embed_queries(
-    method: Method, dataset: ComposedSet, batch_size: int, *, device: torch.device, workers: int
-) -> tuple[Queries, list[Fault]]:
-    """Encode a set of queries, each rank its part, and gather all embeddings on every rank."""
-    numbers, embeddings = [], []
-    records: list[dict[str, Any]] = []
-    faults: list[Fault] = []
-    for batch in own_batches(dataset, dataset.reader, batch_size, workers=workers):
-        check_any(batch.numbers, batch.faults)
-        faults.extend(batch.faults)
-        records.extend(batch.records)
-        numbers.append(batch.numbers.to(device))
-        embeddings.append(method.encode(batch.queries.to(device)).queries)
-    with activity("waiting for the other ranks"):
-        found = Queries(
-            gather(torch.cat(numbers)), gather(torch.cat(embeddings)), gather_objects(records)
-        )
-    return found, gather_objects(faults, Fault)
 
 
 def check_searchable(protocol: str, queries: SampleReader, gallery: SampleReader) -> None:
