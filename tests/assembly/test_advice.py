@@ -60,7 +60,7 @@ def test_a_sound_recipe_and_data_are_silent(make_recipe: MakeRecipe) -> None:
         ),
         (
             {},
-            stage(kind="steps", at=["500 steps"]),
+            stage(kind="steps", milestones=["500 steps"]),
             999,
             "stage main: its rate falls first at step 500, after its 100 steps",
         ),

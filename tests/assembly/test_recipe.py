@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from xmodal.assembly.recipe import Recipe, load_recipe, read_recipe, with_values
 from xmodal.components.config import Span
 from xmodal.components.description import describe
-from xmodal.components.differences import differences
+from xmodal.components.differences import changes, differences
 from xmodal.errors import UserError
 from xmodal.runs.recipe_file import dump_recipe
 
@@ -280,6 +281,16 @@ def test_the_resolved_recipe_holds_every_value(read: Callable[..., Recipe], tmp_
     (tmp_path / "recipe.yaml").write_text(text)
     assert load_recipe(tmp_path) == recipe
     assert differences(load_recipe(tmp_path), recipe) == []
+
+
+@pytest.mark.parametrize("name", ["simsiam", "vsepp"])
+def test_a_run_folder_of_before_is_the_same_recipe(name: str, tmp_path: Path) -> None:
+    old = Path(__file__).parent / "recipes_of_before" / f"{name}.yaml"
+    (tmp_path / "recipe.yaml").write_text(old.read_text())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipe = load_recipe(tmp_path)
+    assert changes(recipe, read_recipe(name, [])) == []
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:

@@ -73,7 +73,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(recipe: Path, tmp_path: Path
     done = train(
         *(recipe, f"run={tmp_path}/run", "evaluation.every=1 steps", "checkpoints.keep_last=1"),
         # So fast that it forgets: the best is not the last.
-        *("stages.0.optimizer.lr=0.03", "stages.0.schedule.final=1"),
+        *("stages.0.optimizer.lr=0.03", "stages.0.schedule.min_lr_ratio=1"),
     )
     assert done.code == 0, done.err
     rsums = {step: row["relevance/rsum"] for step, row in evaluations(tmp_path / "run").items()}

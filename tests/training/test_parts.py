@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 from xmodal.errors import UserError
-from xmodal.training.config import AdamConfig, AdamWConfig, ScheduleConfig, StageConfig
+from xmodal.training.config import StageConfig
+from xmodal.training.optimizers.adam import AdamConfig
+from xmodal.training.optimizers.adamw import AdamWConfig
 from xmodal.training.parts import locked, parameter_groups, select_trained, set_modes
+from xmodal.training.schedules.cosine import CosineConfig
 
 
 class Tower(nn.Module):
@@ -144,7 +147,7 @@ def test_parts_have_their_own_rates(towers: Towers) -> None:
 
 def test_parts_can_keep_their_rate(towers: Towers) -> None:
     select_trained(towers, ["*"])
-    stage = StageConfig(schedule=ScheduleConfig(constant=("text", "image.head")))
+    stage = StageConfig(schedule=CosineConfig(constant=("text", "image.head")))
     groups = parameter_groups(towers, stage)
     constant = {id(p) for group in groups if group["constant"] for p in group["params"]}
     assert {name for name, p in towers.named_parameters() if id(p) in constant} == {
@@ -152,4 +155,4 @@ def test_parts_can_keep_their_rate(towers: Towers) -> None:
     }
     assert sum(len(group["params"]) for group in groups) == len(list(towers.parameters()))
     with pytest.raises(UserError, match="schedule: constant: 'texts' is no part"):
-        parameter_groups(towers, StageConfig(schedule=ScheduleConfig(constant=("texts",))))
+        parameter_groups(towers, StageConfig(schedule=CosineConfig(constant=("texts",))))

@@ -1,23 +1,34 @@
 """Learning rates and weights of losses over a stage."""
 
 import math
+import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from xmodal.training.config import AdamWConfig, LossConfig, ScheduleConfig, StageConfig
-from xmodal.training.schedule import learning_rate_factor, loss_weight
+from xmodal.components.config import Span
+from xmodal.errors import RenamedKeyWarning
+from xmodal.training.config import LossConfig, StageConfig
+from xmodal.training.loss_weights import loss_weight
+from xmodal.training.optimizers.adamw import AdamWConfig
+from xmodal.training.schedules.constant import Constant
+from xmodal.training.schedules.cosine import Cosine, CosineConfig
+from xmodal.training.schedules.steps import Steps, StepsConfig
 from xmodal.training.timeline import StageSpan
 from xmodal.training.trainer import Trainer
 
 
 def factors(*, warmup: int, total: int, final: float) -> list[float]:
-    return [
-        learning_rate_factor(ScheduleConfig(final=final), step, warmup=warmup, total=total)
-        for step in range(total + 1)
-    ]
+    schedule = Cosine(warmup=warmup, min_lr_ratio=final)
+    return [schedule.factor(step, total) for step in range(total + 1)]
+
+
+def read(**schedule: Any) -> Any:
+    return StageConfig.model_validate({"schedule": schedule}).schedule
 
 
 def test_values_by_hand() -> None:
@@ -44,19 +55,42 @@ def test_it_rises_and_then_falls_and_stays_within_bounds(
 
 
 def test_past_the_end_it_stays_at_the_end() -> None:
-    schedule = ScheduleConfig(final=0.3)
-    assert learning_rate_factor(schedule, 99, warmup=1, total=9) == pytest.approx(0.3)
+    assert Cosine(warmup=1, min_lr_ratio=0.3).factor(99, 9) == pytest.approx(0.3)
 
 
 def test_a_constant_stays_and_a_stair_falls() -> None:
-    constant = ScheduleConfig(kind="constant")
-    rates = [learning_rate_factor(constant, step, warmup=2, total=5) for step in range(5)]
-    assert rates == [0.5, 1, 1, 1, 1]
-    stair = ScheduleConfig(kind="steps", at=("3 steps", "80 %"), factor=0.1)
-    rates = [
-        learning_rate_factor(stair, step, warmup=0, total=5, falls=[3, 4]) for step in range(6)
-    ]
+    constant = Constant(warmup=2)
+    assert [constant.factor(step, 5) for step in range(5)] == [0.5, 1, 1, 1, 1]
+    config = read(kind="steps", milestones=["3 steps", "80 %"], gamma=0.1, warmup=0)
+    stair = config.build(lambda span: span.steps(batch_size=1, epoch_samples=9, stage_steps=5))
+    assert isinstance(stair, Steps)
+    rates = [stair.factor(step, 5) for step in range(6)]
     assert rates == pytest.approx([1, 1, 1, 0.1, 0.01, 0.01])
+
+
+OF_BEFORE = {"warmup": "5 %", "final": 0.0, "at": [], "factor": 0.1, "constant": []}
+
+
+def test_a_schedule_of_before_has_keys_of_all_kinds() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RenamedKeyWarning)
+        cosine = read(**OF_BEFORE, kind="cosine")
+        steps = read(**OF_BEFORE | {"at": ["50 %"]}, kind="steps")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(**OF_BEFORE, kind="constant").kind == "constant"
+    assert cosine == CosineConfig()
+    assert steps == StepsConfig(milestones=(Span("50 %"),))
+
+
+def test_old_keys_are_warned_about_and_those_of_other_kinds_mean_nothing() -> None:
+    with pytest.warns(RenamedKeyWarning, match="the key final is now called min_lr_ratio"):
+        assert read(final=0.5).min_lr_ratio == 0.5
+    with pytest.warns(RenamedKeyWarning, match="final has no effect on a schedule of kind cons"):
+        read(kind="constant", final=0.5)
+    for wrong in ({"at": ["50 %"]}, {"milestones": ["50 %"]}, {"kind": "steps"}):
+        with pytest.raises(ValidationError):
+            read(**wrong)
 
 
 def test_some_parts_keep_the_rate_that_others_lose() -> None:
@@ -64,7 +98,7 @@ def test_some_parts_keep_the_rate_that_others_lose() -> None:
     trainer = SimpleNamespace(
         progress=SimpleNamespace(step=17), timeline=SimpleNamespace(steps=lambda *_: 0)
     )
-    stage = StageConfig(optimizer=AdamWConfig(lr=0.1), schedule=ScheduleConfig(kind="cosine"))
+    stage = StageConfig(optimizer=AdamWConfig(lr=0.1), schedule=CosineConfig())
     span = StageSpan(stage, number=1, start=12, end=22, origin=0)
     engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
     rate = Trainer._set_learning_rate(trainer, engine, span)

@@ -75,20 +75,10 @@ def warnings_of_recipe(
 
 
 def _warnings_of_stage(span: StageSpan, timeline: Timeline) -> Iterator[str]:
-    length, written = span.end - span.start, span.config.schedule.warmup
-    warmup = timeline.steps(written, length)
-    if warmup > length:
-        yield (
-            f"stage {span.config.name}: schedule.warmup of {written} is longer than its "
-            f"{length:,} steps, so its rate never reaches optimizer.lr; use "
-            f"stages.{span.number}.schedule.warmup='5 %'"
-        )
-    falls = [timeline.steps(at, length) for at in span.config.schedule.at]
-    if falls and min(falls) >= length:
-        yield (
-            f"stage {span.config.name}: its rate falls first at step {min(falls):,}, after its "
-            f"{length:,} steps; use stages.{span.number}.schedule.at=['50 %']"
-        )
+    length, key = span.end - span.start, f"stages.{span.number}.schedule"
+    schedule = span.config.schedule
+    for line in schedule.advice(length, lambda d: timeline.steps(d, length), key):
+        yield f"stage {span.config.name}: {line}"
 
 
 def warnings_of_data(recipe: Recipe, contents: BatchSpec, found: Survey) -> Iterator[str]:

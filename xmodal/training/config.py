@@ -1,6 +1,6 @@
 """The recipe's `stages`, `training` and `checkpoints`."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -12,93 +12,11 @@ from pydantic import (
     model_validator,
 )
 
-from xmodal.components.component import Component
 from xmodal.components.config import Config, Duration, Mark, Span
-
-
-class OptimizerConfig(Component):
-    """An optimiser."""
-
-    family: ClassVar[str] = "optimiser"
-    default_kind: ClassVar[str] = "adamw"
-
-    lr: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
-        5e-4, description="learning rate at its highest"
-    )
-    factors: dict[str, PositiveFloat] = Field(
-        {},
-        description="parts, by name or pattern as in train, whose rate is a multiple of lr; of "
-        "several that match, the last counts",
-    )
-
-
-class AdamWConfig(OptimizerConfig):
-    """AdamW (Loshchilov and Hutter 2019); decay on matrices only."""
-
-    kind: Literal["adamw"] = "adamw"
-    betas: Annotated[tuple[float, float], Mark.MUTABLE] = Field(
-        (0.9, 0.98), description="decay of the two moments"
-    )
-    eps: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
-        1e-6, description="added to the root of the second moment"
-    )
-    weight_decay: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
-        0.1, description="decay of matrices; vectors (biases, norms, temperature) never decay"
-    )
-
-
-class AdamConfig(OptimizerConfig):
-    """Adam (Kingma and Ba 2015) or AMSGrad (Reddi et al. 2018), without decay."""
-
-    kind: Literal["adam"] = "adam"
-    betas: Annotated[tuple[float, float], Mark.MUTABLE] = Field(
-        (0.9, 0.999), description="decay of the two moments"
-    )
-    eps: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
-        1e-8, description="added to the root of the second moment"
-    )
-    amsgrad: bool = Field(False, description="divide by the greatest second moment so far")
-
-
-class SGDConfig(OptimizerConfig):
-    """Stochastic gradient descent with momentum."""
-
-    kind: Literal["sgd"] = "sgd"
-    momentum: Annotated[float, Mark.MUTABLE] = Field(
-        0.9, ge=0, lt=1, description="share of the last step in the next"
-    )
-    weight_decay: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
-        0.0, description="decay of matrices, as a gradient"
-    )
-
-
-class ScheduleConfig(Config):
-    """Linear warm-up, then a share of the learning rate that depends on the step alone."""
-
-    kind: Literal["cosine", "constant", "steps"] = Field(
-        "cosine", description="half a cosine down to `final`; 1; `factor` less at each of `at`"
-    )
-    warmup: Annotated[Duration, Mark.MUTABLE] = Field(
-        Span("5 %"), description="length of the linear rise"
-    )
-    final: Annotated[float, Mark.MUTABLE] = Field(
-        0.0, ge=0, le=1, description="share of the learning rate at the end of the cosine"
-    )
-    at: Annotated[tuple[Duration, ...], Mark.MUTABLE] = Field(
-        (), description="when steps fall, from the stage's beginning"
-    )
-    factor: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
-        0.1, description="of what the rate was before, at each of `at`"
-    )
-    constant: tuple[str, ...] = Field(
-        (), description="parts, by name or pattern as in train, whose rate is lr all the time"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if bool(self.at) != (self.kind == "steps"):
-            raise ValueError("`at` says when kind: steps falls: write both, or neither")
-        return self
+from xmodal.training.optimizers.adamw import AdamWConfig
+from xmodal.training.optimizers.config import OptimizerConfig
+from xmodal.training.schedules.config import ScheduleConfig
+from xmodal.training.schedules.cosine import CosineConfig
 
 
 class LossConfig(Config):
@@ -146,7 +64,7 @@ class StageConfig(Config):
         description="the order of samples goes on from the stage before, or begins once more",
     )
     optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimiser, new for each")
-    schedule: ScheduleConfig = Field(ScheduleConfig(), description="its learning rate over time")
+    schedule: ScheduleConfig = Field(CosineConfig(), description="its learning rate over time")
     clip_norm: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
         1.0, description="greatest gradient norm; 0: unlimited"
     )

@@ -10,12 +10,7 @@ from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import nn
 
 from xmodal.runs.checkpoints.writer import OverlappingWriter
-from xmodal.training.config import (
-    AdamConfig,
-    AdamWConfig,
-    SGDConfig,
-    StageConfig,
-)
+from xmodal.training.config import StageConfig
 from xmodal.training.parts import parameter_groups
 
 _ZERO = "deepspeed.runtime.zero."
@@ -40,9 +35,8 @@ def initialize_engine(
         # It waits for the GPU twice a backward pass.
         "timers": {"throughput": {"enabled": False}},
     }
-    engine, *_ = deepspeed.initialize(
-        model=method, optimizer=_optimizer(method, stage), config=config
-    )
+    optimizer = stage.optimizer.build(parameter_groups(method, stage))
+    engine, *_ = deepspeed.initialize(model=method, optimizer=optimizer, config=config)
     engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
     return engine
 
@@ -60,20 +54,6 @@ def close_engine(engine: Any) -> None:
         # Methods of ZeRO 3 remember their arguments, the modules of every engine among them.
         if type(cache) is _lru_cache_wrapper and cache.__module__.startswith(_ZERO):
             cache.cache_clear()
-
-
-def _optimizer(method: nn.Module, stage: StageConfig) -> torch.optim.Optimizer:
-    config, groups = stage.optimizer, parameter_groups(method, stage)
-    match config:
-        case AdamWConfig():
-            return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
-        case AdamConfig():
-            return torch.optim.Adam(
-                groups, lr=config.lr, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad
-            )
-        case SGDConfig():
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    raise AssertionError(config)
 
 
 def gradient_norm(module: nn.Module) -> float:

@@ -32,10 +32,10 @@ from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
 from xmodal.training.engine import close_engine, gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache, batch_norms
 from xmodal.training.log import TrainingLog
+from xmodal.training.loss_weights import loss_weight
 from xmodal.training.parts import select_trained, set_modes
 from xmodal.training.preemption import Preemption
 from xmodal.training.requirements import check_requirements
-from xmodal.training.schedule import learning_rate_factor, loss_weight
 from xmodal.training.timeline import StageSpan, Timeline
 
 Evaluate = Callable[[Method, int, StageSpan], dict[str, float]]
@@ -310,15 +310,10 @@ class Trainer:
 
     def _set_learning_rate(self, engine: Any, span: StageSpan) -> float:
         """Set each part's learning rate and return that of parts of which nothing is said."""
-        schedule, total = span.config.schedule, span.end - span.start
+        total = span.end - span.start
+        schedule = span.config.schedule.build(lambda d: self.timeline.steps(d, total))
         highest = span.config.optimizer.lr
-        rate = highest * learning_rate_factor(
-            schedule,
-            self.progress.step - span.start,
-            warmup=self.timeline.steps(schedule.warmup, total),
-            total=total,
-            falls=[self.timeline.steps(at, total) for at in schedule.at],
-        )
+        rate = highest * schedule.factor(self.progress.step - span.start, total)
         for group in engine.optimizer.param_groups:
             group["lr"] = (highest if group["constant"] else rate) * group["factor"]
         return rate

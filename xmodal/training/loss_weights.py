@@ -1,0 +1,10 @@
+"""Weights of losses as pure functions of the progress: there is nothing to save or restore."""
+
+from xmodal.objectives.schedule import adversarial_ramp
+from xmodal.training.config import LossConfig
+
+
+def loss_weight(loss: LossConfig, progress: float) -> float:
+    """Return a loss's weight when this share of its stage is done, 0 to 1."""
+    ramps = {"none": 1.0, "linear": progress, "adversarial": adversarial_ramp(progress)}
+    return loss.weight * ramps[loss.ramp]

@@ -1,0 +1,33 @@
+"""The family of optimisers."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from xmodal.components.component import Component
+from xmodal.components.config import Mark
+
+
+class OptimizerConfig(Component):
+    """An optimiser.
+
+    `build(groups)` gives the class its parameter groups, and the fields but `factors` by name:
+    each group has the `weight_decay` of its parameters, and the engine sets its `lr` each step.
+    """
+
+    family: ClassVar[str] = "optimiser"
+    default_kind: ClassVar[str] = "adamw"
+
+    lr: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
+        5e-4, description="learning rate at its highest"
+    )
+    factors: dict[str, PositiveFloat] = Field(
+        {},
+        description="parts, by name or pattern as in train, whose rate is a multiple of lr; of "
+        "several that match, the last counts",
+    )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, as the class takes them; the groups are made of `factors`."""
+        return {name: value for name, value in super().arguments.items() if name != "factors"}
