@@ -14,6 +14,7 @@ from xmodal.assembly.build import build_method, load_tokenizer
 from xmodal.assembly.pictures import Picture, read_pictures
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.vocabulary import tokenizer_of
+from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
@@ -31,14 +32,21 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 def load(
-    run: str | Path, *, checkpoint: str = "latest", device: str | torch.device | None = None
+    run: str | Path,
+    *,
+    checkpoint: str = "latest",
+    device: str | torch.device | None = None,
+    plugins: Sequence[str] = (),
 ) -> "Model":
     """Load the model of a run folder, in evaluation mode.
 
     No hub is asked and no global random state changes. `checkpoint` is `latest`, `best` or
-    `step-N`; `device` is the GPU by default where there is one, else the CPU. Raises `UserError`
-    where there is no such run or checkpoint, or it is damaged.
+    `step-N`; `device` is the GPU by default where there is one, else the CPU; `plugins` are modules
+    to import, without which a run that was trained with plugins is refused, unless they are
+    installed as such or imported already. Raises `UserError` where there is no such run or
+    checkpoint, or it is damaged.
     """
+    import_plugins(plugins)
     recipe = load_recipe(run)
     opened = Run(run)
     folder = opened.find_checkpoint(checkpoint)

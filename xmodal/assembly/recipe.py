@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from xmodal.components.config import Config, Mark
 from xmodal.components.overrides import parse_override, set_text, set_value
+from xmodal.components.plugins import import_plugins, require_plugins
 from xmodal.components.validation import nearest, validate
 from xmodal.data.config import DataConfig
 from xmodal.errors import UserError
@@ -32,6 +33,9 @@ class Recipe(Config):
     run: Annotated[str, Mark.FREE] = Field(
         min_length=1, description="folder of the run; default: runs/ and the recipe's name"
     )
+    plugins: Annotated[list[str], Mark.FREE] = Field(
+        [], description="modules that register components of their own (docs/plugins.md)"
+    )
     data: DataConfig = Field(description="shards, order, batches")
     method: MethodConfig = Field(description="encoders and what they minimise")
     stages: list[StageConfig] = Field(
@@ -42,6 +46,19 @@ class Recipe(Config):
         EvaluationConfig(), description="ranking data.val"
     )
     checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="what is kept")
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _one_or_many(cls, plugins: Any) -> Any:
+        return [plugins] if isinstance(plugins, str) else plugins
+
+    @model_validator(mode="before")
+    @classmethod
+    def _have_plugins(cls, values: Any) -> Any:
+        """Have what the recipe names be registered before the rest of it is read."""
+        if isinstance(values, dict):
+            require_plugins(_plugins_of(values))
+        return values
 
     def timeline(self, epoch_samples: int) -> Timeline:
         """Return the recipe's steps over `epoch_samples` samples an epoch."""
@@ -62,8 +79,13 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path = RECIPES) -> 
     path = _find(name, folder)
     values = read_yaml(path)
     values.setdefault("run", f"runs/{path.stem}")
-    for override in overrides:
-        set_text(Recipe, values, *parse_override(override))
+    given = [parse_override(override) for override in overrides]
+    # Those of plugins first: the others may be keys of components that they register.
+    for key, text in sorted(given, key=lambda one: not one[0].startswith("plugins")):
+        if not key.startswith("plugins"):
+            import_plugins(_plugins_of(values))
+        set_text(Recipe, values, key, text)
+    import_plugins(_plugins_of(values))
     # Where the package lies says nothing to whoever has to mend an override.
     return validate(Recipe, values, path.name if path.parent == RECIPES else str(path))
 
@@ -82,6 +104,13 @@ def with_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recip
 def load_recipe(run: str | Path) -> Recipe:
     """Read the resolved recipe that a run folder holds."""
     return read_recipe_file(run, Recipe)
+
+
+def _plugins_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the plugins that the values of a recipe name; a mistake in them is told later."""
+    plugins = values.get("plugins")
+    named = plugins if isinstance(plugins, list) else [plugins]
+    return [name for name in named if isinstance(name, str)]
 
 
 def _find(name: str, folder: Path) -> Path:

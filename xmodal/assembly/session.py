@@ -18,6 +18,7 @@ from xmodal.assembly.checks import (
 from xmodal.assembly.data_record import DataRecord
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
+from xmodal.assembly.plugin_record import changed_plugins, write_plugins
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.assembly.vocabulary import settle_tokenizer
@@ -103,7 +104,7 @@ class Session:
         self.progress = read_progress(self.run)
         record = self._data_record()
         resumed = record.resume(self.run.path, recipe, self.progress)
-        self.recovered += resumed.lines
+        self.recovered += [*resumed.lines, *changed_plugins(self.run.path)]
         self.timeline = recipe.timeline(resumed.epoch)
         self.finished = is_finished(self.run, recipe, self.timeline, self.progress)
         barrier()
@@ -118,6 +119,7 @@ class Session:
         if not (self.finished and self.run.recipe.is_file()):
             self.run.create(self.recipe)
             record.write(self.run.path)
+            write_plugins(self.run.path)
         self.run.pin()
         keep_last = load_recipe(self.run.path).checkpoints.keep_last
         self.run.tidy(keep_last, self.progress.best_step)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, SerializationInfo
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from xmodal.components.config import Config, Secret, tag_of
+from xmodal.components.plugins import import_announced
 from xmodal.errors import UserError
 
 
@@ -74,10 +75,14 @@ class Component(Config):
         kind = value.get("kind", cls.default_kind)
         if kind is None:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
-        if not isinstance(kind, str) or kind not in cls.kinds:
+        if not isinstance(kind, str) or not cls._is_known(kind):
             context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": ""}
             raise PydanticKnownError("union_tag_invalid", context)
         return cls.kinds[kind].model_validate(value)
+
+    @classmethod
+    def _is_known(cls, kind: str) -> bool:
+        return kind in cls.kinds or (import_announced() and kind in cls.kinds)
 
     @classmethod
     def built_class(cls) -> type:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from xmodal.components.differences import changes
+from xmodal.components.plugins import MissingPluginError
 from xmodal.components.validation import validate
 from xmodal.errors import RenamedKeyWarning, UserError
 from xmodal.yaml_text import read_yaml
@@ -37,6 +38,8 @@ def read_recipe_file(run: str | Path, model: type[R]) -> R:
             # Runs of before have keys by the names of then.
             warnings.simplefilter("ignore", RenamedKeyWarning)
             return validate(model, read_yaml(path), str(path))
+    except MissingPluginError as error:
+        raise MissingPluginError(f"{path} {error}") from None
     except UserError as error:
         raise UserError(f"{error}; restore the file, or name another run") from None
 

@@ -29,6 +29,7 @@ _PARTS = {
     "tokenizer.json": False,
     "text_encoder": True,
     "data.json": False,
+    "plugins.json": False,
     "metrics.jsonl": False,
     "tensorboard": True,
     "checkpoints": True,

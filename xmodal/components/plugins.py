@@ -1,0 +1,108 @@
+"""Plugins: modules from outside the package that register components.
+
+A recipe names them (`plugins: [my_losses]`), or an installed package announces them by entry points
+of the group `xmodal.plugins`. The former are imported before the recipe is read, the latter once a
+recipe names them or a kind that nobody has registered.
+
+A run folder alone imports no code: what its recipe names has to be imported already, or to be
+announced by an installed package.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from xmodal.errors import UserError
+
+GROUP = "xmodal.plugins"
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_imported: dict[str, ModuleType] = {}  # by the name that they were asked for
+
+
+class MissingPluginError(UserError):
+    """A plugin that a recipe names and this process may not or cannot import."""
+
+
+def import_plugins(names: Sequence[str]) -> None:
+    """Import plugins that the user named: entry points, installed modules, or modules of the
+    working directory.
+
+    Raises `UserError` for one that is not there, or lacks a module that it needs.
+    """
+    for name in names:
+        if name not in _imported:
+            _imported[name] = _import(name)
+
+
+def require_plugins(names: Sequence[str]) -> None:
+    """Import those of the plugins that installed packages announce.
+
+    Raises `MissingPluginError` for any other that this process has not imported yet.
+    """
+    for name in names:
+        if name in _imported or name in sys.modules:
+            continue
+        if name not in _announced():
+            raise MissingPluginError(
+                f"needs the plugin {name}, and a run folder alone imports no code; if you trust "
+                f"the plugin, name it yourself: --plugin {name}, xmodal.load(…, plugins=[{name!r}])"
+                f", or plugins=[{name}] of a recipe"
+            )
+        import_plugins([name])
+
+
+def import_announced() -> bool:
+    """Import all plugins that installed packages announce; tell whether any of them is new."""
+    new = [name for name in _announced() if name not in _imported]
+    import_plugins(new)
+    return bool(new)
+
+
+def imported_plugins() -> dict[str, str]:
+    """Return a digest of the source of each plugin imported so far, by its name."""
+    return {name: _digest(module) for name, module in sorted(_imported.items())}
+
+
+def _import(name: str) -> ModuleType:
+    entry = _announced().get(name)
+    module = entry.module if entry else name
+    if not _NAME.fullmatch(module):
+        raise UserError(f"plugins: {name!r} is not the name of a module, such as my_losses")
+    here = str(Path.cwd())
+    if here not in sys.path:  # scripts have their own folder there in its place
+        sys.path.append(here)
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise MissingPluginError(
+                f"plugins: there is no module {module}; install it, or start the command in the "
+                "folder that holds it"
+            ) from None
+        raise UserError(
+            f"plugins: {name} needs the module {error.name}, which is not installed"
+        ) from error
+
+
+@cache
+def _announced() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _digest(module: ModuleType) -> str:
+    """Return a digest of a module's source, of a package's of all its modules."""
+    if module.__file__ is None:
+        return "unknown"
+    file = Path(module.__file__)
+    files = sorted(file.parent.rglob("*.py")) if file.stem == "__init__" else [file]
+    digest = sha256()
+    for one in files:
+        digest.update(one.relative_to(file.parent).as_posix().encode())
+        digest.update(one.read_bytes())
+    return f"sha256-{digest.hexdigest()[:16]}"
