@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError, printable, run_command
 from xmodal.evaluation.config import PROTOCOLS
 from xmodal.runs.recipe_file import dump_recipe
@@ -53,6 +54,7 @@ class Subject:
 
 def main() -> None:
     given = read_arguments(sys.argv[1:])
+    import_plugins(given.plugin)
     recipe = load_recipe(given.run)
     if (given.data or recipe.data.val) is None:
         raise UserError(f"{given.run} was trained without data.val; give --data URL")
@@ -268,6 +270,13 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         choices=["default", *PROTOCOLS],
         help="what is measured (docs/evaluation.md), may be given several times; default: its "
         "evaluation.protocols, else what fits its method",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module to import for components that the run uses, may be given several times",
     )
     parser.add_argument(
         "--submission",

@@ -33,9 +33,6 @@ class Recipe(Config):
     run: Annotated[str, Mark.FREE] = Field(
         min_length=1, description="folder of the run; default: runs/ and the recipe's name"
     )
-    plugins: Annotated[list[str], Mark.FREE] = Field(
-        [], description="modules that register components of their own (docs/plugins.md)"
-    )
     data: DataConfig = Field(description="shards, order, batches")
     method: MethodConfig = Field(description="encoders and what they minimise")
     stages: list[StageConfig] = Field(
@@ -46,6 +43,9 @@ class Recipe(Config):
         EvaluationConfig(), description="ranking data.val"
     )
     checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="what is kept")
+    plugins: Annotated[list[str], Mark.FREE] = Field(
+        [], description="modules that register components of their own (docs/plugins.md)"
+    )
 
     @field_validator("plugins", mode="before")
     @classmethod

@@ -1,0 +1,121 @@
+"""Plugins: who may have them imported, and what is said of those that are not there."""
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xmodal.assembly.plugin_record import changed_plugins, write_plugins
+from xmodal.assembly.recipe import Recipe, load_recipe, read_recipe
+from xmodal.components import plugins
+from xmodal.errors import UserError
+from xmodal.training.optimizers.config import OptimizerConfig
+
+PLUGIN = """
+from typing import Literal
+
+from xmodal.training.optimizers.config import OptimizerConfig
+
+
+class PlainConfig(OptimizerConfig):
+    \"\"\"Plain descent.\"\"\"
+
+    kind: Literal["plain"] = "plain"
+    builds = "torch.optim:SGD"
+    momentum: float = 0.0
+"""
+CHOSEN = ["stages.0.optimizer={kind: plain}", "stages.0.optimizer.momentum=0.5"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with a plugin in it; what is imported there is forgotten again."""
+    (tmp_path / "descent_plugin.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "_imported", {})
+    yield tmp_path
+    sys.modules.pop("descent_plugin", None)
+    OptimizerConfig.kinds.pop("plain", None)
+
+
+def write_run(place: Path, recipe: Recipe) -> Path:
+    run = place / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    return run
+
+
+def forget() -> None:
+    """Be a process that has imported nothing yet."""
+    plugins._imported.clear()
+    sys.modules.pop("descent_plugin", None)
+    OptimizerConfig.kinds.pop("plain", None)
+
+
+@pytest.mark.parametrize("named", ["descent_plugin", "[descent_plugin]"])
+def test_a_recipe_names_a_module_of_the_working_directory(named: str, place: Path) -> None:
+    # In any order: the plugin is imported before keys of its components are read.
+    recipe = read_recipe("quickstart", [*CHOSEN, f"plugins={named}"])
+    assert recipe.stages[0].optimizer.kind == "plain"
+    assert recipe.plugins == ["descent_plugin"]
+    assert place.samefile(Path(str(sys.modules["descent_plugin"].__file__)).parent)
+
+
+def test_a_run_folder_alone_imports_nothing(place: Path) -> None:
+    run = write_run(place, read_recipe("quickstart", ["plugins=descent_plugin", *CHOSEN]))
+    assert load_recipe(run).stages[0].optimizer.kind == "plain"
+    forget()
+    with pytest.raises(UserError, match="needs the plugin descent_plugin") as caught:
+        load_recipe(run)
+    assert str(caught.value).startswith(f"{run}/recipe.yaml needs")
+    assert "descent_plugin" not in sys.modules
+    plugins.import_plugins(["descent_plugin"])
+    assert load_recipe(run).stages[0].optimizer.kind == "plain"
+
+
+def test_plugins_of_installed_packages_are_found_by_kind(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = EntryPoint("descent", "descent_plugin", plugins.GROUP)
+    monkeypatch.setattr(plugins, "_announced", lambda: {"descent": entry})
+    read_recipe("quickstart", [])
+    assert "descent_plugin" not in sys.modules  # no kind of it was asked for
+    run = write_run(place, read_recipe("quickstart", CHOSEN))
+    assert sys.modules["descent_plugin"]
+    forget()
+    assert load_recipe(run).stages[0].optimizer.kind == "plain"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_plugin", "plugins: there is no module no_such_plugin; install it, or start"),
+        ("lacking", "plugins: lacking needs the module no_such_library, which is not installed"),
+        ("./a.py", "plugins: './a.py' is not the name of a module"),
+    ],
+)
+def test_a_plugin_that_is_not_there_is_one_line(name: str, said: str, place: Path) -> None:
+    (place / "lacking.py").write_text("import no_such_library\n")
+    with pytest.raises(UserError, match=said):
+        read_recipe("quickstart", [f"plugins={name}"])
+
+
+def test_a_run_notices_another_source(place: Path) -> None:
+    read_recipe("quickstart", ["plugins=descent_plugin"])
+    write_plugins(place)
+    assert changed_plugins(place) == []
+    (place / "descent_plugin.py").write_text(PLUGIN + "\n# changed\n")
+    (line,) = changed_plugins(place)
+    assert line.startswith("warning: the source of plugin descent_plugin changed")
+
+
+Make = Callable[..., Recipe]
+
+
+def test_what_a_run_has_imported_already_is_no_harm(place: Path, make_recipe: Make) -> None:
+    assert make_recipe(plugins=["os"]).plugins == ["os"]
+    assert list(place.iterdir()) == [place / "descent_plugin.py"]
