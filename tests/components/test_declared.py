@@ -25,8 +25,13 @@ class Built(slow_library.Base):
     pass
 
 
+def made_of(built: Built = Built()) -> Built:
+    return built
+
+
 class WordConfig(Config):
     kind: Literal["word"] = "word"
+    made_of: str = "letters"  # a field that is called as a function
     length: int = Field(LONGEST, description="letters")
 
 

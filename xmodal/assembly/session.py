@@ -22,7 +22,6 @@ from xmodal.assembly.plugin_record import changed_plugins, write_plugins
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.assembly.vocabulary import settle_tokenizer
-from xmodal.data.augment import Augment
 from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.loader import DataSet, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
@@ -244,7 +243,7 @@ class Session:
             data.crop,
             data.flip,
             data.scaled_decoding,
-            Augment(data.augment) if data.augment else None,
+            data.augment.build() if data.augment else None,
         )
         return TrainingSet(
             data_sets(self.recipe, shards),

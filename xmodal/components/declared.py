@@ -77,7 +77,9 @@ def _split(tree: ast.Module, file: str) -> tuple[CodeType, CodeType]:
         node = open_nodes.pop()
         if node not in wanted:
             wanted.add(node)
-            used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+            # A field may have the name of a function: it is stored, and uses none.
+            used = {n.id for n in names if isinstance(n.ctx, ast.Load)}
             open_nodes += [defined[name] for name in used if name in defined]
     parts = ([n for n in tree.body if (n in wanted) is first] for first in (True, False))
     head, rest = (compile(ast.Module(part, []), file, "exec") for part in parts)

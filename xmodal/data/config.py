@@ -12,35 +12,11 @@ from pydantic import (
 )
 
 from xmodal.components.config import Config, Mark
+from xmodal.data.augmentations.config import AugmentationConfig
 from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.storage.config import CacheConfig, S3Config
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Strength = Annotated[float, Field(ge=0, description="0: unchanged; s: times 1 - s to 1 + s")]
-
-
-class AugmentConfig(Config):
-    """What makes two views of an image differ in colour and sharpness; as MoCo v2 and SimSiam."""
-
-    jitter: Probability = Field(0.8, description="share of the views whose colours are changed")
-    brightness: Strength = 0.4
-    contrast: Strength = 0.4
-    saturation: Strength = 0.4
-    hue: float = Field(
-        0.1, ge=0, le=0.5, description="greatest turn of the hue, in whole turns, either way"
-    )
-    grey: Probability = Field(0.2, description="share of the views without colour")
-    blur: Probability = Field(0.5, description="share of the views that are blurred")
-    blur_sigma: tuple[float, float] = Field(
-        (0.1, 2.0), description="least and greatest standard deviation of the blur, in pixels"
-    )
-
-    @field_validator("blur_sigma")
-    @classmethod
-    def _deviations(cls, sigma: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < sigma[0] <= sigma[1]:
-            raise ValueError("write [least, greatest], 0 < least <= greatest")
-        return sigma
 
 
 class DataSetConfig(Config):
@@ -125,7 +101,7 @@ class DataConfig(Config):
         description="what two samples have in common that are no negatives of each other: their "
         "image_id, their caption (where classes are written as captions), or their first label",
     )
-    augment: Annotated[AugmentConfig | None, Mark.MUTABLE] = Field(
+    augment: Annotated[AugmentationConfig | None, Mark.MUTABLE] = Field(
         None, description="colours and blur of each view, for self-supervision; null: none"
     )
     max_bad_share: Annotated[float, Mark.FREE] = Field(

@@ -1,5 +1,7 @@
 """Views are torchvision's, drawn from the given generator alone, in a known order."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from xmodal.data.augment import Augment, blur
-from xmodal.data.config import AugmentConfig
+from xmodal.data.augmentations.colour import Colour, ColourConfig, blur
 
 NOTHING = {"jitter": 0, "grey": 0, "blur": 0}
 
@@ -22,8 +23,8 @@ def picture(size: int = 40, seed: int = 0) -> Tensor:
     return large[0].to(torch.uint8).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
-def view(image: Tensor, seed: int = 0, **config: object) -> Tensor:
-    return Augment(AugmentConfig(**config))(image, np.random.default_rng(seed))
+def view(image: Tensor, seed: int = 0, **config: Any) -> Tensor:
+    return Colour(**config)(image, np.random.default_rng(seed))
 
 
 def test_a_view_is_a_function_of_the_generator_alone() -> None:
@@ -132,11 +133,13 @@ def test_blurring_equals_torchvisions_in_both_directions_at_once(
 )
 def test_what_no_view_can_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        AugmentConfig(**wrong)
+        ColourConfig(**wrong)
 
 
 def test_the_defaults_are_those_of_the_papers() -> None:
-    assert AugmentConfig().model_dump() == {
+    assert ColourConfig().build() == Colour()
+    assert ColourConfig().model_dump() == {
+        "kind": "colour",
         "jitter": 0.8,
         "brightness": 0.4,
         "contrast": 0.4,
