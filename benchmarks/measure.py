@@ -136,11 +136,10 @@ def ours(kind: str, **given: Any) -> Callable[[int, int], Loss]:
     def build(rank: int, _: int) -> Loss:
         from pydantic import TypeAdapter
 
-        from xmodal.objectives.build import build_objective
         from xmodal.objectives.config import ObjectiveConfig
 
         config: Any = TypeAdapter(ObjectiveConfig).validate_python({"kind": kind} | given)
-        objective = build_objective(config).to(DEVICE)
+        objective = config.build().to(DEVICE)
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
             ids = torch.arange(len(x), device=x.device) + rank * len(x)
@@ -229,7 +228,7 @@ OBJECTIVES: dict[str, Sides] = {
         "naive": full_matrix(naive_info_nce),
     },
     "infonce_bf16": {
-        "ours": ours("info_nce", products="bfloat16"),
+        "ours": ours("info_nce", matmul_dtype="bfloat16"),
         "peer": open_clip("ClipLoss"),
     },
     "sigmoid": {

@@ -173,15 +173,15 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ),
         (
             "method.objective.kind=triplt",
-            ["method.objective.kind: triplt", "mean triplet?", "info_nce, sigmoid, margin"],
+            ["method.objective.kind: triplt", "mean triplet?", "info_nce, margin, mutual"],
         ),
         (
             "method.objective={kind: margin, bias: 1}",
             ["unknown key method.objective.bias; allowed: tile, kind, margin"],
         ),
         (
-            "method.objective={kind: info_nce, positives: same_id, products: bfloat16}",
-            ["method.objective: ", "positives: same_id needs products: float32"],
+            "method.objective={kind: info_nce, positives: same_id, matmul_dtype: bfloat16}",
+            ["method.objective: ", "positives: same_id needs matmul_dtype: float32"],
         ),
         ("method.text.vocabulary=5", ["method.text.vocabulary: 5", "equal to 300"]),
         ("method.image={}", ["method.image.kind is missing; allowed: timm, features"]),

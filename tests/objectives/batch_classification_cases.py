@@ -5,13 +5,12 @@ from torch import Tensor, nn
 
 from tests.objectives.equivalence import Case, Inputs, pair_batches
 from xmodal.objectives.batch_classification import BatchClassification
-from xmodal.objectives.config import BatchClassificationConfig
 
 TILE = 5  # so that even these small batches take several tiles, the last ones cut short
 
 
 def batch_classification() -> BatchClassification:
-    return BatchClassification(BatchClassificationConfig(tile=TILE)).double()
+    return BatchClassification(tile=TILE).double()
 
 
 def share(module: nn.Module, inputs: Inputs) -> Tensor:

@@ -66,7 +66,7 @@ def pair_batches() -> dict[str, Inputs]:
         # Products of whole numbers are exact: their ties are ties in every engine.
         "ties": {"x": whole[0], "y": whole[1], "ids": again},
         "all alike": {"x": x[:1].repeat(BATCH, 1), "y": x[:1].repeat(BATCH, 1), "ids": ids},
-        "found without doubt": {"x": 6 * x, "y": 6 * x, "ids": ids},
+        "easy positives": {"x": 6 * x, "y": 6 * x, "ids": ids},
     }
 
 

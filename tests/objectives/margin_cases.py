@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.objectives.equivalence import Case, Inputs, pair_batches
-from xmodal.objectives.config import MarginConfig
 from xmodal.objectives.margin import Margin
 
 TILE = 5  # so that even these small batches take several tiles, the last ones cut short
 
 
 def margin(size: float) -> Margin:
-    return Margin(MarginConfig(margin=size, tile=TILE))
+    return Margin(margin=size, tile=TILE)
 
 
 def share(module: nn.Module, inputs: Inputs) -> Tensor:
@@ -25,7 +24,7 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     x, y, ids = inputs.values()
     differences = x[:, None] - y
     squares = (differences**2).sum(-1)
-    hinges = (module.config.margin - differences.norm(dim=-1)).relu()
+    hinges = (module.margin - differences.norm(dim=-1)).relu()
     return torch.where(ids[:, None] == ids, squares, hinges**2).sum() / (2 * len(x))
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from tests.objectives.equivalence import DIM, Case, Inputs, pair_batches
 from tests.objectives.mutual_information_cases import randomised
-from xmodal.objectives.config import MetricPairsConfig
+from xmodal.objectives.label_sampling import sample_triplets
 from xmodal.objectives.metric_pairs import MetricPairs
-from xmodal.objectives.sampled_triplet import sample_triplets
 
 SEED = 5
 
@@ -29,7 +28,7 @@ class Comparison(nn.Module):
 
 
 def comparison(**given: object) -> Comparison:
-    return randomised(Comparison(MetricPairs(MetricPairsConfig(**given))))
+    return randomised(Comparison(MetricPairs(**given)))
 
 
 def share(module: Comparison, inputs: Inputs) -> Tensor:
@@ -39,17 +38,17 @@ def share(module: Comparison, inputs: Inputs) -> Tensor:
 def naive(module: Comparison, inputs: Inputs) -> Tensor:
     """The mean over pairs of an image with texts and of a text with images."""
     x, y, ids = inputs.values()
-    config = module.objective.config
+    objective = module.objective
     weight_v, bias_v, weight_t, bias_t, weight, bias = module.parameters()
     costs = []
-    drawn = sample_triplets(ids.repeat(2), ids, count=config.count, seed=SEED)
+    drawn = sample_triplets(ids.repeat(2), ids, count=objective.count, seed=SEED)
     for a, *partners in zip(*vars(drawn).values(), strict=True):
         for partner, is_similar in zip(partners, (True, False), strict=True):
             v, t = (x[a], y[partner]) if a < len(x) else (x[partner], y[a - len(x)])
             hidden = (weight_v @ v + bias_v + weight_t @ t + bias_t).tanh()
             dissimilar, similar = weight @ hidden + bias
             f = similar - dissimilar if is_similar else dissimilar - similar
-            costs.append((1 - f).relu() if config.loss == "hinge" else -F.logsigmoid(f))
+            costs.append((1 - f).relu() if objective.loss == "hinge" else -F.logsigmoid(f))
     nothing = 0 * (x.sum() + y.sum() + sum(parameter.sum() for parameter in module.parameters()))
     return nothing + (torch.stack(costs).mean() if costs else 0)
 

@@ -10,20 +10,16 @@ from torch import Tensor, nn
 
 from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
 from xmodal.models.critics import ConcatenateCritic, EncodeAndDotCritic
-from xmodal.objectives.config import MutualInformationConfig
 from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation
 
 TILE = 5
+OPTIONS: dict[str, Any] = {"moving_average": None, "tile": TILE}
 POSITIONS = 3
 LOG_AVERAGE = 0.7  # what the moving average of Donsker-Varadhan has come to
 
 
-def config(estimator: str, moving_average: float | None = None) -> MutualInformationConfig:
-    return MutualInformationConfig(estimator=estimator, moving_average=moving_average, tile=TILE)
-
-
-def mutual_information(estimator: str, **given: Any) -> MutualInformation:
-    loss = MutualInformation(config(estimator, **given)).double()
+def mutual_information(estimator: Any, moving_average: float | None = None) -> MutualInformation:
+    loss = MutualInformation(estimator=estimator, moving_average=moving_average, tile=TILE).double()
     loss.log_average.fill_(LOG_AVERAGE)
     return loss
 
@@ -36,7 +32,7 @@ def estimate(module: nn.Module, positives: Tensor, negatives: Tensor) -> Tensor:
     """Minus I of positives (positives,) and negatives (negatives,); none have a mean of 0."""
     count = max(len(negatives), 1)
     exponentials = negatives.exp().sum() / count
-    match module.config.estimator:
+    match module.estimator:
         case "jsd":
             shifted = F.logsigmoid(positives).mean() + F.logsigmoid(-negatives).sum() / count
             return -shifted - 2 * math.log(2)
@@ -44,10 +40,10 @@ def estimate(module: nn.Module, positives: Tensor, negatives: Tensor) -> Tensor:
             return exponentials / math.e - positives.mean()
         case "dv" if not len(negatives):
             return -positives.mean()
-        case "dv" if module.config.moving_average is None:
+        case "dv" if module.moving_average is None:
             return exponentials.log() - positives.mean()
         case "dv":
-            rate, before = module.config.moving_average, math.exp(LOG_AVERAGE)
+            rate, before = module.moving_average, math.exp(LOG_AVERAGE)
             average = (1 - rate) * before + rate * exponentials.detach()
             gradient = exponentials / average
             return exponentials.log().detach() + gradient - gradient.detach() - positives.mean()
@@ -57,7 +53,7 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     x, y, ids = inputs["x"], inputs["y"], inputs["ids"]
     values = x @ y.T
     other = ids[:, None] != ids
-    if module.config.estimator != "info_nce":
+    if module.estimator != "info_nce":
         return estimate(module, values.diag(), values[other])
     rows = [torch.cat([values[i, i, None], values[i][other[i]]]).exp() for i in range(len(x))]
     return -torch.stack([(row[0] / row.mean()).log() for row in rows]).mean()
@@ -70,7 +66,7 @@ def naive_of_positions(module: nn.Module, inputs: Inputs) -> Tensor:
     values = torch.einsum("ipd,jd->ijp", x, y)
     other = ids[:, None] != ids
     own = values[range(len(x)), range(len(x))]
-    if module.config.estimator != "info_nce":
+    if module.estimator != "info_nce":
         return estimate(module, own.reshape(-1), values[other].reshape(-1))
     costs = []
     for i in range(len(x)):
@@ -114,7 +110,7 @@ class Judged(nn.Module):
     def __init__(self, critic: nn.Module, objective: nn.Module) -> None:
         super().__init__()
         self.critic, self.objective = critic, objective
-        self.config = objective.config
+        self.estimator, self.moving_average = objective.estimator, objective.moving_average
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -127,7 +123,7 @@ def randomised(module: nn.Module) -> nn.Module:
 
 def encoded(estimator: str) -> Judged:
     critic = EncodeAndDotCritic(DIM, DIM, units=9)
-    return randomised(Judged(critic, MutualInformation(config(estimator))))
+    return randomised(Judged(critic, MutualInformation(estimator=estimator, **OPTIONS)))
 
 
 def share_of_encoded(module: Judged, inputs: Inputs) -> Tensor:
@@ -158,7 +154,7 @@ def encode(rows: Tensor, side: nn.Module) -> Tensor:
 
 def sampled(estimator: str) -> Judged:
     critic = ConcatenateCritic(DIM, DIM, units=6)
-    return randomised(Judged(critic, SampledMutualInformation(config(estimator))))
+    return randomised(Judged(critic, SampledMutualInformation(estimator=estimator, **OPTIONS)))
 
 
 def share_of_sampled(module: Judged, inputs: Inputs) -> Tensor:
@@ -183,7 +179,7 @@ def naive_of_sampled(module: Judged, inputs: Inputs) -> Tensor:
     if not partners:
         return 0 * positives.sum() + estimate_alone(module, positives)
     negatives = values(x, y[partners])
-    if module.config.estimator == "info_nce":
+    if module.estimator == "info_nce":
         mean = (positives.exp() + negatives.exp()) / 2
         return -(positives.exp() / mean).log().mean()
     return estimate(module, positives, negatives)
@@ -191,7 +187,7 @@ def naive_of_sampled(module: Judged, inputs: Inputs) -> Tensor:
 
 def estimate_alone(module: Judged, positives: Tensor) -> Tensor:
     """The estimate without negatives; InfoNCE then has only the positive in its mean."""
-    if module.config.estimator == "info_nce":
+    if module.estimator == "info_nce":
         return positives.sum() * 0
     return estimate(module, positives, positives[:0])
 

@@ -11,7 +11,6 @@ from tests.objectives.mutual_information_cases import randomised
 from xmodal.models.adversary import ModalityClassifier
 from xmodal.models.critics import PriorDiscriminator
 from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
-from xmodal.objectives.config import AdversarialConfig, PriorConfig
 from xmodal.objectives.prior import PriorMatching
 
 SEED = 5
@@ -41,8 +40,8 @@ def layers_of(opponent: nn.Module, *, detached: bool) -> tuple[list[Tensor], lis
 
 
 def prior(penalty: float) -> Opposed:
-    config = PriorConfig(weight=WEIGHT, penalty=penalty)
-    return randomised(Opposed(PriorDiscriminator(DIM, (8, 5)), PriorMatching(config)))
+    objective = PriorMatching(weight=WEIGHT, penalty=penalty)
+    return randomised(Opposed(PriorDiscriminator(DIM, (8, 5)), objective))
 
 
 def share_of_prior(module: Opposed, inputs: Inputs) -> Tensor:
@@ -64,7 +63,7 @@ def naive_prior(module: Opposed, inputs: Inputs) -> Tensor:
             second = weights[1] @ first.clamp(min=0) + biases[1]
             slope = (weights[2] * (second > 0)) @ (weights[1] * (first > 0)) @ weights[0]
             squares.append(slope.square().sum())
-    penalty = module.objective.config.penalty * torch.stack(squares).mean()
+    penalty = module.objective.penalty * torch.stack(squares).mean()
     return WEIGHT * encoders + loss + penalty
 
 
@@ -77,7 +76,7 @@ def classification() -> Opposed:
 
 
 def adversary(encoders: str) -> Opposed:
-    return opposed(ModalityAdversary(AdversarialConfig(encoders=encoders)))
+    return opposed(ModalityAdversary(encoders=encoders))
 
 
 def share_of_modality(module: Opposed, inputs: Inputs) -> Tensor:
@@ -99,7 +98,7 @@ def naive_classification(module: Opposed, inputs: Inputs) -> Tensor:
 
 def naive_adversary(module: Opposed, inputs: Inputs) -> Tensor:
     v, t = log_shares(module, inputs, of="embeddings")
-    match module.objective.config.encoders:
+    match module.objective.encoders:
         case "reversal":
             return (v[:, 0].mean() + t[:, 1].mean()) / 2
         case "flipped":

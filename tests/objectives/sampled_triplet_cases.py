@@ -6,26 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from tests.objectives.equivalence import Case, Inputs, pair_batches
-from xmodal.objectives.config import DoubleTripletConfig, SoftTripletConfig
-from xmodal.objectives.sampled_triplet import DoubleTriplet, SoftTriplet, sample_triplets
+from xmodal.objectives.double_triplet import DoubleTriplet
+from xmodal.objectives.label_sampling import sample_triplets
+from xmodal.objectives.soft_triplet import SoftTriplet
 
 SEED = 5
 
 
 def double_triplet() -> DoubleTriplet:
-    return DoubleTriplet(DoubleTripletConfig())
+    return DoubleTriplet()
 
 
 def weighted_double_triplet() -> DoubleTriplet:
-    return DoubleTriplet(DoubleTripletConfig(count=1, margin=0.3, positive_weight=5))
+    return DoubleTriplet(count=1, margin=0.3, positive_weight=5)
 
 
 def soft_triplet() -> SoftTriplet:
-    return SoftTriplet(SoftTripletConfig())
+    return SoftTriplet()
 
 
 def soft_triplet_of_a_norm() -> SoftTriplet:
-    return SoftTriplet(SoftTripletConfig(norm=1.5)).double()
+    return SoftTriplet(norm=1.5).double()
 
 
 def share(module: nn.Module, inputs: Inputs) -> Tensor:
@@ -35,14 +36,13 @@ def share(module: nn.Module, inputs: Inputs) -> Tensor:
 def naive_double(module: nn.Module, inputs: Inputs) -> Tensor:
     """Half the mean over triplets of x and half that over triplets of y."""
     x, y, ids = inputs.values()
-    config = module.config
-    drawn = sample_triplets(ids.repeat(2), ids, count=config.count, seed=SEED)
+    drawn = sample_triplets(ids.repeat(2), ids, count=module.count, seed=SEED)
     costs: dict[bool, list[Any]] = {True: [], False: []}
     for a, p, n in zip(*vars(drawn).values(), strict=True):
         of_x = bool(a < len(x))
         anchor, others = (x[a], y) if of_x else (y[a - len(x)], x)
         near, far = ((anchor - others[i]).pow(2).sum() for i in (p, n))
-        costs[of_x].append((config.margin + config.positive_weight * near - far).relu())
+        costs[of_x].append((module.margin + module.positive_weight * near - far).relu())
     nothing = 0 * (x.sum() + y.sum())
     return nothing + sum(sum(some) / len(some) / 2 for some in costs.values() if some)
 
@@ -52,7 +52,7 @@ def naive_soft(module: nn.Module, inputs: Inputs) -> Tensor:
     both, labels = torch.cat([inputs["x"], inputs["y"]]), inputs["ids"].repeat(2)
     if module.norm is not None:
         both = module.norm * both / both.norm(dim=1, keepdim=True)
-    drawn = sample_triplets(labels, labels, count=module.config.count, seed=SEED, same_items=True)
+    drawn = sample_triplets(labels, labels, count=module.count, seed=SEED, same_items=True)
     costs = [
         (1 + ((both[a] - both[p]).pow(2).sum() - (both[a] - both[n]).pow(2).sum()).exp()).log()
         for a, p, n in zip(*vars(drawn).values(), strict=True)

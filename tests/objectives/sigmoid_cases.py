@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from tests.objectives.equivalence import Case, Inputs, pair_batches
-from xmodal.objectives.config import SigmoidConfig
 from xmodal.objectives.sigmoid import Sigmoid
 
 TILE = 5  # so that even these small batches take several tiles, the last ones cut short
@@ -15,7 +14,7 @@ TILE = 5  # so that even these small batches take several tiles, the last ones c
 
 def sigmoid(scale: float, bias: float) -> Sigmoid:
     """The objective in float64."""
-    loss = Sigmoid(SigmoidConfig(scale=scale, bias=bias, tile=TILE)).double()
+    loss = Sigmoid(scale=scale, bias=bias, tile=TILE).double()
     loss.log_scale.data.fill_(math.log(scale))  # it began in single precision
     loss.bias.data.fill_(bias)
     return loss

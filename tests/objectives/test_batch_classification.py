@@ -5,12 +5,11 @@ import torch
 from torch import Tensor
 
 from xmodal.objectives.batch_classification import BatchClassification
-from xmodal.objectives.config import BatchClassificationConfig
 
 
 def test_logits_begin_at_sixteen_times_the_cosine() -> None:
     """Of four orthogonal pairs of any length: log(1 + 3 e⁻¹⁶)."""
-    loss = BatchClassification(BatchClassificationConfig()).double()
+    loss = BatchClassification().double()
     corners = torch.eye(4, dtype=torch.float64)
     value = loss(5 * corners, corners / 3, torch.arange(4))
     assert value.item() == pytest.approx(math.log1p(3 * math.exp(-16)), rel=1e-9)
@@ -20,14 +19,14 @@ def test_logits_begin_at_sixteen_times_the_cosine() -> None:
 
 def test_only_targets_compete() -> None:
     """Two queries of the first target's direction: the second query alone is wrong."""
-    loss = BatchClassification(BatchClassificationConfig(norm=1)).double()
+    loss = BatchClassification(norm=1).double()
     x, y = torch.ones(2, 1).double(), torch.tensor([[1.0], [-1.0]]).double()
     value = loss(x, y, torch.arange(2))
     assert value.item() == pytest.approx((math.log1p(math.exp(-2)) + math.log1p(math.exp(2))) / 2)
 
 
 def test_the_slope_agrees_with_finite_differences() -> None:
-    loss = BatchClassification(BatchClassificationConfig(tile=2)).double()
+    loss = BatchClassification(tile=2).double()
     ids = torch.tensor([0, 1, 2, 1, 4])
 
     def value(x: Tensor, y: Tensor, norm: Tensor) -> Tensor:
@@ -39,7 +38,7 @@ def test_the_slope_agrees_with_finite_differences() -> None:
 
 
 def test_targets_found_without_doubt_keep_their_slope_in_single_precision() -> None:
-    loss = BatchClassification(BatchClassificationConfig(norm=6))
+    loss = BatchClassification(norm=6)
     x = torch.eye(3, requires_grad=True)
     value = loss(x, x.detach(), torch.arange(3))
     value.backward()

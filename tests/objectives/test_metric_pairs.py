@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from tests.objectives.metric_pairs_cases import comparison
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank
-from xmodal.objectives.config import MetricPairsConfig
 from xmodal.objectives.metric_pairs import MetricPairs
 
 
 def metric_pairs(**given: Any) -> MetricPairs:
-    return MetricPairs(MetricPairsConfig(**given))
+    return MetricPairs(**given)
 
 
 class Times(nn.Module):

@@ -16,7 +16,6 @@ from tests.objectives.mutual_information_cases import (
 )
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
-from xmodal.objectives.config import MutualInformationConfig
 from xmodal.objectives.mutual_information import (
     MutualInformation,
     SampledMutualInformation,
@@ -32,7 +31,7 @@ COUNTS = torch.tensor([[9, 2, 1], [2, 6, 2], [1, 3, 14]])
 
 def objective(estimator: str, **given: object) -> MutualInformation:
     given = {"moving_average": None} | given
-    return MutualInformation(MutualInformationConfig(estimator=estimator, **given)).double()
+    return MutualInformation(estimator=estimator, **given).double()
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -245,9 +244,8 @@ def test_partners_are_the_next_of_another_id(ids: list[int]) -> None:
 
 def test_sampled_negatives_are_as_many_as_positives() -> None:
     """With a critic that is right of all: JSD's best value, from one negative an item."""
-    config = MutualInformationConfig(estimator="jsd")
     x = torch.arange(6.0)
-    value = SampledMutualInformation(config)(
+    value = SampledMutualInformation(estimator="jsd")(
         x, x, torch.arange(6), lambda a, b: torch.where(a == b, 50.0, -50.0)
     )
     torch.testing.assert_close(value.item(), -2 * math.log(2))

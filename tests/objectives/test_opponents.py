@@ -10,10 +10,9 @@ from xmodal.distributed.collectives import rank
 from xmodal.models.adversary import ModalityClassifier
 from xmodal.models.critics import PriorDiscriminator
 from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
-from xmodal.objectives.config import AdversarialConfig, PriorConfig
-from xmodal.objectives.opponents import held_fixed
+from xmodal.objectives.frozen import frozen_parameters
 from xmodal.objectives.prior import PriorMatching, _uniform
-from xmodal.objectives.schedule import adversarial_ramp
+from xmodal.objectives.warmup import adversarial_ramp
 
 VARIANTS = ["reversal", "flipped", "confusion"]
 
@@ -35,18 +34,18 @@ def test_what_is_held_fixed_passes_gradients_and_takes_none() -> None:
     layer = nn.Linear(3, 1)
     layer.bias.requires_grad_(False)
     x = torch.randn(2, 3, requires_grad=True)
-    with held_fixed(layer):
+    with frozen_parameters(layer):
         value = layer(x).sum()
     value.backward()
     assert x.grad.any()
     assert layer.weight.grad is None
-    with pytest.raises(ZeroDivisionError), held_fixed(layer):
+    with pytest.raises(ZeroDivisionError), frozen_parameters(layer):
         raise ZeroDivisionError
     assert [p.requires_grad for p in layer.parameters()] == [True, False]
 
 
 def adversary(encoders: str) -> ModalityAdversary:
-    return ModalityAdversary(AdversarialConfig(encoders=encoders))
+    return ModalityAdversary(encoders=encoders)
 
 
 def two_sides() -> tuple[ModalityClassifier, Tensor, Tensor]:
@@ -143,7 +142,7 @@ def test_dropout_is_in_the_classifier_in_training() -> None:
 
 
 def matching(**given: float) -> PriorMatching:
-    return PriorMatching(PriorConfig(**given))
+    return PriorMatching(**given)
 
 
 def test_the_discriminator_learns_and_the_encoder_follows_the_prior() -> None:

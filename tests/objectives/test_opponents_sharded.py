@@ -12,7 +12,6 @@ from xmodal.distributed.collectives import rank, world_size
 from xmodal.models.adversary import ModalityClassifier
 from xmodal.models.critics import PriorDiscriminator
 from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
-from xmodal.objectives.config import AdversarialConfig, PriorConfig
 from xmodal.objectives.prior import PriorMatching
 
 RANKS, SHARE, STEPS = 2, 6, 3
@@ -29,8 +28,8 @@ class Method(nn.Module):
         self.classifier = ModalityClassifier(DIM, (DIM, 8), dropout=0.0)
         self.discriminator = PriorDiscriminator(DIM, (DIM, 8))
         self.classification = ModalityClassification()
-        self.adversary = ModalityAdversary(AdversarialConfig(encoders=encoders))
-        self.prior = PriorMatching(PriorConfig(weight=1, penalty=penalty))
+        self.adversary = ModalityAdversary(encoders=encoders)
+        self.prior = PriorMatching(weight=1, penalty=penalty)
 
     def forward(self, images: Tensor, texts: Tensor, step: int) -> Tensor:
         v, t = self.image(images), self.text(texts)

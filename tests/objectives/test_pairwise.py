@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from xmodal.objectives.build import build_objective
-from xmodal.objectives.config import InfoNCEConfig, ObjectiveConfig
-from xmodal.objectives.contrastive import InfoNCE
+from xmodal.objectives.config import ObjectiveConfig
+from xmodal.objectives.info_nce import InfoNCE
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import Cell, hardest, log_sum_exp, num_negatives, pair_sum
 from xmodal.objectives.pairwise.tiles import Tiles, tile_size
@@ -204,7 +203,7 @@ def test_a_tile_has_no_more_products_than_it_would_of_one_sense(
     x, y = of_senses(shape, senses)
     tiles = Tiles(x, y, None, tile)
     for one in tiles:
-        products = tiles.by_sense(one, one.scores)
+        products = tiles.by_product(one, one.scores)
         assert max(products.shape) <= max(tile, *senses)
 
 
@@ -258,7 +257,7 @@ def test_pairs_found_without_doubt_keep_their_gradient_in_single_precision() -> 
     x, y = found_without_doubt()
     gradients = []
     for dtype in (torch.float64, torch.float32):
-        loss = InfoNCE(InfoNCEConfig(scale=50.0)).to(dtype)
+        loss = InfoNCE(scale=50.0).to(dtype)
         images = x.to(dtype, copy=True).requires_grad_()
         loss(images, y.to(dtype), torch.arange(16)).backward()
         gradients.append(images.grad.double())
@@ -274,7 +273,7 @@ def test_bfloat16_embeddings_within_their_precision(scale: float, tolerance: flo
     y = F.normalize(x + 0.2 * y, dim=1)
     results = []
     for dtype in (torch.float64, torch.bfloat16):
-        loss = InfoNCE(InfoNCEConfig(scale=scale)).to(torch.promote_types(dtype, torch.float32))
+        loss = InfoNCE(scale=scale).to(torch.promote_types(dtype, torch.float32))
         images = x.to(dtype, copy=True).requires_grad_()
         value = loss(images, y.to(dtype), torch.arange(64))
         value.backward()
@@ -300,10 +299,10 @@ def test_products_in_bfloat16_are_near(given: dict[str, Any]) -> None:
     x, noise = torch.randn(2, 64, 32)
     x, y = F.normalize(x, dim=1), F.normalize(x + noise, dim=1)
     results = []
-    for products in ("float32", "bfloat16"):
-        config = TypeAdapter(ObjectiveConfig).validate_python(given | {"products": products})
+    for dtype in ("float32", "bfloat16"):
+        config: Any = TypeAdapter(ObjectiveConfig).validate_python(given | {"matmul_dtype": dtype})
         leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
-        value = build_objective(config)(*leaves, torch.arange(64) % 60)
+        value = config.build()(*leaves, torch.arange(64) % 60)
         value.backward()
         assert value.dtype == leaves[1].grad.dtype == torch.float32
         results.append([value.detach(), *(leaf.grad for leaf in leaves)])

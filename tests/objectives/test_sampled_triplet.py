@@ -5,13 +5,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xmodal.data.plan import rank_positions
-from xmodal.objectives.config import DoubleTripletConfig, SoftTripletConfig
-from xmodal.objectives.sampled_triplet import (
-    DoubleTriplet,
-    SoftTriplet,
-    _batch_order,
-    sample_triplets,
-)
+from xmodal.objectives.double_triplet import DoubleTriplet
+from xmodal.objectives.label_sampling import _batch_order, sample_triplets
+from xmodal.objectives.soft_triplet import SoftTriplet
 
 label_lists = st.lists(st.integers(-(2**62), -(2**62) + 4), min_size=1, max_size=20)
 
@@ -100,9 +96,7 @@ def random_pairs() -> tuple[Tensor, Tensor]:
     return x, y
 
 
-@pytest.mark.parametrize(
-    "loss", [DoubleTriplet(DoubleTripletConfig()), SoftTriplet(SoftTripletConfig())]
-)
+@pytest.mark.parametrize("loss", [DoubleTriplet(), SoftTriplet()])
 def test_the_slope_agrees_with_finite_differences(loss: DoubleTriplet | SoftTriplet) -> None:
     labels = torch.tensor([0, 1, 0, 1, 2, 0])
     x, y = (side.requires_grad_() for side in random_pairs())
@@ -114,22 +108,20 @@ def test_double_triplet_by_hand() -> None:
     x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.5], [3.0]])
     labels = torch.arange(2)
     # Image to text 1 + 0.25 − 9 and 1 + 4 − 0.25; text to image 1 + 0.25 − 0.25 and 1 + 4 − 9.
-    value = DoubleTriplet(DoubleTripletConfig())(x, y, labels, 0)
+    value = DoubleTriplet()(x, y, labels, 0)
     assert value.item() == pytest.approx((0 + 4.75) / 4 + (1 + 0) / 4)
-    value = DoubleTriplet(DoubleTripletConfig(positive_weight=2, margin=0.5))(x, y, labels, 0)
+    value = DoubleTriplet(positive_weight=2, margin=0.5)(x, y, labels, 0)
     assert value.item() == pytest.approx((0 + 8.25 + 0.75 + 0) / 4)
 
 
 def test_soft_triplet_by_hand() -> None:
     """Queries and targets of two labels: a query's positive is its target, and the other way."""
     x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0]])
-    value = SoftTriplet(SoftTripletConfig(count=5))(x, y, torch.arange(2), 0)
+    value = SoftTriplet(count=5)(x, y, torch.arange(2), 0)
     assert value.item() == pytest.approx(torch.tensor(-1.0).exp().log1p().item())
 
 
-@pytest.mark.parametrize(
-    "loss", [DoubleTriplet(DoubleTripletConfig()), SoftTriplet(SoftTripletConfig())]
-)
+@pytest.mark.parametrize("loss", [DoubleTriplet(), SoftTriplet()])
 def test_without_another_label_there_is_nothing_to_learn(
     loss: DoubleTriplet | SoftTriplet,
 ) -> None:

@@ -5,19 +5,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xmodal.objectives.config import SigmoidConfig
 from xmodal.objectives.sigmoid import Sigmoid
 
 
 def test_a_new_objective_has_the_scale_and_bias_of_the_recipe() -> None:
-    loss = Sigmoid(SigmoidConfig())
+    loss = Sigmoid()
     assert {name: p.shape for name, p in loss.named_parameters()} == {
         "log_scale": (1,),
         "bias": (1,),
     }
     torch.testing.assert_close(loss.log_scale.item(), math.log(10))
     assert loss.bias == -10
-    assert Sigmoid(SigmoidConfig(bias=-2.71)).bias.item() == pytest.approx(-2.71)
+    assert Sigmoid(bias=-2.71).bias.item() == pytest.approx(-2.71)
     loss(torch.eye(3), torch.eye(3), torch.arange(3))
     assert loss.monitors["temperature"].item() == pytest.approx(0.1)
     assert loss.monitors["bias"] == -10
@@ -26,13 +25,13 @@ def test_a_new_objective_has_the_scale_and_bias_of_the_recipe() -> None:
 def test_equal_scores_cost_a_positive_and_the_other_pairs_for_each_pair() -> None:
     """Divided by B: by B² the positives would count for ever less."""
     x = F.normalize(torch.ones(9, 4, dtype=torch.float64), dim=1)
-    value = Sigmoid(SigmoidConfig(scale=2, bias=-1)).double()(x, x, torch.arange(9))
+    value = Sigmoid(scale=2, bias=-1).double()(x, x, torch.arange(9))
     expected = math.log(1 + math.exp(-1)) + 8 * math.log(1 + math.exp(1))
     assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_slope_agrees_with_finite_differences() -> None:
-    loss = Sigmoid(SigmoidConfig(scale=3, bias=-2, tile=2)).double()
+    loss = Sigmoid(scale=3, bias=-2, tile=2).double()
     ids = torch.tensor([0, 1, 2, 1, 4])
 
     def value(x: Tensor, y: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
@@ -48,7 +47,7 @@ def test_the_slope_agrees_with_finite_differences() -> None:
 def test_single_precision_is_near_the_formula_at_any_score(score: float) -> None:
     """Of what a positive costs beside one negative, whose score is the opposite."""
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
-    loss = Sigmoid(SigmoidConfig(scale=abs(score) or 1.0, bias=0.5))
+    loss = Sigmoid(scale=abs(score) or 1.0, bias=0.5)
     y = x.detach() * math.copysign(1, score) if score else x.detach() * 0
     value = loss(x, y, torch.arange(2))
     value.backward()
@@ -61,7 +60,7 @@ def test_single_precision_is_near_the_formula_at_any_score(score: float) -> None
 
 def test_a_bias_that_equals_the_imbalance_starts_at_the_best_constant() -> None:
     """−ln(B − 1) where scores say nothing: there the bias has no gradient."""
-    loss = Sigmoid(SigmoidConfig(bias=-math.log(15))).double()
+    loss = Sigmoid(bias=-math.log(15)).double()
     nothing = torch.zeros(16, 2, dtype=torch.float64)
     loss(nothing, nothing, torch.arange(16)).backward()
     assert abs(loss.bias.grad.item()) < 1e-7

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
-from xmodal.objectives.config import TripletConfig
 from xmodal.objectives.pairwise import pair_scores
 from xmodal.objectives.triplet import Triplet
 
@@ -17,7 +16,7 @@ KINDS = ["sum", "hardest", "semi_hard"]
 
 
 def triplet(progress: float = 1.0, **given: Any) -> Triplet:
-    loss = Triplet(TripletConfig(**given))
+    loss = Triplet(**given)
     loss.progress = progress
     return loss
 

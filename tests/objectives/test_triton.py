@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.objectives import contrastive_cases
+from tests.objectives import info_nce_cases
 from tests.objectives.equivalence import (
     Case,
     Inputs,
@@ -37,7 +37,7 @@ def interpreted(folder: Path, function: Callable[..., Any], *arguments: Any) -> 
     return torch.load(folder / "result.pt", weights_only=False)
 
 
-@pytest.mark.parametrize("case", contrastive_cases.CASES[:1], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", info_nce_cases.CASES[:1], ids=lambda case: case.name)
 def test_interpreted_it_equals_the_formula(case: Case, tmp_path: Path) -> None:
     for name, got in interpreted(tmp_path, share_of_batches, case, [24]).items():
         expected = differentiate(case.naive, case.module(), case.batches[name])

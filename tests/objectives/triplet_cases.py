@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
-from xmodal.objectives.config import TripletConfig
 from xmodal.objectives.triplet import Triplet
 
 TILE = 5  # so that even these small batches take several tiles, the last ones cut short
 
 
 def triplet(progress: float = 1.0, **given: Any) -> Triplet:
-    loss = Triplet(TripletConfig(tile=TILE, **given))
+    loss = Triplet(tile=TILE, **given)
     loss.progress = progress
     return loss
 
@@ -27,21 +26,20 @@ def share(module: nn.Module, inputs: Inputs) -> Tensor:
 def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     """The mean over the batch of the hinges of rows and columns."""
     x, y, ids = inputs.values()
-    config = module.config
     scores, negative = best_products(x, y), ids[:, None] != ids
-    by_row = (config.margin + scores - scores.diag()[:, None]).relu()
-    by_column = (config.margin + scores.T - scores.diag()[:, None]).relu()
+    by_row = (module.margin + scores - scores.diag()[:, None]).relu()
+    by_column = (module.margin + scores.T - scores.diag()[:, None]).relu()
     every = (by_row + by_column)[negative].sum() / len(x)
-    if config.negatives == "sum":
+    if module.negatives == "sum":
         return every
     mined = sum(
         hinges[i, j]
         for hinges, table in ((by_row, scores), (by_column, scores.T))
         for i in range(len(x))
-        for j in [hardest(table[i], table[i, i], negative[i], config.negatives)]
+        for j in [hardest(table[i], table[i, i], negative[i], module.negatives)]
         if j is not None
     )
-    done = min(1.0, module.progress / config.warmup) if config.warmup else 1.0
+    done = min(1.0, module.progress / module.warmup) if module.warmup else 1.0
     return (1 - done) * every + done * mined / len(x) + 0 * (x.sum() + y.sum())
 
 

@@ -25,7 +25,34 @@ from xmodal.components.plugins import import_announced
 from xmodal.errors import UserError
 
 
-class Component(Config):
+class Buildable(Config):
+    """A configuration that describes an instance of a class, by the arguments that this takes."""
+
+    # The class: itself, its name in the configuration's module, or `module:name`; the names cost no
+    # import before it is built.
+    builds: ClassVar[str | type] = ""
+
+    @classmethod
+    def built_class(cls) -> type:
+        """Import and return the class that this describes."""
+        if isinstance(cls.builds, type):
+            return cls.builds
+        module, colon, name = cls.builds.rpartition(":")
+        found: type = getattr(import_module(module) if colon else sys.modules[cls.__module__], name)
+        return found
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, as the class takes them: what describes a class as its `build`."""
+        names = [name for name in type(self).model_fields if name != "kind"]
+        return {name: _argument(getattr(self, name)) for name in names}
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """Return an instance of the class, from the fields and from what only a caller knows."""
+        return self.built_class()(*args, **self.arguments, **kwargs)
+
+
+class Component(Buildable):
     """A configuration that is told apart from others of its family by `kind`."""
 
     if TYPE_CHECKING:
@@ -34,9 +61,6 @@ class Component(Config):
     family: ClassVar[str]  # in words, of the class that is the family
     default_kind: ClassVar[str | None] = None  # of a family: what a mapping without `kind` means
     kinds: ClassVar[dict[str, type["Component"]]] = {}  # of a family: its components
-    # The class that a component describes: itself, its name in the component's module, or
-    # `module:name`; the names cost no import before it is built.
-    builds: ClassVar[str | type] = ""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -84,25 +108,6 @@ class Component(Config):
     def _is_known(cls, kind: str) -> bool:
         return kind in cls.kinds or (import_announced() and kind in cls.kinds)
 
-    @classmethod
-    def built_class(cls) -> type:
-        """Import and return the class that this describes."""
-        if isinstance(cls.builds, type):
-            return cls.builds
-        module, colon, name = cls.builds.rpartition(":")
-        found: type = getattr(import_module(module) if colon else sys.modules[cls.__module__], name)
-        return found
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The fields by name, as the class takes them: components in them as their `build`."""
-        names = [name for name in type(self).model_fields if name != "kind"]
-        return {name: _argument(getattr(self, name)) for name in names}
-
-    def build(self, *args: Any, **kwargs: Any) -> Any:
-        """Return an instance of the class, from the fields and from what only a caller knows."""
-        return self.built_class()(*args, **self.arguments, **kwargs)
-
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:
     """Return the models that a field can hold: itself, of a family, of a union, of a list."""
@@ -128,7 +133,7 @@ def _models_below(annotation: Any, found: set[type[BaseModel]]) -> set[type[Base
 
 
 def _argument(value: Any) -> Any:
-    return partial(type(value).build, value) if isinstance(value, Component) else value
+    return partial(type(value).build, value) if isinstance(value, Buildable) else value
 
 
 def _dump(value: Component, info: SerializationInfo) -> Any:

@@ -7,6 +7,7 @@ classes need; the first access to any other name runs the rest, as an import wou
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec, module_from_spec
@@ -16,6 +17,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 _LOCK = RLock()
+_CONFIGURATION = re.compile(r"^class \w+Config\(", re.MULTILINE)
 
 
 class DeclaredModule(ModuleType):
@@ -43,7 +45,7 @@ def declare(package: str) -> None:
     for folder in spec.submodule_search_locations or ():
         for file in sorted(Path(folder).glob("*.py")):
             source = file.read_text()
-            if "    kind: Literal[" in source and file.stem != "config":
+            if _CONFIGURATION.search(source) and file.stem != "config":
                 _declare(f"{package}.{file.stem}", file, source)
 
 

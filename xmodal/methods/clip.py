@@ -10,7 +10,6 @@ from torch import Tensor
 from xmodal.methods.config import ClipConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, TwoTowers, pairs
-from xmodal.objectives.build import build_objective
 
 
 class Clip(TwoTowers):
@@ -22,7 +21,7 @@ class Clip(TwoTowers):
         super().__init__(config, vocabulary, bf16=bf16)
         kind = config.objective.kind
         self.loss_name = "contrastive" if kind == "info_nce" else kind
-        self.loss = build_objective(config.objective)
+        self.loss = config.objective.build()
 
     @property
     def losses(self) -> Mapping[str, Loss]:
@@ -31,4 +30,5 @@ class Clip(TwoTowers):
 
     def _matching(self, embeddings: Embeddings) -> Tensor:
         both = pairs(embeddings)
-        return self.loss(both.images, both.texts, both.ids)
+        share: Tensor = self.loss(both.images, both.texts, both.ids)
+        return share

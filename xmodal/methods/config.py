@@ -13,13 +13,11 @@ from xmodal.models.config import (
     TextEncoderConfig,
     TimmConfig,
 )
-from xmodal.objectives.config import (
-    AdversarialConfig,
-    InfoNCEConfig,
-    MetricPairsConfig,
-    ObjectiveConfig,
-    PriorConfig,
-)
+from xmodal.objectives.adversarial import AdversarialConfig
+from xmodal.objectives.config import ObjectiveConfig
+from xmodal.objectives.info_nce import InfoNCEConfig
+from xmodal.objectives.metric_pairs import MetricPairsConfig
+from xmodal.objectives.prior import PriorConfig
 
 
 class MethodConfig(Component):

@@ -23,10 +23,8 @@ from xmodal.methods.tirg import Composed, ComposedEmbeddings, Tirg
 from xmodal.models.critics import ConcatenateCritic, EncodeAndDotCritic, PriorDiscriminator
 from xmodal.models.encoder import Encoder
 from xmodal.models.images import ImageEncoder
-from xmodal.objectives.config import MutualInformationConfig
 from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation
 from xmodal.objectives.pairwise.tiles import precise
-from xmodal.objectives.prior import PriorMatching
 
 
 @dataclass
@@ -62,7 +60,7 @@ class Dim(Tirg):
             }
         )
         self.discriminator = PriorDiscriminator(dim)
-        self.matching = PriorMatching(config.prior)
+        self.matching = config.prior.build()
 
     def image_encoder(self, config: TirgConfig | DimConfig) -> Encoder:
         """Return the encoder of sources and targets, which gives a lower map too."""
@@ -149,7 +147,7 @@ class Information(nn.Module):
     def __init__(self, x_features: int, y_features: int, config: DimConfig) -> None:
         super().__init__()
         self.critic = EncodeAndDotCritic(x_features, y_features, config.units)
-        self.estimate = MutualInformation(MutualInformationConfig(estimator=config.estimator))
+        self.estimate = MutualInformation(estimator=config.estimator)
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share, (), of x and y (batch, features) and ids (batch,).
@@ -166,9 +164,7 @@ class InformationByBoth(nn.Module):
     def __init__(self, x_features: int, y_features: int, config: DimConfig) -> None:
         super().__init__()
         self.critic = ConcatenateCritic(x_features, y_features, config.units)
-        self.estimate = SampledMutualInformation(
-            MutualInformationConfig(estimator=config.estimator)
-        )
+        self.estimate = SampledMutualInformation(estimator=config.estimator)
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share, (), of x and y (batch, features) and ids (batch,)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.scores import Score, dot_product
-from xmodal.objectives.schedule import Scheduled
+from xmodal.objectives.warmup import Scheduled
 
 T = TypeVar("T")
 Loss = Callable[[Any], Tensor]  # of embeddings, a rank's share of its value over the global batch

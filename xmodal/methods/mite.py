@@ -22,7 +22,7 @@ from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, pairs
 from xmodal.methods.vsepp import Vsepp
 from xmodal.models.adversary import ModalityClassifier
-from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
+from xmodal.objectives.adversarial import ModalityClassification
 
 
 class Mite(Vsepp):
@@ -36,7 +36,7 @@ class Mite(Vsepp):
             config.embedding, tuple(config.classifier), config.classifier_dropout
         )
         self.classification = ModalityClassification()
-        self.adversary = ModalityAdversary(config.adversary)
+        self.adversary = config.adversary.build()
 
     @property
     def losses(self) -> Mapping[str, Loss]:

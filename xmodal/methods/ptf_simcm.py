@@ -29,7 +29,6 @@ from xmodal.methods.towers import head
 from xmodal.models.late_fusion import MIXES, LateFusion, SenseChoice
 from xmodal.models.pie_net import PieNet, PieTower
 from xmodal.models.texts import text_encoder
-from xmodal.objectives.config import TripletConfig
 from xmodal.objectives.polysemous import diversity, maximum_mean_discrepancy
 from xmodal.objectives.triplet import Triplet
 
@@ -67,7 +66,7 @@ class PtfSimcm(Simsiam):
             MIXES[config.fusion](self.features, config.sentence),
             config.sentence,
         )
-        self.triplet = Triplet(TripletConfig(negatives="hardest", margin=config.margin, warmup=0))
+        self.triplet = Triplet(negatives="hardest", margin=config.margin, warmup=0)
 
     @property
     def losses(self) -> Mapping[str, Loss]:

@@ -17,7 +17,6 @@ from xmodal.methods.towers import head
 from xmodal.models.images import image_encoder
 from xmodal.models.pie_net import PieNet, PieTower
 from xmodal.models.texts import text_encoder
-from xmodal.objectives.config import TripletConfig
 from xmodal.objectives.polysemous import diversity, maximum_mean_discrepancy
 from xmodal.objectives.triplet import Triplet
 
@@ -54,10 +53,8 @@ class Pvse(Method):
             PieNet(text.local_features, config.embedding, config.senses),
         )
         # Stages say when the loss changes: it has no warm-up of its own.
-        self.hardest, self.sum = (
-            Triplet(TripletConfig(negatives=kind, margin=config.margin, warmup=0))
-            for kind in ("hardest", "sum")
-        )
+        self.hardest = Triplet(negatives="hardest", margin=config.margin, warmup=0)
+        self.sum = Triplet(negatives="sum", margin=config.margin, warmup=0)
 
     @property
     def losses(self) -> Mapping[str, Loss]:

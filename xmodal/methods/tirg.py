@@ -22,9 +22,8 @@ from xmodal.models.heads import Tower
 from xmodal.models.images import image_encoder
 from xmodal.models.texts import text_encoder
 from xmodal.objectives.batch_classification import BatchClassification
-from xmodal.objectives.config import BatchClassificationConfig, SoftTripletConfig
 from xmodal.objectives.pairwise.tiles import precise
-from xmodal.objectives.sampled_triplet import SoftTriplet
+from xmodal.objectives.soft_triplet import SoftTriplet
 
 
 @dataclass
@@ -70,8 +69,8 @@ class Tirg(Method):
         self.on_map = config.fusion == "tirg_map"
         self.local = self.local or self.on_map
         self.fusion = composition(config.fusion, image.local_features, dim)
-        self.classification = BatchClassification(BatchClassificationConfig(norm=config.norm))
-        self.triplet = SoftTriplet(SoftTripletConfig(norm=config.norm))
+        self.classification = BatchClassification(norm=config.norm)
+        self.triplet = SoftTriplet(norm=config.norm)
         # One length of both losses; in either's module, where ZeRO 3 has it when it is needed.
         self.triplet.norm = self.classification.norm
 

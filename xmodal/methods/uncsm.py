@@ -24,10 +24,8 @@ from xmodal.methods.method import Loss
 from xmodal.methods.scores import Score, dot_product
 from xmodal.methods.towers import Embeddings, TwoTowers, classes
 from xmodal.models.metric_network import MetricNetwork
-from xmodal.objectives.config import DoubleTripletConfig, MarginConfig
+from xmodal.objectives.double_triplet import DoubleTriplet
 from xmodal.objectives.margin import Margin
-from xmodal.objectives.metric_pairs import MetricPairs
-from xmodal.objectives.sampled_triplet import DoubleTriplet
 
 
 class Uncsm(TwoTowers):
@@ -43,15 +41,13 @@ class Uncsm(TwoTowers):
         self.metric = MetricNetwork(
             config.embedding, config.metric, interactions=config.interactions
         )
-        self.contrastive = Margin(MarginConfig(margin=config.margin))
+        self.contrastive = Margin(margin=config.margin)
         self.double_triplet = DoubleTriplet(
-            DoubleTripletConfig(
-                margin=config.triplet_margin,
-                positive_weight=config.positive_weight,
-                count=config.triplets,
-            )
+            margin=config.triplet_margin,
+            positive_weight=config.positive_weight,
+            count=config.triplets,
         )
-        self.metric_pairs = MetricPairs(config.metric_pairs)
+        self.metric_pairs = config.metric_pairs.build()
         # In every checkpoint, so that it is searched as far as it was trained.
         self.register_buffer("metric_trained", torch.zeros(1, dtype=torch.bool))
 

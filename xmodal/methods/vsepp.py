@@ -5,14 +5,14 @@ negatives are the other captions ĉ and the other images î of the batch.
 """
 
 from collections.abc import Mapping
+from typing import get_args
 
 from torch import Tensor, nn
 
 from xmodal.methods.config import MiteConfig, VseppConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, TwoTowers, pairs
-from xmodal.objectives.config import TripletConfig
-from xmodal.objectives.triplet import Triplet
+from xmodal.objectives.triplet import Negatives, Triplet
 
 
 class Vsepp(TwoTowers):
@@ -27,8 +27,8 @@ class Vsepp(TwoTowers):
         self.triplets = nn.ModuleDict(
             {
                 # Stages say when the loss changes: it has no warm-up of its own.
-                kind: Triplet(TripletConfig(negatives=kind, margin=config.margin, warmup=0))
-                for kind in ("sum", "hardest", "semi_hard")
+                kind: Triplet(negatives=kind, margin=config.margin, warmup=0)
+                for kind in get_args(Negatives)
             }
         )
 

@@ -1,13 +1,31 @@
 """Encoders against a classifier of modalities."""
 
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from xmodal.components.component import Buildable
 from xmodal.distributed.collectives import mean_of_shares, row_counts, share_of_mean
-from xmodal.objectives.config import AdversarialConfig
-from xmodal.objectives.opponents import held_fixed
+from xmodal.objectives.config import check_choice
+from xmodal.objectives.frozen import frozen_parameters
 from xmodal.objectives.pairwise.tiles import precise
+
+EncoderLoss = Literal["reversal", "flipped", "confusion"]
+
+
+class AdversarialConfig(Buildable):
+    """Embeddings that do not show whether they are of an image or of a text (MITE)."""
+
+    encoders: EncoderLoss = Field(
+        "reversal",
+        description="what they are trained by: the classifier's gradient reversed; its loss for "
+        "the wrong answers; its loss for answering one half",
+    )
+    builds: ClassVar[str] = "ModalityAdversary"
+
 
 IMAGE, TEXT = 0, 1  # the classifier's classes
 
@@ -26,34 +44,35 @@ class ModalityClassification(nn.Module):
     def forward(self, images: Tensor, texts: Tensor, classifier: nn.Module) -> Tensor:
         """Return this rank's share, (), of images and texts, and a module (rows, dim) → (rows, 2).
 
-        Both are (batch, dim), or (batch, K, dim), whose senses count as so many rows. The batches
-        may differ in size: each side counts one half.
+        Both are (batch, dim), or (batch, K, dim), whose K embeddings count as so many rows. The
+        batches may differ in size: each side counts one half.
         """
         sides = _Sides(images.detach(), texts.detach())
         logits = precise(classifier(sides.embeddings))
-        right = sides.mean((logits.argmax(1) == sides.classes).to(logits))
-        self.monitors = {"adversary_accuracy": mean_of_shares(right)}
+        correct = sides.mean((logits.argmax(1) == sides.classes).to(logits))
+        self.monitors = {"adversary_accuracy": mean_of_shares(correct)}
         return sides.mean(F.cross_entropy(logits, sides.classes, reduction="none"))
 
 
 class ModalityAdversary(nn.Module):
-    """The loss of encoders that mislead the modality classifier, which is held fixed (MITE).
+    """The loss of encoders that mislead the modality classifier, which is frozen (MITE).
 
     - `reversal`: −L_D, whose gradient is that of a reversal layer (Ganin et al. 2016);
     - `flipped`: −(1/2B) Σᵢ [log D(txt|vᵢ) + log D(img|tᵢ)], which does not saturate;
     - `confusion`: the cross entropy to one half and one half (Tzeng et al. 2015), over both.
     """
 
-    def __init__(self, config: AdversarialConfig) -> None:
+    def __init__(self, *, encoders: EncoderLoss = "reversal") -> None:
         super().__init__()
-        self.config = config
+        check_choice("encoders", encoders, EncoderLoss)
+        self.encoders = encoders
 
     def forward(self, images: Tensor, texts: Tensor, classifier: nn.Module) -> Tensor:
         """Return this rank's share, (), of what `ModalityClassification` takes."""
         sides = _Sides(images, texts)
-        with held_fixed(classifier):
+        with frozen_parameters(classifier):
             logs = precise(classifier(sides.embeddings)).log_softmax(1)
-        match self.config.encoders:
+        match self.encoders:
             case "reversal":
                 return -sides.mean(F.nll_loss(logs, sides.classes, reduction="none"))
             case "flipped":

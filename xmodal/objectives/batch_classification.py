@@ -1,11 +1,11 @@
-"""Batch-based classification: which of the batch's targets is a query's own."""
+"""Batch-based classification: each query's target among all targets of the batch."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.objectives.config import BatchClassificationConfig
-from xmodal.objectives.contrastive import log1p_exp
+from xmodal.objectives.config import MatmulDtype, check_choice
+from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
 
@@ -18,19 +18,24 @@ class BatchClassification(nn.Module):
     negatives.
     """
 
-    def __init__(self, config: BatchClassificationConfig) -> None:
+    def __init__(
+        self,
+        *,
+        norm: float = 4.0,
+        matmul_dtype: MatmulDtype = "float32",
+        tile: int | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
+        check_choice("matmul_dtype", matmul_dtype, MatmulDtype)
+        self.matmul_dtype, self.tile = matmul_dtype, tile
         # One element rather than none: ZeRO cannot partition a parameter without dimensions.
-        self.norm = nn.Parameter(torch.tensor([config.norm]))
+        self.norm = nn.Parameter(torch.tensor([float(norm)]))
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         self.monitors = {"norm": self.norm.detach().clone()}
         scale = self.norm.square()
-        pairs = Pairs.of(F.normalize(x), F.normalize(y), ids, self.config.products)
-        rows, _ = log_sum_exp(
-            pairs.rows, pairs.all_y, pairs.both_ids, scale=scale, tile=self.config.tile
-        )
-        return pairs.mean(log1p_exp(rows - scale * pairs.own_scores))
+        pairs = Pairs.of(F.normalize(x), F.normalize(y), ids, self.matmul_dtype)
+        rows, _ = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, scale=scale, tile=self.tile)
+        return pairs.mean(log1p_exp(rows - scale * pairs.positive_scores))

@@ -1,12 +1,23 @@
 """The contrastive objective with a margin on distances."""
 
+from typing import ClassVar, Literal
+
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from xmodal.objectives.config import MarginConfig
+from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import Cell, pair_sum
 from xmodal.objectives.pairwise.distances import squared_distances
+
+
+class MarginConfig(TiledConfig, ObjectiveConfig):
+    """Pairs of the same id close, all others a margin apart, in Euclidean distance."""
+
+    kind: Literal["margin"] = "margin"
+    margin: PositiveFloat = Field(1.0, description="distance from which negatives cost nothing")
+    builds: ClassVar[str] = "Margin"
 
 
 class Margin(nn.Module):
@@ -17,12 +28,12 @@ class Margin(nn.Module):
     label; many may bear it.
     """
 
-    def __init__(self, config: MarginConfig) -> None:
+    def __init__(self, *, margin: float = 1.0, tile: int | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.margin, self.tile = margin, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         pairs = Pairs.of(x, y, ids)
         negatives = pair_sum(
@@ -32,7 +43,7 @@ class Margin(nn.Module):
             pairs.both_ids,
             row_offset=pairs.x.square().sum(1),
             column_offset=pairs.all_y.square().sum(1),
-            tile=self.config.tile,
+            tile=self.tile,
         )
         return pairs.mean(_positives(pairs).sum() + negatives) / 2
 
@@ -40,7 +51,7 @@ class Margin(nn.Module):
         """[m − d]₊²."""
         squared, apart = squared_distances(scores, row_squares, column_squares)
         inverse = squared.rsqrt()
-        hinges = squared.mul_(inverse).neg_().add_(self.config.margin).clamp_(min=0)
+        hinges = squared.mul_(inverse).neg_().add_(self.margin).clamp_(min=0)
         slopes = inverse.mul_(hinges).mul_(apart)  # −1 × those by d²
         by_row, by_column = -slopes.sum(1), -slopes.sum(0)
         return Cell(hinges.square_().sum(), slopes.mul_(2), by_row, by_column)

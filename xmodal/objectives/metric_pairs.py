@@ -1,13 +1,32 @@
 """A learned similarity: pairs of the same label told from others by a metric network."""
 
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from xmodal.components.component import Buildable
 from xmodal.distributed.collectives import mean_of_shares
-from xmodal.objectives.config import MetricPairsConfig
+from xmodal.objectives.config import check_choice
+from xmodal.objectives.label_sampling import LabelledBatch
 from xmodal.objectives.pairwise.tiles import precise
-from xmodal.objectives.sampled_triplet import LabelledBatch
+
+PairLoss = Literal["cross_entropy", "hinge"]
+
+
+class MetricPairsConfig(Buildable):
+    """Similar and dissimilar pairs, drawn by label, told apart by a metric network (UNCSM)."""
+
+    kind: Literal["metric_pairs"] = "metric_pairs"
+    count: PositiveInt = Field(
+        3, description="similar pairs drawn for each image and text, and as many dissimilar ones"
+    )
+    loss: PairLoss = Field(
+        "cross_entropy", description="of both classes; hinge: of the difference of their logits"
+    )
+    builds: ClassVar[str] = "MetricPairs"
 
 
 class MetricPairs(nn.Module):
@@ -23,9 +42,10 @@ class MetricPairs(nn.Module):
     The pairs are those of the double triplet loss of the same count and seed.
     """
 
-    def __init__(self, config: MetricPairsConfig) -> None:
+    def __init__(self, *, count: int = 3, loss: PairLoss = "cross_entropy") -> None:
         super().__init__()
-        self.config = config
+        check_choice("loss", loss, PairLoss)
+        self.count, self.loss = count, loss
         self.monitors: dict[str, Tensor] = {}
 
     def forward(
@@ -37,7 +57,7 @@ class MetricPairs(nn.Module):
         dissimilar, similar. `seed` is of the pairs, and the same on all ranks.
         """
         batch = LabelledBatch.of(x, y, labels)
-        drawn = batch.draw_across(self.config.count, seed)
+        drawn = batch.draw_across(self.count, seed)
         own = batch.own[drawn.anchors]
         anchors = drawn.anchors[own].repeat(2)
         partners = torch.cat([drawn.positives[own], drawn.negatives[own]])
@@ -52,7 +72,7 @@ class MetricPairs(nn.Module):
         return batch.mean(self._costs(logits, similar), drawn) / 2
 
     def _costs(self, logits: Tensor, similar: Tensor) -> Tensor:
-        if self.config.loss == "cross_entropy":
+        if self.loss == "cross_entropy":
             return F.cross_entropy(logits, similar, reduction="none")
         difference = logits[:, 1] - logits[:, 0]
         return F.relu(1 - (2 * similar - 1) * difference)

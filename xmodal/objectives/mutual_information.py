@@ -6,14 +6,16 @@ The critic is a dot product, T = x·y, of what is given: an encode-and-dot criti
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import share_of_mean, world_size
-from xmodal.objectives.config import MutualInformationConfig
-from xmodal.objectives.contrastive import log1p_exp
+from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
+from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import (
     Cell,
@@ -24,6 +26,25 @@ from xmodal.objectives.pairwise import (
     total_log_sum_exp,
 )
 from xmodal.objectives.pairwise.tiles import precise
+
+Estimate = Literal["jsd", "dv", "nwj", "info_nce"]
+
+
+class MutualInformationConfig(PairwiseConfig, ObjectiveConfig):
+    """The information that both sides of a pair share, as a critic estimates it (Deep InfoMax)."""
+
+    kind: Literal["mutual_information"] = "mutual_information"
+    estimator: Estimate = Field(
+        "jsd", description="Jensen-Shannon; Donsker-Varadhan; Nguyen-Wainwright-Jordan; InfoNCE"
+    )
+    moving_average: float | None = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="weight of a step in dv's moving average; null: gradients of each batch alone",
+    )
+    builds: ClassVar[str] = "MutualInformation"
+
 
 Critic = Callable[[Tensor, Tensor], Tensor]  # of (rows, …) and (rows, …): their values (rows,)
 
@@ -38,8 +59,8 @@ class Scores:
     y: Tensor  # (columns, dim) of all ranks
     ids: tuple[Tensor, Tensor]  # (rows,), (columns,): equal ones are no negatives
     num_negatives: int  # of all ranks
-    # (positives,) log Σ exp over the negatives that each is held against, and how many they are
-    rivals: Callable[[], tuple[Tensor, Tensor]]
+    # (positives,) log Σ exp over the negatives of each positive, and how many they are
+    negatives_of_each: Callable[[], tuple[Tensor, Tensor]]
     tile: int | None
 
     def positive_mean(self, values: Tensor) -> Tensor:
@@ -70,14 +91,24 @@ class Estimator(nn.Module):
       E_Q[eᵀ] (MINE, equation 12): that of one batch alone is biased.
     - nwj (Nguyen, Wainwright and Jordan 2010): I = E_P[T] − E_Q[eᵀ] / e.
     - info_nce (van den Oord et al. 2018): I = E_P[log(eᵀ / mean eᵀ)], the mean over a positive and
-      the negatives that it is held against.
+      its negatives.
     """
 
     log_average: Tensor
 
-    def __init__(self, config: MutualInformationConfig) -> None:
+    def __init__(
+        self,
+        *,
+        estimator: Estimate = "jsd",
+        moving_average: float | None = 0.01,
+        matmul_dtype: MatmulDtype = "float32",
+        tile: int | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
+        check_choice("estimator", estimator, Estimate)
+        check_choice("matmul_dtype", matmul_dtype, MatmulDtype)
+        self.estimator, self.moving_average = estimator, moving_average
+        self.matmul_dtype, self.tile = matmul_dtype, tile
         self.monitors: dict[str, Tensor] = {}
         # The logarithm of dv's moving average; −∞ while there is none.
         self.register_buffer("log_average", torch.tensor(-torch.inf))
@@ -85,15 +116,15 @@ class Estimator(nn.Module):
     def loss(self, scores: Scores) -> Tensor:
         """Return this rank's share of minus the estimate, ()."""
         estimate = {"jsd": _jsd, "dv": self._dv, "nwj": _nwj, "info_nce": _info_nce}
-        return -estimate[self.config.estimator](scores)
+        return -estimate[self.estimator](scores)
 
     def _dv(self, scores: Scores) -> Tensor:
         positives = scores.positive_mean(scores.positives)
         if not scores.num_negatives:
             return positives
         log_mean = scores.negative_log_mean_exp()
-        if self.training and self.config.moving_average is not None:
-            log_mean = self._corrected(log_mean, self.config.moving_average)
+        if self.training and self.moving_average is not None:
+            log_mean = self._corrected(log_mean, self.moving_average)
         return positives - log_mean
 
     def _corrected(self, log_mean: Tensor, rate: float) -> Tensor:
@@ -114,8 +145,9 @@ def _nwj(scores: Scores) -> Tensor:
 
 
 def _info_nce(scores: Scores) -> Tensor:
-    rivals, counts = scores.rivals()
-    return scores.positive_mean(counts.to(rivals).log1p() - log1p_exp(rivals - scores.positives))
+    negatives, counts = scores.negatives_of_each()
+    costs = log1p_exp(negatives - scores.positives)
+    return scores.positive_mean(counts.to(negatives).log1p() - costs)
 
 
 def _softplus(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:  # noqa: ARG001
@@ -134,36 +166,36 @@ def _exp_less_one(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> 
 class MutualInformation(Estimator):
     """Between two vectors of an item, or its global vector and each position of a feature map.
 
-    Positives are own pairs and, of maps, each position with its own item's vector (Hjelm et al.
+    Positives are the pairs and, of maps, each position with its own item's vector (Hjelm et al.
     2019: global and local); negatives all pairs of the batch whose items differ. InfoNCE holds a
     pair's x against all y. Of maps, it holds each position against all positions of other items,
     for the same vector.
     """
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return this rank's share of the loss, (), of y (batch, dim) and ids (batch,) int64.
 
         x is (batch, dim), or maps as (batch, positions, dim) or (batch, dim, height, width).
         """
         local = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
-        pairs = Pairs.of(local, y, ids, self.config.products)
+        pairs = Pairs.of(local, y, ids, self.matmul_dtype)
         scores = _of_pairs if x.ndim == 2 else _of_positions
-        return self.loss(scores(pairs, self.config.tile))
+        return self.loss(scores(pairs, self.tile))
 
 
 def _of_pairs(pairs: Pairs, tile: int | None) -> Scores:
-    def rivals() -> tuple[Tensor, Tensor]:
+    def negatives_of_each() -> tuple[Tensor, Tensor]:
         by_row, _ = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, tile=tile)
         return by_row, num_negatives(*pairs.both_ids)
 
     return Scores(
-        positives=pairs.own_scores,
+        positives=pairs.positive_scores,
         counts=pairs.counts,
         x=pairs.rows,
         y=pairs.all_y,
         ids=pairs.both_ids,
         num_negatives=int(num_negatives(pairs.all_ids, pairs.all_ids).sum()),
-        rivals=rivals,
+        negatives_of_each=negatives_of_each,
         tile=tile,
     )
 
@@ -172,7 +204,7 @@ def _of_positions(items: Pairs, tile: int | None) -> Scores:
     positions = items.x.shape[1]
     rows, row_ids = items.rows.flatten(0, 1), items.ids.repeat_interleave(positions)
 
-    def rivals() -> tuple[Tensor, Tensor]:
+    def negatives_of_each() -> tuple[Tensor, Tensor]:
         _, by_column = log_sum_exp(rows, items.all_y, (row_ids, items.all_ids), tile=tile)
         counts = positions * num_negatives(*items.both_ids)
         own = by_column[items.own]
@@ -185,7 +217,7 @@ def _of_positions(items: Pairs, tile: int | None) -> Scores:
         y=items.all_y,
         ids=(row_ids, items.all_ids),
         num_negatives=positions * int(num_negatives(items.all_ids, items.all_ids).sum()),
-        rivals=rivals,
+        negatives_of_each=negatives_of_each,
         tile=tile,
     )
 
@@ -209,8 +241,8 @@ class SampledMutualInformation(Estimator):
         column = negatives.new_ones(1, 1)
         row_ids = alone, alone.new_ones(1)
 
-        def rivals() -> tuple[Tensor, Tensor]:
-            by_row, _ = log_sum_exp(negatives[:, None], column, row_ids, tile=self.config.tile)
+        def negatives_of_each() -> tuple[Tensor, Tensor]:
+            by_row, _ = log_sum_exp(negatives[:, None], column, row_ids, tile=self.tile)
             return by_row, 1 - alone
 
         scores = Scores(
@@ -220,8 +252,8 @@ class SampledMutualInformation(Estimator):
             y=column,
             ids=row_ids,
             num_negatives=int((partners >= 0).sum()),
-            rivals=rivals,
-            tile=self.config.tile,
+            negatives_of_each=negatives_of_each,
+            tile=self.tile,
         )
         return self.loss(scores)
 

@@ -5,13 +5,13 @@ batch, and returns the rank's share of it.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
-from xmodal.objectives.pairwise.senses import pair_scores
+from xmodal.objectives.config import MatmulDtype
+from xmodal.objectives.pairwise.multi_vector import pair_scores
 from xmodal.objectives.pairwise.tiles import precise
 
 
@@ -19,8 +19,8 @@ from xmodal.objectives.pairwise.tiles import precise
 class Pairs:
     """This rank's `pairs`, of which row i of x belongs to row i of y, and all ranks' `batch`."""
 
-    x: Tensor  # (pairs, dim), or (pairs, positions or senses, dim)
-    y: Tensor  # (pairs, dim), or (pairs, senses, dim)
+    x: Tensor  # (pairs, dim), or (pairs, positions, dim) or (pairs, K, dim)
+    y: Tensor  # (pairs, dim), or (pairs, K, dim)
     rows: Tensor  # x in the precision that scores are multiplied in
     ids: Tensor  # (pairs,) int64: pairs of equal ids are no negatives of each other
     all_y: Tensor  # (batch, …) in the same precision, its gradient the sum of what all ranks ask
@@ -32,13 +32,18 @@ class Pairs:
         cls,
         x: Tensor,
         y: Tensor,
-        ids: Tensor,
-        products: Literal["float32", "bfloat16"] = "float32",
+        ids: Tensor | None = None,
+        matmul_dtype: MatmulDtype = "float32",
     ) -> "Pairs":
-        """Gather the other side of every rank's pairs, in the precision of `products`.
+        """Gather y of every rank's pairs in the precision `matmul_dtype`.
 
-        Raises `ValueError` where x, y and ids do not go together.
+        Without ids (pairs,) every pair is its own: all others are its negatives. Raises
+        `ValueError` where x, y and ids do not go together.
         """
+        counts = row_counts(x)
+        if ids is None:
+            first = sum(counts[: rank()])
+            ids = torch.arange(first, first + len(x), device=x.device)
         if not (len(x) == len(y) and ids.shape == (len(x),) and ids.dtype == torch.int64):
             raise ValueError(
                 f"x and y must have a row a pair and ids be int64 (pairs,): they are "
@@ -46,8 +51,7 @@ class Pairs:
             )
         dtype = torch.promote_types(precise(x[:0]).dtype, y.dtype)
         x, y = x.to(dtype), y.to(dtype)
-        rows, columns = (x, y) if products == "float32" else (x.bfloat16(), y.bfloat16())
-        counts = row_counts(x)
+        rows, columns = (x, y) if matmul_dtype == "float32" else (x.bfloat16(), y.bfloat16())
         return cls(x, y, rows, ids, gather(columns, counts), gather(ids, counts), counts)
 
     @property
@@ -66,8 +70,8 @@ class Pairs:
         return slice(self.first, self.first + len(self.x))
 
     @property
-    def own_scores(self) -> Tensor:
-        """Each pair's own score x·y, (pairs,), never rounded; of several senses the greatest."""
+    def positive_scores(self) -> Tensor:
+        """Each pair's score x·y, (pairs,), never rounded; of K embeddings the greatest."""
         return pair_scores(self.x, self.y)
 
     def mean(self, values: Tensor) -> Tensor:

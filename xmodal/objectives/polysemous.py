@@ -1,4 +1,4 @@
-"""What PIE-Net adds for several embeddings an item: diverse ones, alike over both modalities."""
+"""Losses on several embeddings an item (PIE-Net): diverse, and alike over both modalities."""
 
 from functools import partial
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean, world_size
+from xmodal.objectives.numerics import unit
 from xmodal.objectives.pairwise import Cell, CellFunction, pair_sum
 from xmodal.objectives.pairwise.distances import squared_distances
 from xmodal.objectives.pairwise.tiles import precise
-from xmodal.objectives.unit import unit
 
 
 def diversity(residuals: Tensor) -> Tensor:
@@ -19,12 +19,13 @@ def diversity(residuals: Tensor) -> Tensor:
     1 (PVSE: Song and Soleymani 2019, arXiv 1906.04402; the norm unsquared, as released). A zero
     residual, and a norm of 0, have no gradient.
     """
-    senses = residuals.shape[1]
+    embeddings_per_item = residuals.shape[1]
     directions = unit(precise(residuals))
     cosines = directions @ directions.mT
-    others = cosines.masked_fill(torch.eye(senses, dtype=torch.bool, device=cosines.device), 0)
+    diagonal = torch.eye(embeddings_per_item, dtype=torch.bool, device=cosines.device)
+    others = cosines.masked_fill(diagonal, 0)
     norms = torch.linalg.vector_norm(others, dim=(1, 2))
-    return share_of_mean(norms, row_counts(residuals)) / senses**2
+    return share_of_mean(norms, row_counts(residuals)) / embeddings_per_item**2
 
 
 def maximum_mean_discrepancy(
@@ -34,8 +35,8 @@ def maximum_mean_discrepancy(
 
     L_mmd = E[k(x, x')] − 2 E[k(x, y)] + E[k(y, y')] over all pairs of the global batch, an
     embedding with itself included, k(a, b) = exp(−γ ‖a − b‖), the norm not squared (PVSE as
-    released). x and y are (batch, dim), or (batch, K, dim), whose senses count as so many rows, as
-    there. At distance 0, and at what rounding leaves of it, k has no gradient.
+    released). x and y are (batch, dim), or (batch, K, dim), whose K embeddings count as so many
+    rows, as there. At distance 0, and at what rounding leaves of it, k has no gradient.
     """
     x, y = (precise(side).flatten(0, -2) for side in (x, y))
     sides = _Rows(x), _Rows(y)

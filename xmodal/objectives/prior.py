@@ -1,28 +1,41 @@
 """Embeddings matched to a prior: spread evenly over a cube."""
 
+from typing import ClassVar
+
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from xmodal.components.component import Buildable
 from xmodal.distributed.collectives import mean_of_shares, rank, row_counts, share_of_mean
-from xmodal.objectives.config import PriorConfig
-from xmodal.objectives.contrastive import log1p_exp
-from xmodal.objectives.opponents import held_fixed
+from xmodal.objectives.frozen import frozen_parameters
+from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairwise.tiles import precise
+
+
+class PriorConfig(Buildable):
+    """Embeddings spread evenly, as a discriminator sees them (Deep InfoMax)."""
+
+    weight: NonNegativeFloat = Field(1.0, description="weight of the encoders' part")
+    penalty: NonNegativeFloat = Field(
+        1.0, description="weight of the discriminator's squared gradient by its inputs"
+    )
+    builds: ClassVar[str] = "PriorMatching"
 
 
 class PriorMatching(nn.Module):
     """Prior matching (Deep InfoMax: Hjelm et al. 2019, section 3.3), in one backward pass.
 
-    Of embeddings e, z = σ(e) is to look like u, uniform in [0, 1]^dim. A discriminator's logit D
-    is trained by −E[log σ(D(u))] − E[log(1 − σ(D(z)))] with z detached, and by γ times the mean of
-    ‖∇D‖² over all its inputs u and z (Mescheder et al. 2018: half of R₁ and R₂ each); the encoders
-    by w times −E[log σ(D(z))], the form that does not saturate, with D fixed. Both are in the one
-    value.
+    Embeddings e become z = σ(e), which should look like u, uniform in [0, 1]^dim. A discriminator's
+    logit D is trained by −E[log σ(D(u))] − E[log(1 − σ(D(z)))] with z detached, and by γ times the
+    mean of ‖∇D‖² over all its inputs u and z (Mescheder et al. 2018: half of R₁ and R₂ each); the
+    encoders by w times −E[log σ(D(z))], the form that does not saturate, with D frozen. Both are in
+    the one value.
     """
 
-    def __init__(self, config: PriorConfig) -> None:
+    def __init__(self, *, weight: float = 1.0, penalty: float = 1.0) -> None:
         super().__init__()
-        self.config = config
+        self.weight, self.penalty = weight, penalty
         self.monitors: dict[str, Tensor] = {}
 
     def forward(self, embeddings: Tensor, discriminator: nn.Module, seed: int) -> Tensor:
@@ -33,10 +46,10 @@ class PriorMatching(nn.Module):
         """
         counts = row_counts(embeddings)
         z = precise(embeddings).sigmoid()
-        with held_fixed(discriminator):
+        with frozen_parameters(discriminator):
             logits, _ = discriminator(z)
         fooled = share_of_mean(log1p_exp(-precise(logits)), counts)
-        return self.config.weight * fooled + self._discriminator_loss(
+        return self.weight * fooled + self._discriminator_loss(
             z.detach(), _uniform(z, counts, seed), discriminator, counts
         )
 
@@ -48,7 +61,7 @@ class PriorMatching(nn.Module):
         loss = share_of_mean(log1p_exp(-of_u) + log1p_exp(of_z), counts)
         right = share_of_mean(((of_u > 0).to(z) + (of_z < 0).to(z)) / 2, counts)
         self.monitors = {"prior_accuracy": mean_of_shares(right)}
-        return loss + self.config.penalty / 2 * share_of_mean(precise(slopes).square(), counts)
+        return loss + self.penalty / 2 * share_of_mean(precise(slopes).square(), counts)
 
 
 def _uniform(like: Tensor, counts: list[int], seed: int) -> Tensor:

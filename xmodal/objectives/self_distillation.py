@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import row_counts, share_of_mean, sum_over_ranks
+from xmodal.objectives.numerics import unit
 from xmodal.objectives.pairwise.tiles import precise
-from xmodal.objectives.unit import unit
 
 
 class NegativeCosine(nn.Module):

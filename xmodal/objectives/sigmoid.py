@@ -1,38 +1,61 @@
 """The sigmoid objective: every pair of the batch judged by itself."""
 
 import math
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from xmodal.objectives.config import SigmoidConfig
-from xmodal.objectives.contrastive import log1p_exp
+from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
+from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import Cell, pair_sum
+
+
+class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
+    """Each pair classified by itself (SigLIP), with a learned temperature and bias."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    scale: PositiveFloat = Field(10.0, description="inverse temperature at the start")
+    bias: float = Field(
+        -10.0,
+        description="bias at the start: about −ln of the batch, for there are as many negatives to "
+        "a positive; more (−3) suits small batches",
+    )
+    builds: ClassVar[str] = "Sigmoid"
 
 
 class Sigmoid(nn.Module):
     """The pairwise sigmoid loss of SigLIP (Zhai et al. 2023, arXiv 2303.15343).
 
-    L = −(1/B) Σᵢ Σⱼ log σ(zᵢⱼ (s xᵢ·yⱼ + b)) over the global batch of B pairs, z = 1 for a pair's
-    own score and −1 for all others; s = eᵃ, with a and the bias b learned. Divided by B, not B².
-    Other pairs of the same id are left out.
+    L = −(1/B) Σᵢ Σⱼ log σ(zᵢⱼ (s xᵢ·yⱼ + b)) over the global batch of B pairs, z = 1 for a
+    positive score and −1 for all others; s = eᵃ, with a and the bias b learned. Divided by B, not
+    B². Other pairs of the same id are skipped.
     """
 
-    def __init__(self, config: SigmoidConfig) -> None:
+    def __init__(
+        self,
+        *,
+        scale: float = 10.0,
+        bias: float = -10.0,
+        matmul_dtype: MatmulDtype = "float32",
+        tile: int | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
+        check_choice("matmul_dtype", matmul_dtype, MatmulDtype)
+        self.matmul_dtype, self.tile = matmul_dtype, tile
         # One element rather than none: ZeRO cannot partition a parameter without dimensions.
-        self.log_scale = nn.Parameter(torch.tensor([math.log(config.scale)]))
-        self.bias = nn.Parameter(torch.tensor([config.bias]))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
+        self.bias = nn.Parameter(torch.tensor([float(bias)]))
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         scale = self.log_scale.exp()
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        pairs = Pairs.of(x, y, ids, self.config.products)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
         negatives = pair_sum(
             _softplus,
             pairs.rows,
@@ -40,9 +63,9 @@ class Sigmoid(nn.Module):
             pairs.both_ids,
             scale=scale,
             row_offset=self.bias.expand(len(x)),
-            tile=self.config.tile,
+            tile=self.tile,
         )
-        return pairs.mean(log1p_exp(-scale * pairs.own_scores - self.bias).sum() + negatives)
+        return pairs.mean(log1p_exp(-scale * pairs.positive_scores - self.bias).sum() + negatives)
 
 
 def _softplus(scores: Tensor, row_offset: Tensor, _: Tensor) -> Cell:

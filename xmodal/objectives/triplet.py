@@ -1,15 +1,37 @@
 """Triplets of a pair and its negatives among all of the batch."""
 
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from xmodal.distributed.collectives import gather, sum_over_ranks
-from xmodal.objectives.config import TripletConfig
+from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import Cell, hardest, pair_scores, pair_sum
 from xmodal.objectives.pairwise.tiles import precise
-from xmodal.objectives.schedule import Scheduled, linear_warmup
+from xmodal.objectives.warmup import Scheduled, linear_warmup
+
+Negatives = Literal["sum", "hardest", "semi_hard"]
+
+
+class TripletConfig(PairwiseConfig, ObjectiveConfig):
+    """Each pair a margin closer than negatives of its image and of its text (VSE++)."""
+
+    kind: Literal["triplet"] = "triplet"
+    negatives: Negatives = Field(
+        "semi_hard",
+        description="all; the closest, on which training often collapses; the closest that are "
+        "less close than the pair",
+    )
+    margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
+    warmup: float = Field(
+        0.1, ge=0, le=1, description="share of a stage that goes from all negatives to those above"
+    )
+    builds: ClassVar[str] = "Triplet"
+
 
 ALIKE = 0.05  # of the margin: scores within this of each other are alike to a triplet
 
@@ -21,8 +43,8 @@ class Triplet(Scheduled):
     negative is
 
     - `hardest`: that of the greatest score in its row i or column j of the global batch;
-    - `semi_hard`: that of the greatest score below the pair's own, and the hardest where there is
-      none (Schroff et al. 2015, arXiv 1503.03832);
+    - `semi_hard`: that of the greatest score below the positive score, and the hardest where
+      there is none (Schroff et al. 2015, arXiv 1503.03832);
     - `sum`: every one, their hinges added up.
 
     With K embeddings an item, sᵢⱼ is the greatest of K × K products: the multiple-instance loss of
@@ -37,20 +59,31 @@ class Triplet(Scheduled):
     the batch, whose two scores are alike: 1 in that point, and near 0 far from it.
     """
 
-    def __init__(self, config: TripletConfig) -> None:
+    def __init__(
+        self,
+        *,
+        negatives: Negatives = "semi_hard",
+        margin: float = 0.2,
+        warmup: float = 0.1,
+        matmul_dtype: MatmulDtype = "float32",
+        tile: int | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
+        check_choice("negatives", negatives, Negatives)
+        check_choice("matmul_dtype", matmul_dtype, MatmulDtype)
+        self.negatives, self.margin, self.warmup = negatives, margin, warmup
+        self.matmul_dtype, self.tile = matmul_dtype, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return this rank's share of the loss, (), of x and y, with ids (pairs,).
 
         x and y are (pairs, dim), or (pairs, K, dim).
         """
-        pairs = Pairs.of(x, y, ids, self.config.products)
-        own = pairs.own_scores
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
+        own = pairs.positive_scores
         all_own = gather(own, pairs.counts)
-        self.monitors = {"collapse": _alike(pairs, all_own, ALIKE * self.config.margin)}
+        self.monitors = {"collapse": _alike(pairs, all_own, ALIKE * self.margin)}
         mined = self._share_of_mined()
         cost = x.new_zeros(())
         if mined < 1:
@@ -60,9 +93,9 @@ class Triplet(Scheduled):
         return pairs.mean(cost)
 
     def _share_of_mined(self) -> float:
-        if self.config.negatives == "sum":
+        if self.negatives == "sum":
             return 0.0
-        return linear_warmup(self.progress, self.config.warmup)
+        return linear_warmup(self.progress, self.warmup)
 
     def _all(self, pairs: Pairs, own: Tensor, all_own: Tensor) -> Tensor:
         """Return the sum of hinges, (), of this rank's rows with all columns."""
@@ -71,21 +104,21 @@ class Triplet(Scheduled):
             pairs.rows,
             pairs.all_y,
             pairs.both_ids,
-            row_offset=self.config.margin - own,
-            column_offset=self.config.margin - all_own,
-            tile=self.config.tile,
+            row_offset=self.margin - own,
+            column_offset=self.margin - all_own,
+            tile=self.tile,
         )
 
     def _mined(self, pairs: Pairs, own: Tensor, all_own: Tensor) -> Tensor:
         """Return the sum of hinges, (), of this rank's rows and of columns mined from its rows."""
-        semi_hard = self.config.negatives == "semi_hard"
+        semi_hard = self.negatives == "semi_hard"
         found = hardest(
             pairs.rows.detach(),
             pairs.all_y.detach(),
             pairs.both_ids,
             first_row=pairs.first,
             below=(own.detach(), all_own.detach()) if semi_hard else None,
-            tile=self.config.tile,
+            tile=self.tile,
         )
         rows = (found.columns >= 0).nonzero()[:, 0]
         by_row = self._hinge(pairs, rows, found.columns[rows], own[rows])
@@ -98,7 +131,7 @@ class Triplet(Scheduled):
 
     def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         x, y = pairs.x.index_select(0, rows), pairs.all_y.index_select(0, columns)
-        return F.relu(self.config.margin + pair_scores(x, precise(y)) - own).sum()
+        return F.relu(self.margin + pair_scores(x, precise(y)) - own).sum()
 
 
 def _hinges(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:
@@ -113,7 +146,7 @@ def _hinges(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:
 
 @torch.no_grad()
 def _alike(pairs: Pairs, all_own: Tensor, tolerance: float) -> Tensor:
-    """Return the share, (), of triplets whose negative scores within `tolerance` of the pair's own.
+    """Return the share, (), of triplets whose negative scores within `tolerance` of the positive.
 
     The negatives are, for each pair of all ranks, the score of its row in the next pair's column:
     one of the row and one of that column. All scores would cost a pass of their own.

@@ -1,6 +1,6 @@
 """Weights of losses as pure functions of the progress: there is nothing to save or restore."""
 
-from xmodal.objectives.schedule import adversarial_ramp
+from xmodal.objectives.warmup import adversarial_ramp
 from xmodal.training.config import LossConfig
 
 

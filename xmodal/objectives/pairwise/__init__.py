@@ -6,8 +6,8 @@ objective needs of them is small: the log-sum-exp of every row and column (`log_
 all together (`total_log_sum_exp`), a sum of some function of all scores (`pair_sum`), the greatest
 score of every row and column (`hardest`).
 
-To `pair_sum` and `hardest`, a row and a column may be of several senses, an embedding each, whose
-greatest score is theirs.
+In `pair_sum` and `hardest` an item may have several embeddings: the score of a row and a column is
+then the greatest of their products.
 
 Only *negatives* count. A row and a column whose ids are equal (a pair's own image and text, another
 caption of the same image, another sample of the same label) are no negatives. What an objective
@@ -18,8 +18,8 @@ Scores are multiplied in the precision of the inputs, and added up in it, float3
 
 from xmodal.objectives.pairwise.hardest import Hardest, hardest
 from xmodal.objectives.pairwise.log_sum_exp import log_sum_exp
+from xmodal.objectives.pairwise.multi_vector import pair_scores
 from xmodal.objectives.pairwise.pair_sum import Cell, CellFunction, pair_sum
-from xmodal.objectives.pairwise.senses import pair_scores
 from xmodal.objectives.pairwise.tiles import num_negatives
 from xmodal.objectives.pairwise.total import total_log_sum_exp
 

@@ -12,7 +12,7 @@ from xmodal.objectives.pairwise.tiles import Tiles
 
 @dataclass(frozen=True)
 class Hardest:
-    """Where each row and column has its greatest score; −1 where it has no negative."""
+    """Places of each row's and column's greatest score; −1 without a negative."""
 
     columns: Tensor  # (rows,) int64: the column of each row's
     rows: Tensor  # (columns,) int64: the row of each column's, counted over all ranks

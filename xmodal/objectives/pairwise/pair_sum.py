@@ -13,7 +13,7 @@ from xmodal.objectives.pairwise.tiles import Tiles, add_product, gradient_of_sca
 
 @dataclass(frozen=True)
 class Cell:
-    """What a function makes of a tile of scores (rows, columns)."""
+    """Values of a function of a tile of scores (rows, columns), and its derivatives."""
 
     value: Tensor  # () the sum over the tile
     slopes: Tensor  # (rows, columns) derivative by each score
@@ -76,7 +76,7 @@ class _PairSum(torch.autograd.Function):
             i, j = tile.both
             cell = function(tile.scores, row_offset[i, None], column_offset[None, j])
             total += cell.value
-            slopes = tiles.by_sense(tile, cell.slopes)
+            slopes = tiles.by_product(tile, cell.slopes)
             if dx is not None:
                 add_product(dx[i].flatten(0, -2), slopes, y[j].flatten(0, -2), tiles.scale)
             if dy is not None:

@@ -1,4 +1,4 @@
-"""Cutting the scores of a batch into tiles, and leaving out the pairs that are no negatives."""
+"""Cutting the scores of a batch into tiles, without the pairs that are no negatives."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xmodal.objectives.pairwise.senses import greatest, spread
+from xmodal.objectives.pairwise.multi_vector import greatest, spread
 
 CPU_TILE = 512  # 1 MiB of scores in float32: about what a core's own cache holds
 # 64 MiB of slopes in float32, a thousand programs of a kernel. The same on every GPU and at every
@@ -21,7 +21,7 @@ class Tile:
     rows: slice
     columns: slice
     scores: Tensor  # (rows, columns), −∞ where row and column are no negatives
-    which: Tensor | None  # (rows, columns) int64: of which senses each is; None where all have one
+    which: Tensor | None  # (rows, columns) int64: place among K × K products; None where K is 1
 
     @property
     def both(self) -> tuple[slice, slice]:
@@ -47,10 +47,9 @@ class Tiles:
         self.x, self.y = x.detach(), y.detach()
         self.scale = 1.0 if scale is None else float(scale)
         self.dtype = precise(x[:0]).dtype  # of scores and sums
-        self.senses = _num_senses(x), _num_senses(y)
-        self.size = max(1, (size or tile_size(x.device)) // max(self.senses))
+        self.embeddings_per_item = _embeddings_per_item(x), _embeddings_per_item(y)
+        self.size = max(1, (size or tile_size(x.device)) // max(self.embeddings_per_item))
         self.ids = _Ids(*ids, self.size) if ids else None
-
         self.buffer: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tile]:
@@ -60,8 +59,8 @@ class Tiles:
     def tile(self, rows: slice, columns: slice) -> Tile:
         """Return a tile, its scores in memory that the next one's take over."""
         scores, which = self._products(rows, columns), None
-        if self.senses != (1, 1):
-            scores, which = greatest(scores, self.senses)
+        if self.embeddings_per_item != (1, 1):
+            scores, which = greatest(scores, self.embeddings_per_item)
         if self.ids and self.ids.may_meet(rows, columns):
             scores.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
         return Tile(rows, columns, scores, which)
@@ -70,9 +69,11 @@ class Tiles:
         """Return the scores of a tile alone."""
         return self.tile(rows, columns).scores
 
-    def by_sense(self, tile: Tile, slopes: Tensor) -> Tensor:
-        """Return slopes by products of senses (rows × K, columns × K), given those by scores."""
-        return slopes if tile.which is None else spread(slopes, tile.which, self.senses)
+    def by_product(self, tile: Tile, slopes: Tensor) -> Tensor:
+        """Return slopes by products (rows × K, columns × K), given those by scores."""
+        if tile.which is None:
+            return slopes
+        return spread(slopes, tile.which, self.embeddings_per_item)
 
     def _products(self, rows: slice, columns: slice) -> Tensor:
         x, y = self.x[rows].flatten(0, -2), self.y[columns].flatten(0, -2)
@@ -131,7 +132,7 @@ def num_negatives(x_ids: Tensor, y_ids: Tensor) -> Tensor:
 
 
 class _Ids:
-    """Which pairs have equal ids, and a quick answer for tiles that have none.
+    """Pairs of equal ids, and a quick answer for tiles that have none.
 
     An id is coded as the first column that bears it. Where ids hardly repeat, codes then rise with
     rows and columns, and only tiles along the diagonal have codes in common.
@@ -160,7 +161,7 @@ class _Ids:
         return self.rows[rows, None] == self.columns[columns]
 
 
-def _num_senses(items: Tensor) -> int:
+def _embeddings_per_item(items: Tensor) -> int:
     return 1 if items.ndim == 2 else items.shape[1]
 
 

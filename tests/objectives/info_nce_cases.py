@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from tests.objectives.equivalence import Case, Inputs, pair_batches
-from xmodal.objectives.config import InfoNCEConfig
-from xmodal.objectives.contrastive import InfoNCE
+from xmodal.objectives.info_nce import InfoNCE
 
 TILE = 5  # so that even these small batches take several tiles, the last ones cut short
 
 
-def info_nce(**given: Any) -> InfoNCE:
+def info_nce(scale: float, **given: Any) -> InfoNCE:
     """The objective in float64."""
-    loss = InfoNCE(InfoNCEConfig(tile=TILE, **given)).double()
-    loss.log_scale.data.fill_(math.log(loss.config.scale))  # it began in single precision
+    loss = InfoNCE(scale=scale, tile=TILE, **given).double()
+    loss.log_scale.data.fill_(math.log(scale))  # it began in single precision
     return loss
 
 
@@ -31,7 +30,7 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     scores = module.log_scale.exp() * x @ y.T
     same = ids[:, None] == ids
     eye = torch.eye(len(x), dtype=torch.bool)
-    many = module.config.positives == "same_id"
+    many = module.positives == "same_id"
     positive, counted = (same, same | True) if many else (eye, ~same | eye)
     kept = scores.masked_fill(~counted, -torch.inf)
     costs = {
@@ -39,9 +38,9 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
         / positive.sum(dim)
         for dim in (1, 0)
     }
-    if module.config.direction == "both":
+    if module.direction == "both":
         return (costs[1] + costs[0]).mean() / 2
-    return costs[1 if module.config.direction == "rows" else 0].mean()
+    return costs[1 if module.direction == "rows" else 0].mean()
 
 
 CASES = [

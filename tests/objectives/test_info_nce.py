@@ -8,8 +8,7 @@ from torch import Tensor
 
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
-from xmodal.objectives.config import InfoNCEConfig
-from xmodal.objectives.contrastive import InfoNCE
+from xmodal.objectives.info_nce import InfoNCE
 
 PAIRS, DIM = 24, 7
 
@@ -80,7 +79,7 @@ def naive(pairs: Pairs, log_scale: float, max_scale: float) -> Result:
 
 
 def objective(scale: float, max_scale: float = 100.0) -> InfoNCE:
-    loss = InfoNCE(InfoNCEConfig(scale=scale, max_scale=max_scale)).double()
+    loss = InfoNCE(scale=scale, max_scale=max_scale).double()
     torch.testing.assert_close(loss.log_scale.item(), math.log(scale), rtol=1e-6, atol=0)
     loss.log_scale.data.fill_(math.log(scale))  # the parameter began in single precision
     return loss
@@ -195,8 +194,6 @@ def test_captions_of_one_image_alone_are_no_negatives() -> None:
 
 def test_single_precision_is_near_at_the_greatest_scale() -> None:
     pairs = with_duplicates()
-    single = InfoNCE(InfoNCEConfig(scale=100.0))(
-        pairs.images.float(), pairs.texts.float(), pairs.ids
-    )
+    single = InfoNCE(scale=100.0)(pairs.images.float(), pairs.texts.float(), pairs.ids)
     exact = naive(pairs, math.log(100.0), 1e9).loss
     torch.testing.assert_close(single.item(), exact.item(), rtol=1e-5, atol=0)

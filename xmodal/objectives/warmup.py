@@ -1,4 +1,4 @@
-"""Objectives that change while training goes on."""
+"""Objectives that change in the course of training."""
 
 import math
 

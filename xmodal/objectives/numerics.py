@@ -1,7 +1,12 @@
-"""Vectors of length 1, where those of no length stay."""
+"""Functions that stay exact where the plain formula rounds, overflows or divides by zero."""
 
 import torch
 from torch import Tensor
+
+
+def log1p_exp(values: Tensor) -> Tensor:
+    """Return log(1 + e^v) of each value, exact for large and small ones."""
+    return torch.logaddexp(values, values.new_zeros(()))
 
 
 def unit(vectors: Tensor) -> Tensor:

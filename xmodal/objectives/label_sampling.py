@@ -1,14 +1,11 @@
-"""Triplets drawn by label, and the objectives on them."""
+"""Triplets drawn by label, the same on any number of ranks."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.distributed.collectives import gather, world_size
-from xmodal.objectives.config import DoubleTripletConfig, SoftTripletConfig
-from xmodal.objectives.contrastive import log1p_exp
 from xmodal.objectives.pairs import Pairs
 
 
@@ -50,63 +47,6 @@ def _uniform(limits: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shares = torch.rand(limits.shape, generator=generator, dtype=torch.float64)
     return (shares.to(limits.device) * limits).long()
-
-
-class DoubleTriplet(nn.Module):
-    """Double triplet loss over triplets drawn by label (UNCSM, Qi et al. 2017, arXiv 1704.04333).
-
-    L = (1/2S) Σ [m + α|x − y⁺|² − |x − y⁻|²]₊ + (1/2S) Σ [m + α|y − x⁺|² − |y − x⁻|²]₊, over the S
-    triplets of each direction in the global batch. A positive has its anchor's label, and may be
-    of the same pair.
-    """
-
-    def __init__(self, config: DoubleTripletConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.monitors: dict[str, Tensor] = {}
-
-    def forward(self, x: Tensor, y: Tensor, labels: Tensor, seed: int) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), (pairs,).
-
-        `seed` is of the triplets, and the same on all ranks.
-        """
-        batch = LabelledBatch.of(x, y, labels)
-        drawn = batch.draw_across(self.config.count, seed)
-        positive, negative = batch.squared_distances(drawn)
-        hinges = F.relu(self.config.margin + self.config.positive_weight * positive - negative)
-        return batch.mean(hinges, drawn)
-
-
-class SoftTriplet(nn.Module):
-    """Soft triplet loss over triplets drawn by label (TIRG, Vo et al. 2019, arXiv 1812.07119).
-
-    L = mean log(1 + exp(|a − p|² − |a − n|²)) over triplets of the global batch. Anchors are all
-    queries x and all targets y; positives and negatives are of both, never the anchor itself.
-    With `norm`, vectors are first brought to a length s, which is learned.
-    The backward pass that was released with the paper gives half of this loss's gradient: to train
-    at its learning rate, halve the loss.
-    """
-
-    def __init__(self, config: SoftTripletConfig) -> None:
-        super().__init__()
-        self.config = config
-        # One element rather than none: ZeRO cannot partition a parameter without dimensions.
-        self.norm = None if config.norm is None else nn.Parameter(torch.tensor([config.norm]))
-        self.monitors: dict[str, Tensor] = {}
-
-    def forward(self, x: Tensor, y: Tensor, labels: Tensor, seed: int) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), (pairs,).
-
-        `seed` is of the triplets, and the same on all ranks.
-        """
-        if self.norm is not None:
-            self.monitors = {"norm": self.norm.detach().clone()}
-            x, y = (self.norm * F.normalize(side) for side in (x, y))
-        batch = LabelledBatch.of(x, y, labels)
-        both = batch.labels.repeat(2)
-        drawn = sample_triplets(both, both, count=self.config.count, seed=seed, same_items=True)
-        positive, negative = batch.squared_distances(drawn)
-        return batch.mean(log1p_exp(positive - negative), drawn)
 
 
 @dataclass(frozen=True)

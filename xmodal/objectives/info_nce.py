@@ -1,0 +1,134 @@
+"""InfoNCE: each pair's score against those of the batch."""
+
+import math
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, PositiveFloat, model_validator
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import sum_over_ranks, world_size
+from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
+from xmodal.objectives.numerics import log1p_exp
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise import log_sum_exp
+
+Direction = Literal["both", "rows", "columns"]
+Positives = Literal["pair", "same_id"]
+
+
+class InfoNCEConfig(PairwiseConfig, ObjectiveConfig):
+    """InfoNCE (CLIP) over the global batch with a learned temperature."""
+
+    kind: Literal["info_nce"] = "info_nce"
+    scale: PositiveFloat = Field(1 / 0.07, description="inverse temperature at the start")
+    max_scale: PositiveFloat = Field(100.0, description="greatest inverse temperature")
+    direction: Direction = Field(
+        "both", description="rows: each image among the texts; columns: each text among the images"
+    )
+    positives: Positives = Field(
+        "pair", description="the pair alone, or all texts of the same image and all its images"
+    )
+    builds: ClassVar[str] = "InfoNCE"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_precision(self.positives, self.matmul_dtype)
+        return self
+
+
+def _check_precision(positives: str, matmul_dtype: str) -> None:
+    if positives == "same_id" and matmul_dtype != "float32":
+        raise ValueError(
+            "positives: same_id needs matmul_dtype: float32, because its positives are among the "
+            "scores that would be rounded"
+        )
+
+
+class InfoNCE(nn.Module):
+    """InfoNCE with a learned temperature (van den Oord et al. 2018, CLIP: Radford et al. 2021).
+
+    By rows, L = −(1/B) Σᵢ log softmaxⱼ(s xᵢ·yⱼ)ᵢ over the global batch of B pairs, s = eᵃ with a
+    learned; by columns with x and y swapped; the symmetric form is the mean of both.
+    Other pairs of the same id are no negatives. As positives (Khosla et al. 2020, equation 2),
+    each counts the same, and the softmax is over all pairs:
+    L = −(1/B) Σᵢ (1/|Pᵢ|) Σ_{p∈Pᵢ} log softmaxⱼ(s xᵢ·yⱼ)_p.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: float = 1 / 0.07,
+        max_scale: float = 100.0,
+        direction: Direction = "both",
+        positives: Positives = "pair",
+        matmul_dtype: MatmulDtype = "float32",
+        tile: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("direction", direction, Direction)
+        check_choice("positives", positives, Positives)
+        check_choice("matmul_dtype", matmul_dtype, MatmulDtype)
+        _check_precision(positives, matmul_dtype)
+        self.max_scale, self.direction, self.positives = max_scale, direction, positives
+        self.matmul_dtype, self.tile = matmul_dtype, tile
+        # One element rather than none: ZeRO cannot partition a parameter without dimensions.
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
+        self.monitors: dict[str, Tensor] = {}
+
+    @property
+    def scale(self) -> Tensor:
+        """The inverse temperature s, (1,), at most `max_scale`."""
+        clamped: Tensor = _ClampAbove.apply(self.log_scale, math.log(self.max_scale))
+        return clamped.exp()
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        scale = self.scale
+        self.monitors = {"temperature": 1 / scale.detach()}
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
+        costs_of = _many_positives if self.positives == "same_id" else _one_positive
+        costs = costs_of(pairs, scale, self.tile)
+        return pairs.mean(torch.stack(costs)[self._directions].mean(0))
+
+    @property
+    def _directions(self) -> slice:
+        return {"both": slice(2), "rows": slice(1), "columns": slice(1, 2)}[self.direction]
+
+
+def _one_positive(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
+    """Return −log softmax of each positive score by rows and by columns, (pairs,) each."""
+    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, scale=scale, tile=tile)
+    positives = scale * pairs.positive_scores
+    # log(1 + e^(N − p)), N of the negatives: log(e^N + e^p) − p would cancel for easy positives,
+    # which have saturated, and leave them no gradient.
+    return log1p_exp(rows - positives), log1p_exp(columns[pairs.own] - positives)
+
+
+def _many_positives(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
+    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, scale=scale, tile=tile)
+    _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
+    sums = pairs.all_y.new_zeros(len(size), pairs.all_y.shape[1]).index_add(0, label, pairs.all_y)
+    # The mean over columns of the scores of their rows is that over rows of their columns'.
+    own = label[pairs.own]
+    positives = scale * (pairs.x * (sums[own] / size[own, None])).sum(1)
+    return rows - positives, columns[pairs.own] - positives
+
+
+class _ClampAbove(torch.autograd.Function):
+    """min(value, limit); at the limit only gradients that lead back below it pass.
+
+    A plain clamp has no gradient above the limit: a temperature that once stepped over would stay.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, limit: float) -> Tensor:
+        ctx.save_for_backward(value >= limit)
+        return value.clamp(max=limit)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (at_limit,) = ctx.saved_tensors
+        # The ranks' shares may differ in sign: only their mean says which way the step would go.
+        gradient = sum_over_ranks(gradients[0]) / world_size()
+        return gradient.masked_fill(at_limit & (gradient < 0), 0.0), None
