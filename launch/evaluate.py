@@ -26,7 +26,7 @@ from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError, printable, run_command
-from xmodal.evaluation.config import PROTOCOLS
+from xmodal.evaluation.config import protocol_names
 from xmodal.runs.recipe_file import dump_recipe
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def main() -> None:
 def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     from xmodal.distributed.environment import start
     from xmodal.distributed.pulse import watching_peers
-    from xmodal.evaluation.protocols.cirr import check_submission
+    from xmodal.evaluation.protocols.cirr_submission import check_submission
     from xmodal.runs.run import Run
 
     run = Run(given.run)
@@ -156,7 +156,7 @@ def answer(subject: Subject, folder: Path, environment: "Environment") -> None:
 
 def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environment") -> None:
     """Measure, print what was measured, and write it into the folder that it belongs in."""
-    from xmodal.evaluation.report.examples import retrieved_examples
+    from xmodal.evaluation.report.examples import load_examples
     from xmodal.evaluation.report.results import write_results
     from xmodal.evaluation.report.run_report import print_results
     from xmodal.evaluation.retrieval import evaluate_retrieval
@@ -179,8 +179,8 @@ def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environm
         return
     for line in [*retrieval.fault_lines(), *retrieval.warnings]:
         print(line)
-    examples = retrieved_examples(
-        retrieval.finds, subject.dataset.reader, gallery.reader if gallery else None
+    examples = load_examples(
+        retrieval.examples, subject.dataset.reader, gallery.reader if gallery else None
     )
     folder = results_folder(given, subject, measured)
     write_results(
@@ -200,7 +200,7 @@ def evaluate(given: argparse.Namespace, subject: Subject, environment: "Environm
 
 def described(given: argparse.Namespace, subject: Subject) -> "Measured":
     """Return the description of what is about to be measured."""
-    from xmodal.evaluation.protocols.registry import named
+    from xmodal.evaluation.protocols.registry import resolve
     from xmodal.evaluation.report.measured import describe
     from xmodal.runs.checkpoints.integrity import digest_of
 
@@ -210,7 +210,7 @@ def described(given: argparse.Namespace, subject: Subject) -> "Measured":
         digest_of(subject.checkpoint),
         shards,
         subject.gallery.reader.manifest if subject.gallery else None,
-        named(given.protocol or config.protocols, subject.method.contents, shards.relevance),
+        resolve(given.protocol or config.protocols, subject.method.contents, shards.relevance),
         config,
     )
 
@@ -235,11 +235,11 @@ def results_folder(given: argparse.Namespace, subject: Subject, measured: "Measu
 
 def is_runs_own(given: argparse.Namespace, subject: Subject, measured: "Measured") -> bool:
     """Tell whether training measured the same: its newest checkpoint, by data and protocol."""
-    from xmodal.evaluation.protocols.registry import named
+    from xmodal.evaluation.protocols.registry import resolve
     from xmodal.evaluation.report.measured import place
 
     data, contents = subject.recipe.data, subject.method.contents
-    own = named(subject.recipe.evaluation.protocols, contents, subject.shards.relevance)
+    own = resolve(subject.recipe.evaluation.protocols, contents, subject.shards.relevance)
     given_urls = ((given.data, data.val), (given.gallery, data.gallery))
     return (
         subject.run.latest() == subject.checkpoint
@@ -267,7 +267,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--protocol",
         action="append",
-        choices=["default", *PROTOCOLS],
+        choices=protocol_names(),
         help="what is measured (docs/evaluation.md), may be given several times; default: its "
         "evaluation.protocols, else what fits its method",
     )

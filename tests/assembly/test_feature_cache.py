@@ -27,7 +27,7 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import embed
 from xmodal.evaluation.gallery import Gallery
-from xmodal.evaluation.report.examples import retrieved_examples
+from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
 from xmodal.methods.method import Method
 
@@ -304,7 +304,7 @@ def test_examples_show_the_images_that_features_were_made_of(tmp_path: Path) -> 
     recipe = recipe_of(tmp_path)
     originals = SampleReader(manifest)
     got, expected = (
-        retrieved_examples(measured(recipe, shards).finds, originals)
+        load_examples(measured(recipe, shards).examples, originals)
         for shards in (computed(recipe, manifest), manifest)
     )
     assert len(got) == len(expected) == 12
@@ -313,7 +313,7 @@ def test_examples_show_the_images_that_features_were_made_of(tmp_path: Path) -> 
         assert one.text == other.text
         assert one.rank == other.rank
         for hit, other_hit in zip(one.hits, other.hits, strict=True):
-            assert hit.is_true == other_hit.is_true
+            assert hit.is_relevant == other_hit.is_relevant
 
 
 def test_a_shard_of_bad_samples_stops_the_run(tmp_path: Path) -> None:

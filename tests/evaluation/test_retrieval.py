@@ -16,18 +16,21 @@ from tests.training_sets import TOKENIZER, npy
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
-from xmodal.evaluation.config import PROTOCOLS, EvaluationConfig
+from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.embedding import embed, in_evaluation
-from xmodal.evaluation.protocols import ground_truth as captions
-from xmodal.evaluation.protocols.registry import COMPOSED, metric_names
-from xmodal.evaluation.report.examples import retrieved_examples
+from xmodal.evaluation.protocols import coco_1k_5fold
+from xmodal.evaluation.protocols.coco_1k_5fold import Coco1kFiveFold
+from xmodal.evaluation.protocols.coco_5k import Coco5k
+from xmodal.evaluation.protocols.flickr_1k import Flickr1k
+from xmodal.evaluation.protocols.registry import fitting, metric_names
+from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.retrieval import (
     Retrieval,
     evaluate_retrieval,
     evaluation_set,
     sets_to_measure,
 )
-from xmodal.evaluation.retrieved import Find
+from xmodal.evaluation.retrieved import RetrievedExample
 from xmodal.methods.method import Loss, Method
 from xmodal.methods.scores import Score
 from xmodal.methods.towers import Embeddings
@@ -132,13 +135,13 @@ def measured(
 
 @pytest.fixture
 def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"flickr-1k": IMAGES, "coco-5k": IMAGES, "coco-1k-5fold": IMAGES}
-    monkeypatch.setattr(captions, "KARPATHY", sizes)
-    monkeypatch.setattr(captions, "FOLD", 4)
+    for split in (Flickr1k, Coco5k, Coco1kFiveFold):
+        monkeypatch.setattr(split, "images", IMAGES)
+    monkeypatch.setattr(coco_1k_5fold, "FOLD", 4)
 
 
 WITHOUT_A_SCORE = ("gap", "class-normalised", "visual", "visual-graded")
-OF_PAIRS = [name for name in PROTOCOLS if name not in COMPOSED]
+OF_PAIRS = fitting(Bags.contents)
 RELEVANCE = {f"i{n}": [[f"i{n}", f"i{(n + 3) % IMAGES}"]] * 5 for n in range(IMAGES)}
 LESS_IS_BETTER = r"_chance$|/median_rank$|/num_\w+$|/queries(_left_out)?$|/images_left_out$|^gap"
 
@@ -183,11 +186,13 @@ def test_a_learned_score_is_of_all_pairs_or_of_a_shortlist(shards: Path) -> None
     short = measured(Learned(), shards, *asked, all_pairs=IMAGES * 5 * IMAGES - 1, shortlist=3)
     assert whole_shortlist.metrics == pytest.approx(of_all.metrics)
     assert short.metrics["class/map"] != pytest.approx(of_all.metrics["class/map"])
-    assert [shown(find) for find in whole_shortlist.finds] == [shown(find) for find in of_all.finds]
-    assert {len(find.hits) for find in short.finds} == {3}
+    assert [shown(find) for find in whole_shortlist.examples] == [
+        shown(find) for find in of_all.examples
+    ]
+    assert {len(find.hits) for find in short.examples} == {3}
 
 
-def shown(find: Find) -> tuple[object, ...]:
+def shown(find: RetrievedExample) -> tuple[object, ...]:
     return find.query, [part for part, _, _ in find.hits], find.rank
 
 
@@ -204,8 +209,8 @@ def test_a_method_scores_as_it_does_when_it_is_not_trained(shards: Path) -> None
 def test_five_folds_are_measured_apart(
     shards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(captions, "KARPATHY", {"coco-1k-5fold": IMAGES})
-    monkeypatch.setattr(captions, "FOLD", 4)
+    monkeypatch.setattr(Coco1kFiveFold, "images", IMAGES)
+    monkeypatch.setattr(coco_1k_5fold, "FOLD", 4)
     found = measured(Bags(), shards, "coco-1k-5fold").metrics
     items = list(samples().items())
     parts = []
@@ -260,7 +265,7 @@ MISTAKES = {
     "composed": (
         Bags,
         {},
-        "composed is not for this method; it is measured by all-captions or relevance or ",
+        "composed is not for this method; it is measured by all-captions or class or ",
     ),
     "zero-shot of features": (
         FeaturesOfTexts,
@@ -360,16 +365,16 @@ def test_the_text_of_an_image_is_its_first_caption(shards: Path) -> None:
 def test_images_are_shown_what_they_find(shards: Path) -> None:
     found = of_views(AlikeWithoutTexts(), shards)
     reader = evaluation_set(read_manifest(shards), 8, TOKENIZER).reader
-    examples = retrieved_examples(found.finds, reader)
+    examples = load_examples(found.examples, reader)
     assert len(examples) == 6
-    for example, find in zip(examples, found.finds, strict=True):
+    for example, find in zip(examples, found.examples, strict=True):
         assert example.text is None
         assert find.query.number not in [part.number for part, _, _ in find.hits]
         first = next((n for n, (_, right, _) in enumerate(find.hits) if right), None)
         assert first == (find.rank if find.rank is not None and find.rank < 5 else None)
         labels = set(reader[find.query.number].labels())
         for (part, right, _), hit in zip(find.hits, example.hits, strict=True):
-            assert right == hit.is_true == bool(labels & set(reader[part.number].labels()))
+            assert right == hit.is_relevant == bool(labels & set(reader[part.number].labels()))
 
 
 def test_methods_with_senses_are_measured_by_their_score(shards: Path) -> None:
@@ -400,15 +405,15 @@ def test_all_ranks_get_the_same(shards: Path) -> None:
 def test_what_is_shown_is_what_ranks_were_counted_of(kind: type[Method], shards: Path) -> None:
     found = measured(kind(), shards, "gap", "relevance", relevance=RELEVANCE)
     samples_read = evaluation_set(read_manifest(shards), 8, TOKENIZER).reader
-    examples = retrieved_examples(found.finds, samples_read)
+    examples = load_examples(found.examples, samples_read)
     assert len(examples) == 12
     for example in examples:
         assert len(example.hits) == 5
         scores = [hit.score for hit in example.hits]
         assert scores == sorted(scores, reverse=True)
-        first_true = next((n for n, hit in enumerate(example.hits) if hit.is_true), None)
-        assert (example.rank < 5) == (first_true is not None)
-        assert first_true in (None, example.rank)
+        first_relevant = next((n for n, hit in enumerate(example.hits) if hit.is_relevant), None)
+        assert (example.rank < 5) == (first_relevant is not None)
+        assert first_relevant in (None, example.rank)
     assert [example.text for example in examples[:2]] == ["0 red 0", "3 red 1"]
 
 
@@ -416,7 +421,7 @@ def test_texts_of_features_are_shown_by_their_labels(tmp_path: Path) -> None:
     write_shards(tmp_path, [samples(texts=True)])
     found = measured(Bags(), tmp_path)
     reader = evaluation_set(read_manifest(tmp_path), 8, TOKENIZER).reader
-    assert retrieved_examples(found.finds, reader)[0].text == "red, green"
+    assert load_examples(found.examples, reader)[0].text == "red, green"
 
 
 def test_what_any_order_would_reach_is_named(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
-from xmodal.evaluation.protocols.composed import Search
-from xmodal.evaluation.protocols.registry import COMPOSED
-from xmodal.evaluation.report.examples import retrieved_examples
+from xmodal.evaluation.protocols.fashion_iq import FashionIq
+from xmodal.evaluation.protocols.registry import fitting
+from xmodal.evaluation.protocols.search import Search
+from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.retrieval import (
     Retrieval,
     answer_cirr,
@@ -140,12 +141,12 @@ def measured(shards: tuple[Path, Path], *protocols: str, method: Method | None =
 
 
 def test_all_protocols_from_one_pass_are_what_each_is_alone(shards: tuple[Path, Path]) -> None:
-    method = Sum()
-    both = measured(shards, *COMPOSED, method=method).metrics
+    method, composed = Sum(), fitting(Sum.contents)
+    both = measured(shards, *composed, method=method).metrics
     assert method.encoded == QUERIES + IMAGES
-    alone = [measured(shards, name).metrics for name in COMPOSED]
+    alone = [measured(shards, name).metrics for name in composed]
     assert both == {name: value for metrics in alone for name, value in metrics.items()}
-    assert measured(shards).metrics == alone[0]
+    assert measured(shards).metrics == alone[composed.index("composed")]
     assert both["composed/num_queries"] == QUERIES
     assert both["composed/num_images"] == IMAGES
     assert both["fashion-iq/recall@10"] == pytest.approx(
@@ -174,7 +175,7 @@ def test_what_is_counted_is_what_the_embeddings_say(shards: tuple[Path, Path]) -
 
 def of_a_rank(shards: tuple[Path, Path]) -> tuple[dict[str, float], list[str]]:
     found = measured(shards, "composed", "fashion-iq")
-    return found.metrics, [str(find.query) for find in found.finds]
+    return found.metrics, [str(find.query) for find in found.examples]
 
 
 def test_all_ranks_get_the_same(shards: tuple[Path, Path]) -> None:
@@ -191,14 +192,14 @@ def test_finds_are_shown_without_the_source(tmp_path: Path) -> None:
     found = measured((queries, gallery))
     readers = [read_manifest(one) for one in (queries, gallery)]
     sets = sets_to_measure(Sum.contents, *readers, 8, TOKENIZER)
-    examples = retrieved_examples(found.finds, *(one.reader for one in sets if one))
+    examples = load_examples(found.examples, *(one.reader for one in sets if one))
     assert [example.text for example in examples[:2]] == ["0 and 1", "3 and 7"]
-    for example, find in zip(examples, found.finds, strict=True):
+    for example, find in zip(examples, found.examples, strict=True):
         assert example.image is not None
         assert len(example.hits) == 5
         source = 2 * find.query.number
         assert source not in [part.number for part, _, _ in find.hits]
-        first = next((n for n, hit in enumerate(example.hits) if hit.is_true), None)
+        first = next((n for n, hit in enumerate(example.hits) if hit.is_relevant), None)
         assert (first is not None) == (find.rank is not None and find.rank < 5)
         assert first in (None, find.rank)
 
@@ -222,11 +223,11 @@ def test_examples_are_pictures_of_sources_and_of_what_was_found(tmp_path: Path) 
     found = measured((tmp_path / "q", tmp_path / "g"), method=Colours())
     readers = [read_manifest(tmp_path / name) for name in ("q", "g")]
     sets = sets_to_measure(Sum.contents, *readers, 8, TOKENIZER)
-    (example,) = retrieved_examples(found.finds, *(one.reader for one in sets if one))
+    (example,) = load_examples(found.examples, *(one.reader for one in sets if one))
     assert np.array_equal(example.image, plain(1))
     # The source, image 0, is not searched.
     assert sorted(np.asarray(hit.item)[0, 0, 1] for hit in example.hits) == [1, 2]
-    assert [hit.is_true for hit in example.hits].count(True) == 1
+    assert [hit.is_relevant for hit in example.hits].count(True) == 1
 
 
 def test_the_submission_is_what_cirrs_server_takes(tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         "class",
         {},
         {},
-        "class is not for this method; it is measured by composed or fashion200k or mit-states",
+        "class is not for this method; it is measured by cirr or composed or css or",
     ),
 }
 
@@ -375,7 +376,7 @@ def test_queries_that_lack_what_the_first_have_are_not_found(shards: tuple[Path,
         queries, _ = embed_queries(method, dataset, 5, device=CPU, workers=0)
         gallery, _ = embed(method, searched, 5, device=CPU, workers=0)
     queries.records[4] |= {"target_ids": [], "target_id": None, "category": None}
-    search = Search(queries, gallery, "fashion-iq")
+    search = Search(queries, gallery, 64)
     rows = torch.tensor([4])
-    assert not search.right(rows).any()
-    assert search.removed(rows).all()
+    assert not search.relevant(rows).any()
+    assert FashionIq().removed(search)(rows).all()

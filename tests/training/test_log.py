@@ -8,7 +8,8 @@ import pytest
 
 from xmodal import activity, terminal
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols.registry import BETTER, OTHERS
+from xmodal.evaluation.protocols.protocol import Protocol
+from xmodal.evaluation.protocols.registry import all_protocols
 from xmodal.runs.run import Run
 from xmodal.training.config import StageConfig
 from xmodal.training.log import COLLAPSED_LINES, TrainingLog
@@ -50,15 +51,15 @@ def test_a_loss_that_stays_where_its_stage_began_is_said(
     assert capsys.readouterr().out.count("the loss of stage main stays at") == lines
 
 
-@pytest.mark.parametrize("protocol", BETTER)
+@pytest.mark.parametrize("protocol", all_protocols(), ids=lambda one: one.name)
 def test_an_evaluation_is_never_an_empty_line(
-    protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    protocol: Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = (*BETTER[protocol], *OTHERS.get(protocol, ()))
-    metrics = {f"{protocol}/{name}": 12.5 for name in names}
+    names = (*protocol.higher_is_better, *protocol.lower_is_better)
+    metrics = {f"{protocol.name}/{name}": 12.5 for name in names}
     with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
         log.evaluation(7, SPAN, metrics, None)
-    assert f"evaluation at step 7: {protocol}/" in capsys.readouterr().out
+    assert f"evaluation at step 7: {protocol.name}/" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from xmodal.data.sample_spec import infer_sample_spec
 from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
-from xmodal.evaluation.protocols.registry import check_protocols, metric_names, named
-from xmodal.evaluation.report.examples import retrieved_examples
+from xmodal.evaluation.protocols.registry import check_protocols, metric_names, resolve
+from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.report.measured import Measured, describe
 from xmodal.evaluation.report.results import write_results
 from xmodal.evaluation.report.run_report import retrieval_sheet
@@ -133,7 +133,7 @@ class Session:
         self._check_sample_spec(shards, method, method.contents)
         if self.gallery_shards:
             self._check_sample_spec(self.gallery_shards, method, GALLERY)
-        protocols = named(recipe.evaluation.protocols, method.contents, shards.relevance)
+        protocols = resolve(recipe.evaluation.protocols, method.contents, shards.relevance)
         gallery = SampleReader(self.gallery_shards) if self.gallery_shards else None
         check_protocols(protocols, method, SampleReader(shards), shards.relevance, gallery)
         check_best(recipe.checkpoints.best, metric_names(protocols, method))
@@ -300,7 +300,7 @@ class Session:
             # What features were computed of is what there is to see.
             searched = SampleReader(self.gallery_shards) if self.gallery_shards else None
             samples = SampleReader(self.val_shards)
-            examples = retrieved_examples(retrieval.finds, samples, searched)
+            examples = load_examples(retrieval.examples, samples, searched)
             self.log.evaluation(step, span, retrieval.metrics, retrieval_sheet(examples))
             if step == self.timeline.total:
                 write_results(
@@ -318,7 +318,7 @@ class Session:
         """Return the description of an evaluation after a step."""
         shards, config = self.val_shards, self.recipe.evaluation
         assert shards is not None
-        names = named(config.protocols, self.contents, shards.relevance)
+        names = resolve(config.protocols, self.contents, shards.relevance)
         checkpoint = self.run.checkpoint(step).name
         return describe(checkpoint, None, shards, self.gallery_shards, names, config)
 

@@ -1,44 +1,45 @@
 """The recipe's `evaluation`."""
 
-from typing import Literal, get_args
+from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator
 
 from xmodal.components.config import Config, Duration, Span
+from xmodal.components.declared import declare
+from xmodal.components.validation import nearest
+from xmodal.evaluation.protocols.config import ProtocolConfig
 
-Protocol = Literal[
-    "default",
-    "all-captions",
-    "relevance",
-    "flickr-1k",
-    "coco-5k",
-    "coco-1k-5fold",
-    "class",
-    "class-normalised",
-    "gap",
-    "zero-shot",
-    "visual",
-    "visual-graded",
-    "composed",
-    "fashion200k",
-    "mit-states",
-    "css",
-    "fashion-iq",
-    "cirr",
-]
-PROTOCOLS: tuple[str, ...] = get_args(Protocol)[1:]  # `default` is one of them
+declare("xmodal.evaluation.protocols")
+
+
+def protocol_names() -> list[str]:
+    """Return what `evaluation.protocols` and `--protocol` accept, those of plugins too."""
+    return ["default", *ProtocolConfig.kinds]
+
+
+def check_known(name: str) -> str:
+    """Return a protocol's name; raise `ValueError` where no protocol has it."""
+    names = protocol_names()
+    if name not in names:
+        known = ", ".join(map(repr, names[:-1]))
+        raise ValueError(f"input should be {known} or {names[-1]!r}{nearest(name, names)}")
+    return name
+
+
+ProtocolName = Annotated[str, AfterValidator(check_known)]
 
 
 class EvaluationConfig(Config):
     """When `data.val` is measured during training, and how."""
 
     every: Duration = Field(Span("1 epochs"), description="between two evaluations in training")
-    protocols: list[Protocol] | None = Field(
+    protocols: list[ProtocolName] | None = Field(
         None,
         min_length=1,
         description="what is measured, by the names in docs/evaluation.md; default, which null "
         "means too: relevance where the shards have relevance.json, else all-captions; visual of "
-        "methods for images, composed of those for composed queries",
+        "methods for images, composed of those for composed queries; one of "
+        + ", ".join(protocol_names()),
     )
     templates: list[str] = Field(
         ["a photo of a {}."],

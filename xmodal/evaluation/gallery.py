@@ -1,10 +1,14 @@
 """Embeddings of a whole shard set: images with their captions, and composed queries."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Of each image id, for every caption, the ids of the images that it describes.
+Relevance = Mapping[str, Sequence[Sequence[str]]]
 
 
 @dataclass

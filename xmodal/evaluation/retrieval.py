@@ -1,4 +1,4 @@
-"""Measuring a trained method on a shard set, by any of the protocols, on all ranks."""
+"""Evaluation of a trained method on a shard set, by any of the protocols, on all ranks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +17,14 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import rank
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
-from xmodal.evaluation.context import MEASURES, Ranked, Subject, ranked_captions
+from xmodal.evaluation.context import EvaluationContext
 from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
-from xmodal.evaluation.gallery import Gallery, Queries
-from xmodal.evaluation.protocols.cirr import write_submission
-from xmodal.evaluation.protocols.composed import Search, composed_metrics
-from xmodal.evaluation.protocols.ground_truth import Relevance
-from xmodal.evaluation.protocols.query_checks import check_records
-from xmodal.evaluation.protocols.registry import CAPTIONED, VISUAL, check_protocols, named
-from xmodal.evaluation.retrieved import Find, composed_finds, pair_finds, visual_finds
+from xmodal.evaluation.gallery import Gallery, Queries, Relevance
+from xmodal.evaluation.protocols.cirr_submission import write_submission
+from xmodal.evaluation.protocols.protocol import Protocol
+from xmodal.evaluation.protocols.registry import check_protocols, protocol, resolve
+from xmodal.evaluation.protocols.search import Search
+from xmodal.evaluation.retrieved import RetrievedExample
 from xmodal.methods.method import Method
 
 NAMED_FAULTS = 20  # samples left out that are named; the rest are counted
@@ -33,15 +32,15 @@ NAMED_FAULTS = 20  # samples left out that are named; the rest are counted
 
 @dataclass
 class Retrieval:
-    """What was retrieved, and how well."""
+    """Metrics and retrieved examples of an evaluation."""
 
     metrics: dict[str, float]  # of all protocols
-    finds: list[Find]  # of a few queries, to look at
-    faults: list[Fault]  # samples left out
-    warnings: list[str] = field(default_factory=list)  # of metrics that say nothing
+    examples: list[RetrievedExample]  # of a few queries
+    faults: list[Fault]  # samples that were skipped
+    warnings: list[str] = field(default_factory=list)  # of metrics that any model would reach
 
     def fault_lines(self) -> list[str]:
-        """Return what is to be said of the samples left out: the first ones by name."""
+        """Return lines about the samples that were skipped: the first ones by name."""
         bad = [fault for fault in self.faults if not fault.partial]
         parts = [fault for fault in self.faults if fault.partial]
         return [
@@ -70,27 +69,26 @@ def evaluate_retrieval(
 ) -> Retrieval:
     """Measure a method by `protocols`, those of `config` by default, from one pass of encoding.
 
-    Composed queries are searched in `gallery`. The finds are those of the first protocol that ranks
-    the captions of the whole set, or of the default one where none does; of images among images
-    where their similarity is measured; or of composed queries. All ranks call this, and all get the
-    same result. Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or
-    the set is not what a protocol is measured on.
+    Composed queries are searched in `gallery`. All ranks call this, and all get the same result.
+    Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or the set is
+    not what a protocol is measured on.
     """
-    names = named(protocols or config.protocols, method.contents, relevance)
+    names = resolve(protocols or config.protocols, method.contents, relevance)
     searched = gallery.reader if gallery else None
     check_protocols(names, method, dataset.reader, relevance, searched)
     with in_evaluation(method):
+        queries = None
         if isinstance(dataset, ComposedSet):
             assert gallery is not None, "composed queries are searched in a gallery"
             queries, images, faults = _embed_both(
                 method, dataset, gallery, config, device, workers, max_bad_share
             )
-            for name in names:
-                check_records(name, queries.records, dataset.reader.manifest.url)
-            return _composed(queries, images, names, config.tile, faults)
-        images, faults = embed(method, dataset, config.batch_size, device=device, workers=workers)
-        _check_faults(faults, len(images.numbers), dataset.reader, max_bad_share)
-        return _measured(Subject(method, images, dataset, relevance, config, device), names, faults)
+        else:
+            size = config.batch_size
+            images, faults = embed(method, dataset, size, device=device, workers=workers)
+            _check_faults(faults, len(images.numbers), dataset.reader, max_bad_share)
+        context = EvaluationContext(method, dataset, images, relevance, config, device, queries)
+        return _measure(context, list(map(protocol, names)), faults)
 
 
 def answer_cirr(
@@ -111,7 +109,7 @@ def answer_cirr(
         queries, images, _ = _embed_both(method, dataset, gallery, config, device, workers, 0.0)
     if rank():
         return []
-    return write_submission(folder, Search(queries, images, "cirr"), gallery.reader, config.tile)
+    return write_submission(folder, Search(queries, images, config.tile), gallery.reader)
 
 
 def evaluation_set(
@@ -155,39 +153,32 @@ def _embed_both(
     return queries, images, faults + more
 
 
-def _composed(
-    queries: Queries, images: Gallery, names: Sequence[str], tile: int, faults: list[Fault]
+def _measure(
+    context: EvaluationContext, protocols: Sequence[Protocol], faults: list[Fault]
 ) -> Retrieval:
     metrics: dict[str, float] = {}
-    sizes = f"{len(queries.records):,} queries × {len(images.images):,} images"
-    for name in names:
-        with activity(f"{name}, {sizes}"):
-            metrics |= composed_metrics(queries, images, name, tile)
-    return Retrieval(metrics, composed_finds(Search(queries, images, names[0]), tile), faults)
+    for one in protocols:
+        with activity(f"{one.name}, {context.sizes}"):
+            metrics |= one.measure(context)
+    examples = [example for one in _shown(context, protocols) for example in one.examples(context)]
+    return Retrieval(metrics, examples, faults, _saturated(metrics, context.gallery, context.url))
 
 
-def _measured(subject: Subject, names: Sequence[str], faults: list[Fault]) -> Retrieval:
-    gallery, tile = subject.gallery, subject.config.tile
-    captioned = [name for name in names if name in CAPTIONED]
-    if not captioned and not set(VISUAL).issuperset(names):
-        captioned = named(None, subject.method.contents, subject.relevance)
-    ranked: dict[str, Ranked] = {}
-    for name in captioned:
-        with activity(f"{name}, {subject.sizes}"):
-            ranked[name] = ranked_captions(subject, name)
-    metrics: dict[str, float] = {}
-    for name in names:
-        with activity(f"{name}, {subject.sizes}"):
-            metrics |= ranked[name].metrics(name) if name in ranked else MEASURES[name](subject)
-    finds: list[Find] = []
-    if captioned:
-        finds += _pair_finds(subject, ranked[captioned[0]])
-    if set(VISUAL).intersection(names):
-        finds += visual_finds(gallery, subject.classes, tile)
-    return Retrieval(metrics, finds, faults, _certain(metrics, gallery, subject.url))
+def _shown(context: EvaluationContext, protocols: Sequence[Protocol]) -> list[Protocol]:
+    """Return the protocols whose examples are shown: the first of each sort.
+
+    Where one has no examples of its own, those of the default protocol are shown.
+    """
+    (default,) = resolve(None, context.method.contents, context.relevance)
+    found: dict[str | None, Protocol] = {}
+    for one in protocols:
+        found.setdefault(one.shows, one)
+    if found.pop(None, None) is not None:
+        found.setdefault(protocol(default).shows, protocol(default))
+    return list(found.values())
 
 
-def _certain(metrics: Mapping[str, float], gallery: Gallery, url: str) -> list[str]:
+def _saturated(metrics: Mapping[str, float], gallery: Gallery, url: str) -> list[str]:
     """Return a line about metrics that any order of the gallery would reach, if there are any."""
     names = [
         name.removesuffix("_chance")
@@ -197,21 +188,13 @@ def _certain(metrics: Mapping[str, float], gallery: Gallery, url: str) -> list[s
     if not names:
         return []
     images = len(gallery.image_ids)
-    why = f"its {images:,} images are too few, or nearly all of them are right"
+    why = f"its {images:,} images are too few, or nearly all of them are relevant"
     if images > 1 and len(gallery.image_ids.unique()) == 1:
         why = f"all {images:,} images have the same image_id; give each image its own, or none"
     return [
         f"warning: {names[0]}{' and others' * (len(names) > 1)} of {url} cannot be less than 100: "
         f"{why}"
     ]
-
-
-def _pair_finds(subject: Subject, ranked: Ranked) -> list[Find]:
-    gallery = ranked.gallery
-    similarity = subject.similarities(gallery.images, gallery.texts)[""]
-    return pair_finds(
-        gallery, ranked.relevant_pairs, ranked.ranks[""], similarity, subject.config.tile
-    )
 
 
 def _check_faults(

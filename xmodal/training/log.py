@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from xmodal.activity import printed, reporting
 from xmodal.errors import printable
+from xmodal.evaluation.protocols.registry import logged_metrics
 from xmodal.runs.events import drop_events_after
 from xmodal.runs.run import Run
 from xmodal.terminal import console
@@ -20,8 +21,6 @@ from xmodal.training.timeline import StageSpan
 # Logged lines in which all scores are alike, after which the log says so. A training that is well
 # begins there, and leaves it.
 COLLAPSED_LINES = 10
-# The metrics that a line about an evaluation has: one at least of every protocol.
-SHOWN = ("recall@1", "/map", "/top1", "/ndcg", "fashion-iq/recall@10", "gap/probe_accuracy")
 LONG_WAIT = 0.1  # share of the time, above which the log says what data is waited for
 
 
@@ -115,7 +114,7 @@ class TrainingLog:
         if sheet is not None:
             with self.run.writing(self.run.tensorboard):
                 self.board.add_image("retrieved", sheet, step, dataformats="HWC")
-        shown = "  ".join(f"{k} {v:.1f}" for k, v in metrics.items() if k.endswith(SHOWN))
+        shown = "  ".join(f"{k} {v:.1f}" for k, v in logged_metrics(metrics).items())
         self.say(f"evaluation at step {step}: {shown}")
 
     def say(self, line: str) -> None:

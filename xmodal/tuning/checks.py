@@ -4,7 +4,7 @@ from xmodal.assembly.checks import check_best, check_method, check_sizes
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.manifest import read_manifest
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols.registry import all_metric_names, metric_names, named
+from xmodal.evaluation.protocols.registry import all_metric_names, metric_names, resolve
 from xmodal.runs.progress import full_name
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.config import PopulationConfig, SpaceConfig
@@ -28,7 +28,7 @@ def check_sweep(recipe: Recipe, space: SpaceConfig, timeline: Timeline) -> str:
     check_sizes(recipe, space.workers)
     method = check_method(recipe)
     relevance = read_manifest(data.val, data.s3, data.cache).relevance
-    protocols = named(recipe.evaluation.protocols, method.contents, relevance)
+    protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
     check_best(recipe.checkpoints.best, metric_names(protocols, method))
     names = all_metric_names(protocols, method)
     metric = full_name(space.metric, names)

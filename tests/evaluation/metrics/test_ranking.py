@@ -17,14 +17,16 @@ ROOT = Path(__file__).parents[3]
 
 def ranks_by_sorting(scores: np.ndarray, relevant_pairs: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Position of the first true item in the sorted full matrix, wrong items first in a tie."""
-    is_true = np.zeros(scores.shape, dtype=bool)
-    is_true[relevant_pairs[:, 0], relevant_pairs[:, 1]] = True
+    is_relevant = np.zeros(scores.shape, dtype=bool)
+    is_relevant[relevant_pairs[:, 0], relevant_pairs[:, 1]] = True
 
-    def first_true(row_scores: np.ndarray, row_is_true: np.ndarray) -> int:
-        return int(row_is_true[np.lexsort((row_is_true, -row_scores))].argmax())
+    def first_relevant(row_scores: np.ndarray, row_is_relevant: np.ndarray) -> int:
+        return int(row_is_relevant[np.lexsort((row_is_relevant, -row_scores))].argmax())
 
-    image_to_text = [first_true(*row) for row in zip(scores, is_true, strict=True)]
-    text_to_image = [first_true(*column) for column in zip(scores.T, is_true.T, strict=True)]
+    image_to_text = [first_relevant(*row) for row in zip(scores, is_relevant, strict=True)]
+    text_to_image = [
+        first_relevant(*column) for column in zip(scores.T, is_relevant.T, strict=True)
+    ]
     return np.array(image_to_text), np.array(text_to_image)
 
 

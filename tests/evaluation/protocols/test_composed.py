@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.processes import on_ranks
+from xmodal.data.batch import BatchSpec
 from xmodal.data.samples import hash_id
 from xmodal.evaluation.gallery import Gallery, Queries
 from xmodal.evaluation.metrics.recall import median_rank
-from xmodal.evaluation.protocols.composed import (
-    CUTOFFS,
-    composed_metrics,
-    distinct,
-)
+from xmodal.evaluation.protocols.composed import Composed
+from xmodal.evaluation.protocols.registry import fitting, protocol
+from xmodal.evaluation.protocols.search import distinct
 
+NAMES = fitting(BatchSpec(composed=True))
 CATEGORIES = ["dress", "shirt", "toptee"]
 STATES, THINGS = ["old", "new", "wet"], ["castle", "coat"]
 
@@ -26,6 +26,16 @@ def gallery_of(names: list[str], labels: list[list[str]], images: torch.Tensor) 
     ids = torch.tensor([hash_id(name) for name in names])
     none = torch.zeros(0, dtype=torch.int64)
     return Gallery(torch.arange(len(names)), ids, images, none, images[:0], labels)
+
+
+def measure(name: str, queries: Queries, gallery: Gallery, tile: int) -> dict[str, float]:
+    return composed_protocol(name).measure_queries(queries, gallery, tile)
+
+
+def composed_protocol(name: str) -> Composed:
+    found = protocol(name)
+    assert isinstance(found, Composed)
+    return found
 
 
 def record(source: str, target: str | None, **more: Any) -> dict[str, Any]:
@@ -46,7 +56,7 @@ def test_only_the_source_is_removed_and_any_target_counts() -> None:
     def rank(**query: Any) -> float:
         given = {"source": "z", "target": None} | query
         queries = Queries(torch.zeros(1), one, [record(**given)])
-        return composed_metrics(queries, gallery, "composed", 64)["composed/median_rank"]
+        return measure("composed", queries, gallery, 64)["composed/median_rank"]
 
     assert rank(target="c") == 3
     assert rank(source="a", target="c") == 2
@@ -60,7 +70,7 @@ def test_what_the_gallery_lacks_is_not_found() -> None:
     gallery = gallery_of(list("ab"), [[]] * 2, one_hot(0, 1))
     records = [record("a", "nowhere"), record("a", None), record("z", "b")]
     queries = Queries(torch.arange(3), one_hot(0, 0, 1), records)
-    metrics = composed_metrics(queries, gallery, "composed", 64)
+    metrics = measure("composed", queries, gallery, 64)
     assert metrics["composed/num_without_target"] == 2
     assert metrics["composed/median_rank"] == 2  # of 2, 2 and 1
     assert metrics["composed/recall@1"] == pytest.approx(100 / 3)
@@ -72,7 +82,7 @@ def test_nothing_to_search_in_is_no_good_rank() -> None:
     gallery = gallery_of(list("abcd"), [["dress"]] * 4, one_hot(0, 1, 2, 3))
     records = [record("a", "b", category="hat"), record("a", "nowhere")]
     queries = Queries(torch.arange(2), one_hot(0, 0), records)
-    metrics = composed_metrics(queries, gallery, "fashion-iq", 64)
+    metrics = measure("fashion-iq", queries, gallery, 64)
     # The last of the four images, though the galleries searched hold none and three.
     assert metrics["fashion-iq/median_rank"] == 4
     assert metrics["fashion-iq/num_without_target"] == 2
@@ -82,7 +92,7 @@ def test_nothing_to_search_in_is_no_good_rank() -> None:
 def test_ties_count_against_the_model() -> None:
     gallery = gallery_of(list("abc"), [[]] * 3, torch.ones(3, 1))
     queries = Queries(torch.zeros(1), torch.ones(1, 1), [record("a", "b")])
-    metrics = composed_metrics(queries, gallery, "css", 64)
+    metrics = measure("css", queries, gallery, 64)
     assert metrics["css/recall@1"] == 0
     assert metrics["css/recall@1_chance"] == pytest.approx(50)
     assert metrics["css/median_rank"] == 2
@@ -98,7 +108,7 @@ def test_images_of_one_id_are_one() -> None:
     names = ["s", "w", "w", "t", "s"]
     gallery = gallery_of(names, [[]] * 5, torch.tensor([[0.9], [0.8], [0.8], [0.7], [0.9]]))
     queries = Queries(torch.zeros(1), torch.ones(1, 1), [record("s", "t")])
-    metrics = composed_metrics(queries, gallery, "composed", 64)
+    metrics = measure("composed", queries, gallery, 64)
     assert metrics["composed/median_rank"] == 2
     assert metrics["composed/num_images"] == 3
 
@@ -172,29 +182,29 @@ def by_walking(queries: Queries, gallery: Gallery, protocol: str) -> dict[str, l
     return found
 
 
-@pytest.mark.parametrize("protocol", CUTOFFS)
+@pytest.mark.parametrize("protocol", NAMES)
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=10)
 def test_every_protocol_is_what_a_walk_through_each_gallery_finds(protocol: str, seed: int) -> None:
     queries, gallery = drawn(seed)
-    metrics = composed_metrics(queries, gallery, protocol, 64)
+    metrics = measure(protocol, queries, gallery, 64)
     walked = by_walking(queries, gallery, protocol)
     ranks = torch.tensor([rank for rank, _ in walked["recall"]])
     assert metrics[f"{protocol}/median_rank"] == median_rank(ranks)
     if protocol == "fashion-iq":  # the mean over categories, not over queries
         walked.pop("recall")
     for name, found in walked.items():
-        cutoffs = (1, 2, 3) if name == "recall_subset" else CUTOFFS[protocol]
+        cutoffs = (1, 2, 3) if name == "recall_subset" else composed_protocol(protocol).cutoffs
         for k in cutoffs:
             expected = 100 * sum(right and rank < k for rank, right in found) / len(found)
             assert metrics[f"{protocol}/{name}@{k}"] == pytest.approx(expected), name
     if protocol == "fashion-iq":
-        for k in CUTOFFS[protocol]:
+        for k in composed_protocol(protocol).cutoffs:
             of_each = [metrics[f"{protocol}/{name}@{k}"] for name in walked]
             assert metrics[f"{protocol}/recall@{k}"] == pytest.approx(sum(of_each) / len(of_each))
 
 
-@pytest.mark.parametrize("protocol", CUTOFFS)
+@pytest.mark.parametrize("protocol", NAMES)
 def test_chance_is_the_mean_of_random_orders(protocol: str) -> None:
     queries, gallery = drawn(0, images=12, queries=6)
     rng = torch.Generator().manual_seed(1)
@@ -202,7 +212,7 @@ def test_chance_is_the_mean_of_random_orders(protocol: str) -> None:
     for _ in range(400):
         queries.embeddings = torch.randn(6, 4, generator=rng, dtype=torch.float64)
         gallery.images = torch.randn(12, 4, generator=rng, dtype=torch.float64)
-        metrics = composed_metrics(queries, gallery, protocol, 64)
+        metrics = measure(protocol, queries, gallery, 64)
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0) + value / 400
     chances = [name for name in sums if name.endswith("_chance")]
@@ -214,7 +224,7 @@ def test_chance_is_the_mean_of_random_orders(protocol: str) -> None:
 
 def measured() -> dict[str, float]:
     queries, gallery = drawn(3, images=150, queries=200)
-    both = [composed_metrics(queries, gallery, name, 48) for name in ("mit-states", "cirr")]
+    both = [measure(name, queries, gallery, 48) for name in ("mit-states", "cirr")]
     return both[0] | both[1]
 
 
@@ -227,4 +237,4 @@ def test_a_score_that_is_no_number_is_told() -> None:
     queries, gallery = drawn(0)
     queries.embeddings[7] = torch.nan
     with pytest.raises(ValueError, match="a score is NaN of query 7"):
-        composed_metrics(queries, gallery, "composed", 64)
+        measure("composed", queries, gallery, 64)

@@ -1,20 +1,27 @@
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 
+from tests.evaluation.test_retrieval import Bags, measured, samples
+from tests.shard_sets import write_shards
 from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import PAIRS, BatchSpec
 from xmodal.errors import UserError
-from xmodal.evaluation.config import PROTOCOLS
-from xmodal.evaluation.context import MEASURES
+from xmodal.evaluation.context import EvaluationContext
+from xmodal.evaluation.protocols.config import ProtocolConfig
+from xmodal.evaluation.protocols.protocol import Protocol
 from xmodal.evaluation.protocols.registry import (
-    BETTER,
-    CAPTIONED,
-    COMPOSED,
     all_metric_names,
+    all_protocols,
+    logged_metrics,
     metric_names,
-    named,
+    protocol,
+    resolve,
 )
+from xmodal.evaluation.report.run_report import print_results, write_report
 from xmodal.methods.method import Method
 from xmodal.runs.recipe_file import dump_recipe
 
@@ -32,16 +39,70 @@ def of(contents: BatchSpec = PAIRS, *, learned_score: bool = False) -> Method:
     return type("Said", (Method,), said)()
 
 
-def test_every_protocol_is_measured_one_way() -> None:
-    assert sorted([*CAPTIONED, *COMPOSED, *MEASURES]) == sorted(PROTOCOLS)
-    assert BETTER.keys() == set(PROTOCOLS)
+def test_every_protocol_has_the_name_that_it_is_registered_by() -> None:
+    assert [one.name for one in all_protocols()] == list(ProtocolConfig.kinds)
+    assert {"all-captions", "cirr", "gap", "zero-shot"} < ProtocolConfig.kinds.keys()
+    assert all(one.headline for one in all_protocols())
+
+
+class Agreement(Protocol):
+    name = "agreement"
+    higher_is_better = ("cosine",)
+
+    def measure(self, context: EvaluationContext) -> dict[str, float]:
+        gallery = context.gallery
+        cosines = (gallery.images[gallery.owners] * gallery.texts).sum(1)
+        return {"agreement/cosine": float(cosines.mean()), "agreement/cosine_chance": 0.0}
+
+
+@pytest.fixture
+def register() -> Iterator[Callable[[], object]]:
+    """Return what a plugin's module does when it is imported."""
+    before = dict(ProtocolConfig.kinds)
+
+    def define() -> object:
+        class AgreementConfig(ProtocolConfig):
+            kind: Literal["agreement"] = "agreement"
+            builds: ClassVar[type] = Agreement
+
+        return AgreementConfig
+
+    yield define
+    ProtocolConfig.kinds.clear()
+    ProtocolConfig.kinds.update(before)
+
+
+def test_to_register_a_protocol_is_enough(
+    register: Callable[[], object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = "evaluation.protocols=[agreement, gap]"
+    with pytest.raises(UserError, match="agreement is not allowed"):
+        read_recipe("quickstart", [override])
+    register()
+    names = read_recipe("quickstart", [override]).evaluation.protocols
+    assert names == ["agreement", "gap"]
+    write_shards(tmp_path, [samples()])
+    found = measured(Bags(), tmp_path, *names)
+    assert found.metrics["agreement/cosine"] == pytest.approx(0, abs=0.5)
+    assert len(found.examples) == 12
+    assert "agreement/cosine" in metric_names(names, Bags())
+    assert list(logged_metrics(found.metrics)) == ["agreement/cosine", "gap/probe_accuracy"]
+    page = write_report(tmp_path, "run", found.metrics, [], [], "").read_text()
+    assert '<th scope="row">cosine</th>' in page
+    print_results(found.metrics, tmp_path)
+    assert re.search(r"agreement\s+value\s+chance", capsys.readouterr().out)
+
+
+def test_what_is_no_protocol_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"clas .*'class'.*did you mean class\?"):
+        protocol("clas")
 
 
 def test_the_default_has_a_name_of_its_own() -> None:
-    assert named(None, PAIRS, None) == named(["default"], PAIRS, None) == ["all-captions"]
-    assert named(["gap", "default", "relevance"], PAIRS, {}) == ["gap", "relevance"]
-    assert named(None, SIMSIAM, {}) == named(None, PTF_SIMCM, None) == ["visual"]
-    assert named(["cirr", "default"], TIRG, None) == ["cirr", "composed"]
+    assert resolve(None, PAIRS, None) == resolve(["default"], PAIRS, None) == ["all-captions"]
+    assert resolve(["gap", "default", "relevance"], PAIRS, {}) == ["gap", "relevance"]
+    assert resolve(None, SIMSIAM, {}) == resolve(None, PTF_SIMCM, None) == ["visual"]
+    assert resolve(["cirr", "default"], TIRG, None) == ["cirr", "composed"]
 
 
 def test_metrics_that_something_can_be_required_of() -> None:
@@ -96,7 +157,7 @@ def test_a_recipe_names_what_is_measured(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_named(override: str, line: str) -> None:
+def test_a_mistake_is_resolve(override: str, line: str) -> None:
     with pytest.raises(UserError) as error:
         read_recipe("quickstart", [override], RECIPES)
     assert line in str(error.value)

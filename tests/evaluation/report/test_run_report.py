@@ -11,6 +11,7 @@ from PIL import Image
 from xmodal.evaluation.metrics.average_precision import CURVE
 from xmodal.evaluation.metrics.ranking import Ranks
 from xmodal.evaluation.metrics.recall import recall_metrics
+from xmodal.evaluation.protocols.gap import LABELS as GAP_LABELS
 from xmodal.evaluation.report.run_report import (
     Example,
     Hit,
@@ -19,7 +20,6 @@ from xmodal.evaluation.report.run_report import (
     retrieval_sheet,
     write_report,
 )
-from xmodal.evaluation.report.tables import GAP_LABELS
 
 GREEN, BLUE = [0x1A, 0x7F, 0x4B], [0x2F, 0x6F, 0xDB]
 EVIL = """<script>alert("1")</script> & 'two' dogs"""
@@ -29,7 +29,7 @@ EVIL = """<script>alert("1")</script> & 'two' dogs"""
 def metrics() -> dict[str, float]:
     text = torch.arange(1200)
     ranks = Ranks(torch.arange(240) // 3, text % 240)
-    return recall_metrics(ranks, torch.stack([text // 5, text], 1), "drawn-240")
+    return recall_metrics(ranks, torch.stack([text // 5, text], 1), "all-captions")
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def examples() -> list[Example]:
 def test_results_are_printed_a_table_a_protocol(
     metrics: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = {name.replace("drawn-240", "other"): value for name, value in metrics.items()}
+    other = {name.replace("all-captions", "relevance"): value for name, value in metrics.items()}
     print_results(metrics | other, tmp_path)
     output = capsys.readouterr().out
-    assert output.index("drawn-240: 240 images") < output.index("other: 240 images")
+    assert output.index("all-captions: 240 images") < output.index("relevance: 240 images")
     assert "report" not in output
     page = write_report(tmp_path, "run", metrics, [], [], "")
     print_results(metrics, tmp_path)
@@ -91,7 +91,7 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(
     metrics: dict[str, float], examples: list[Example], tmp_path: Path
 ) -> None:
     history = [{"step": step, "stage": "main", "loss": 1 / (step + 1)} for step in range(50)]
-    history += [{"step": step, "drawn-240/rsum": 10.0 * step} for step in (20, 40)]
+    history += [{"step": step, "all-captions/rsum": 10.0 * step} for step in (20, 40)]
     path = write_report(
         tmp_path, EVIL, metrics | {"a/gap": 0.25}, examples, history, f"run: {EVIL}"
     )
@@ -143,12 +143,12 @@ def test_the_page_shows_every_protocol(metrics: dict[str, float], tmp_path: Path
     assert "map@50_chance" not in page.text
 
 
-def test_the_page_marks_what_is_true(examples: list[Example], tmp_path: Path) -> None:
+def test_the_page_marks_what_is_relevant(examples: list[Example], tmp_path: Path) -> None:
     page = Page(write_report(tmp_path, "run", {}, examples, [], "").read_text(encoding="utf-8"))
     marked = [attributes.get("class") for tag, attributes in page.tags if tag == "figure"]
-    assert marked == [None, None, "right", None, None] + [None] * 5
+    assert marked == [None, None, "relevant", None, None] + [None] * 5
     captions = [attributes.get("class") for tag, attributes in page.tags if tag == "li"]
-    assert captions == [None] * 4 + ["right"]
+    assert captions == [None] * 4 + ["relevant"]
 
 
 def composed_and_visual() -> dict[str, float]:
@@ -178,17 +178,17 @@ def test_the_page_shows_what_finds_images(examples: list[Example], tmp_path: Pat
         "4,181 queries × 2,297 images · median rank 12",
         "50 images × 7 classes",
         "51 images × 8 classes",
-        "Images found for an image and what shall be other",
+        "Images found for an image and its modification",
         "Images found for images",
-        "best true image: none",
-        "best true image: rank 3",
+        "best relevant image: none",
+        "best relevant image: rank 3",
         EVIL,
     ):
         assert words in " ".join(page.text.split()), words
     shown = ("61.2", "71.2", "81.2", "91.2", "44.5")
     assert [page.text.count(n) for n in shown] == [4, 3, 3, 2, 1]
     assert [name for name, _ in page.tags].count("img") == 2 * (1 + 5)
-    assert page.drawings == ["visual/map@r by step", "cirr/recall@1 by step"]
+    assert page.drawings == ["cirr/recall@1 by step", "visual/map@r by step"]
     assert "recall_subset@3_chance" not in page.text
 
 

@@ -8,20 +8,22 @@ from rich.console import Console
 from xmodal.evaluation.metrics.average_precision import CURVE
 from xmodal.evaluation.metrics.ranking import Ranks
 from xmodal.evaluation.metrics.recall import recall_metrics
-from xmodal.evaluation.report.tables import GAP_LABELS, of_all, percent
+from xmodal.evaluation.protocols.gap import LABELS as GAP_LABELS
+from xmodal.evaluation.protocols.registry import measured_by
+from xmodal.evaluation.report.tables import percent
 
 
 @pytest.fixture
 def metrics() -> dict[str, float]:
     text = torch.arange(1200)
     ranks = Ranks(torch.arange(240) // 3, text % 240)
-    return recall_metrics(ranks, torch.stack([text // 5, text], 1), "drawn-240")
+    return recall_metrics(ranks, torch.stack([text // 5, text], 1), "all-captions")
 
 
 def printed(metrics: dict[str, float], width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, soft_wrap=True)
-    for table in of_all(metrics):
-        console.print(table)
+    for name, protocol in measured_by(metrics).items():
+        console.print(protocol.table(metrics, name))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -34,7 +36,7 @@ def numbers(text: str, label: str) -> list[str]:
 
 def test_the_table_shows_each_recall_beside_its_chance(metrics: dict[str, float]) -> None:
     text = printed(metrics)
-    assert "drawn-240: 240 images × 1,200 texts" in text.splitlines()[0]
+    assert "all-captions: 240 images × 1,200 texts" in text.splitlines()[0]
     # 3, 15 and 30 of 240 images; the median of 0, 0, 0, 1, … 79, 79, 79 is 39.5.
     expected = ["1.2", "0.42", "6.2", "2.1", "12.5", "4.1", "40"]
     assert numbers(text, "image → text") == expected
@@ -108,7 +110,7 @@ def test_the_table_of_composed_queries() -> None:
         word for name in ("dress", "shirt", "toptee", "recall") for word in (name, "chance")
     ]
     assert [line.strip() for line in text.splitlines()].count("median rank 12") == 1
-    assert text.count("median rank 12; 1,234 queries without a right image") == 1
+    assert text.count("median rank 12; 1,234 queries without a relevant image") == 1
 
 
 def test_the_table_of_images_that_find_images() -> None:

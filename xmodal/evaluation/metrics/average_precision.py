@@ -22,7 +22,7 @@ from xmodal.methods.scores import as_score
 CUTOFF = 50
 TENTHS = range(11)  # the recalls at which precision is read
 CURVE = tuple(f"precision@recall_{tenth / 10:.1f}" for tenth in TENTHS)
-BETTER = (
+HIGHER_IS_BETTER = (
     "map",
     *(f"{d}/{name}" for d in DIRECTIONS for name in ("map", f"map@{CUTOFF}", *CURVE)),
 )

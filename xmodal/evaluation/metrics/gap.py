@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xmodal.evaluation.gallery import Gallery
 
-GAPS = (
+LOWER_IS_BETTER = (
     *("centroid_distance", "paired_cosine", "probe_accuracy", "mmd"),
     *("alignment", "uniformity", "rmg"),
 )

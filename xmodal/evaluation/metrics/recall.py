@@ -7,7 +7,10 @@ from xmodal.evaluation.metrics.ranking import Ranks
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 CUTOFFS = (1, 5, 10)
-BETTER = (*(f"{direction}/recall@{k}" for direction in DIRECTIONS for k in CUTOFFS), "rsum")
+HIGHER_IS_BETTER = (
+    *(f"{direction}/recall@{k}" for direction in DIRECTIONS for k in CUTOFFS),
+    "rsum",
+)
 
 
 def recall_metrics(ranks: Ranks, relevant_pairs: Tensor, protocol: str) -> dict[str, float]:

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from xmodal.activity import tracked
 from xmodal.distributed.collectives import gather, rank, world_size
-from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.metrics.ranking import Ranks, count_ranks, top_k
-from xmodal.methods.method import Method
 from xmodal.methods.scores import Function, as_score
 
 PairScore = Callable[[Tensor, Tensor], Tensor]  # of (n, …) and (n, …), (n,)
@@ -49,20 +47,6 @@ class Similarity:
             None if rescore is None else lambda texts, images: rescore(images, texts),
             self.shortlist,
         )
-
-
-def similarities(method: Method, num_pairs: int, config: EvaluationConfig) -> dict[str, Similarity]:
-    """Return by what a method is measured, by what that adds to the name of a protocol.
-
-    One with a learned score is measured by it and by its cheap score alone. `num_pairs` is images ×
-    texts: up to `config.all_pairs` the learned score is of all pairs.
-    """
-    if method.shortlist is None:
-        return {"": Similarity(method.score)}
-    learned = Similarity(method.score)
-    if num_pairs > config.all_pairs:
-        learned = Similarity(method.shortlist, method.score_pairs, config.shortlist)
-    return {"": learned, BY_DISTANCE: Similarity(method.shortlist)}
 
 
 def rank_all(

@@ -20,9 +20,9 @@ from xmodal.methods.scores import dot_product
 CUTOFFS = (1, 2, 4, 8)
 NEIGHBOURS = 20  # at most, that vote for the class of an image,
 TEMPERATURE = 0.07  # with weights exp(cosine / temperature)
-BETTER = ("map@r", *(f"recall@{k}" for k in CUTOFFS), "knn_accuracy", "nmi")
+HIGHER_IS_BETTER = ("map@r", *(f"recall@{k}" for k in CUTOFFS), "knn_accuracy", "nmi")
 GRADED_CUTOFF = 10
-GRADED_BETTER = ("ndcg", f"ndcg@{GRADED_CUTOFF}")
+GRADED_HIGHER_IS_BETTER = ("ndcg", f"ndcg@{GRADED_CUTOFF}")
 WITH_TEXT = "-with-text"  # ends a protocol's name where images are compared with their texts
 
 
@@ -116,7 +116,11 @@ def graded_metrics(
 
     values = judge_queries(images, images, dot_product, tile, 1 + 2 * len(cutoffs), judge)
     means = 100 * values[values[:, 0] > 0, 1:].mean(0)
-    names = [f"{protocol}/{name}{ending}" for name in GRADED_BETTER for ending in ("", "_chance")]
+    names = [
+        f"{protocol}/{name}{ending}"
+        for name in GRADED_HIGHER_IS_BETTER
+        for ending in ("", "_chance")
+    ]
     return dict(zip(names, means.tolist(), strict=True)) | _counts(values, classes, protocol)
 
 

@@ -7,7 +7,7 @@ from xmodal.evaluation.metrics.recall import chance_recall
 from xmodal.evaluation.metrics.similarity import Similarity, rank_all
 
 CUTOFFS = (1, 5)
-BETTER = (*(f"top{k}" for k in CUTOFFS), "mean_class_recall")
+HIGHER_IS_BETTER = (*(f"top{k}" for k in CUTOFFS), "mean_class_recall")
 
 
 def zero_shot_metrics(

@@ -1,241 +1,198 @@
-"""Composed retrieval: an image and what shall be other about it, and the image that is meant.
+"""`composed`: an image and a modification find the image that is meant.
 
-A query is searched in a gallery of its own: all images but the one that it starts from, those of
-its category (Fashion IQ), or the few that look alike (CIRR's subset). Images are told apart by
-their ids, and those of one id count once. Ties count against the model.
+A query is searched in a gallery of its own: here, all images but the one that it starts from.
+Ties count against the model.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
+from rich.table import Table
 
-from xmodal.data.samples import hash_id
+from xmodal.data.batch import BatchSpec
+from xmodal.data.composed import record_of
+from xmodal.data.decode import BadSample
+from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import PROBED
+from xmodal.data.samples import RawSample
+from xmodal.errors import UserError
+from xmodal.evaluation.context import EvaluationContext, EvaluationData
 from xmodal.evaluation.gallery import Gallery, Queries
-from xmodal.evaluation.metrics.recall import chance_recall, median_rank
-from xmodal.evaluation.metrics.tiles import Choice, judge_queries
-from xmodal.methods.scores import dot_product
+from xmodal.evaluation.metrics.own_ranks import OwnRanks
+from xmodal.evaluation.metrics.recall import median_rank
+from xmodal.evaluation.metrics.tiles import Choice
+from xmodal.evaluation.protocols.config import ProtocolConfig
+from xmodal.evaluation.protocols.protocol import Metrics, Protocol
+from xmodal.evaluation.protocols.search import Search
+from xmodal.evaluation.report.section import Cell, Row, Section, measured_cell
+from xmodal.evaluation.report.tables import add_columns, new_table, with_chance
+from xmodal.evaluation.retrieved import Part, RetrievedExample, top_images
 
-# Of each protocol the K of its recalls.
-CUTOFFS = {
-    "composed": (1, 5, 10, 50, 100),
-    "fashion200k": (1, 10, 50),
-    "mit-states": (1, 5, 10),
-    "css": (1,),
-    "fashion-iq": (10, 50),
-    "cirr": (1, 5, 10, 50),
-}
-SUBSET_CUTOFFS = (1, 2, 3)
-WORDS = ("adjective", "noun")
-BETTER = {name: tuple(f"recall@{k}" for k in cutoffs) for name, cutoffs in CUTOFFS.items()}
-BETTER["cirr"] += tuple(f"recall_subset@{k}" for k in SUBSET_CUTOFFS)
-BETTER["mit-states"] += tuple(f"{word}/{name}" for word in WORDS for name in BETTER["mit-states"])
+CHUNK = 100  # samples that are looked through at a time
 
 
-@dataclass(frozen=True)
-class OwnRanks:
-    """What queries find, each in a gallery of its own."""
+class ComposedConfig(ProtocolConfig):
+    """Recall of composed queries among all images but their source."""
 
-    ranks: Tensor  # (queries,) int64, 0-based, of the best right image; the last of all: none
-    right: Tensor  # (queries,) int64, how many images are right
-    searched: Tensor  # (queries,) int64, how many images there are
-
-    def recalls(self, cutoffs: Sequence[int], prefix: str) -> dict[str, float]:
-        """Return recalls at the cutoffs in percent, each with its chance, named `prefix@K`."""
-        metrics = {}
-        for k in cutoffs:
-            chance = chance_recall(self.right, self.searched, k)
-            hits = (self.ranks < k) & (self.right > 0)
-            metrics[f"{prefix}@{k}"] = 100 * float(hits.double().mean())
-            metrics[f"{prefix}@{k}_chance"] = 100 * float(chance.mean())
-        return metrics
-
-    def of(self, rows: Sequence[int]) -> "OwnRanks":
-        """Return those of some queries."""
-        return OwnRanks(self.ranks[rows], self.right[rows], self.searched[rows])
+    kind: Literal["composed"] = "composed"
+    builds: ClassVar[str] = "Composed"
 
 
-class Search:
-    """Queries, the gallery that they are searched in, and by a protocol which images are right."""
+class Composed(Protocol):
+    """Recall of composed queries, their median rank, and how many have nothing to find.
 
-    def __init__(self, queries: Queries, gallery: Gallery, protocol: str) -> None:
-        self.queries, self.gallery = queries, distinct(gallery)
-        self.protocol = protocol
-        self.row_of = {one: row for row, one in enumerate(self.gallery.image_ids.tolist())}
+    Queries without a relevant image in the gallery count as not found, and in the median as last
+    of all images.
 
-    def right(self, rows: Tensor) -> Tensor:
-        """Return which images some queries ask for, (some, images) bool."""
-        return self._mask(self.targets[row] for row in rows.tolist())
-
-    def removed(self, rows: Tensor) -> Tensor:
-        """Return which images are not in the galleries of some queries, (some, images) bool."""
-        sources = self._mask(self.sources[row] for row in rows.tolist())
-        if self.protocol != "fashion-iq":
-            return sources
-        of_category, of_images = self.categories
-        return sources | ~of_images[of_category[rows]]
-
-    def not_member(self, rows: Tensor) -> Tensor:
-        """Return which images are not among those that look like some queries' sources."""
-        names = (self.queries.records[row]["members"] for row in rows.tolist())
-        return self.removed(rows) | ~self._mask(map(self._rows_of, names))
-
-    @cached_property
-    def sources(self) -> list[list[int]]:
-        """Where each query's own image is, if it is in the gallery."""
-        return [self._rows_of([record["source_id"]]) for record in self.queries.records]
-
-    @cached_property
-    def targets(self) -> list[list[int]]:
-        """Where the images are that each query asks for."""
-        return [
-            self._rows_of(record["target_ids"] or filter(None, [record["target_id"]]))
-            for record in self.queries.records
-        ]
-
-    @cached_property
-    def categories(self) -> tuple[Tensor, Tensor]:
-        """Return the number of each query's category, (queries,), and which images are of each
-        category, (categories, images) bool.
-        """
-        of_queries = [record["category"] for record in self.queries.records]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(of_queries))}
-        labels, device = self.gallery.labels, self.gallery.images.device
-        of_images = [[name in of_image for of_image in labels] for name in numbers]
-        return (
-            torch.tensor([numbers[name] for name in of_queries], device=device),
-            torch.tensor(of_images, device=device),
-        )
-
-    def ranks(self, right: Choice, removed: Choice, tile: int) -> OwnRanks:
-        """Rank each query's best right image among all that are not removed."""
-        return own_ranks(self.queries.embeddings, self.gallery.images, right, removed, tile)
-
-    def _rows_of(self, names: Iterable[str]) -> list[int]:
-        return [row for name in names if (row := self.row_of.get(hash_id(name))) is not None]
-
-    def _mask(self, chosen: Iterable[Sequence[int]]) -> Tensor:
-        rows = list(chosen)
-        mask = torch.zeros(len(rows), len(self.row_of), dtype=torch.bool)
-        places = [(row, column) for row, columns in enumerate(rows) for column in columns]
-        if places:
-            mask[tuple(torch.tensor(places).T)] = True
-        return mask.to(self.gallery.images.device)
-
-
-def composed_metrics(
-    queries: Queries, gallery: Gallery, protocol: str, tile: int
-) -> dict[str, float]:
-    """Name and number of every metric of composed retrieval by a protocol, recalls in percent.
-
-    `P/recall@K` by the protocol's K, each with its `recall@K_chance`; `P/median_rank` from 1;
-    `P/num_queries`, `P/num_images`, and `P/num_without_target`, queries that have no right image
-    to be found: they count as not found, and in the median as last of all images. Further
-
-    - mit-states: `P/adjective/recall@K` and `P/noun/recall@K`, images that share that word of the
-      target's with it;
-    - fashion-iq: `P/CATEGORY/recall@K`, of which `P/recall@K` is the mean;
-    - cirr: `P/recall_subset@K`, among the images that look like the source.
-    """
-    search = Search(queries, gallery, protocol)
-    cutoffs = CUTOFFS[protocol]
-    found = search.ranks(search.right, search.removed, tile)
-    metrics = found.recalls(cutoffs, f"{protocol}/recall")
-    match protocol:
-        case "mit-states":
-            for place, word in enumerate(WORDS):
-                shares = _same_word(search, place)
-                of_word = search.ranks(shares, search.removed, tile)
-                metrics |= of_word.recalls(cutoffs, f"{protocol}/{word}/recall")
-        case "fashion-iq":
-            metrics = _by_category(search, found)
-        case "cirr":
-            subset = search.ranks(search.right, search.not_member, tile)
-            metrics |= subset.recalls(SUBSET_CUTOFFS, f"{protocol}/recall_subset")
-    counts = {
-        "num_queries": len(queries.records),
-        "num_images": len(search.gallery.images),
-        "num_without_target": int((found.right == 0).sum()),
-    }
-    return {
-        **metrics,
-        f"{protocol}/median_rank": median_rank(found.ranks),
-        **{f"{protocol}/{name}": float(count) for name, count in counts.items()},
-    }
-
-
-def own_ranks(
-    queries: Tensor, gallery: Tensor, right: Choice, removed: Choice, tile: int
-) -> OwnRanks:
-    """Rank each query's best right item among those that are not removed, as `judge_queries` does.
-
-    Where none is right the rank is the last of the whole gallery, not of the query's own, which
-    would be the better the less it holds.
-
-    Args:
-        queries: (queries, dim) unit vectors.
-        gallery: (items, dim) unit vectors.
-        right: which items some queries ask for.
-        removed: which items they are not searched among; one of these is not right.
-        tile: about the largest side of a tile of scores.
+    Attributes:
+        cutoffs: the K of the recalls.
+        reads: the key of a query's JSON that this reads beside source and target.
+        labels: the number of labels that an image of the gallery must have.
     """
 
-    def judge(rows: Tensor, scores: Tensor) -> Tensor:
-        kept = ~removed(rows)
-        is_right = right(rows) & kept
-        best = scores.masked_fill(~is_right, -torch.inf).amax(1, keepdim=True)
-        rivals = ((scores >= best) & kept & ~is_right).sum(1)
-        ranks = rivals.where(is_right.any(1), len(gallery) - 1)
-        return torch.stack([ranks, is_right.sum(1), kept.sum(1)], 1)
+    name = "composed"
+    cutoffs: ClassVar[tuple[int, ...]] = (1, 5, 10, 50, 100)
+    reads: ClassVar[str | None] = None
+    labels: ClassVar[int] = 0
+    lower_is_better = ("median_rank",)
+    higher_is_better = tuple(f"recall@{k}" for k in cutoffs)
+    shows = "queries"
 
-    values = judge_queries(queries, gallery, dot_product, tile, 3, judge)
-    return OwnRanks(*values.long().unbind(1))
+    def fits(self, contents: BatchSpec) -> bool:
+        return contents.composed
+
+    def check(self, data: EvaluationData) -> None:
+        assert data.gallery is not None
+        queries, gallery = data.reader, data.gallery
+        records = list(_first_records(queries))
+        self.check_records(records, queries.manifest.url)
+        asked = {one for record in records for one in (*record["target_ids"], record["target_id"])}
+        url = gallery.manifest.url
+        found = next((one for one in readable(gallery) if one.image_id in asked), None)
+        if found is None:
+            raise UserError(
+                f"{url} has no image that the first queries of {queries.manifest.url} ask for; "
+                "name the gallery that belongs to them (data.gallery, or --gallery)"
+            )
+        if len(found.labels()) < self.labels:
+            raise UserError(
+                f"{url} has not the labels that {self.name} reads in its samples' JSON; use "
+                "composed"
+            )
+
+    def check_records(self, records: Sequence[Mapping[str, Any]], url: str) -> None:
+        """Raise `UserError` where a query lacks what this reads of it."""
+        if not any(record["target_id"] or record["target_ids"] for record in records):
+            raise UserError(
+                f"the queries of {url} do not say which image they ask for: they can be answered "
+                "(launch/evaluate.py --submission, of CIRR), but not measured"
+            )
+        if self.reads and not all(record.get(self.reads) for record in records):
+            raise UserError(
+                f"{url} has no {self.reads} in its samples' JSON, which {self.name} reads; use "
+                "composed"
+            )
+
+    def measure(self, context: EvaluationContext) -> Metrics:
+        queries = _queries_of(context)
+        self.check_records(queries.records, context.url)
+        return self.measure_queries(queries, context.gallery, context.config.tile)
+
+    def measure_queries(self, queries: Queries, gallery: Gallery, tile: int) -> Metrics:
+        """Return every metric of queries that are searched in a gallery, recalls in percent."""
+        search = Search(queries, gallery, tile)
+        found = search.ranks(search.relevant, self.removed(search))
+        counts = {
+            "num_queries": len(queries.records),
+            "num_images": len(search.gallery.images),
+            "num_without_target": int((found.relevant == 0).sum()),
+        }
+        return {
+            **self.recalls(search, found),
+            f"{self.name}/median_rank": median_rank(found.ranks),
+            **{f"{self.name}/{name}": float(count) for name, count in counts.items()},
+        }
+
+    def recalls(self, search: Search, found: OwnRanks) -> Metrics:  # noqa: ARG002
+        """Return the recalls, each with its chance."""
+        return found.recalls(self.cutoffs, f"{self.name}/recall")
+
+    def removed(self, search: Search) -> Choice:
+        """Return the images that are not in the galleries of some queries."""
+        return search.is_source
+
+    def examples(self, context: EvaluationContext) -> list[RetrievedExample]:
+        search = Search(_queries_of(context), context.gallery, context.config.tile)
+        parts = [Part(number, "query") for number in search.queries.numbers.tolist()]
+        queries, removed = search.queries.embeddings, self.removed(search)
+        return top_images(parts, queries, search.gallery, search.relevant, removed, search.tile)
+
+    def table(self, metrics: Mapping[str, float], name: str) -> Table:
+        table = new_table(f"{name}: {_sizes(metrics, name)}", _ranks(metrics, name))
+        groups = _groups(metrics, name)
+        heads = [head for one in groups for head in (one.removesuffix("/recall"), "chance")]
+        add_columns(table, "", *heads)
+        for k in sorted({k for cutoffs in groups.values() for k in cutoffs}):
+            cells = [
+                cell
+                for group, cutoffs in groups.items()
+                for cell in (
+                    with_chance(metrics, f"{name}/{group}@{k}") if k in cutoffs else ("", "")
+                )
+            ]
+            table.add_row(f"R@{k}", *cells)
+        return table
+
+    def section(self, metrics: Mapping[str, float], name: str) -> Section:
+        rows = []
+        for group, cutoffs in _groups(metrics, name).items():
+            cells: list[Cell | str] = []
+            for k in cutoffs:
+                cells += [f"R@{k}", measured_cell(metrics, f"{name}/{group}@{k}")]
+            rows.append(Row(group.removesuffix("/recall"), cells))
+        return Section(f"{_sizes(metrics, name)} · {_ranks(metrics, name)}", [], rows)
 
 
-def distinct(gallery: Gallery) -> Gallery:
-    """Return the first image of each id, with the labels of all of that id."""
-    labels: dict[int, list[str]] = {}
-    rows = []
-    for row, image_id in enumerate(gallery.image_ids.tolist()):
-        if image_id not in labels:
-            labels[image_id] = []
-            rows.append(row)
-        labels[image_id] += [one for one in gallery.labels[row] if one not in labels[image_id]]
-    none = gallery.owners[:0]
-    return Gallery(
-        gallery.numbers[rows],
-        gallery.image_ids[rows],
-        gallery.images[rows],
-        none,
-        gallery.texts[none],
-        list(labels.values()),
-    )
+def readable(reader: SampleReader) -> Iterator[RawSample]:
+    """Yield the samples whose JSON can be used, without their images."""
+    for start in range(0, len(reader), CHUNK):
+        for sample in reader.load(range(start, min(start + CHUNK, len(reader))), ("json",)):
+            try:
+                _ = sample.image_id, sample.labels()
+            except BadSample:
+                continue  # named when it is encoded
+            yield sample
 
 
-def _same_word(search: Search, place: int) -> Choice:
-    """Return which images have the target's label in a place of their labels."""
-    codes: dict[str, int] = {}
-    labels = search.gallery.labels
-    of_images = [
-        codes.setdefault(one[place], len(codes)) if len(one) > place else -1 for one in labels
-    ]
-    of_queries = [of_images[targets[0]] if targets else -2 for targets in search.targets]
-    device = search.gallery.images.device
-    images, queries = (torch.tensor(side, device=device) for side in (of_images, of_queries))
-    return lambda rows: queries[rows, None] == images
+def _queries_of(context: EvaluationContext) -> Queries:
+    assert context.queries is not None, "composed queries are measured of a composed set"
+    return context.queries
 
 
-def _by_category(search: Search, found: OwnRanks) -> dict[str, float]:
-    protocol, cutoffs = search.protocol, CUTOFFS[search.protocol]
-    of_queries = [record["category"] for record in search.queries.records]
-    metrics: dict[str, float] = {}
-    categories = sorted(set(of_queries))
-    for category in categories:
-        rows = [row for row, one in enumerate(of_queries) if one == category]
-        metrics |= found.of(rows).recalls(cutoffs, f"{protocol}/{category}/recall")
-    for name in (f"recall@{k}{ending}" for k in cutoffs for ending in ("", "_chance")):
-        of_categories = [metrics[f"{protocol}/{category}/{name}"] for category in categories]
-        metrics[f"{protocol}/{name}"] = sum(of_categories) / len(of_categories)
-    return metrics
+def _first_records(queries: SampleReader) -> Iterator[dict[str, Any]]:
+    for number in range(min(PROBED, len(queries))):
+        try:
+            yield record_of(queries[number])
+        except BadSample:
+            continue
+
+
+def _sizes(metrics: Mapping[str, float], name: str) -> str:
+    queries, images = metrics[f"{name}/num_queries"], metrics[f"{name}/num_images"]
+    return f"{queries:,.0f} queries × {images:,.0f} images"
+
+
+def _ranks(metrics: Mapping[str, float], name: str) -> str:
+    words = f"median rank {metrics[f'{name}/median_rank']:,.0f}"
+    lost = metrics[f"{name}/num_without_target"]
+    return f"{words}; {lost:,.0f} queries without a relevant image" if lost else words
+
+
+def _groups(metrics: Mapping[str, float], name: str) -> dict[str, list[int]]:
+    """Return the recalls that there are, such as `noun/recall`, with their K."""
+    groups: dict[str, list[int]] = {}
+    for metric in metrics:
+        head, _, k = metric.rpartition("@")
+        if head.startswith(f"{name}/") and k.isdecimal():
+            groups.setdefault(head.removeprefix(f"{name}/"), []).append(int(k))
+    return groups

@@ -1,4 +1,4 @@
-"""What a method retrieves for a few queries, to look at."""
+"""Pictures and texts of retrieved examples."""
 
 from collections.abc import Sequence
 
@@ -9,28 +9,31 @@ from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
 from xmodal.evaluation.report.run_report import Example, Hit, Picture
-from xmodal.evaluation.retrieved import Find, Part
+from xmodal.evaluation.retrieved import Part, RetrievedExample
 
 
-def retrieved_examples(
-    finds: Sequence[Find], samples: SampleReader, gallery: SampleReader | None = None
+def load_examples(
+    retrieved: Sequence[RetrievedExample],
+    samples: SampleReader,
+    gallery: SampleReader | None = None,
 ) -> list[Example]:
-    """Return queries and what they find, as pictures and texts.
+    """Return queries and their hits as pictures and texts.
 
-    `samples` reads what the queries are of, `gallery` what is found, where that is another set.
+    `samples` reads the queries, `gallery` the hits, where these are of another set.
     """
-    found = tracked(finds, "reading what was found: query")
-    return [_example(find, samples, gallery or samples) for find in found]
+    found = tracked(retrieved, "reading what was found: query")
+    return [_example(one, samples, gallery or samples) for one in found]
 
 
-def _example(find: Find, samples: SampleReader, gallery: SampleReader) -> Example:
-    query, sample = find.query, samples[find.query.number]
+def _example(found: RetrievedExample, samples: SampleReader, gallery: SampleReader) -> Example:
+    query, sample = found.query, samples[found.query.number]
     image = None if query.role == "caption" else _image(sample, query)
     text = None if query.role == "image" else _caption(sample, query)
     hits = [
-        Hit(_item(gallery[part.number], part), right, score) for part, right, score in find.hits
+        Hit(_item(gallery[part.number], part), relevant, score)
+        for part, relevant, score in found.hits
     ]
-    return Example(image, text, hits, find.rank)
+    return Example(image, text, hits, found.rank)
 
 
 def _item(sample: RawSample, part: Part) -> Picture | str:

@@ -1,4 +1,4 @@
-"""Results for people: tables in the terminal, a picture in TensorBoard, a page in the browser."""
+"""Reports of a run: tables in the terminal, a picture in TensorBoard, a page in the browser."""
 
 import base64
 import io
@@ -13,18 +13,15 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from xmodal.atomic_files import write_atomically
 from xmodal.errors import printable
-from xmodal.evaluation.metrics.average_precision import CURVE, CUTOFF
-from xmodal.evaluation.metrics.recall import CUTOFFS
-from xmodal.evaluation.protocols import composed
-from xmodal.evaluation.report import tables
-from xmodal.evaluation.report.curve import curve, precision_recall
+from xmodal.evaluation.protocols.protocol import Protocol
+from xmodal.evaluation.protocols.registry import measured_by
+from xmodal.evaluation.report.curve import curve
 from xmodal.evaluation.report.measured import Measured
 from xmodal.evaluation.report.page import HERE, render
 from xmodal.terminal import console
 
-GREEN, GREY = "#1a7f4b", "#d5d8dc"  # frames of true and of wrong images
+GREEN, GREY = "#1a7f4b", "#d5d8dc"  # frames of relevant and of other images
 BLUE = "#2f6fdb"  # that of an image that is searched with
-DRAWN = ("rsum", "map", "top1", "map@r", "ndcg")  # by step, of protocols that have it
 
 Picture = Image.Image | np.ndarray  # an array is (height, width, 3) uint8
 
@@ -34,21 +31,21 @@ class Hit:
     """One retrieved item: an image or a caption."""
 
     item: Picture | str
-    is_true: bool
+    is_relevant: bool
     score: float
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query, what was retrieved for it, best first, and its best true item's 0-based rank.
+    """A query, what was retrieved for it, best first, and its best relevant item's 0-based rank.
 
-    A query is an image, a text, or both: an image and what shall be other about it.
+    A query is an image, a text, or both: an image and its modification.
     """
 
     image: Picture | None
     text: str | None
     hits: Sequence[Hit]
-    rank: int | None  # None where nothing is true
+    rank: int | None  # None where nothing is relevant
 
     @property
     def finds_images(self) -> bool:
@@ -59,8 +56,8 @@ class Example:
 def print_results(metrics: Mapping[str, float], run: str | Path) -> None:
     """Print a table for each protocol, and where the run's report is."""
     shown = console(soft_wrap=True)
-    for table in tables.of_all(metrics):
-        shown.print(table)
+    for name, protocol in measured_by(metrics).items():
+        shown.print(protocol.table(metrics, name))
     page = Path(run) / "report" / "index.html"
     if page.is_file():
         shown.print(f"report: {page}", markup=False, highlight=False)
@@ -82,26 +79,19 @@ def write_report(
         title: the page's heading.
         metrics: numbers by name, as the protocols name them.
         examples: what was retrieved for some queries.
-        history: the rows of metrics.jsonl; `loss` and the first metric of each protocol are drawn
-            by `step`.
+        history: the rows of metrics.jsonl; `loss` and the headline of each protocol are drawn by
+            `step`.
         recipe: the resolved recipe's YAML.
         subject: checkpoint, data and protocols that the metrics are of.
     """
-    measured = {mark: tables.protocols(metrics, mark) for mark in tables.TABLES}
-    names = {name for names in measured.values() for name in names}
+    measured = measured_by(metrics)
     page = render(
         HERE / "report.html",
         title,
         metrics=metrics,
-        tables=tables,
-        percent=tables.percent,
         data_uri=data_uri,
-        measured=measured,
-        directions=tables.LABELS,
-        cutoffs=CUTOFFS,
-        map_cutoff=CUTOFF,
-        precision_recall={name: _precision_recall(metrics, name) for name in measured["map"]},
-        others={k: value for k, value in metrics.items() if k.split("/")[0] not in names},
+        panels={name: one.section(metrics, name) for name, one in measured.items()},
+        others={k: value for k, value in metrics.items() if k.split("/")[0] not in measured},
         curves=dict(_curves(history, measured)),
         sections=_sections(examples),
         recipe=recipe,
@@ -114,11 +104,11 @@ def write_report(
 
 
 def _sections(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Return the examples by what is said above them, in the order of the page."""
+    """Return the examples by the heading above them, in the order of the page."""
     sections: dict[str, list[Example]] = {
         "Images found for captions": [],
         "Captions found for images": [],
-        "Images found for an image and what shall be other": [],
+        "Images found for an image and its modification": [],
         "Images found for images": [],
     }
     captions, images, composed_queries, alike = sections.values()
@@ -132,16 +122,14 @@ def _sections(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return {title: found for title, found in sections.items() if found}
 
 
-def _precision_recall(metrics: Mapping[str, float], protocol: str) -> Markup:
-    lines = {d: [metrics[f"{protocol}/{d}/{name}"] for name in CURVE] for d in tables.LABELS}
-    return Markup(precision_recall(lines, protocol))
-
-
 def _curves(
-    history: Sequence[Mapping[str, Any]], measured: Mapping[str, Sequence[str]]
+    history: Sequence[Mapping[str, Any]], measured: Mapping[str, Protocol]
 ) -> Iterator[tuple[str, Markup]]:
-    drawn = [f"{name}/{mark}" for mark in DRAWN for name in measured[mark]]
-    drawn += [f"{name}/{composed.BETTER[name][0]}" for name in measured["num_queries"]]
+    drawn = [
+        f"{name}/{one.headline}"
+        for name, one in measured.items()
+        if one.headline in one.higher_is_better
+    ]
     for key in ["loss", *drawn]:
         drawing = curve([(row["step"], row[key]) for row in history if key in row], key)
         if drawing:
@@ -164,10 +152,10 @@ def _rgb(picture: Picture) -> Image.Image:
 
 
 def retrieval_sheet(examples: Sequence[Example], size: int = 144) -> np.ndarray | None:
-    """Draw the examples that find images, a row each, true ones framed in green.
+    """Draw the examples that find images, a row each, relevant ones framed in green.
 
     An image that is searched with stands first, framed in blue. Images are `size` pixels square.
-    Returns a picture (height, width, 3) uint8, or None where nothing finds images.
+    Returns a picture (height, width, 3) uint8, or None where none finds images.
     """
     examples = [example for example in examples if example.finds_images]
     if not examples:
@@ -191,10 +179,10 @@ def _sheet_row(
     pictures = [] if example.image is None else [(example.image, BLUE, "")]
     for hit in example.hits:
         assert not isinstance(hit.item, str), "captions are not drawn"
-        pictures.append((hit.item, GREEN if hit.is_true else GREY, f"{hit.score:.3f}"))
+        pictures.append((hit.item, GREEN if hit.is_relevant else GREY, f"{hit.score:.3f}"))
     width = gap + max(5, len(pictures)) * pitch
     found = "none" if example.rank is None else f"rank {example.rank + 1:,}"
-    title = f"{printable(example.text or '')} (best true image: {found})".strip()
+    title = f"{printable(example.text or '')} (best relevant image: {found})".strip()
     lines = _wrapped(title, font, width - 2 * gap)
     top = gap + line * len(lines)
     row = Image.new("RGB", (width, top + pitch + line + gap), "white")

@@ -1,0 +1,81 @@
+"""`class`: images find captions, and captions images, of the same class."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from markupsafe import Markup
+from rich.table import Table
+
+from xmodal.evaluation.context import EvaluationContext
+from xmodal.evaluation.metrics import average_precision
+from xmodal.evaluation.metrics.average_precision import CURVE, CUTOFF
+from xmodal.evaluation.metrics.recall import DIRECTIONS
+from xmodal.evaluation.metrics.similarity import BY_DISTANCE
+from xmodal.evaluation.protocols.all_captions import LABELS, gallery_sizes
+from xmodal.evaluation.protocols.config import ProtocolConfig
+from xmodal.evaluation.protocols.protocol import Metrics, Protocol
+from xmodal.evaluation.report.curve import precision_recall
+from xmodal.evaluation.report.section import Row, Section, measured_cell
+from xmodal.evaluation.report.tables import add_columns, new_table, percent, with_chance
+
+
+class ClassConfig(ProtocolConfig):
+    """Mean average precision of images and captions of the same class."""
+
+    kind: Literal["class"] = "class"
+    builds: ClassVar[str] = "ByClass"
+
+
+class ByClass(Protocol):
+    """Mean average precision in both directions, and precision by recall."""
+
+    name = "class"
+    higher_is_better = average_precision.HIGHER_IS_BETTER
+    logged = ("map", *(f"{direction}/map" for direction in DIRECTIONS))
+    variants: ClassVar[tuple[str, ...]] = (BY_DISTANCE,)
+    needs_labels = True
+
+    def measure(self, context: EvaluationContext) -> Metrics:
+        gallery, metrics = context.gallery, Metrics()
+        for variant, similarity in context.similarities(gallery.images, gallery.texts).items():
+            metrics |= average_precision.class_metrics(
+                gallery, context.classes, similarity, self.name + variant, context.config.tile
+            )
+        return metrics
+
+    def table(self, metrics: Mapping[str, float], name: str) -> Table:
+        mean = f"mean mAP {_mean(metrics, name)}"
+        table = new_table(f"{name}: {_sizes(metrics, name)}", mean)
+        add_columns(table, "", "mAP", "chance", f"mAP@{CUTOFF}", "chance", "queries")
+        for direction, label in LABELS.items():
+            prefix = f"{name}/{direction}"
+            cells = with_chance(metrics, f"{prefix}/map", f"{prefix}/map@{CUTOFF}")
+            table.add_row(label, *cells, f"{metrics[f'{prefix}/queries']:,.0f}")
+        return table
+
+    def section(self, metrics: Mapping[str, float], name: str) -> Section:
+        rows = []
+        for direction, label in LABELS.items():
+            prefix = f"{name}/{direction}"
+            values = [measured_cell(metrics, f"{prefix}/{one}") for one in ("map", f"map@{CUTOFF}")]
+            counts = [
+                f"{metrics[f'{prefix}/{one}']:,.0f}" for one in ("queries", "queries_left_out")
+            ]
+            rows.append(Row(label, [*values, *counts]))
+        curves = {d: [metrics[f"{name}/{d}/{one}"] for one in CURVE] for d in LABELS}
+        return Section(
+            f"{_sizes(metrics, name)} · mean mAP {_mean(metrics, name)}",
+            ["", "mAP, %", f"mAP@{CUTOFF}, %", "queries", "left out"],
+            rows,
+            Markup(precision_recall(curves, name)),
+            "precision, %, by recall",
+            LABELS,
+        )
+
+
+def _sizes(metrics: Mapping[str, float], name: str) -> str:
+    return f"{gallery_sizes(metrics, name)}, {metrics[f'{name}/num_classes']:,.0f} classes"
+
+
+def _mean(metrics: Mapping[str, float], name: str) -> str:
+    return f"{metrics[f'{name}/map']:.1f} (chance {percent(metrics[f'{name}/map_chance'])})"

@@ -1,0 +1,140 @@
+"""The base of every evaluation protocol.
+
+A protocol is one file: a configuration that registers its name, and the class that measures. It
+says what it needs, which metrics it has, and how these are shown.
+
+    class AgreementConfig(ProtocolConfig):
+        kind: Literal["agreement"] = "agreement"
+        builds: ClassVar[str] = "Agreement"
+
+    class Agreement(Protocol):
+        name = "agreement"
+        higher_is_better = ("cosine",)
+
+        def measure(self, context: EvaluationContext) -> Metrics:
+            gallery = context.gallery
+            cosines = (gallery.images[gallery.owners] * gallery.texts).sum(1)
+            return {"agreement/cosine": float(cosines.mean())}
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from rich.table import Table
+
+from xmodal.data.batch import BatchSpec
+from xmodal.data.decode import BadSample
+from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import PROBED
+from xmodal.errors import UserError
+from xmodal.evaluation.context import EvaluationContext, EvaluationData, without_labels
+from xmodal.evaluation.gallery import Gallery
+from xmodal.evaluation.metrics.similarity import BY_DISTANCE
+from xmodal.evaluation.report.section import Row, Section, measured_cell
+from xmodal.evaluation.report.tables import add_columns, new_table, percent
+from xmodal.evaluation.retrieved import RetrievedExample
+from xmodal.methods.method import Method
+
+Shown = Literal["captions", "images", "queries"]
+Metrics = dict[str, float]  # `PROTOCOL/METRIC` and its value
+
+
+class Protocol(ABC):
+    """One way of measuring a method.
+
+    Attributes:
+        name: the protocol's, the same as its configuration's `kind`; begins all its metrics.
+        higher_is_better: names of metrics, without the protocol's. What a random order reaches is
+            measured beside a metric as NAME_chance.
+        lower_is_better: likewise.
+        logged: metrics in the line that training logs of an evaluation; none: the headline.
+        variants: endings of the name under which more is measured, such as `-by-distance`.
+        needs_labels: whether samples must have labels.
+        shows: what its retrieved examples are, of which a report shows one protocol's; None: it
+            has none, and the report shows those of the default protocol.
+    """
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[tuple[str, ...]] = ()
+    lower_is_better: ClassVar[tuple[str, ...]] = ()
+    logged: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[tuple[str, ...]] = ()
+    needs_labels: ClassVar[bool] = False
+    shows: ClassVar[Shown | None] = None
+
+    @property
+    def headline(self) -> str:
+        """The metric that stands for the others: its curve is in the report."""
+        return (*self.higher_is_better, *self.lower_is_better)[0]
+
+    def fits(self, contents: BatchSpec) -> bool:
+        """Tell whether a method that learns from such batches can be measured: pairs, here."""
+        return not contents.composed and contents.views == 1
+
+    def check(self, data: EvaluationData) -> None:
+        """Raise `UserError` where it is plain from the method and the first samples that this
+        cannot be measured; nothing has been encoded yet.
+        """
+        if self.needs_labels and not _any_label(data.reader):
+            raise UserError(without_labels(data.reader.manifest.url, self.name))
+
+    @abstractmethod
+    def measure(self, context: EvaluationContext) -> Metrics:
+        """Return the value of every metric, as `NAME/METRIC`. All ranks call this together.
+
+        Raises `UserError` where the set is not what this is measured on.
+        """
+
+    def examples(
+        self,
+        context: EvaluationContext,  # noqa: ARG002
+    ) -> list[RetrievedExample]:
+        """Return what a few queries retrieve, as `shows` says; all ranks call this together."""
+        return []
+
+    def variants_of(self, method: Method) -> tuple[str, ...]:
+        """Return the endings of the name under which a method is measured too."""
+        return tuple(one for one in self.variants if one != BY_DISTANCE or method.learned_score)
+
+    def table(self, metrics: Mapping[str, float], name: str) -> Table:
+        """Return the results under `name`, of this or of a variant, for the terminal."""
+        table = new_table(name)
+        add_columns(table, "", "value", "chance")
+        for metric in self._measured(metrics, name):
+            chance = metrics.get(f"{name}/{metric}_chance")
+            value = f"{metrics[f'{name}/{metric}']:.4g}"
+            table.add_row(metric, value, "" if chance is None else percent(chance))
+        return table
+
+    def section(self, metrics: Mapping[str, float], name: str) -> Section:
+        """Return the results under `name`, of this or of a variant, for the report."""
+        rows = [
+            Row(metric, [f"{metrics[f'{name}/{metric}']:.4g}"])
+            if f"{name}/{metric}_chance" not in metrics
+            else Row(metric, [measured_cell(metrics, f"{name}/{metric}")])
+            for metric in self._measured(metrics, name)
+        ]
+        return Section("", [], rows)
+
+    def check_one_embedding(self, gallery: Gallery, other: str) -> None:
+        """Raise `UserError` for a method with several embeddings of an item."""
+        if gallery.images.ndim != 2:
+            raise UserError(
+                f"{self.name} compares one embedding of an image with {other}, and this method has "
+                f"{gallery.images.shape[1]} of each; leave this protocol out"
+            )
+
+    def _measured(self, metrics: Mapping[str, float], name: str) -> list[str]:
+        known = (*self.higher_is_better, *self.lower_is_better)
+        return [metric for metric in known if f"{name}/{metric}" in metrics]
+
+
+def _any_label(reader: SampleReader) -> bool:
+    for number in range(min(PROBED, len(reader))):
+        try:
+            if reader[number].labels():
+                return True
+        except BadSample:
+            continue
+    return False
