@@ -27,11 +27,14 @@ _MAX_HEADER_BYTES = 1 << 23
 _NAME = re.compile(r"GLOBAL ([\w.]+)")  # in what PyTorch's reader says
 
 
-def load_tensors(path: Path, *, types: Sequence[type] = (), mapped: bool = False) -> Any:
+def load_tensors(
+    path: Path, *, types: Sequence[type | tuple[type, str]] = (), mapped: bool = False
+) -> Any:
     """Return what a PyTorch or safetensors file holds, on the CPU.
 
-    Objects of `types` are read besides tensors, plain values and NumPy's numbers. With `mapped`,
-    tensors are read from the disk when they are used. Raises `UserError` for a file that cannot be
+    Objects of `types` are read besides tensors, plain values and NumPy's numbers; (type, name) is a
+    type in the place of the one that a file calls by that name. With `mapped`, tensors are read
+    from the disk when they are used. Raises `UserError` for a file that cannot be
     read, or that asks for anything else.
     """
     if not path.is_file():

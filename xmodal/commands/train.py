@@ -39,6 +39,7 @@ def main(
             from xmodal.distributed.environment import start
             from xmodal.distributed.peers import losing_peers
             from xmodal.distributed.pulse import watching_peers
+            from xmodal.runs import deepspeed_adapter  # noqa: F401
 
         with losing_peers():
             with activity("waiting for all ranks"):

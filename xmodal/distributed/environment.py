@@ -1,6 +1,5 @@
 """Which rank this process is, of how many, on which device; started by whichever launcher."""
 
-import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,16 +43,6 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", local_device(os.environ, torch.cuda.device_count()))
-    else:
-        # Else DeepSpeed says on every rank that it looked for an accelerator in vain.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    import deepspeed.ops
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # DeepSpeed would compile, at the first start, a shared-memory all-reduce that only inference
-    # uses: 40 seconds, and a crash where there is no compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if device.type == "cuda":
         torch.cuda.set_device(device)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -68,15 +57,21 @@ def start(roll_call: float = ROLL_CALL) -> Environment:
     with within(roll_call, lambda: _first_all_reduce(roll)):
         if roll:
             roll.note(REDUCES)
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo",
-            timeout=timedelta(minutes=30),
-            verbose=False,
-        )
+        if not met:
+            _join_group(device, ranks)
         torch.distributed.all_reduce(torch.zeros(1, device=device))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     return Environment(rank, ranks, device, roll)
+
+
+def _join_group(device: torch.device, ranks: int) -> None:
+    gpu = device.type == "cuda"
+    # Bound to its device, NCCL connects at once; a single rank has nobody to connect to.
+    bound = device if gpu and ranks > 1 else None
+    torch.distributed.init_process_group(
+        "nccl" if gpu else "gloo", timeout=timedelta(minutes=30), device_id=bound
+    )
 
 
 def _first_all_reduce(roll: Roll | None) -> str:

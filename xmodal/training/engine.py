@@ -1,19 +1,14 @@
 """The DeepSpeed engine of a stage."""
 
-import gc
-from functools import _lru_cache_wrapper
 from typing import Any
 
-import deepspeed
 import torch
-from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import nn
 
+from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.config import StageConfig
 from xmodal.training.parts import parameter_groups
-
-_ZERO = "deepspeed.runtime.zero."
 
 
 def initialize_engine(
@@ -36,7 +31,7 @@ def initialize_engine(
         "timers": {"throughput": {"enabled": False}},
     }
     optimizer = stage.optimizer.build(parameter_groups(method, stage))
-    engine, *_ = deepspeed.initialize(model=method, optimizer=optimizer, config=config)
+    engine = deepspeed_adapter.initialize(method, optimizer, config)
     engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
     return engine
 
@@ -48,12 +43,7 @@ def close_engine(engine: Any) -> None:
     and the garbage is collected.
     """
     engine.checkpoint_engine.close()
-    engine.destroy()
-    FWD_MODULE_STACK.clear()  # ZeRO 3 puts the module of every engine on it and takes none off
-    for cache in gc.get_objects():
-        # Methods of ZeRO 3 remember their arguments, the modules of every engine among them.
-        if type(cache) is _lru_cache_wrapper and cache.__module__.startswith(_ZERO):
-            cache.cache_clear()
+    deepspeed_adapter.destroy(engine)
 
 
 def gradient_norm(module: nn.Module) -> float:

@@ -12,26 +12,18 @@ and they fail where a rank has no part of a group.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from xmodal.distributed.collectives import rank, world_size
-from xmodal.runs.checkpoints.state_files import equal_shares, read_model_file, read_optimizer_file
+from xmodal.runs.checkpoints.state_files import (
+    Part,
+    equal_parts,
+    read_model_file,
+    read_optimizer_file,
+)
 from xmodal.runs.run import read_state
-
-
-class Part(NamedTuple):
-    """A rank's part of a parameter: where it begins in the rank's flat tensor and in the parameter
-    itself, and how many numbers it has.
-    """
-
-    name: str
-    start: int
-    begins: int
-    numel: int
-
 
 # Of each parameter, what its optimiser knows of it by name, as pieces in the order of the ranks.
 Pieces = Mapping[str, Mapping[str, list[Tensor]]]
@@ -42,10 +34,10 @@ def load_optimizer(engine: Any, folder: Path) -> None:
 
     The engine's ZeRO stage is that of the checkpoint, 1 to 3, and has its weights already.
     """
-    optimizer = engine.optimizer
+    from xmodal.runs.deepspeed_adapter import optimizer_shares
+
     pieces = _saved_pieces(folder)
-    for flat, parts in _shares_of_engine(optimizer):
-        state = optimizer.optimizer.state[flat]
+    for flat, state, parts in optimizer_shares(engine):
         for part in parts:
             for key, saved in pieces[part.name].items():
                 if not saved[0].dim():  # Adam's count of steps, which all have in common
@@ -85,30 +77,4 @@ def _shares_of_file(
     shapes = read_model_file(folder / f"{file}_model_states.pt")["param_shapes"]
     for group, one in enumerate(shapes):
         sizes = {name: shape.numel() for name, shape in one.items()}
-        yield list(_equal_parts(sizes, number, ranks)), states.get(group, {})
-
-
-def _shares_of_engine(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
-    """Yield each flat tensor of this rank's ZeRO optimiser with the parts that it is made of."""
-    names = optimizer.param_names
-    if hasattr(optimizer, "single_partition_of_fp32_groups"):  # ZeRO 1 and 2
-        flats, groups = optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups
-        for flat, group in zip(flats, groups, strict=True):
-            parts = []
-            for parameter in group:
-                if (at := parameter._hp_mapping) is not None:
-                    mine, its = at.hp_fragment_address, at.lp_fragment_address
-                    parts.append(Part(names[parameter], mine.start, its.start, its.numel))
-            yield flat, parts
-        return
-    flats, groups = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups
-    for flat, group in zip(flats, groups, strict=True):
-        sizes = {names[parameter]: parameter.ds_numel for parameter in group}
-        yield flat, list(_equal_parts(sizes, rank(), world_size()))
-
-
-def _equal_parts(sizes: Mapping[str, int], number: int, ranks: int) -> Iterator[Part]:
-    """Yield a rank's parts as ZeRO 3 cuts them, without what fills them up."""
-    for name, start, size in equal_shares(sizes, ranks):
-        begins = min(number * size, sizes[name])
-        yield Part(name, start, begins, min(size, sizes[name] - begins))
+        yield list(equal_parts(sizes, number, ranks)), states.get(group, {})

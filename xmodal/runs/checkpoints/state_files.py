@@ -1,12 +1,13 @@
 """The files of a checkpoint that DeepSpeed writes: the one place that reads them.
 
 They are pickles. Those of weights hold tensors and plain values; those of ZeRO's optimisers hold
-three types of DeepSpeed's as well, each of them data.
+three types of DeepSpeed's as well, each of them data. They are read without DeepSpeed.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,14 +23,40 @@ def read_model_file(file: Path) -> Any:
     return load_tensors(file)
 
 
-def read_optimizer_file(file: Path, *, mapped: bool = True) -> Any:
-    """Return what any file of DeepSpeed's holds; raises `UserError` as `read_model_file` does."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
+class _LossScaler(SimpleNamespace):
+    """Stands for DeepSpeed's type in a file; so do the next two."""
 
-    types = [LossScaler, ZeroStageEnum, fragment_address]
-    return load_tensors(file, types=types, mapped=mapped)
+
+class _FragmentAddress(SimpleNamespace):
+    start: int
+    numel: int
+
+
+class _ZeroStage(int):
+    pass
+
+
+_STAND_INS: list[tuple[type, str]] = [
+    (_LossScaler, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
+    (_FragmentAddress, "deepspeed.utils.tensor_fragment.fragment_address"),
+    (_ZeroStage, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+]
+
+
+def read_optimizer_file(file: Path) -> Any:
+    """Return what a `*_optim_states.pt` holds; raises `UserError` as `read_model_file` does."""
+    return load_tensors(file, types=_STAND_INS, mapped=True)
+
+
+class Part(NamedTuple):
+    """A rank's part of a parameter: where it begins in the rank's flat tensor and in the parameter
+    itself, and how many numbers it has.
+    """
+
+    name: str
+    start: int
+    begins: int
+    numel: int
 
 
 def read_partitioned_weights(folder: Path, ranks: int) -> dict[str, Tensor]:
@@ -64,6 +91,13 @@ def equal_shares(sizes: Mapping[str, int], ranks: int) -> Iterator[tuple[str, in
         size = -(-numel // ranks)
         yield name, start, size
         start += size
+
+
+def equal_parts(sizes: Mapping[str, int], number: int, ranks: int) -> Iterator[Part]:
+    """Yield a rank's parts as ZeRO 3 cuts them, without what fills them up."""
+    for name, start, size in equal_shares(sizes, ranks):
+        begins = min(number * size, sizes[name])
+        yield Part(name, start, begins, min(size, sizes[name] - begins))
 
 
 def _joined(shares: list[Tensor], shape: torch.Size) -> Tensor:

@@ -9,13 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
-    CheckpointCommitInfo,
-    CheckpointEngine,
-)
-
 from xmodal.runs.checkpoints.integrity import File, checksum
-from xmodal.runs.checkpoints.state_files import read_optimizer_file
+from xmodal.runs.deepspeed_adapter import STATE_TYPES, CheckpointEngine
+from xmodal.tensor_files import load_tensors
 
 
 class OverlappingWriter(CheckpointEngine):
@@ -30,7 +26,7 @@ class OverlappingWriter(CheckpointEngine):
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._files: list[Future[File]] = []
 
-    def create(self, info: CheckpointCommitInfo) -> None:
+    def create(self, info: Any) -> None:
         """Begin a checkpoint."""
         self.behind.create(info)
         self._files = []
@@ -47,9 +43,9 @@ class OverlappingWriter(CheckpointEngine):
 
     def load(self, path: str, map_location: Any = None) -> Any:  # noqa: ARG002
         """Return what was saved as a file, on the CPU; nothing in it is executed."""
-        return read_optimizer_file(Path(path), mapped=False)
+        return load_tensors(Path(path), types=STATE_TYPES)
 
-    def commit(self, info: CheckpointCommitInfo) -> bool:
+    def commit(self, info: Any) -> bool:
         """Take note that all files of a checkpoint have been begun."""
         return bool(self.behind.commit(info))
 

@@ -1,0 +1,142 @@
+"""DeepSpeed: the one module that imports it, and the one that knows names that it does not promise.
+
+Importing this module imports DeepSpeed. A name that another version has moved is one line that
+names it, at the start of a run (`check_names`) or of a stage (`check_engine`).
+"""
+
+import gc
+import importlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import _lru_cache_wrapper
+from importlib.metadata import version
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.errors import UserError
+from xmodal.runs.checkpoints.state_files import Part, equal_parts
+
+if not torch.cuda.is_available():
+    # Else DeepSpeed says on every rank that it looked for an accelerator in vain.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+
+_ZERO = "deepspeed.runtime.zero."
+# Of modules, by the name that the rest of this file uses.
+_NAMES = {
+    "compatible_ops": "deepspeed.ops:__compatible_ops__",
+    "forward_stack": f"{_ZERO}parameter_offload:FWD_MODULE_STACK",
+    "CheckpointEngine": "deepspeed.runtime.checkpoint_engine.checkpoint_engine:CheckpointEngine",
+    "LossScaler": "deepspeed.runtime.fp16.loss_scaler:LossScaler",
+    "ZeroStageEnum": "deepspeed.runtime.zero.config:ZeroStageEnum",
+    "fragment_address": "deepspeed.utils.tensor_fragment:fragment_address",
+}
+_OF_ENGINE = ("checkpoint_engine", "optimizer.param_groups", "set_gradient_accumulation_boundary")
+_OF_ZERO_1_AND_2 = (
+    "optimizer.optimizer.state",
+    "optimizer.param_names",
+    "optimizer.single_partition_of_fp32_groups",
+    "optimizer.bit16_groups",
+)
+_OF_ZERO_3 = (
+    "optimizer.optimizer.state",
+    "optimizer.param_names",
+    "optimizer.fp32_partitioned_groups_flat",
+    "optimizer.fp16_groups",
+)
+
+
+def check_names(names: Mapping[str, str] = _NAMES) -> dict[str, Any]:
+    """Return what `MODULE:NAME` stand for in this DeepSpeed; raises `UserError` for a lost one."""
+    found = {}
+    for name, place in names.items():
+        module, _, attribute = place.partition(":")
+        try:
+            found[name] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError):
+            raise _moved(f"{module}.{attribute}") from None
+    return found
+
+
+def check_engine(engine: Any) -> None:
+    """Raise `UserError` where an engine lacks an attribute that is used of it."""
+    stage = engine.zero_optimization_stage()
+    of_zero: Sequence[str] = ((), _OF_ZERO_1_AND_2, _OF_ZERO_1_AND_2, _OF_ZERO_3)[stage]
+    for name in (*_OF_ENGINE, *of_zero):
+        try:
+            attrgetter(name)(engine)
+        except AttributeError:
+            raise _moved(f"engine.{name} (ZeRO {stage})") from None
+
+
+def _moved(name: str) -> UserError:
+    return UserError(
+        f"DeepSpeed {version('deepspeed')} has no {name}, which xmodal uses; install a version "
+        "that it was tested with: pip install 'xmodal[train]'"
+    )
+
+
+_FOUND = check_names()
+CheckpointEngine: Any = _FOUND["CheckpointEngine"]
+# Types besides tensors and plain values in DeepSpeed's files; each of them is data.
+STATE_TYPES: list[type] = [_FOUND[n] for n in ("LossScaler", "ZeroStageEnum", "fragment_address")]
+
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+# DeepSpeed would compile, at the first start, a shared-memory all-reduce that only inference
+# uses: 40 seconds, and a crash where there is no compiler.
+_FOUND["compatible_ops"]["deepspeed_shm_comm"] = False
+
+
+def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
+    """Return an engine; the ranks have met already."""
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False
+    )
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    check_engine(engine)
+    return engine
+
+
+def destroy(engine: Any) -> None:
+    """End an engine: its hooks, and all that DeepSpeed keeps of it for good."""
+    engine.destroy()
+    _FOUND["forward_stack"].clear()  # ZeRO 3 puts every engine's module on it and takes none off
+    for cache in gc.get_objects():
+        # Methods of ZeRO 3 remember their arguments, the modules of every engine among them.
+        if type(cache) is _lru_cache_wrapper and cache.__module__.startswith(_ZERO):
+            cache.cache_clear()
+
+
+def optimizer_shares(engine: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
+    """Yield each flat tensor of this rank's ZeRO optimiser with its state, which may be added to,
+    and the parts that it is made of.
+    """
+    optimizer = engine.optimizer
+    shares = _shares_of_3 if engine.zero_optimization_stage() == 3 else _shares_of_1_and_2
+    for flat, parts in shares(optimizer):
+        yield flat, optimizer.optimizer.state[flat], parts
+
+
+def _shares_of_1_and_2(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
+    flats, groups = optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups
+    for flat, group in zip(flats, groups, strict=True):
+        parts = []
+        for parameter in group:
+            if (at := parameter._hp_mapping) is not None:
+                mine, its = at.hp_fragment_address, at.lp_fragment_address
+                name = optimizer.param_names[parameter]
+                parts.append(Part(name, mine.start, its.start, its.numel))
+        yield flat, parts
+
+
+def _shares_of_3(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
+    flats, groups = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups
+    number, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    for flat, group in zip(flats, groups, strict=True):
+        sizes = {optimizer.param_names[parameter]: parameter.ds_numel for parameter in group}
+        yield flat, list(equal_parts(sizes, number, ranks))
