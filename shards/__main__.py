@@ -23,14 +23,14 @@ from xmodal.arguments import ArgumentParser
 from xmodal.errors import UserError, run_command
 
 
-def main() -> int | None:
-    arguments = read_arguments(sys.argv[1:])
+def main(words: Sequence[str] | None = None, *, prog: str = "python -m shards") -> int | None:
+    arguments = read_arguments(sys.argv[1:] if words is None else words, prog)
     with reporting(lambda line: print(line, file=sys.stderr, flush=True)):
         return arguments.run(arguments)
 
 
-def read_arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
+def read_arguments(words: Sequence[str], prog: str = "python -m shards") -> argparse.Namespace:
+    parser = _parser(prog)
     # argparse takes NAME=VALUE only directly after SOURCE; the others are left over.
     arguments, rest = parser.parse_known_args(words)
     strange = [word for word in rest if word.startswith("-") or "=" not in word]
@@ -41,9 +41,9 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> ArgumentParser:
+def _parser(prog: str) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="python -m shards",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

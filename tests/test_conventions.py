@@ -16,7 +16,7 @@ MODULES = sorted(
 
 # From the top down: a module imports from its own package and from the lines below it.
 LAYERS = [
-    {"launch"},
+    {"launch", "__main__"},
     {"commands"},
     {"tuning"},
     {"assembly"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"components"},
-    {"arguments", "small_files", "tensor_files", "terminal", "yaml_text"},
+    {"arguments", "extras", "small_files", "tensor_files", "terminal", "yaml_text"},
     {"activity", "atomic_files", "errors", "lazy_names", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}

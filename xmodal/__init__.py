@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from xmodal.assembly.model import Model, load
     from xmodal.errors import UserError
 
+__version__ = "0.2.0"
+
 __all__ = ["Model", "UserError", "load"]
 
 

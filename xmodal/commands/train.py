@@ -1,7 +1,9 @@
 """Train a recipe.
 
-    xmodal train quickstart
+    xmodal train quickstart                                          # in one process
     xmodal train RECIPE run=DIR data.train=URL data.val=URL
+    torchrun --nproc-per-node 8 -m xmodal train RECIPE               # in eight, a GPU each
+    deepspeed --module xmodal train RECIPE                           # on all GPUs of this machine
 
 RECIPE is the name of a recipe or the path of a YAML file; key=value overrides any key of it. The
 run folder (run=DIR) keeps everything; the same command resumes where it was stopped.
@@ -18,6 +20,7 @@ from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
 from xmodal.errors import own_rank
+from xmodal.extras import require
 from xmodal.runs.restarts import check_restarts
 from xmodal.runs.run import Run
 
@@ -30,6 +33,7 @@ def main(
 ) -> None:
     """Train a recipe, as one rank of a job."""
     recipe = read_arguments(arguments, prog=prog, description=description)
+    require("train")
     if recipe.checkpoints.mirror is None:  # else the newest checkpoint may not be here yet
         check_restarts(Run(recipe.run), recipe.training.restarts)
     # One rank speaks: the others would repeat it.

@@ -19,6 +19,7 @@ from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
 from xmodal.errors import UnfinishedError, UserError
+from xmodal.extras import require
 from xmodal.runs.restarts import check_restarts
 from xmodal.tuning.config import SpaceConfig
 from xmodal.tuning.folder import check_folder, make_folder, newest_run
@@ -30,6 +31,8 @@ def main(
 ) -> None:
     """Run a sweep to its end, or resume it."""
     recipe, space, folder = read_arguments(arguments, prog=prog, description=description)
+    require("train")
+    require("tune")
     check_folder(folder, recipe, space)
     check_restarts(newest_run(folder), recipe.training.restarts)
     # Once it runs, Tune ends at SIGUSR1 as it does at Ctrl-C.

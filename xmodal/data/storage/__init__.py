@@ -7,6 +7,7 @@ from typing import BinaryIO, Protocol
 from xmodal.data.storage.config import CacheConfig, S3Config
 from xmodal.data.storage.local import LocalStorage
 from xmodal.errors import UserError
+from xmodal.extras import require
 
 
 class Storage(Protocol):
@@ -65,13 +66,14 @@ def split_url(url: str) -> tuple[str, str]:
 def open_storage(url: str, s3: S3Config | None = None, cache: CacheConfig | None = None) -> Storage:
     """Return the storage that a URL lies in.
 
-    Raises `UserError` for a scheme other than `s3://`.
+    Raises `UserError` for a scheme other than `s3://`, and where s3fs is not installed.
     """
     if not is_remote(url):
         return LocalStorage()
     if not url.startswith("s3://"):
         scheme = url.partition("://")[0]
         raise UserError(f"{url}: {scheme}:// is not supported; shards lie in folders or in s3://")
+    require("s3")
     from xmodal.data.storage.s3 import S3Storage
 
     storage = S3Storage(s3 or S3Config())
