@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field, PositiveFloat
 
-from xmodal.components.component import Component
+from xmodal.components.component import Buildable, Component
 from xmodal.components.config import Config
 from xmodal.components.description import describe
 from xmodal.components.validation import validate
@@ -44,6 +44,27 @@ class GroupConfig(ShapeConfig):
     kind: Literal["group"] = "group"
     member: ShapeConfig = Field(CircleConfig(), description="a shape in it")
     builds: ClassVar[str] = "Group"
+
+
+class LidConfig(Buildable):
+    radius: PositiveFloat = 2.0
+    builds: ClassVar[str] = "Circle"
+
+
+class Box:
+    def __init__(self, lid: object) -> None:
+        self.lid = lid
+
+
+class BoxConfig(Buildable):
+    lid: LidConfig = LidConfig()
+    builds: ClassVar[str] = "Box"
+
+
+def test_a_configuration_of_no_family_builds_its_class_too() -> None:
+    box = BoxConfig(lid=LidConfig(radius=3)).build()
+    lid = box.lid(colour="blue")  # a callable: only the box knows the colour
+    assert (lid.radius, lid.colour) == (3, "blue")
 
 
 @pytest.fixture

@@ -3,15 +3,19 @@
 GradCache (Gao et al. 2021, arXiv 2101.06983; BASIC, Pham et al. 2021, arXiv 2111.10050): an
 objective over the whole batch needs only the values of its embeddings, and encoders need only the
 objective's gradient by theirs. So embeddings are computed twice and activations kept once.
+
+`GradientCache` is for DeepSpeed's engine, `cached_backward` for a PyTorch loop of one's own.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from xmodal.data.batch import Batch, join
 from xmodal.distributed.collectives import rank, world_size
@@ -66,14 +70,10 @@ class GradientCache:
         return losses
 
     def _surrogate(self, number: int, cached: Any, method: Any) -> Tensor:
-        """Return what has the gradient that the loss has by the weights, through these samples."""
         again = self._encode(number, method)
-        products = [
-            (getattr(again, name) * tensor.grad).sum()
-            for name, tensor in _tensors(cached).items()
-            if tensor.grad is not None
-        ]
-        return torch.stack(products).sum()
+        return _surrogate(
+            (getattr(again, name), tensor) for name, tensor in _tensors(cached).items()
+        )
 
     def _encode(self, number: int, method: Any) -> Any:
         torch.manual_seed(hash((*self.seed, number * world_size() + rank())))
@@ -82,6 +82,81 @@ class GradientCache:
     def _backward(self, value: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(value)
+
+
+def cached_backward(
+    model: nn.Module,
+    objective: Callable[..., Tensor],
+    micro_batches: Sequence[Sequence[Tensor]],
+) -> Tensor:
+    """Add up the gradients of an objective over a rank's micro-batches; return its share, ().
+
+    `model` maps the tensors of a micro-batch to embeddings, a tuple of (rows, …) each; `objective`
+    maps those of all the rank's rows to its share of the loss. Gradients are those of
+
+        objective(*model(*all_rows)).backward()
+
+    with the activations of one micro-batch in memory. Each micro-batch is encoded twice in the same
+    random state. `DistributedDataParallel` exchanges the model's gradients with the last one.
+    """
+    cached: list[Sequence[Tensor]] = []
+    states: list[_RandomState] = []
+    with torch.no_grad(), running_statistics_kept(model):
+        for micro_batch in micro_batches[1:]:
+            states.append(_RandomState(micro_batch))
+            cached.append(model(*micro_batch))
+    with _exchange(model, now=not cached):
+        first = model(*micro_batches[0])
+        share = _backward_of_first(first, cached, objective)
+    if not any(tensor.requires_grad for tensor in first):
+        return share
+    for number, (micro_batch, embeddings) in enumerate(zip(micro_batches[1:], cached, strict=True)):
+        with _exchange(model, now=number == len(cached) - 1), states[number].restored():
+            _surrogate(zip(model(*micro_batch), embeddings, strict=True)).backward()
+    return share
+
+
+def _backward_of_first(
+    first: Sequence[Tensor], cached: list[Sequence[Tensor]], objective: Callable[..., Tensor]
+) -> Tensor:
+    """Take the objective of all embeddings, and its gradients by its parameters and by them."""
+    for embeddings in cached:
+        for tensor, of_first in zip(embeddings, first, strict=True):
+            tensor.requires_grad_(of_first.requires_grad)
+    share = objective(*(torch.cat(parts) for parts in zip(first, *cached, strict=True)))
+    share.backward()
+    return share.detach()
+
+
+def _exchange(model: nn.Module, *, now: bool) -> AbstractContextManager[None]:
+    """Return the context of a pass whose gradients ranks exchange, or keep for a later one."""
+    if isinstance(model, DistributedDataParallel) and not now:
+        return model.no_sync()
+    return nullcontext()
+
+
+class _RandomState:
+    """The state of the generators of the CPU and of the devices that some tensors are on."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(*tensors)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states)
+            yield
+
+
+def _surrogate(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return a sum whose gradient by the weights is the loss's, through these samples.
+
+    Pairs are of embeddings that are computed again and of the cached ones, which have gradients.
+    """
+    products = [(again * cached.grad).sum() for again, cached in pairs if cached.grad is not None]
+    return torch.stack(products).sum()
 
 
 @contextmanager
