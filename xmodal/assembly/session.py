@@ -16,6 +16,7 @@ from xmodal.assembly.checks import (
     check_whole,
 )
 from xmodal.assembly.data_record import DataRecord
+from xmodal.assembly.evaluation import measure
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
@@ -36,7 +37,7 @@ from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.report.measured import Measured, describe
 from xmodal.evaluation.report.results import write_results
 from xmodal.evaluation.report.run_report import retrieval_sheet
-from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
+from xmodal.evaluation.retrieval import sets_to_measure
 from xmodal.methods.method import Method
 from xmodal.models.config import TimmConfig
 from xmodal.runs.checkpoints.integrity import recover
@@ -284,16 +285,8 @@ class Session:
             self.recipe.method.image.size,
             self.tokenizer,
         )
-        retrieval = evaluate_retrieval(
-            method,
-            dataset,
-            self.val_shards.relevance,
-            self.recipe.evaluation,
-            gallery=gallery,
-            device=self.environment.device,
-            workers=self.recipe.data.workers,
-            max_bad_share=self.recipe.data.max_bad_share,
-        )
+        relevance, device = self.val_shards.relevance, self.environment.device
+        retrieval = measure(self.recipe, method, dataset, gallery, relevance, None, device)
         for line in retrieval.fault_lines():
             self.log.say(line)
         if self.environment.is_main:

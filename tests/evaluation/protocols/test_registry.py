@@ -8,6 +8,7 @@ import pytest
 from tests.evaluation.test_retrieval import Bags, measured, samples
 from tests.shard_sets import write_shards
 from xmodal.assembly.recipe import read_recipe
+from xmodal.commands.evaluate import check_protocols
 from xmodal.data.batch import PAIRS, BatchSpec
 from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationContext
@@ -96,6 +97,8 @@ def test_to_register_a_protocol_is_enough(
 def test_what_is_no_protocol_is_one_line() -> None:
     with pytest.raises(UserError, match=r"clas .*'class'.*did you mean class\?"):
         protocol("clas")
+    with pytest.raises(UserError, match=r"^--protocol clas is not allowed: input should be 'defau"):
+        check_protocols(["gap", "clas"])
 
 
 def test_the_default_has_a_name_of_its_own() -> None:

@@ -1,0 +1,206 @@
+"""Evaluation of a run's checkpoint: its method, its shards, and the folder for its results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from xmodal.assembly.build import build_method, load_tokenizer
+from xmodal.assembly.checks import check_sample_spec
+from xmodal.assembly.recipe import Recipe
+from xmodal.assembly.vocabulary import tokenizer_of
+from xmodal.data.batch import GALLERY
+from xmodal.data.composed import ComposedSet
+from xmodal.data.evaluation import EvaluationSet
+from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.errors import UserError
+from xmodal.evaluation.gallery import Relevance
+from xmodal.evaluation.protocols.registry import resolve
+from xmodal.evaluation.report.examples import load_examples
+from xmodal.evaluation.report.measured import Measured, describe, place
+from xmodal.evaluation.report.results import (
+    check_folder,
+    check_writable,
+    read_results,
+    write_results,
+)
+from xmodal.evaluation.retrieval import (
+    Retrieval,
+    answer_cirr,
+    evaluate_retrieval,
+    sets_to_measure,
+)
+from xmodal.methods.method import Method
+from xmodal.runs.checkpoints.integrity import check_whole_checkpoint, digest_of
+from xmodal.runs.checkpoints.load import load_weights
+from xmodal.runs.recipe_file import dump_recipe
+from xmodal.runs.run import Run
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """The wishes of a user, each None where the recipe's holds.
+
+    Attributes:
+        data: URL of the shards to measure on.
+        gallery: URL of the shards that composed queries are searched in.
+        protocols: names.
+        output: folder for the results.
+        submission: folder for the files of CIRR's server.
+    """
+
+    data: str | None = None
+    gallery: str | None = None
+    protocols: list[str] | None = None
+    output: str | None = None
+    submission: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A checkpoint's method and the sets that it is measured on."""
+
+    recipe: Recipe
+    run: Run
+    checkpoint: Path
+    request: EvaluationRequest
+    method: Method
+    shards: Manifest
+    dataset: EvaluationSet | ComposedSet
+    gallery: EvaluationSet | None
+
+    def measure(self, device: torch.device) -> Retrieval:
+        """Return metrics and retrieved examples. All ranks call this together."""
+        relevance, protocols = self.shards.relevance, self.request.protocols
+        return measure(
+            self.recipe, self.method, self.dataset, self.gallery, relevance, protocols, device
+        )
+
+    def answer(self, device: torch.device) -> list[Path]:
+        """Write the submission to CIRR's server, on the first rank; return its files."""
+        assert isinstance(self.dataset, ComposedSet)
+        assert self.gallery is not None
+        assert self.request.submission is not None
+        return answer_cirr(
+            self.method,
+            self.dataset,
+            self.gallery,
+            self.recipe.evaluation,
+            Path(self.request.submission),
+            device=device,
+            workers=self.recipe.data.workers,
+        )
+
+    def describe(self) -> Measured:
+        """Return the description of all that the metrics depend on."""
+        gallery = self.gallery.reader.manifest if self.gallery else None
+        names = self._resolve(self.request.protocols or self.recipe.evaluation.protocols)
+        weights, config = digest_of(self.checkpoint), self.recipe.evaluation
+        return describe(self.checkpoint.name, weights, self.shards, gallery, names, config)
+
+    def write(self, retrieval: Retrieval, measured: Measured) -> Path:
+        """Write results and report into the folder that they belong in, and return it."""
+        gallery = self.gallery.reader if self.gallery else None
+        examples = load_examples(retrieval.examples, self.dataset.reader, gallery)
+        folder = self.results_folder(measured)
+        write_results(
+            folder,
+            self.run.path.name,
+            retrieval.metrics,
+            examples,
+            measured,
+            recipe=dump_recipe(self.recipe),
+            history=self.run.history(),
+        )
+        return folder
+
+    def results_folder(self, measured: Measured) -> Path:
+        """Return the folder of the results: the run's own for its own results.
+
+        Raises `UserError` where it holds something else, or cannot be written in.
+        """
+        run, output = self.run, self.request.output
+        theirs = read_results(run.path)[1]
+        is_own = self.is_runs_own(measured)
+        if not output and is_own and (theirs is None or measured.of_same_data(theirs)):
+            check_writable(run.path)
+            return run.path
+        folder = Path(output or run.path / "evaluations" / measured.name)
+        check_folder(folder, measured)
+        return folder
+
+    def is_runs_own(self, measured: Measured) -> bool:
+        """Tell whether training measured the same: its newest checkpoint, by data and protocol."""
+        data, request = self.recipe.data, self.request
+        given = ((request.data, data.val), (request.gallery, data.gallery))
+        return (
+            self.run.latest() == self.checkpoint
+            and all(url is None or (ours and place(url) == place(ours)) for url, ours in given)
+            and set(measured.protocols) == set(self._resolve(self.recipe.evaluation.protocols))
+        )
+
+    def _resolve(self, protocols: Sequence[str] | None) -> list[str]:
+        return resolve(protocols, self.method.contents, self.shards.relevance)
+
+
+def load_evaluation(
+    recipe: Recipe, run: Run, checkpoint: Path, request: EvaluationRequest, device: torch.device
+) -> Evaluation:
+    """Load what is measured; raises `UserError` where method and data do not fit."""
+    data = recipe.data
+    url = data.val if request.data is None else request.data
+    shards = read_manifest(str(url), data.s3, data.cache)
+    check_whole_checkpoint(checkpoint)
+    tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
+    method = build_method(recipe, tokenizer, device, of_run=run.path)
+    contents = method.contents
+    gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
+    gallery_shards = read_manifest(gallery_url, data.s3, data.cache) if gallery_url else None
+    dataset, gallery = sets_to_measure(
+        contents, shards, gallery_shards, recipe.method.image.size, tokenizer
+    )
+    for read, held in ((dataset, contents), (gallery, GALLERY)):
+        if read is not None:
+            check_sample_spec(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
+    load_weights(method, checkpoint, recipe.training.zero)
+    method.to(device)
+    return Evaluation(recipe, run, checkpoint, request, method, shards, dataset, gallery)
+
+
+def measure(
+    recipe: Recipe,
+    method: Method,
+    dataset: EvaluationSet | ComposedSet,
+    gallery: EvaluationSet | None,
+    relevance: Relevance | None,
+    protocols: Sequence[str] | None,
+    device: torch.device,
+) -> Retrieval:
+    """Measure a method as its recipe says, by `protocols` or by the recipe's own."""
+    return evaluate_retrieval(
+        method,
+        dataset,
+        relevance,
+        recipe.evaluation,
+        gallery=gallery,
+        protocols=protocols,
+        device=device,
+        workers=recipe.data.workers,
+        max_bad_share=recipe.data.max_bad_share,
+    )
+
+
+def _gallery_url(
+    recipe: Recipe, run: Run, request: EvaluationRequest, *, composed: bool
+) -> str | None:
+    """Return the shards that composed queries are searched in; None for other methods."""
+    if not composed:
+        for option in ("gallery", "submission"):
+            if getattr(request, option):
+                raise UserError(f"--{option} is for composed queries, which {run.path} has not")
+        return None
+    url = request.gallery or recipe.data.gallery
+    if url is None:
+        raise UserError(f"{run.path} was trained without data.gallery; give --gallery URL")
+    return url

@@ -1,0 +1,163 @@
+"""Measure a run's checkpoint: retrieval of captions, of classes, of images; gap, zero-shot.
+
+    xmodal evaluate runs/quickstart
+    xmodal evaluate RUN --data URL --checkpoint best --protocol class --protocol gap
+
+Prints a table a protocol and writes results.json and report/index.html. The results of the newest
+checkpoint on the run's own data.val, by its own protocols, are the run's own and go into RUN; all
+others into a folder of RUN/evaluations, or into the DIR of --output. With --submission it writes
+the two files that CIRR's server takes, and nothing else.
+"""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xmodal.activity import activity, reporting
+from xmodal.arguments import ArgumentParser
+from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.components.plugins import import_plugins
+from xmodal.errors import UserError, printable
+from xmodal.evaluation.config import check_known, protocol_names
+
+if TYPE_CHECKING:
+    from xmodal.assembly.evaluation import Evaluation
+    from xmodal.distributed.environment import Environment
+
+
+def main(
+    arguments: Sequence[str], *, prog: str = "xmodal evaluate", description: str | None = __doc__
+) -> None:
+    """Measure a checkpoint, as one rank of a job."""
+    given = read_arguments(arguments, prog=prog, description=description)
+    import_plugins(given.plugin)
+    recipe = load_recipe(given.run)
+    check_protocols(given.protocol or [])
+    if (given.data or recipe.data.val) is None:
+        raise UserError(f"{given.run} was trained without data.val; give --data URL")
+    # Only now the slow imports: help and a wrong run have been answered.
+    from xmodal.distributed.peers import losing_peers
+
+    with losing_peers():
+        measure(given, recipe)
+
+
+def measure(given: argparse.Namespace, recipe: Recipe) -> None:
+    """Load what is asked for, and measure it or write a submission."""
+    from xmodal.assembly.evaluation import EvaluationRequest, load_evaluation
+    from xmodal.distributed.environment import start
+    from xmodal.distributed.pulse import watching_peers
+    from xmodal.evaluation.protocols.cirr_submission import check_submission
+    from xmodal.runs.run import Run
+
+    run = Run(given.run)
+    checkpoint = run.find_checkpoint(given.checkpoint)
+    request = EvaluationRequest(
+        given.data, given.gallery, given.protocol, given.output, given.submission
+    )
+    environment = start(recipe.training.roll_call)
+    reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
+    with watching_peers(environment.roll, recipe.training.watchdog), reports:
+        if given.submission:
+            check_submission(Path(given.submission))  # before the work
+        with activity(f"loading {checkpoint}"):
+            evaluation = load_evaluation(recipe, run, checkpoint, request, environment.device)
+        if given.submission:
+            paths = evaluation.answer(environment.device)
+            print(*paths, sep="\n", end="\n" * environment.is_main)
+        else:
+            evaluate(evaluation, environment)
+
+
+def evaluate(evaluation: "Evaluation", environment: "Environment") -> None:
+    """Measure, print what was measured, and write it into the folder that it belongs in."""
+    from xmodal.evaluation.report.run_report import print_results
+
+    run, measured = evaluation.run, evaluation.describe()
+    evaluation.results_folder(measured)  # where it refuses, before the work
+    retrieval = evaluation.measure(environment.device)
+    if not environment.is_main:
+        return
+    for line in [*retrieval.fault_lines(), *retrieval.warnings]:
+        print(line)
+    folder = evaluation.write(retrieval, measured)
+    has_own_place = folder == run.path or evaluation.request.output
+    if not has_own_place and evaluation.is_runs_own(measured):
+        print(f"{run.results} is of other data or settings than there are now, and stays as it is")
+    print(printable(f"{run.checkpoints}/{measured}"))
+    print_results(retrieval.metrics, folder)
+
+
+def check_protocols(names: Sequence[str]) -> None:
+    """Raise `UserError` for a name that no protocol has; plugins have been imported."""
+    for name in names:
+        try:
+            check_known(name)
+        except ValueError as error:
+            raise UserError(f"--protocol {name} is not allowed: {error}") from None
+
+
+def read_arguments(
+    arguments: Sequence[str], *, prog: str = "xmodal evaluate", description: str | None = __doc__
+) -> argparse.Namespace:
+    """Return the options of a command line."""
+    parser = ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("--data", metavar="URL", help="shards to measure on; default: its data.val")
+    parser.add_argument(
+        "--gallery",
+        metavar="URL",
+        help="shards that composed queries are searched in; default: its data.gallery",
+    )
+    parser.add_argument(
+        "--checkpoint", default="latest", metavar="NAME", help="latest (default), best, or step-N"
+    )
+    parser.add_argument(
+        "--protocol",
+        action="append",
+        metavar="NAME",
+        help="what is measured, may be given several times; default: its evaluation.protocols, "
+        f"else what fits its method; one of {', '.join(protocol_names())}, or of a plugin",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module to import for components that the run uses, may be given several times",
+    )
+    parser.add_argument(
+        "--submission",
+        metavar="DIR",
+        help="write what CIRR's server takes of the answers to its test1, and measure nothing",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for the results; default: RUN for the run's own, else one of RUN/evaluations",
+    )
+    # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    check_arguments(given)
+    return given
+
+
+def check_arguments(given: argparse.Namespace) -> None:
+    """Raise `UserError` for options that are empty, or contradict each other."""
+    for option in ("data", "gallery", "checkpoint", "submission", "output"):
+        if getattr(given, option) is not None and not getattr(given, option).strip():
+            raise UserError(f"--{option} is empty; give it a value, or leave it out")
+        if option in ("submission", "output") and "://" in (getattr(given, option) or ""):
+            raise UserError(f"--{option} {getattr(given, option)}: name a folder on a disk")
+    if given.submission and given.protocol not in (None, ["cirr"]):
+        raise UserError("--submission is for --protocol cirr alone")
+    if given.submission and given.output:
+        raise UserError("--output is for results, and --submission measures none; leave one out")
