@@ -212,5 +212,5 @@ def test_bad_samples_of_val_are_left_out_and_named(
     assert f"2 of 192 samples of {shards} cannot be read, the first {shards}/bad-000000.tar" in line
     done = train(*given, f"run={tmp_path}/run", "data.max_bad_share=0.02", ranks=2)
     assert done.code == 0, done.err
-    assert done.out.count("bad sample, left out: ") == 2
+    assert done.out.count("bad sample, skipped: ") == 2
     assert "all-captions: 190 images × 950 texts" in done.out

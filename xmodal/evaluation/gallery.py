@@ -52,4 +52,4 @@ class Queries:
 
     numbers: Tensor  # (queries,) int64, the samples' numbers in the manifest
     embeddings: Tensor  # (queries, dim)
-    records: list[dict[str, Any]]  # what the samples' JSON says
+    records: list[dict[str, Any]]  # the samples' JSON

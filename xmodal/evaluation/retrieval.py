@@ -27,7 +27,7 @@ from xmodal.evaluation.protocols.search import Search
 from xmodal.evaluation.retrieved import RetrievedExample
 from xmodal.methods.method import Method
 
-NAMED_FAULTS = 20  # samples left out that are named; the rest are counted
+NAMED_FAULTS = 20  # skipped samples that are named; the rest are counted
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Retrieval:
         bad = [fault for fault in self.faults if not fault.partial]
         parts = [fault for fault in self.faults if fault.partial]
         return [
-            *_named(bad, "bad sample, left out", "bad samples"),
+            *_named(bad, "bad sample, skipped", "bad samples"),
             *_named(parts, "part of a sample, dropped", "parts of samples"),
         ]
 

@@ -187,8 +187,8 @@ def test_a_nan_is_an_error_and_not_a_good_rank(broken: int) -> None:
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([[0, 0], [0, 1], [0, 2]], "1 of 2 images have no true partner .* image 1"),
-        ([[0, 0], [1, 0]], "2 of 3 texts have no true partner .* text 1"),
+        ([[0, 0], [0, 1], [0, 2]], "1 of 2 images have no relevant partner .* image 1"),
+        ([[0, 0], [1, 0]], "2 of 3 texts have no relevant partner .* text 1"),
         ([[0, 0], [1, 1], [1, 3]], "beyond the 3 texts"),
         ([[0, 0], [-1, 1], [1, 2]], "beyond the 2 images"),
         ([[0, 0, 1]], r"must be \(num_pairs, 2\)"),

@@ -2,8 +2,8 @@
 
 Average precision is that of the PKU group's evaluation, AP = (1/R) Σⱼ relⱼ · hitsⱼ / j over the
 first k results, R the relevant ones among them (Peng et al. 2018, arXiv 1704.02116). Ties count
-against the model: of items with one score, the wrong ones come first. So nothing depends on the
-order of the gallery.
+against the model: of items with one score, the irrelevant ones come first. So nothing depends on
+the order of the gallery.
 """
 
 from dataclasses import astuple, dataclass, replace
@@ -30,7 +30,7 @@ HIGHER_IS_BETTER = (
 
 @dataclass
 class Precisions:
-    """What each query's order is worth, from 0 to 1; 0 where nothing is relevant."""
+    """Precision of each query's order, from 0 to 1; 0 where nothing is relevant."""
 
     relevant: Tensor  # (queries,) float64, how many items are relevant
     average: Tensor  # (queries,) float64, average precision over all items
@@ -45,7 +45,7 @@ def class_metrics(
 
     An item is relevant that shares a class with the query. Of both directions `P/…/map` and
     `P/…/map@50`, each with its chance, precision at recall 0.0 to 1.0, and how many queries were
-    measured and how many left out, for which nothing is relevant; `P/map` is the directions' mean.
+    measured and how many, for which nothing is relevant, skipped; `P/map` is the directions' mean.
     """
     images, texts, owners = gallery.images, gallery.texts, gallery.owners
     found = {
@@ -107,9 +107,9 @@ def judge(relevant: Tensor, ends: Tensor) -> Precisions:
     """
     hits = relevant.cumsum(1)
     items = torch.arange(1, relevant.shape[1] + 1, device=hits.device)
-    # All wrong items of the same score come before a relevant one.
-    wrong = (items - hits).masked_fill(~ends, len(items)).flip(1).cummin(1).values.flip(1)
-    places = hits + wrong
+    # All irrelevant items of the same score come before a relevant one.
+    irrelevant = (items - hits).masked_fill(~ends, len(items)).flip(1).cummin(1).values.flip(1)
+    places = hits + irrelevant
     precision = (hits.double() / places).masked_fill(~relevant, 0)
     inside = relevant & (places <= CUTOFF)
     total = hits[:, -1:]
@@ -153,7 +153,7 @@ def chance_average_precision(relevant: Tensor, gallery_size: int, k: int) -> Ten
 def _standardised(embeddings: Tensor) -> Tensor:
     centred = embeddings.double() - embeddings.double().mean(0)
     deviation = centred.square().mean(0).sqrt()
-    # What is constant but for rounding says nothing.
+    # A dimension that is constant but for rounding has no information.
     constant = deviation <= 1e-6 * embeddings.abs().amax(0)
     standard = (centred / deviation).masked_fill(constant, 0)
     return F.normalize(standard, dim=1).to(embeddings.dtype)

@@ -10,7 +10,7 @@ from xmodal.evaluation.gallery import Gallery
 
 @dataclass(frozen=True)
 class Classes:
-    """Which image is of which classes: of any number, and of none where a sample has no label."""
+    """Classes of each image: any number, and none where a sample has no label."""
 
     names: list[str]  # in alphabetical order
     of_images: Tensor  # (images, classes) bool

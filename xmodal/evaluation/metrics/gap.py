@@ -67,7 +67,7 @@ def paired_cosines(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def probe_accuracy(images: Tensor, texts: Tensor) -> float:
-    """Return how often a linear classifier tells images from texts, on pairs it has not seen.
+    """Return the accuracy of a linear classifier of images and texts, on pairs it has not seen.
 
     Logistic regression on standardised embeddings of every other pair, judged on the others.
     """

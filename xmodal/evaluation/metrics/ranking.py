@@ -1,9 +1,9 @@
-"""Exact ranks of the true items, counted in tiles of scores on all processes.
+"""Exact ranks of the relevant items, counted in tiles of scores on all processes.
 
 The scores of all images with all texts never exist at once. A first pass computes the exact scores
-of the true pairs; one sweep over all tiles then counts the rivals of every image and of every text.
-The sweep is by fast scores: a rival that beats the best true item by more than these may be off is
-counted, and what is too near to tell is decided by exact scores.
+of the relevant pairs; one sweep over all tiles then counts the rivals of every image and of every
+text. The sweep is by fast scores: a rival that beats the best relevant item by more than these may
+be off is counted, and what is too near to decide is decided by exact scores.
 """
 
 import math
@@ -22,7 +22,7 @@ from xmodal.methods.scores import DENSE, Function, as_score, dot_product
 
 @dataclass(frozen=True)
 class Ranks:
-    """The 0-based rank of each query's best true item: how many wrong items score as high.
+    """The 0-based rank of each query's best relevant item: how many others score as high.
 
     Attributes:
         image_to_text: (num_images,) int64, ranks among the texts.
@@ -41,7 +41,7 @@ def count_ranks(
     score: Function = dot_product,
     tile: int = 2048,
 ) -> Ranks:
-    """Rank every image's best true text and every text's best true image, exactly.
+    """Rank every image's best relevant text and every text's best relevant image, exactly.
 
     All processes of the default group call it with the same arguments, on the device that the
     group communicates on; each scores its share of the tiles, all get the whole result. Ties
@@ -50,19 +50,19 @@ def count_ranks(
     Args:
         images: (num_images, …) embeddings.
         texts: (num_texts, …) embeddings.
-        relevant_pairs: (num_pairs, 2) int64, the (image, text) that are right; any number an item.
+        relevant_pairs: (num_pairs, 2) int64, the relevant (image, text); any number an item.
         score: maps blocks (a, …) of images and (b, …) of texts to scores (a, b): a `Score`, or a
             function that gives equal pairs equal scores, to the last bit.
         tile: about the largest side of a tile.
 
     Raises:
-        ValueError: an image or text has no true partner, or a score is NaN.
+        ValueError: an image or text has no relevant partner, or a score is NaN.
     """
     _check_pairs(relevant_pairs, len(images), len(texts))
     tiles = Tiles(images, texts, as_score(score), tile)
-    true_places = tiles.places(relevant_pairs)
-    best = _best_true_scores(tiles, true_places)
-    image_to_text, text_to_image = _count_rivals(tiles, true_places, *best)
+    relevant_places = tiles.places(relevant_pairs)
+    best = _best_scores(tiles, relevant_places)
+    image_to_text, text_to_image = _count_rivals(tiles, relevant_places, *best)
     return Ranks(image_to_text, text_to_image)
 
 
@@ -134,15 +134,15 @@ def _first_of_stable_sort(scores: Tensor, k: int) -> Tensor:
     return places.gather(1, order)
 
 
-def _best_true_scores(tiles: Tiles, true_places: Places) -> tuple[Tensor, Tensor]:
+def _best_scores(tiles: Tiles, relevant_places: Places) -> tuple[Tensor, Tensor]:
     best_of_row = tiles.rows.new_full((len(tiles.rows),), -math.inf, dtype=torch.float64)
     best_of_column = tiles.rows.new_full((len(tiles.columns),), -math.inf, dtype=torch.float64)
-    for number in _share(list(true_places)):
+    for number in _share(list(relevant_places)):
         rows, columns = tiles.spans(number)
-        places = true_places[number]
-        true_scores = tiles.chosen(number, *places)
-        best_of_row[rows].scatter_reduce_(0, places[0], true_scores, "amax")
-        best_of_column[columns].scatter_reduce_(0, places[1], true_scores, "amax")
+        places = relevant_places[number]
+        relevant_scores = tiles.chosen(number, *places)
+        best_of_row[rows].scatter_reduce_(0, places[0], relevant_scores, "amax")
+        best_of_column[columns].scatter_reduce_(0, places[1], relevant_scores, "amax")
     _reduce(best_of_row, dist.ReduceOp.MAX)
     _reduce(best_of_column, dist.ReduceOp.MAX)
     return best_of_row, best_of_column
@@ -150,7 +150,7 @@ def _best_true_scores(tiles: Tiles, true_places: Places) -> tuple[Tensor, Tensor
 
 def _count_rivals(
     tiles: Tiles,
-    true_places: Places,
+    relevant_places: Places,
     best_of_row: Tensor,
     best_of_column: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ def _count_rivals(
     nan_tile = rivals_of_row.new_full((), -1)
     for number in _share(range(len(tiles))):
         rows, columns = tiles.spans(number)
-        tile = _Tile(tiles, number, true_places.get(number))
+        tile = _Tile(tiles, number, relevant_places.get(number))
         rivals_of_row[rows] += tile.rivals(best_of_row[rows], dim=1)
         rivals_of_column[columns] += tile.rivals(best_of_column[columns], dim=0)
         nan_tile.masked_fill_(tile.is_nan(), number)
@@ -176,12 +176,12 @@ def _count_rivals(
 
 
 class _Tile:
-    """The rivals in a tile: what is no true pair and scores as high as the best of these."""
+    """The rivals in a tile: other pairs that score as high as the best of these."""
 
     def __init__(
-        self, tiles: Tiles, number: int, true_places: tuple[Tensor, Tensor] | None
+        self, tiles: Tiles, number: int, relevant_places: tuple[Tensor, Tensor] | None
     ) -> None:
-        self.tiles, self.number, self.true_places = tiles, number, true_places
+        self.tiles, self.number, self.relevant_places = tiles, number, relevant_places
         self.scores = tiles.fast(number)
 
     def rivals(self, best: Tensor, dim: int) -> Tensor:
@@ -217,8 +217,8 @@ class _Tile:
         dtype = torch.promote_types(self.scores.dtype, torch.float32)
         mask = torch.empty_like(self.scores, dtype=dtype)
         compare(self.scores, limit, out=mask)
-        if self.true_places is not None:
-            mask[self.true_places] = 0
+        if self.relevant_places is not None:
+            mask[self.relevant_places] = 0
         return mask.sum(dim).long(), mask
 
     def _decided(self, doubtful: Tensor, best: Tensor, dim: int) -> Tensor:
@@ -257,7 +257,7 @@ def _check_pairs(relevant_pairs: Tensor, num_images: int, num_texts: int) -> Non
         lonely = (items.bincount(minlength=size) == 0).nonzero()[:, 0]
         if len(lonely):
             raise ValueError(
-                f"{len(lonely):,} of {size:,} {name}s have no true partner and so no rank; "
+                f"{len(lonely):,} of {size:,} {name}s have no relevant partner and so no rank; "
                 f"the first is {name} {int(lonely[0])}"
             )
 

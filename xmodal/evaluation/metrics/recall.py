@@ -23,7 +23,7 @@ def recall_metrics(ranks: Ranks, relevant_pairs: Tensor, protocol: str) -> dict[
 
     Args:
         ranks: of every image and every text.
-        relevant_pairs: (num_pairs, 2) the (image, text) that are right, as the ranks were counted.
+        relevant_pairs: (num_pairs, 2) the (image, text) relevant to each other, as for the ranks.
         protocol: what was measured and how, as in `coco-1k-5fold`.
     """
     images, texts = relevant_pairs.unique(dim=0).unbind(1)
@@ -47,9 +47,9 @@ def recall_metrics(ranks: Ranks, relevant_pairs: Tensor, protocol: str) -> dict[
 
 
 def chance_recall(num_relevant: Tensor, gallery_size: int | Tensor, k: int) -> Tensor:
-    """Probability (num_queries,) that a random order has a true item among its first k.
+    """Probability (num_queries,) that a random order has a relevant item among its first k.
 
-    With P true items among N it is 1 − C(N − P, k) / C(N, k).
+    With P relevant items among N it is 1 − C(N − P, k) / C(N, k).
 
     Args:
         num_relevant: (num_queries,) P of each query.

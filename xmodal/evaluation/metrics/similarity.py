@@ -25,7 +25,7 @@ QUERIES = 4096  # whose shortlists are in memory at a time
 
 @dataclass(frozen=True)
 class Similarity:
-    """How images put texts in order.
+    """Order of texts for an image.
 
     Attributes:
         score: maps blocks (a, …) of images and (b, …) of texts to scores (a, b).
@@ -52,10 +52,10 @@ class Similarity:
 def rank_all(
     images: Tensor, texts: Tensor, relevant_pairs: Tensor, similarity: Similarity, tile: int
 ) -> Ranks:
-    """Rank every image's best true text and every text's best true image, as `count_ranks` does.
+    """Rank each image's best relevant text and each text's best relevant image by `count_ranks`.
 
-    A true item beyond the shortlist keeps its rank by the cheap score; the best of those within has
-    the wrong items before it that the shortlist has in its new order.
+    A relevant item beyond the shortlist keeps its rank by the cheap score; the best of those within
+    has the other items before it that the shortlist has in its new order.
     """
     relevant_pairs = relevant_pairs.to(images.device)
     ranks = count_ranks(images, texts, relevant_pairs, similarity.score, tile)
@@ -125,7 +125,7 @@ def _ranks_again(
     tile: int,
 ) -> Tensor:
     """Return the ranks (queries,) that the shortlist's new order makes of those before."""
-    true_keys = relevant_pairs[:, 0] * len(gallery) + relevant_pairs[:, 1]
+    relevant_keys = relevant_pairs[:, 0] * len(gallery) + relevant_pairs[:, 1]
     total = len(queries)
     own = torch.arange(
         total * rank() // world_size(), total * (rank() + 1) // world_size(), device=ranks.device
@@ -133,10 +133,10 @@ def _ranks_again(
     found = [ranks[:0]]
     for rows in tracked(own.split(QUERIES) if len(own) else (), "part of the shortlists"):
         items, scores = _shortlisted(queries[rows], gallery, similarity, tile)
-        is_true = torch.isin(rows[:, None] * len(gallery) + items, true_keys)
-        best = scores.masked_fill(~is_true, -torch.inf).amax(1, keepdim=True)
-        rivals = ((scores >= best) & ~is_true).sum(1)
-        again = torch.where(is_true.any(1), rivals, ranks[rows])
+        is_relevant = torch.isin(rows[:, None] * len(gallery) + items, relevant_keys)
+        best = scores.masked_fill(~is_relevant, -torch.inf).amax(1, keepdim=True)
+        rivals = ((scores >= best) & ~is_relevant).sum(1)
+        again = torch.where(is_relevant.any(1), rivals, ranks[rows])
         found.append(again.masked_fill(scores.isnan().any(1), -1))
     ranks = gather(torch.cat(found))
     # All ranks hear of what one has met, or they would wait for it.

@@ -14,7 +14,7 @@ from xmodal.precision import full_precision
 
 GRAIN = 48  # sides of tiles are multiples: the fastest kernels' heights are
 MIN_BLOCKS = 8  # a side, so that many processes have a share
-# Where a score is its own exact one, the tiles that hold true pairs are scored twice: these are
+# Where a score is its own exact one, the tiles that hold relevant pairs are scored twice: these are
 # an eighth of all where each image's texts follow each other.
 MIN_EXACT_BLOCKS = 16
 
@@ -110,7 +110,7 @@ class Tiles:
 def judge_queries(
     queries: Tensor, gallery: Tensor, score: Score, tile: int, num_values: int, judge: Judge
 ) -> Tensor:
-    """Return what `judge` says of each query's exact scores with a gallery, float64 (queries, n).
+    """Return `judge` of each query's exact scores with a gallery, float64 (queries, n).
 
     All processes of the default group call it with the same arguments; each takes its share of the
     queries, all get the whole result. Of queries × items about `tile`² are in memory at a time.

@@ -1,8 +1,9 @@
 """Visual similarity: which images an image finds, by what they show.
 
 Every image is a query and searched among all others; those of its own image id are removed. By
-label an image is right that shares a class with the query; graded, it is worth the share of labels
-that both have. Ties count against the model: of images with one score the worse ones come first.
+label an image is relevant that shares a class with the query; graded, it is worth the share of
+labels that both have. Ties count against the model: of images with one score the worse ones come
+first.
 """
 
 import warnings
@@ -40,7 +41,7 @@ def visual_metrics(
     - `P/nmi`, normalised mutual information of classes and as many clusters by k-means.
 
     All but the vote have their `_chance` beside them. Images of which no other one is of their
-    class are left out as queries and counted: `P/queries`, `P/queries_left_out`.
+    class are skipped as queries and counted: `P/queries`, `P/queries_left_out`.
 
     Args:
         images: (images, dim) unit vectors.
@@ -54,13 +55,13 @@ def visual_metrics(
 
     def judge(rows: Tensor, scores: Tensor) -> Tensor:
         gone = own(rows)
-        right = classes.shared_by(rows) & ~gone
+        relevant = classes.shared_by(rows) & ~gone
         scores = scores.masked_fill(gone, -torch.inf)
-        order = worst_first(scores, right.byte())
-        found = right.gather(1, order)
+        order = worst_first(scores, relevant.byte())
+        found = relevant.gather(1, order)
         near = order[:, :voters]
         columns = (
-            right.sum(1),
+            relevant.sum(1),
             (~gone).sum(1),
             found.byte().argmax(1),
             precision_at_r(found),
@@ -70,11 +71,11 @@ def visual_metrics(
 
     values = judge_queries(images, images, dot_product, tile, 5, judge)
     judged = values[values[:, 0] > 0]
-    right, searched, ranks, at_r, votes = judged.unbind(1)
-    metrics = {"map@r": at_r, "map@r_chance": chance_precision_at_r(right, searched)}
+    relevant, searched, ranks, at_r, votes = judged.unbind(1)
+    metrics = {"map@r": at_r, "map@r_chance": chance_precision_at_r(relevant, searched)}
     for k in CUTOFFS:
         metrics[f"recall@{k}"] = (ranks < k).double()
-        metrics[f"recall@{k}_chance"] = chance_recall(right, searched, k)
+        metrics[f"recall@{k}_chance"] = chance_recall(relevant, searched, k)
     metrics["knn_accuracy"] = votes
     percents = {name: 100 * float(column.mean()) for name, column in metrics.items()}
     # On one rank for all.
@@ -133,9 +134,9 @@ def worst_first(scores: Tensor, worth: Tensor) -> Tensor:
 
 
 def precision_at_r(found: Tensor) -> Tensor:
-    """Return (1/R) Σᵢ≤R precision at i · relᵢ, (queries,) float64, 0 where nothing is right.
+    """Return (1/R) Σᵢ≤R precision at i · relᵢ, (queries,) float64, 0 where nothing is relevant.
 
-    `found`: (queries, places) bool, whether an order has a right item in a place; R of them.
+    `found`: (queries, places) bool, whether an order has a relevant item in a place; R of them.
     """
     places = torch.arange(1, found.shape[1] + 1, device=found.device)
     total = found.sum(1, keepdim=True)
@@ -143,17 +144,17 @@ def precision_at_r(found: Tensor) -> Tensor:
     return (found.cumsum(1) / places.double() * inside).sum(1) / total[:, 0].clamp(min=1)
 
 
-def chance_precision_at_r(right: Tensor, searched: Tensor) -> Tensor:
-    """Mean (queries,) of `precision_at_r` over all orders of `searched` items, R of them right.
+def chance_precision_at_r(relevant: Tensor, searched: Tensor) -> Tensor:
+    """Mean (queries,) of `precision_at_r` over all orders of `searched` items, R of them relevant.
 
-    A place is right with probability p = R / N, and one before it then with
+    A place is relevant with probability p = R / N, and one before it then with
     q = (R − 1) / (N − 1), so that the mean is (p / R) Σᵢ≤R (1 + (i − 1) q) / i
     = (p / R) (H (1 − q) + R q), H = 1 + 1/2 + … + 1/R.
     """
-    right, searched = right.double(), searched.double()
-    harmonic = torch.digamma(right + 1) - torch.digamma(torch.ones_like(right))
-    p, q = right / searched, (right - 1) / (searched - 1).clamp(min=1)
-    return p / right * (harmonic * (1 - q) + right * q)
+    relevant, searched = relevant.double(), searched.double()
+    harmonic = torch.digamma(relevant + 1) - torch.digamma(torch.ones_like(relevant))
+    p, q = relevant / searched, (relevant - 1) / (searched - 1).clamp(min=1)
+    return p / relevant * (harmonic * (1 - q) + relevant * q)
 
 
 def num_neighbours(image_ids: Tensor, classes: Classes) -> int:
@@ -190,7 +191,7 @@ def nmi(images: Tensor, classes: Classes) -> tuple[float, float]:
     """Return the normalised mutual information of classes and as many clusters by k-means, and its
     mean over all ways to deal the classes to the images (Vinh et al. 2010, section 4).
 
-    An image counts as of its first class in alphabetical order, and one of none is left out.
+    An image counts as of its first class in alphabetical order, and one of none is skipped.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning

@@ -22,7 +22,7 @@ def zero_shot_metrics(
 
     `P/top1` and `P/top5`, how many images have one of their own classes among the first; and
     `P/mean_class_recall`, top 1 among the images of a class, as a mean over classes; each with its
-    chance. Images without a class are left out and counted.
+    chance. Images without a class are skipped and counted.
 
     Args:
         images: (images, …) embeddings.
@@ -38,11 +38,11 @@ def zero_shot_metrics(
     ranks = rank_all(images[labelled], prototypes, of_images.nonzero(), similarity, tile)
     metrics: dict[str, Tensor] = {}
     for k in CUTOFFS:
-        right = (ranks.image_to_text < k).double()
-        chance = chance_recall(of_images.sum(1), len(prototypes), k).to(right.device)
-        metrics |= {f"top{k}": right.mean(), f"top{k}_chance": chance.mean()}
+        correct = (ranks.image_to_text < k).double()
+        chance = chance_recall(of_images.sum(1), len(prototypes), k).to(correct.device)
+        metrics |= {f"top{k}": correct.mean(), f"top{k}_chance": chance.mean()}
         if k == 1:
-            metrics["mean_class_recall"] = _mean_over_classes(right, of_images)
+            metrics["mean_class_recall"] = _mean_over_classes(correct, of_images)
             metrics["mean_class_recall_chance"] = _mean_over_classes(chance, of_images)
     percents = {f"{protocol}/{name}": 100 * float(value) for name, value in metrics.items()}
     counts = {

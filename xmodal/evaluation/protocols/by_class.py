@@ -65,7 +65,7 @@ class ByClass(Protocol):
         curves = {d: [metrics[f"{name}/{d}/{one}"] for one in CURVE] for d in LABELS}
         return Section(
             f"{_sizes(metrics, name)} · mean mAP {_mean(metrics, name)}",
-            ["", "mAP, %", f"mAP@{CUTOFF}, %", "queries", "left out"],
+            ["", "mAP, %", f"mAP@{CUTOFF}, %", "queries", "skipped"],
             rows,
             Markup(precision_recall(curves, name)),
             "precision, %, by recall",

@@ -14,7 +14,7 @@ from xmodal.evaluation.protocols.search import Search
 from xmodal.evaluation.report.results import check_writable
 
 VERSION = "rc2"
-# How many images are named for a query, by the metric that a file is for.
+# Images that are named for a query, by the metric that a file is for.
 NAMED = {"recall": 50, "recall_subset": 3}
 
 

@@ -1,7 +1,7 @@
 """The base of every evaluation protocol.
 
 A protocol is one file: a configuration that registers its name, and the class that measures. It
-says what it needs, which metrics it has, and how these are shown.
+has its needs, its metrics, and how these are measured and shown.
 
     class AgreementConfig(ProtocolConfig):
         kind: Literal["agreement"] = "agreement"
@@ -45,8 +45,8 @@ class Protocol(ABC):
 
     Attributes:
         name: the protocol's, the same as its configuration's `kind`; begins all its metrics.
-        higher_is_better: names of metrics, without the protocol's. What a random order reaches is
-            measured beside a metric as NAME_chance.
+        higher_is_better: names of metrics, without the protocol's. The value of a random order
+            is measured beside a metric as NAME_chance.
         lower_is_better: likewise.
         logged: metrics in the line that training logs of an evaluation; none: the headline.
         variants: endings of the name under which more is measured, such as `-by-distance`.

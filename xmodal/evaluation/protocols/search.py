@@ -1,6 +1,6 @@
 """Composed queries and the gallery that they are searched in.
 
-Images are told apart by their ids, and those of one id count once.
+Images of one id count once.
 """
 
 from collections.abc import Iterable, Sequence

@@ -49,7 +49,7 @@ class Example:
 
     @property
     def finds_images(self) -> bool:
-        """Whether what was retrieved are images."""
+        """True where the hits are images."""
         return not any(isinstance(hit.item, str) for hit in self.hits)
 
 
