@@ -1,7 +1,5 @@
 """Learned scores: of all pairs where they are few, else of a shortlist, against a full sort."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.processes import on_ranks
-from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.metrics.average_precision import precisions
 from xmodal.evaluation.metrics.ranking import Ranks, count_ranks
 from xmodal.evaluation.metrics.similarity import (
@@ -19,7 +16,6 @@ from xmodal.evaluation.metrics.similarity import (
     nearest,
     rank_all,
     score_chosen,
-    similarities,
 )
 from xmodal.methods.scores import dot_product
 
@@ -196,22 +192,6 @@ def test_equal_pairs_get_equal_scores_whatever_rounding_does() -> None:
     # A true text among the first 101 is as good as the 100 others there; else it is behind all.
     within = pairs[:, 1] < 101
     assert torch.equal(ranks.image_to_text, torch.where(within, 100, 129))
-
-
-def method(shortlist: bool) -> SimpleNamespace:
-    return SimpleNamespace(
-        score=of_all, shortlist=dot_product if shortlist else None, score_pairs=learned
-    )
-
-
-def test_all_pairs_are_scored_where_they_are_few() -> None:
-    config = EvaluationConfig(all_pairs=100, shortlist=7)
-    assert similarities(method(False), 1000, config) == {"": Similarity(of_all)}
-    cheap = Similarity(dot_product)
-    few = similarities(method(True), 100, config)
-    assert few == {"": Similarity(of_all), "-by-distance": cheap}
-    many = similarities(method(True), 101, config)
-    assert many == {"": Similarity(dot_product, learned, 7), "-by-distance": cheap}
 
 
 def of_a_rank(seed: int) -> tuple[Ranks, Tensor, str]:
