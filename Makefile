@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help setup train test test-slow lint bench
+.PHONY: help setup train test test-slow lint docs bench
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s:
@@ -27,6 +27,9 @@ test-slow: setup  ## run all the tests, and print the figures of jobs and sweeps
 bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
 	python -m benchmarks.loader
 	python -m benchmarks.objectives --figure docs/objectives.png
+
+docs: setup  ## build the documentation site into site/, and fail at any broken link
+	zensical build --clean --strict
 
 lint: setup  ## check style and types
 	ruff check .

@@ -1,25 +1,31 @@
-"""Documented commands are right: all of them parse, and the way of one's own data is walked."""
+"""The documentation is right: commands go through the real parsers, and code runs."""
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 
-from shards.__main__ import read_arguments
+from shards.__main__ import read_arguments as read_shards
 from shards.build import build
 from shards.source import find_source
-from xmodal.assembly.recipe import read_recipe
+from tests.documented import ROOT, Text, is_form, pages, texts
+from xmodal.assembly.recipe import RECIPES, read_recipe
+from xmodal.components import plugins
+from xmodal.components.component import Component
+from xmodal.errors import UserError
 from xmodal.tuning.space import read_space
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RECIPES = ROOT / "launch" / "recipes"
 # What makes a documented training small enough for a test; the keys stand in for nothing else.
 SMALL = [
     "data.batch_size=16",
@@ -33,132 +39,200 @@ SMALL = [
     "stages.0.length=2 steps",
     "stages.0.schedule.warmup=1",
 ]
+TEXTS = texts()
+EVERY = [(text.name, command) for text in TEXTS for command in text.commands]
+SCRIPT = re.compile(r"(?:launch/(\w+)\.py|slurm/(\w+)\.sbatch)")
+WRONG = "bach_size"  # of the mistakes that pages show
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The shell commands of a page's code blocks, continued lines joined, comments dropped."""
-    blocks = re.findall(r"^```sh\n(.*?)^```|^((?:    .*\n)+)", page.read_text(), re.M | re.S)
-    text = "\n".join("".join(block) for block in blocks).replace("\\\n", " ")
-    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
-    known = ("python ", "deepspeed ", "sbatch ", "bash ", "make ", "tensorboard ")
-    return [shlex.split(line, comments=True) for line in lines if line.startswith(known)]
+def script_of(command: list[str]) -> tuple[str, list[str]]:
+    """Return what of train, evaluate, tune and shards a command runs, and its words."""
+    for place, word in enumerate(command):
+        if found := SCRIPT.fullmatch(word):
+            return found[1] or found[2], command[place + 1 :]
+    if command[0] == "xmodal":
+        return command[1], command[2:]
+    return ("shards", command[3:]) if command[:3] == ["python", "-m", "shards"] else ("", [])
 
 
-EVERY = [(page.name, command) for page in PAGES for command in commands(page)]
-
-
-def after(command: list[str], script: str) -> list[str]:
-    return command[command.index(script) + 1 :]
-
-
-def is_pattern(words: list[str]) -> bool:
-    """A line such as `launch/train.py RECIPE [key=value …]` shows a form, not a command."""
-    return any("[" in word or word in {"RECIPE", "SOURCE"} for word in words)
-
-
-@pytest.mark.parametrize(("page", "command"), EVERY, ids=[f"{p}-{' '.join(c)}" for p, c in EVERY])
-def test_documented_commands_parse(page: str, command: list[str]) -> None:
-    if is_pattern(command):
+def parse(name: str, words: list[str]) -> None:
+    """Give words to the command's own parser, which ends or raises where they are wrong."""
+    if name == "shards":
+        parse_shards(words)
         return
-    for script in ("launch/train.py", "slurm/train.sbatch"):
-        own = any(word.endswith(".yaml") for word in command)
-        if script in command and "--help" not in command and not own:
-            recipe, *overrides = (word.replace("%a", "0") for word in after(command, script))
-            if not any("bach_size" in each for each in overrides):
-                read_recipe(recipe, overrides, RECIPES)
-    if command[:3] == ["python", "-m", "shards"]:
-        check_of_shards(command[3:])
-    elif command[:2] == ["python", "-m"]:
-        assert (ROOT / f"{command[2].replace('.', '/')}.py").exists()
-    if command[0] == "make":
-        assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.M)
-    for word in command:
-        if word.startswith(("launch/", "slurm/")) and not word.endswith(".yaml:"):
-            assert (ROOT / word).exists(), f"{page} names {word}"
+    known = f"xmodal.commands.{name}"
+    module = import_module(known if find_spec(known) else f"launch.{name}")
+    module.read_arguments([word.replace("%a", "0") for word in words])
 
 
-@pytest.mark.parametrize("command", [c for _, c in EVERY if "slurm/shards.sbatch" in c])
-def test_documented_conversions_by_jobs_parse(command: list[str]) -> None:
-    check_of_shards(["build", *after(command, "slurm/shards.sbatch")])
-
-
-def check_of_shards(words: list[str]) -> None:
-    arguments = read_arguments(words)
+def parse_shards(words: list[str]) -> None:
+    arguments = read_shards(words)
     if words[0] == "build":
         named = {option.partition("=")[0] for option in arguments.options}
         assert named <= find_source(arguments.source).defaults.keys()
 
 
+def options_of(name: str) -> set[str]:
+    """Return the options that a command has, by its own help."""
+    command = ["-m", "shards", "build"] if name == "shards" else [f"launch/{name}.py"]
+    answer = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"--[\w-]+", answer.stdout))
+
+
+@pytest.fixture
+def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with the recipes, spaces and modules that pages tell the reader to write."""
+    for name in ("my.yaml", "mine.yaml", "runs/quickstart-sweep/best.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(RECIPES / "clip.yaml", path)
+    for text in TEXTS:
+        for language in ("python", "yaml"):
+            for title, code in text.code(language):
+                if title:
+                    (tmp_path / title).write_text(code)
+    for name in ("SPACE.yaml", "space.yaml", "SPACE"):
+        shutil.copy(ROOT / "xmodal" / "spaces" / "quickstart.yaml", tmp_path / name)
+    for name in ("benchmarks", "launch", "shards", "xmodal"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "_imported", {})
+    yield tmp_path
+    forget_modules_of(tmp_path)
+
+
+def forget_modules_of(folder: Path) -> None:
+    """Forget the plugins that a test has imported, and what they have registered."""
+    names = {path.stem for path in folder.glob("*.py")}
+    for family in Component.__subclasses__():
+        for kind in [kind for kind, one in family.kinds.items() if one.__module__ in names]:
+            del family.kinds[kind]
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(("page", "command"), EVERY, ids=[f"{p}-{' '.join(c)}" for p, c in EVERY])
+def test_documented_commands_parse(page: str, command: list[str], readers_folder: Path) -> None:
+    name, words = script_of(command)
+    if not name:
+        check_other(command)
+    elif is_form(command):
+        shown = {option for word in words for option in re.findall(r"^\[?(--[\w-]+)", word)}
+        assert not shown or shown <= options_of(name)
+    elif "--help" not in words:
+        if any(WRONG in word for word in words):
+            with pytest.raises(UserError, match=WRONG):
+                parse(name, words)
+        else:
+            parse(name, ["build", *words] if "slurm/shards.sbatch" in command else words)
+    for word in command:
+        if word.startswith(("slurm/", "tests/", "examples/")):
+            assert (ROOT / word.partition("::")[0]).exists(), f"{page} names {word}"
+
+
+def check_other(command: list[str]) -> None:
+    """Hold the commands of others to what of them is ours: targets, modules, extras."""
+    if command[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert command[1] in targets
+    if command[:2] == ["python", "-m"] and command[2] != "pytest":
+        source = ROOT / f"{command[2].replace('.', '/')}.py"
+        assert source.exists()
+        assert all(w in source.read_text() for w in command[3:] if w.startswith("--"))
+    if command[0] == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for named in re.findall(r"\[([\w,]+)\]", " ".join(command)):
+            assert set(named.split(",")) <= extras["optional-dependencies"].keys()
+
+
+def test_launchers_know_the_documented_options() -> None:
+    from deepspeed.launcher.runner import parse_args
+
+    for _, command in EVERY:
+        if command[0] == "deepspeed":
+            parse_args(command[1:])
+
+
 def test_pages_have_commands() -> None:
     with_commands = {page for page, _ in EVERY}
-    named = {"README.md", "shards.md", "data.md", "training.md", "evaluation.md", "cluster.md"}
-    assert named <= with_commands
-    assert len(EVERY) > 20
+    guides = [str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")]
+    assert {"README.md", "CONTRIBUTING.md", *guides} - with_commands <= {"docs/python.md"}
+    assert {script_of(command)[0] for _, command in EVERY} >= {
+        "train",
+        "evaluate",
+        "tune",
+        "shards",
+    }
 
 
-YAML = [
-    (page.name, text)
-    for page in PAGES
-    for text in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S)
-]
+YAML = [(text.name, code) for text in TEXTS for _, code in text.code("yaml")]
 
 
 @pytest.mark.parametrize(("page", "text"), YAML)
-def test_documented_recipes_are_right(page: str, text: str, tmp_path: Path) -> None:
+def test_documented_recipes_are_right(page: str, text: str, readers_folder: Path) -> None:
     """Whole recipes as they are, parts of one in the place of what `clip` says; spaces for it."""
     said = yaml.safe_load(text)
     if "space" in said:
-        (tmp_path / "space.yaml").write_text(text)
-        read_space(tmp_path / "space.yaml", read_recipe("clip", [], RECIPES))
+        (readers_folder / "space.yaml").write_text(text)
+        read_space(readers_folder / "space.yaml", read_recipe("clip", []))
         return
     if "method" not in said:
         clip = yaml.safe_load((RECIPES / "clip.yaml").read_text())
         said["data"] = clip["data"] | said.get("data", {})
         said = clip | said
-    path = tmp_path / "recipe.yaml"
+    path = readers_folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(said))
-    read_recipe(str(path), [], RECIPES)
+    read_recipe(str(path), [])
 
 
 def test_pages_have_recipes() -> None:
-    assert {"data.md", "training.md"} <= {page for page, _ in YAML}
+    named = {"docs/data.md", "docs/training.md", "docs/tutorials/own_data.md"}
+    assert named <= {page for page, _ in YAML}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
 
 
-@pytest.fixture
-def workplace(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the commands in it and two shard sets from elsewhere, without manifests."""
+    folder = tmp_path_factory.mktemp("workplace")
     for name in ("launch", "shards", "xmodal"):
-        (tmp_path / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / name)
     made = build(
-        "scenes", tmp_path / "made", splits=["train", "val"], options={"train": 64, "val": 24}
+        "scenes", folder / "made", splits=["train", "val"], options={"train": 64, "val": 24}
     )
-    for split, folder in made.items():
-        target = tmp_path / "data" / "mine" / split
+    for split, tars in made.items():
+        target = folder / "data" / "mine" / split
         target.mkdir(parents=True)
-        for tar in Path(folder).glob("*.tar"):
+        for tar in Path(tars).glob("*.tar"):
             shutil.copy(tar, target)
-    return tmp_path
+    return folder
 
 
-def test_the_readmes_way_of_ones_own_data(workplace: Path) -> None:
-    """Every command of `Train on your own data` but TensorBoard's server, in order."""
+@pytest.fixture(scope="module")
+def trained(workplace: Path) -> Path:
+    """That folder after the README's way of one's own data: every command but TensorBoard's."""
     section = ROOT.joinpath("README.md").read_text().split("## Train on your own data")[1]
     block = section.split("```sh\n")[1].split("```")[0]
-    page = workplace / "block.md"
-    page.write_text(f"```sh\n{block}```\n")
-    walked = [command for command in commands(page) if command[0] != "tensorboard"]
+    commands = Text("block", f"```sh\n{block}```\n").commands
+    walked = [command for command in commands if command[0] != "tensorboard"]
     assert len(walked) == 4
     run(workplace, ["python", "-m", "shards", "index", "data/mine/val"])
     for command in walked:
         training = "launch/train.py" in command
         run(workplace, [*command, *SMALL] if training else command)
-    assert (workplace / "runs" / "mine" / "results.json").is_file()
+    return workplace
+
+
+def test_the_readmes_way_of_ones_own_data(trained: Path) -> None:
+    assert (trained / "runs" / "mine" / "results.json").is_file()
 
 
 def run(folder: Path, command: list[str]) -> None:
@@ -172,15 +246,40 @@ def run(folder: Path, command: list[str]) -> None:
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
 
 
-PYTHON = re.findall(
-    r"^```python\n(.*?)^```", (ROOT / "docs" / "objectives.md").read_text(), re.M | re.S
-)
+# What a page's code takes from the reader's own program.
+PRELUDES = {"docs/shards.md": "from pathlib import Path\npairs = [(Path('a.jpg'), ['a scene'])]"}
+# One process for all of them: each block has names of its own, each page its files.
+EXECUTE = """
+import json, sys
+sys.path.insert(0, "")
+for page, prelude, code in json.load(sys.stdin):
+    names = {"__name__": "documented"}
+    exec(prelude, names)
+    exec(compile(code, page, "exec"), names)
+"""
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_documented_python_runs(code: str) -> None:
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+def test_documented_python_runs(trained: Path) -> None:
+    from PIL import Image
 
-
-def test_there_is_documented_python() -> None:
-    assert PYTHON
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (40, 30), "red").save(trained / name)
+    if not (trained / "runs" / "quickstart").exists():
+        (trained / "runs" / "quickstart").symlink_to("mine")
+    snippets = []
+    for text in TEXTS:
+        for title, code in text.code("python"):
+            if title:
+                (trained / title).write_text(code)
+            snippets.append((text.name, PRELUDES.get(text.name, ""), "" if title else code))
+    assert {page for page, *_ in snippets} >= {"docs/python.md", "docs/objectives.md"}
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE],
+        input=json.dumps(snippets),
+        cwd=trained,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
