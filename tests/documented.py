@@ -62,7 +62,7 @@ def is_form(words: list[str]) -> bool:
 
 
 def _public_modules() -> Iterator[Path]:
-    commands = "launch/*.py", "shards/__main__.py", "xmodal/commands/*.py"
+    commands = "launch/*.py", "*/__main__.py", "xmodal/commands/*.py"
     for pattern in (*commands, "examples/**/*.py"):
         yield from sorted(ROOT.glob(pattern))
     yield from (ROOT / "xmodal" / name / "__init__.py" for name in ("", "objectives"))

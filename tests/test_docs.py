@@ -50,8 +50,9 @@ def script_of(command: list[str]) -> tuple[str, list[str]]:
     for place, word in enumerate(command):
         if found := SCRIPT.fullmatch(word):
             return found[1] or found[2], command[place + 1 :]
-    if command[0] == "xmodal":
-        return command[1], command[2:]
+    if "xmodal" in command:  # the console script, or `-m xmodal`
+        name, *words = command[command.index("xmodal") + 1 :]
+        return name, words
     return ("shards", command[3:]) if command[:3] == ["python", "-m", "shards"] else ("", [])
 
 
