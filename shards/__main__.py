@@ -50,6 +50,7 @@ def _parser(prog: str) -> ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sources = commands.add_parser("sources", help="list the data sets that can be converted")
     sources.add_argument("names", metavar="SOURCE", nargs="*", help="these alone (default: all)")
+    _add_plugin(sources)
     sources.set_defaults(run=_sources)
     _add_build(commands)
     _add_index(commands)
@@ -95,6 +96,7 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     parser.add_argument(
         "--seed", metavar="N", type=int, help="seed of what a source draws at random"
     )
+    _add_plugin(parser)
     _add_workers(parser)
     parser.set_defaults(run=_build)
 
@@ -149,6 +151,13 @@ def _add_folder(parser: ArgumentParser) -> None:
     )
 
 
+def _add_plugin(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin", metavar="MODULE", action="append", default=[],
+        help="module with sources of your own, imported first; may be repeated",
+    )  # fmt: skip
+
+
 def _add_workers(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers", metavar="N", type=_positive, default=len(os.sched_getaffinity(0)),
@@ -192,7 +201,9 @@ def _part(text: str) -> tuple[int, int]:
 
 def _sources(arguments: argparse.Namespace) -> None:
     from shards.source import find_source, source_names
+    from xmodal.components.plugins import import_plugins
 
+    import_plugins(arguments.plugin)
     for name in arguments.names or source_names():
         source = find_source(name)
         print(f"{name}: {source.summary}")
@@ -207,7 +218,9 @@ def _sources(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     from shards.build import build
     from shards.source import find_source
+    from xmodal.components.plugins import import_plugins
 
+    import_plugins(arguments.plugin)
     options = _read_options(arguments.options, find_source(arguments.source).defaults)
     if arguments.seed is not None:
         options["seed"] = arguments.seed

@@ -1,22 +1,30 @@
 """What a source of images and texts gives to the builder, and how a source is found by its name.
 
-A source is a module of `shards.sources` with a docstring whose first line says what the data are,
-a text `LAYOUT` that says what its folder holds, and a function `read(root, …)` that maps each
-split's name to a function that makes it, and that alone requires the files of this split. A
-generator's `read` has no `root`. Further parameters of `read` are its options; they have defaults
-of type bool, int, float or str. A source that reads a single file as well has `READS_FILES`.
+A source is one file: a configuration that registers its name and has its options as fields, and the
+function that reads it.
+
+    class SketchesConfig(SourceConfig):
+        kind: Literal["sketches"] = "sketches"
+        seed: int = 0
+        layout: ClassVar[str] = "drawings/*.png, sentences.json"
+        builds: ClassVar[str] = "read"
+
+    def read(root: Path, *, seed: int = 0) -> Splits:
+        return {"train": lambda: Split([Item(…), …])}
+
+The first line of its docstring says what the data are.
 """
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from xmodal.components.component import Component
+from xmodal.components.declared import declare
+from xmodal.components.validation import nearest, validate
 from xmodal.errors import UserError
 
 if TYPE_CHECKING:
@@ -150,34 +158,50 @@ def require(root: Path, *names: str) -> Path:
     raise MissingError(f"{root} has no {' or '.join(names)}")
 
 
-_ARCHIVES = {".gz", ".tgz", ".tar", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 Splits = dict[str, Callable[[], Split]]
+Reads = Literal["folder", "folder or table", "nothing"]
+
+_ARCHIVES = {".gz", ".tgz", ".tar", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+
+
+class SourceConfig(Component):
+    """A data set that can be converted into shards.
+
+    The first line of its docstring says what the data are; the fields are its options, of type
+    bool, int, float or str. It builds, from the folder `root` (a generator: from nothing) and the
+    fields, a mapping of each split's name to a function that makes the split. Only this function
+    requires the split's files.
+    """
+
+    family: ClassVar[str] = "source"
+    layout: ClassVar[str]  # what the folder holds and what the splits are, for users
+    reads: ClassVar[Reads] = "folder"  # nothing: the data set is generated
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be converted: its module, found by its name."""
+    """A data set that can be converted, found by its name."""
 
     name: str
-    module: ModuleType = field(repr=False)
+    config: type[SourceConfig]
 
     @property
     def summary(self) -> str:
-        return inspect.cleandoc(self.module.__doc__ or "").split("\n")[0]
+        return " ".join(inspect.cleandoc(self.config.__doc__ or "").partition("\n\n")[0].split())
 
     @property
     def layout(self) -> str:
-        return inspect.cleandoc(self.module.LAYOUT)
+        return inspect.cleandoc(self.config.layout)
 
     @property
     def is_generator(self) -> bool:
-        return "root" not in inspect.signature(self.module.read).parameters
+        return self.config.reads == "nothing"
 
     @property
     def defaults(self) -> dict[str, Any]:
         """The options of the source and their defaults."""
-        parameters = inspect.signature(self.module.read).parameters.values()
-        return {each.name: each.default for each in parameters if each.name != "root"}
+        fields = self.config.model_fields.items()
+        return {name: field.default for name, field in fields if name != "kind"}
 
     def read(self, root: Path | None, options: Mapping[str, object]) -> Splits:
         """Find the splits in the folder `root`; raises `UserError` for what is missing in it."""
@@ -185,17 +209,19 @@ class Source:
         if unknown:
             known = ", ".join(self.defaults) or "none"
             raise UserError(f"unknown option {unknown[0]} of {self.name}; its options are: {known}")
+        config = validate(self.config, dict(options), self.name)
         if self.is_generator:
             if root is not None:
                 raise UserError(f"{self.name} is generated and reads no folder: remove --from")
-            return self.module.read(**options)
+            found: Splits = config.build()
+            return found
         with self._explained():
-            splits = self.module.read(self._checked(root), **options)
+            splits: Splits = config.build(self._checked(root))
         # What a split needs is required when it is made.
         return {name: self._explained()(make) for name, make in splits.items()}
 
     def _checked(self, root: Path | None) -> Path:
-        takes_files = getattr(self.module, "READS_FILES", False)
+        takes_files = self.config.reads == "folder or table"
         expected = "the folder or table" if takes_files else "the folder"
         if root is None:
             raise UserError(f"--from is missing: {expected} of {self.name}")
@@ -221,13 +247,29 @@ class Source:
 
 
 def source_names() -> list[str]:
-    """The sources there are, without importing them."""
-    package = Path(__file__).parent / "sources"
-    return sorted(module.name for module in pkgutil.iter_modules([str(package)]))
+    """Return the names of the sources there are, those of imported plugins too."""
+    declare("shards.sources")
+    return sorted(SourceConfig.kinds)
 
 
 def find_source(name: str) -> Source:
-    """Import a source; raises `UserError` when there is none of this name."""
-    if name not in source_names():
-        raise UserError(f"unknown source {name!r}; the sources are: {', '.join(source_names())}")
-    return Source(name, importlib.import_module(f"shards.sources.{name}"))
+    """Return a source; raises `UserError` when there is none of this name."""
+    names = source_names()
+    if not SourceConfig.is_known(name):
+        hint = f"{nearest(name, names)}; the sources are: {', '.join(names)}"
+        raise UserError(f"unknown source {name!r}{hint}")
+    config = SourceConfig.kinds[name]
+    assert issubclass(config, SourceConfig)
+    return Source(name, config)
+
+
+def check_generated(name: str) -> None:
+    """Raise `UserError` unless a recipe's `data.build` names a source that needs no folder."""
+    generated = [one for one in source_names() if find_source(one).is_generator]
+    if SourceConfig.is_known(name) and find_source(name).is_generator:
+        return
+    what = "reads a folder" if SourceConfig.is_known(name) else "is no source"
+    raise UserError(
+        f"data.build: {name} {what}{nearest(name, generated)}; sources that need no folder: "
+        + ", ".join(generated)
+    )

@@ -40,6 +40,10 @@ SHARDS_MAY_IMPORT = {
     "xmodal.data.samples",
     "xmodal.activity",
     "xmodal.arguments",
+    "xmodal.components.component",
+    "xmodal.components.declared",
+    "xmodal.components.plugins",
+    "xmodal.components.validation",
     "xmodal.errors",
     "xmodal.terminal",
 }

@@ -1,12 +1,12 @@
-"""CIRR: photographs of everyday life from NLVR2, what shall be other, and the one meant."""
+"""CIRR as a source of shards."""
 
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from shards.annotations import read_json
-from shards.source import Composed, Item, Split, Splits, require
+from shards.source import Composed, Item, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -23,6 +23,14 @@ val_gallery    what val is searched in: all photographs of split.rc2.val.json
 test1          a photograph and what shall be other
 test1_gallery  what test1 is searched in
 """
+
+
+class CirrConfig(SourceConfig):
+    """CIRR: photographs of everyday life from NLVR2, what shall be other, and the one meant."""
+
+    kind: Literal["cirr"] = "cirr"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
 
 
 def read(root: Path) -> Splits:

@@ -1,11 +1,12 @@
-"""MS COCO captions: 123,000 photographs of everyday scenes, five English sentences each."""
+"""MS COCO captions as a source of shards."""
 
 from collections import defaultdict
 from functools import cache, partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.annotations import NUM_EVALUATED_CAPTIONS, karpathy_splits, read_json, stripped
-from shards.source import Item, MissingError, Split, Splits, require
+from shards.source import Item, MissingError, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -17,6 +18,15 @@ or the official ones, with the splits train and val (each may be missing)
   or those of 2017 with train2017/*.jpg, val2017/*.jpg
 Images of val and test keep their first five captions.
 """
+
+
+class CocoConfig(SourceConfig):
+    """MS COCO captions: 123,000 photographs of everyday scenes, five English sentences each."""
+
+    kind: Literal["coco"] = "coco"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _KARPATHY = ("dataset_coco.json", "annotations/dataset_coco.json")
 _OFFICIAL = ("train", "val")

@@ -1,12 +1,12 @@
-"""CSS: rendered scenes of simple shapes, each with a change, as composed queries."""
+"""CSS as a source of shards."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from shards.pickled import read_pickled
-from shards.source import Composed, Item, Split, Splits, require
+from shards.source import Composed, Item, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -20,6 +20,14 @@ test          the same; target_ids are all scenes of the label asked for, that i
 test_gallery  the scenes of test without captions; their labels are the published ones, or
               where there are none the scene's number
 """
+
+
+class CssConfig(SourceConfig):
+    """CSS: rendered scenes of simple shapes, each with a change, as composed queries."""
+
+    kind: Literal["css"] = "css"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
 
 
 def read(root: Path) -> Splits:

@@ -1,13 +1,14 @@
-"""Fashion200k: 200,000 photographs of clothes with their product names, as composed queries."""
+"""Fashion200k as a source of shards."""
 
 import random
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.annotations import read_lines
-from shards.source import Composed, Item, LeftOut, Split, Splits, require
+from shards.source import Composed, Item, LeftOut, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -23,6 +24,17 @@ train         from each photograph that can be modified to `pairs` others, whose
 test          the published queries; target_ids are all that have the name asked for
 test_gallery  the photographs of test, their names as captions, their categories as labels
 """
+
+
+class Fashion200kConfig(SourceConfig):
+    """Fashion200k: 200,000 photographs of clothes with their product names, as composed queries."""
+
+    kind: Literal["fashion200k"] = "fashion200k"
+    pairs: int = 4
+    seed: int = 0
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _CATEGORIES = ("dress", "jacket", "pants", "skirt", "top")
 _MARKS = {".": "dotmark", "?": "questionmark", "&": "andmark", "*": "starmark"}

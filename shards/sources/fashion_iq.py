@@ -1,12 +1,12 @@
-"""Fashion IQ: photographs of dresses, shirts and tops, what shall be other, and the one meant."""
+"""Fashion IQ as a source of shards."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from shards.annotations import read_json
-from shards.source import Composed, Item, Split, Splits, require
+from shards.source import Composed, Item, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -22,6 +22,17 @@ train                  all categories
 val_CATEGORY           of one category, as results are reported
 val_CATEGORY_gallery   what it is searched in: all photographs of split.CATEGORY.val.json
 """
+
+
+class FashionIqConfig(SourceConfig):
+    """Fashion IQ: photographs of dresses, shirts and tops, what shall be other, and the one
+    meant.
+    """
+
+    kind: Literal["fashion_iq"] = "fashion_iq"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _CATEGORIES = ("dress", "shirt", "toptee")
 

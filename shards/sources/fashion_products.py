@@ -1,4 +1,4 @@
-"""Fashion Product Images: 44,000 photographs of products with their names, in 142 classes."""
+"""Fashion Product Images as a source of shards."""
 
 import re
 from collections import defaultdict
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from shards.annotations import read_lines
 from shards.by_caption import split_of, splits_by_caption
-from shards.source import Composed, Item, LeftOut, Split, Splits, require
+from shards.source import Composed, Item, LeftOut, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -30,6 +30,15 @@ composed_test_gallery
 Rows that are broken, come twice or have no name, and photographs without a row, are counted in
 train.
 """
+
+
+class FashionProductsConfig(SourceConfig):
+    """Fashion Product Images: 44,000 photographs of products with their names, in 142 classes."""
+
+    kind: Literal["fashion_products"] = "fashion_products"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _COLUMNS = (
     "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,"

@@ -1,9 +1,10 @@
-"""Flickr30k: 31,783 photographs of people, five English sentences each."""
+"""Flickr30k as a source of shards."""
 
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.annotations import karpathy_splits, read_token_file, splits_of
-from shards.source import Item, Splits, require
+from shards.source import Item, SourceConfig, Splits, require
 
 LAYOUT = """
 flickr30k-images/*.jpg   the photographs
@@ -12,6 +13,14 @@ and the captions, either Karpathy's with the splits train, val and test
 or the published ones, which make one split, all
   results_20130124.token lines NAME.jpg#0<TAB>sentence
 """
+
+
+class Flickr30kConfig(SourceConfig):
+    """Flickr30k: 31,783 photographs of people, five English sentences each."""
+
+    kind: Literal["flickr30k"] = "flickr30k"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
 
 
 def read(root: Path) -> Splits:

@@ -1,11 +1,12 @@
-"""Flickr8k: 8,000 photographs of people and dogs, five English sentences each."""
+"""Flickr8k as a source of shards."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.annotations import karpathy_splits, read_lines, read_token_file
-from shards.source import Item, Split, Splits, require
+from shards.source import Item, SourceConfig, Split, Splits, require
 
 LAYOUT = """
 Flicker8k_Dataset/*.jpg      the photographs (the folder is spelt so)
@@ -17,6 +18,15 @@ or the published ones
   Flickr_8k.devImages.txt    1,000: the split val
   Flickr_8k.testImages.txt   1,000; may be missing
 """
+
+
+class Flickr8kConfig(SourceConfig):
+    """Flickr8k: 8,000 photographs of people and dogs, five English sentences each."""
+
+    kind: Literal["flickr8k"] = "flickr8k"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 

@@ -1,12 +1,13 @@
-"""MIT-States: 60,000 photographs of things in states (old castle), as composed queries."""
+"""MIT-States as a source of shards."""
 
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
-from shards.source import Composed, Item, LeftOut, Split, Splits, require
+from shards.source import Composed, Item, LeftOut, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -20,6 +21,17 @@ test          from each photograph to each other state of the thing; target_ids 
               photographs of that
 test_gallery  the photographs of test, `STATE THING` as caption and both words as labels
 """
+
+
+class MitStatesConfig(SourceConfig):
+    """MIT-States: 60,000 photographs of things in states (old castle), as composed queries."""
+
+    kind: Literal["mit_states"] = "mit_states"
+    pairs: int = 2
+    seed: int = 0
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 # From TIRG, which all that came later compare with.
 _TEST_THINGS = (

@@ -1,4 +1,4 @@
-"""NUS-WIDE: 269,648 photographs of Flickr with their tags and 81 concepts."""
+"""NUS-WIDE as a source of shards."""
 
 import random
 from collections import defaultdict
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from shards.annotations import read_lines
-from shards.source import Item, LeftOut, Split, Splits, require
+from shards.source import Item, LeftOut, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ subset=10k draws the splits train, val and test (8,000, 1,000 and 1,000) with `s
 animal, clouds, flowers, food, grass, person, sky, toy, water and window, 1,000 photographs that
 have tags and show none of the other nine. How the published 10k was drawn is not known.
 """
+
+
+class NusWideConfig(SourceConfig):
+    """NUS-WIDE: 269,648 photographs of Flickr with their tags and 81 concepts."""
+
+    kind: Literal["nus_wide"] = "nus_wide"
+    subset: str = "all"
+    seed: int = 0
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _10K = ["animal", "clouds", "flowers", "food", "grass", "person", "sky", "toy", "water", "window"]
 _10K_PER_CONCEPT = 1000

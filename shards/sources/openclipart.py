@@ -1,4 +1,4 @@
-"""Open Clip Art: 3,700 public domain drawings in 18 classes, with titles and keywords."""
+"""Open Clip Art as a source of shards."""
 
 import hashlib
 import re
@@ -6,10 +6,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.by_caption import splits_by_caption
 from shards.picture import file_on_white
-from shards.source import Item, Splits, require
+from shards.source import Item, SourceConfig, Splits, require
 
 LAYOUT = """
 usr/share/openclipart/png/CLASS/**/*.png  the drawings
@@ -22,6 +23,15 @@ buttons, computer, logos, special and shapes/stars), copies of the same picture,
 name a collection. Drawings stand on white. Labels are the classes. The splits train, val and
 test (80, 10, 10 %) never share a caption.
 """
+
+
+class OpenclipartConfig(SourceConfig):
+    """Open Clip Art: 3,700 public domain drawings in 18 classes, with titles and keywords."""
+
+    kind: Literal["openclipart"] = "openclipart"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 _CREATIVE_COMMONS = "{http://web.resource.org/cc/}"

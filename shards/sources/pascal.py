@@ -1,13 +1,14 @@
-"""Pascal Sentence: 1,000 photographs in 20 classes, five English sentences each."""
+"""Pascal Sentence as a source of shards."""
 
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
+from typing import ClassVar, Literal
 
 from shards.annotations import read_lines, splits_of
-from shards.source import Item, Splits, require
+from shards.source import Item, SourceConfig, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -20,6 +21,15 @@ or what the usual download script makes of it
 Labels are the classes; the id of an image is CLASS/ID. No splits are published: of each class 80 %
 are drawn for train, 10 % for val and 10 % for test (800, 100 and 100 in all) with `seed`.
 """
+
+
+class PascalConfig(SourceConfig):
+    """Pascal Sentence: 1,000 photographs in 20 classes, five English sentences each."""
+
+    kind: Literal["pascal"] = "pascal"
+    seed: int = 0
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
 
 
 def read(root: Path, *, seed: int = 0) -> Splits:

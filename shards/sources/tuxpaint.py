@@ -1,12 +1,13 @@
-"""Tux Paint stamps: 500 cut-out photographs and drawings of things, one English sentence each."""
+"""Tux Paint stamps as a source of shards."""
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.by_caption import splits_by_caption
 from shards.picture import file_on_white
-from shards.source import Item, Splits, require
+from shards.source import Item, SourceConfig, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -18,6 +19,16 @@ Left out: the class symbols (letters, coins) and stamps that are SVG only. Stamp
 white. Labels are the classes. The splits train, val and test (80, 10, 10 %) never share a
 caption.
 """
+
+
+class TuxpaintConfig(SourceConfig):
+    """Tux Paint stamps: 500 cut-out photographs and drawings of things, one English sentence
+    each.
+    """
+
+    kind: Literal["tuxpaint"] = "tuxpaint"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
 
 
 def read(root: Path) -> Splits:

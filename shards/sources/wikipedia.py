@@ -1,4 +1,4 @@
-"""Wikipedia: 2,866 sections of featured articles in 10 classes, each with its one image."""
+"""Wikipedia as a source of shards."""
 
 import html
 import re
@@ -6,9 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.annotations import read_lines
-from shards.source import Item, LeftOut, Split, Splits, require
+from shards.source import Item, LeftOut, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -20,6 +21,15 @@ the folder wikipedia_dataset as published
   testset_txt_img_cat.list     693
 Labels are the classes; the id of an image is CLASS/IMAGE. The splits are train and test.
 """
+
+
+class WikipediaConfig(SourceConfig):
+    """Wikipedia: 2,866 sections of featured articles in 10 classes, each with its one image."""
+
+    kind: Literal["wikipedia"] = "wikipedia"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 SPLITS = ("train", "test")
 _CLASSES = (

@@ -1,10 +1,11 @@
-"""Wikipedia's published features: of 2,866 images and their sections, in 10 classes."""
+"""Wikipedia's published features as a source of shards."""
 
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.matlab import read_matrices
-from shards.source import Item, Split, Splits, require
+from shards.source import Item, SourceConfig, Split, Splits, require
 from shards.sources.wikipedia import SPLITS, read_list
 from xmodal.errors import UserError
 
@@ -17,6 +18,15 @@ of the folder wikipedia_dataset as published
 Labels are the classes; the id of an image is that of its section, TEXT. The splits are train and
 test.
 """
+
+
+class WikipediaFeaturesConfig(SourceConfig):
+    """Wikipedia's published features: of 2,866 images and their sections, in 10 classes."""
+
+    kind: Literal["wikipedia_features"] = "wikipedia_features"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _SHORT = {"train": "tr", "test": "te"}
 

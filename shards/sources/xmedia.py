@@ -1,12 +1,13 @@
-"""XMedia's published features: of images, texts, videos, sounds and solids in 20 classes."""
+"""XMedia's published features as a source of shards."""
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from shards.matlab import read_matrices
-from shards.source import Item, LeftOut, Split, Splits, require
+from shards.source import Item, LeftOut, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -22,6 +23,17 @@ first image of a class goes with its first text, and so on, which is row by row.
 what stands for image and text, as `image=V_CNN text=A`; rows that find no partner are left out.
 Labels are the numbers of the classes, from 1. The splits are train and test.
 """
+
+
+class XmediaConfig(SourceConfig):
+    """XMedia's published features: of images, texts, videos, sounds and solids in 20 classes."""
+
+    kind: Literal["xmedia"] = "xmedia"
+    image: str = "I_CNN"
+    text: str = "T_BOW"
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _SHORT = {"train": "tr", "test": "te"}
 _CLASSES = {"I": "Img", "T": "Txt", "V": "Vid", "A": "Aud", "d3": "3d"}

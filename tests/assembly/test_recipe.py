@@ -149,7 +149,6 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("data.batch_size=0", ["data.batch_size: 0", "greater than 0"]),
         ("data.batch_size=many", ["data.batch_size: many", "integer"]),
         ("data.workers=-1", ["data.workers: -1", "greater than or equal to 0"]),
-        ("data.build=scene", ["data.build: scene", "'scenes'", "did you mean scenes?"]),
         ("training.zero=4", ["training.zero: 4", "0, 1, 2 or 3"]),
         ("training.precision=fp3", ["training.precision: fp3", "'bf16'", "did you mean fp32?"]),
         ("stages.0.optimizer.lr=-1", ["stages.0.optimizer.lr: -1", "greater than 0"]),
@@ -320,7 +319,6 @@ def test_help_lists_every_key_with_its_meaning(read: Callable[..., Recipe]) -> N
     assert all(meaning for key, (_, meaning) in described.items() if not key.endswith(".kind"))
     assert described["data.train"][0] == "required"
     assert described["data.batch_size"] == ("256", "pairs that the objective sees, all ranks; > 0")
-    assert described["data.build"][1].endswith("; scenes or null")
     assert described["training.precision"][1].endswith("; one of auto, fp32, bf16")
     assert described["data.max_bad_share"][1].endswith("; >= 0, <= 1")
     protocols = described["evaluation.protocols"][1]

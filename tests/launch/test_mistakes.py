@@ -19,6 +19,11 @@ WRONG_RECIPES = {
     "a file that is none": (["nothing.yaml"], "there is no recipe file nothing.yaml"),
     "a key": (["quickstart", "data.batchsize=8"], "unknown key data.batchsize (did you mean batch"),
     "a value": (["quickstart", "training.zero=4"], "training.zero: 4 is not allowed"),
+    "a source": (
+        ["quickstart", "data.build=scene"],
+        "data.build: scene is no source (did you",
+    ),
+    "a source that reads a folder": (["quickstart", "data.build=coco"], "coco reads a folder"),
     "a length": (["quickstart", "stages.0.length=5 %"], "stages.0.length: 5 % is not allowed"),
     "no folder of shards": (["RECIPE", "data.train=nowhere"], "there is no folder nowhere"),
     "a part to train": (

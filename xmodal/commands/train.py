@@ -96,4 +96,14 @@ def read_arguments(
     # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    return read_recipe(given.recipe, given.overrides)
+    recipe = read_recipe(given.recipe, given.overrides)
+    check_source(recipe)
+    return recipe
+
+
+def check_source(recipe: Recipe) -> None:
+    """Raise `UserError` where the recipe's `data.build` is no source that generates shards."""
+    if recipe.data.build:
+        from shards.source import check_generated
+
+        check_generated(recipe.data.build)

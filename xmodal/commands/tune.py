@@ -18,6 +18,7 @@ from pathlib import Path
 from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
+from xmodal.commands.train import check_source
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.extras import require
 from xmodal.runs.restarts import check_restarts
@@ -92,6 +93,7 @@ def read_arguments(
     if any(override.startswith("run=") for override in given.overrides):
         raise UserError("run= is for one run; a sweep's trials lie in its folder: --sweep DIR")
     recipe = read_recipe(given.recipe, given.overrides)
+    check_source(recipe)
     folder = Path(given.sweep or f"{recipe.run}-sweep")
     return recipe, read_space(find_space(given.space), recipe), folder
 

@@ -99,13 +99,14 @@ class Component(Buildable):
         kind = value.get("kind", cls.default_kind)
         if kind is None:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
-        if not isinstance(kind, str) or not cls._is_known(kind):
+        if not isinstance(kind, str) or not cls.is_known(kind):
             context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": ""}
             raise PydanticKnownError("union_tag_invalid", context)
         return cls.kinds[kind].model_validate(value)
 
     @classmethod
-    def _is_known(cls, kind: str) -> bool:
+    def is_known(cls, kind: str) -> bool:
+        """Tell whether a kind is registered, once an installed plugin had its chance to."""
         return kind in cls.kinds or (import_announced() and kind in cls.kinds)
 
 

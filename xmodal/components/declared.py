@@ -43,10 +43,12 @@ def declare(package: str) -> None:
     spec = find_spec(package)
     assert spec is not None
     for folder in spec.submodule_search_locations or ():
-        for file in sorted(Path(folder).glob("*.py")):
+        # A component may be a package too: its configuration is in its `__init__.py` then.
+        for file in sorted([*Path(folder).glob("*.py"), *Path(folder).glob("*/__init__.py")]):
+            name = file.stem if file.stem != "__init__" else file.parent.name
             source = file.read_text()
-            if _CONFIGURATION.search(source) and file.stem != "config":
-                _declare(f"{package}.{file.stem}", file, source)
+            if _CONFIGURATION.search(source) and name not in {"config", Path(folder).name}:
+                _declare(f"{package}.{name}", file, source)
 
 
 def _declare(name: str, file: Path, source: str) -> None:

@@ -59,8 +59,10 @@ class DataConfig(Config):
     cache: Annotated[CacheConfig | None, Mark.FREE] = Field(
         None, description="null: what buckets give is not kept"
     )
-    build: Literal["scenes"] | None = Field(
-        None, description="data set to generate where `train` and `val` do not exist yet"
+    build: str | None = Field(
+        None,
+        description="source that generates `train` and `val` where they do not exist yet, such as "
+        "scenes, or one of a plugin",
     )
     batch_size: PositiveInt = Field(256, description="pairs that the objective sees, all ranks")
     micro_batch_size: PositiveInt | None = Field(

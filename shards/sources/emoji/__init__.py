@@ -1,4 +1,4 @@
-"""Emoji: 3,760 drawings with their names in 28 languages, and composed queries between them."""
+"""Emoji as a source of shards."""
 
 import io
 import random
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shards.annotations import read_json
 from shards.by_caption import split_of
-from shards.source import Composed, Item, LeftOut, Picture, Split, Splits, require
+from shards.source import Composed, Item, LeftOut, Picture, SourceConfig, Split, Splits, require
 from shards.sources.emoji.change import SKIN_TONE, Change, Emoji, find_changes
 from xmodal.errors import UserError
 
@@ -39,6 +39,18 @@ composed_val_gallery, composed_test_gallery  what those are searched in: the dra
 styles_train, styles_val, styles_test        each emoji that has both in both styles, its name being
                                              caption and label; with the second style alone
 """
+
+
+class EmojiConfig(SourceConfig):
+    """Emoji: 3,760 drawings with their names in 28 languages, and composed queries between them."""
+
+    kind: Literal["emoji"] = "emoji"
+    language: str = "en"
+    skin_tones: int = 600
+    seed: int = 0
+    layout: ClassVar[str] = LAYOUT
+    builds: ClassVar[str] = "read"
+
 
 _FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 _FONT_SIZE = 109  # the one size of its drawings

@@ -1,11 +1,12 @@
-"""Your own pairs: a table of image paths and captions, or images with .txt files beside them."""
+"""A user's own pairs as a source of shards."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
-from shards.source import Item, Relevance, Split, Splits
+from shards.source import Item, Reads, Relevance, SourceConfig, Split, Splits
 from shards.sources.pairs.delimited import QUOTES
 from shards.sources.pairs.divide import divide
 from shards.sources.pairs.find import find_tables, split_of
@@ -48,7 +49,27 @@ anywhere  true: paths may lead out of the folder of --from, absolute, by .. or b
 Captions that several images of a split have (but for train) are in its relevance.json. What is
 not a text (an object, a list in a list, a number, true) is not used as a caption.
 """
-READS_FILES = True
+
+
+class PairsConfig(SourceConfig):
+    """Your own pairs: a table of image paths and captions, or images with .txt files beside
+    them.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    image: str = ""
+    caption: str = ""
+    label: str = ""
+    image_id: str = ""
+    split: str = ""
+    val: float = 0.0
+    test: float = 0.0
+    by: str = "image"
+    quotes: str = "auto"
+    anywhere: bool = False
+    layout: ClassVar[str] = LAYOUT
+    reads: ClassVar[Reads] = "folder or table"
+    builds: ClassVar[str] = "read"
 
 
 def read(

@@ -1,12 +1,13 @@
-"""Drawn scenes of two or three objects, generated: captions, classes and composed queries."""
+"""Drawn scenes as a source of shards."""
 
 import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar, Literal
 
-from shards.source import Composed, Item, Split, Splits
+from shards.source import Composed, Item, Reads, SourceConfig, Split, Splits
 from shards.sources.scenes.change import draw_change
 from shards.sources.scenes.draw import draw
 from shards.sources.scenes.grammar import Claim, own_claims, put_into_words
@@ -26,6 +27,20 @@ composed_gallery               what composed_val is searched in: its sources and
 
 The options are the seed and each split's number of samples.
 """
+
+
+class ScenesConfig(SourceConfig):
+    """Drawn scenes of two or three objects, generated: captions, classes and composed queries."""
+
+    kind: Literal["scenes"] = "scenes"
+    seed: int = 0
+    train: int = 20_000
+    val: int = 500
+    composed_train: int = 20_000
+    composed_val: int = 500
+    layout: ClassVar[str] = LAYOUT
+    reads: ClassVar[Reads] = "nothing"
+    builds: ClassVar[str] = "read"
 
 
 def read(
