@@ -230,7 +230,7 @@ def test_composed_queries_are_searched_in_a_gallery(
     images = int(trained["composed/num_images"])
     assert f"composed: 12 queries × {images} images" in done.out
     page = (run / "report" / "index.html").read_text()
-    assert "Images found for an image and what shall be other" in page
+    assert "Images found for an image and its modification" in page
 
 
 def test_a_submission_to_cirr(composed: Path, queries: Path, scenes: Path, tmp_path: Path) -> None:
