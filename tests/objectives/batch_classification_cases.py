@@ -18,7 +18,7 @@ def share(module: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def naive(module: nn.Module, inputs: Inputs) -> Tensor:
-    """Cross-entropy with each row's own column, other columns of its id left out."""
+    """Cross-entropy with each row's own column, other columns of its id skipped."""
     x, y, ids = inputs.values()
     x, y = (module.norm * side / side.pow(2).sum(1, keepdim=True).sqrt() for side in (x, y))
     left_out = (ids[:, None] == ids) & ~torch.eye(len(x), dtype=torch.bool)

@@ -38,8 +38,8 @@ def naive_cosines(module: nn.Module, inputs: Inputs) -> Tensor:
     return total / BATCH
 
 
-def senses(count: int) -> dict[str, Inputs]:
-    """Residuals of several senses: some zero, some at right angles, some the same."""
+def residuals(count: int) -> dict[str, Inputs]:
+    """Residuals of several embeddings: some zero, some at right angles, some the same."""
     generator = torch.Generator().manual_seed(4)
     drawn = torch.randn(BATCH, count, DIM, generator=generator, dtype=torch.float64)
     special = drawn.clone()
@@ -89,13 +89,19 @@ def discrepancy_batches() -> dict[str, Inputs]:
     again["y"][[3, 7, 23]] = again["x"][[3, 8, 5]]
     generator = torch.Generator().manual_seed(6)
     x, y = torch.randn(2, BATCH, 2, DIM, generator=generator, dtype=torch.float64)
-    return made | {"rows again": again, "two senses": {"x": x, "y": y}}
+    return made | {"rows again": again, "two embeddings": {"x": x, "y": y}}
 
 
 CASES = [
     Case("negative cosine", NegativeCosine, share_of_cosines, naive_cosines, four(pair_batches())),
     *(
-        Case(f"diversity of {count}", nn.Module, share_of_diversity, naive_diversity, senses(count))
+        Case(
+            f"diversity of {count}",
+            nn.Module,
+            share_of_diversity,
+            naive_diversity,
+            residuals(count),
+        )
         for count in (1, 2, 4)
     ),
     Case(

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.objectives import (
+    adversarial_cases,
     batch_classification_cases,
     embedding_cases,
     info_nce_cases,
+    label_sampling_cases,
     margin_cases,
     metric_pairs_cases,
     mutual_information_cases,
-    opponent_cases,
-    sampled_triplet_cases,
     sigmoid_cases,
     triplet_cases,
 )
@@ -44,11 +44,11 @@ CASES = [
     *sigmoid_cases.CASES,
     *margin_cases.CASES,
     *triplet_cases.CASES,
-    *sampled_triplet_cases.CASES,
+    *label_sampling_cases.CASES,
     *metric_pairs_cases.CASES,
     *batch_classification_cases.CASES,
     *mutual_information_cases.CASES,
-    *opponent_cases.CASES,
+    *adversarial_cases.CASES,
     *embedding_cases.CASES,
 ]
 

@@ -63,7 +63,7 @@ def half_matched() -> Pairs:
 
 def naive(pairs: Pairs, log_scale: float, max_scale: float) -> Result:
     """The loss as it is written (Radford et al. 2021), of the full matrix, other captions of an
-    image left out, with plain autograd."""
+    image skipped, with plain autograd."""
     x, y = pairs.images.clone().requires_grad_(), pairs.texts.clone().requires_grad_()
     a = torch.tensor(min(log_scale, math.log(max_scale)), dtype=torch.float64, requires_grad=True)
     same = pairs.ids[:, None] == pairs.ids[None]

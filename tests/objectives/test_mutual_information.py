@@ -111,7 +111,7 @@ def test_the_moving_average_changes_the_gradient_and_no_value() -> None:
         torch.testing.assert_close(value, plain(x, y, ids), rtol=1e-12, atol=0)
         torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(corrected.log_average.exp(), average, rtol=1e-12, atol=0)
-    assert "log_average" in corrected.state_dict()  # it goes on where a run resumes
+    assert "log_average" in corrected.state_dict()  # it continues where a run resumes
 
 
 def test_the_moving_average_stays_in_evaluation_and_without_negatives() -> None:

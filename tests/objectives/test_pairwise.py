@@ -151,10 +151,12 @@ def test_semi_hard_is_the_greatest_below_else_the_greatest(
             assert index == (-1 if best == -torch.inf else values.index(best))
 
 
-def of_senses(shape: tuple[int, int, int], senses: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows and columns of several senses, whose products are whole numbers and often tied."""
+def several_embeddings(
+    shape: tuple[int, int, int], per_item: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns of several embeddings, whose products are whole numbers and often tied."""
     *sizes, dim = shape
-    x, y = (random(size, of, dim).round() for size, of in zip(sizes, senses, strict=True))
+    x, y = (random(size, of, dim).round() for size, of in zip(sizes, per_item, strict=True))
     return x.requires_grad_(), y.requires_grad_()
 
 
@@ -162,15 +164,15 @@ def greatest(x: Tensor, y: Tensor) -> Tensor:
     return torch.einsum("ikd,jld->ijkl", x, y).flatten(2).max(2).values
 
 
-several = st.tuples(st.integers(1, 3), st.integers(1, 3))  # senses of rows and of columns
+several = st.tuples(st.integers(1, 3), st.integers(1, 3))  # embeddings of rows and of columns
 
 
 @quick
 @given(shapes, several, tile_sizes, some_ids)
-def test_pair_sum_of_senses_takes_the_first_of_the_greatest(
-    shape: tuple[int, int, int], senses: tuple[int, int], tile: int, num_ids: int
+def test_pair_sum_of_several_embeddings_takes_the_first_of_the_greatest(
+    shape: tuple[int, int, int], per_item: tuple[int, int], tile: int, num_ids: int
 ) -> None:
-    (x, y), (*_, ids) = of_senses(shape, senses), inputs(shape, num_ids)
+    (x, y), (*_, ids) = several_embeddings(shape, per_item), inputs(shape, num_ids)
     a, b = random(shape[0]).requires_grad_(), random(shape[1]).requires_grad_()
     # A power of two: products of whole numbers stay exact, and ties are ties.
     scale = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
@@ -182,10 +184,10 @@ def test_pair_sum_of_senses_takes_the_first_of_the_greatest(
 
 @quick
 @given(shapes, several, tile_sizes, some_ids)
-def test_hardest_of_senses_is_that_of_the_greatest_products(
-    shape: tuple[int, int, int], senses: tuple[int, int], tile: int, num_ids: int
+def test_hardest_of_several_embeddings_is_that_of_the_greatest_products(
+    shape: tuple[int, int, int], per_item: tuple[int, int], tile: int, num_ids: int
 ) -> None:
-    (x, y), (*_, ids) = of_senses(shape, senses), inputs(shape, num_ids)
+    (x, y), (*_, ids) = several_embeddings(shape, per_item), inputs(shape, num_ids)
     limits = random(shape[0]).round(), random(shape[1]).round()
     scores, one = greatest(x, y), torch.eye(shape[1], dtype=torch.float64)
     for below in (None, limits):
@@ -197,14 +199,14 @@ def test_hardest_of_senses_is_that_of_the_greatest_products(
 
 @quick
 @given(shapes, several, tile_sizes)
-def test_a_tile_has_no_more_products_than_it_would_of_one_sense(
-    shape: tuple[int, int, int], senses: tuple[int, int], tile: int
+def test_a_tile_has_no_more_products_than_it_would_of_one_embedding(
+    shape: tuple[int, int, int], per_item: tuple[int, int], tile: int
 ) -> None:
-    x, y = of_senses(shape, senses)
+    x, y = several_embeddings(shape, per_item)
     tiles = Tiles(x, y, None, tile)
     for one in tiles:
         products = tiles.by_product(one, one.scores)
-        assert max(products.shape) <= max(tile, *senses)
+        assert max(products.shape) <= max(tile, *per_item)
 
 
 @quick

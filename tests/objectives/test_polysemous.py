@@ -16,12 +16,12 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("senses", [2, 3, 5])
-def test_senses_that_are_the_same_cost_most_and_at_right_angles_nothing(senses: int) -> None:
-    same = drawn(4, 1, 6).repeat(1, senses, 1)
-    expected = math.sqrt(senses * (senses - 1)) / senses**2
+@pytest.mark.parametrize("per_item", [2, 3, 5])
+def test_embeddings_that_are_the_same_cost_most_and_at_right_angles_nothing(per_item: int) -> None:
+    same = drawn(4, 1, 6).repeat(1, per_item, 1)
+    expected = math.sqrt(per_item * (per_item - 1)) / per_item**2
     torch.testing.assert_close(diversity(same).item(), expected)
-    assert diversity(torch.eye(6)[None, :senses].repeat(4, 1, 1)) == 0
+    assert diversity(torch.eye(6)[None, :per_item].repeat(4, 1, 1)) == 0
 
 
 def test_gradients_are_those_of_differences() -> None:
@@ -56,11 +56,11 @@ def test_copies_are_at_distance_zero_in_single_precision() -> None:
 @given(
     rows=st.integers(1, 9),
     others=st.integers(1, 9),
-    senses=st.integers(0, 3),
+    per_item=st.integers(0, 3),
     tile=st.integers(1, 12),
 )
-def test_any_shape_and_tile(rows: int, others: int, senses: int, tile: int) -> None:
-    shape = (senses, 7) if senses else (7,)
+def test_any_shape_and_tile(rows: int, others: int, per_item: int, tile: int) -> None:
+    shape = (per_item, 7) if per_item else (7,)
     inputs = {"x": drawn(rows, *shape), "y": drawn(others, *shape, seed=1)}
     got = differentiate(
         lambda _, given: maximum_mean_discrepancy(given["x"], given["y"], tile=tile),
@@ -68,4 +68,4 @@ def test_any_shape_and_tile(rows: int, others: int, senses: int, tile: int) -> N
         inputs,
     )
     expected = differentiate(naive_discrepancy, nn.Module(), inputs)
-    assert_equal(got, expected, where=f"{rows}, {others}, {senses}, {tile}")
+    assert_equal(got, expected, where=f"{rows}, {others}, {per_item}, {tile}")

@@ -28,7 +28,7 @@ def random_pairs(seed: int = 0, size: int = 8, dim: int = 4) -> tuple[Tensor, Te
 
 
 def own_and_others() -> tuple[Tensor, Tensor]:
-    """Four pairs of own score 0.5, whose negatives score 0.9, 0.4, 0.2 and less by rows."""
+    """Four pairs of positive score 0.5, whose negatives score 0.9, 0.4, 0.2 and less by rows."""
     scores = torch.full((4, 4), -1.0, dtype=torch.float64)
     scores.fill_diagonal_(0.5)
     scores[0, 1], scores[0, 2], scores[0, 3] = 0.9, 0.4, 0.2
@@ -92,7 +92,7 @@ def test_a_collapsed_batch_shows_itself(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_healthy_batch_does_not(kind: str) -> None:
-    """Nor one that is untrained, whose own scores are like the others: these are not all alike."""
+    """Nor one that is untrained: positive scores are like the others, which are not all alike."""
     torch.manual_seed(0)
     x, noise, other = (F.normalize(torch.randn(256, 256), dim=1) for _ in range(3))
     loss, ids = triplet(negatives=kind), torch.arange(256)
@@ -171,8 +171,8 @@ def test_any_shape_and_tile_is_as_the_whole_matrix(
     torch.testing.assert_close(triplet(negatives=kind, tile=tile)(x, y, ids), whole)
 
 
-def test_of_several_senses_the_best_two_count() -> None:
-    """An image's second sense finds both texts' first; the other's first finds their second."""
+def test_of_several_embeddings_the_best_two_count() -> None:
+    """An image's second embedding finds both texts' first; the other's first their second."""
     x = torch.tensor([[[0.0, 0.0], [1.0, 0.5]], [[-1.0, -1.0], [0.5, 1.0]]])
     y = torch.tensor([[[1.0, 0.0], [-1.0, -1.0]], [[0.0, 1.0], [0.0, -1.0]]])
     assert pair_scores(x, y).tolist() == [1, 1]
@@ -182,7 +182,7 @@ def test_of_several_senses_the_best_two_count() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_sense_is_none_at_all(kind: str) -> None:
+def test_one_embedding_an_item_is_a_vector(kind: str) -> None:
     x, y = random_pairs()
     results = []
     for sides in ((x, y), (x[:, None], y[:, None])):
@@ -195,7 +195,7 @@ def test_one_sense_is_none_at_all(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_a_number_in_one_sense_shows_in_the_value(kind: str) -> None:
+def test_what_is_not_a_number_in_one_embedding_shows_in_the_value(kind: str) -> None:
     x, y = random_pairs()
     for side in (0, 1):
         sides = [torch.stack([values, values], 1) for values in (x, y)]
@@ -203,7 +203,7 @@ def test_what_is_not_a_number_in_one_sense_shows_in_the_value(kind: str) -> None
         assert triplet(negatives=kind)(*sides, torch.arange(8)).isnan()
 
 
-def test_senses_of_an_item_may_be_alike_and_the_batch_not_collapsed() -> None:
+def test_embeddings_of_an_item_may_be_alike_and_the_batch_not_collapsed() -> None:
     loss, eye = triplet(), torch.eye(8)
     loss(eye[:, None].repeat(1, 2, 1), eye[:, None].repeat(1, 3, 1), torch.arange(8))
     assert loss.monitors["collapse"] == 0

@@ -44,7 +44,7 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def best_products(x: Tensor, y: Tensor) -> Tensor:
-    """Of (items, dim) x yᵀ; of several senses an item, the greatest of all, the first of equal."""
+    """Of (items, dim) x yᵀ; of several embeddings an item, the first of the greatest."""
     x, y = (side.view(len(side), -1, side.shape[-1]) for side in (x, y))
     return torch.einsum("ikd,jld->ijkl", x, y).flatten(2).max(2).values
 
@@ -64,14 +64,14 @@ def batches() -> dict[str, Inputs]:
     return standard | {"all alike": {"x": alike, "y": alike, "ids": standard["random"]["ids"]}}
 
 
-def of_senses(of_x: int, of_y: int) -> dict[str, Inputs]:
+def several_embeddings(of_x: int, of_y: int) -> dict[str, Inputs]:
     """Several embeddings an item, which of them is nearest left to chance, and often tied."""
     generator = torch.Generator().manual_seed(2)
     ids = batches()["an image twice"]["ids"]
     sides = {"x": of_x, "y": of_y}
 
     def drawn() -> Inputs:
-        shapes = {side: (BATCH, senses, DIM) for side, senses in sides.items()}
+        shapes = {side: (BATCH, per_item, DIM) for side, per_item in sides.items()}
         return {
             side: torch.randn(shape, generator=generator, dtype=torch.float64)
             for side, shape in shapes.items()
@@ -81,7 +81,7 @@ def of_senses(of_x: int, of_y: int) -> dict[str, Inputs]:
     ties = {side: values.round() for side, values in drawn().items()}
     alike = {side: values[:1].repeat(BATCH, 1, 1) for side, values in ties.items()}
     twice = {side: values[:, :1].repeat(1, sides[side], 1) for side, values in ties.items()}
-    every = {"random": vectors, "ties": ties, "all alike": alike, "senses alike": twice}
+    every = {"random": vectors, "ties": ties, "all alike": alike, "embeddings alike": twice}
     return {name: {**values, "ids": ids} for name, values in every.items()}
 
 
@@ -99,11 +99,11 @@ CASES = [
     }.items()
 ] + [
     Case(
-        f"triplet, {kind}, {of_x} × {of_y} senses",
+        f"triplet, {kind}, {of_x} × {of_y} embeddings",
         partial(triplet, negatives=kind, margin=margin),
         share,
         naive,
-        of_senses(of_x, of_y),
+        several_embeddings(of_x, of_y),
     )
     for kind, margin, of_x, of_y in (
         ("sum", 0.2, 3, 3),

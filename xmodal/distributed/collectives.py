@@ -2,9 +2,9 @@
 
 One convention holds for every objective. The objective's value is a mean over the global batch.
 Each rank returns its *share*, scaled so that the mean of the shares over the ranks is that value.
-Backward, `gather` adds up what every rank's share asks of an embedding. DeepSpeed then takes the
-mean of the parameters' gradients over the ranks, which is exactly the gradient of the global value,
-whatever the number of ranks.
+Backward, `gather` sums an embedding's gradients by the shares of all ranks. DeepSpeed, or PyTorch's
+`DistributedDataParallel`, then takes the mean of the parameters' gradients over the ranks, which is
+exactly the gradient of the global value, whatever the number of ranks.
 """
 
 import json

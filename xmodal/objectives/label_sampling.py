@@ -57,7 +57,7 @@ class LabelledBatch:
     drawn by place is then the same on any number of ranks.
     """
 
-    items: Tensor  # (2 × batch, dim), gradients the sum of what all ranks ask
+    items: Tensor  # (2 × batch, dim), gradients summed over the ranks
     labels: Tensor  # (batch,) int64, of x and of y
     own: Tensor  # (2 × batch,) bool
 

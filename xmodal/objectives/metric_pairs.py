@@ -1,4 +1,4 @@
-"""A learned similarity: pairs of the same label told from others by a metric network."""
+"""A learned similarity: a metric network classifies pairs as of the same label or not."""
 
 from typing import ClassVar, Literal
 
@@ -17,7 +17,7 @@ PairLoss = Literal["cross_entropy", "hinge"]
 
 
 class MetricPairsConfig(Buildable):
-    """Similar and dissimilar pairs, drawn by label, told apart by a metric network (UNCSM)."""
+    """Pairs drawn by label, classified as similar or not by a metric network (UNCSM)."""
 
     kind: Literal["metric_pairs"] = "metric_pairs"
     count: PositiveInt = Field(

@@ -23,7 +23,7 @@ class Pairs:
     y: Tensor  # (pairs, dim), or (pairs, K, dim)
     rows: Tensor  # x in the precision that scores are multiplied in
     ids: Tensor  # (pairs,) int64: pairs of equal ids are no negatives of each other
-    all_y: Tensor  # (batch, …) in the same precision, its gradient the sum of what all ranks ask
+    all_y: Tensor  # (batch, …) in the same precision, its gradient summed over the ranks
     all_ids: Tensor  # (batch,) int64
     counts: list[int]  # pairs of each rank
 

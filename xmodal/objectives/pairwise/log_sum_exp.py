@@ -24,7 +24,7 @@ def log_sum_exp(
 
     `x` is this rank's (rows, dim), `y` that of all ranks (columns, dim), `ids` theirs (rows,) and
     (columns,), `scale` s (1,), 1 unless given. A column's sum is over the rows of all ranks and
-    the same on each; its gradient is the sum of what all ranks ask of it. Without negatives it
+    the same on each; its gradient is summed over the ranks. Without negatives it
     is −∞.
     """
     rows, columns = _LogSumExp.apply(x, y, scale, ids, tile)

@@ -21,7 +21,7 @@ def total_log_sum_exp(
     """Return log Σᵢⱼ exp(xᵢ·yⱼ), (), over the negatives of all rows of all ranks.
 
     `x` is this rank's (rows, dim), `y` that of all ranks (columns, dim), `ids` theirs (rows,) and
-    (columns,). It is the same on every rank, its gradient the sum of what all ranks ask of it.
+    (columns,). It is the same on every rank, and its gradient is summed over the ranks.
     Without negatives it is −∞.
     """
     total: Tensor = _TotalLogSumExp.apply(x, y, ids, tile)

@@ -1,6 +1,6 @@
 """Tiles of scores on a GPU that never leave the chip (Triton).
 
-The matrix product, what is left out, and the exponentials are one kernel: where plain PyTorch
+The matrix product, the mask of negatives and the exponentials are one kernel: where plain PyTorch
 writes the scores of a tile and reads them several times over, this writes a tile's statistics, or
 its slopes once. Both are cut into blocks, which the kernels' programs take one each.
 """

@@ -112,11 +112,11 @@ def batches() -> dict[str, Inputs]:
     return {name: every[name] for name in ("random", "scores of 100", "all alike")}
 
 
-def senses() -> dict[str, Inputs]:
+def of_embeddings() -> dict[str, Inputs]:
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(BATCH, 2, DIM, generator=generator, dtype=torch.float64)
     texts = torch.randn(BATCH, 3, DIM, generator=generator, dtype=torch.float64)
-    return {"senses": {"x": images, "y": texts}}
+    return {"several": {"x": images, "y": texts}}
 
 
 CASES = [
@@ -129,7 +129,7 @@ CASES = [
         classification,
         share_of_modality,
         naive_classification,
-        batches() | senses(),
+        batches() | of_embeddings(),
     ),
     *(
         Case(
@@ -137,7 +137,7 @@ CASES = [
             partial(adversary, encoders),
             share_of_modality,
             naive_adversary,
-            batches() | senses(),
+            batches() | of_embeddings(),
         )
         for encoders in ("reversal", "flipped", "confusion")
     ),
