@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,6 +74,7 @@ def parse_shards(words: list[str]) -> None:
         assert named <= find_source(arguments.source).defaults.keys()
 
 
+@cache
 def options_of(name: str) -> set[str]:
     """Return the options that a command has, by its own help."""
     command = ["-m", "shards", "build"] if name == "shards" else [f"launch/{name}.py"]
