@@ -1,7 +1,7 @@
 """Shards that a recipe names and that can be made where they are not."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ from xmodal.data.storage import is_remote, open_storage
 from xmodal.errors import UserError
 
 
-def build_missing(source: str, urls: Iterable[str], s3: Any) -> None:
+def build_missing(source: str, urls: Iterable[str], access: Sequence[Any]) -> None:
     """Build those of the folders `urls` that hold no shards, each the split that it is called by.
 
     Raises `UserError` where they would lie in a bucket. A build that was killed goes on; shards
     that are there stay as they are.
     """
-    missing = [url for url in urls if MANIFEST_NAME not in open_storage(url, s3).list(url)]
+    missing = [url for url in urls if MANIFEST_NAME not in open_storage(url, access).list(url)]
     for url in filter(is_remote, missing):
         raise UserError(
             f"{url} has no shards, and data.build makes them on disk alone: run "

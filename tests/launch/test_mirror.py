@@ -17,8 +17,7 @@ from tests.launch.test_preemption import ask_to_stop
 from tests.run_folders import STEP, kept_checkpoints, steps
 from tests.services.daemons import until
 from tests.services.s3 import Gateway
-from xmodal.data.storage.config import S3Config
-from xmodal.data.storage.s3 import S3Storage
+from xmodal.data.storage.s3 import S3Config
 from xmodal.runs.run import Run
 
 pytestmark = pytest.mark.s3
@@ -35,7 +34,7 @@ class Mirrored:
     def __init__(self, s3: Gateway, recipe: Path) -> None:
         self.s3, self.recipe = s3, recipe
         self.url = f"{s3.bucket()}/runs/mine"
-        self.storage = S3Storage(S3Config(endpoint=s3.endpoint, **s3.places))
+        self.storage = S3Config(endpoint=s3.endpoint, **s3.places).build()
 
     def train(self, run: Path, *given: object, **options: Any) -> Done:
         words = [f"run={run}", f"checkpoints.mirror={self.url}", *given]

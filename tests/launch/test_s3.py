@@ -30,8 +30,7 @@ from tests.run_folders import (
 from tests.services.daemons import until
 from tests.services.proxy import Proxy, cuts, proxy
 from tests.services.s3 import Gateway
-from xmodal.data.storage.config import S3Config
-from xmodal.data.storage.s3 import S3Storage
+from xmodal.data.storage.s3 import S3Config, S3Storage
 from xmodal.runs.progress import NAMED_FAULTS
 from xmodal.runs.run import Run
 
@@ -70,7 +69,7 @@ def shards(s3: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 
 def storage(s3: Gateway) -> S3Storage:
-    return S3Storage(S3Config(endpoint=s3.endpoint, **s3.places))
+    return S3Config(endpoint=s3.endpoint, **s3.places).build()
 
 
 def run_shards(s3: Gateway, *words: str) -> None:

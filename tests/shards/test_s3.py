@@ -12,7 +12,6 @@ from shards.build import build
 from tests.services.proxy import Proxy, cuts, proxy
 from tests.services.s3 import Gateway
 from tests.shards.conftest import Run, make_flickr8k
-from xmodal.data.storage import S3Config
 from xmodal.data.storage.s3 import S3Storage
 
 pytestmark = pytest.mark.s3
@@ -36,7 +35,7 @@ def network(s3: Gateway) -> Iterator[Proxy]:
 
 
 def contents(s3: Gateway, folder: str) -> dict[str, bytes]:
-    storage = S3Storage(S3Config(endpoint=s3.endpoint))
+    storage = S3Storage(endpoint=s3.endpoint)
     return {name: storage.read(f"{folder}/{name}") for name in sorted(storage.list(folder))}
 
 
@@ -81,7 +80,7 @@ def test_indexing_checking_and_showing(
     s3: Gateway, bucket: str, flickr8k: Path, tmp_path: Path, run: Run, monkeypatch
 ) -> None:
     build("flickr8k", f"{bucket}/mine", flickr8k, splits=["train"], samples_per_shard=4)
-    folder, storage = f"{bucket}/mine/train", S3Storage(S3Config())
+    folder, storage = f"{bucket}/mine/train", S3Storage()
     before = contents(s3, folder)
     assert "nothing is broken" in run("check", folder).stdout
     for name in before:
@@ -101,7 +100,7 @@ def test_what_is_broken_in_a_bucket_is_found(
     bucket: str, flickr8k: Path, run: Run, encode: Callable[..., bytes]
 ) -> None:
     build("flickr8k", f"{bucket}/mine", flickr8k, splits=["train"], samples_per_shard=6)
-    folder, storage = f"{bucket}/mine/train", S3Storage(S3Config())
+    folder, storage = f"{bucket}/mine/train", S3Storage()
     tar = storage.read(f"{folder}/train-000001.tar")
     storage.write(f"{folder}/train-000001.tar", tar[: len(tar) // 2])
     assert "tar cut or broken" in run("check", folder, code=1).stdout
@@ -109,7 +108,7 @@ def test_what_is_broken_in_a_bucket_is_found(
 
 @pytest.mark.parametrize("command", ["index", "check", "show"])
 def test_what_is_not_there_is_one_line(bucket: str, run: Run, command: str) -> None:
-    S3Storage(S3Config()).write(f"{bucket}/some/below/one.tar", b"")
+    S3Storage().write(f"{bucket}/some/below/one.tar", b"")
     assert f"there is no folder {bucket}/none" in run(command, f"{bucket}/none", code=2).stderr
     assert "no such bucket" in run(command, "s3://nobodys/mine", code=2).stderr
     if command != "show":
@@ -137,7 +136,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
              "--samples-per-shard", "1", "--workers", "1", "--to"]  # fmt: skip
     run(*words, tmp_path / "whole")
     process = subprocess.Popen([sys.executable, "-m", "shards", *words, bucket])
-    storage = S3Storage(S3Config())
+    storage = S3Storage()
 
     def finished() -> list[str]:
         return [name for name in storage.list(f"{bucket}/train") if name.endswith(".tar")]

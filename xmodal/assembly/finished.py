@@ -10,7 +10,7 @@ from xmodal.training.requirements import check_requirements
 from xmodal.training.timeline import Timeline
 
 # What a finished run still does.
-_DONE = ("run:", "checkpoints.mirror:", "data.s3.")
+_DONE = ("run:", "checkpoints.mirror:", "data.s3.", "data.storage")
 
 
 def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress) -> bool:

@@ -71,12 +71,14 @@ class Session:
         self.run = Run(recipe.run)
         check_sizes(recipe, environment.ranks)
         self.run.check(recipe, has_mirror=recipe.checkpoints.mirror is not None)
-        self.mirror = open_mirror(self.run, recipe, recipe.checkpoints.mirror, recipe.data.s3)
+        self.mirror = open_mirror(self.run, recipe, recipe.checkpoints.mirror, recipe.data.access)
         data = recipe.data
         with activity("reading the indices of the shards"):
-            self.train_shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
+            self.train_shards = [
+                read_manifest(one.url, data.access, data.cache) for one in data.train
+            ]
             self.val_shards, self.gallery_shards = (
-                read_manifest(url, data.s3, data.cache) if url else None
+                read_manifest(url, data.access, data.cache) if url else None
                 for url in (data.val, data.gallery)
             )
         for shards in self._all_shards():

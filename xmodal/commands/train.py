@@ -77,7 +77,7 @@ def build_missing_shards(recipe: Recipe, environment: "Environment") -> None:
     from xmodal.distributed.collectives import barrier
 
     if environment.is_main:
-        build_missing(data.build, data.urls, data.s3)
+        build_missing(data.build, data.urls, data.access)
     barrier()
 
 

@@ -42,7 +42,7 @@ def main(
     if recipe.data.build:
         from shards.missing import build_missing
 
-        build_missing(recipe.data.build, recipe.data.urls, recipe.data.s3)
+        build_missing(recipe.data.build, recipe.data.urls, recipe.data.access)
     sweep(recipe, space, folder)
 
 

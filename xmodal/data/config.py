@@ -14,7 +14,8 @@ from pydantic import (
 from xmodal.components.config import Config, Mark
 from xmodal.data.augmentations.config import AugmentationConfig
 from xmodal.data.limits import MAX_PIXELS
-from xmodal.data.storage.config import CacheConfig, S3Config
+from xmodal.data.storage.config import CacheConfig, StorageConfig
+from xmodal.data.storage.s3 import S3Config
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -56,6 +57,9 @@ class DataConfig(Config):
         None, description="samples that count as an epoch; null: those of all data sets together"
     )
     s3: Annotated[S3Config, Mark.FREE] = S3Config()
+    storage: Annotated[tuple[StorageConfig, ...], Mark.FREE] = Field(
+        (), description="how URLs of other schemes, which plugins add, are reached"
+    )
     cache: Annotated[CacheConfig | None, Mark.FREE] = Field(
         None, description="null: what buckets give is not kept"
     )
@@ -166,7 +170,15 @@ class DataConfig(Config):
                 f"lanes ({self.lanes}) must divide batch_size ({self.batch_size}); "
                 f"nearest lanes: {near}"
             )
+        schemes = [one.kind for one in self.access]
+        if len(schemes) > len(set(schemes)):
+            raise ValueError("`storage` has each scheme once, and s3:// is reached as `s3` says")
         return self
+
+    @property
+    def access(self) -> tuple[StorageConfig, ...]:
+        """How URLs are reached, one configuration a scheme."""
+        return (self.s3, *self.storage)
 
     @property
     def urls(self) -> list[str]:

@@ -31,7 +31,7 @@ from xmodal.data.shard_index import (
     read_index,
 )
 from xmodal.data.storage import Storage, is_remote, open_storage, split_url
-from xmodal.data.storage.config import CacheConfig, S3Config
+from xmodal.data.storage.config import CacheConfig, StorageConfig
 from xmodal.data.tar import BrokenShard, Sample, grouped, scan_tar
 from xmodal.errors import UserError
 
@@ -142,7 +142,7 @@ class Manifest:
 
 
 def read_manifest(
-    url: str | Path, s3: S3Config | None = None, cache: CacheConfig | None = None
+    url: str | Path, access: Iterable[StorageConfig] = (), cache: CacheConfig | None = None
 ) -> Manifest:
     """Read which shards a URL names, and check that they are all there.
 
@@ -152,7 +152,7 @@ def read_manifest(
     is empty, or there is none.
     """
     url = str(url)
-    storage = open_storage(url, s3, cache)
+    storage = open_storage(url, access, cache)
     folders: dict[str, _Folder] = {}
     shards: list[Shard] = []
     for part in _expanded(url):

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from xmodal.components.config import Config, Duration, Mark, Span
+from xmodal.data.storage import is_remote, scheme_of
 from xmodal.training.optimizers.adamw import AdamWConfig
 from xmodal.training.optimizers.config import OptimizerConfig
 from xmodal.training.schedules.config import ScheduleConfig
@@ -128,13 +129,16 @@ class CheckpointConfig(Config):
     )
     mirror: Annotated[str | None, Mark.FREE] = Field(
         None,
-        description="folder in s3:// that checkpoints are copied to while training goes on, and "
-        "fetched from where the run folder has none (reached as data.s3 says)",
+        description="folder of a bucket (s3://…) that checkpoints are copied to while training "
+        "goes on, and fetched from where the run folder has none (reached as data.s3 and "
+        "data.storage say)",
     )
 
     @field_validator("mirror")
     @classmethod
     def _bucket(cls, mirror: str | None) -> str | None:
-        if mirror and not mirror.startswith("s3://"):
+        if mirror and not is_remote(mirror):
             raise ValueError("write s3://BUCKET/FOLDER; on a disk, the run folder is enough")
+        if mirror:
+            scheme_of(mirror)
         return mirror

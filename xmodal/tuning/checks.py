@@ -13,7 +13,7 @@ from xmodal.tuning.config import PopulationConfig, SpaceConfig
 def timeline_of(recipe: Recipe) -> Timeline:
     """Return when things happen in a recipe's run."""
     data = recipe.data
-    shards = [read_manifest(one.url, data.s3, data.cache) for one in data.train]
+    shards = [read_manifest(one.url, data.access, data.cache) for one in data.train]
     return recipe.timeline(data.epoch or sum(one.num_samples for one in shards))
 
 
@@ -27,7 +27,7 @@ def check_sweep(recipe: Recipe, space: SpaceConfig, timeline: Timeline) -> str:
         raise UserError("data.val is missing: a sweep compares trials by an evaluation of it")
     check_sizes(recipe, space.workers)
     method = check_method(recipe)
-    relevance = read_manifest(data.val, data.s3, data.cache).relevance
+    relevance = read_manifest(data.val, data.access, data.cache).relevance
     protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
     check_best(recipe.checkpoints.best, metric_names(protocols, method))
     names = all_metric_names(protocols, method)

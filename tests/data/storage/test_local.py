@@ -1,12 +1,17 @@
 import os
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from xmodal.data.config import DataConfig
 from xmodal.data.storage import LocalStorage, open_storage
+from xmodal.data.storage.config import StorageConfig
 from xmodal.errors import UserError
 
 
@@ -68,8 +73,27 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_other_schemes_are_refused() -> None:
-    with pytest.raises(UserError, match="gs:// is not supported"):
+    with pytest.raises(UserError, match="gs:// is not supported; shards lie in folders or in s3:"):
         open_storage("gs://bucket/folder")
+
+
+def test_a_scheme_that_is_registered_is_reached_as_the_recipe_says() -> None:
+    class DriveConfig(StorageConfig):
+        kind: Literal["drive"] = "drive"
+        builds: ClassVar[type] = SimpleNamespace
+        user: str
+
+    try:
+        data = DataConfig.model_validate(
+            {"train": "drive://x", "storage": [{"kind": "drive", "user": "mine"}]}
+        )
+        assert open_storage("drive://x", data.access).user == "mine"  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=r"drive://x: data\.storage: user is missing"):
+            open_storage("drive://x")
+        with pytest.raises(ValidationError, match="each scheme once"):
+            DataConfig.model_validate({"train": "x", "storage": [{"kind": "s3"}]})
+    finally:
+        del StorageConfig.kinds["drive"]
 
 
 @pytest.mark.parametrize("device", ["pipe", "/dev/zero"])

@@ -19,8 +19,7 @@ import pytest
 
 from tests.services.proxy import Fault, Proxy, cuts, proxy
 from tests.services.s3 import Gateway
-from xmodal.data.storage.config import S3Config
-from xmodal.data.storage.s3 import S3Storage
+from xmodal.data.storage.s3 import S3Config, S3Storage
 from xmodal.errors import UserError
 
 pytestmark = pytest.mark.s3
@@ -46,7 +45,7 @@ def bucket(s3: Gateway) -> str:
 
 @pytest.fixture(scope="module")
 def url(s3: Gateway, bucket: str) -> str:
-    S3Storage(by(s3)).write(f"{bucket}/data", DATA)
+    by(s3).build().write(f"{bucket}/data", DATA)
     return f"{bucket}/data"
 
 
@@ -62,7 +61,7 @@ def by(server: Gateway | Proxy, **more: Any) -> S3Config:
 
 
 def quiet(config: S3Config | None = None) -> tuple[S3Storage, list[str]]:
-    storage, said = S3Storage(config or S3Config()), list[str]()
+    storage, said = (config or S3Config()).build(), list[str]()
     storage.say = said.append
     return storage, said
 
@@ -80,11 +79,11 @@ def uploads(storage: S3Storage, bucket: str) -> list[dict]:
      (3_000_000, 4_000_000), (5_000_000, 5_000_001), (4, 4)],
 )  # fmt: skip
 def test_a_part_is_what_slicing_gives(url: str, start: int, stop: int | None) -> None:
-    assert S3Storage(S3Config()).read(url, start, stop) == DATA[start:stop]
+    assert S3Storage().read(url, start, stop) == DATA[start:stop]
 
 
 def test_an_empty_object(bucket: str) -> None:
-    storage = S3Storage(S3Config())
+    storage = S3Storage()
     storage.write(f"{bucket}/empty", b"")
     with storage.create(f"{bucket}/empty too"):
         pass
@@ -95,7 +94,7 @@ def test_an_empty_object(bucket: str) -> None:
 
 
 def test_listing_is_of_one_level_and_all_its_pages(s3: Gateway) -> None:
-    storage, folder = S3Storage(S3Config()), f"{s3.bucket()}/a folder"
+    storage, folder = S3Storage(), f"{s3.bucket()}/a folder"
     storage._filesystem.s3_additional_kwargs["MaxKeys"] = 10
     names = [f"file {number:04d}" for number in range(35)]
     with ThreadPoolExecutor(16) as pool:
@@ -110,7 +109,7 @@ def test_listing_is_of_one_level_and_all_its_pages(s3: Gateway) -> None:
 
 
 def test_listings_are_never_old(bucket: str) -> None:
-    reading, writing = S3Storage(S3Config()), S3Storage(S3Config())
+    reading, writing = S3Storage(), S3Storage()
     assert reading.list(f"{bucket}/fresh") == {}
     writing.write(f"{bucket}/fresh/one", b"1")
     assert reading.list(f"{bucket}/fresh") == {"one": 1}
@@ -122,7 +121,7 @@ def test_listings_are_never_old(bucket: str) -> None:
 
 
 def test_what_is_not_there(bucket: str) -> None:
-    storage = S3Storage(S3Config())
+    storage = S3Storage()
     for operation in (storage.read, storage.identity, storage.open, storage.remove):
         with pytest.raises(FileNotFoundError):
             operation(f"{bucket}/none")
@@ -164,21 +163,21 @@ def test_a_wrong_configuration_is_one_line_in_seconds(
 
 def test_no_such_bucket_and_none_at_all(s3: Gateway) -> None:
     with pytest.raises(UserError, match=f"no such bucket at {s3.endpoint}"):
-        S3Storage(S3Config()).list("s3://nobodys/x")
+        S3Storage().list("s3://nobodys/x")
     with (
         pytest.raises(UserError, match="no such bucket"),
-        S3Storage(S3Config()).create("s3://nobodys/x"),
+        S3Storage().create("s3://nobodys/x"),
     ):
         pass
     with pytest.raises(UserError, match="names no bucket"):
-        S3Storage(S3Config()).list("s3://")
+        S3Storage().list("s3://")
 
 
 def test_without_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match=r"no credentials for .*AWS_ACCESS_KEY_ID.*AWS_PROFILE"):
-        S3Storage(S3Config()).list(bucket)
+        S3Storage().list(bucket)
 
 
 @pytest.mark.parametrize("way", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "profile", "recipe"])
@@ -198,18 +197,18 @@ def test_the_ways_to_name_an_endpoint(
         config = {"profile": "mine"}
     else:
         monkeypatch.setenv(way, s3.endpoint)
-    assert S3Storage(S3Config(**config)).read(url, 0, 4) == DATA[:4]
+    assert S3Config(**config).build().read(url, 0, 4) == DATA[:4]
 
 
 def test_a_public_bucket_without_keys(s3: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage, bucket = S3Storage(S3Config()), s3.bucket()
+    storage, bucket = S3Storage(), s3.bucket()
     storage.write(f"{bucket}/file", b"public")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     name = bucket.removeprefix("s3://")
     storage._filesystem.call_s3("put_bucket_acl", Bucket=name, ACL="public-read")
     storage._filesystem.call_s3("put_object_acl", Bucket=name, Key="file", ACL="public-read")
-    assert S3Storage(S3Config(anonymous=True)).read(f"{bucket}/file") == b"public"
+    assert S3Storage(anonymous=True).read(f"{bucket}/file") == b"public"
     script = (
         "from xmodal.data.storage import open_storage\n"
         f"print(open_storage('s3://').list('{bucket}'))"
@@ -250,7 +249,7 @@ def test_cut_connections_do_not_break_a_scanned_tar(bucket: str, network: Proxy)
 
 
 def test_a_file_that_is_read_can_jump(bucket: str) -> None:
-    storage, data = S3Storage(S3Config()), random.Random(1).randbytes(20 * 2**20)
+    storage, data = S3Storage(), random.Random(1).randbytes(20 * 2**20)
     storage.write(f"{bucket}/long", data)
     draw = random.Random(2)
     with storage.open(f"{bucket}/long") as file:
@@ -304,14 +303,14 @@ def test_an_object_that_changes_while_it_is_read(bucket: str, network: Proxy) ->
         reading = pool.submit(storage.read, f"{bucket}/changing")
         while not network.num_stalled:
             time.sleep(0.01)
-        S3Storage(S3Config()).write(f"{bucket}/changing", DATA[::-1])
+        S3Storage().write(f"{bucket}/changing", DATA[::-1])
         with pytest.raises(UserError, match="was changed while it was read"):
             reading.result()
 
 
 @pytest.mark.parametrize("num_bytes", [100, 40 * 2**20])
 def test_an_upload_that_fails_leaves_the_old_object(bucket: str, num_bytes: int) -> None:
-    storage = S3Storage(S3Config())
+    storage = S3Storage()
     storage.write(f"{bucket}/kept", b"old")
     with suppress(ZeroDivisionError), storage.create(f"{bucket}/kept") as file:
         file.write(bytes(num_bytes))
@@ -337,7 +336,7 @@ def test_an_upload_through_cut_connections(bucket: str, network: Proxy) -> None:
 
 
 def test_a_killed_upload_leaves_no_object_and_its_parts_go(bucket: str, tmp_path: Path) -> None:
-    storage, url = S3Storage(S3Config()), f"{bucket}/killed"
+    storage, url = S3Storage(), f"{bucket}/killed"
     script = (
         "from xmodal.data.storage import open_storage\n"
         f"with open_storage('{url}').create('{url}') as file:\n"
@@ -360,7 +359,7 @@ def test_a_killed_upload_leaves_no_object_and_its_parts_go(bucket: str, tmp_path
 
 
 def test_threads_read_at_once(url: str) -> None:
-    storage = S3Storage(S3Config())
+    storage = S3Storage()
     starts = range(0, 2_900_000, 20_000)
     with ThreadPoolExecutor(16) as pool:
         read = list(pool.map(lambda start: storage.read(url, start, start + 50_000), starts))
@@ -373,7 +372,7 @@ def reads_right(storage: S3Storage, url: str) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_read_while_the_parent_does(url: str, method: str) -> None:
-    storage, context = S3Storage(S3Config()), multiprocessing.get_context(method)
+    storage, context = S3Storage(), multiprocessing.get_context(method)
     assert storage.read(url, 0, 9) == DATA[:9]
     stop = threading.Event()
 
@@ -396,6 +395,6 @@ def test_children_read_while_the_parent_does(url: str, method: str) -> None:
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAID", "hush")
-    storage = S3Storage(S3Config(key={"variable": "SAID"}, secret={"variable": "SAID"}))
+    storage = S3Config(key={"variable": "SAID"}, secret={"variable": "SAID"}).build()
     assert "hush" not in repr(storage.config)
     assert "hush" not in repr(vars(pickle.loads(pickle.dumps(storage))))

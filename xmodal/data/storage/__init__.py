@@ -1,13 +1,16 @@
 """Where shards lie: a folder of this machine or of a bucket, behind the same few operations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
-from xmodal.data.storage.config import CacheConfig, S3Config
+from xmodal.components.declared import declare
+from xmodal.components.validation import validate
+from xmodal.data.storage.config import CacheConfig, StorageConfig
 from xmodal.data.storage.local import LocalStorage
 from xmodal.errors import UserError
-from xmodal.extras import require
+
+declare(__name__)
 
 
 class Storage(Protocol):
@@ -63,22 +66,29 @@ def split_url(url: str) -> tuple[str, str]:
     return (folder or slash or "."), name
 
 
-def open_storage(url: str, s3: S3Config | None = None, cache: CacheConfig | None = None) -> Storage:
-    """Return the storage that a URL lies in.
+def open_storage(
+    url: str, access: Iterable[StorageConfig] = (), cache: CacheConfig | None = None
+) -> Storage:
+    """Return the storage that a URL lies in, reached as `access` says of its scheme.
 
-    Raises `UserError` for a scheme other than `s3://`, and where s3fs is not installed.
+    Raises `UserError` for a scheme that nobody has registered, or whose library is missing.
     """
     if not is_remote(url):
         return LocalStorage()
-    if not url.startswith("s3://"):
-        scheme = url.partition("://")[0]
-        raise UserError(f"{url}: {scheme}:// is not supported; shards lie in folders or in s3://")
-    require("s3")
-    from xmodal.data.storage.s3 import S3Storage
-
-    storage = S3Storage(s3 or S3Config())
+    found = scheme_of(url)
+    given = next((one for one in access if isinstance(one, found)), None)
+    storage: Storage = (given or validate(found, {}, f"{url}: data.storage")).build()
     if cache is None:
         return storage
     from xmodal.data.storage.cache import CachedStorage
 
     return CachedStorage(storage, cache.folder, int(cache.gigabytes * 1e9))
+
+
+def scheme_of(url: str) -> type[StorageConfig]:
+    """Return the registered scheme of a URL; raises `UserError` where there is none."""
+    scheme, kinds = url.partition("://")[0], StorageConfig.kinds
+    if not StorageConfig.is_known(scheme):
+        known = ", ".join(f"{kind}://" for kind in sorted(kinds))
+        raise UserError(f"{url}: {scheme}:// is not supported; shards lie in folders or in {known}")
+    return cast(type[StorageConfig], kinds[scheme])

@@ -1,42 +1,20 @@
-"""The recipe's access to buckets."""
+"""The family of storage schemes, and the cache in front of them."""
 
-from pydantic import Field, PositiveFloat, field_validator
+from typing import ClassVar
 
-from xmodal.components.config import Config, Secret
-from xmodal.errors import UserError
+from pydantic import Field, PositiveFloat
+
+from xmodal.components.component import Component
+from xmodal.components.config import Config
 
 
-class S3Config(Config):
-    """How `s3://` URLs are reached; what is not set comes from AWS_* variables and ~/.aws."""
+class StorageConfig(Component):
+    """How URLs of a scheme are reached: its `kind`, such as gs, stands before `://`.
 
-    endpoint: str | None = Field(
-        None, description="URL of the S3 server; null: AWS_ENDPOINT_URL, else Amazon's"
-    )
-    profile: str | None = Field(None, description="profile of ~/.aws; null: AWS_PROFILE")
-    region: str | None = Field(None, description="null: AWS_DEFAULT_REGION, else the profile's")
-    key: Secret | None = Field(
-        None, description="place of the access key; null: AWS_ACCESS_KEY_ID, else the profile's"
-    )
-    secret: Secret | None = Field(
-        None, description="place of the secret key; null: AWS_SECRET_ACCESS_KEY, else the profile's"
-    )
-    token: Secret | None = Field(
-        None, description="place of the session token of keys that expire; null: AWS_SESSION_TOKEN"
-    )
-    anonymous: bool = Field(False, description="send no credentials, as public buckets allow")
-    timeout: PositiveFloat = Field(
-        20, description="seconds without a byte after which a read is begun again where it stood"
-    )
-    patience: PositiveFloat = Field(
-        600, description="seconds without any progress after which a read is given up"
-    )
+    It builds a `Storage`. All its fields have defaults: a URL alone is enough.
+    """
 
-    @field_validator("endpoint")
-    @classmethod
-    def _names_no_user(cls, value: str | None) -> str | None:
-        if value and "@" in value:
-            raise UserError("data.s3.endpoint holds a password: data.s3.secret names its place")
-        return value
+    family: ClassVar[str] = "storage scheme"
 
 
 class CacheConfig(Config):

@@ -10,39 +10,100 @@ import os
 import random
 import sys
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, TypeVar, cast
+from functools import partial
+from typing import Any, BinaryIO, ClassVar, Literal, TypeVar, cast
 
-from s3fs import S3FileSystem
+from pydantic import Field, PositiveFloat, field_validator
 
-from xmodal.data.storage.config import S3Config
+from xmodal.components.config import Secret
+from xmodal.data.storage.config import StorageConfig
+from xmodal.data.storage.s3_client import S3Client, connect
 from xmodal.data.storage.s3_errors import Refused, UploadGone, explain, reason, status_of
 from xmodal.data.storage.s3_files import ObjectReader, ObjectWriter, Piece
 from xmodal.errors import UserError, printable
+from xmodal.extras import require
 
-_MAX_CONNECTIONS = 64
 _CHUNK = 2**20
 _FIRST_DELAY, _LAST_DELAY = 0.1, 15.0  # seconds
 # A server that has never answered is more likely misspelt than down.
 _FIRST_PATIENCE = 2.0
-_CONNECT_TIMEOUT = 5.0
 
 T = TypeVar("T")
 
 
+class S3Config(StorageConfig):
+    """How `s3://` URLs are reached; what is not set comes from AWS_* variables and ~/.aws."""
+
+    kind: Literal["s3"] = "s3"
+    builds: ClassVar[str] = "S3Storage"
+    endpoint: str | None = Field(
+        None, description="URL of the S3 server; null: AWS_ENDPOINT_URL, else Amazon's"
+    )
+    profile: str | None = Field(None, description="profile of ~/.aws; null: AWS_PROFILE")
+    region: str | None = Field(None, description="null: AWS_DEFAULT_REGION, else the profile's")
+    key: Secret | None = Field(
+        None, description="place of the access key; null: AWS_ACCESS_KEY_ID, else the profile's"
+    )
+    secret: Secret | None = Field(
+        None, description="place of the secret key; null: AWS_SECRET_ACCESS_KEY, else the profile's"
+    )
+    token: Secret | None = Field(
+        None, description="place of the session token of keys that expire; null: AWS_SESSION_TOKEN"
+    )
+    anonymous: bool = Field(False, description="send no credentials, as public buckets allow")
+    timeout: PositiveFloat = Field(
+        20, description="seconds without a byte after which a read is begun again where it stood"
+    )
+    patience: PositiveFloat = Field(
+        600, description="seconds without any progress after which a read is given up"
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _names_no_user(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise UserError("data.s3.endpoint holds a password: data.s3.secret names its place")
+        return value
+
+    @classmethod
+    def built_class(cls) -> type:
+        """Import the class; raises `UserError` where s3fs is not installed."""
+        require("s3")
+        return super().built_class()
+
+
 class S3Storage:
-    """See `Storage`. `say` is given one line for every request that is tried again."""
+    """See `Storage`. `say` is given one line for every request that is tried again.
+
+    The arguments are as in `S3Config`.
+    """
 
     far = True
 
-    def __init__(self, config: S3Config) -> None:
-        self.config = config
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        profile: str | None = None,
+        region: str | None = None,
+        key: Secret | None = None,
+        secret: Secret | None = None,
+        token: Secret | None = None,
+        *,
+        anonymous: bool = False,
+        timeout: float = 20,
+        patience: float = 600,
+    ) -> None:
+        self.endpoint, self.patience = endpoint, patience
+        secrets = {"key": key, "secret": secret, "token": token}
+        self._connect = partial(
+            connect, endpoint, profile, region, secrets, anonymous=anonymous, timeout=timeout
+        )
         self.say: Callable[[str], None] = _warn
         self._reached = False
-        self._by_process: dict[int, _FileSystem] = {}
+        self._by_process: dict[int, S3Client] = {}
 
     def list(self, folder: str) -> dict[str, int]:
         pages = self._pages(folder)
@@ -89,11 +150,11 @@ class S3Storage:
         return self.__dict__ | {"_by_process": {}}
 
     @property
-    def _filesystem(self) -> "_FileSystem":
+    def _filesystem(self) -> "S3Client":
         process = os.getpid()
         found = self._by_process.get(process)
         # Threads that come here together get the same one.
-        return found or self._by_process.setdefault(process, _connect(self.config))
+        return found or self._by_process.setdefault(process, self._connect())
 
     def _pages(self, folder: str) -> Iterator[tuple[dict[str, int], Sequence[str]]]:
         key = _split(folder.rstrip("/"))[1]
@@ -165,7 +226,7 @@ class S3Storage:
             raise final from None
 
     def _raise_if_too_long(self, error: Exception, url: str, seconds: float) -> None:
-        if self._reached and seconds > self.config.patience:
+        if self._reached and seconds > self.patience:
             raise UserError(
                 f"{url} gave no byte for {seconds:.0f} s ({reason(error)}): is {self._endpoint} up?"
             ) from None
@@ -178,7 +239,7 @@ class S3Storage:
     @property
     def _endpoint(self) -> str:
         client = self._filesystem._s3
-        return client.meta.endpoint_url if client else self.config.endpoint or "S3"
+        return client.meta.endpoint_url if client else self.endpoint or "S3"
 
     def _abort_abandoned(self, url: str) -> None:
         """Remove the parts that a killed upload of the same object left: they cost, unseen."""
@@ -193,52 +254,11 @@ class S3Storage:
                     self._request(url, "abort_multipart_upload", UploadId=upload["UploadId"])
 
 
-class _FileSystem(S3FileSystem):
-    """One that makes each request once."""
-
-    retries = 1
-
-
-# A forked child shares the sockets of its parent, and would end them by dropping what holds them.
-_connected: "weakref.WeakValueDictionary[int, _FileSystem]" = weakref.WeakValueDictionary()
-_inherited: list[_FileSystem] = []
-os.register_at_fork(after_in_child=lambda: _inherited.extend(_connected.values()))
-
-
-def _connect(config: S3Config) -> _FileSystem:
-    """Make the client, which connects when it is first used."""
-    given: dict[str, Any] = {
-        "endpoint_url": config.endpoint,
-        "profile": config.profile,
-        "anon": config.anonymous or None,
-        "key": config.key and config.key.read("data.s3.key"),
-        "secret": config.secret and config.secret.read("data.s3.secret"),
-        "token": config.token and config.token.read("data.s3.token"),
-        "client_kwargs": {"region_name": config.region} if config.region else None,
-    }
-    filesystem = _FileSystem(
-        skip_instance_cache=True,
-        use_listings_cache=False,
-        config_kwargs={
-            "connect_timeout": min(_CONNECT_TIMEOUT, config.timeout),
-            "read_timeout": config.timeout,
-            "max_pool_connections": _MAX_CONNECTIONS,
-            "retries": {"total_max_attempts": 1},
-            # Servers other than Amazon's do not know the checksums that are newly the default.
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        },
-        **{name: value for name, value in given.items() if value is not None},
-    )
-    _connected[id(filesystem)] = filesystem
-    return filesystem
-
-
 class _Download:
     """A range of an object, of which a part may have come already."""
 
     def __init__(
-        self, filesystem: _FileSystem, url: str, start: int, stop: int | None, etag: str | None
+        self, filesystem: S3Client, url: str, start: int, stop: int | None, etag: str | None
     ) -> None:
         self.filesystem, self.url, self.position, self.stop, self.etag = (
             filesystem, url, start, stop, etag

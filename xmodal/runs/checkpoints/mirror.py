@@ -7,6 +7,7 @@ One counts as whole when all that this lists is there, with its checksums once i
 
 import shutil
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 
 from xmodal.atomic_files import open_itself, write_atomically
 from xmodal.data.storage import open_storage
-from xmodal.data.storage.config import S3Config
+from xmodal.data.storage.config import StorageConfig
 from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
 from xmodal.errors import UserError
 from xmodal.runs.checkpoints.integrity import CONTENTS, UNREADABLE, fault_of, read_contents
@@ -30,11 +31,13 @@ _CHUNK = 8 * 2**20  # bytes
 _MOST = 16 * 2**20  # bytes that are read of a list of files or a recipe
 
 
-def open_mirror(run: Run, recipe: BaseModel, url: str | None, s3: S3Config) -> "Mirror | None":
+def open_mirror(
+    run: Run, recipe: BaseModel, url: str | None, access: Iterable[StorageConfig]
+) -> "Mirror | None":
     """Return the mirror at a URL, if any, once rank 0 has found it to be this recipe's."""
     if url is None:
         return None
-    mirror = Mirror(run, recipe, url, s3)
+    mirror = Mirror(run, recipe, url, access)
     if rank() == 0:
         mirror.check()
     return mirror
@@ -47,9 +50,11 @@ class Mirror:
     the next one waits for it.
     """
 
-    def __init__(self, run: Run, recipe: BaseModel, url: str, s3: S3Config) -> None:
+    def __init__(
+        self, run: Run, recipe: BaseModel, url: str, access: Iterable[StorageConfig] = ()
+    ) -> None:
         self.run, self.recipe, self.url = run, recipe, url.rstrip("/")
-        self.storage = open_storage(url, s3)
+        self.storage = open_storage(url, access)
         self.storage.say = _silent  # what fails in the end is told when the next one is sent
         self._sender = ThreadPoolExecutor(1, "mirror")
         self._sending: tuple[str, Future[None]] | None = None
