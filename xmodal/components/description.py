@@ -24,7 +24,8 @@ def describe(
         parts = models_of(field.annotation)
         meaning = "; ".join(filter(None, [field.description, "" if parts else _allowed(field)]))
         many = get_origin(field.annotation)
-        if not parts or many is dict or (many in (list, tuple) and field.is_required()):
+        is_open = field.is_required() or not field.default  # nothing by default that would be shown
+        if not parts or many is dict or (many in (list, tuple) and is_open):
             default = "required" if field.is_required() else shown(field.get_default())
             yield key, default, meaning
         key += _POSITIONS.get(many, "") if parts else ""
