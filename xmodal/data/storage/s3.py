@@ -20,13 +20,12 @@ from pydantic import Field, PositiveFloat, field_validator
 
 from xmodal.components.config import Secret
 from xmodal.data.storage.config import StorageConfig
-from xmodal.data.storage.s3_client import S3Client, connect
+from xmodal.data.storage.s3_client import Download, S3Client, connect, split_key
 from xmodal.data.storage.s3_errors import Refused, UploadGone, explain, reason, status_of
 from xmodal.data.storage.s3_files import ObjectReader, ObjectWriter, Piece
 from xmodal.errors import UserError, printable
 from xmodal.extras import require
 
-_CHUNK = 2**20
 _FIRST_DELAY, _LAST_DELAY = 0.1, 15.0  # seconds
 # A server that has never answered is more likely misspelt than down.
 _FIRST_PATIENCE = 2.0
@@ -157,7 +156,7 @@ class S3Storage:
         return found or self._by_process.setdefault(process, self._connect())
 
     def _pages(self, folder: str) -> Iterator[tuple[dict[str, int], Sequence[str]]]:
-        key = _split(folder.rstrip("/"))[1]
+        key = split_key(folder.rstrip("/"))[1]
         prefix = f"{key}/" if key else ""
         token: dict[str, str] = {}
         while True:
@@ -170,7 +169,7 @@ class S3Storage:
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _fetch(self, url: str, start: int, stop: int | None, etag: str | None) -> "Future[Piece]":
-        download = _Download(self._filesystem, url, start, stop, etag)
+        download = Download(self._filesystem, url, start, stop, etag)
         return self._begin(self._persist(url, download.go_on, lambda: download.position))
 
     def _request(self, url: str, method: str, **parameters: Any) -> Any:
@@ -178,7 +177,7 @@ class S3Storage:
 
     def _send(self, url: str, method: str, **parameters: Any) -> "Future[Any]":
         """Begin a request other than a download; its answer has no body that is streamed."""
-        bucket, key = _split(url)
+        bucket, key = split_key(url)
         given = {"Bucket": bucket, "Key": key} | parameters
         filesystem = self._filesystem
         return self._begin(self._persist(url, lambda: filesystem._call_s3(method, **given)))
@@ -243,7 +242,7 @@ class S3Storage:
 
     def _abort_abandoned(self, url: str) -> None:
         """Remove the parts that a killed upload of the same object left: they cost, unseen."""
-        key = _split(url)[1]
+        key = split_key(url)[1]
         try:
             found = self._request(url, "list_multipart_uploads", Prefix=key)
         except Refused:
@@ -252,48 +251,6 @@ class S3Storage:
             if upload["Key"] == key:
                 with suppress(UploadGone, Refused):
                     self._request(url, "abort_multipart_upload", UploadId=upload["UploadId"])
-
-
-class _Download:
-    """A range of an object, of which a part may have come already."""
-
-    def __init__(
-        self, filesystem: S3Client, url: str, start: int, stop: int | None, etag: str | None
-    ) -> None:
-        self.filesystem, self.url, self.position, self.stop, self.etag = (
-            filesystem, url, start, stop, etag
-        )  # fmt: skip
-        self.num_bytes = 0
-        self._chunks: list[bytes] = []
-
-    async def go_on(self) -> Piece:
-        """Fetch what is missing; return the range."""
-        if self.stop is None or self.position < self.stop:
-            try:
-                await self._stream()
-            except OSError as error:
-                if status_of(error) != 416:  # the range lies behind the end
-                    raise
-        return Piece(b"".join(self._chunks), self.etag, self.num_bytes)
-
-    async def _stream(self) -> None:
-        bucket, key = _split(self.url)
-        begun = {"IfMatch": self.etag} if self.etag else {}
-        if self.position or self.stop is not None:
-            last = "" if self.stop is None else self.stop - 1
-            begun["Range"] = f"bytes={self.position}-{last}"
-        answer = await self.filesystem._call_s3("get_object", Bucket=bucket, Key=key, **begun)
-        body = answer["Body"]
-        try:
-            if self.position and "ContentRange" not in answer:
-                raise UserError(f"{self.url}: the server sends no parts of files (HTTP Range)")
-            self.etag, self.stop = answer["ETag"], self.position + answer["ContentLength"]
-            self.num_bytes = int(answer.get("ContentRange", f"/{self.stop}").rpartition("/")[2])
-            while chunk := await body.read(_CHUNK):
-                self._chunks.append(chunk)
-                self.position += len(chunk)
-        finally:
-            body.close()
 
 
 class _Upload:
@@ -332,7 +289,7 @@ class _Upload:
 
     def abort(self) -> None:
         """Give the parts up; once, for what failed before has been patient already."""
-        bucket, key = _split(self.url)
+        bucket, key = split_key(self.url)
         filesystem = self.storage._filesystem
         with suppress(Exception):
             filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, **self.upload)
@@ -344,14 +301,6 @@ def _result(future: "Future[T]") -> T:
     except BaseException:
         future.cancel()
         raise
-
-
-def _split(url: str) -> tuple[str, str]:
-    """Split a URL into its bucket and its key."""
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise UserError(f"{url} names no bucket: write s3://BUCKET/FOLDER")
-    return bucket, key
 
 
 def _warn(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The client of S3: one a process, which makes each request once."""
+"""The client of S3, one a process, which makes each request once; and its streamed answers."""
 
 import os
 import weakref
@@ -8,8 +8,12 @@ from typing import Any
 from s3fs import S3FileSystem
 
 from xmodal.components.config import Secret
+from xmodal.data.storage.s3_errors import status_of
+from xmodal.data.storage.s3_files import Piece
+from xmodal.errors import UserError
 
 _MAX_CONNECTIONS = 64
+_CHUNK = 2**20  # bytes
 _CONNECT_TIMEOUT = 5.0  # seconds
 
 
@@ -62,3 +66,53 @@ def connect(
     )
     _connected[id(filesystem)] = filesystem
     return filesystem
+
+
+class Download:
+    """A range of an object, of which a part may have come already."""
+
+    def __init__(
+        self, filesystem: S3Client, url: str, start: int, stop: int | None, etag: str | None
+    ) -> None:
+        self.filesystem, self.url, self.position, self.stop, self.etag = (
+            filesystem, url, start, stop, etag
+        )  # fmt: skip
+        self.num_bytes = 0
+        self._chunks: list[bytes] = []
+
+    async def go_on(self) -> Piece:
+        """Fetch what is missing; return the range."""
+        if self.stop is None or self.position < self.stop:
+            try:
+                await self._stream()
+            except OSError as error:
+                if status_of(error) != 416:  # the range lies behind the end
+                    raise
+        return Piece(b"".join(self._chunks), self.etag, self.num_bytes)
+
+    async def _stream(self) -> None:
+        bucket, key = split_key(self.url)
+        begun = {"IfMatch": self.etag} if self.etag else {}
+        if self.position or self.stop is not None:
+            last = "" if self.stop is None else self.stop - 1
+            begun["Range"] = f"bytes={self.position}-{last}"
+        answer = await self.filesystem._call_s3("get_object", Bucket=bucket, Key=key, **begun)
+        body = answer["Body"]
+        try:
+            if self.position and "ContentRange" not in answer:
+                raise UserError(f"{self.url}: the server sends no parts of files (HTTP Range)")
+            self.etag, self.stop = answer["ETag"], self.position + answer["ContentLength"]
+            self.num_bytes = int(answer.get("ContentRange", f"/{self.stop}").rpartition("/")[2])
+            while chunk := await body.read(_CHUNK):
+                self._chunks.append(chunk)
+                self.position += len(chunk)
+        finally:
+            body.close()
+
+
+def split_key(url: str) -> tuple[str, str]:
+    """Split a URL into its bucket and its key."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise UserError(f"{url} names no bucket: write s3://BUCKET/FOLDER")
+    return bucket, key
