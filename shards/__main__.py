@@ -16,10 +16,12 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shards.place import check_folder
 from xmodal.activity import reporting
 from xmodal.arguments import ArgumentParser
+from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError, run_command
 
 
@@ -30,6 +32,8 @@ def main(words: Sequence[str] | None = None, *, prog: str = "python -m shards") 
 
 
 def read_arguments(words: Sequence[str], prog: str = "python -m shards") -> argparse.Namespace:
+    # Before all else is read: a plugin may add the source, or the scheme of a URL.
+    import_plugins(_plugins(prog).parse_known_args(words)[0].plugin)
     parser = _parser(prog)
     # argparse takes NAME=VALUE only directly after SOURCE; the others are left over.
     arguments, rest = parser.parse_known_args(words)
@@ -48,9 +52,8 @@ def _parser(prog: str) -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    sources = commands.add_parser("sources", help="list the data sets that can be converted")
+    sources = _add_command(commands, "sources", help="list the data sets that can be converted")
     sources.add_argument("names", metavar="SOURCE", nargs="*", help="these alone (default: all)")
-    _add_plugin(sources)
     sources.set_defaults(run=_sources)
     _add_build(commands)
     _add_index(commands)
@@ -59,8 +62,24 @@ def _parser(prog: str) -> ArgumentParser:
     return parser
 
 
+def _plugins(prog: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--plugin", metavar="MODULE", action="append", default=[],
+        help="import this module, which adds sources or storage schemes; may be repeated",
+    )  # fmt: skip
+    return parser
+
+
+def _add_command(
+    commands: "argparse._SubParsersAction[ArgumentParser]", name: str, **given: Any
+) -> ArgumentParser:
+    return commands.add_parser(name, parents=[_plugins(name)], **given)
+
+
 def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
-    parser = commands.add_parser(
+    parser = _add_command(
+        commands,
         "build",
         help="convert a data set into shards",
         description="Convert a data set into shards, each split into a folder of its own. A build "
@@ -96,13 +115,13 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     parser.add_argument(
         "--seed", metavar="N", type=int, help="seed of what a source draws at random"
     )
-    _add_plugin(parser)
     _add_workers(parser)
     parser.set_defaults(run=_build)
 
 
 def _add_index(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
-    parser = commands.add_parser(
+    parser = _add_command(
+        commands,
         "index",
         help="make the index of shards that come from elsewhere",
         description="Make shardindex.json and the .idx of each tar in a folder of shards.",
@@ -118,7 +137,8 @@ def _add_index(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
 
 
 def _add_check(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
-    parser = commands.add_parser(
+    parser = _add_command(
+        commands,
         "check",
         help="find what is broken in shards",
         description="Read every tar, decode every image, and print what is broken by cause. "
@@ -130,7 +150,7 @@ def _add_check(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
 
 
 def _add_show(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
-    parser = commands.add_parser("show", help="draw samples of shards on a contact sheet")
+    parser = _add_command(commands, "show", help="draw samples of shards on a contact sheet")
     _add_folder(parser)
     parser.add_argument(
         "-n", dest="count", metavar="N", type=_positive, default=8,
@@ -149,13 +169,6 @@ def _add_folder(parser: ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="DIR", type=_folder, help="a folder of shards, such as s3://bucket/mine"
     )
-
-
-def _add_plugin(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--plugin", metavar="MODULE", action="append", default=[],
-        help="module with sources of your own, imported first; may be repeated",
-    )  # fmt: skip
 
 
 def _add_workers(parser: ArgumentParser) -> None:
@@ -201,9 +214,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def _sources(arguments: argparse.Namespace) -> None:
     from shards.source import find_source, source_names
-    from xmodal.components.plugins import import_plugins
 
-    import_plugins(arguments.plugin)
     for name in arguments.names or source_names():
         source = find_source(name)
         print(f"{name}: {source.summary}")
@@ -218,9 +229,7 @@ def _sources(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     from shards.build import build
     from shards.source import find_source
-    from xmodal.components.plugins import import_plugins
 
-    import_plugins(arguments.plugin)
     options = _read_options(arguments.options, find_source(arguments.source).defaults)
     if arguments.seed is not None:
         options["seed"] = arguments.seed

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from xmodal.activity import activity, printed
+from xmodal.components.plugins import import_plugins, imported_plugins
 from xmodal.errors import UserError
 
 Job = TypeVar("Job")
@@ -40,7 +41,10 @@ def run_parallel(
     before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
     counted = spawn.Value("q", 0)
-    pool = ProcessPoolExecutor(workers, spawn, initializer=_begin_worker, initargs=(counted,))
+    plugins = list(imported_plugins())
+    pool = ProcessPoolExecutor(
+        workers, spawn, initializer=_begin_worker, initargs=(counted, plugins)
+    )
     with pool, _passed_on(counted, advance):
         futures = {pool.submit(function, job): job for job in jobs}
         try:
@@ -131,9 +135,10 @@ def _lines(what: str, total: int) -> Iterator[Callable[[int], None]]:
 _counted: Any = None
 
 
-def _begin_worker(counted: Any) -> None:
+def _begin_worker(counted: Any, plugins: Sequence[str]) -> None:
     global _counted  # noqa: PLW0603 - a process has one
     _counted = counted
+    import_plugins(plugins)
     _end_with_parent()
 
 

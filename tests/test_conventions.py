@@ -37,12 +37,12 @@ SHARDS_MAY_IMPORT = {
         for name in ("decode", "fields", "limits", "manifest", "shard_index", "storage", "tar")
     ),
     "xmodal.atomic_files",
+    "xmodal.components.plugins",
     "xmodal.data.samples",
     "xmodal.activity",
     "xmodal.arguments",
     "xmodal.components.component",
     "xmodal.components.declared",
-    "xmodal.components.plugins",
     "xmodal.components.validation",
     "xmodal.errors",
     "xmodal.terminal",

@@ -150,13 +150,13 @@ def load_evaluation(
     """Load what is measured; raises `UserError` where method and data do not fit."""
     data = recipe.data
     url = data.val if request.data is None else request.data
-    shards = read_manifest(str(url), data.s3, data.cache)
+    shards = read_manifest(str(url), data.access, data.cache)
     check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
     method = build_method(recipe, tokenizer, device, of_run=run.path)
     contents = method.contents
     gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
-    gallery_shards = read_manifest(gallery_url, data.s3, data.cache) if gallery_url else None
+    gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None
     dataset, gallery = sets_to_measure(
         contents, shards, gallery_shards, recipe.method.image.size, tokenizer
     )

@@ -396,5 +396,5 @@ def test_children_read_while_the_parent_does(url: str, method: str) -> None:
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAID", "hush")
     storage = S3Config(key={"variable": "SAID"}, secret={"variable": "SAID"}).build()
-    assert "hush" not in repr(storage.config)
+    assert "hush" not in repr(vars(storage))
     assert "hush" not in repr(vars(pickle.loads(pickle.dumps(storage))))
