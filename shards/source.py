@@ -257,7 +257,7 @@ def find_source(name: str) -> Source:
     names = source_names()
     if not SourceConfig.is_known(name):
         hint = f"{nearest(name, names)}; the sources are: {', '.join(names)}"
-        raise UserError(f"unknown source {name!r}{hint}")
+        raise UserError(f"unknown source {name!r}{hint}; for one of a plugin give --plugin MODULE")
     config = SourceConfig.kinds[name]
     assert issubclass(config, SourceConfig)
     return Source(name, config)

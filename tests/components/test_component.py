@@ -136,3 +136,17 @@ def test_values_come_back_from_json_and_pickles() -> None:
 def test_help_of_components_within_their_own_family_ends() -> None:
     keys = [key for key, _, _ in describe(DrawingConfig)]
     assert {"shape.radius", "shape.member.radius"} <= set(keys)
+
+
+def test_a_class_that_does_not_fit_its_configuration_is_one_line() -> None:
+    class EdgedConfig(Buildable):
+        edges: int = 3
+        builds: ClassVar[type] = Circle
+
+    class NamelessConfig(Buildable):
+        builds: ClassVar[str] = "Cirle"
+
+    with pytest.raises(UserError, match=r"EdgedConfig does not fit .*Circle takes .*'edges'"):
+        EdgedConfig().build(1.0)
+    with pytest.raises(UserError, match="builds = 'Cirle' names nothing; write the name of a cl"):
+        NamelessConfig().build()

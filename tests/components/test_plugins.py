@@ -96,10 +96,16 @@ def test_plugins_of_installed_packages_are_found_by_kind(
         ("no_such_plugin", "plugins: there is no module no_such_plugin; install it, or start"),
         ("lacking", "plugins: lacking needs the module no_such_library, which is not installed"),
         ("./a.py", "plugins: './a.py' is not the name of a module"),
+        ("broken", r"broken cannot be imported: SyntaxError: .*broken.py, line 2\)"),
+        ("raising", r"raising cannot be imported: ValueError: no \(.*raising.py, line 3\)"),
+        ("twice", "two components are optimiser adam: .*AdamConfig and twice.TwiceConfig; rename"),
     ],
 )
 def test_a_plugin_that_is_not_there_is_one_line(name: str, said: str, place: Path) -> None:
     (place / "lacking.py").write_text("import no_such_library\n")
+    (place / "broken.py").write_text("x = 1\ndef f(:\n")
+    (place / "raising.py").write_text("\ndef f():\n    raise ValueError('no')\nf()\n")
+    (place / "twice.py").write_text(PLUGIN.replace("Plain", "Twice").replace('"plain"', '"adam"'))
     with pytest.raises(UserError, match=said):
         read_recipe("quickstart", [f"plugins={name}"])
 

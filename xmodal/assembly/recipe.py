@@ -90,6 +90,15 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path = RECIPES) -> 
     return validate(Recipe, values, path.name if path.parent == RECIPES else str(path))
 
 
+def import_plugins_of(overrides: Sequence[str]) -> None:
+    """Import the plugins that overrides name, so that help lists what they register."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        if override.startswith("plugins="):
+            set_text(Recipe, values, *parse_override(override))
+    import_plugins(_plugins_of(values))
+
+
 def with_values(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
     """Return a recipe with other values, by their keys as in overrides.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser
-from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.assembly.recipe import Recipe, import_plugins_of, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
 from xmodal.errors import own_rank
 from xmodal.extras import require
@@ -85,6 +85,7 @@ def read_arguments(
     arguments: Sequence[str], *, prog: str = "xmodal train", description: str | None = __doc__
 ) -> Recipe:
     """Return the recipe that a command line asks for."""
+    import_plugins_of(arguments)
     parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} RECIPE [key=value ...]",

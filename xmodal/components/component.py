@@ -15,6 +15,7 @@ Defining the class registers it: every key of a recipe whose type is the family 
 import sys
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, SerializationInfo
@@ -38,7 +39,14 @@ class Buildable(Config):
         if isinstance(cls.builds, type):
             return cls.builds
         module, colon, name = cls.builds.rpartition(":")
-        found: type = getattr(import_module(module) if colon else sys.modules[cls.__module__], name)
+        found: type | None = getattr(
+            import_module(module) if colon else sys.modules[cls.__module__], name, None
+        )
+        if found is None:
+            raise UserError(
+                f"{_place(cls)}: builds = {cls.builds!r} names nothing; write the name of a class "
+                "or function of the same module, or module:name"
+            )
         return found
 
     @property
@@ -49,7 +57,21 @@ class Buildable(Config):
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
         """Return an instance of the class, from the fields and from what only a caller knows."""
-        return self.built_class()(*args, **self.arguments, **kwargs)
+        call = partial(self.built_class(), *args, **self.arguments, **kwargs)
+        self._check(call)
+        return call()
+
+    def _check(self, call: partial) -> None:
+        """Raise `UserError` where the class does not take the fields."""
+        try:
+            signature(call.func).bind(*call.args, **call.keywords)
+        except ValueError:  # it has no signature
+            return
+        except TypeError as error:
+            raise UserError(
+                f"{_place(type(self))} does not fit what it builds: {_place(call.func)} takes "
+                f"{signature(call.func)}, and {error}"
+            ) from None
 
 
 class Component(Buildable):
@@ -143,5 +165,5 @@ def _dump(value: Component, info: SerializationInfo) -> Any:
     )
 
 
-def _place(component: type[Component]) -> str:
+def _place(component: Any) -> str:
     return f"{component.__module__}.{component.__qualname__}"

@@ -24,7 +24,7 @@ class DeclaredModule(ModuleType):
     """A module that has run as far as its configuration classes need."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__all__":  # which `import *` asks for first
             raise AttributeError(name)
         with _LOCK:
             rest = self.__dict__.pop("__rest__", None)

@@ -10,6 +10,7 @@ announced by an installed package.
 
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
@@ -88,6 +89,19 @@ def _import(name: str) -> ModuleType:
         raise UserError(
             f"plugins: {name} needs the module {error.name}, which is not installed"
         ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"plugins: {name} cannot be imported: {_fault(error)}") from error
+
+
+def _fault(error: Exception) -> str:
+    """Return what was raised, and the line of source that raised it."""
+    kind, text = type(error).__name__, str(error).split("\n")[0]
+    if isinstance(error, SyntaxError):
+        return f"{kind}: {error.msg} ({error.filename}, line {error.lineno})"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{kind}: {text} ({last.filename}, line {last.lineno})"
 
 
 @cache

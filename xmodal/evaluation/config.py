@@ -20,7 +20,7 @@ def protocol_names() -> list[str]:
 def check_known(name: str) -> str:
     """Return a protocol's name; raise `ValueError` where no protocol has it."""
     names = protocol_names()
-    if name not in names:
+    if name not in names and not ProtocolConfig.is_known(name):
         known = ", ".join(map(repr, names[:-1]))
         raise ValueError(f"input should be {known} or {names[-1]!r}{nearest(name, names)}")
     return name
