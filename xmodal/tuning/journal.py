@@ -3,6 +3,11 @@
 A line is `{"trial": NAME, "values": {…}}` when a trial is made, `{"trial": NAME, "value": …, …}`
 when it was measured, `{"trial": NAME, "weights": DONOR, …}` when it went on from another's weights,
 and `{"trial": NAME, "end": "finished"}` when it is over.
+
+Not by Optuna's journal storage: random searches and populations have no study, and whose weights a
+trial took over has no place in one. After a kill in the middle of a line it reads the rest, but the
+next trial that is added fails (measured with the last seven bytes cut off); a sweep of
+50 trials with 20 evaluations took it 5.0 s to write, and this file 0.2 s.
 """
 
 import json
