@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xmodal.data.tokens import CaptionTokenizer, is_panic
 from xmodal.errors import UserError
+from xmodal.extras import require
 from xmodal.models.config import (
     FeaturesConfig,
     RecurrentConfig,
@@ -78,6 +79,7 @@ class PretrainedText(Encoder):
 
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__()
+        require("pretrained")
         from transformers import AutoModel
         from transformers.utils import logging
 
@@ -121,6 +123,7 @@ def keep_architecture(config: TransformersConfig, folder: Path) -> None:
 
 def pretrained_tokenizer(config: TransformersConfig) -> CaptionTokenizer:
     """Return the tokenizer that belongs to a pretrained encoder."""
+    require("pretrained")
     from transformers import AutoTokenizer
 
     with _naming(config):
@@ -152,6 +155,7 @@ def _source(config: TransformersConfig) -> str:
 
 def _model_settings(config: TransformersConfig) -> Any:
     """Return transformers' settings of a model; `UserError` where it is no encoder of text."""
+    require("pretrained")
     from transformers import AutoConfig
 
     with _naming(config):

@@ -1,9 +1,9 @@
 """A folder that one process alone may write in, for as long as it lives.
 
-Not by filelock, which survives kills and forks as well: it locks by flock, which neither sees nor is
-seen by the POSIX locks of runs that an earlier version holds, and where a file system has none, it
-falls back to a file that whoever is killed leaves for good. Who holds the folder, how long to wait,
-and the line for each fault would have to be written around it all the same.
+Not by filelock, which survives kills and forks as well: it locks by flock, which neither sees nor
+is seen by the POSIX locks of runs that an earlier version holds, and where a file system has none,
+it falls back to a file that whoever is killed leaves for good. Who holds the folder, how long to
+wait, and the line for each fault would have to be written around it all the same.
 """
 
 import fcntl
