@@ -56,13 +56,10 @@ RUN = 100  # samples next to each other that are read together
 
 
 def build_method(
-    recipe: Recipe,
-    tokenizer: CaptionTokenizer,
-    device: torch.device,
-    *,
-    of_run: Path | None = None,
+    recipe: Recipe, vocabulary: int, device: torch.device, *, of_run: Path | None = None
 ) -> Method:
-    """Return a recipe's method with its first weights: random, or read from file or hub.
+    """Return a recipe's method over `vocabulary` token ids with its first weights: random, or read
+    from file or hub.
 
     Random ones depend on the seed alone. All are random where a checkpoint of the run folder
     `of_run` will take their place: no hub is asked then. The method is still on the CPU; `device`
@@ -75,7 +72,24 @@ def build_method(
     set_precision(tf32=bf16 and device.type == "cuda")
     torch.manual_seed(recipe.training.seed)
     config = _with_random_weights(recipe.method, of_run) if of_run else recipe.method
-    return method_of(config, tokenizer.vocabulary, bf16=bf16)
+    return method_of(config, vocabulary, bf16=bf16)
+
+
+def first_method(recipe: Recipe, device: torch.device) -> Method:
+    """Return a recipe's method before its vocabulary is learned, as large as it may become.
+
+    Raises `UserError` for an encoder that cannot be had.
+    """
+    return build_method(recipe, getattr(recipe.method.text, "vocabulary", 0), device)
+
+
+def with_vocabulary(
+    method: Method, recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device
+) -> Method:
+    """Return what `first_method` built, or a new one where the vocabulary has become smaller."""
+    if getattr(recipe.method.text, "vocabulary", None) in (None, tokenizer.vocabulary):
+        return method
+    return build_method(recipe, tokenizer.vocabulary, device)
 
 
 def method_of(config: MethodConfig, vocabulary: int, *, bf16: bool = False) -> Method:
