@@ -5,12 +5,12 @@ from xmodal.assembly.advice import lines_before_training
 from xmodal.assembly.build import first_method, keep_architecture, load_tokenizer, with_vocabulary
 from xmodal.assembly.checks import check_run, check_shards, check_sizes
 from xmodal.assembly.data import Shards, mixture, mixture_lines, open_shards, training_set
-from xmodal.assembly.evaluation import TrainingEvaluation
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
+from xmodal.assembly.training_evaluation import TrainingEvaluation
 from xmodal.assembly.vocabulary import settle_tokenizer
 from xmodal.data.batch import GALLERY
 from xmodal.data.manifest import Manifest
@@ -20,7 +20,7 @@ from xmodal.models.config import TimmConfig
 from xmodal.runs.checkpoints.integrity import recover
 from xmodal.runs.checkpoints.load import read_progress
 from xmodal.runs.checkpoints.mirror import open_mirror
-from xmodal.runs.lock import hold
+from xmodal.runs.lock import acquire_run_lock
 from xmodal.runs.metrics_file import drop_metrics_after
 from xmodal.runs.restarts import check_restarts
 from xmodal.runs.run import Run
@@ -61,7 +61,7 @@ class Session:
         """Lock the run folder; find out how far the run is and whether its data changed."""
         recipe, run = self.recipe, self.run
         if self.environment.is_main:
-            self.lock = hold(run.path, f"run={recipe.run}")
+            self.lock = acquire_run_lock(run.path, f"run={recipe.run}")
         with activity(f"checking the checkpoints of {run.path}"):
             recovered = recover(run, self.mirror.restore if self.mirror else None)
         check_restarts(run, recipe.training.restarts)

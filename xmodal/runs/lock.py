@@ -25,7 +25,7 @@ SECONDS = 20  # in which those may end that have been killed or asked to
 SECONDS_OF_LOST = 100
 
 
-def hold(folder: Path, what: str) -> IO[str]:
+def acquire_run_lock(folder: Path, what: str) -> IO[str]:
     """Return an open file that keeps others from holding a folder until it is closed.
 
     Raises `UserError`, by the name `what`, where another process holds it for a while to come.

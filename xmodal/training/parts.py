@@ -61,7 +61,7 @@ def set_modes(method: nn.Module, *, freeze_batch_norm: bool) -> None:
 def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
     """Return optimiser groups of the trained parameters.
 
-    Each has its `factor` of the rate, and whether this is `constant` while the schedule goes on.
+    Each has its `factor` of the rate, and whether this is `constant` while the schedule falls.
     Matrices decay, vectors do not. Raises `UserError` where the stage names a part that there is
     not.
     """

@@ -21,9 +21,9 @@ from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
 from xmodal.runs.checkpoints.load import (
-    is_cut_for_others,
     load_checkpoint,
     load_weights,
+    needs_resharding,
 )
 from xmodal.runs.checkpoints.mirror import Mirror
 from xmodal.runs.checkpoints.saving import Saving
@@ -118,7 +118,7 @@ class Trainer:
         checkpoint = None if self.has_trained else self.run.latest()
         self.has_trained = True
         resumes, zero = self.progress.step > span.start, self.training.zero
-        if checkpoint and (not resumes or is_cut_for_others(checkpoint, zero)):
+        if checkpoint and (not resumes or needs_resharding(checkpoint, zero)):
             with activity(f"loading {checkpoint.name}"):
                 load_weights(self.method, checkpoint, zero)
         # DeepSpeed leaves its marks on a module for good: all stages but the last train a copy.
@@ -152,7 +152,7 @@ class Trainer:
                     values = self._step(engine, batch, span)
                 self.progress.step += 1
                 watch.step_done()
-                self._follow(engine, span, values, watch, loader)
+                self.after_step(engine, span, values, watch, loader)
                 if self.stopping and self.progress.step < self.timeline.total:
                     self._finish()
                     raise UnfinishedError(self._unfinished())
@@ -167,7 +167,7 @@ class Trainer:
                 ):
                     batch = next(batches)
 
-    def _follow(
+    def after_step(
         self,
         engine: Any,
         span: StageSpan,
@@ -242,7 +242,7 @@ class Trainer:
             for name in losses
         }
         loss = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        values = self._agree(losses, loss, batch, span)
+        values = self.reduce_step_stats(losses, loss, batch, span)
         cache.backward(loss)
         norm = None if engine.zero_optimization() else gradient_norm(engine.module)
         engine.step()
@@ -256,7 +256,7 @@ class Trainer:
             "lr": rate,
         }
 
-    def _agree(
+    def reduce_step_stats(
         self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, span: StageSpan
     ) -> dict[str, float]:
         """Return the means over ranks of the losses and of their weighted sum; find out together

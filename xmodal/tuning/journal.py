@@ -42,7 +42,7 @@ class Trial:
     name: str
     values: dict[str, Any]  # those that it has now, by the recipe's keys
     measured: list[Measurement] = field(default_factory=list)
-    end: End | None = None  # None: it is to go on
+    end: End | None = None  # None: to resume
     line: str = ""  # why it failed
     weights: list[tuple[int, str]] = field(default_factory=list)  # from which step on from whom
 
@@ -54,7 +54,7 @@ class Trial:
 
 
 class Journal:
-    """The journal of a sweep, read at its start and added to as it goes on."""
+    """The journal of a sweep, read at its start and added to while it runs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
