@@ -20,9 +20,10 @@ from typing import NamedTuple
 from benchmarks.beside import console
 from benchmarks.cca import fit_heads
 from benchmarks.trained import RECIPES, Metrics, compare, read_arguments, recipe_of, train
-from xmodal.assembly.build import build_method, load_tokenizer, make_tokenizer
+from xmodal.assembly.build import build_method
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
 from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
@@ -176,7 +177,7 @@ def _of_cca(recipe: Recipe, environment: Environment) -> Metrics:
     run.create(recipe)
     make_tokenizer(recipe.method, shards[:1], run.tokenizer)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer.vocabulary, environment.device)
+    method = build_method(recipe, tokenizer, environment.device)
     assert isinstance(method, Clip)
     size = recipe.method.image.size
     train, test = (

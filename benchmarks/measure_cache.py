@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import hardware, measure
-from xmodal.assembly.build import method_of
 from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import Batch
+from xmodal.data.tokenizers.byte_pair import BytePairConfig
 from xmodal.distributed.environment import start
-from xmodal.models.config import TransformerConfig
 from xmodal.training.engine import initialize_engine
 from xmodal.training.gradient_cache import GradientCache
 
@@ -38,11 +37,13 @@ def main() -> None:
     start()
     recipe = read_recipe("quickstart", [f"data.batch_size={args.batch}"], RECIPES)
     text = recipe.method.text
-    assert isinstance(text, TransformerConfig)
+    assert isinstance(text.tokenizer, BytePairConfig)
     torch.manual_seed(0)
-    method = method_of(recipe.method, text.vocabulary)
+    method = recipe.method.build(vocabulary=text.tokenizer.vocabulary)
     engine = initialize_engine(method, recipe.stages[0], batch_size=args.batch, ranks=1)
-    batch = random_batch(args.batch, recipe.method.image.size, text.vocabulary, text.context)
+    batch = random_batch(
+        args.batch, recipe.method.image.size, text.tokenizer.vocabulary, text.context
+    )
 
     def step(batch: Batch) -> Tensor:
         value = STEPS[args.side](engine, batch.to(engine.device), args.micro)

@@ -56,7 +56,7 @@ def ours(shards: Path, workers: int, batch: int, batches: int) -> Iterable[objec
     from xmodal.data.manifest import read_manifest
     from xmodal.data.mixture import Mixture
     from xmodal.data.reader import SampleReader
-    from xmodal.data.tokens import train_tokenizer
+    from xmodal.data.tokenizers.byte_pair import train_tokenizer
     from xmodal.data.transforms import ImageTransform
 
     manifest = read_manifest(shards)
@@ -65,7 +65,7 @@ def ours(shards: Path, workers: int, batch: int, batches: int) -> Iterable[objec
         [DataSet(SampleReader(manifest))],
         Mixture([sizes], [1.0], seed=0, lanes=batch, window=64),
         ImageTransform(SIZE, CROP, flip=False),
-        train_tokenizer(["a photograph of something"], 300, CONTEXT),
+        train_tokenizer(["a photograph of something"], CONTEXT, vocabulary=300),
         seed=0,
     )
     steps = range(UNCOUNTED + batches)

@@ -15,9 +15,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from xmodal.assembly.build import build_method, load_tokenizer, make_tokenizer
+from xmodal.assembly.build import build_method
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.recipe import Recipe
+from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
 from xmodal.data.batch import Batch
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest, read_manifest
@@ -25,7 +26,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.distributed.environment import Environment
 from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
 from xmodal.methods.tirg import Tirg
-from xmodal.models.heads import Unit
+from xmodal.models.heads.mlp import Unit
 from xmodal.runs.run import Run
 
 # Times the mean eigenvalue of the inputs' covariance.
@@ -72,7 +73,7 @@ def ridge_metrics(
     run.create(recipe)
     make_tokenizer(recipe.method, [train], run.tokenizer)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer.vocabulary, environment.device)
+    method = build_method(recipe, tokenizer, environment.device)
     assert isinstance(method, Tirg)
     queries, test, gallery = (
         cached_features(

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks.trained import Metrics, compare, read_arguments, recipe_of, train
-from xmodal.assembly.build import build_method, load_tokenizer, make_tokenizer
+from xmodal.assembly.build import build_method
 from xmodal.assembly.recipe import Recipe
+from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
 from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
@@ -112,7 +113,7 @@ def _untrained(recipe: Recipe, environment: Environment) -> Metrics:
     run.create(recipe)
     make_tokenizer(recipe.method, [], run.tokenizer)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer.vocabulary, environment.device)
+    method = build_method(recipe, tokenizer, environment.device)
     shards, size = read_manifest(recipe.data.val), recipe.method.image.size
     dataset, _ = sets_to_measure(method.contents, shards, None, size, tokenizer)
     return evaluate_retrieval(

@@ -36,7 +36,7 @@ SMALL = [
     "method.text.layers=1",
     "method.text.width=32",
     "method.text.heads=2",
-    "method.text.vocabulary=300",
+    "method.text.tokenizer.vocabulary=300",
     "stages.0.length=2 steps",
     "stages.0.schedule.warmup=1",
 ]

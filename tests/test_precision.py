@@ -8,7 +8,7 @@ import torch
 
 from tests.recipes import recipe_of
 from xmodal.assembly.build import build_method
-from xmodal.data.tokens import train_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.precision import full_precision, set_precision
 
 TF32, FULL = ("high", True), ("highest", False)
@@ -41,9 +41,9 @@ def test_a_run_in_fp32_has_no_tf32(
     tmp_path: Path, precision: str, device: str, expected: tuple[str, bool]
 ) -> None:
     recipe = recipe_of(tmp_path, training__precision=precision)
-    tokenizer = train_tokenizer(["a red house"], 300, 16)
+    tokenizer = train_tokenizer(["a red house"], 16, vocabulary=300)
     for _ in range(2):  # whatever a run before has set
-        build_method(recipe, tokenizer.vocabulary, torch.device(device))
+        build_method(recipe, tokenizer, torch.device(device))
         assert flags() == expected
         set_precision(tf32=expected == FULL)
 

@@ -16,11 +16,12 @@ from xmodal.data.manifest import Manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
 from xmodal.data.storage.local import LocalStorage
-from xmodal.data.tokens import CaptionTokenizer, train_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
 
 BATCH, LANES, WINDOW, SEED = 12, 6, 4, 3
-TOKENIZER = train_tokenizer([f"{number} {number}" for number in range(100)], 300, context=12)
+TOKENIZER = train_tokenizer([f"{number} {number}" for number in range(100)], 12, vocabulary=300)
 
 
 def mixture_of(

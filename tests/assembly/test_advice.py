@@ -15,10 +15,12 @@ from xmodal.assembly.advice import (
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import PAIRS, BatchSpec
 from xmodal.data.survey import Survey
-from xmodal.data.tokens import TokenCounts, train_tokenizer, train_word_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.data.tokenizers.words import train_word_tokenizer
+from xmodal.data.tokens import TokenCounts
 
 MakeRecipe = Callable[..., Recipe]
-BYTES = train_tokenizer(["a red cat"], 300, context=64)
+BYTES = train_tokenizer(["a red cat"], 64, vocabulary=300)
 SOUND = Survey("shards", 100, 100, 0, 0.0, TokenCounts(100, 0, 900, 0))
 
 
@@ -131,7 +133,7 @@ def test_the_size_of_a_vocabulary_of_words_is_said(tmp_path: Path, make_recipe: 
         f"{n}": {"png": encode(plain(n)), "json": described([f"red {n}"])} for n in range(10)
     }
     shards = write_shards(tmp_path, [samples])
-    words = train_word_tokenizer(["red"] * 9, 100, 1, context=5)
+    words = train_word_tokenizer(["red"] * 9, 5, vocabulary=100, min_count=1)
     size, unknown = lines_before_training(recipe, PAIRS, recipe.timeline(10), [shards], None, words)
     assert size == f"vocabulary of 5 words: 50.0% of those in {shards.url} are unknown"
     assert "50% of the words in the surveyed captions are not in the vocabulary" in unknown

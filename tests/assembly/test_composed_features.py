@@ -107,16 +107,16 @@ def batch_of(manifest: Manifest, contents: BatchSpec = COMPOSED, **transform: An
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The images that encoders have seen since."""
-    from xmodal.models.images import ImageEncoder
+    from xmodal.models.images.timm_model import TimmEncoder
 
     seen: list[bytes] = []
-    forward = ImageEncoder.forward
+    forward = TimmEncoder.forward
 
-    def noted(self: ImageEncoder, pixels: Tensor, **options: bool) -> Any:
+    def noted(self: TimmEncoder, pixels: Tensor, **options: bool) -> Any:
         seen.extend(image.numpy().tobytes() for image in pixels)
         return forward(self, pixels, **options)
 
-    monkeypatch.setattr(ImageEncoder, "forward", noted)
+    monkeypatch.setattr(TimmEncoder, "forward", noted)
     return seen
 
 

@@ -22,7 +22,7 @@ from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
 from xmodal.data.shard_index import write_index
-from xmodal.data.tokens import train_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import embed
@@ -31,7 +31,7 @@ from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.retrieval import Retrieval, evaluate_retrieval, evaluation_set
 from xmodal.methods.method import Method
 
-TOKENIZER = train_tokenizer(["a red house and a green tree"], 300, 16)
+TOKENIZER = train_tokenizer(["a red house and a green tree"], 16, vocabulary=300)
 CPU = torch.device("cpu")
 Shards = list[dict[str, dict[str, bytes]]]
 
@@ -76,7 +76,7 @@ def local_recipe(folder: Path, **changes: Any) -> Recipe:
 
 
 def method_of(recipe: Recipe) -> Method:
-    return build_method(recipe, TOKENIZER.vocabulary, CPU).eval()
+    return build_method(recipe, TOKENIZER, CPU).eval()
 
 
 def computed(recipe: Recipe, manifest: Manifest, said: list[str] | None = None) -> Manifest:
@@ -112,8 +112,8 @@ def no_encoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def fail(*_: object) -> None:
             raise AssertionError("encoded again")
 
-        monkeypatch.setattr("xmodal.models.images.ImageEncoder.forward", fail)
-        monkeypatch.setattr("xmodal.models.texts.Transformer.forward", fail)
+        monkeypatch.setattr("xmodal.models.images.timm_model.TimmEncoder.forward", fail)
+        monkeypatch.setattr("xmodal.models.texts.transformer.Transformer.forward", fail)
 
     return forbid
 

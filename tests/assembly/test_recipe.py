@@ -182,8 +182,11 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
             "method.objective={kind: info_nce, positives: same_id, matmul_dtype: bfloat16}",
             ["method.objective: ", "positives: same_id needs matmul_dtype: float32"],
         ),
-        ("method.text.vocabulary=5", ["method.text.vocabulary: 5", "equal to 300"]),
-        ("method.image={}", ["method.image.kind is missing; allowed: timm, features"]),
+        (
+            "method.text.tokenizer.vocabulary=5",
+            ["method.text.tokenizer.vocabulary: 5", "equal to 300"],
+        ),
+        ("method.image={}", ["method.image.kind is missing; allowed: features, timm"]),
         ("run=", ["run: null is not allowed"]),
         ("run=''", ["run: ", "at least 1 character"]),
         ("data.crop=[1, 0.5]", ["data.crop: [1, 0.5]", "0 < least <= greatest <= 1"]),

@@ -8,16 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from xmodal.assembly.build import load_tokenizer, make_tokenizer, method_of
 from xmodal.assembly.recipe import Recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
-from xmodal.data.tokens import train_word_tokenizer
+from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
+from xmodal.data.tokenizers.words import train_word_tokenizer
 from xmodal.errors import UserError
 from xmodal.methods.method import Method
 from xmodal.runs.run import Run
 
 IMAGE = {"kind": "timm", "name": "test_resnet", "size": 16}
-TEXT = {"kind": "gru", "word": 4, "width": 3, "bidirectional": True, "min_count": 1, "context": 9}
+TEXT = {
+    "kind": "gru",
+    "word": 4,
+    "width": 3,
+    "bidirectional": True,
+    "tokenizer": {"kind": "words", "min_count": 1},
+    "context": 9,
+}
 SIDES = {"image": IMAGE, "text": TEXT, "text_head": {"hidden": [5]}, "embedding": 6}
 
 
@@ -33,9 +40,9 @@ def words() -> list[str]:
 def trained(method: dict[str, Any], path: Path, words: list[str]) -> Method:
     """A run folder with one checkpoint; returns the method whose weights are in it."""
     recipe = recipe_of(method, path)
-    tokenizer = train_word_tokenizer(words, 20_000, 1, 9)
+    tokenizer = train_word_tokenizer(words, 9, vocabulary=20_000, min_count=1)
     torch.manual_seed(7)
-    made = method_of(recipe.method, tokenizer.vocabulary)
+    made = recipe.method.build(vocabulary=tokenizer.vocabulary)
     save(made, recipe, path)
     tokenizer.save(Run(path).tokenizer)
     return made
@@ -59,7 +66,7 @@ def begun(path: Path, **changes: Any) -> tuple[Recipe, Method]:
     recipe = with_text_tower(given)
     tokenizer = path.with_name("tokenizer.json")
     make_tokenizer(recipe.method, (), tokenizer)
-    method = method_of(recipe.method, load_tokenizer(recipe.method, tokenizer).vocabulary)
+    method = recipe.method.build(vocabulary=load_tokenizer(recipe.method, tokenizer).vocabulary)
     load_text_tower(method, recipe)
     return recipe, method
 
@@ -82,7 +89,10 @@ def test_a_run_gives_its_text_tower(
     assert (texts <= same) == (kind == "pvse" and senses == 2)
     assert "image.backbone.conv1.weight" not in same
     tokenizer = load_tokenizer(recipe.method, tmp_path / "tokenizer.json")
-    assert tokenizer.vocabulary == train_word_tokenizer(words, 20_000, 1, 9).vocabulary
+    assert (
+        tokenizer.vocabulary
+        == train_word_tokenizer(words, 9, vocabulary=20_000, min_count=1).vocabulary
+    )
 
 
 def test_a_run_that_goes_on_has_its_tower(tmp_path: Path, words: list[str]) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from xmodal.assembly.recipe import Recipe
 from xmodal.assembly.vocabulary import settle_tokenizer, tokenizer_of
-from xmodal.data.tokens import read_tokenizer, train_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.data.tokens import read_tokenizer
 from xmodal.errors import UserError
 from xmodal.runs.run import Run
 
@@ -29,7 +30,7 @@ def run(tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def holds(monkeypatch: pytest.MonkeyPatch, captions: list[str]) -> None:
-    monkeypatch.setattr("xmodal.assembly.build._captions", lambda _: iter(captions))
+    monkeypatch.setattr("xmodal.assembly.vocabulary._captions", lambda _: iter(captions))
 
 
 def saved(run: Run, *, copy: bool = True) -> bytes:
@@ -75,7 +76,7 @@ def test_damaged_or_changed_it_is_the_checkpoints_and_kept_aside(
     settle_tokenizer(run, recipe.method, [])
     right = saved(run)
     if content is None:
-        train_tokenizer(OTHER, 300, 8).save(run.tokenizer)
+        train_tokenizer(OTHER, 8, vocabulary=300).save(run.tokenizer)
         content = run.tokenizer.read_bytes()
     run.tokenizer.write_bytes(content)
     (line,) = settle_tokenizer(run, recipe.method, [])

@@ -6,8 +6,7 @@ from sklearn.linear_model import Ridge
 
 from benchmarks.ridge import Features, a_tenth, fit, recall, regress, set_regression
 from xmodal.data.batch import Batch
-from xmodal.methods.config import TirgConfig
-from xmodal.methods.tirg import Tirg
+from xmodal.methods.tirg import Tirg, TirgConfig
 
 IMAGE, TEXT = 12, 6
 

@@ -484,7 +484,12 @@ method:
     name: vit_tiny_patch16_224
     size: 16
     options: {{patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}}
-  text: {{kind: transformer, vocabulary: 300, width: 16, layers: 1, heads: 2}}
+  text:
+    kind: transformer
+    tokenizer: {{kind: byte_pair, vocabulary: 300}}
+    width: 16
+    layers: 1
+    heads: 2
   embedding: 8
 stages: [{{length: {480 // BATCH} steps}}]
 training: {{log_every: 1}}

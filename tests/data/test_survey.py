@@ -12,10 +12,12 @@ from tests.shard_sets import Members, described, encode, numbered, plain, write_
 from xmodal.data import survey as module
 from xmodal.data.reader import SampleReader
 from xmodal.data.survey import MAX_SAMPLES, Survey, _chance_of_same, survey
-from xmodal.data.tokens import CaptionTokenizer, train_tokenizer, train_word_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.data.tokenizers.words import train_word_tokenizer
+from xmodal.data.tokens import CaptionTokenizer
 
-WORDS = train_word_tokenizer(["a red cat"] * 9, 100, 1, context=5)
-BYTES = train_tokenizer(["a red cat"], 300, context=64)
+WORDS = train_word_tokenizer(["a red cat"] * 9, 5, vocabulary=100, min_count=1)
+BYTES = train_tokenizer(["a red cat"], 64, vocabulary=300)
 
 
 def surveyed(

@@ -34,7 +34,6 @@ from xmodal.evaluation.retrieved import RetrievedExample
 from xmodal.methods.method import Loss, Method
 from xmodal.methods.scores import Score
 from xmodal.methods.towers import Embeddings
-from xmodal.models.config import FeaturesConfig
 from xmodal.models.features import Features
 
 CPU = torch.device("cpu")
@@ -244,7 +243,7 @@ def test_an_image_whose_json_cannot_be_read_is_left_out(tmp_path: Path) -> None:
 class FeaturesOfTexts(Bags):
     def __init__(self) -> None:
         super().__init__()
-        self.text = nn.ModuleList([Features(FeaturesConfig(features=DIM))])
+        self.text = nn.ModuleList([Features(DIM)])
 
 
 MISTAKES = {

@@ -25,21 +25,25 @@ SMALL_VIEWS = (
     "method.prediction=8",
     "stages.0.optimizer.lr=1e-4",
 )
+WORDS = "tokenizer: {kind: words, min_count: 1}"
 SMALL_COMPOSED = (
     *SMALL_ENCODERS,
-    "method.text={kind: lstm, word: 8, width: 16, min_count: 1}",
+    f"method.text={{kind: lstm, word: 8, width: 16, {WORDS}}}",
     "method.text_head.dropout=0",
     "stages.0.optimizer.lr=1e-3",
 )
 CHANGES = {
-    "vsepp": (*SMALL_ENCODERS, "method.text={kind: gru, word: 8, width: 16, min_count: 1}"),
+    "vsepp": (
+        *SMALL_ENCODERS,
+        f"method.text={{kind: gru, word: 8, width: 16, {WORDS}}}",
+    ),
     "pvse": (
         *SMALL_ENCODERS,
-        "method.text={kind: gru, word: 8, width: 8, bidirectional: true, min_count: 1}",
+        f"method.text={{kind: gru, word: 8, width: 8, bidirectional: true, {WORDS}}}",
     ),
     "mite": (
         *SMALL_ENCODERS,
-        "method.text={kind: gru, word: 8, width: 16, min_count: 1}",
+        f"method.text={{kind: gru, word: 8, width: 16, {WORDS}}}",
         "method.classifier=[8, 8]",
         "method.classifier_dropout=0",
     ),
@@ -54,7 +58,7 @@ CHANGES = {
     "simsiam": SMALL_VIEWS,
     "ptf_simcm": (
         *SMALL_VIEWS,
-        "method.text={kind: gru, word: 8, width: 8, bidirectional: true, min_count: 1}",
+        f"method.text={{kind: gru, word: 8, width: 8, bidirectional: true, {WORDS}}}",
         "method.sentence=16",
     ),
     "tirg": SMALL_COMPOSED,

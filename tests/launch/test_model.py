@@ -20,7 +20,7 @@ from tests.launch.methods import CHANGES, STAGES
 from xmodal.data.manifest import read_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
-from xmodal.data.tokens import train_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import embed, embed_queries
 from xmodal.evaluation.retrieval import sets_to_measure
@@ -178,7 +178,7 @@ def test_a_text_encoder_from_elsewhere_is_built_from_the_run_alone(
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     encoder = BertModel(BertConfig(vocab_size=300, intermediate_size=8, **size))
     encoder.save_pretrained(tmp_path / "bert")
-    words = train_tokenizer(["a red circle"] * 9, 300, context=16).tokenizer
+    words = train_tokenizer(["a red circle"] * 9, 16, vocabulary=300).tokenizer
     words.save(str(tmp_path / "words.json"))
     PreTrainedTokenizerFast(
         tokenizer_file=str(tmp_path / "words.json"), pad_token="<pad>"

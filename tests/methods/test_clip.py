@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from xmodal.data.batch import Batch
-from xmodal.methods.clip import Clip
-from xmodal.methods.config import ClipConfig
-from xmodal.models.config import TimmConfig, TransformerConfig
+from xmodal.methods.clip import Clip, ClipConfig
+from xmodal.models.images.timm_model import TimmConfig
+from xmodal.models.texts.transformer import TransformerConfig
 
 IMAGE = TimmConfig(name="test_resnet", size=32)
 TEXT = TransformerConfig(width=16, layers=2, heads=2)
@@ -14,7 +14,9 @@ TEXT = TransformerConfig(width=16, layers=2, heads=2)
 
 def clip(*, bf16: bool = False, **given: Any) -> Clip:
     torch.manual_seed(0)
-    return Clip(ClipConfig(image=IMAGE, text=TEXT, embedding=8, **given), 40, bf16=bf16)
+    config = ClipConfig(image=IMAGE, text=TEXT, embedding=8, **given)
+    method: Clip = config.build(vocabulary=40, bf16=bf16)
+    return method
 
 
 @pytest.fixture

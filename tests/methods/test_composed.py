@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from xmodal.assembly.build import method_of
 from xmodal.assembly.recipe import read_recipe
 from xmodal.data.batch import Batch
-from xmodal.methods.config import DimConfig, TirgConfig
+from xmodal.methods.dim import DimConfig
 from xmodal.methods.method import Method
-from xmodal.methods.tirg import Tirg
+from xmodal.methods.tirg import Tirg, TirgConfig
 from xmodal.training.parts import parameter_groups
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
@@ -50,7 +49,7 @@ def batch() -> Batch:
 
 def made(config: Any, **changes: Any) -> Any:
     torch.manual_seed(1)
-    return method_of(config(**ENCODERS | changes), 9).double().eval()
+    return config(**ENCODERS | changes).build(vocabulary=9).double().eval()
 
 
 def losses_of(method: Method, batch: Batch, *names: str) -> list[Tensor]:
@@ -246,7 +245,7 @@ def test_the_recipe_trains_by_every_estimator(estimator: str, batch: Batch) -> N
     """Its optimiser and its critics as they are, on small encoders."""
     stage = read_recipe("dim", [], RECIPES).stages[0]
     torch.manual_seed(0)
-    method = method_of(DimConfig(**ENCODERS, estimator=estimator), 9).train()
+    method = DimConfig(**ENCODERS, estimator=estimator).build(vocabulary=9).train()
     optimizer = torch.optim.SGD(
         [
             group | {"lr": stage.optimizer.lr * group["factor"]}

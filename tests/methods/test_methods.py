@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from xmodal.assembly.build import method_of
 from xmodal.data.batch import Batch
 from xmodal.errors import UserError
-from xmodal.methods.config import MiteConfig, PvseConfig, UncsmConfig, VseppConfig
 from xmodal.methods.method import Method
+from xmodal.methods.mite import MiteConfig
+from xmodal.methods.pvse import PvseConfig
+from xmodal.methods.uncsm import UncsmConfig
+from xmodal.methods.vsepp import VseppConfig
 
 SIDES: dict[str, Any] = {
     "image": {"kind": "features", "features": 6},
@@ -35,7 +37,7 @@ def batch() -> Batch:
 
 def made(config: Any, **changes: Any) -> Method:
     torch.manual_seed(1)
-    return method_of(config(**SIDES, **changes), 0).eval()
+    return config(**SIDES, **changes).build(vocabulary=0).eval()
 
 
 def of_parts_alone(batch: Batch) -> Batch:
@@ -183,7 +185,7 @@ def test_without_a_head_features_are_the_embedding() -> None:
     with pytest.raises(UserError, match=r"image_head is null, so method\.embedding has to be 6"):
         made(VseppConfig, image_head=None)
     sides = SIDES | {"image": {"kind": "features", "features": 4}}
-    method = method_of(VseppConfig(**sides, image_head=None), 0)
+    method = VseppConfig(**sides, image_head=None).build(vocabulary=0)
     features = torch.randn(2, 4)
     embedded = method.encode(Batch(image_features=features)).images
     torch.testing.assert_close(embedded, torch.nn.functional.normalize(features))

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xmodal.assembly.build import method_of
 from xmodal.data.batch import Batch
-from xmodal.methods.config import PtfSimcmConfig, SimsiamConfig
-from xmodal.methods.ptf_simcm import PtfSimcm
-from xmodal.methods.simsiam import Simsiam
+from xmodal.methods.ptf_simcm import PtfSimcm, PtfSimcmConfig
+from xmodal.methods.simsiam import Simsiam, SimsiamConfig
 from xmodal.models.late_fusion import SenseChoice
 from xmodal.models.projector import Predictor, Projector
 
@@ -60,14 +58,14 @@ def batch() -> Batch:
 
 def simsiam(**changes: Any) -> Simsiam:
     torch.manual_seed(1)
-    method = method_of(SimsiamConfig(**VIEWS, **changes), 0)
+    method = SimsiamConfig(**VIEWS, **changes).build(vocabulary=0)
     assert isinstance(method, Simsiam)
     return method
 
 
 def ptf(**changes: Any) -> PtfSimcm:
     torch.manual_seed(1)
-    method = method_of(PtfSimcmConfig(**VIEWS, **TEXTS | changes), 0)
+    method = PtfSimcmConfig(**VIEWS, **TEXTS | changes).build(vocabulary=0)
     assert isinstance(method, PtfSimcm)
     return method
 

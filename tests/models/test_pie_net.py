@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xmodal.models.config import FeaturesConfig, GruConfig, HeadConfig
 from xmodal.models.features import Features
-from xmodal.models.heads import Head
+from xmodal.models.heads.mlp import Mlp
 from xmodal.models.pie_net import PieNet, PieTower
-from xmodal.models.recurrent import Recurrent
+from xmodal.models.texts.gru import Gru
 
 FEATURES, DIM = 6, 5
 MASK = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
@@ -113,8 +112,8 @@ def test_every_parameter_has_a_dimension() -> None:
 
 def test_a_tower_adds_what_the_words_say_to_the_text() -> None:
     torch.manual_seed(0)
-    gru = Recurrent(GruConfig(word=FEATURES, width=4), 9)
-    tower = PieTower(gru, Head(HeadConfig(), 4, DIM), pie_net(2))
+    gru = Gru(9, word=FEATURES, width=4)
+    tower = PieTower(gru, Mlp(4, DIM), pie_net(2))
     tokens = torch.arange(8).view(2, 4)
     local = gru.local(tokens, MASK[:2])
     expected = tower.pie(local.rows, local.mask, tower.head(local.pooled))
@@ -124,9 +123,9 @@ def test_a_tower_adds_what_the_words_say_to_the_text() -> None:
 
 @pytest.mark.parametrize("positions", [1, 4])
 def test_a_tower_takes_cached_features_of_an_item_or_of_its_parts(positions: int) -> None:
-    backbone = Features(FeaturesConfig(features=FEATURES))
+    backbone = Features(FEATURES)
     torch.manual_seed(0)
-    tower = PieTower(backbone, Head(HeadConfig(), FEATURES, DIM), pie_net(3))
+    tower = PieTower(backbone, Mlp(FEATURES, DIM), pie_net(3))
     rows, _ = inputs()
     mask = MASK[:, :positions]
     rows = rows[:, :positions].masked_fill(~mask[..., None], 0)

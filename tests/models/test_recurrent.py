@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from xmodal.models.config import GruConfig, LstmConfig
-from xmodal.models.recurrent import Recurrent
+from xmodal.models.texts.gru import Gru
+from xmodal.models.texts.lstm import Lstm
+from xmodal.models.texts.recurrent import Recurrent
 
 WORDS = 12
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
@@ -25,8 +26,8 @@ KINDS = pytest.mark.parametrize(
 
 def made(kind: str = "gru", **options: Any) -> Recurrent:
     torch.manual_seed(0)
-    config = {"gru": GruConfig, "lstm": LstmConfig}[kind]
-    return Recurrent(config(word=4, width=3, **options), WORDS)
+    network = {"gru": Gru, "lstm": Lstm}[kind]
+    return network(WORDS, word=4, width=3, **options)
 
 
 def read(encoder: Recurrent, states: list[Tensor], layer: int, *, backwards: bool) -> list[Tensor]:
@@ -124,19 +125,19 @@ def test_dropout_is_of_words_and_in_training_alone() -> None:
 
 
 def test_words_begin_small_as_those_of_vse() -> None:
-    words = Recurrent(GruConfig(), 500).words.weight
+    words = Gru(500).words.weight
     assert words.shape == (500, 300)
     assert 0.0999 < words.abs().max() <= 0.1
 
 
 def test_words_begin_as_those_of_tirg() -> None:
-    words = Recurrent(LstmConfig(), 500).words.weight
+    words = Lstm(500).words.weight
     assert words.shape == (500, 512)
     torch.testing.assert_close(words.std(), torch.tensor(1.0), rtol=0.01, atol=0)
 
 
 def test_one_without_words_yet_can_be_made() -> None:
-    assert Recurrent(GruConfig(width=8, bidirectional=True), 0).features == 16
+    assert Gru(0, width=8, bidirectional=True).features == 16
 
 
 @KINDS

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank
 from xmodal.models.composition import GatedResidual
-from xmodal.models.config import GruConfig, HeadConfig, TimmConfig
 from xmodal.models.encoder import Encoder
-from xmodal.models.heads import Head
-from xmodal.models.images import ImageEncoder
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.images.timm_model import TimmEncoder
 from xmodal.models.late_fusion import Concatenation, LateFusion, SenseChoice
 from xmodal.models.metric_network import MetricNetwork
 from xmodal.models.pie_net import PieNet, PieTower
-from xmodal.models.recurrent import Recurrent
+from xmodal.models.texts.gru import Gru
 
 RANKS = 2  # on one alone nothing is let go of
 DIM, SIZE = 8, 160
@@ -32,9 +31,8 @@ class Models(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.image = tower(ImageEncoder(TimmConfig(name="test_vit", size=SIZE)))
-        gru = GruConfig(word=6, width=5, layers=2, bidirectional=True)
-        self.words = tower(Recurrent(gru, 9))
+        self.image = tower(TimmEncoder(name="test_vit", size=SIZE))
+        self.words = tower(Gru(9, word=6, width=5, layers=2, bidirectional=True))
         self.metric = MetricNetwork(DIM, (7, 6), interactions=True)
         self.composition = GatedResidual(DIM)
         choice = SenseChoice(DIM, DIM, 0.5, hard=False)
@@ -62,7 +60,7 @@ class Models(nn.Module):
 
 
 def tower(encoder: Encoder) -> PieTower:
-    head = Head(HeadConfig(), encoder.features, DIM)
+    head = Mlp(encoder.features, DIM)
     return PieTower(encoder, head, PieNet(encoder.local_features, DIM, 2))
 
 

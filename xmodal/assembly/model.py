@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.assembly.build import build_method, load_tokenizer
+from xmodal.assembly.build import build_method
 from xmodal.assembly.pictures import Picture, read_pictures
 from xmodal.assembly.recipe import Recipe, load_recipe
-from xmodal.assembly.vocabulary import tokenizer_of
+from xmodal.assembly.vocabulary import load_tokenizer, tokenizer_of
 from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
@@ -21,7 +21,6 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import class_prototypes, in_evaluation
 from xmodal.methods.method import Method
-from xmodal.models.config import FeaturesConfig
 from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
 from xmodal.runs.checkpoints.load import load_weights
 from xmodal.runs.run import Run
@@ -54,7 +53,7 @@ def load(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(opened, folder))
     with torch.random.fork_rng(devices=[]):
-        method = build_method(recipe, tokenizer.vocabulary, place, of_run=opened.path)
+        method = build_method(recipe, tokenizer, place, of_run=opened.path)
     load_weights(method, folder, recipe.training.zero)
     return Model(method.to(place).eval(), recipe, tokenizer, place)
 
@@ -158,7 +157,7 @@ class Model:
         return embeddings
 
     def _image_batches(self, images: Images, batch_size: int) -> Iterator[Batch]:
-        if isinstance(self.recipe.method.image, FeaturesConfig):
+        if self.recipe.method.image.reads_features:
             rows = torch.as_tensor(np.asarray(images), dtype=torch.float32)
             yield from (Batch(image_features=part) for part in rows.split(batch_size))
             return
@@ -167,7 +166,7 @@ class Model:
             yield Batch(images=torch.stack(squares))
 
     def _text_batches(self, texts: str | Iterable[str], batch_size: int) -> Iterator[Batch]:
-        if isinstance(self.recipe.method.text, FeaturesConfig):
+        if self.recipe.method.text.reads_features:
             rows = torch.as_tensor(np.asarray(texts), dtype=torch.float32)
             yield from (Batch(text_features=part) for part in rows.split(batch_size))
             return

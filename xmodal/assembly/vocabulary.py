@@ -3,17 +3,25 @@
 Every checkpoint keeps a copy, because token ids mean nothing without the tokenizer that gave them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xmodal.assembly.build import make_tokenizer
+from xmodal.activity import activity
 from xmodal.atomic_files import write_atomically
+from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
+from xmodal.data.reader import SampleReader
+from xmodal.data.tokenizers.bytes import BytesConfig
+from xmodal.data.tokens import CaptionTokenizer, read_tokenizer
 from xmodal.errors import UserError
 from xmodal.methods.config import MethodConfig
 from xmodal.runs.aside import unused
 from xmodal.runs.run import Run
 from xmodal.small_files import read_small
+
+# Samples whose captions a vocabulary is learned from: all, or this many where there are more.
+TOKENIZER_SAMPLES = 200_000
+ADJACENT = 100  # samples next to each other that are read together
 
 
 def settle_tokenizer(run: Run, config: MethodConfig, shards: Sequence[Manifest]) -> list[str]:
@@ -31,6 +39,46 @@ def settle_tokenizer(run: Run, config: MethodConfig, shards: Sequence[Manifest])
         warnings = _restored(run.tokenizer, checkpoint)
     run.vocabulary = read_small(run.tokenizer)
     return warnings
+
+
+def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Path) -> None:
+    """Write the tokenizer of a method's text encoder to `path`, unless it is there.
+
+    Raises `UserError` where a text encoder is taken from a run that has lost its own.
+    """
+    if path.is_file():
+        return
+    text, run = config.text, getattr(config, "text_from", None)
+    if run:
+        load_tokenizer(config, Path(run) / path.name).save(path)
+    elif text is None:
+        BytesConfig().build((), 1).save(path)  # so that every run has one
+    else:
+        text.tokenizer.build(_captions(manifests), text.context).save(path)
+
+
+def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
+    """Read the tokenizer that `make_tokenizer` wrote."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the run's vocabulary is lost; train the run again")
+    return read_tokenizer(path, config.text.context if config.text else 1)
+
+
+def _captions(manifests: Sequence[Manifest]) -> Iterator[str]:
+    """Yield the captions of samples from all over the shard sets, in runs that are read at once."""
+    readers = [SampleReader(manifest) for manifest in manifests]
+    total = sum(map(len, readers))
+    stride = max(1, total // TOKENIZER_SAMPLES)
+    with activity("learning the vocabulary: sample", total) as read:
+        for reader in readers:
+            for first in range(0, len(reader), stride * ADJACENT):
+                numbers = range(first, min(first + ADJACENT, len(reader)))
+                for sample in reader.load(numbers, ("json", "txt")):
+                    try:
+                        yield from sample.captions()
+                    except BadSample:
+                        continue  # counted and named when training meets it
+                read.advance(min(stride * ADJACENT, len(reader) - first))
 
 
 def _restored(path: Path, checkpoint: Path) -> list[str]:

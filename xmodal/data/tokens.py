@@ -1,20 +1,12 @@
-"""From captions to token ids: a tokenizer read from a file or trained on captions."""
+"""Captions to token ids, by a tokenizer of any kind."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 
 from xmodal.atomic_files import write_atomically
@@ -111,51 +103,6 @@ def _one_line(fault: str, remedy: str) -> Iterator[None]:
         raise UserError(f"{fault} ({error}): {remedy}") from None
 
 
-def train_tokenizer(captions: Iterable[str], vocabulary: int, context: int) -> CaptionTokenizer:
-    """Train a byte-level BPE tokenizer (lower case, NFKC) of at most `vocabulary` ids."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = _one_form()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[PAD, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    # The end token gives every caption, the empty one too, something to pool over.
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
-    )
-    return CaptionTokenizer(tokenizer, context)
-
-
-def train_word_tokenizer(
-    captions: Iterable[str], vocabulary: int, min_count: int, context: int
-) -> CaptionTokenizer:
-    """Learn the words (lower case, NFKC) that captions have `min_count` times or more.
-
-    Words end at spaces and punctuation, which is words too. There are at most `vocabulary` ids,
-    those of padding, start, end and the unknown word among them; the most frequent words have one.
-    """
-    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-    tokenizer.normalizer = _one_form()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocabulary,
-        min_frequency=min_count,
-        special_tokens=[PAD, UNKNOWN, START, END],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (START, END)],
-    )
-    return CaptionTokenizer(tokenizer, context)
-
-
-def _one_form() -> normalizers.Normalizer:
-    """Write what differs by case or by forms of a character alike."""
+def one_form() -> normalizers.Normalizer:
+    """Return what writes alike what differs by case or by forms of a character."""
     return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

@@ -1,0 +1,5 @@
+"""Methods of papers, one file each."""
+
+from xmodal.components.declared import declare
+
+declare(__name__)

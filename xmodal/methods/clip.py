@@ -4,12 +4,33 @@ With `objective: {kind: sigmoid}` it is SigLIP (Zhai et al. 2023, arXiv 2303.153
 """
 
 from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
-from xmodal.methods.config import ClipConfig
+from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, TwoTowers, pairs
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.tower import Build
+from xmodal.objectives import InfoNCE
+from xmodal.objectives.config import ObjectiveConfig
+from xmodal.objectives.info_nce import InfoNCEConfig
+
+
+class ClipConfig(TowersConfig):
+    """Two towers into one space, matched by a contrastive objective (Radford et al. 2021)."""
+
+    kind: Literal["clip"] = "clip"
+    objective: ObjectiveConfig = Field(InfoNCEConfig(), description="what training minimises")
+    builds: ClassVar[str] = "Clip"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, and the name of the loss: the kind of the objective."""
+        kind = self.objective.kind
+        return super().arguments | {"loss_name": "contrastive" if kind == "info_nce" else kind}
 
 
 class Clip(TwoTowers):
@@ -17,11 +38,24 @@ class Clip(TwoTowers):
 
     monitored = ("temperature", "bias", "collapse")  # as far as the objective has them
 
-    def __init__(self, config: ClipConfig, vocabulary: int, *, bf16: bool = False) -> None:
-        super().__init__(config, vocabulary, bf16=bf16)
-        kind = config.objective.kind
-        self.loss_name = "contrastive" if kind == "info_nce" else kind
-        self.loss = config.objective.build()
+    def __init__(
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 256,
+        objective: Build = InfoNCE,
+        *,
+        loss_name: str = "contrastive",
+        vocabulary: int,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__(
+            image, text, image_head, text_head, embedding, vocabulary=vocabulary, bf16=bf16
+        )
+        self.loss_name = loss_name
+        self.loss = objective()
 
     @property
     def losses(self) -> Mapping[str, Loss]:

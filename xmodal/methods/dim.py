@@ -13,18 +13,61 @@ positions p. To TIRG's loss are added
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
 
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from xmodal.data.batch import Batch
-from xmodal.methods.config import DimConfig, TirgConfig
+from xmodal.methods.config import ComposedConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.tirg import Composed, ComposedEmbeddings, Tirg
+from xmodal.models.config import Composition, ImageEncoderConfig
 from xmodal.models.critics import ConcatenateCritic, EncodeAndDotCritic, PriorDiscriminator
-from xmodal.models.encoder import Encoder
-from xmodal.models.images import ImageEncoder
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.tower import Build
+from xmodal.objectives import PriorMatching
 from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation
 from xmodal.objectives.pairwise.tiles import precise
+from xmodal.objectives.prior import PriorConfig
+
+Estimator = Literal["jsd", "dv", "nwj", "info_nce"]
+
+
+class DimConfig(ComposedConfig):
+    """TIRG with mutual information maximised (Gu et al. 2021)."""
+
+    kind: Literal["dim"] = "dim"
+    image: ImageEncoderConfig = Field(description="the image encoder")
+    level: NonNegativeInt = Field(
+        2,
+        description="of timm's intermediate maps the lower one: of a ResNet 0 is the stem's, "
+        "1 to 4 are those of its stages",
+    )
+    text_with: Literal["target", "source", "difference"] = Field(
+        "target",
+        description="what texts share information with; difference: target less source",
+    )
+    estimator: Estimator = Field(
+        "jsd", description="Jensen-Shannon; Donsker-Varadhan; Nguyen-Wainwright-Jordan; InfoNCE"
+    )
+    global_critic: Literal["dot", "concatenate"] = Field(
+        "dot",
+        description="judges a text and a whole image: both encoded and multiplied, against all "
+        "pairs of the batch; or a network on both, against one other each",
+    )
+    units: PositiveInt = Field(512, description="width of the critics")
+    prior: PriorConfig = Field(PriorConfig(), description="how composed features are spread evenly")
+    builds: ClassVar[str] = "Dim"
+
+    @model_validator(mode="after")
+    def _has_levels(self) -> Self:
+        if not self.image.has_levels:
+            raise ValueError(
+                f"image: kind: {self.image.kind} has no intermediate maps (level); use kind: timm"
+            )
+        return self
 
 
 @dataclass
@@ -46,26 +89,41 @@ class Dim(Tirg):
     lower = True
     monitored = ("norm", "prior_accuracy")
 
-    def __init__(self, config: DimConfig, vocabulary: int, *, bf16: bool = False) -> None:
-        super().__init__(config, vocabulary, bf16=bf16)
-        self.text_with = config.text_with
-        image, dim = self.image.backbone, config.embedding
-        assert isinstance(image, ImageEncoder)
-        whole = InformationByBoth if config.global_critic == "concatenate" else Information
+    def __init__(
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 512,
+        fusion: Composition = "tirg",
+        norm: float = 4.0,
+        level: int = 2,
+        text_with: Literal["target", "source", "difference"] = "target",
+        estimator: Estimator = "jsd",
+        global_critic: Literal["dot", "concatenate"] = "dot",
+        units: int = 512,
+        prior: Build = PriorMatching,
+        *,
+        vocabulary: int,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__(
+            partial(image, level=level), text, image_head, text_head, embedding, fusion, norm,
+            vocabulary=vocabulary, bf16=bf16,
+        )  # fmt: skip
+        self.text_with = text_with
+        images: Any = self.image.backbone
+        whole = InformationByBoth if global_critic == "concatenate" else Information
         self.information = nn.ModuleDict(
             {
-                "whole": whole(dim, dim, config),
-                "map": Information(image.local_features, dim, config),
-                "lower": Information(image.lower_features, dim, config),
+                "whole": whole(embedding, embedding, units, estimator),
+                "map": Information(images.local_features, embedding, units, estimator),
+                "lower": Information(images.lower_features, embedding, units, estimator),
             }
         )
-        self.discriminator = PriorDiscriminator(dim)
-        self.matching = config.prior.build()
-
-    def image_encoder(self, config: TirgConfig | DimConfig) -> Encoder:
-        """Return the encoder of sources and targets, which gives a lower map too."""
-        assert isinstance(config, DimConfig)
-        return ImageEncoder(config.image, config.level)
+        self.discriminator = PriorDiscriminator(embedding)
+        self.matching = prior()
 
     @property
     def losses(self) -> Mapping[str, Loss]:
@@ -144,10 +202,10 @@ class Dim(Tirg):
 class Information(nn.Module):
     """−Î(x; y) by a critic that encodes both sides and multiplies them."""
 
-    def __init__(self, x_features: int, y_features: int, config: DimConfig) -> None:
+    def __init__(self, x_features: int, y_features: int, units: int, estimator: Estimator) -> None:
         super().__init__()
-        self.critic = EncodeAndDotCritic(x_features, y_features, config.units)
-        self.estimate = MutualInformation(estimator=config.estimator)
+        self.critic = EncodeAndDotCritic(x_features, y_features, units)
+        self.estimate = MutualInformation(estimator=estimator)
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share, (), of x and y (batch, features) and ids (batch,).
@@ -161,10 +219,10 @@ class Information(nn.Module):
 class InformationByBoth(nn.Module):
     """−Î(x; y) by a critic that looks at both sides at once."""
 
-    def __init__(self, x_features: int, y_features: int, config: DimConfig) -> None:
+    def __init__(self, x_features: int, y_features: int, units: int, estimator: Estimator) -> None:
         super().__init__()
-        self.critic = ConcatenateCritic(x_features, y_features, config.units)
-        self.estimate = SampledMutualInformation(estimator=config.estimator)
+        self.critic = ConcatenateCritic(x_features, y_features, units)
+        self.estimate = SampledMutualInformation(estimator=estimator)
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         """Return this rank's share, (), of x and y (batch, features) and ids (batch,)."""

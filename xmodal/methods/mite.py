@@ -13,16 +13,34 @@ The encoders learn from the adversarial loss through a classifier that is held f
 from its own through encoders that are, in one backward pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from xmodal.methods.config import MiteConfig
+from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, pairs
 from xmodal.methods.vsepp import Vsepp
 from xmodal.models.adversary import ModalityClassifier
-from xmodal.objectives.adversarial import ModalityClassification
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.tower import Build
+from xmodal.objectives import ModalityAdversary, ModalityClassification
+from xmodal.objectives.adversarial import AdversarialConfig
+
+
+class MiteConfig(TowersConfig):
+    """VSE++ against a classifier of modalities (MITE: Liu et al. 2019)."""
+
+    kind: Literal["mite"] = "mite"
+    margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
+    classifier: list[PositiveInt] = Field(
+        [512, 256], description="widths of the classifier's hidden layers"
+    )
+    classifier_dropout: float = Field(0.5, ge=0, lt=1, description="dropout after each of them")
+    adversary: AdversarialConfig = Field(AdversarialConfig(), description="the adversarial loss")
+    builds: ClassVar[str] = "Mite"
 
 
 class Mite(Vsepp):
@@ -30,13 +48,27 @@ class Mite(Vsepp):
 
     monitored = ("collapse", "adversary_accuracy")
 
-    def __init__(self, config: MiteConfig, vocabulary: int, *, bf16: bool = False) -> None:
-        super().__init__(config, vocabulary, bf16=bf16)
-        self.classifier = ModalityClassifier(
-            config.embedding, tuple(config.classifier), config.classifier_dropout
+    def __init__(
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 256,
+        margin: float = 0.2,
+        classifier: Sequence[int] = (512, 256),
+        classifier_dropout: float = 0.5,
+        adversary: Build = ModalityAdversary,
+        *,
+        vocabulary: int,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__(
+            image, text, image_head, text_head, embedding, margin, vocabulary=vocabulary, bf16=bf16
         )
+        self.classifier = ModalityClassifier(embedding, tuple(classifier), classifier_dropout)
         self.classification = ModalityClassification()
-        self.adversary = config.adversary.build()
+        self.adversary = adversary()
 
     @property
     def losses(self) -> Mapping[str, Loss]:

@@ -17,20 +17,58 @@ takes the place of the sense then, and of images that are retrieved without a te
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from xmodal.data.batch import Batch, BatchSpec
-from xmodal.methods.config import PtfSimcmConfig
+from xmodal.methods.collapse import CollapseWatch
+from xmodal.methods.config import Retrieved, ViewsConfig
 from xmodal.methods.method import Loss, in_precision
 from xmodal.methods.simsiam import Simsiam, ViewEmbeddings
-from xmodal.methods.towers import head
+from xmodal.models.config import HeadConfig, TextEncoderConfig
 from xmodal.models.late_fusion import MIXES, LateFusion, SenseChoice
 from xmodal.models.pie_net import PieNet, PieTower
-from xmodal.models.texts import text_encoder
+from xmodal.models.tower import Build
+from xmodal.models.tower import projection as project
 from xmodal.objectives.polysemous import diversity, maximum_mean_discrepancy
 from xmodal.objectives.triplet import Triplet
+
+
+class PtfSimcmConfig(ViewsConfig):
+    """SimSiam on images with their texts (PTF-SimCM: Yuan et al. 2022)."""
+
+    kind: Literal["ptf_simcm"] = "ptf_simcm"
+    text: TextEncoderConfig = Field(description="the text encoder")
+    text_from: str | None = Field(
+        None,
+        description="run folder of another method, whose text encoder, head and vocabulary this "
+        "one begins with in place of method.text; null: none",
+    )
+    text_head: HeadConfig | None = Field(
+        None, description="projection of text features; null: they are a sentence's embedding"
+    )
+    sentence: PositiveInt = Field(384, description="dimensions of a sentence's embeddings")
+    senses: PositiveInt = Field(2, description="K, embeddings of a sentence")
+    choice: Literal["soft", "hard"] = Field(
+        "soft", description="of the sense that fits an image: a mean by softmax, or the best"
+    )
+    temperature: PositiveFloat = Field(0.1, description="of that softmax")
+    fusion: Literal["concatenation", "sum", "gated"] = Field(
+        "concatenation", description="how an image and the sense become one"
+    )
+    margin: PositiveFloat = Field(0.1, description="of the loss `matching`")
+    gamma: PositiveFloat = Field(0.5, description="of the kernel exp(-gamma d) of `discrepancy`")
+    builds: ClassVar[str] = "PtfSimcm"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name; where the text tower comes from is for others."""
+        given = super().arguments
+        del given["text_from"]
+        return given
 
 
 @dataclass
@@ -50,23 +88,40 @@ class PtfSimcm(Simsiam):
     local = True
     monitored = ("channel_std", "collapse")  # the latter of `matching`
 
-    def __init__(self, config: PtfSimcmConfig, vocabulary: int, *, bf16: bool = False) -> None:
-        super().__init__(config, bf16=bf16)
-        self.gamma = config.gamma
-        text = text_encoder(config.text, vocabulary)
+    def __init__(
+        self,
+        image: Build,
+        text: Build,
+        projection: int = 2048,
+        prediction: int = 512,
+        retrieved: Retrieved = "features",
+        collapse: Build = CollapseWatch,
+        text_head: Build | None = None,
+        sentence: int = 384,
+        senses: int = 2,
+        choice: Literal["soft", "hard"] = "soft",
+        temperature: float = 0.1,
+        fusion: Literal["concatenation", "sum", "gated"] = "concatenation",
+        margin: float = 0.1,
+        gamma: float = 0.5,
+        *,
+        vocabulary: int,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__(image, projection, prediction, retrieved, collapse, bf16=bf16)
+        self.gamma = gamma
+        texts = text(vocabulary=vocabulary)
         self.text = PieTower(
-            text,
-            head(config.text_head, text, config.sentence, "text"),
-            PieNet(text.local_features, config.sentence, config.senses),
+            texts,
+            project(text_head, texts, sentence, "text"),
+            PieNet(texts.local_features, sentence, senses),
         )
         self.fusion = LateFusion(
-            SenseChoice(
-                self.features, config.sentence, config.temperature, hard=config.choice == "hard"
-            ),
-            MIXES[config.fusion](self.features, config.sentence),
-            config.sentence,
+            SenseChoice(self.features, sentence, temperature, hard=choice == "hard"),
+            MIXES[fusion](self.features, sentence),
+            sentence,
         )
-        self.triplet = Triplet(negatives="hardest", margin=config.margin, warmup=0)
+        self.triplet = Triplet(negatives="hardest", margin=margin, warmup=0)
 
     @property
     def losses(self) -> Mapping[str, Loss]:

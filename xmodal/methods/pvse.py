@@ -7,18 +7,29 @@ code has `diversity` and `discrepancy` for K > 1 alone: leave them out of the st
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from xmodal.data.batch import Batch
-from xmodal.methods.config import PvseConfig
+from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Loss, Method, in_precision
-from xmodal.methods.towers import head
-from xmodal.models.images import image_encoder
+from xmodal.models.heads.mlp import Mlp
 from xmodal.models.pie_net import PieNet, PieTower
-from xmodal.models.texts import text_encoder
+from xmodal.models.tower import Build, projection
 from xmodal.objectives.polysemous import diversity, maximum_mean_discrepancy
 from xmodal.objectives.triplet import Triplet
+
+
+class PvseConfig(TowersConfig):
+    """Several embeddings of each image and text (PVSE: Song and Soleymani 2019)."""
+
+    kind: Literal["pvse"] = "pvse"
+    senses: PositiveInt = Field(2, description="K, embeddings of an image or a text")
+    margin: PositiveFloat = Field(0.1, description="by how much a pair is to be more similar")
+    gamma: PositiveFloat = Field(0.5, description="of the kernel exp(-gamma d) of the discrepancy")
+    builds: ClassVar[str] = "Pvse"
 
 
 @dataclass
@@ -38,23 +49,36 @@ class Pvse(Method):
     local = True
     monitored = ("collapse",)
 
-    def __init__(self, config: PvseConfig, vocabulary: int, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 256,
+        senses: int = 2,
+        margin: float = 0.1,
+        gamma: float = 0.5,
+        *,
+        vocabulary: int,
+        bf16: bool = False,
+    ) -> None:
         super().__init__(bf16=bf16)
-        self.config = config
-        image, text = image_encoder(config.image), text_encoder(config.text, vocabulary)
+        self.gamma = gamma
+        images, texts = image(), text(vocabulary=vocabulary)
         self.image = PieTower(
-            image,
-            head(config.image_head, image, config.embedding, "image"),
-            PieNet(image.local_features, config.embedding, config.senses),
+            images,
+            projection(image_head, images, embedding, "image"),
+            PieNet(images.local_features, embedding, senses),
         )
         self.text = PieTower(
-            text,
-            head(config.text_head, text, config.embedding, "text"),
-            PieNet(text.local_features, config.embedding, config.senses),
+            texts,
+            projection(text_head, texts, embedding, "text"),
+            PieNet(texts.local_features, embedding, senses),
         )
         # Stages say when the loss changes: it has no warm-up of its own.
-        self.hardest = Triplet(negatives="hardest", margin=config.margin, warmup=0)
-        self.sum = Triplet(negatives="sum", margin=config.margin, warmup=0)
+        self.hardest = Triplet(negatives="hardest", margin=margin, warmup=0)
+        self.sum = Triplet(negatives="sum", margin=margin, warmup=0)
 
     @property
     def losses(self) -> Mapping[str, Loss]:
@@ -99,9 +123,7 @@ class Pvse(Method):
         """L_mmd = E k(v, v') − 2 E k(v, t) + E k(t, t'), k = exp(−γ ‖·‖), over all senses."""
         assert embeddings.images is not None
         assert embeddings.texts is not None
-        return maximum_mean_discrepancy(
-            embeddings.images, embeddings.texts, gamma=self.config.gamma
-        )
+        return maximum_mean_discrepancy(embeddings.images, embeddings.texts, gamma=self.gamma)
 
     def _triplet(self, loss: Triplet, embeddings: PolysemousEmbeddings) -> Tensor:
         assert embeddings.images is not None

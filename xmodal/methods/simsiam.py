@@ -7,17 +7,26 @@ p = q(z). The predictor's rate stays as it is while the others' falls (section 4
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.data.batch import Batch, BatchSpec
-from xmodal.methods.config import PtfSimcmConfig, SimsiamConfig
+from xmodal.methods.collapse import CollapseWatch
+from xmodal.methods.config import Retrieved, ViewsConfig
 from xmodal.methods.method import Loss, Method, in_precision
-from xmodal.models.heads import Tower
-from xmodal.models.images import image_encoder
 from xmodal.models.projector import Predictor, Projector
+from xmodal.models.tower import Build, Tower
 from xmodal.objectives.self_distillation import NegativeCosine
+
+
+class SimsiamConfig(ViewsConfig):
+    """Two views of an image that predict each other (SimSiam: Chen and He 2021)."""
+
+    kind: Literal["simsiam"] = "simsiam"
+    text: ClassVar[None] = None  # type: ignore[misc]  # images alone
+    builds: ClassVar[str] = "Simsiam"
 
 
 @dataclass
@@ -38,20 +47,25 @@ class Simsiam(Method):
     contents = BatchSpec(views=2, captions=0)
     monitored: tuple[str, ...] = ("channel_std",)
 
-    def __init__(self, config: SimsiamConfig | PtfSimcmConfig, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        image: Build,
+        projection: int = 2048,
+        prediction: int = 512,
+        retrieved: Retrieved = "features",
+        collapse: Build = CollapseWatch,
+        *,
+        vocabulary: int = 0,  # noqa: ARG002 - images alone
+        bf16: bool = False,
+    ) -> None:
         super().__init__(bf16=bf16)
-        self.dim, self.retrieved, self.collapse = (
-            config.projection,
-            config.retrieved,
-            config.collapse,
-        )
-        backbone = image_encoder(config.image)
+        self.dim, self.retrieved, self.collapse = projection, retrieved, collapse()
+        backbone = image()
         self.features = backbone.features
         self.image = Tower(backbone, nn.Identity())
         self.projector = Projector(self.features, self.dim)
-        self.predictor = Predictor(self.dim, config.prediction)
+        self.predictor = Predictor(self.dim, prediction)
         self.negative_cosine = NegativeCosine()
-        self.collapsed = 0  # logged steps in a row
 
     @property
     def losses(self) -> Mapping[str, Loss]:
@@ -76,21 +90,8 @@ class Simsiam(Method):
         return share
 
     def failure_reason(self) -> str | None:
-        """Tell that projections have become one, once they have been for some logged steps."""
-        std = float(self.monitors.get("channel_std", 1.0))
-        healthy = self.dim**-0.5
-        self.collapsed = self.collapsed + 1 if std < self.collapse.share * healthy else 0
-        if self.collapsed < self.collapse.readings:
-            return None
-        # As many digits as it takes to tell them apart.
-        digits = next(n for n in range(2, 18) if f"{std:.{n}g}" != f"{healthy:.{n}g}")
-        return (
-            f"embeddings have collapsed into one: channel_std is {std:.{digits}g}, where "
-            f"directions that are spread have {healthy:.{digits}g} (1/√dim), at "
-            f"{self.collapsed} logged steps in a row; train with a lower optimizer.lr, a "
-            "larger data.batch_size or other data.augment in another run=DIR (method.collapse "
-            "says what counts as collapsed)"
-        )
+        """Return why training has to stop, once projections have been one for some logged steps."""
+        return self.collapse.failure_reason(float(self.monitors.get("channel_std", 1.0)), self.dim)
 
     def _retrieved(self, features: Tensor) -> Tensor:
         """Return what stands for images: their features u, or z, the projection of these."""

@@ -7,23 +7,29 @@ gate and a residual. `method.fusion` names the other compositions of the paper, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from xmodal.data.batch import Batch, BatchSpec
-from xmodal.methods.config import DimConfig, TirgConfig
+from xmodal.methods.config import ComposedConfig
 from xmodal.methods.method import Loss, Method, in_precision
-from xmodal.methods.towers import head
 from xmodal.models.composition import composition
+from xmodal.models.config import Composition
 from xmodal.models.encoder import Encoder, Local, cached_local
-from xmodal.models.heads import Tower
-from xmodal.models.images import image_encoder
-from xmodal.models.texts import text_encoder
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.tower import Build, Tower, projection
 from xmodal.objectives.batch_classification import BatchClassification
 from xmodal.objectives.pairwise.tiles import precise
 from xmodal.objectives.soft_triplet import SoftTriplet
+
+
+class TirgConfig(ComposedConfig):
+    """Composed queries against their targets (TIRG: Vo et al. 2019)."""
+
+    kind: Literal["tirg"] = "tirg"
+    builds: ClassVar[str] = "Tirg"
 
 
 @dataclass
@@ -59,24 +65,29 @@ class Tirg(Method):
     monitored: tuple[str, ...] = ("norm",)
 
     def __init__(
-        self, config: TirgConfig | DimConfig, vocabulary: int, *, bf16: bool = False
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 512,
+        fusion: Composition = "tirg",
+        norm: float = 4.0,
+        *,
+        vocabulary: int,
+        bf16: bool = False,
     ) -> None:
         super().__init__(bf16=bf16)
-        image, text = self.image_encoder(config), text_encoder(config.text, vocabulary)
-        dim = config.embedding
-        self.image = Tower(image, head(config.image_head, image, dim, "image"))
-        self.text = Tower(text, head(config.text_head, text, dim, "text"))
-        self.on_map = config.fusion == "tirg_map"
+        images, texts = image(), text(vocabulary=vocabulary)
+        self.image = Tower(images, projection(image_head, images, embedding, "image"))
+        self.text = Tower(texts, projection(text_head, texts, embedding, "text"))
+        self.on_map = fusion == "tirg_map"
         self.local = self.local or self.on_map
-        self.fusion = composition(config.fusion, image.local_features, dim)
-        self.classification = BatchClassification(norm=config.norm)
-        self.triplet = SoftTriplet(norm=config.norm)
+        self.fusion = composition(fusion, images.local_features, embedding)
+        self.classification = BatchClassification(norm=norm)
+        self.triplet = SoftTriplet(norm=norm)
         # One length of both losses; in either's module, where ZeRO 3 has it when it is needed.
         self.triplet.norm = self.classification.norm
-
-    def image_encoder(self, config: TirgConfig | DimConfig) -> Encoder:
-        """Return the encoder of sources and targets."""
-        return image_encoder(config.image)
 
     @property
     def losses(self) -> Mapping[str, Loss]:

@@ -3,17 +3,12 @@
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.data.batch import Batch
-from xmodal.errors import UserError
-from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Method, in_precision
-from xmodal.models.config import HeadConfig
-from xmodal.models.encoder import Encoder
-from xmodal.models.heads import Head, Tower
-from xmodal.models.images import image_encoder
-from xmodal.models.texts import text_encoder
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.tower import Build, Tower, projection
 
 
 @dataclass
@@ -38,11 +33,21 @@ class Matched:
 class TwoTowers(Method):
     """Images v and texts t as unit vectors in one space."""
 
-    def __init__(self, config: TowersConfig, vocabulary: int, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 256,
+        *,
+        vocabulary: int,
+        bf16: bool = False,
+    ) -> None:
         super().__init__(bf16=bf16)
-        image, text = image_encoder(config.image), text_encoder(config.text, vocabulary)
-        self.image = Tower(image, head(config.image_head, image, config.embedding, "image"))
-        self.text = Tower(text, head(config.text_head, text, config.embedding, "text"))
+        images, texts = image(), text(vocabulary=vocabulary)
+        self.image = Tower(images, projection(image_head, images, embedding, "image"))
+        self.text = Tower(texts, projection(text_head, texts, embedding, "text"))
 
     def encode(self, batch: Batch) -> Embeddings:
         """Embed each image and caption by itself."""
@@ -53,21 +58,6 @@ class TwoTowers(Method):
             if batch.tokens is not None or batch.text_features is not None:
                 texts = self.text(batch.tokens, batch.token_mask, features=batch.text_features)
         return Embeddings(_unit(images), _unit(texts), batch.image_ids, batch.labels)
-
-
-def head(config: HeadConfig | None, encoder: Encoder, dim: int, side: str) -> nn.Module:
-    """Return the projection that a recipe describes.
-
-    Raises `UserError` where there is none, and features are not as wide as the common space.
-    """
-    if config is not None:
-        return Head(config, encoder.features, dim)
-    if encoder.features != dim:
-        raise UserError(
-            f"method.{side}_head is null, so method.embedding has to be {encoder.features}, the "
-            f"width of the {side}'s features, not {dim}"
-        )
-    return nn.Identity()
 
 
 def pairs(embeddings: Embeddings) -> Matched:

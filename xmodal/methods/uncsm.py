@@ -14,18 +14,51 @@ Retrieval is by distance until a metric network has been trained, and then by it
 """
 
 from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from xmodal.data.batch import BatchSpec
-from xmodal.methods.config import UncsmConfig
+from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.scores import Score, dot_product
 from xmodal.methods.towers import Embeddings, TwoTowers, classes
+from xmodal.models.heads.mlp import Mlp
 from xmodal.models.metric_network import MetricNetwork
+from xmodal.models.tower import Build
+from xmodal.objectives import MetricPairs
 from xmodal.objectives.double_triplet import DoubleTriplet
 from xmodal.objectives.margin import Margin
+from xmodal.objectives.metric_pairs import MetricPairsConfig
+
+
+class UncsmConfig(TowersConfig):
+    """Two pathways and a metric network, learned from classes (UNCSM: Qi et al. 2017)."""
+
+    kind: Literal["uncsm"] = "uncsm"
+    margin: PositiveFloat = Field(
+        1.0,
+        description="of the contrastive loss: distance where dissimilar pairs cost nothing",
+    )
+    triplet_margin: PositiveFloat = Field(
+        1.0, description="by how much a negative's squared distance is to be greater"
+    )
+    positive_weight: PositiveFloat = Field(
+        1.0, description="of the positive's squared distance in a triplet"
+    )
+    triplets: PositiveInt = Field(3, description="triplets drawn for each image and each text")
+    metric: tuple[PositiveInt, PositiveInt] = Field(
+        (1024, 256), description="widths of the metric network's two hidden layers"
+    )
+    interactions: bool = Field(
+        False, description="show the metric network |v - t| and v * t beside v and t"
+    )
+    metric_pairs: MetricPairsConfig = Field(
+        MetricPairsConfig(), description="what the metric network learns from"
+    )
+    builds: ClassVar[str] = "Uncsm"
 
 
 class Uncsm(TwoTowers):
@@ -36,18 +69,33 @@ class Uncsm(TwoTowers):
     monitored = ("metric_accuracy",)
     metric_trained: Tensor  # (1,) bool
 
-    def __init__(self, config: UncsmConfig, vocabulary: int, *, bf16: bool = False) -> None:
-        super().__init__(config, vocabulary, bf16=bf16)
-        self.metric = MetricNetwork(
-            config.embedding, config.metric, interactions=config.interactions
+    def __init__(
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 256,
+        margin: float = 1.0,
+        triplet_margin: float = 1.0,
+        positive_weight: float = 1.0,
+        triplets: int = 3,
+        metric: tuple[int, int] = (1024, 256),
+        metric_pairs: Build = MetricPairs,
+        *,
+        interactions: bool = False,
+        vocabulary: int,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__(
+            image, text, image_head, text_head, embedding, vocabulary=vocabulary, bf16=bf16
         )
-        self.contrastive = Margin(margin=config.margin)
+        self.metric = MetricNetwork(embedding, metric, interactions=interactions)
+        self.contrastive = Margin(margin=margin)
         self.double_triplet = DoubleTriplet(
-            margin=config.triplet_margin,
-            positive_weight=config.positive_weight,
-            count=config.triplets,
+            margin=triplet_margin, positive_weight=positive_weight, count=triplets
         )
-        self.metric_pairs = config.metric_pairs.build()
+        self.metric_pairs = metric_pairs()
         # In every checkpoint, so that it is searched as far as it was trained.
         self.register_buffer("metric_trained", torch.zeros(1, dtype=torch.bool))
 

@@ -5,14 +5,25 @@ negatives are the other captions ĉ and the other images î of the batch.
 """
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import ClassVar, Literal, get_args
 
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from xmodal.methods.config import MiteConfig, VseppConfig
+from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, TwoTowers, pairs
+from xmodal.models.heads.mlp import Mlp
+from xmodal.models.tower import Build
 from xmodal.objectives.triplet import Negatives, Triplet
+
+
+class VseppConfig(TowersConfig):
+    """Two towers and triplets with hard negatives (VSE++: Faghri et al. 2018)."""
+
+    kind: Literal["vsepp"] = "vsepp"
+    margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
+    builds: ClassVar[str] = "Vsepp"
 
 
 class Vsepp(TwoTowers):
@@ -21,13 +32,24 @@ class Vsepp(TwoTowers):
     monitored: tuple[str, ...] = ("collapse",)
 
     def __init__(
-        self, config: VseppConfig | MiteConfig, vocabulary: int, *, bf16: bool = False
+        self,
+        image: Build,
+        text: Build,
+        image_head: Build | None = Mlp,
+        text_head: Build | None = Mlp,
+        embedding: int = 256,
+        margin: float = 0.2,
+        *,
+        vocabulary: int,
+        bf16: bool = False,
     ) -> None:
-        super().__init__(config, vocabulary, bf16=bf16)
+        super().__init__(
+            image, text, image_head, text_head, embedding, vocabulary=vocabulary, bf16=bf16
+        )
         self.triplets = nn.ModuleDict(
             {
                 # Stages say when the loss changes: it has no warm-up of its own.
-                kind: Triplet(negatives=kind, margin=config.margin, warmup=0)
+                kind: Triplet(negatives=kind, margin=margin, warmup=0)
                 for kind in get_args(Negatives)
             }
         )

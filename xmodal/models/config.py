@@ -1,11 +1,15 @@
-"""The recipe's encoders."""
+"""The families of encoders and heads, by which a recipe's methods name theirs."""
 
-from typing import Any, ClassVar, Literal
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from xmodal.components.component import Component
 from xmodal.components.config import Config
+from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.errors import RenamedKeyWarning
 
 WEIGHTS = (
     "`random`, `hub` (downloaded by name), `package` (from an installed package), or a file of a "
@@ -13,120 +17,116 @@ WEIGHTS = (
 )
 
 
-class ImageEncoderConfig(Component):
-    """An image encoder."""
+class EncoderConfig(Component):
+    """An encoder of images or of texts."""
+
+    # Fields that are for others than the class that this describes.
+    recipe_only: ClassVar[frozenset[str]] = frozenset()
+    # Whether the shards hold features, of width `features`, which are read in the encoder's place.
+    reads_features: ClassVar[bool] = False
+    # Whether features of a whole item are the mean of those of its parts.
+    pools_by_mean: ClassVar[bool] = True
+    if TYPE_CHECKING:
+
+        @property
+        def features(self) -> int: ...  # where `reads_features`
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, as the class takes them."""
+        given = super().arguments
+        return {name: value for name, value in given.items() if name not in self.recipe_only}
+
+    def keep_architecture(self, folder: Path) -> None:
+        """Write into a folder of the run all but weights that the encoder is built from.
+
+        An encoder whose architecture comes from a hub or a file overrides this.
+        """
+
+    def without_weights(self, folder: Path) -> Self:  # noqa: ARG002
+        """Return the encoder with random weights, in whose place a checkpoint's are loaded.
+
+        It is built without a hub and without files but those of `keep_architecture`.
+        """
+        return self
+
+
+class ImageEncoderConfig(EncoderConfig):
+    """An image encoder.
+
+    Has `size`, the height and width of its input in pixels. Builds an `Encoder` of images
+    (batch, 3, size, size) uint8 from its fields.
+    """
 
     family: ClassVar[str] = "image encoder"
+    if TYPE_CHECKING:
+
+        @property
+        def size(self) -> int: ...
+
+    # Whether it gives an intermediate map too: its class takes a `level`, and has `lower_features`.
+    has_levels: ClassVar[bool] = False
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether batch normalisation keeps its statistics while the encoder is trained."""
+        return False
 
 
-class TextEncoderConfig(Component):
-    """A text encoder."""
+class TextEncoderConfig(EncoderConfig):
+    """A text encoder.
+
+    Has `context`, the longest caption in tokens, and `tokenizer`, a field or a property: what turns
+    captions into tokens. Builds an `Encoder` of tokens (batch, length) int64 and their mask
+    (batch, length) bool from its fields and `vocabulary`, the number of token ids.
+    """
 
     family: ClassVar[str] = "text encoder"
+    recipe_only: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
+    # Keys of the tokenizer that stood beside it in recipes of before.
+    moved: ClassVar[frozenset[str]] = frozenset()
+    if TYPE_CHECKING:
 
+        @property
+        def context(self) -> int: ...
 
-class TimmConfig(ImageEncoderConfig):
-    """An image encoder of the timm library, by name."""
+        @property
+        def tokenizer(self) -> TokenizerConfig: ...
 
-    kind: Literal["timm"] = "timm"
-    name: str = Field(description="name of a timm model, such as vit_small_patch16_224")
-    weights: str = Field("random", description=WEIGHTS)
-    size: PositiveInt = Field(224, description="height and width of its input, pixels")
-    options: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
-    batch_norm: Literal["auto", "train", "eval"] = Field(
-        "auto", description="mode of batch normalisation in training; auto: eval if pretrained"
-    )
-
-
-class TransformersConfig(TextEncoderConfig):
-    """A text encoder of the transformers library, by hub name or local folder; mean-pooled."""
-
-    kind: Literal["transformers"] = "transformers"
-    name: str = Field(
-        description="hub name or folder, such as sentence-transformers/all-MiniLM-L6-v2"
-    )
-    weights: Literal["pretrained", "package", "random"] = Field(
-        "pretrained", description="`pretrained`, `package` (an installed package) or `random`"
-    )
-    context: PositiveInt = Field(64, description="longest caption, tokens; the rest is cut")
-
-
-class TransformerConfig(TextEncoderConfig):
-    """A small pre-norm transformer trained from scratch, its vocabulary learned from the shards."""
-
-    kind: Literal["transformer"] = "transformer"
-    vocabulary: int = Field(4096, ge=300, description="size of the byte-pair vocabulary")
-    context: PositiveInt = Field(32, description="longest caption, tokens; the rest is cut")
-    width: PositiveInt = Field(192, description="width of the residual stream")
-    layers: PositiveInt = Field(4, description="number of blocks")
-    heads: PositiveInt = Field(4, description="attention heads; divide the width")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention and residuals")
-
-
-class RecurrentConfig(TextEncoderConfig):
-    """What recurrent networks over words have in common, those that the shards' captions have."""
-
-    vocabulary: int = Field(20_000, ge=5, description="most words; rarer ones are one unknown word")
-    min_count: PositiveInt = Field(4, description="times that a word occurs, or it is unknown")
-    context: int = Field(64, ge=3, description="longest caption, words; the rest is cut")
-    word: PositiveInt = Field(300, description="width of a word")
-    width: PositiveInt = Field(1024, description="width of the state, of each direction")
-    layers: PositiveInt = Field(1, description="number of layers")
-    bidirectional: bool = Field(False, description="read backwards too; features are both states")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of words")
-
-
-class GruConfig(RecurrentConfig):
-    """A GRU over words learned with it (VSE++, PVSE), those that the shards' captions have."""
-
-    kind: Literal["gru"] = "gru"
-
-
-class LstmConfig(RecurrentConfig):
-    """An LSTM over words learned with it (TIRG), those that the shards' captions have."""
-
-    kind: Literal["lstm"] = "lstm"
-    word: PositiveInt = Field(512, description="width of a word")
-    width: PositiveInt = Field(512, description="width of the state, of each direction")
+    @model_validator(mode="before")
+    @classmethod
+    def _move(cls, values: Any) -> Any:
+        found = cls.moved & values.keys() if isinstance(values, dict) else frozenset()
+        if not found:
+            return values
+        tokenizer = values.get("tokenizer") or {"kind": cls.model_fields["tokenizer"].default.kind}
+        for name in sorted(found):
+            if not isinstance(tokenizer, dict) or name in tokenizer:
+                raise ValueError(f"{name} is the old name of tokenizer.{name}: write that alone")
+            said = f"the key {name} is now called tokenizer.{name}"
+            warnings.warn(said, RenamedKeyWarning, stacklevel=2)
+        others = {key: value for key, value in values.items() if key not in found}
+        return others | {"tokenizer": tokenizer | {name: values[name] for name in found}}
 
 
 class FeaturesConfig(Config):
-    """No encoder: the shards hold its features (KEY.image.npy, KEY.text.npy), only heads learn."""
+    """Features that the shards hold in the place of an encoder, of images and of texts."""
 
     kind: Literal["features"] = "features"
     features: PositiveInt = Field(description="their width")
-
-    @property
-    def size(self) -> int:
-        """Pixels of images, which there are none of."""
-        return 1
-
-    @property
-    def context(self) -> int:
-        """Tokens of captions, which are not encoded."""
-        return 1
+    reads_features: ClassVar[bool] = True
+    builds: ClassVar[str | type] = "xmodal.models.features:Features"
 
 
-class ImageFeaturesConfig(FeaturesConfig, ImageEncoderConfig):
-    """No encoder: the shards hold features of images (KEY.image.npy), only the head learns."""
+class HeadConfig(Component):
+    """The projection from an encoder's features into the common space.
 
+    Builds a module (batch, features) → (batch, dim) from both widths and its fields.
+    """
 
-class TextFeaturesConfig(FeaturesConfig, TextEncoderConfig):
-    """No encoder: the shards hold features of texts (KEY.text.npy), only the head learns."""
+    family: ClassVar[str] = "head"
+    default_kind: ClassVar[str] = "mlp"
 
 
 # How an image and the text that changes it become one.
 Composition = Literal["tirg", "tirg_map", "concatenation", "sum", "image", "text"]
-
-
-class HeadConfig(Config):
-    """The projection from an encoder's features into the common space."""
-
-    normalise: bool = Field(False, description="divide features by their length first (VSE++)")
-    hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
-    activation: Literal["gelu", "relu", "sigmoid"] = Field("gelu", description="of hidden layers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
-    last: Literal["linear", "affine", "sigmoid"] = Field(
-        "linear",
-        description="last layer: `linear`, without a bias; `affine`, with it; `sigmoid` of that",
-    )

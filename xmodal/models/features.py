@@ -2,16 +2,15 @@
 
 from torch import Tensor
 
-from xmodal.models.config import FeaturesConfig
 from xmodal.models.encoder import Encoder, Local
 
 
 class Features(Encoder):
     """Stands where an encoder would; what it would give comes with the batch."""
 
-    def __init__(self, config: FeaturesConfig) -> None:
+    def __init__(self, features: int, vocabulary: int = 0) -> None:  # noqa: ARG002
         super().__init__()
-        self.features = self.local_features = config.features
+        self.features = self.local_features = features
 
     def forward(self, *_: Tensor, **__: bool) -> Tensor | Local:
         raise AssertionError("batches of a method without encoders hold features")

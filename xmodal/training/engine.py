@@ -16,7 +16,7 @@ def initialize_engine(
 ) -> Any:
     """Return the DeepSpeed engine of a method for one stage, its optimiser new.
 
-    It writes checkpoints while training continues.
+    It writes checkpoints while training goes on.
     """
     config = {
         "train_batch_size": batch_size,

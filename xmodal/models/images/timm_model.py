@@ -1,26 +1,54 @@
-"""Image encoders: timm's models by name, from pixels to features."""
+"""Image encoders of the timm library by name, from pixels to features."""
 
 import difflib
 import pickle
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self
 
 import timm
 import torch
+from pydantic import Field, PositiveInt
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from xmodal.errors import UserError
 from xmodal.models.batch_norm import synchronise_batch_norm
-from xmodal.models.config import FeaturesConfig, ImageEncoderConfig, TimmConfig
+from xmodal.models.config import WEIGHTS, ImageEncoderConfig
 from xmodal.models.encoder import Encoder, Local
-from xmodal.models.features import Features
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
 from xmodal.tensor_files import refusal
 
 
-class ImageEncoder(Encoder):
+class TimmConfig(ImageEncoderConfig):
+    """An image encoder of the timm library, by name."""
+
+    kind: Literal["timm"] = "timm"
+    name: str = Field(description="name of a timm model, such as vit_small_patch16_224")
+    weights: str = Field("random", description=WEIGHTS)
+    size: PositiveInt = Field(224, description="height and width of its input, pixels")
+    options: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
+    batch_norm: Literal["auto", "train", "eval"] = Field(
+        "auto", description="mode of batch normalisation in training; auto: eval if pretrained"
+    )
+    recipe_only: ClassVar[frozenset[str]] = frozenset({"batch_norm"})
+    has_levels: ClassVar[bool] = True
+    builds: ClassVar[str] = "TimmEncoder"
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether batch normalisation keeps its statistics while the encoder is trained."""
+        pretrained = self.weights != "random"
+        return self.batch_norm == "eval" or (self.batch_norm == "auto" and pretrained)
+
+    def without_weights(self, folder: Path) -> Self:  # noqa: ARG002
+        """Return the encoder with random weights."""
+        return self.model_copy(update={"weights": "random"})
+
+
+class TimmEncoder(Encoder):
     """A timm model without its classifier, on uint8 pixels.
 
     With a level, it gives that one of the model's intermediate maps too: of a ResNet 0 is the
@@ -31,23 +59,31 @@ class ImageEncoder(Encoder):
     std: Tensor
     lower_features: int  # width of a position of the lower map
 
-    def __init__(self, config: TimmConfig, level: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str = "random",
+        size: int = 224,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        level: int | None = None,
+    ) -> None:
         super().__init__()
-        self.name = config.name
-        model: Any = _create(config)
+        self.name = name
+        model: Any = _create(name, weights, size, options)
         synchronise_batch_norm(model)
         # In one call of the model, not by its methods: DeepSpeed prepares what is called.
         model.forward = partial(_maps_and_pooled, model, level)
         self.model = model
         if level is not None:
-            self.lower_features = _channels(model, level, config.name)
+            self.lower_features = _channels(model, level, name)
         # The width after pooling; `num_features` where a model has no layer in between.
         self.features = int(getattr(model, "head_hidden_size", model.num_features))
         self.local_features = int(model.num_features)
         normalisation = resolve_model_data_config(model)
-        for name in ("mean", "std"):
-            values = 255 * torch.tensor(normalisation[name]).view(1, 3, 1, 1)
-            self.register_buffer(name, values, persistent=False)
+        for statistic in ("mean", "std"):
+            values = 255 * torch.tensor(normalisation[statistic]).view(1, 3, 1, 1)
+            self.register_buffer(statistic, values, persistent=False)
 
     def forward(self, images: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of images (batch, 3, height, width) uint8.
@@ -76,14 +112,6 @@ class ImageEncoder(Encoder):
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return last.flatten(1, 2)
         return by_position(last)
-
-
-def image_encoder(config: ImageEncoderConfig) -> Encoder:
-    """Return the encoder that a recipe describes, with its first weights."""
-    if isinstance(config, FeaturesConfig):
-        return Features(config)
-    assert isinstance(config, TimmConfig)
-    return ImageEncoder(config)
 
 
 def by_position(maps: Tensor) -> Tensor:
@@ -122,45 +150,43 @@ _LOADING = {
 }
 
 
-def _create(config: TimmConfig) -> nn.Module:
-    if loading := sorted(_LOADING & set(config.options)):
+def _create(name: str, weights: str, size: int, given: Mapping[str, Any]) -> nn.Module:
+    if loading := sorted(_LOADING & set(given)):
         raise UserError(
             f"method.image.options.{loading[0]}: weights come from method.image.weights=FILE"
         )
-    if ":" in config.name or "/" in config.name:
+    if ":" in name or "/" in name:
         raise UserError(
-            f"method.image.name: {config.name} is a folder or a place of a hub; give the name of a "
+            f"method.image.name: {name} is a folder or a place of a hub; give the name of a "
             "model that timm knows, and its file of weights as method.image.weights=FILE"
         )
-    if not timm.is_model(config.name):
-        near = difflib.get_close_matches(config.name.split(".")[0], timm.list_models(), n=3)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".", maxsplit=1)[0], timm.list_models(), n=3)
         hint = f"; near: {', '.join(near)}" if near else "; timm.list_models() has the names"
-        raise UserError(f"method.image.name: timm has no model {config.name}{hint}")
-    options = dict(config.options)
+        raise UserError(f"method.image.name: timm has no model {name}{hint}")
+    options = dict(given)
     try:
-        pretrained_config = timm.get_pretrained_cfg(config.name)
+        pretrained_config = timm.get_pretrained_cfg(name)
         if pretrained_config is not None and pretrained_config.fixed_input_size:
-            options.setdefault("img_size", config.size)
-        model = timm.create_model(
-            config.name, pretrained=config.weights == "hub", num_classes=0, **options
-        )
+            options.setdefault("img_size", size)
+        model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, **options)
     except (TypeError, KeyError, AssertionError, RuntimeError) as error:
-        raise UserError(f"method.image: timm refuses {config.name}: {error}") from None
+        raise UserError(f"method.image: timm refuses {name}: {error}") from None
     except pickle.UnpicklingError as error:
         raise UserError(f"method.image.weights: what the hub has {refusal(str(error))}") from None
     except OSError as error:
         raise UserError(
-            f"method.image.weights: the hub did not give {config.name} "
+            f"method.image.weights: the hub did not give {name} "
             f"({str(error).splitlines()[0]}); give a local file instead, or weights: package"
         ) from None
-    if config.weights not in {"random", "hub"}:
-        _load(model, config)
+    if weights not in {"random", "hub"}:
+        _load(model, name, weights)
     return model
 
 
-def _load(model: nn.Module, config: TimmConfig) -> None:
-    packaged = config.weights == "package"
-    path = packaged_weights(config.name) if packaged else Path(config.weights)
+def _load(model: nn.Module, name: str, weights: str) -> None:
+    packaged = weights == "package"
+    path = packaged_weights(name) if packaged else Path(weights)
     if not path.is_file():
         raise UserError(
             f"method.image.weights: there is no file {path}; give a file, or random, hub or package"
@@ -180,6 +206,6 @@ def _load(model: nn.Module, config: TimmConfig) -> None:
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"method.image.weights: {path} does not fit {config.name}: {reason}; give "
+            f"method.image.weights: {path} does not fit {name}: {reason}; give "
             "the weights of this model, or name theirs as method.image.name"
         ) from None

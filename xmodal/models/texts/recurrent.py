@@ -1,36 +1,43 @@
-"""Text encoders that read word by word: the GRU of VSE++ and PVSE, the LSTM of TIRG."""
+"""Text encoders that read word by word: the base of the GRU and of the LSTM."""
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from xmodal.models.config import LstmConfig, RecurrentConfig
 from xmodal.models.encoder import Encoder, Local, zero_padding
 
 
 class Recurrent(Encoder):
     """The state after the last word (VSE++: Faghri et al. 2018), or those of both directions.
 
-    Of an LSTM that is h, not the cell's (TIRG: Vo et al. 2019). Its features of words are the words
-    themselves, not states: PVSE attends to these (Song and Soleymani 2019).
+    Its features of words are the words themselves, not states: PVSE attends to these (Song and
+    Soleymani 2019).
     """
 
-    def __init__(self, config: RecurrentConfig, vocabulary: int) -> None:
+    network: ClassVar[type[nn.GRU | nn.LSTM]]
+    word_range: ClassVar[float | None] = None  # words begin uniform within ±this; None: normal
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        word: int = 300,
+        width: int = 1024,
+        layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.directions = 2 if config.bidirectional else 1
-        self.features, self.local_features = self.directions * config.width, config.word
-        self.words = nn.Embedding(vocabulary, config.word)
-        network: type[nn.GRU | nn.LSTM] = nn.LSTM
-        if not isinstance(config, LstmConfig):
-            network = nn.GRU
-            nn.init.uniform_(self.words.weight, -0.1, 0.1)
-        self.dropout = nn.Dropout(config.dropout)
-        self.states = network(
-            config.word,
-            config.width,
-            config.layers,
-            batch_first=True,
-            bidirectional=config.bidirectional,
+        self.directions = 2 if bidirectional else 1
+        self.features, self.local_features = self.directions * width, word
+        self.words = nn.Embedding(vocabulary, word)
+        if self.word_range is not None:
+            nn.init.uniform_(self.words.weight, -self.word_range, self.word_range)
+        self.dropout = nn.Dropout(dropout)
+        self.states = self.network(
+            word, width, layers, batch_first=True, bidirectional=bidirectional
         )
 
     def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:

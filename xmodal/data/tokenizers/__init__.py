@@ -1,0 +1,5 @@
+"""Tokenizers, one file each."""
+
+from xmodal.components.declared import declare
+
+declare(__name__)

@@ -1,0 +1,62 @@
+"""Linear layer, or a network with hidden layers."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from xmodal.models.config import HeadConfig
+
+
+class MlpConfig(HeadConfig):
+    """Linear layer, or a network with hidden layers."""
+
+    kind: Literal["mlp"] = "mlp"
+    normalise: bool = Field(False, description="divide features by their length first (VSE++)")
+    hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
+    activation: Literal["gelu", "relu", "sigmoid"] = Field("gelu", description="of hidden layers")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
+    last: Literal["linear", "affine", "sigmoid"] = Field(
+        "linear",
+        description="last layer: `linear`, without a bias; `affine`, with it; `sigmoid` of that",
+    )
+    builds: ClassVar[str] = "Mlp"
+
+
+class Mlp(nn.Sequential):
+    """Linear, or a network with the hidden widths given: (batch, features) → (batch, dim)."""
+
+    def __init__(
+        self,
+        features: int,
+        dim: int,
+        *,
+        normalise: bool = False,
+        hidden: Sequence[int] = (),
+        activation: Literal["gelu", "relu", "sigmoid"] = "gelu",
+        dropout: float = 0.0,
+        last: Literal["linear", "affine", "sigmoid"] = "linear",
+    ) -> None:
+        widths = [features, *hidden]
+        layers: list[nn.Module] = [Unit()] if normalise else []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), _ACTIVATIONS[activation]()]
+        layers.append(nn.Dropout(dropout))
+        layers.append(nn.Linear(widths[-1], dim, bias=last != "linear"))
+        if last == "sigmoid":
+            layers.append(nn.Sigmoid())
+        super().__init__(*layers)
+
+
+class Unit(nn.Module):
+    """Features divided by their length."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (batch, features) of length 1, or 0 where they are 0."""
+        return F.normalize(features, dim=1)
+
+
+_ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}

@@ -1,0 +1,16 @@
+"""Features of images that the shards hold (KEY.image.npy)."""
+
+from typing import Literal
+
+from xmodal.models.config import FeaturesConfig, ImageEncoderConfig
+
+
+class ImageFeaturesConfig(FeaturesConfig, ImageEncoderConfig):
+    """No encoder: the shards hold features of images (KEY.image.npy), only the head learns."""
+
+    kind: Literal["features"] = "features"
+
+    @property
+    def size(self) -> int:
+        """Pixels of images, which there are none of."""
+        return 1

@@ -1,0 +1,5 @@
+"""Text encoders, one file each."""
+
+from xmodal.components.declared import declare
+
+declare(__name__)

@@ -1,0 +1,198 @@
+"""Text encoders of the transformers library, with the tokenizers that belong to them."""
+
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.data.tokens import CaptionTokenizer, is_panic
+from xmodal.errors import UserError
+from xmodal.models.config import TextEncoderConfig
+from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
+from xmodal.models.packages import packaged_weights
+from xmodal.models.text_limits import check_files, check_numbers, check_size
+from xmodal.tensor_files import refusal
+
+Weights = Literal["pretrained", "package", "random"]
+
+
+class PretrainedTokenizerConfig(TokenizerConfig):
+    """The tokenizer of a model of the transformers library, by hub name or local folder."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str = Field(description="hub name or folder of the model")
+    weights: Weights = Field("pretrained", description="where they are, as of the encoder")
+    builds: ClassVar[str] = "pretrained_tokenizer"
+
+
+class TransformersConfig(TextEncoderConfig):
+    """A text encoder of the transformers library, by hub name or local folder; mean-pooled."""
+
+    kind: Literal["transformers"] = "transformers"
+    name: str = Field(
+        description="hub name or folder, such as sentence-transformers/all-MiniLM-L6-v2"
+    )
+    weights: Weights = Field(
+        "pretrained", description="`pretrained`, `package` (an installed package) or `random`"
+    )
+    context: PositiveInt = Field(64, description="longest caption, tokens; the rest is cut")
+    builds: ClassVar[str] = "PretrainedText"
+
+    @property
+    def tokenizer(self) -> TokenizerConfig:
+        """The tokenizer that belongs to the model."""
+        return PretrainedTokenizerConfig(name=self.name, weights=self.weights)
+
+    def keep_architecture(self, folder: Path) -> None:
+        """Write the encoder's config.json, from which it is built without its weights."""
+        if not folder.is_dir():
+            self.built_class().keep_architecture(folder, self.name, self.weights)  # type: ignore[attr-defined]
+
+    def without_weights(self, folder: Path) -> Self:
+        """Return the encoder with random weights, as the folder describes it."""
+        # Runs of before kept nothing; what a package has is at hand still.
+        if folder.is_dir():
+            return self.model_copy(update={"weights": "random", "name": str(folder)})
+        random = self.weights == "pretrained"
+        return self.model_copy(update={"weights": "random"}) if random else self
+
+
+class PretrainedText(Encoder):
+    """An encoder of the transformers library, mean-pooled as sentence encoders are."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: Weights = "pretrained",
+        context: int = 64,
+        vocabulary: int = 0,  # noqa: ARG002 - the model has its own
+    ) -> None:
+        super().__init__()
+        from transformers import AutoModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        settings = _model_settings(name, weights)
+        with _naming(name):
+            check_size(settings, _source(name, weights) if weights != "random" else "")
+            if weights == "random":
+                self.model = AutoModel.from_config(
+                    settings, dtype=torch.float32, trust_remote_code=False
+                )
+            else:
+                self.model, found = AutoModel.from_pretrained(
+                    _source(name, weights),
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    trust_remote_code=False,
+                    weights_only=True,
+                )
+                _check_found(found)
+        # Sentences are mean-pooled: BERT's own pooler would decay without ever being trained.
+        self.model.pooler = None
+        longest = getattr(self.model.config, "max_position_embeddings", context)
+        if context > longest:
+            raise UserError(
+                f"method.text.context: {name} reads at most {longest} tokens, "
+                f"not {context}; lower it"
+            )
+        self.features = self.local_features = int(self.model.config.hidden_size)
+
+    def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
+        """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""
+        states = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        return masked_local(states, mask) if local else masked_mean(states, mask)
+
+    @staticmethod
+    def keep_architecture(folder: Path, name: str, weights: Weights) -> None:
+        """Write a model's config.json into a folder."""
+        _model_settings(name, weights).save_pretrained(folder)
+
+
+def pretrained_tokenizer(
+    _captions: Iterable[str], context: int, *, name: str, weights: Weights = "pretrained"
+) -> CaptionTokenizer:
+    """Return the tokenizer that belongs to a pretrained encoder; it reads no captions."""
+    from transformers import AutoTokenizer
+
+    with _naming(name):
+        tokenizer = AutoTokenizer.from_pretrained(_source(name, weights), trust_remote_code=False)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"method.text.name: {name} has no fast tokenizer (tokenizer.json); name another model"
+        )
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"method.text.name: the tokenizer of {name} has no padding token; name another model"
+        )
+    backend.enable_padding(pad_id=tokenizer.pad_token_id)
+    return CaptionTokenizer(backend, context)
+
+
+def _source(name: str, weights: Weights) -> str:
+    """Return the folder or the hub's name of a model whose files are such files."""
+    from transformers import PretrainedConfig
+
+    source = str(packaged_weights(name)) if weights == "package" else name
+    check_files(Path(source))
+    check_numbers(PretrainedConfig.get_config_dict(source)[0])
+    return source
+
+
+def _model_settings(name: str, weights: Weights) -> Any:
+    """Return transformers' settings of a model; `UserError` where it is no encoder of text."""
+    from transformers import AutoConfig
+
+    with _naming(name):
+        settings = AutoConfig.from_pretrained(_source(name, weights), trust_remote_code=False)
+        kind = settings.model_type
+        if hasattr(settings, "vision_config") or hasattr(settings, "text_config"):
+            raise ValueError(
+                f"it is a {kind} model, of more than text: name a sentence encoder, or save its "
+                "text model alone (model.text_model.save_pretrained(FOLDER)) and name that"
+            )
+        if settings.is_encoder_decoder:
+            raise ValueError(f"it is a {kind} model, which decodes: name an encoder of text")
+        if "/" in str(getattr(settings, "_attn_implementation", "")):
+            raise ValueError("it asks for code of a hub for its attention, which is never run")
+    return settings
+
+
+def _check_found(found: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where weights are missing, which transformers would draw at random."""
+    missing = [name for name in found["missing_keys"] if "pooler" not in name]
+    missing += [str(one[0]) for one in found["mismatched_keys"]]
+    if missing:
+        raise ValueError(f"its weights lack {len(missing)} tensors: {missing[0]} …")
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn what transformers raises on a model into a `UserError` that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:
+        reason = refusal(str(error))
+    except BaseException as error:  # the files of a folder lead the library to whatever error
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            reason = (
+                "it needs code of its own (auto_map in its config.json), which is never run: name "
+                "a model that transformers knows"
+            )
+    else:
+        return
+    hub = "" if Path(name).is_dir() else "; it is no local folder, and the hub gave nothing"
+    raise UserError(f"method.text.name: {name} does not load{hub}: {reason}") from None

@@ -1,0 +1,40 @@
+"""An encoder and its way into the common space."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from xmodal.errors import UserError
+from xmodal.models.encoder import Encoder
+
+Build = Callable[..., Any]  # a class, or a `partial` of one, to be called with what it lacks
+
+
+class Tower(nn.Module):
+    """An encoder and its head."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, *inputs: Tensor, features: Tensor | None = None) -> Tensor:
+        """Return (batch, dim) of the backbone's inputs, or of its cached features if given."""
+        projected: Tensor = self.head(self.backbone(*inputs) if features is None else features)
+        return projected
+
+
+def projection(head: Build | None, encoder: Encoder, dim: int, side: str) -> nn.Module:
+    """Return the head of an encoder: `head(features, dim)`, or the identity without one.
+
+    Raises `UserError` where there is none, and features are not as wide as the common space.
+    """
+    if head is not None:
+        module: nn.Module = head(encoder.features, dim)
+        return module
+    if encoder.features != dim:
+        raise UserError(
+            f"method.{side}_head is null, so method.embedding has to be {encoder.features}, the "
+            f"width of the {side}'s features, not {dim}"
+        )
+    return nn.Identity()
