@@ -177,7 +177,7 @@ def _of_cca(recipe: Recipe, environment: Environment) -> Metrics:
     run.create(recipe)
     make_tokenizer(recipe.method, shards[:1], run.tokenizer)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer, environment.device)
+    method = build_method(recipe, tokenizer.vocabulary, environment.device)
     assert isinstance(method, Clip)
     size = recipe.method.image.size
     train, test = (

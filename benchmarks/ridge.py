@@ -73,7 +73,7 @@ def ridge_metrics(
     run.create(recipe)
     make_tokenizer(recipe.method, [train], run.tokenizer)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer, environment.device)
+    method = build_method(recipe, tokenizer.vocabulary, environment.device)
     assert isinstance(method, Tirg)
     queries, test, gallery = (
         cached_features(

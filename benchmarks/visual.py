@@ -113,7 +113,7 @@ def _untrained(recipe: Recipe, environment: Environment) -> Metrics:
     run.create(recipe)
     make_tokenizer(recipe.method, [], run.tokenizer)
     tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer, environment.device)
+    method = build_method(recipe, tokenizer.vocabulary, environment.device)
     shards, size = read_manifest(recipe.data.val), recipe.method.image.size
     dataset, _ = sets_to_measure(method.contents, shards, None, size, tokenizer)
     return evaluate_retrieval(

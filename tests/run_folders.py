@@ -17,7 +17,7 @@ from xmodal.runs.run import Run
 
 START = "xmodal.training.trainer:Trainer._start_stage"
 STEP = "xmodal.training.trainer:Trainer._step"
-AGREE = "xmodal.training.trainer:Trainer._agree"  # within a step
+AGREE = "xmodal.training.trainer:Trainer.reduce_step_stats"  # within a step
 READ = "xmodal.data.storage.s3:S3Storage.read"
 
 

@@ -24,7 +24,7 @@ from tests.commands import Done, train
 
 SECONDS = 90  # in which all ranks have to be gone, however busy the machine is
 # In which a rank gives up on others, where they are killed.
-HURRIED = ("training.watchdog=5", "training.roll_call=3")
+HURRIED = ("training.watchdog=5", "training.rendezvous_timeout=3")
 ZEROS = range(4)
 RANKS, BOTH, LOADERS = ("rank 0", "rank 1"), "both", "loaders"
 
@@ -58,7 +58,7 @@ GROUPS: Sequence[dict[str, Phase]] = (
         "imports": Phase("xmodal.distributed.environment:keep_within"),
     },
     {
-        "agreement": Phase("xmodal.training.trainer:Trainer._agree", range(6, 9)),
+        "agreement": Phase("xmodal.training.trainer:Trainer.reduce_step_stats", range(6, 9)),
         "engine": Phase("xmodal.training.trainer:initialize_engine"),
         "process groups": Phase("torch.distributed:new_group", victims=RANKS),
         "renaming": Phase("xmodal.runs.run:Path.rename", range(1, 3), RANKS[:1]),

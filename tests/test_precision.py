@@ -43,7 +43,7 @@ def test_a_run_in_fp32_has_no_tf32(
     recipe = recipe_of(tmp_path, training__precision=precision)
     tokenizer = train_tokenizer(["a red house"], 16, vocabulary=300)
     for _ in range(2):  # whatever a run before has set
-        build_method(recipe, tokenizer, torch.device(device))
+        build_method(recipe, tokenizer.vocabulary, torch.device(device))
         assert flags() == expected
         set_precision(tf32=expected == FULL)
 

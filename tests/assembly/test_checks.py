@@ -4,18 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, write_shards
+from xmodal.assembly.build import first_method
 from xmodal.assembly.checks import (
     check_batch_norm,
     check_measurable,
     check_method,
     check_sample_spec,
 )
+from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import GALLERY, PAIRS, BatchSpec
 from xmodal.data.sample_spec import SampleSpec
 from xmodal.errors import UserError
+from xmodal.methods.method import Method
 
 COMPOSED = BatchSpec(composed=True)
 TIRG = {
@@ -39,9 +43,18 @@ PTF = {
 SEARCHED = {"data__val": "queries", "data__gallery": "images"}
 
 
+def checked(recipe: Recipe) -> Method:
+    """Return a recipe's method, which checks have left as it was built."""
+    method = first_method(recipe, torch.device("cpu"))
+    check_method(recipe, method)
+    assert all(parameter.requires_grad for parameter in method.parameters())
+    assert all(module.training for module in method.modules())
+    return method
+
+
 def refusal(folder: Path, **changes: Any) -> str:
     with pytest.raises(UserError) as caught:
-        check_method(recipe_of(folder, **changes))
+        checked(recipe_of(folder, **changes))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -69,7 +82,7 @@ def test_keys_that_do_not_go_with_the_method(
     [{}, {"data__positives": "label"}, TIRG, TIRG | SEARCHED, PTF | {"data__text_dropout": 0.2}],
 )
 def test_keys_that_do(changes: dict[str, Any], tmp_path: Path) -> None:
-    check_method(recipe_of(tmp_path, **changes))
+    checked(recipe_of(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +106,7 @@ def test_captions_of_other_keys_are_not_cached(tmp_path: Path) -> None:
     drawn = {"data__train": [{"url": "set", "texts": {"title": 1.0}}]}
     line = refusal(tmp_path, **drawn)
     assert line.startswith("data.feature_cache: the text encoder is never trained, but `texts` of ")
-    check_method(recipe_of(tmp_path, **drawn, train=["image.head", "text"]))
+    checked(recipe_of(tmp_path, **drawn, train=["image.head", "text"]))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +114,7 @@ def test_captions_of_other_keys_are_not_cached(tmp_path: Path) -> None:
 )
 def test_texts_are_cached_whatever_images_do(changes: dict[str, Any], tmp_path: Path) -> None:
     moving = {"data__crop": (0.5, 1.0), "data__flip": True, "data__augment": {}}
-    check_method(recipe_of(tmp_path, **moving | changes))
+    checked(recipe_of(tmp_path, **moving | changes))
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
@@ -110,7 +123,7 @@ def test_words_that_are_not_pooled_by_their_mean_are_not_cached(kind: str, tmp_p
     line = refusal(tmp_path, **PTF | {"method": PTF["method"] | {"text": text}})
     assert line.startswith("data.feature_cache: the encoder of method.text does not pool its feat")
     # Of the whole text there is something to cache.
-    check_method(recipe_of(tmp_path, method__text=text))
+    checked(recipe_of(tmp_path, method__text=text))
 
 
 @pytest.mark.parametrize(
@@ -135,12 +148,12 @@ def test_one_sample_is_not_normalised_over_the_batch(
 ) -> None:
     train = {"train": ["*"], "data__feature_cache": None}
     recipe = recipe_of(tmp_path, **method | train | changes)
-    checked = check_method(recipe)
+    built = checked(recipe)
     if layer is None or key is None:
-        check_batch_norm(recipe, checked, ranks)
+        check_batch_norm(recipe, built, ranks)
         return
     with pytest.raises(UserError) as caught:
-        check_batch_norm(recipe, checked, ranks)
+        check_batch_norm(recipe, built, ranks)
     assert str(caught.value).startswith(f"data.{key}=1: {layer} of {recipe.method.kind} normalises")
 
 

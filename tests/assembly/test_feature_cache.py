@@ -76,7 +76,7 @@ def local_recipe(folder: Path, **changes: Any) -> Recipe:
 
 
 def method_of(recipe: Recipe) -> Method:
-    return build_method(recipe, TOKENIZER, CPU).eval()
+    return build_method(recipe, TOKENIZER.vocabulary, CPU).eval()
 
 
 def computed(recipe: Recipe, manifest: Manifest, said: list[str] | None = None) -> Manifest:

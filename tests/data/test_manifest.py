@@ -17,7 +17,7 @@ from xmodal.data.manifest import Shard, read_manifest, write_manifest
 from xmodal.data.shard_index import read_index, write_index
 from xmodal.data.tar import Member, Sample, TarScan, key_and_extension, tar_samples
 from xmodal.errors import UserError
-from xmodal.runs.lock import hold
+from xmodal.runs.lock import acquire_run_lock
 from xmodal.runs.run import Run
 
 SAMPLES = [
@@ -496,7 +496,10 @@ def test_a_file_is_written_in_its_place_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to(precious)
     with pytest.raises(OSError, match="symbolic links"):
         write_atomically(tmp_path / "recipe.yaml", "run: x\n")
-    for write in (lambda: Run(tmp_path).log({"step": 1}), lambda: hold(tmp_path, "it").close()):
+    for write in (
+        lambda: Run(tmp_path).log({"step": 1}),
+        lambda: acquire_run_lock(tmp_path, "it").close(),
+    ):
         (tmp_path / "lock").unlink(missing_ok=True)
         (tmp_path / "lock").symlink_to(precious)
         with pytest.raises(UserError, match="cannot be written: Too many levels of symbolic"):

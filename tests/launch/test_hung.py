@@ -50,7 +50,7 @@ def test_a_rank_that_does_not_come_to_the_first_all_reduce_is_named(
     recipe: Path, tmp_path: Path
 ) -> None:
     before = {"xmodal.distributed.rollcall:Roll.note": hang_after_the_roll_call}
-    given = (recipe, f"run={tmp_path}/run", "training.roll_call=5")
+    given = (recipe, f"run={tmp_path}/run", "training.rendezvous_timeout=5")
     done = train(*given, ranks=2, before=before, environment={"XMODAL_NODES": "n1 n2"})
     assert done.code == 75, done
     assert re.search(
@@ -71,7 +71,7 @@ def stop_on_rank_0(roll: Roll, *_: object) -> None:
 def test_a_first_rank_that_stops_in_the_roll_call_is_named(recipe: Path, tmp_path: Path) -> None:
     """Where all meet then, there is nobody who could tell."""
     before = {"xmodal.distributed.rollcall:Roll.wait": stop_on_rank_0}
-    given = (recipe, f"run={tmp_path}/run", "training.roll_call=5")
+    given = (recipe, f"run={tmp_path}/run", "training.rendezvous_timeout=5")
     done = train(*given, ranks=2, before=before)
     assert done.code == 75, done
     assert re.search(

@@ -91,7 +91,7 @@ def test_what_is_broken_in_the_bucket_is_never_gone_on_from(
     assert done.code == 0, done.err
     assert (
         f"warning: checkpoint {mirror.url}/checkpoints/step-12 is broken ({WEIGHTS} is not what "
-        "was written): going on from step-6\n"
+        "was written): resuming from step-6\n"
     ) in done.out
     assert steps(tmp_path / "there") == steps(finished)
     mirror.damage(18)
@@ -255,7 +255,7 @@ def test_what_is_broken_on_the_disk_comes_from_the_bucket(
         (Run(run).checkpoint(step) / WEIGHTS).write_bytes(b"")
     done = mirror.train(run)
     assert done.code == 0, done.err
-    assert "going on from step-6" in done.out
+    assert "resuming from step-6" in done.out
     assert "step-12 comes from" in done.out
     assert steps(run) == steps(finished)
 

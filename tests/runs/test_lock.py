@@ -7,12 +7,12 @@ import pytest
 
 from tests.processes import CONTEXT
 from xmodal.errors import UserError
-from xmodal.runs.lock import hold
+from xmodal.runs.lock import acquire_run_lock
 from xmodal.runs.run import is_bare
 
 
 def _hold_for_ever(folder: Path, pipe: object) -> None:
-    file = hold(folder, "it")
+    file = acquire_run_lock(folder, "it")
     pipe.send(file.name)  # type: ignore[attr-defined]
     signal.pause()
 
@@ -26,20 +26,20 @@ def test_a_folder_is_held_until_its_process_ends_however(
     process.start()
     ours.recv()
     with pytest.raises(UserError, match=rf"^run=there is in use by process {process.pid} on "):
-        hold(tmp_path / "run", "run=there")
+        acquire_run_lock(tmp_path / "run", "run=there")
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    hold(tmp_path / "run", "run=there").close()
+    acquire_run_lock(tmp_path / "run", "run=there").close()
     assert is_bare(tmp_path / "run")
 
 
 def test_a_lock_that_is_no_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "run" / "lock").mkdir(parents=True)
     with pytest.raises(UserError, match=r"run/lock cannot be written: Is a directory; move away"):
-        hold(tmp_path / "run", "run=there")
+        acquire_run_lock(tmp_path / "run", "run=there")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/run/lock cannot be written: Not a directory; move"):
-        hold(tmp_path / "file" / "run", "run=there")
+        acquire_run_lock(tmp_path / "file" / "run", "run=there")
 
 
 def test_a_file_system_without_locks_is_one_line(
@@ -50,4 +50,4 @@ def test_a_file_system_without_locks_is_one_line(
 
     monkeypatch.setattr("fcntl.lockf", without_locks)
     with pytest.raises(UserError, match=r"lock cannot be locked: No locks available; name a fol"):
-        hold(tmp_path / "run", "run=there")
+        acquire_run_lock(tmp_path / "run", "run=there")

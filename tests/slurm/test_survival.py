@@ -173,7 +173,7 @@ def test_a_job_that_hangs_comes_back(
     tmp_path: Path,
     figure: Callable[[str], None],
 ) -> None:
-    job = Job(slurm, recipe, tmp_path, "training.watchdog=5", "training.roll_call=20")
+    job = Job(slurm, recipe, tmp_path, "training.watchdog=5", "training.rendezvous_timeout=20")
     until(lambda: job.starts(1), 100, "the job's start")
     # The rank is there and does not answer: it says nothing until the others have left.
     job.rank(1).suspend()

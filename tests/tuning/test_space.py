@@ -43,7 +43,7 @@ MISTAKES = [
     ({"space": {"method.embedding": {"uniform": [32, 64]}}}, "method.embedding: 54.6"),
     (
         {"scheduler": "pbt", "space": {"method.embedding": {"choice": [32, 64]}}},
-        "cannot change while weights and optimiser go on",
+        "cannot change while weights and optimiser continue",
     ),
 ]
 

@@ -14,13 +14,10 @@ from xmodal.precision import set_precision
 
 
 def build_method(
-    recipe: Recipe,
-    tokenizer: CaptionTokenizer,
-    device: torch.device,
-    *,
-    of_run: Path | None = None,
+    recipe: Recipe, vocabulary: int, device: torch.device, *, of_run: Path | None = None
 ) -> Method:
-    """Return a recipe's method with its first weights: random, or read from file or hub.
+    """Return a recipe's method over `vocabulary` token ids with its first weights: random, or read
+    from file or hub.
 
     Random ones depend on the seed alone. All are random where a checkpoint of the run folder
     `of_run` will take their place: no hub is asked then. The method is still on the CPU; `device`
@@ -33,8 +30,33 @@ def build_method(
     set_precision(tf32=bf16 and device.type == "cuda")
     torch.manual_seed(recipe.training.seed)
     config = without_weights(recipe.method, of_run) if of_run else recipe.method
-    method: Method = config.build(vocabulary=tokenizer.vocabulary, bf16=bf16)
+    method: Method = config.build(vocabulary=vocabulary, bf16=bf16)
     return method
+
+
+def first_method(recipe: Recipe, device: torch.device) -> Method:
+    """Return a recipe's method before its vocabulary is learned, as large as it may become.
+
+    Raises `UserError` for an encoder that cannot be had.
+    """
+    return build_method(recipe, _expected_vocabulary(recipe.method), device)
+
+
+def with_vocabulary(
+    method: Method, recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device
+) -> Method:
+    """Return what `first_method` built, or a new one where the vocabulary is of another size."""
+    text = recipe.method.text
+    if text is None or text.has_own_vocabulary:
+        return method
+    if tokenizer.vocabulary == _expected_vocabulary(recipe.method):
+        return method
+    return build_method(recipe, tokenizer.vocabulary, device)
+
+
+def _expected_vocabulary(config: MethodConfig) -> int:
+    """Return the most token ids that a method's tokenizer may have; a few where it cannot tell."""
+    return getattr(config.text.tokenizer, "vocabulary", 8) if config.text else 0
 
 
 def keep_architecture(config: MethodConfig, run: Path) -> None:

@@ -5,22 +5,69 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from xmodal.assembly.data import Shards, data_sets
 from xmodal.assembly.feature_cache import NO_MEAN, locked_sides
 from xmodal.assembly.recipe import Recipe
-from xmodal.data.batch import BatchSpec
+from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
+from xmodal.data.loader import DataSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
-from xmodal.data.sample_spec import PROBED, SampleSpec
+from xmodal.data.sample_spec import PROBED, SampleSpec, infer_sample_spec
 from xmodal.errors import UserError
+from xmodal.evaluation.protocols.registry import check_protocols, metric_names, resolve
 from xmodal.methods.method import Method
 from xmodal.runs.progress import find_metric
 from xmodal.training.config import StageConfig
 from xmodal.training.gradient_cache import batch_norms
-from xmodal.training.parts import parameter_groups, select_trained, set_modes
+from xmodal.training.parts import parameter_groups, select_trained, set_modes, unchanged
+from xmodal.training.requirements import check_known
 
-PROBE_VOCABULARY = 8  # token ids of a method that is only looked at
+
+def check_shards(recipe: Recipe, shards: Shards, ranks: int) -> None:
+    """Raise `UserError` where shards are damaged, or too few for so many ranks."""
+    for one in shards.every:
+        check_whole(one, recipe.data.max_bad_share)
+    for one in shards.measured:
+        check_measurable(one, ranks)
+
+
+def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Sequence[str]:
+    """Return the protocols that data.val is measured by.
+
+    Raises `UserError` where recipe, shards, method and ranks do not fit each other.
+    """
+    check_method(recipe, method)
+    check_batch_norm(recipe, method, ranks)
+    for one in data_sets(recipe, shards):
+        _check_training_set(recipe, one, method)
+    protocols = _check_evaluation(recipe, shards, method) if shards.val else []
+    for stage in recipe.stages:
+        check_known(stage, method, protocols)
+    return protocols
+
+
+def _check_training_set(recipe: Recipe, data_set: DataSet, method: Method) -> None:
+    contents, reader = method.contents, data_set.reader
+    found = infer_sample_spec(reader, data_set.texts, captions=contents.captions)
+    check_sample_spec(recipe, reader.manifest.url, found, contents, local=method.local)
+    if contents.labels or recipe.data.positives == "label":
+        check_labels(reader, recipe.method.kind if contents.labels else "data.positives=label")
+
+
+def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequence[str]:
+    assert shards.val is not None
+    for one, contents in ((shards.val, method.contents), (shards.gallery, GALLERY)):
+        if one:
+            found = infer_sample_spec(SampleReader(one), captions=contents.captions)
+            check_sample_spec(recipe, one.url, found, contents, local=method.local)
+    relevance = shards.val.relevance
+    protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
+    gallery = SampleReader(shards.gallery) if shards.gallery else None
+    check_protocols(protocols, method, SampleReader(shards.val), relevance, gallery)
+    check_best(recipe.checkpoints.best, metric_names(protocols, method))
+    return protocols
 
 
 def check_whole(shards: Manifest, max_bad_share: float) -> None:
@@ -71,14 +118,10 @@ def check_measurable(shards: Manifest, ranks: int) -> None:
         )
 
 
-def check_method(recipe: Recipe) -> Method:
-    """Return a recipe's method, to look at.
-
-    Raises `UserError` for an encoder that cannot be had, or for parts to train or losses to
-    minimise that there are not.
+def check_method(recipe: Recipe, method: Method) -> None:
+    """Raise `UserError` for parts to train or losses to minimise that a method does not have, or
+    keys of the recipe that do not fit it.
     """
-    # The vocabulary itself is learned later: its size is all that the parts depend on.
-    method = recipe.method.build(vocabulary=PROBE_VOCABULARY)
     if method.learned_score and recipe.training.zero == 3:
         raise UserError(
             f"training.zero=3 shares out the network that {recipe.method.kind} scores with, which "
@@ -87,11 +130,11 @@ def check_method(recipe: Recipe) -> Method:
     check_data(recipe, method.contents)
     if recipe.data.feature_cache:
         check_feature_cache(recipe, method)
-    for number, stage in enumerate(recipe.stages):
-        select_trained(method, stage.train)
-        parameter_groups(method, stage)
-        check_losses(method, stage, f"stages.{number}.losses")
-    return method
+    with unchanged(method):
+        for number, stage in enumerate(recipe.stages):
+            select_trained(method, stage.train)
+            parameter_groups(method, stage)
+            check_losses(method, stage, f"stages.{number}.losses")
 
 
 def check_data(recipe: Recipe, contents: BatchSpec) -> None:
@@ -168,17 +211,18 @@ def check_batch_norm(recipe: Recipe, method: Method, ranks: int) -> None:
     if ranks * (data.micro_batch_size or data.batch_size // ranks) > 1:
         return
     key = "batch_size" if data.batch_size == 1 else "micro_batch_size"
-    for stage in recipe.stages:
-        select_trained(method, stage.train)
-        # Those of pretrained image encoders have several positions of a sample.
-        set_modes(method, freeze_batch_norm=True)
-        for name, norm in batch_norms(method).items():
-            if isinstance(norm, nn.BatchNorm1d):
-                raise UserError(
-                    f"data.{key}=1: {name} of {recipe.method.kind} normalises over the samples "
-                    "that are encoded together, and one has nothing to be compared with; use 2 or "
-                    "more"
-                )
+    with unchanged(method):
+        for stage in recipe.stages:
+            select_trained(method, stage.train)
+            # Those of pretrained image encoders have several positions of a sample.
+            set_modes(method, freeze_batch_norm=True)
+            for name, norm in batch_norms(method).items():
+                if isinstance(norm, nn.BatchNorm1d):
+                    raise UserError(
+                        f"data.{key}=1: {name} of {recipe.method.kind} normalises over the samples "
+                        "that are encoded together, and one has nothing to be compared with; use 2 "
+                        "or more"
+                    )
 
 
 def check_losses(method: Method, stage: StageConfig, key: str) -> None:

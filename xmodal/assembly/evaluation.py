@@ -153,7 +153,7 @@ def load_evaluation(
     shards = read_manifest(str(url), data.access, data.cache)
     check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
-    method = build_method(recipe, tokenizer, device, of_run=run.path)
+    method = build_method(recipe, tokenizer.vocabulary, device, of_run=run.path)
     contents = method.contents
     gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None

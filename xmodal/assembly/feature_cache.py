@@ -41,7 +41,7 @@ from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.methods.method import Method, in_precision
 from xmodal.models.encoder import Encoder, Local, masked_mean
-from xmodal.training.parts import locked, select_trained
+from xmodal.training.parts import locked, select_trained, unchanged
 
 NO_MEAN = (
     "data.feature_cache: the encoder of method.{side} does not pool its features by their mean, so "
@@ -66,10 +66,11 @@ def locked_sides(method: Method, recipe: Recipe) -> LockedSides:
     Raises `UserError` when there is none.
     """
     image, text = True, recipe.method.text is not None
-    for stage in recipe.stages:
-        select_trained(method, stage.train)
-        image = image and locked(_encoder(method, "image"))
-        text = text and locked(_encoder(method, "text"))
+    with unchanged(method):
+        for stage in recipe.stages:
+            select_trained(method, stage.train)
+            image = image and locked(_encoder(method, "image"))
+            text = text and locked(_encoder(method, "text"))
     if not (image or text):
         raise UserError(
             "data.feature_cache: every encoder is trained in some stage, so nothing can be cached; "

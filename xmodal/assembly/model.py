@@ -53,7 +53,7 @@ def load(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(opened, folder))
     with torch.random.fork_rng(devices=[]):
-        method = build_method(recipe, tokenizer, place, of_run=opened.path)
+        method = build_method(recipe, tokenizer.vocabulary, place, of_run=opened.path)
     load_weights(method, folder, recipe.training.zero)
     return Model(method.to(place).eval(), recipe, tokenizer, place)
 

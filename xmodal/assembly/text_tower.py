@@ -16,7 +16,7 @@ DESCRIBED = ("text", "text_head", "sentence")  # keys of the method, which are t
 def with_text_tower(recipe: Recipe) -> Recipe:
     """Return a recipe whose text tower is described as in the run that it is taken from, if any.
 
-    A run that goes on is described by itself. Raises `UserError` where another is no run with a
+    A run that resumes is described by itself. Raises `UserError` where another is no run with a
     text tower and a checkpoint.
     """
     method = recipe.method
@@ -57,14 +57,14 @@ def replaced(given: Recipe, recipe: Recipe) -> list[str]:
 def load_text_tower(method: Method, recipe: Recipe) -> None:
     """Read the weights of the text tower from the best checkpoint of the run that it is taken from.
 
-    Its PIE-Net too, where that run has one of the same senses. A run that goes on has both itself.
+    Its PIE-Net too, where that run has one of the same senses. A run that resumes has both itself.
     """
     config = recipe.method
     if not isinstance(config, PtfSimcmConfig) or config.text_from is None:
         return
-    goes_on = _own_checkpoint(recipe)
-    folder = goes_on or _best(config.text_from)
-    saved_by = recipe if goes_on else load_recipe(config.text_from)
+    resumed = _own_checkpoint(recipe)
+    folder = resumed or _best(config.text_from)
+    saved_by = recipe if resumed else load_recipe(config.text_from)
     theirs = read_weights(folder, saved_by.training.zero)
     own = method.state_dict()
     fitting = {
@@ -87,7 +87,7 @@ def _best(run: str) -> Path:
 
 
 def _own_checkpoint(recipe: Recipe) -> Path | None:
-    """Return the newest checkpoint of a run that goes on, begun with the same text tower."""
+    """Return the newest checkpoint of a run that resumes, begun with the same text tower."""
     latest = Run(recipe.run).latest()
     if latest is None:
         return None

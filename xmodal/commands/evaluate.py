@@ -58,7 +58,7 @@ def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     request = EvaluationRequest(
         given.data, given.gallery, given.protocol, given.output, given.submission
     )
-    environment = start(recipe.training.roll_call)
+    environment = start(recipe.training.rendezvous_timeout)
     reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
     with watching_peers(environment.roll, recipe.training.watchdog), reports:
         if given.submission:

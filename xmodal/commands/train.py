@@ -47,7 +47,7 @@ def main(
 
         with losing_peers():
             with activity("waiting for all ranks"):
-                environment = start(recipe.training.roll_call)
+                environment = start(recipe.training.rendezvous_timeout)
             with watching_peers(environment.roll, recipe.training.watchdog):
                 train(recipe, environment)
 

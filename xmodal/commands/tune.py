@@ -49,17 +49,19 @@ def main(
 def sweep(recipe: Recipe, space: SpaceConfig, folder: Path) -> None:
     """Run the trials that a sweep's folder lacks and write its report."""
     # Only now the slow imports: help and mistakes have been answered.
-    from xmodal.runs.lock import hold
-    from xmodal.tuning.checks import check_sweep, timeline_of
+    from xmodal.assembly.data import epoch_samples, open_shards
+    from xmodal.runs.lock import acquire_run_lock
+    from xmodal.tuning.checks import check_sweep
     from xmodal.tuning.cluster import gpus_of, room_for, running_ray
     from xmodal.tuning.report import report
     from xmodal.tuning.sweep import Sweep
     from xmodal.tuning.trial import Plan
 
-    timeline = timeline_of(recipe)
-    metric = check_sweep(recipe, space, timeline)
+    shards = open_shards(recipe)
+    timeline = recipe.timeline(epoch_samples(recipe, shards))
+    metric = check_sweep(recipe, space, shards, timeline)
     plan = Plan(recipe, space, metric, folder.absolute(), Path.cwd())
-    with hold(folder, f"--sweep {folder}"):
+    with acquire_run_lock(folder, f"--sweep {folder}"):
         sweep = Sweep(plan, timeline)
         if not sweep.is_over:
             with running_ray():

@@ -107,7 +107,8 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Roll:
         # Rank 0 may have waited as long, have said who is missing, and be gone.
         who = ", ".join(roll.absent(ANSWERED)) or "some rank"
         raise LostPeerError(
-            f"{who} did not answer within {seconds:g} s (training.roll_call): is its node alive?"
+            f"{who} did not answer within {seconds:g} s (training.rendezvous_timeout): is its node "
+            "alive?"
         ) from None
     return roll
 

@@ -83,6 +83,8 @@ class TextEncoderConfig(EncoderConfig):
 
     family: ClassVar[str] = "text encoder"
     recipe_only: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
+    # Whether the network has as many token ids as it has, whatever `vocabulary` it is given.
+    has_own_vocabulary: ClassVar[bool] = False
     # Keys of the tokenizer that stood beside it in recipes of before.
     moved: ClassVar[frozenset[str]] = frozenset()
     if TYPE_CHECKING:

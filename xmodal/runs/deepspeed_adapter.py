@@ -102,6 +102,17 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
     return engine
 
 
+@torch.no_grad()
+def copy_weights(engine: Any, method: nn.Module) -> None:
+    """Copy the weights and statistics that an engine has trained into another instance."""
+    trained = engine.module
+    for own, weights in zip(method.parameters(), trained.parameters(), strict=True):
+        with deepspeed.zero.GatheredParameters([weights]):  # of ZeRO 3, a share on each rank
+            own.copy_(weights)
+    for kept, statistics in zip(method.buffers(), trained.buffers(), strict=True):
+        kept.copy_(statistics)
+
+
 def destroy(engine: Any) -> None:
     """End an engine: its hooks, and all that DeepSpeed keeps of it for good."""
     engine.destroy()

@@ -1,4 +1,10 @@
-"""A folder that one process alone may write in, for as long as it lives."""
+"""A folder that one process alone may write in, for as long as it lives.
+
+Not by filelock, which survives kills and forks as well: it locks by flock, which neither sees nor
+is seen by the POSIX locks of runs that an earlier version holds, and where a file system has none,
+it falls back to a file that whoever is killed leaves for good. Who holds the folder, how long to
+wait, and the line for each fault would have to be written around it all the same.
+"""
 
 import fcntl
 import os
@@ -19,7 +25,7 @@ SECONDS = 20  # in which those may end that have been killed or asked to
 SECONDS_OF_LOST = 100
 
 
-def hold(folder: Path, what: str) -> IO[str]:
+def acquire_run_lock(folder: Path, what: str) -> IO[str]:
     """Return an open file that keeps others from holding a folder until it is closed.
 
     Raises `UserError`, by the name `what`, where another process holds it for a while to come.

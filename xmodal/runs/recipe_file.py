@@ -57,5 +57,5 @@ def check_same(begun: BaseModel, recipe: BaseModel, place: str) -> None:
         changed = changed[:NAMED_CHANGES] + ([f"{more} more"] if more > 0 else [])
         raise UserError(
             f"{place} was begun with another recipe ({'; '.join(changed)}); name another "
-            f"{place.partition('=')[0]}, or take these changes back to go on"
+            f"{place.partition('=')[0]}, or take these changes back to resume"
         )

@@ -23,7 +23,7 @@ def check_restarts(run: Run, most: int, variables: Mapping[str, str] = os.enviro
     """
     start, newest = this_start(variables), run.latest()
     since = 0
-    # What a checkpoint that cannot be read means is said where the run goes on from it.
+    # What a checkpoint that cannot be read means is said where the run resumes from it.
     with suppress(UserError, ValueError):
         saved = read_state(newest).get("start", {}) if newest else {}
         if saved.get("job") == start["job"]:

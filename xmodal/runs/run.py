@@ -127,7 +127,7 @@ class Run:
         return self.checkpoints / name if STEP.fullmatch(name) else None
 
     def finished(self) -> list[Path]:
-        """Return the checkpoints that a run may go on from, newest first.
+        """Return the checkpoints that a run may resume from, newest first.
 
         One that is newer than `latest` was left by a run that was killed before it named it; where
         nothing says which is the latest, all count.

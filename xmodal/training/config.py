@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from xmodal.components.config import Config, Duration, Mark, Span
+from xmodal.components.config import Config, Duration, Mark, Span, Was
 from xmodal.data.storage import is_remote, scheme_of
 from xmodal.training.optimizers.adamw import AdamWConfig
 from xmodal.training.optimizers.config import OptimizerConfig
@@ -26,7 +26,7 @@ class LossConfig(Config):
     weight: NonNegativeFloat = Field(1.0, description="what the loss is multiplied by")
     ramp: Literal["none", "linear", "adversarial"] = Field(
         "none",
-        description="what the weight is multiplied by while the stage goes on: 1; 0 to 1 in a "
+        description="what the weight is multiplied by as the stage proceeds: 1; 0 to 1 in a "
         "line; 2 / (1 + exp(-10 p)) - 1 of its progress p",
     )
 
@@ -62,7 +62,7 @@ class StageConfig(Config):
     length: Duration = Field(Span("10 epochs"), description="length of the stage")
     data: Literal["continue", "restart"] = Field(
         "continue",
-        description="the order of samples goes on from the stage before, or begins once more",
+        description="the order of samples continues from the stage before, or begins once more",
     )
     optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimiser, new for each")
     schedule: ScheduleConfig = Field(CosineConfig(), description="its learning rate over time")
@@ -71,7 +71,7 @@ class StageConfig(Config):
     )
     requires: Annotated[dict[str, RequirementConfig], Mark.FREE] = Field(
         {},
-        description="what must hold at the stage's end for the run to go on, by the names of "
+        description="what must hold at the stage's end for the run to continue, by the names of "
         "metrics, losses and monitors; else the run stops there",
     )
 
@@ -101,7 +101,7 @@ class TrainingConfig(Config):
     log_every: Annotated[PositiveInt, Mark.FREE] = Field(
         10, description="steps between logged lines"
     )
-    roll_call: Annotated[PositiveFloat, Mark.FREE] = Field(
+    rendezvous_timeout: Annotated[PositiveFloat, Mark.FREE, Was("roll_call")] = Field(
         300.0, description="seconds within which every rank has to answer before work begins"
     )
     watchdog: Annotated[PositiveFloat, Mark.FREE] = Field(
@@ -130,7 +130,7 @@ class CheckpointConfig(Config):
     mirror: Annotated[str | None, Mark.FREE] = Field(
         None,
         description="folder of a bucket (s3://…) that checkpoints are copied to while training "
-        "goes on, and fetched from where the run folder has none (reached as data.s3 and "
+        "continues, and fetched from where the run folder has none (reached as data.s3 and "
         "data.storage say)",
     )
 

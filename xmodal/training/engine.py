@@ -16,7 +16,7 @@ def initialize_engine(
 ) -> Any:
     """Return the DeepSpeed engine of a method for one stage, its optimiser new.
 
-    It writes checkpoints while training goes on.
+    It writes checkpoints while training continues.
     """
     config = {
         "train_batch_size": batch_size,

@@ -1,5 +1,7 @@
 """Which parts of a method a stage trains, which are locked, how fast, and what decays."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from operator import itemgetter
 from typing import Any
@@ -20,6 +22,20 @@ def select_trained(method: nn.Module, patterns: list[str]) -> None:
         _check_part(method, pattern, "train")
     for name, parameter in method.named_parameters():
         parameter.requires_grad_(any(_matches(name, pattern) for pattern in patterns))
+
+
+@contextmanager
+def unchanged(method: nn.Module) -> Iterator[None]:
+    """Put back which parameters are trained, and all modes, after a block that looks at others."""
+    trained = [(parameter, parameter.requires_grad) for parameter in method.parameters()]
+    modes = [(module, module.training) for module in method.modules()]
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+        for module, training in modes:
+            module.training = training
 
 
 def locked(module: nn.Module) -> bool:
@@ -45,7 +61,7 @@ def set_modes(method: nn.Module, *, freeze_batch_norm: bool) -> None:
 def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
     """Return optimiser groups of the trained parameters.
 
-    Each has its `factor` of the rate, and whether this is `constant` while the schedule goes on.
+    Each has its `factor` of the rate, and whether this is `constant` while the schedule falls.
     Matrices decay, vectors do not. Raises `UserError` where the stage names a part that there is
     not.
     """

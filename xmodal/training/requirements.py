@@ -1,4 +1,4 @@
-"""What must hold at the end of a stage for the run to go on."""
+"""What must hold at the end of a stage for the run to continue."""
 
 from collections.abc import Mapping, Sequence
 
@@ -38,5 +38,5 @@ def check_requirements(stage: StageConfig, measured: Mapping[str, float]) -> Non
             raise UserError(
                 f"stage {stage.name} ended with {name} {value:g}, which must be "
                 f"{' and '.join(wanted)}: the run stops here, its checkpoint kept; train in "
-                "another run=DIR, or loosen the stage's `requires` to go on"
+                "another run=DIR, or loosen the stage's `requires` to resume"
             )

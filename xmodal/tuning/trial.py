@@ -1,7 +1,7 @@
 """A trial: an ordinary run of the recipe with its values, by workers that Ray Train starts.
 
-A worker that reports waits until Tune has decided whether the trial goes on, so that one that is
-stopped, or goes on from other weights, never writes into its run folder afterwards.
+A worker that reports waits until Tune has decided whether the trial continues, so that one that is
+stopped, or continues from other weights, never writes into its run folder afterwards.
 """
 
 import json
@@ -70,7 +70,7 @@ class Training(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], plan: Plan, gpus: float) -> None:
-        """Take a trial's values; what it goes on from is not known yet."""
+        """Take a trial's values; what it continues from is not known yet."""
         os.chdir(plan.place)
         import_plugins(plan.recipe.plugins)
         self.values, self.plan, self.gpus = config, plan, gpus
@@ -79,7 +79,7 @@ class Training(tune.Trainable):
         self.room: PlacementGroup | None = None
 
     def step(self) -> dict[str, Any]:
-        """Let the workers go on and return their next report; done at their end."""
+        """Let the workers continue and return their next report; done at their end."""
         said: dict[str, Any] = {}
         try:
             if self.mailbox is None:
@@ -96,7 +96,7 @@ class Training(tune.Trainable):
             raise letter
         if letter is None or "failed" in letter:
             return {"done": True} | said | (letter or {})
-        if letter["progress"] < 1:  # from the end nobody could go on
+        if letter["progress"] < 1:  # from the end nobody could continue
             self.pointer = {"trial": self.trial_id, "step": letter["step"]}
         return letter | said
 
@@ -105,7 +105,7 @@ class Training(tune.Trainable):
         Path(checkpoint_dir, POINTER).write_text(json.dumps(self.pointer))
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Take note of whose weights to go on from."""
+        """Take note of whose weights to continue from."""
         self.pointer = json.loads(Path(checkpoint, POINTER).read_text())
 
     def cleanup(self) -> None:
@@ -120,10 +120,10 @@ class Training(tune.Trainable):
         said: dict[str, Any] = {}
         donor = self.pointer["trial"]
         if donor != self.trial_id:
-            from xmodal.runs.checkpoints.clone import take_over
+            from xmodal.runs.checkpoints.clone import clone_checkpoint
 
             run, other = self.plan.run(self.trial_id), self.plan.run(donor)
-            taken = take_over(run, other, self.pointer["step"], recipe)
+            taken = clone_checkpoint(run, other, self.pointer["step"], recipe)
             # Tune may have given the trial other values by the time that this is heard.
             said = {"weights": donor, "from": taken, "values": self.values}
         self.mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
@@ -181,7 +181,7 @@ def _train_session(plan: Plan, recipe: Recipe, mailbox: Any) -> None:
     from xmodal.assembly.session import Session
     from xmodal.distributed.environment import start
 
-    environment = start(recipe.training.roll_call)
+    environment = start(recipe.training.rendezvous_timeout)
 
     def report(step: int, steps: int, metrics: dict[str, float]) -> None:
         if environment.is_main:

@@ -296,7 +296,7 @@ def test_patience_ends(url: str, network: Proxy) -> None:
 
 
 def test_an_object_that_changes_while_it_is_read(bucket: str, network: Proxy) -> None:
-    storage, _ = quiet(by(network, timeout=0.5))
+    storage, _ = quiet(by(network, timeout=3))
     storage.write(f"{bucket}/changing", DATA)
     network.befall([Fault(1_000_000, stalls=True)])
     with ThreadPoolExecutor(1) as pool:

@@ -127,7 +127,7 @@ def test_the_one_before_takes_the_place_of_a_broken_one(damage: str, run: Run) -
         check_whole_checkpoint(run.checkpoint(100))
     (warning,) = recover(run)
     assert said in warning
-    assert warning.endswith("going on from step-20")
+    assert warning.endswith("resuming from step-20")
     assert run.latest() == run.checkpoint(20)
     # Nothing is deleted, and a run that comes to the step again writes over nothing.
     assert not run.checkpoint(100).exists()
@@ -162,7 +162,7 @@ def test_what_latest_says_is_heeded_as_far_as_it_says_something(run: Run) -> Non
 def test_a_missing_one_is_told(run: Run) -> None:
     run.checkpoint(100).rename(run.path / "moved")
     (warning,) = recover(run)
-    assert warning.endswith("step-100 is broken (it is missing): going on from step-20")
+    assert warning.endswith("step-100 is broken (it is missing): resuming from step-20")
 
 
 def test_without_a_whole_one_a_run_does_not_begin_again(run: Run) -> None:

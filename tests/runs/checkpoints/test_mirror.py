@@ -78,7 +78,7 @@ def test_a_name_that_leaves_the_run_folder_is_never_written(
     bucket.checkpoint(3, {"weights.pt": b"3"})
     bucket.checkpoint(5, {"weights.pt": b"5", name.format(tmp_path): b"x"})
     lines = restore()
-    assert "step-5 is broken (files.json cannot be read): going on from step-3" in lines[0]
+    assert "step-5 is broken (files.json cannot be read): resuming from step-3" in lines[0]
     saved = "deep/run/checkpoints"
     assert files_below(tmp_path) == {
         *(f"{saved}/step-3/{file}" for file in ("state.json", "weights.pt", "files.json")),
@@ -92,7 +92,7 @@ def test_the_best_step_is_a_number(
 ) -> None:
     bucket.checkpoint(3, {"weights.pt": b"3"})
     bucket.checkpoint(5, {"weights.pt": b"5"}, best)
-    assert "(state.json cannot be read): going on from step-3" in restore()[0]
+    assert "(state.json cannot be read): resuming from step-3" in restore()[0]
     assert Run(tmp_path / "deep" / "run").latest().name == "step-3"
 
 

@@ -2,6 +2,10 @@
 
 s3fs and botocore make each request once. Trying again is decided here, where it is known how much
 has come: later and later while nothing does, until the configuration's patience is over.
+
+Not through obstore, which is faster (1 MB ranges, 16 threads, a gateway on the same machine: 110 to
+277 MB/s against 46 to 106, with half the CPU time or less) but hangs in a forked process, with a
+new client too, and loader workers are forked. Nor does it resume a range at the byte it broke at.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Features of texts that the shards hold (KEY.text.npy)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from xmodal.data.tokenizers.bytes import BytesConfig
 from xmodal.data.tokenizers.config import TokenizerConfig
@@ -11,6 +11,7 @@ class TextFeaturesConfig(FeaturesConfig, TextEncoderConfig):
     """No encoder: the shards hold features of texts (KEY.text.npy), only the head learns."""
 
     kind: Literal["features"] = "features"
+    has_own_vocabulary: ClassVar[bool] = True
 
     @property
     def context(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.data.tokens import CaptionTokenizer, is_panic
 from xmodal.errors import UserError
+from xmodal.extras import require
 from xmodal.models.config import TextEncoderConfig
 from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
 from xmodal.models.packages import packaged_weights
@@ -42,6 +43,7 @@ class TransformersConfig(TextEncoderConfig):
         "pretrained", description="`pretrained`, `package` (an installed package) or `random`"
     )
     context: PositiveInt = Field(64, description="longest caption, tokens; the rest is cut")
+    has_own_vocabulary: ClassVar[bool] = True
     builds: ClassVar[str] = "PretrainedText"
 
     @property
@@ -75,6 +77,7 @@ class PretrainedText(Encoder):
         vocabulary: int = 0,  # noqa: ARG002 - the model has its own
     ) -> None:
         super().__init__()
+        require("pretrained")
         from transformers import AutoModel
         from transformers.utils import logging
 
@@ -120,6 +123,7 @@ def pretrained_tokenizer(
     _captions: Iterable[str], context: int, *, name: str, weights: Weights = "pretrained"
 ) -> CaptionTokenizer:
     """Return the tokenizer that belongs to a pretrained encoder; it reads no captions."""
+    require("pretrained")
     from transformers import AutoTokenizer
 
     with _naming(name):
@@ -149,6 +153,7 @@ def _source(name: str, weights: Weights) -> str:
 
 def _model_settings(name: str, weights: Weights) -> Any:
     """Return transformers' settings of a model; `UserError` where it is no encoder of text."""
+    require("pretrained")
     from transformers import AutoConfig
 
     with _naming(name):

@@ -1,4 +1,4 @@
-"""A run that goes on from the weights of another one, as population-based training has it."""
+"""Clone of another run's checkpoint, from which population-based training continues."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from xmodal.atomic_files import open_itself, write_atomically
 from xmodal.components.differences import differences
 from xmodal.errors import UserError
-from xmodal.runs.checkpoints.integrity import fault_of
+from xmodal.runs.checkpoints.integrity import verify_checkpoint
 from xmodal.runs.recipe_file import read_recipe_file
 from xmodal.runs.run import Run, read_state, step_of
 from xmodal.small_files import read_small
@@ -18,10 +18,10 @@ from xmodal.small_files import read_small
 LINEAGE = "lineage.jsonl"  # in a run folder: whose weights it took over, a line each time
 
 
-def take_over(run: Run, donor: Run, wanted: int, recipe: BaseModel) -> int:
-    """Have a run go on by `recipe` from a whole checkpoint of `donor`, of the step `wanted` or near
-    it, and return its step.
+def clone_checkpoint(run: Run, donor: Run, wanted: int, recipe: BaseModel) -> int:
+    """Have a run continue by `recipe` from a whole checkpoint of `donor`; return its step.
 
+    It is the step `wanted` or the nearest that the donor has.
     Weights, optimiser and position in the data are the donor's from there on; the run's own
     checkpoints are dropped, and lineage.jsonl says so. What the run has taken over already, it does
     not take over again. The donor may be training, the run may not. Raises `UserError` where the
@@ -74,6 +74,6 @@ def _copy_of(donor: Run, wanted: int, run: Run, tries: int = 5) -> Path:
                 shutil.copytree(folder, copy)
             except (FileNotFoundError, shutil.Error):
                 break  # the donor went on and dropped it: there are others
-            if fault_of(copy) is None and read_state(copy)["step"] == step_of(folder):
+            if verify_checkpoint(copy) is None and read_state(copy)["step"] == step_of(folder):
                 return copy
     raise UserError(f"{donor.path} has no whole checkpoint to continue from; restore one")

@@ -41,7 +41,7 @@ def write_contents(folder: Path, files: Sequence[File]) -> int:
     return sum(size for _, size, _ in files)
 
 
-def fault_of(folder: Path) -> str | None:
+def verify_checkpoint(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint, the same on all ranks; None where it is whole."""
     try:
         listed = read_contents(read_small(folder / CONTENTS).decode())
@@ -91,7 +91,7 @@ def checksum(data: BytesIO | BufferedReader) -> str:
 
 def check_whole_checkpoint(folder: Path) -> None:
     """Raise `UserError` where a checkpoint is not as it was written."""
-    fault = fault_of(folder)
+    fault = verify_checkpoint(folder)
     if fault:
         raise UserError(
             f"checkpoint {folder} is broken ({fault}): name another one (step-N), or restore it"
@@ -116,9 +116,9 @@ def recover(run: Run, fetch: Callable[[], list[str]] | None = None) -> list[str]
             write_atomically(run.checkpoints / "latest", latest.name)
         _put_aside(broken)
     barrier()
-    goes_on = f": going on from {newest.name}" if newest else ""
+    resumed = f": resuming from {newest.name}" if newest else ""
     said = [
-        f"warning: checkpoint {one} is broken ({fault}){goes_on}" for one, fault in broken.items()
+        f"warning: checkpoint {one} is broken ({fault}){resumed}" for one, fault in broken.items()
     ]
     said += fetch() if fetch else []
     latest = run.latest()
@@ -134,7 +134,7 @@ def _broken(run: Run) -> tuple[dict[Path, str], Path | None]:
     if latest and not latest.is_dir():
         broken[latest] = "it is missing"
     for folder in run.finished():
-        fault = fault_of(folder)
+        fault = verify_checkpoint(folder)
         if fault is None:
             return broken, folder
         broken[folder] = fault

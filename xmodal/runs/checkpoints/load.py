@@ -22,7 +22,7 @@ def read_progress(run: Run) -> Progress:
     return Progress(**{key: state[key] for key in state if key not in ("ranks", "start")})
 
 
-def is_cut_for_others(folder: Path, zero: int) -> bool:
+def needs_resharding(folder: Path, zero: int) -> bool:
     """Tell whether a checkpoint's optimiser is shared out to another number of ranks than these."""
     return bool(zero) and read_state(folder)["ranks"] != world_size()
 
@@ -32,7 +32,7 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
 
     Where it is cut for other ranks, the optimiser alone: the weights have to be there already.
     """
-    if is_cut_for_others(folder, engine.zero_optimization_stage()):
+    if needs_resharding(folder, engine.zero_optimization_stage()):
         load_optimizer(engine, folder)
         return
     # What the optimiser has seen is the checkpoint's; what it is to do (decay) is the recipe's.

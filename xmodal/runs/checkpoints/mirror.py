@@ -1,6 +1,6 @@
-"""A run's checkpoints in a bucket: sent while training goes on, fetched where a disk has none.
+"""A run's checkpoints in a bucket: sent while training continues, fetched where a disk has none.
 
-What a run needs to go on elsewhere lies there under the names of the run folder. Each rank sends
+What a run needs to resume elsewhere lies there under the names of the run folder. Each rank sends
 its share of a checkpoint's files, without waiting for the others, and rank 0 at last `files.json`.
 One counts as whole when all that this lists is there, with its checksums once it is fetched.
 """
@@ -20,7 +20,7 @@ from xmodal.data.storage import open_storage
 from xmodal.data.storage.config import StorageConfig
 from xmodal.distributed.collectives import barrier, gather_objects, rank, world_size
 from xmodal.errors import UserError
-from xmodal.runs.checkpoints.integrity import CONTENTS, UNREADABLE, fault_of, read_contents
+from xmodal.runs.checkpoints.integrity import CONTENTS, UNREADABLE, read_contents, verify_checkpoint
 from xmodal.runs.recipe_file import RECIPE, check_same, dump_recipe, read_recipe_file
 from xmodal.runs.run import STEP, Run, read_state, step_of
 from xmodal.small_files import read_small
@@ -86,7 +86,7 @@ class Mirror:
                 break
             fault = self._fetch(step)
             if fault is None:
-                lines = [f"warning: {line}: going on from step-{step}" for line in faults]
+                lines = [f"warning: {line}: resuming from step-{step}" for line in faults]
                 return [*lines, *self._go_on_from(step)]
             faults.append(self._broken(step, fault))
         if faults and not here:
@@ -207,7 +207,7 @@ class Mirror:
         for name in names[rank() :: world_size()]:
             self._get(f"{place}/{name}", partial / name)
         barrier()
-        return fault_of(partial)
+        return verify_checkpoint(partial)
 
     def _go_on_from(self, step: int) -> list[str]:
         """Put a checkpoint that was fetched in its place, after all that is to come with it."""

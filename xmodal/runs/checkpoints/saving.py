@@ -1,4 +1,4 @@
-"""Writing a run's state through DeepSpeed while training goes on: all of it, or none."""
+"""Writing a run's state through DeepSpeed while training continues: all of it, or none."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ from xmodal.runs.run import STATE_FILE, Run
 class Saving:
     """A checkpoint on its way to the disk: weights, optimiser and progress as they are now.
 
-    All ranks begin and finish it. Training may go on between the two: the folder is written beside
-    its place, renamed when whole, and only then does `latest` name it.
+    All ranks begin and finish it. Training may continue between the two: the folder is written
+    beside its place, renamed when whole, and only then does `latest` name it.
     """
 
     def __init__(self, engine: Any, run: Run, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint engine for DeepSpeed that writes files while training goes on.
+"""A checkpoint engine for DeepSpeed that writes files while training continues.
 
 DeepSpeed's own one of that kind, the decoupled engine, holds the optimiser's next step until all is
 written, has every rank write the weights to the same file, and does not read ZeRO's files again.

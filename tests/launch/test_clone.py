@@ -11,7 +11,7 @@ from tests.commands import train
 from tests.run_folders import kept_checkpoints, steps, weights
 from xmodal.assembly.recipe import Recipe, load_recipe, with_values
 from xmodal.errors import UserError
-from xmodal.runs.checkpoints.clone import take_over
+from xmodal.runs.checkpoints.clone import clone_checkpoint
 from xmodal.runs.run import Run
 
 CHANGED = {"stages.0.optimizer.lr": 1e-3, "stages.0.optimizer.weight_decay": 0.3}
@@ -42,7 +42,7 @@ def behind(finished: Path, tmp_path: Path) -> tuple[Run, Run, Recipe]:
 def test_it_goes_on_from_the_donor_s_weights(behind: tuple[Run, Run, Recipe]) -> None:
     run, donor, recipe = behind
     before = weights(donor.path, 18)
-    assert take_over(run, donor, 18, recipe) == 18
+    assert clone_checkpoint(run, donor, 18, recipe) == 18
     assert kept_checkpoints(run.path) == {"latest", "step-18"}
     after = weights(run.path, 18)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -52,7 +52,7 @@ def test_it_goes_on_from_the_donor_s_weights(behind: tuple[Run, Run, Recipe]) ->
     assert [change.split(":")[0] for change in said["changed"]] == list(CHANGED)
     # What is taken is taken once: a trial that crashes afterwards does not begin there again.
     shutil.rmtree(donor.checkpoints)
-    assert take_over(run, donor, 18, recipe) == 18
+    assert clone_checkpoint(run, donor, 18, recipe) == 18
     # The same command as ever goes on, by the new recipe: its rate and its decay.
     done = train(run.path / "recipe.yaml", "stages.0.schedule.warmup=5 %")
     assert done.code == 0, done.err
@@ -70,6 +70,6 @@ def test_a_broken_checkpoint_is_not_taken(behind: tuple[Run, Run, Recipe]) -> No
         (folder / "mp_rank_00_model_states.pt").write_bytes(b"")
     kept = kept_checkpoints(run.path)
     with pytest.raises(UserError, match="has no whole checkpoint to continue from"):
-        take_over(run, donor, 18, recipe)
+        clone_checkpoint(run, donor, 18, recipe)
     assert kept_checkpoints(run.path) - {"taken.partial"} == kept
     assert not (run.path / "lineage.jsonl").exists()

@@ -1,0 +1,115 @@
+"""The data of a recipe: its shard sets, opened, and what training reads of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xmodal.activity import activity
+from xmodal.assembly.data_record import DataRecord
+from xmodal.assembly.recipe import Recipe
+from xmodal.data.batch import BatchSpec
+from xmodal.data.loader import DataSet, TrainingSet
+from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.mixture import Mixture
+from xmodal.data.reader import SampleReader
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.transforms import ImageTransform
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shard sets that a recipe names; `val` and `gallery` where it names them."""
+
+    train: Sequence[Manifest]
+    val: Manifest | None = None
+    gallery: Manifest | None = None
+
+    @property
+    def measured(self) -> list[Manifest]:
+        """The sets that evaluations read."""
+        return [shards for shards in (self.val, self.gallery) if shards]
+
+    @property
+    def every(self) -> list[Manifest]:
+        """All sets."""
+        return [*self.train, *self.measured]
+
+    @property
+    def record(self) -> DataRecord:
+        """What a run folder remembers of them."""
+        val, gallery = ([one] if one else [] for one in (self.val, self.gallery))
+        return DataRecord({"data.train": self.train, "data.val": val, "data.gallery": gallery})
+
+
+def open_shards(recipe: Recipe) -> Shards:
+    """Read the manifests of all shard sets of a recipe."""
+    data = recipe.data
+    with activity("reading the indices of the shards"):
+        train = [read_manifest(one.url, data.access, data.cache) for one in data.train]
+        val, gallery = (
+            read_manifest(url, data.access, data.cache) if url else None
+            for url in (data.val, data.gallery)
+        )
+    return Shards(train, val, gallery)
+
+
+def epoch_samples(recipe: Recipe, shards: Shards) -> int:
+    """Return the samples of an epoch of a recipe."""
+    return recipe.data.epoch or sum(one.num_samples for one in shards.train)
+
+
+def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
+    """Return a recipe's data sets as their samples are to be used."""
+    return [
+        DataSet(SampleReader(manifest), one.texts, one.min_side, one.max_pixels)
+        for manifest, one in zip(shards.train, recipe.data.train, strict=True)
+    ]
+
+
+def mixture(recipe: Recipe, shards: Shards) -> Mixture:
+    """Return the order in which a recipe's data sets are trained on."""
+    return Mixture(
+        [[shard.num_samples for shard in manifest.shards] for manifest in shards.train],
+        [
+            one.weight or manifest.num_samples
+            for one, manifest in zip(recipe.data.train, shards.train, strict=True)
+        ],
+        seed=recipe.training.seed,
+        lanes=recipe.data.num_lanes,
+        window=recipe.data.window,
+    )
+
+
+def training_set(
+    recipe: Recipe,
+    shards: Shards,
+    order: Mixture,
+    tokenizer: CaptionTokenizer,
+    contents: BatchSpec,
+) -> TrainingSet:
+    """Return what batches of `contents` are made of, in an order of the shards."""
+    data = recipe.data
+    augment = data.augment.build() if data.augment else None
+    transform = ImageTransform(
+        recipe.method.image.size, data.crop, data.flip, data.scaled_decoding, augment
+    )
+    return TrainingSet(
+        data_sets(recipe, shards),
+        order,
+        transform,
+        tokenizer,
+        seed=recipe.training.seed,
+        contents=contents,
+        text_dropout=data.text_dropout,
+        positives=data.positives,
+    )
+
+
+def mixture_lines(recipe: Recipe, shards: Shards, order: Mixture) -> list[str]:
+    """Return the share of each data set, where there are several."""
+    if len(shards.train) == 1:
+        return []
+    return [
+        f"{one.url}: {manifest.num_samples:,} samples, {count} of every {order.lanes} "
+        f"({count / order.lanes:.1%})"
+        for one, manifest, count in zip(recipe.data.train, shards.train, order.counts, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""Evaluation of a run while it trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xmodal.assembly.data import Shards
+from xmodal.assembly.evaluation import measure
+from xmodal.assembly.recipe import Recipe
+from xmodal.data.manifest import Manifest
+from xmodal.data.reader import SampleReader
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.distributed.environment import Environment
+from xmodal.evaluation.protocols.registry import resolve
+from xmodal.evaluation.report.examples import load_examples
+from xmodal.evaluation.report.measured import Measured, describe
+from xmodal.evaluation.report.results import write_results
+from xmodal.evaluation.report.run_report import Example, retrieval_sheet
+from xmodal.evaluation.retrieval import Retrieval, sets_to_measure
+from xmodal.methods.method import Method
+from xmodal.runs.recipe_file import dump_recipe
+from xmodal.runs.run import Run
+from xmodal.training.log import TrainingLog
+from xmodal.training.timeline import StageSpan
+
+
+@dataclass
+class TrainingEvaluation:
+    """What measures a run while it trains, logs it, and at the end writes the run's results."""
+
+    recipe: Recipe
+    run: Run
+    environment: Environment
+    shards: Shards  # what there is to see
+    read: Shards  # what is measured: the same, or their features
+    tokenizer: CaptionTokenizer
+    log: TrainingLog
+    steps: int  # of the run
+
+    def __call__(self, method: Method, step: int, span: StageSpan) -> dict[str, float]:
+        """Return the metrics after a step of a stage; all ranks call this."""
+        val = self.shards.val
+        assert val is not None
+        assert self.read.val is not None
+        size, device = self.recipe.method.image.size, self.environment.device
+        dataset, searched = sets_to_measure(
+            method.contents, self.read.val, self.read.gallery, size, self.tokenizer
+        )
+        retrieval = measure(self.recipe, method, dataset, searched, val.relevance, None, device)
+        for line in retrieval.fault_lines():
+            self.log.say(line)
+        if self.environment.is_main:
+            gallery = self.shards.gallery
+            hits = SampleReader(gallery) if gallery else None
+            examples = load_examples(retrieval.examples, SampleReader(val), hits)
+            self.log.evaluation(step, span, retrieval.metrics, retrieval_sheet(examples))
+            if step == self.steps:
+                self._write(retrieval, examples, self._described(method, step, val))
+        return retrieval.metrics
+
+    def _described(self, method: Method, step: int, val: Manifest) -> Measured:
+        config, checkpoint = self.recipe.evaluation, self.run.checkpoint(step).name
+        names = resolve(config.protocols, method.contents, val.relevance)
+        return describe(checkpoint, None, val, self.shards.gallery, names, config)
+
+    def _write(self, retrieval: Retrieval, examples: Sequence[Example], measured: Measured) -> None:
+        write_results(
+            self.run.path,
+            self.run.path.name,
+            retrieval.metrics,
+            examples,
+            measured,
+            recipe=dump_recipe(self.recipe),
+            history=self.run.history(),
+        )
