@@ -17,7 +17,7 @@ from shards.parallel import progress, run_parallel
 from shards.place import check_folder, name_of, storage_of
 from shards.plan import PLAN_NAME, Plan, begin, forget, locked, newer_options, refuse_other_build
 from shards.shard import Job, digest_of_headers, write_shard
-from shards.skipped import BY_SOURCE, SUFFIX, by_cause, read_skipped, write_skipped
+from shards.skipped import BY_SOURCE, SUFFIX, SUFFIXES, by_cause, read_skipped, write_skipped
 from shards.source import Relevance, Source, Split, Splits, find_source
 from shards.texts import without_bad_captions
 from xmodal.activity import activity
@@ -99,7 +99,7 @@ def _make_splits(
         with activity(f"reading the split {name} of {plan.source}"):
             split = without_bad_captions(available[name]())
         if not split.items:
-            why = f"; skipped: {by_cause(split.left_out, detailed=True)}" if split.left_out else ""
+            why = f"; skipped: {by_cause(split.skipped, detailed=True)}" if split.skipped else ""
             raise UserError(f"{plan.source} has no samples for the split {name}{why}")
         if finished:
             begin(folders[name], plan, split)
@@ -120,8 +120,8 @@ def _build_split(
         raise UserError(f"{folder}/{min(foreign)} is not a shard of this build: use another folder")
     number, parts = part
     with _forgotten_if_nothing(folder, parts), locked(folder, plan, shared=parts > 1):
-        if split.left_out:
-            write_skipped(split.left_out, f"{folder}/{BY_SOURCE}", storage)
+        if split.skipped:
+            write_skipped(split.skipped, f"{folder}/{BY_SOURCE}", storage)
         _write_shards(jobs[number - 1 :: parts], plan.split, workers)
         if parts > 1 and not _ends_last(folder, part):
             return
@@ -216,7 +216,7 @@ def _sweep(jobs: Sequence[Job], there: Collection[str]) -> None:
     """Remove what an earlier build began to write, or skipped, of shards that are written now."""
     stems = tuple(job.tar.removesuffix("tar") for job in jobs)
     for url in there:
-        if url.endswith((".part", SUFFIX)) and url.startswith(stems):
+        if url.endswith((".part", *SUFFIXES)) and url.startswith(stems):
             storage_of(url).remove(url)
 
 
@@ -239,7 +239,7 @@ def _read_indices(folder: str, jobs: Sequence[Job]) -> tuple[dict[str, int], dic
 
 
 def _write_relevance(relevance: Relevance, folder: str) -> None:
-    # What the source itself left out may have the name of what it kept, as duplicates have.
+    # Samples that the source skipped may share a name with kept ones, as duplicates do.
     missing = {name for name, _, _ in read_skipped(folder, f"{name_of(folder)}-")}
     kept = {
         image_id: [[other for other in true if other not in missing] for true in captions]

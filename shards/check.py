@@ -34,9 +34,9 @@ _NUM_EXAMPLES = 5
 
 @dataclass
 class Report:
-    """How many samples were read, and what is broken by cause, with a few examples of each.
+    """Number of samples read, and faults by cause with a few examples of each.
 
-    What is not broken, but not what its name says, is in `hints`.
+    `hints` lists files that are intact but differ from what their names announce.
     """
 
     num_samples: int = 0

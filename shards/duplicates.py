@@ -74,7 +74,7 @@ class Duplicates:
             f"{about}{images:,} images come several times under different ids, in {samples:,} "
             f"samples ({one} and {other} have the same bytes): give samples of one image the same "
             "image_id in their JSON, else its captions are negatives of each other, and evaluation "
-            "counts the right ones as wrong"
+            "counts relevant items as wrong"
         )
 
     def _is_kept(self, rows: np.ndarray) -> np.ndarray:

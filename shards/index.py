@@ -50,7 +50,7 @@ def doubts(found: Mapping[str, Indexed]) -> Iterator[str]:
     if empty:
         more = ", …" if len(empty) > _NUM_EXAMPLES else ""
         named = ", ".join(empty[:_NUM_EXAMPLES]) + more
-        yield f"{len(empty):,} shards without a sample are left out: {named}"
+        yield f"{len(empty):,} shards without a sample are skipped: {named}"
     total = Tally()
     for name, each in found.items():
         total.merge(each.doubts, name)

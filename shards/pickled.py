@@ -1,4 +1,4 @@
-"""What is published as pickled NumPy arrays, read without running what a pickle may hold."""
+"""Pickled NumPy arrays, read without executing any code in the pickle."""
 
 import pickle
 import re

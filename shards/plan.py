@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.place import storage_of
-from shards.skipped import SUFFIX as SKIPPED_SUFFIX
+from shards.skipped import SUFFIXES as SKIPPED_SUFFIXES
 from shards.source import Split
 from xmodal.data.manifest import MANIFEST_NAME
 from xmodal.data.storage import is_remote
@@ -25,7 +25,7 @@ PLAN_NAME = "build.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is built in a folder, and how."""
+    """Plan of a build: source, split and options, as recorded in the folder."""
 
     source: str
     read_from: str | None
@@ -73,7 +73,7 @@ def begin(folder: str, plan: Plan, split: Split) -> None:
             raise UserError(_other_samples(folder, plan))
     with _replaced(folder) if PLAN_NAME in names else nullcontext():
         for name in names:
-            if name.endswith(SKIPPED_SUFFIX):  # of a build that wrote nothing else
+            if name.endswith(SKIPPED_SUFFIXES):  # of a build that wrote nothing else
                 with suppress(FileNotFoundError):
                     storage.remove(f"{folder}/{name}")
         storage.write(f"{folder}/{PLAN_NAME}", f"{text}\n".encode())

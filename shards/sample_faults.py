@@ -1,4 +1,4 @@
-"""What training or evaluation would refuse of a sample, found by the code that they use."""
+"""Faults of a sample, found by the same code that training and evaluation use."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +13,7 @@ Fault = tuple[str, str]  # cause, detail
 
 
 class Verdict(NamedTuple):
-    """What is wrong with a sample: why it cannot be used, and what of it is dropped or odd."""
+    """Faults of a sample that make it unusable, its dropped parts, and hints."""
 
     faults: list[Fault]
     dropped: list[Fault]  # captions and labels, without which it is used

@@ -15,7 +15,7 @@ from shards.picture import stored
 from shards.place import storage_of
 from shards.skipped import SUFFIX as SKIPPED_SUFFIX
 from shards.skipped import write_skipped
-from shards.source import Composed, Item, LeftOut, Picture
+from shards.source import Composed, Item, Picture, SkippedSample
 from xmodal.data.decode import BadSample
 from xmodal.data.fields import captions_of
 from xmodal.data.limits import MAX_TEXT_BYTES
@@ -59,7 +59,7 @@ class _NothingToKeep(Exception):
     """No sample of a shard can be used."""
 
 
-def _write_samples(job: Job, file: BinaryIO) -> tuple[list[Member], list[LeftOut]]:
+def _write_samples(job: Job, file: BinaryIO) -> tuple[list[Member], list[SkippedSample]]:
     members, skipped = [], []
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number, item in enumerate(job.items, job.first):

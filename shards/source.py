@@ -1,4 +1,4 @@
-"""What a source of images and texts gives to the builder, and how a source is found by its name.
+"""Sources of images and texts: the interface to the builder, and lookup by name.
 
 A source is one file: a configuration that registers its name and has its options as fields, and the
 function that reads it.
@@ -71,7 +71,7 @@ class Item:
 
     @property
     def record(self) -> dict[str, object]:
-        """What the sample's JSON says."""
+        """Contents of the sample's JSON file."""
         record: dict[str, object] = {"image_id": self.image_id, "captions": list(self.captions)}
         return record | ({"labels": list(self.labels)} if self.labels else {})
 
@@ -110,7 +110,7 @@ class Composed:
 
     @property
     def record(self) -> dict[str, object]:
-        """What the sample's JSON says."""
+        """Contents of the sample's JSON file."""
         return {
             **self.details,
             "modification": self.modification,
@@ -122,22 +122,22 @@ class Composed:
 Relevance = Mapping[str, Sequence[Sequence[str]]]
 
 
-# What cannot be used: its name, the cause (one of a few) and what was met.
-LeftOut = tuple[str, str, str]
+# A sample that cannot be used: its name, the cause (one of a few) and the detail found.
+SkippedSample = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Split:
     """The samples of a split, in order, and where it is known, which images their captions fit.
 
-    `left_out` is what the source itself could not use. The images of a `gallery` are there to be
+    `skipped` lists what the source itself could not use. The images of a `gallery` are there to be
     found: they may have no captions. `notes` are lines for whoever builds it. Files of images are
     read `below` this folder alone, where there is one.
     """
 
     items: Sequence[Item | Composed]
     relevance: Relevance | None = None
-    left_out: Sequence[LeftOut] = ()
+    skipped: Sequence[SkippedSample] = ()
     gallery: bool = False
     notes: Sequence[str] = ()
     below: Path | None = None

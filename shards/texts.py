@@ -8,26 +8,26 @@ from xmodal.data.fields import Captions, captions_of
 
 
 def without_bad_captions(split: Split) -> Split:
-    """Return the split without them; they are in its `left_out`.
+    """Return the split without them; they are in its `skipped`.
 
     Rows of text features and lists of relevant images that belong to them go with them.
     """
     items: list[Item | Composed] = []
-    left_out, relevance = list(split.left_out), dict(split.relevance or {})
+    skipped, relevance = list(split.skipped), dict(split.relevance or {})
     for item in split.items:
         captions = _read(item)
         if not captions.dropped or not isinstance(item, Item):
             items.append(item)
             continue
-        left_out += [(item.name, fault, f"of {captions.total}") for fault in captions.dropped]
+        skipped += [(item.name, fault, f"of {captions.total}") for fault in captions.dropped]
         if len(relevance.get(item.image_id, ())) == captions.total:
             relevance[item.image_id] = [relevance[item.image_id][n] for n in captions.places]
         items.append(_only(item, captions))
-    if len(left_out) == len(split.left_out):
+    if len(skipped) == len(split.skipped):
         return split
     has_relevance = split.relevance is not None
     return replace(
-        split, items=items, left_out=left_out, relevance=relevance if has_relevance else None
+        split, items=items, skipped=skipped, relevance=relevance if has_relevance else None
     )
 
 

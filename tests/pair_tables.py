@@ -23,7 +23,7 @@ def train(root: Path, **options: object) -> dict[str, list[str]]:
 
 
 def causes(root: Path, **options: object) -> list[tuple[str, str, str]]:
-    return [entry for split in splits(root, **options).values() for entry in split.left_out]
+    return [entry for split in splits(root, **options).values() for entry in split.skipped]
 
 
 def notes(root: Path, **options: object) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.annotations import read_lines
-from shards.source import Composed, Item, LeftOut, SourceConfig, Split, Splits, require
+from shards.source import Composed, Item, SkippedSample, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -60,7 +60,7 @@ class _Catalogue:
     def __init__(self, root: Path, split: str):
         files = [require(root, f"labels/{name}_{split}_detect_all.txt") for name in _CATEGORIES]
         self.names: dict[str, str] = {}
-        self.left_out: list[LeftOut] = []
+        self.skipped: list[SkippedSample] = []
         for file in files:
             for line in read_lines(file):
                 self._add(line, file)
@@ -69,9 +69,9 @@ class _Catalogue:
     def _add(self, line: str, file: Path) -> None:
         path, *others = line.split("\t")
         if len(others) != 2:
-            self.left_out.append((line[:80], "no line PATH<TAB>score<TAB>name", file.name))
+            self.skipped.append((line[:80], "no line PATH<TAB>score<TAB>name", file.name))
         elif path in self.names:
-            self.left_out.append((path, "listed twice", file.name))
+            self.skipped.append((path, "listed twice", file.name))
         else:
             self.names[path] = _spelt(others[1])
 
@@ -100,7 +100,7 @@ def _draw_queries(catalogue: _Catalogue, pairs: int, seed: int) -> Split:
             for _ in range(pairs if name in siblings else 0)
         )
         queries += [catalogue.query(source, target, {}) for target in targets]
-    return Split(queries, left_out=catalogue.left_out)
+    return Split(queries, skipped=catalogue.skipped)
 
 
 def _siblings(names: Mapping[str, object]) -> dict[str, list[list[str]]]:
@@ -122,16 +122,16 @@ def _without(word: str, name: str) -> str:
 
 
 def _published_queries(catalogue: _Catalogue, file: Path) -> Split:
-    queries, left_out = [], list(catalogue.left_out)
+    queries, skipped = [], list(catalogue.skipped)
     for line in read_lines(file):
         paths = line.split()
         if len(paths) != 2 or not catalogue.names.keys() >= set(paths):
-            left_out.append((line, "query of photographs that are not in labels/", file.name))
+            skipped.append((line, "query of photographs that are not in labels/", file.name))
             continue
         source, target = paths
         right = catalogue.by_name[catalogue.names[target]]
         queries.append(catalogue.query(source, target, {"target_ids": right}))
-    return Split(queries, left_out=left_out)
+    return Split(queries, skipped=skipped)
 
 
 def _gallery(catalogue: _Catalogue) -> Split:
@@ -139,7 +139,7 @@ def _gallery(catalogue: _Catalogue) -> Split:
         Item(path, catalogue.pictures[path], [name], [path.split("/")[1]])
         for path, name in catalogue.names.items()
     ]
-    return Split(items, left_out=catalogue.left_out, gallery=True)
+    return Split(items, skipped=catalogue.skipped, gallery=True)
 
 
 def _spelt(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from shards.annotations import read_lines
 from shards.by_caption import split_of, splits_by_caption
-from shards.source import Composed, Item, LeftOut, SourceConfig, Split, Splits, require
+from shards.source import Composed, Item, SkippedSample, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -57,7 +57,7 @@ def read(root: Path) -> Splits:
         groups[split_of(catalogue.without_colours(any_product.name))].append(group)
     return {
         **splits_by_caption(
-            map(catalogue.item, catalogue.products), catalogue.without_colours, catalogue.left_out
+            map(catalogue.item, catalogue.products), catalogue.without_colours, catalogue.skipped
         ),
         **{
             f"composed_{split}": partial(catalogue.queries, groups[split])
@@ -88,7 +88,7 @@ class _Catalogue:
 
     def __init__(self, images: Path, table: Path):
         self.images = images
-        self.products, self.left_out = _read_table(table, images)
+        self.products, self.skipped = _read_table(table, images)
         colours = {each.colour.lower() for each in self.products if each.colour not in _NOTHING}
         longest_first = sorted(colours, key=lambda colour: (-len(colour), colour))
         any_colour = "|".join(map(re.escape, longest_first))
@@ -137,25 +137,25 @@ class _Catalogue:
         return self.images / f"{product.product_id}.jpg"
 
 
-def _read_table(table: Path, images: Path) -> tuple[list[_Product], list[LeftOut]]:
+def _read_table(table: Path, images: Path) -> tuple[list[_Product], list[SkippedSample]]:
     header, *lines = read_lines(table) or [""]
     if header != _COLUMNS:
         raise UserError(f"the first line of {table} is not {_COLUMNS}")
     products: dict[str, _Product] = {}
-    left_out = []
+    skipped = []
     for line in lines:
         # Names are last and not quoted: commas in them are theirs.
         values = line.split(",", _NUM_COLUMNS - 1)
         if len(values) < _NUM_COLUMNS:
-            left_out.append((line[:80], f"row of fewer than {_NUM_COLUMNS} columns", line))
+            skipped.append((line[:80], f"row of fewer than {_NUM_COLUMNS} columns", line))
         elif values[0] in products:
-            left_out.append((values[0], "row with the id of another", line))
+            skipped.append((values[0], "row with the id of another", line))
         elif values[-1].strip() in _NOTHING:
-            left_out.append((values[0], "no name", line))
+            skipped.append((values[0], "no name", line))
         else:
             product_id, gender, _, _, kind, colour, *_, name = values
             products[product_id] = _Product(product_id, gender, kind, colour, name)
     known = {line.split(",", 1)[0] for line in lines}
     strangers = sorted(path.name for path in images.glob("*.jpg") if path.stem not in known)
-    left_out += [(name, "no row in styles.csv", "") for name in strangers]
-    return list(products.values()), left_out
+    skipped += [(name, "no row in styles.csv", "") for name in strangers]
+    return list(products.values()), skipped

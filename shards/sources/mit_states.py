@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from shards.source import Composed, Item, LeftOut, SourceConfig, Split, Splits, require
+from shards.source import Composed, Item, SkippedSample, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -55,7 +55,7 @@ class _Photographs:
 
     def __init__(self, images: Path, is_test: bool):
         self.all: list[_Photograph] = []
-        self.left_out: list[LeftOut] = []
+        self.skipped: list[SkippedSample] = []
         for folder in sorted(path for path in images.iterdir() if path.is_dir()):
             state, space, thing = folder.name.partition(" ")
             if space and state != "adj" and (thing in _TEST_THINGS.split()) == is_test:
@@ -72,7 +72,7 @@ class _Photographs:
             if file.suffix == ".jpg":
                 self.all.append(_Photograph(image_id, file, state, thing))
             else:
-                self.left_out.append((image_id, "no .jpg", ""))
+                self.skipped.append((image_id, "no .jpg", ""))
 
 
 def read(root: Path, *, pairs: int = 2, seed: int = 0) -> Splits:
@@ -96,11 +96,11 @@ def _draw_queries(photographs: _Photographs, pairs: int, seed: int) -> Split:
             others = [each for each in states[state] if each is not source]
             if others:
                 queries.append(_query(source, rng.choice(others)))
-    return Split(queries, left_out=photographs.left_out)
+    return Split(queries, skipped=photographs.skipped)
 
 
 def _all_queries(photographs: _Photographs, seed: int) -> Split:
-    return Split(list(_each_query(photographs, seed)), left_out=photographs.left_out)
+    return Split(list(_each_query(photographs, seed)), skipped=photographs.skipped)
 
 
 def _each_query(photographs: _Photographs, seed: int) -> Iterator[Composed]:
@@ -127,4 +127,4 @@ def _gallery(photographs: _Photographs) -> Split:
         Item(each.image_id, each.picture, [f"{each.state} {each.thing}"], [each.state, each.thing])
         for each in photographs.all
     ]
-    return Split(items, left_out=photographs.left_out, gallery=True)
+    return Split(items, skipped=photographs.skipped, gallery=True)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from shards.annotations import read_lines
-from shards.source import Item, LeftOut, SourceConfig, Split, Splits, require
+from shards.source import Item, SkippedSample, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class _Photographs:
         names = _read_names(files.names)
         labels = _read_labels(files.labels, concepts, len(names))
         captions = _read_captions(files.tags, files.marks, len(names))
-        self.left_out = _broken(names, labels, concepts) | _duplicates(names, labels)
+        self.skipped = _broken(names, labels, concepts) | _duplicates(names, labels)
         self.items = {
             name: Item(
                 _flickr_id(name),
@@ -97,7 +97,7 @@ class _Photographs:
                 [concepts[column] for column in row.nonzero()[0]],
             )
             for name, row, caption in zip(names, labels, captions, strict=True)
-            if name not in self.left_out
+            if name not in self.skipped
         }
 
 
@@ -106,11 +106,11 @@ def _listed(root: Path, split: str, everything: Callable[[], _Photographs]) -> S
     photographs = everything()
     names = _read_names(path)
     for name in names:
-        if name not in photographs.items and name not in photographs.left_out:
+        if name not in photographs.items and name not in photographs.skipped:
             raise UserError(f"{path} has {name}, which is not in {path.parent}/Imagelist.txt")
     return Split(
         [photographs.items[name] for name in names if name in photographs.items],
-        left_out=[photographs.left_out[name] for name in names if name in photographs.left_out],
+        skipped=[photographs.skipped[name] for name in names if name in photographs.skipped],
     )
 
 
@@ -180,7 +180,7 @@ def _read_captions(tags_path: Path, marks_path: Path, count: int) -> list[str]:
 
 def _broken(
     names: Sequence[str], labels: "np.ndarray", concepts: Sequence[str]
-) -> dict[str, LeftOut]:
+) -> dict[str, SkippedSample]:
     return {
         names[row]: (
             _flickr_id(names[row]),
@@ -191,17 +191,17 @@ def _broken(
     }
 
 
-def _duplicates(names: Sequence[str], labels: "np.ndarray") -> dict[str, LeftOut]:
+def _duplicates(names: Sequence[str], labels: "np.ndarray") -> dict[str, SkippedSample]:
     rows_of = defaultdict(list)
     for row, name in enumerate(names):
         rows_of[_flickr_id(name)].append(row)
-    left_out = {}
+    skipped = {}
     for photograph, rows in rows_of.items():
         same = all((labels[row] == labels[rows[0]]).all() for row in rows)
         cause = "listed twice" if same else "listed twice with different labels"
         for row in rows[1:] if same else rows:
-            left_out[names[row]] = (photograph, cause, names[row])
-    return left_out
+            skipped[names[row]] = (photograph, cause, names[row])
+    return skipped
 
 
 def _flickr_id(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.annotations import read_lines
-from shards.source import Item, LeftOut, SourceConfig, Split, Splits, require
+from shards.source import Item, SkippedSample, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -72,19 +72,19 @@ def _pair(line: str, path: Path) -> Pair:
 
 def _split(root: Path, split: str) -> Split:
     captions = defaultdict(list)
-    left_out: list[LeftOut] = []
+    skipped: list[SkippedSample] = []
     for pair in read_list(root, split):
         path = root / f"texts/{pair.text}.xml"
         text = _read_text(path)
         if text:
             captions[pair.category, pair.image].append(text)
         else:
-            left_out.append((pair.text, "text missing or broken", str(path)))
+            skipped.append((pair.text, "text missing or broken", str(path)))
     items = [
         Item(f"{category}/{image}", root / f"images/{category}/{image}.jpg", said, [category])
         for (category, image), said in captions.items()
     ]
-    return Split(items, left_out=left_out)
+    return Split(items, skipped=skipped)
 
 
 def _read_text(path: Path) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.matlab import read_matrices
-from shards.source import Item, LeftOut, SourceConfig, Split, Splits, require
+from shards.source import Item, SkippedSample, SourceConfig, Split, Splits, require
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -20,7 +20,7 @@ XMediaFeatures.mat   a matrix of features a row for each split, tr and te, and t
   I_te_CNN, …        a fifth of each, to test
 Images and texts are not published as pairs, but their rows come in the same order of classes: the
 first image of a class goes with its first text, and so on, which is row by row. The options say
-what stands for image and text, as `image=V_CNN text=A`; rows that find no partner are left out.
+what stands for image and text, as `image=V_CNN text=A`; rows without a partner are skipped.
 Labels are the numbers of the classes, from 1. The splits are train and test.
 """
 
@@ -51,7 +51,7 @@ def read(root: Path, *, image: str = "I_CNN", text: str = "T_BOW") -> Splits:
 
 def _split(path: Path, split: str, image: str, text: str) -> Split:
     images, texts = (_Rows(path, _SHORT[split], features) for features in (image, text))
-    pairs, left_out = _pair(images, texts)
+    pairs, skipped = _pair(images, texts)
     items = [
         Item(
             f"{split}-{row:05d}",
@@ -62,7 +62,7 @@ def _split(path: Path, split: str, image: str, text: str) -> Split:
         )
         for row, partner in pairs
     ]
-    return Split(items, left_out=left_out)
+    return Split(items, skipped=skipped)
 
 
 class _Rows:
@@ -79,13 +79,13 @@ class _Rows:
                 f"{len(self.classes):,}"
             )
 
-    def left_out(self, rows: Sequence[int]) -> list[LeftOut]:
+    def skipped(self, rows: Sequence[int]) -> list[SkippedSample]:
         """Say that these rows have no partner."""
         cause = "no partner of its class"
         return [(f"{self.name} row {row}", cause, f"class {self.classes[row]}") for row in rows]
 
 
-def _pair(images: _Rows, texts: _Rows) -> tuple[list[tuple[int, int]], list[LeftOut]]:
+def _pair(images: _Rows, texts: _Rows) -> tuple[list[tuple[int, int]], list[SkippedSample]]:
     waiting: dict[int, deque[int]] = defaultdict(deque)
     for row, its_class in enumerate(texts.classes):
         waiting[its_class].append(row)
@@ -96,4 +96,4 @@ def _pair(images: _Rows, texts: _Rows) -> tuple[list[tuple[int, int]], list[Left
         else:
             single.append(row)
     unread = sorted(row for rows in waiting.values() for row in rows)
-    return pairs, images.left_out(single) + texts.left_out(unread)
+    return pairs, images.skipped(single) + texts.skipped(unread)

@@ -143,13 +143,13 @@ def test_what_cannot_be_used_is_counted_by_cause_and_named(
     ]
     assert samples[0]["png"] == encode("PNG")
     assert not (tmp_path / "to/val").exists()
-    details = json.loads((tmp_path / "to/train/train-000000.left_out.json").read_text())
+    details = json.loads((tmp_path / "to/train/train-000000.skipped.json").read_text())
     assert details[0] == ["100_00", "missing", str(images / "100_00.jpg")]
     # The same again, from what is on disk.
     assert run(*words, "--samples-per-shard", 5).stdout == done.stdout
 
 
-def test_many_left_out_are_named_in_part(flickr8k: Path, tmp_path: Path, run: Run) -> None:
+def test_many_skipped_are_named_in_part(flickr8k: Path, tmp_path: Path, run: Run) -> None:
     for name in (flickr8k / "Flickr_8k.trainImages.txt").read_text().split()[:11]:
         (flickr8k / "Flicker8k_Dataset" / name).unlink()
     done = run("build", "flickr8k", "--from", flickr8k, "--to", tmp_path, "--split", "train")
@@ -322,7 +322,7 @@ def test_a_build_that_failed_gives_way_to_the_corrected_command(
     train = {"splits": ["train"], "samples_per_shard": 5}
     with pytest.raises(UserError, match=r"12 missing .*; all are listed in \S*/to/train/\*.left"):
         build("flickr8k", tmp_path / "to", flickr8k, **train)
-    assert len(list((tmp_path / "to/train").glob("*.left_out.json"))) == 3
+    assert len(list((tmp_path / "to/train").glob("*.skipped.json"))) == 3
     images.rmdir()
     elsewhere.rename(images)
     build("flickr8k", tmp_path / "to", flickr8k, splits=["train"], resize=20)
@@ -619,7 +619,7 @@ def test_features_are_stored_in_place_of_what_they_were_computed_from_or_beside(
         assert stored == plain.getvalue()
 
 
-def test_features_that_are_no_numbers_are_left_out(build_split, capsys) -> None:
+def test_features_that_are_no_numbers_are_skipped(build_split, capsys) -> None:
     good = np.ones(2)
     items = [
         Item(name, None, ["a dog"], image_features=features)
@@ -643,21 +643,21 @@ def test_what_the_source_leaves_out_is_counted_with_the_rest(
     build_split, picture: Path, tmp_path: Path, capsys
 ) -> None:
     items = [Item("a", picture, ["a dog"]), Item("b", tmp_path / "no", ["a cat"])]
-    left_out = [("a", "duplicate", "line 7"), ("c", "bad row", "line 8"), ("d", "bad row", "")]
+    skipped = [("a", "duplicate", "line 7"), ("c", "bad row", "line 8"), ("d", "bad row", "")]
     relevance = {"a": [["a", "b"]], "b": [["b"]]}
-    folder = build_split(Split(items, relevance, left_out))
+    folder = build_split(Split(items, relevance, skipped))
     said = "skipped: 1 missing (b); 1 duplicate (a); 2 bad row (c, d)"
     assert said in capsys.readouterr().out
-    assert json.loads((folder / "source.left_out.json").read_text()) == [list(e) for e in left_out]
+    assert json.loads((folder / "source.skipped.json").read_text()) == [list(e) for e in skipped]
     # A duplicate has the name of what is kept, and takes nothing with it.
     assert read_manifest(folder).relevance == {"a": [["a"]]}
-    build_split(Split(items, relevance, left_out))
+    build_split(Split(items, relevance, skipped))
     assert said in capsys.readouterr().out
 
 
-def test_a_split_that_the_source_left_out_as_a_whole_says_why(build_split) -> None:
+def test_a_split_that_the_source_skipped_as_a_whole_says_why(build_split) -> None:
     with pytest.raises(UserError, match=r"no samples for the split some; .*bad row \(c line 8\)"):
-        build_split(Split([], left_out=[("c", "bad row", "line 8")]))
+        build_split(Split([], skipped=[("c", "bad row", "line 8")]))
 
 
 def test_images_of_a_gallery_may_have_no_captions(build_split, picture: Path) -> None:

@@ -42,15 +42,15 @@ def test_about_eight_of_ten_are_trained_on_and_the_split_never_changes() -> None
     assert [item.image_id for item in splits["test"]().items][:3] == ["1003", "1006", "101"]
 
 
-def test_captions_of_one_key_are_on_one_side_and_what_is_left_out_is_said_once() -> None:
+def test_captions_of_one_key_are_on_one_side_and_what_is_skipped_is_said_once() -> None:
     items = captioned(*(f"{colour} {n}" for n in range(50) for colour in ("red", "blue")))
-    left_out = [("7", "no name", "")]
-    splits = splits_by_caption(items, lambda caption: caption.split()[1], left_out)
+    skipped = [("7", "no name", "")]
+    splits = splits_by_caption(items, lambda caption: caption.split()[1], skipped)
     found = {name: make() for name, make in splits.items()}
     for split in found.values():
         numbers = [item.captions[0].split()[1] for item in split.items]
         assert all(numbers.count(number) == 2 for number in numbers)
-    assert [split.left_out for split in found.values()] == [left_out, (), ()]
+    assert [split.skipped for split in found.values()] == [skipped, (), ()]
     # Images are each other's right ones by their captions, not by the key.
     assert found["train"].relevance is not None
     assert all(len(said) == 1 for [said] in found["train"].relevance.values())

@@ -59,12 +59,12 @@ def test_what_is_whole_of_a_cut_tar_is_indexed_and_the_cut_named(foreign: Path, 
     assert [shard.num_samples for shard in read_manifest(foreign).shards] == [4, 1, 4]
 
 
-def test_tars_without_a_sample_are_left_out_and_named(foreign: Path, run: Run) -> None:
+def test_tars_without_a_sample_are_skipped_and_named(foreign: Path, run: Run) -> None:
     with webdataset.TarWriter(str(foreign / "00003.tar")):
         pass
     (foreign / "00004.tar").write_bytes(b"")
     done = run("index", foreign)
-    assert "warning: 1 shards without a sample are left out: 00003.tar" in done.stderr
+    assert "warning: 1 shards without a sample are skipped: 00003.tar" in done.stderr
     assert "00004.tar is a file of zero bytes" in done.stderr
     assert read_manifest(foreign).num_samples == 12
     for tar in foreign.glob("*.tar"):

@@ -18,7 +18,7 @@ class Fault:
     shard: str
     key: str
     cause: str
-    by_choice: bool = False  # the recipe leaves such samples out: nothing is wrong with them
+    by_choice: bool = False  # the recipe skips such samples: nothing is wrong with them
     partial: bool = False  # a caption or label was dropped, and the sample used without it
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What of each sample a method's batches hold."""
+    """Parts of each sample that a method's batches hold."""
 
     views: int = 1  # crops of the image
     captions: int = 1  # 0: none is read; 2: one a view, different ones where there are several
@@ -67,7 +67,7 @@ class Batch:
     source_ids: Tensor | None = None  # as `image_ids`, of composed queries' sources
     labels: Tensor | None = None  # (batch,) int64, equal for equal classes
     faults: tuple[Fault, ...] = ()  # samples whose slots a neighbour fills; parts dropped of others
-    notices: tuple[str, ...] = ()  # of the storage: reads begun again
+    warnings: tuple[str, ...] = ()  # of the storage: retried reads
 
     @property
     def size(self) -> int:
@@ -95,10 +95,10 @@ class Batch:
         """Return the batch in parts of `size` samples, in order; `join` puts them together again.
 
         The last part may be smaller. Parts share the batch's memory; the first one has its faults
-        and notices.
+        and warnings.
         """
         parts = [self._map(itemgetter(slice(at, at + size))) for at in range(0, self.size, size)]
-        return [parts[0], *(replace(part, faults=(), notices=()) for part in parts[1:])]
+        return [parts[0], *(replace(part, faults=(), warnings=()) for part in parts[1:])]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}

@@ -1,7 +1,7 @@
-"""What is random for a sample: a function of the seed, the position and what it is for.
+"""Random numbers of a sample: a function of the seed, the position and the purpose.
 
-Never of a worker, a rank, or what was drawn before. `fraction` is for what every sample draws once:
-it takes a tenth of the time of a generator.
+They never depend on a worker, a rank, or earlier draws. Use `fraction` for a number that every
+sample draws once: it takes a tenth of the time of a generator.
 """
 
 import hashlib

@@ -66,7 +66,7 @@ class ComposedSet(Dataset[ComposedBatch]):
 
     @cached_property
     def kind(self) -> SampleSpec:
-        """What the set's samples are like."""
+        """Specification of the set's samples."""
         return infer_sample_spec(self.reader)
 
     def _query(self, sample: RawSample) -> _Query:

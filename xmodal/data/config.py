@@ -177,7 +177,7 @@ class DataConfig(Config):
 
     @property
     def access(self) -> tuple[StorageConfig, ...]:
-        """How URLs are reached, one configuration a scheme."""
+        """Configurations of storage, one per URL scheme."""
         return (self.s3, *self.storage)
 
     @property

@@ -86,7 +86,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
 
     @cached_property
     def kind(self) -> SampleSpec:
-        """What the set's samples are like."""
+        """Specification of the set's samples."""
         return infer_sample_spec(self.reader, captions=int(self.captions))
 
     def _pair(self, sample: RawSample) -> _Pair:

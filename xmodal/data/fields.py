@@ -38,7 +38,7 @@ class Captions(NamedTuple):
 
     @property
     def total(self) -> int:
-        """How many there are, dropped ones included."""
+        """Number of captions, dropped ones included."""
         return len(self.kept) + len(self.dropped)
 
 

@@ -1,6 +1,6 @@
-"""What the bytes of an image say before its pixels are decoded: segments, chunks and tags.
+"""Image headers, read before pixels are decoded: segments, chunks and tags.
 
-Nothing is raised for what is broken: the decoder finds that.
+Broken headers raise nothing here: the decoder reports them.
 """
 
 import re
@@ -18,7 +18,7 @@ _XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 class JpegHeader(NamedTuple):
-    """What stands before the first scan of a JPEG."""
+    """Header of a JPEG before its first scan."""
 
     orientation: int = 1  # that its Exif says
     scan: int = 0  # the place of the first scan's mark
@@ -36,7 +36,7 @@ class Tag(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many bytes its values take."""
+        """Number of bytes of its values."""
         return self.values * _BYTES.get(self.kind, 1)
 
 

@@ -1,4 +1,4 @@
-"""What one sample may be at most: each limit is checked before the memory or time is spent."""
+"""Limits of one sample, each checked before the memory or time is spent."""
 
 MAX_PIXELS = 89_478_485  # of an image, 256 MiB of RGB: larger ones may be decompression bombs
 MAX_SAMPLE_BYTES = 1 << 28  # of a sample's files together, and of an array in float32

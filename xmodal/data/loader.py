@@ -233,7 +233,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Note:
-    """What a worker says of its part of a batch, beside the tensors."""
+    """Report of a worker on its part of a batch, beside the tensors."""
 
     faults: tuple[Fault, ...]
     notices: tuple[str, ...]  # of the storage: reads begun again

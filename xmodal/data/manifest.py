@@ -1,4 +1,4 @@
-"""Which samples a set of shards holds, and where in its tars each of their files lies.
+"""Manifest of a shard set: its samples, and the place of each file in the tars.
 
 A shard set is a folder of tars, on disk or in a bucket, with two kinds of index, both in formats
 other tools read too: `shardindex.json` as webdataset's `wids` writes it (each shard's name, number
@@ -86,10 +86,10 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this data from others: `sha256-` and 16 hexadecimal digits.
+        """Fingerprint of the data: `sha256-` and 16 hexadecimal digits.
 
-        It is made of the shards in their order: name, number of samples, size and digests, not of
-        the folder that they lie in.
+        It depends on the shards in their order: name, number of samples, size and digests, not on
+        their folder.
         """
         lines = [
             f"{one.name} {one.num_samples} {one.indexed_bytes} {one.digests.headers} "

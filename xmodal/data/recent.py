@@ -1,4 +1,4 @@
-"""What was used last, kept for its next use: one bound for all owners in a process."""
+"""Cache of recently used objects: one bound for all owners in a process."""
 
 import os
 import weakref

@@ -1,4 +1,4 @@
-"""What the samples of a set are made of: images or features of them, captions or features."""
+"""Specification of a set's samples: images or image features, captions or text features."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -111,13 +111,13 @@ class RawSample:
 
     @property
     def composed(self) -> bool:
-        """Whether it is a query: a source image, and a modification that makes it the target."""
+        """True if the sample is a composed query: a source image and a modification."""
         modification = self.record.get("modification")
         return modification != [] and not is_missing(modification)
 
     @property
     def image_id(self) -> str:
-        """What says that two samples have the same image; the place of the sample by default."""
+        """Id that samples of the same image share; the place of the sample by default."""
         image_id = id_of(self.record.get("image_id"))
         return f"{self.shard}/{self.key}" if image_id is None else image_id
 

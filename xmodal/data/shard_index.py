@@ -174,7 +174,7 @@ NO_DIGESTS = Digests()
 
 @dataclass(frozen=True)
 class Indexed:
-    """What an index was made of: its samples, and what of the tar is not in it or doubtful."""
+    """Result of indexing a tar: number of samples, and files that were skipped or are doubtful."""
 
     num_samples: int
     fault: str | None  # why the tar could not be read, or not to its end

@@ -39,7 +39,7 @@ class Member(NamedTuple):
 
 
 class Tally:
-    """What is not as it should be: how often by cause, each with its first few examples."""
+    """Counts of faults by cause, each with its first few examples."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()

@@ -23,7 +23,7 @@ class BrokenTar(Exception):
 
 
 class Entry(NamedTuple):
-    """What one header announces. `what` is "" for a regular file, otherwise its kind in words."""
+    """Entry that one header announces. `what` is "" for a regular file, otherwise its kind."""
 
     name: str
     offset: int
@@ -130,7 +130,7 @@ class Headers:
 
 
 class _Extended:
-    """What extended headers say of the file behind them."""
+    """Contents of the extended headers before a file."""
 
     def __init__(self) -> None:
         self.records: dict[bytes, bytes] = {}

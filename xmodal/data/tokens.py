@@ -18,7 +18,7 @@ PAD, END, START, UNKNOWN = "<pad>", "<end>", "<start>", "<unknown>"
 
 
 class TokenCounts(NamedTuple):
-    """What a tokenizer makes of some captions: how many it cuts, how many words it knows not."""
+    """Counts of captions that a tokenizer truncates and of words that it does not know."""
 
     captions: int
     cut: int  # captions that are longer than the context

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shards.annotations import read_json
 from shards.by_caption import split_of
-from shards.source import Composed, Item, LeftOut, Picture, SourceConfig, Split, Splits, require
+from shards.source import (
+    Composed,
+    Item,
+    Picture,
+    SkippedSample,
+    SourceConfig,
+    Split,
+    Splits,
+    require,
+)
 from shards.sources.emoji.change import SKIN_TONE, Change, Emoji, find_changes
 from xmodal.errors import UserError
 
@@ -68,7 +77,7 @@ def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int =
     names = _read_names(require(root, f"package/{language}/data.json"))
     if skin_tones < 0:
         raise UserError(f"skin_tones={skin_tones}: as many queries of skin tone as are kept")
-    known, left_out = _usable(_read_emoji(english, groups), font)
+    known, skipped = _usable(_read_emoji(english, groups), font)
     changes = find_changes(known)
     concepts = _concepts(known, changes)
     drawn = _drawn(changes, skin_tones, seed)
@@ -79,7 +88,7 @@ def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int =
         items = [_item(emoji, names, font) for emoji in own]
         codes = {emoji.code for emoji in own}
         queries = [_query(change, font) for change in drawn if change.source.code in codes]
-        splits[name] = partial(Split, items, left_out=left_out if name == "train" else ())
+        splits[name] = partial(Split, items, skipped=skipped if name == "train" else ())
         splits[f"composed_{name}"] = partial(Split, queries)
         if name != "train":
             splits[f"composed_{name}_gallery"] = partial(Split, items, gallery=True)
@@ -90,7 +99,7 @@ def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int =
                 for emoji in own
                 if _bare(emoji.code) not in second
             ]
-            splits[f"styles_{name}"] = partial(Split, both, left_out=lacking)
+            splits[f"styles_{name}"] = partial(Split, both, skipped=lacking)
     return splits
 
 
@@ -123,7 +132,7 @@ def _group(entry: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return names[str(entry["group"])] if "group" in entry else _COMPONENTS
 
 
-def _usable(every: Sequence[Emoji], font: Path) -> tuple[list[Emoji], list[LeftOut]]:
+def _usable(every: Sequence[Emoji], font: Path) -> tuple[list[Emoji], list[SkippedSample]]:
     """The emoji that the font draws as one thing, which no other name has too."""
     unknown = _draw(font, _UNASSIGNED).tobytes()
     # What the font cannot join is drawn as its parts, one beside the other.
@@ -133,18 +142,18 @@ def _usable(every: Sequence[Emoji], font: Path) -> tuple[list[Emoji], list[LeftO
         if _load(font).getlength(emoji.characters) <= _load(font).getlength(_ONE)
     }
     names = Counter(joined.values())
-    known, left_out = [], []
+    known, skipped = [], []
     for emoji in every:
         drawing = joined.get(emoji.code, unknown)
         if emoji.group == _COMPONENTS:
-            left_out.append((emoji.name, "part of other emoji", emoji.code))
+            skipped.append((emoji.name, "part of other emoji", emoji.code))
         elif drawing == unknown:
-            left_out.append((emoji.name, "not in this font", emoji.code))
+            skipped.append((emoji.name, "not in this font", emoji.code))
         elif names[drawing] > 1:
-            left_out.append((emoji.name, "drawn as another", emoji.code))
+            skipped.append((emoji.name, "drawn as another", emoji.code))
         else:
             known.append(emoji)
-    return known, left_out
+    return known, skipped
 
 
 def draw(font: Path, characters: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What two emoji differ in, if it is one thing: composed queries, read from their names."""
+"""Composed queries from pairs of emoji whose names differ in one attribute."""
 
 import re
 from collections import defaultdict

@@ -168,7 +168,7 @@ def _splits(
             _split,
             name,
             found.get(name, ()),
-            images.left_out if name == first else (),
+            images.skipped if name == first else (),
             notes,
             below,
         )
@@ -179,13 +179,13 @@ def _splits(
 def _split(
     name: str,
     images: Sequence[Image],
-    left_out: Sequence[tuple[str, str, str]],
+    skipped: Sequence[tuple[str, str, str]],
     notes: Sequence[str],
     below: Path | None,
 ) -> Split:
     items = [image.item() for image in images]
     relevance = None if name == "train" else _relevance(items)
-    return Split(items, relevance, left_out, notes=notes, below=below)
+    return Split(items, relevance, skipped, notes=notes, below=below)
 
 
 def _relevance(items: Sequence[Item]) -> Relevance | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.files import OUTSIDE, Skipped, read_file
-from shards.source import Item, LeftOut, MissingError, Picture
+from shards.source import Item, MissingError, Picture, SkippedSample
 from shards.sources.pairs.find import SPLITS
 from shards.sources.pairs.parquet import StoredImage
 from shards.sources.pairs.tables import Row
@@ -24,7 +24,7 @@ _FOLDER = re.compile(r"\w[\w.-]*")
 
 @dataclass
 class Image:
-    """What the rows say of an image; those of the same `key` are of one."""
+    """An image with the captions and labels of all rows that have its `key`."""
 
     key: str  # its place or, where it lies in a table, its digest
     picture: Picture
@@ -47,14 +47,14 @@ class Images:
     def __init__(self, root: Path, *, anywhere: bool) -> None:
         self.root = None if anywhere else _place(root)
         self.all: dict[str, Image] = {}
-        self.left_out: list[LeftOut] = []
+        self.skipped: list[SkippedSample] = []
         self._owners: dict[tuple[str, str], str] = {}
 
     def add_row(self, row: Row, table: Path, split: str) -> None:
         """Add what a row of a table says; `split` is that of rows that name none."""
         where = f"{table.name}:{row.number}"
         if row.fault:
-            self.left_out.append((where, row.fault, row.detail))
+            self.skipped.append((where, row.fault, row.detail))
             return
         name = _name(row.values["image"]) or where
         try:
@@ -62,10 +62,10 @@ class Images:
             captions = captions_of(row.values["caption"])
             labels = labels_of(row.values.get("label"))
         except BadSample as error:
-            self.left_out.append((name, str(error), where))
+            self.skipped.append((name, str(error), where))
             return
         dropped = captions.dropped or ([] if captions.kept else ["caption is missing"])
-        self.left_out += [(name, fault, where) for fault in (*dropped, *labels.dropped)]
+        self.skipped += [(name, fault, where) for fault in (*dropped, *labels.dropped)]
         if captions.kept:
             self._add(image, [caption.strip() for caption in captions.kept], labels.kept)
 
@@ -81,14 +81,14 @@ class Images:
             split = name.split("/")[0] if name.split("/")[0] in SPLITS else "train"
             text = path.with_suffix(".txt")
             if text not in texts:
-                self.left_out.append((name, "no .txt beside it", ""))
+                self.skipped.append((name, "no .txt beside it", ""))
                 continue
             captions = _captions_beside(text)
             if captions.kept:
                 self._add(Image(_place(path), path, name, split, ""), captions.kept, [])
-            self.left_out += [(name, fault, text.name) for fault in captions.dropped]
+            self.skipped += [(name, fault, text.name) for fault in captions.dropped]
         for text in sorted(texts - {image.with_suffix(".txt") for image in images}):
-            self.left_out.append((text.relative_to(root).as_posix(), "no image beside it", ""))
+            self.skipped.append((text.relative_to(root).as_posix(), "no image beside it", ""))
 
     def _image(self, row: Row, table: Path, where: str, split: str) -> Image:
         """Return the image that a row is of; raises `BadSample`."""

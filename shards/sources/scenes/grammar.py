@@ -78,7 +78,7 @@ class Claim:
 
 
 def relations(first: Thing, second: Thing) -> list[str]:
-    """How the first lies to the second: by row and by column, cells apart."""
+    """Return the relations of the first thing to the second: by row and by column."""
     down = ROWS.index(first.row) - ROWS.index(second.row)
     right = COLUMNS.index(first.column) - COLUMNS.index(second.column)
     rows = ["above"] if down < 0 else ["below"] if down > 0 else []
@@ -117,7 +117,7 @@ def _whole(scene: Scene, rng: random.Random) -> Claim:
 
 
 def _between(scene: Scene, rng: random.Random) -> Claim:
-    """How two things lie, one of them described in part."""
+    """Claim the relation of two things, one of them described in part."""
     first, second = rng.sample(scene.things, 2)
     nouns = [
         _unplaced(describe(first)),

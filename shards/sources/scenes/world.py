@@ -15,7 +15,7 @@ TEXTURES = ("plain", "striped", "dotted", "chequered")
 
 @dataclass(frozen=True)
 class Look:
-    """What no sentence speaks of: parts of a cell off its centre, degrees, and brightness."""
+    """Appearance that no caption mentions: offset in parts of a cell, degrees, brightness."""
 
     right: float = 0.0
     down: float = 0.0
@@ -49,7 +49,7 @@ class Scene:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether this meaning, however it looks, is kept from all training: a quarter are."""
+        """True if this meaning is held out of training in all appearances; a quarter are."""
         words = [" ".join((t.colour, t.shape, t.size, t.row, t.column)) for t in self.things]
         text = "/".join([*words, self.ground, self.texture])
         return blake2b(text.encode(), digest_size=1).digest()[0] < 64

@@ -173,9 +173,9 @@ def splits(root: Path, **options: object) -> dict[str, Split]:
     return {name: make() for name, make in find_source("emoji").read(root, options).items()}
 
 
-def test_drawings_that_tell_nothing_are_left_out(root: Path) -> None:
+def test_drawings_that_tell_nothing_are_skipped(root: Path) -> None:
     found = splits(root)
-    assert sorted(found["train"].left_out) == [
+    assert sorted(found["train"].skipped) == [
         ("falls apart", "not in this font", "70"),
         ("flag: Bouvet Island", "drawn as another", "74"),
         ("flag: Norway", "drawn as another", "73"),
@@ -236,11 +236,11 @@ def test_each_emoji_in_two_styles_where_both_are_there(root: Path) -> None:
         ("11B-noto", "dog 3: medium skin tone", "dog 3: medium skin tone"),
         ("11B-twemoji", "dog 3: medium skin tone", "dog 3: medium skin tone"),
     ]
-    left_out = [
-        each for split in ("train", "val", "test") for each in found[f"styles_{split}"].left_out
+    skipped = [
+        each for split in ("train", "val", "test") for each in found[f"styles_{split}"].skipped
     ]
-    assert len(left_out) == 478
-    assert ("dog 3", "not in the second style", "118") in left_out
+    assert len(skipped) == 478
+    assert ("dog 3", "not in the second style", "118") in skipped
     drawings = {item.image_id: item.picture for item in items}
     assert decode_image(drawings["11B-noto"]()).shape == (128, 136, 3)
     assert drawings["11B-twemoji"] == folder / "11b-fe0f.png"

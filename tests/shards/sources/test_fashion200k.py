@@ -131,11 +131,11 @@ def test_dirt_is_counted(fashion200k: Path, run: Run) -> None:
     train.write_text(train.read_text() + f"no tabs here\n{first}\t0.1\tanother dress\n")
     test.write_text(test.read_text() + "women/nowhere.jpeg women/skirt/mini/8/8_0.jpeg\n\n")
     found = splits(fashion200k)
-    assert found["train"].left_out == [
+    assert found["train"].skipped == [
         ("no tabs here", "no line PATH<TAB>score<TAB>name", train.name),
         (first, "listed twice", train.name),
     ]
-    assert [cause for _, cause, _ in found["test"].left_out] == [
+    assert [cause for _, cause, _ in found["test"].skipped] == [
         "query of photographs that are not in labels/"
     ]
     (fashion200k / "women/skirt/mini/7/7_0.jpeg").unlink()

@@ -59,14 +59,14 @@ def test_rows_and_photographs_that_cannot_be_used_are_named(splits, tmp_path: Pa
     (tmp_path / "images/99.jpg").write_bytes(b"")
     found = splits(row(1, "A shirt"), "2,Men,Apparel", row(1, "Another"), row(3, "NA"), row(4, " "))
     assert [item.image_id for item in plain(found)] == ["1"]
-    assert found["train"].left_out == [
+    assert found["train"].skipped == [
         ("2,Men,Apparel", "row of fewer than 10 columns", "2,Men,Apparel"),
         ("1", "row with the id of another", row(1, "Another")),
         ("3", "no name", row(3, "NA")),
         ("4", "no name", row(4, "")),
         ("99.jpg", "no row in styles.csv", ""),
     ]
-    assert not any(split.left_out for name, split in found.items() if name != "train")
+    assert not any(split.skipped for name, split in found.items() if name != "train")
 
 
 def test_names_equal_but_for_colours_are_in_one_split(splits) -> None:

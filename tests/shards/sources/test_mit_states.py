@@ -86,7 +86,7 @@ def test_dirt_is_counted(mit_states: Path, run: Run) -> None:
     (mit_states / "images/new castle/1.jpg").write_bytes(b"<html>")
     (mit_states / "images/.DS_Store").write_bytes(b"x")
     (mit_states / "images/read me.txt").write_bytes(b"x")
-    assert splits(mit_states)["test"].left_out == [("old castle/Thumbs.db", "no .jpg", "")]
+    assert splits(mit_states)["test"].skipped == [("old castle/Thumbs.db", "no .jpg", "")]
     done = run("build", "mit_states", "--from", mit_states, "--to", mit_states / "to")
     assert "1 no .jpg (old castle/Thumbs.db)" in done.stdout
     assert "1 image does not decode (not an image) (new castle/1.jpg)" in done.stdout

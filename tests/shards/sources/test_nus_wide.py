@@ -73,11 +73,11 @@ def test_photographs_as_listed(root: Path) -> None:
                 Item("23", flickr / "zoo/0001_23.jpg", ["water"], []),
                 Item("24", flickr / "zoo/0002_24.jpg", [], ["lake"]),
             ],
-            left_out=[("22", "listed twice with different labels", "zoo/0004_22.jpg")],
+            skipped=[("22", "listed twice with different labels", "zoo/0004_22.jpg")],
         ),
         "test": Split(
             [Item("25", flickr / "zoo/0005_25.jpg", ["water"], ["lake"])],
-            left_out=[
+            skipped=[
                 ("22", "listed twice with different labels", "actor/0002_22.jpg"),
                 ("21", "listed twice", "zoo/0003_21.jpg"),
             ],
@@ -98,7 +98,7 @@ def test_broken_labels_are_named(root: Path) -> None:
     )
     train = splits(root)["train"]
     assert [item.image_id for item in train.items] == ["21", "24"]
-    assert train.left_out[0] == ("23", "label neither 0 nor 1", "line 3 of Labels_lake.txt")
+    assert train.skipped[0] == ("23", "label neither 0 nor 1", "line 3 of Labels_lake.txt")
 
 
 def test_the_built_shards_have_nothing_broken(root: Path, tmp_path: Path, run: Callable) -> None:

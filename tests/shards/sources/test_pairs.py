@@ -57,7 +57,7 @@ def test_any_text_survives_a_table(texts: list[str], suffix: str, images: Path) 
     assert [item.captions for item in found.items] == [[text.strip() for text in usable]][
         : bool(usable)
     ]
-    assert len(found.left_out) == len(texts) - len(usable)
+    assert len(found.skipped) == len(texts) - len(usable)
     table.unlink()
 
 

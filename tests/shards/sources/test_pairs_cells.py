@@ -144,7 +144,7 @@ def test_a_list_of_texts_written_as_json_is_its_texts(images: Path) -> None:
             (["a dog", "a pup"], ["x", "y"]),
             (["[sic] a cat"], ["[z"]),
         ]
-        assert [(name, cause) for name, cause, _ in found.left_out] == [
+        assert [(name, cause) for name, cause, _ in found.skipped] == [
             ("img/0.jpg", "caption is empty"),
             ("img/2.jpg", "caption is a list or an object written as text"),
         ]

@@ -52,7 +52,7 @@ def test_images_within_parquet_are_built(tmp_path: Path, encode: Callable[..., b
     said = [json.loads(sample["json"]) for sample in samples]
     assert [each["captions"] for each in said[:3]] == [["n 0", "n 0"], ["n 1", "again"], ["n 2"]]
     assert said[9]["image_id"] == "a.parquet:10"
-    skipped = [json.loads(p.read_text()) for p in (tmp_path / "one/train").glob("*.left_out.json")]
+    skipped = [json.loads(p.read_text()) for p in (tmp_path / "one/train").glob("*.skipped.json")]
     assert sorted(cause for file in skipped for _, cause, _ in file) == [
         *("image does not decode (not an image)", "no image")
     ]

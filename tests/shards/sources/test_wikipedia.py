@@ -33,12 +33,12 @@ def test_pairs_are_split_as_listed(root: Path) -> None:
                 Item("art/i1", root / "images/art/i1.jpg", ["First part. Second part."], ["art"]),
                 Item("warfare/i2", root / "images/warfare/i2.jpg", ["War & peace"], ["warfare"]),
             ],
-            left_out=[],
+            skipped=[],
         ),
         # Broken XML in the text and around it.
         "test": Split(
             [Item("biology/i3", root / "images/biology/i3.jpg", ["A & B <c>"], ["biology"])],
-            left_out=[],
+            skipped=[],
         ),
     }
 
@@ -59,11 +59,11 @@ def test_texts_that_cannot_be_read_are_named(root: Path) -> None:
     found = splits(root)
     assert [each.items for each in found.values()] == [[], []]
     cause = "text missing or broken"
-    assert found["train"].left_out == [
+    assert found["train"].skipped == [
         ("aa-1", cause, str(root / "texts/aa-1.xml")),
         ("bb-4.5", cause, str(root / "texts/bb-4.5.xml")),
     ]
-    assert [name for name, _, _ in found["test"].left_out] == ["cc-2"]
+    assert [name for name, _, _ in found["test"].skipped] == ["cc-2"]
 
 
 @pytest.mark.parametrize("line", ["cc-2\ti3\t11", "cc-2\ti3\t0", "cc-2\ti3", "cc-2\ti3\tart"])

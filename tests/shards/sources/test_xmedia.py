@@ -61,7 +61,7 @@ def test_images_go_with_texts_row_by_row(root: Path) -> None:
     assert [item.image_id for item in test.items] == [f"test-0000{n}" for n in range(4)]
     assert train.items[0].features["image."].shape == (5,)
     assert train.items[0].features["text."].shape == (1, 3)
-    assert not train.left_out
+    assert not train.skipped
 
 
 def test_rows_in_another_order_go_within_their_class(root: Path) -> None:
@@ -74,10 +74,10 @@ def test_other_kinds_stand_for_image_and_text(root: Path) -> None:
     train = splits(root, image="I", text="A")["train"]
     assert firsts(train) == [(200, 401), (203, 400)]
     cause = "no partner of its class"
-    assert train.left_out == [("I_tr row 1", cause, "class 1"), ("I_tr row 2", cause, "class 2")]
+    assert train.skipped == [("I_tr row 1", cause, "class 1"), ("I_tr row 2", cause, "class 2")]
     train = splits(root, image="d3", text="A")["train"]
     assert train.items == []
-    assert [name for name, _, _ in train.left_out] == ["d3_tr row 0", "A_tr row 0", "A_tr row 1"]
+    assert [name for name, _, _ in train.skipped] == ["d3_tr row 0", "A_tr row 0", "A_tr row 1"]
 
 
 def test_the_built_shards_have_nothing_broken(root: Path, tmp_path: Path, run: Callable) -> None:

@@ -9,7 +9,7 @@ from xmodal.components.config import Config
 
 
 class StorageConfig(Component):
-    """How URLs of a scheme are reached: its `kind`, such as gs, stands before `://`.
+    """Storage of a URL scheme: its `kind`, such as gs, stands before `://`.
 
     It builds a `Storage`. All its fields have defaults: a URL alone is enough.
     """

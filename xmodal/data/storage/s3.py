@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class S3Config(StorageConfig):
-    """How `s3://` URLs are reached; what is not set comes from AWS_* variables and ~/.aws."""
+    """Storage of `s3://` URLs; fields that are not set come from AWS_* variables and ~/.aws."""
 
     kind: Literal["s3"] = "s3"
     builds: ClassVar[str] = "S3Storage"

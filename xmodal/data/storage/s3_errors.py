@@ -1,4 +1,4 @@
-"""What a failed request to S3 means: to be tried again, not there, or a line for the user."""
+"""Classification of failed S3 requests: retry, not found, or an error for the user."""
 
 import asyncio
 import re
