@@ -52,11 +52,12 @@ def measure(loader: Iterable[object], batch: int) -> dict[str, float]:
 
 def ours(shards: Path, workers: int, batch: int, batches: int) -> Iterable[object]:
     """Return xmodal's loader, as a recipe with these settings makes it."""
-    from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
+    from xmodal.data.loader import TrainingLoader
     from xmodal.data.manifest import read_manifest
     from xmodal.data.mixture import Mixture
     from xmodal.data.reader import SampleReader
     from xmodal.data.tokenizers.byte_pair import train_tokenizer
+    from xmodal.data.training_set import DataSet, TrainingSet
     from xmodal.data.transforms import ImageTransform
 
     manifest = read_manifest(shards)

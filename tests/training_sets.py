@@ -11,13 +11,14 @@ from torch import Tensor
 
 from tests.shard_sets import number_of
 from xmodal.data.batch import PAIRS, Batch, BatchSpec
-from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
+from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
 from xmodal.data.storage.local import LocalStorage
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import ImageTransform
 
 BATCH, LANES, WINDOW, SEED = 12, 6, 4, 3
@@ -82,7 +83,7 @@ def kept(batch: Batch) -> Batch:
 
 
 def assert_same(one: Batch, other: Batch) -> None:
-    """Bit by bit, faults and all but the storage's notices."""
+    """Bit by bit, faults and all but the storage's warnings."""
     for field in dataclasses.fields(Batch):
         a, b = getattr(one, field.name), getattr(other, field.name)
         assert a.equal(b) if isinstance(a, Tensor) else a == b, field.name

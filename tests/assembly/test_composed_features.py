@@ -17,10 +17,11 @@ from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.composed import ComposedSet
-from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
+from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
+from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import ImageTransform
 
 HEADS = ["*.head", "fusion", "classification"]

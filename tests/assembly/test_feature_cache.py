@@ -17,12 +17,13 @@ from xmodal.assembly import feature_cache as module
 from xmodal.assembly.build import build_method
 from xmodal.assembly.feature_cache import LockedSides, cached_features, locked_sides
 from xmodal.assembly.recipe import Recipe
-from xmodal.data.loader import DataSet, TrainingLoader, TrainingSet
+from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
 from xmodal.data.shard_index import write_index
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import embed

@@ -34,7 +34,7 @@ DTYPES |= dict.fromkeys(
 
 
 def test_every_tensor_of_a_batch_is_tried() -> None:
-    assert set(SHAPES) == {field.name for field in fields(Batch)} - {"faults", "notices"}
+    assert set(SHAPES) == {field.name for field in fields(Batch)} - {"faults", "warnings"}
 
 
 @st.composite

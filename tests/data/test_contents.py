@@ -21,10 +21,10 @@ from tests.training_sets import (
     training_set,
 )
 from xmodal.data.batch import Batch, BatchSpec
-from xmodal.data.loader import TrainingSet
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import SampleSpec, infer_sample_spec
 from xmodal.data.samples import hash_id
+from xmodal.data.training_set import TrainingSet
 from xmodal.errors import UserError
 
 COMPOSED = BatchSpec(composed=True)

@@ -25,10 +25,10 @@ from tests.training_sets import (
     training_set,
 )
 from xmodal.data.batch import Batch, Fault
-from xmodal.data.loader import TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.samples import hash_id
 from xmodal.data.shard_index import write_index
+from xmodal.data.training_set import TrainingSet
 from xmodal.errors import UserError
 from xmodal.runs.run import Run
 
@@ -274,8 +274,8 @@ def test_a_tar_that_is_cut_after_its_index_was_made(tmp_path: Path) -> None:
     offset, size = broken.index(third)[30].members["json"]
     os.truncate(third.url, offset + size - 1)
     broken = read_manifest(tmp_path / "broken")
-    (notice,) = broken.notices
-    assert notice.startswith(f"shard {third.url} is cut: {offset + size - 1:,} of ")
+    (warning,) = broken.warnings
+    assert warning.startswith(f"shard {third.url} is cut: {offset + size - 1:,} of ")
     faults = assert_replaced(whole, broken, range(55, 60))
     assert {fault.key: fault.cause for fault in faults} == {"00055": "json is cut short"} | {
         f"{n:05d}": faults[-1].cause for n in range(56, 60)

@@ -42,11 +42,11 @@ from tests.training_sets import (
     watched,
 )
 from xmodal.data.batch import Batch, BatchSpec, Fault
-from xmodal.data.loader import TrainingSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.ring import SLOTS
 from xmodal.data.sample_spec import PROBED
 from xmodal.data.samples import hash_id
+from xmodal.data.training_set import TrainingSet
 from xmodal.errors import UserError
 
 COUNT = 53
@@ -380,7 +380,7 @@ def test_what_a_storage_says_comes_with_the_batch(
     dataset = training_set(manifest)
     manifest.storage.say = lambda _: None
     lines = [
-        line for batch in batches(dataset, range(4), workers=workers) for line in batch.notices
+        line for batch in batches(dataset, range(4), workers=workers) for line in batch.warnings
     ]
     assert {line.split(":")[0] for line in lines} == {f"set-{n:06d}.tar" for n in range(4)}
     # All but what was read to see what the samples are like.

@@ -254,8 +254,8 @@ def test_a_shard_that_was_cut_since_is_said_and_one_that_grew_refused(folder: Pa
     shard = folder / "train-000001.tar"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1024])
-    (notice,) = read_manifest(folder).notices
-    assert notice.startswith(
+    (warning,) = read_manifest(folder).warnings
+    assert warning.startswith(
         f"shard {shard} is cut: {len(whole) - 1024:,} of {len(whole):,} bytes;"
     )
     shard.write_bytes(whole + b"0")

@@ -65,18 +65,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A shard set: its shards in order, and what else its captions are true of.
+    """A shard set: its shards in order, and the relevance of its captions.
 
-    `relevance` maps an image id to one list of image ids for each of its captions: the images
-    that the caption is true of, the image itself included. None where the set has none.
-    `notices` are lines about what is not as it should be and can still be trained on; `lost` is
-    about how many samples are beyond the end of shards that have been cut.
+    `relevance` maps an image id to one list of image ids for each of its captions: the relevant
+    images, the image itself included. None if the set has no relevance file.
+    `warnings` are lines about faults that training can tolerate; `lost` estimates the number of
+    samples beyond the end of truncated shards.
     """
 
     url: str
     shards: tuple[Shard, ...]
     relevance: dict[str, list[list[str]]] | None = None
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     lost: int = 0
     storage: Storage = field(default_factory=lambda: open_storage(""), compare=False, repr=False)
 
@@ -161,9 +161,9 @@ def read_manifest(
         if place not in folders:
             folders[place] = _Folder(place, storage)
         shards += folders[place].shards(None if name == MANIFEST_NAME else name)
-    notices = tuple(line for folder in folders.values() for line in folder.notices)
+    warnings = tuple(line for folder in folders.values() for line in folder.warnings)
     lost = round(sum(folder.lost for folder in folders.values()))
-    return Manifest(url, tuple(shards), _relevance(folders.values()), notices, lost, storage)
+    return Manifest(url, tuple(shards), _relevance(folders.values()), warnings, lost, storage)
 
 
 def write_manifest(
@@ -200,7 +200,7 @@ class _Folder:
 
     def __init__(self, folder: str, storage: Storage) -> None:
         self.folder, self.storage = folder, storage
-        self.notices: list[str] = []
+        self.warnings: list[str] = []
         self.lost = 0.0
         self._sizes = {folder: storage.list(folder)}
         if MANIFEST_NAME not in self._sizes[folder]:
@@ -252,7 +252,7 @@ class _Folder:
             )
         if recorded is not None and size < recorded:
             self.lost += entry["nsamples"] * (1 - size / recorded)
-            self.notices.append(
+            self.warnings.append(
                 f"shard {url} is cut: {size:,} of {recorded:,} bytes; its samples beyond them "
                 "count as bad"
             )

@@ -55,12 +55,12 @@ class Progress:
         self.part_causes = _counted(self.part_causes, parts)
         return lines
 
-    def count_retries(self, notices: Sequence[str]) -> list[str]:
+    def count_retries(self, warnings: Sequence[str]) -> list[str]:
         """Count reads that were begun again and return the lines that name the first ones."""
         room = max(0, NAMED_FAULTS - self.retries)
-        self.retries += len(notices)
+        self.retries += len(warnings)
         more = ["more reads begun again are counted (read_retries) but not named"]
-        return [*notices[:room], *(more if 0 < room <= len(notices) else [])]
+        return [*warnings[:room], *(more if 0 < room <= len(warnings) else [])]
 
     def improves(self, metrics: Mapping[str, float], name: str) -> bool:
         """Tell whether metrics are the best so far, and remember them if so.

@@ -14,7 +14,8 @@ from torch import Tensor
 from xmodal.activity import Activity, activity
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.config import DataConfig
-from xmodal.data.loader import TrainingLoader, TrainingSet
+from xmodal.data.loader import TrainingLoader
+from xmodal.data.training_set import TrainingSet
 from xmodal.distributed.collectives import gather_objects, sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.distributed.watchdog import within
@@ -265,7 +266,7 @@ class Trainer:
         """
         written = self.saving is not None and self.saving.is_written()
         counts = loss.new_tensor(
-            [len(batch.faults) + len(batch.notices), self.preemption.asked, written]
+            [len(batch.faults) + len(batch.warnings), self.preemption.asked, written]
         )
         mine = torch.cat([torch.stack([*losses.values(), loss]).detach(), counts])
         *parts, total, num_reports, num_asked, num_written = sum_over_ranks(mine).tolist()
@@ -303,7 +304,7 @@ class Trainer:
         """
         faults = gather_objects(batch.faults, Fault)
         lines = self.progress.count(faults) + self.progress.count_retries(
-            gather_objects(batch.notices)
+            gather_objects(batch.warnings)
         )
         self._say(lines)
         seen = (self.progress.step + 1) * self.data.batch_size
