@@ -59,7 +59,6 @@ NOT_YET: set[str] = {
     "roll call",
     "finds",
     "Subject",
-    "notices",
     "follow",
     "cut for others",
     "the right ones",

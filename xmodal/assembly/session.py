@@ -199,7 +199,7 @@ class Session:
 
     def _lines(self) -> list[str]:
         """Return what the log says of the recipe and the data before training."""
-        of_shards = [line for shards in self.shards.every for line in shards.notices]
+        of_shards = [line for shards in self.shards.every for line in shards.warnings]
         mixed = mixture_lines(self.recipe, self.shards, self.mixture)
         return [*self.recovered, *self._resuming(), *self.lines, *of_shards, *mixed]
 
