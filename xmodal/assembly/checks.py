@@ -11,10 +11,10 @@ from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
-from xmodal.data.loader import DataSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import PROBED, SampleSpec, infer_sample_spec
+from xmodal.data.training_set import DataSet
 from xmodal.errors import UserError
 from xmodal.evaluation.protocols.registry import check_protocols, metric_names, resolve
 from xmodal.methods.method import Method

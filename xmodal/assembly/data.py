@@ -7,11 +7,11 @@ from xmodal.activity import activity
 from xmodal.assembly.data_record import DataRecord
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
-from xmodal.data.loader import DataSet, TrainingSet
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
 from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import ImageTransform
 
 
