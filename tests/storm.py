@@ -48,7 +48,7 @@ GROUPS: Sequence[dict[str, Phase]] = (
             (LOADERS, *RANKS, BOTH),
         ),
         "recovery": Phase("xmodal.runs.checkpoints.integrity:_fault"),
-        "rendezvous": Phase("xmodal.distributed.rollcall:Roll.wait"),
+        "rendezvous": Phase("xmodal.distributed.rendezvous:Rendezvous.wait"),
         "pruning": Phase("shutil:os.unlink", range(1, 6), RANKS[:1], within="prune"),
     },
     {

@@ -56,7 +56,6 @@ NOT_YET: set[str] = {
     "wholeness",
     "takeover",
     "hold",
-    "roll call",
     "finds",
     "Subject",
     "follow",

@@ -1,11 +1,11 @@
-"""Current activity of a command, printed whenever nothing else was printed for ten seconds.
+"""Current activity of a command, printed after ten seconds without other output.
 
     with reporting(print), activity("evaluating"):
         with activity("embedding images", total=5000) as images:
             images.advance(64)
 
 prints `evaluating: embedding images 1,280 of 5,000 (20 s)` where that takes longer. Activities
-nest, and cost nothing where nobody reports. Whoever prints another line calls `printed()`.
+nest, and cost nothing without `reporting`. Call `printed()` after printing any other line.
 """
 
 import threading
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Activity:
-    """One thing that is being done; `what` may be a function that describes its present state."""
+    """One activity; `what` may be a function that describes its current state."""
 
     def __init__(self, what: str | Callable[[], str], total: int | None, begun: float) -> None:
         self.what, self.total, self.begun = what, total, begun
@@ -44,14 +44,14 @@ class Heartbeat:
         self.printed()
 
     def printed(self) -> None:
-        """Note that a line was printed: the next ten seconds may be silent."""
+        """Record that a line was printed: restart the ten seconds."""
         self.last = self.clock()
 
     @contextmanager
     def activity(
         self, what: str | Callable[[], str], total: int | None = None
     ) -> Iterator[Activity]:
-        """Name what the block does."""
+        """Name the activity of the block."""
         one = Activity(what, total, self.clock())
         self.activities.append(one)
         try:
@@ -95,7 +95,7 @@ _HEARTBEAT = Heartbeat()
 def activity(
     what: str | Callable[[], str], total: int | None = None
 ) -> AbstractContextManager[Activity]:
-    """Name what the block does, and count it where its `total` is known: see `Heartbeat`."""
+    """Name the activity of the block, counted if `total` is given: see `Heartbeat`."""
     return _HEARTBEAT.activity(what, total)
 
 
@@ -108,10 +108,10 @@ def tracked(items: Sequence[T], what: str) -> Iterator[T]:
 
 
 def reporting(show: Callable[[str], None]) -> AbstractContextManager[None]:
-    """Have the block's activities shown after every ten silent seconds: see `Heartbeat`."""
+    """Show the block's activities after every ten silent seconds: see `Heartbeat`."""
     return _HEARTBEAT.reporting(show)
 
 
 def printed() -> None:
-    """Note that a line was printed: see `Heartbeat`."""
+    """Record that a line was printed: see `Heartbeat`."""
     _HEARTBEAT.printed()

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never through a link."""
+"""Atomic writing of files, never through a symbolic link."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import IO, Any
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: beside its place, then renamed into it."""
+    """Write a text file atomically: to a temporary name, then renamed."""
     part = path.with_name(path.name + ".part")
     try:
         with open_itself(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -17,9 +17,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def open_itself(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """Open a file to write into it, never into another that a link there leads to.
+    """Open a file for writing, never one that a symbolic link points to.
 
-    A folder that came from elsewhere may link to any file of the user's.
+    An untrusted folder may link to any file of the user.
     """
     return open(path, mode, opener=_follow_no_link, **options)
 

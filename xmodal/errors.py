@@ -1,4 +1,4 @@
-"""What a command says when the person at the keyboard can mend it."""
+"""Errors that users can fix, exit codes, and output that is safe for a terminal."""
 
 import errno
 import os
@@ -18,30 +18,29 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ELOO
 
 
 class UserError(Exception):
-    """Something the user can mend: one line of what is wrong, where, and what to do.
+    """Error that the user can fix: one line that says what is wrong, where, and what to do.
 
-    Commands print the line and leave with exit code 2; every other exception is a bug and
-    keeps its traceback.
+    Commands print the line and exit with code 2; any other exception is a bug and keeps its
+    traceback.
     """
 
 
 class UnfinishedError(Exception):
-    """Work that has stopped, whole, because it was asked to; the same command goes on with it.
+    """Interrupted work, saved; the same command resumes it.
 
-    Commands print the line and leave with exit code 75, by which a scheduler starts them again.
+    Commands print the line and exit with code 75, for which a scheduler starts them again.
     """
 
 
 class LostPeerError(Exception):
-    """Other processes of the job are gone, or do not answer; the same command goes on from what is
-    saved.
+    """Loss of other processes of the job; the same command resumes from the last checkpoint.
 
-    Commands print the line and leave with exit code 75 as well, after whoever caused it.
+    Commands print the line and exit with code 75 as well, after the rank that caused the loss.
     """
 
 
 NOT_FINISHED = 75  # EX_TEMPFAIL of sysexits.h
-SECONDS_TO_BLAME = 10  # in which the rank that is to blame ends before those that have lost it
+SECONDS_TO_BLAME = 10  # head start of the rank that failed over those that have lost it
 
 
 # Control characters, those that reverse the direction of text or cannot be seen, half a pair of
@@ -56,9 +55,9 @@ _interrupted = threading.Event()  # by Ctrl-C
 
 
 def printable(text: str) -> str:
-    r"""Return a text as one line that does nothing to a terminal: `\x1b` for ESC.
+    r"""Return a text as one line without control characters: `\x1b` for ESC.
 
-    For text of others in a message: names of files and members, captions, answers of servers.
+    Use it for untrusted text in messages: file and member names, captions, answers of servers.
     """
     if text.isprintable():
         return text
@@ -94,9 +93,9 @@ _plain_warning = warnings.showwarning
 
 
 class Guarded:
-    """A text stream to which nothing but `printable` lines are written.
+    """Text stream that writes `printable` lines only.
 
-    `unguarded` is the stream itself, for whoever moves a terminal's cursor: `xmodal.terminal`.
+    `unguarded` is the stream itself, for `xmodal.terminal`, which moves the cursor.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -106,7 +105,7 @@ class Guarded:
         return getattr(self.unguarded, name)
 
     def write(self, text: str) -> int:
-        """Write a text; of what it must not hold, newlines and tabs remain that forge no line."""
+        """Write a text escaped, except for tabs and for newlines that forge no line."""
         # A bar of tqdm's begins its line anew.
         begin = "\r" * (text.startswith("\r") and self.unguarded.isatty())
         pieces = re.split(r"([\n\t])", _FORGED.sub(r"\\n", text.removeprefix(begin)))
@@ -121,7 +120,7 @@ class Guarded:
 
 
 def _guard_streams() -> None:
-    """Have all that this process prints be `printable`, a traceback too."""
+    """Make all output of this process `printable`, tracebacks included."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Guarded):
@@ -131,11 +130,11 @@ def _guard_streams() -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and leave the process with its exit code.
+    """Run a command's `main` and exit with its code.
 
-    A `UserError` becomes the line `error: …` on stderr and exit code 2, and so does a disk that is
-    full or may not be written; what is unfinished, or has lost other ranks, exit code 75, Ctrl-C
-    130, a closed pipe 141. All that it prints is `printable`.
+    A `UserError` becomes the line `error: …` on stderr and exit code 2, as does a full or read-only
+    disk. `UnfinishedError` and `LostPeerError` exit with code 75, Ctrl-C with 130, a closed pipe
+    with 141. All output is `printable`.
     """
     _guard_streams()
     warnings.showwarning = _show_warning
@@ -152,7 +151,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read the output has seen enough; what is left in the buffer goes nowhere.
+        # The reader of the pipe has closed it: discard the rest of the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
@@ -167,7 +166,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def check_interrupted() -> None:
-    """Raise `KeyboardInterrupt` again, which a library may have swallowed as it was imported."""
+    """Raise `KeyboardInterrupt` again if a library swallowed it during its import."""
     if _interrupted.is_set():
         raise KeyboardInterrupt
 
@@ -193,16 +192,16 @@ def _leave_unfinished(message: str) -> None:
 
 
 def _leave_lost(message: str) -> None:
-    # A launcher tells the code of the rank that fails first: let it be the one that is to blame.
+    # A launcher reports the code of the rank that exits first: let the one that failed be first.
     print(f"error: rank {own_rank()}: {printable(message)}", file=sys.stderr, flush=True)
     time.sleep(SECONDS_TO_BLAME)
-    # What is left of the group could wait for ever for ranks that are gone.
+    # The cleanup of the process group could wait forever for lost ranks.
     sys.stdout.flush()
     os._exit(NOT_FINISHED)
 
 
 def own_rank() -> int:
-    """Return the rank that a launcher gave this process, before ranks have met; 0 without one."""
+    """Return the rank set by a launcher, before the rendezvous; 0 without a launcher."""
     # A launcher's own names count until `xmodal.distributed` has given them its own.
     names = ("RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "PMI_RANK")
     given = (os.environ.get(name, "") for name in names)

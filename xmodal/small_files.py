@@ -1,4 +1,4 @@
-"""Read small files, such as states and settings, which others may have replaced by anything."""
+"""Reading of small untrusted files, such as states and settings, within a size limit."""
 
 import os
 import stat
@@ -10,9 +10,9 @@ MAX_BYTES = 1 << 28
 
 
 class UnreadableFileError(UserError, ValueError):
-    """A file that is too large for what it is, or no regular file.
+    """File that is too large, or not a regular file.
 
-    A `ValueError` as well: whoever repairs or skips damaged files does so with these.
+    A `ValueError` as well, which code that repairs or skips damaged files catches.
     """
 
 

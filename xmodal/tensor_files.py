@@ -1,8 +1,7 @@
-"""Files of tensors, read as data: nothing in them is executed.
+"""Safe reading of tensor files: no code in them is executed.
 
-A PyTorch file is a pickle, which can ask for a call of any function. This is the one place that
-opens them, with PyTorch's restricted reader: it knows tensors and plain values, and refuses every
-other name.
+A PyTorch file is a pickle, which can call any function. Only this module opens such files, with
+PyTorch's restricted unpickler, which accepts tensors and plain values and refuses other names.
 """
 
 import pickle
@@ -30,12 +29,12 @@ _NAME = re.compile(r"GLOBAL ([\w.]+)")  # in what PyTorch's reader says
 def load_tensors(
     path: Path, *, types: Sequence[type | tuple[type, str]] = (), mapped: bool = False
 ) -> Any:
-    """Return what a PyTorch or safetensors file holds, on the CPU.
+    """Return the contents of a PyTorch or safetensors file, on the CPU.
 
-    Objects of `types` are read besides tensors, plain values and NumPy's numbers; (type, name) is a
-    type in the place of the one that a file calls by that name. With `mapped`, tensors are read
-    from the disk when they are used. Raises `UserError` for a file that cannot be
-    read, or that asks for anything else.
+    Accept objects of `types` besides tensors, plain values and NumPy's numbers; a pair
+    (type, name) substitutes a type for the one that the file calls by that name. With `mapped`,
+    tensors are read from the disk on first use. Raises `UserError` for a file that cannot be read
+    or contains other objects.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing")
@@ -57,7 +56,7 @@ def load_tensors(
 
 
 def check_tensor_file(path: Path) -> None:
-    """Raise `UserError` where a file would take more memory than it has bytes."""
+    """Raise `UserError` if a file would take more memory than it has bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(8)
@@ -85,7 +84,7 @@ def check_tensor_file(path: Path) -> None:
 
 
 def refusal(message: str) -> str:
-    """Return what is wrong with a file by the message of PyTorch's restricted reader."""
+    """Translate an error message of PyTorch's restricted unpickler."""
     asked = _NAME.search(message)
     if asked is None:
         return "holds no tensors, or is damaged"

@@ -1,4 +1,4 @@
-"""A console of rich's that shows text of others as it is, and moves the cursor by itself alone."""
+"""Console of rich that escapes untrusted text: only rich itself moves the cursor."""
 
 import sys
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from xmodal.errors import Guarded, printable
 
 
 def console(*, stderr: bool = False, **options: Any) -> rich.Console:
-    """Return a console on stdout or stderr; the options are those of rich's own."""
+    """Return a console on stdout or stderr; the options are those of rich."""
     stream = sys.stderr if stderr else sys.stdout
     file = stream.unguarded if isinstance(stream, Guarded) else stream
     return _Console(file=file, **options)
@@ -19,7 +19,7 @@ def console(*, stderr: bool = False, **options: Any) -> rich.Console:
 
 class _Console(rich.Console):
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
-        """Return what is written: text that is `printable`, and rich's own control codes."""
+        """Return the output: `printable` text, and rich's own control codes."""
         return super()._render_buffer(s if s.control else _shown(s) for s in buffer)
 
 

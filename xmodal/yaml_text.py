@@ -1,7 +1,7 @@
-"""YAML read as data of a bounded size: recipes, spaces, overrides.
+"""Safe reading of YAML of bounded size: recipes, search spaces, overrides.
 
-A few hundred bytes of aliases of aliases stand for gigabytes, and one megabyte of brackets takes
-minutes. No message quotes what was read: a secret may stand in it.
+A few hundred bytes of nested aliases expand to gigabytes, and one megabyte of brackets takes
+minutes to parse. No message quotes the text: it may contain a secret.
 """
 
 import re
@@ -17,7 +17,7 @@ _MOST_NODES = 50_000  # values, keys, lists and mappings, those of aliases as of
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which gives up on a document of too many nodes."""
+    """PyYAML's safe loader, limited in the number of nodes."""
 
     nodes = 0
 
@@ -47,7 +47,7 @@ _TOO_LARGE = f"it has more than {_MOST_NODES:,} values, with those of its aliase
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML text stands for; `ValueError`, which says where, if it is none."""
+    """Parse a YAML text; raises `ValueError` with the place of an error."""
     if len(text) > _MOST_BYTES:
         raise ValueError(f"it is longer than {_MOST_BYTES:,} characters")
     try:
@@ -62,7 +62,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
-    """Read a file that holds a YAML mapping; `UserError` where it does not."""
+    """Read a file that holds a YAML mapping; raises `UserError` for any other."""
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1).decode("utf-8")

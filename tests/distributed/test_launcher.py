@@ -72,7 +72,7 @@ def test_tasks_of_srun_that_a_job_script_told_the_address() -> None:
 def test_tasks_that_cannot_meet_do_not_train_alone(rank: str) -> None:
     task = {"SLURM_JOB_ID": "77", "SLURM_PROCID": rank, "SLURM_NTASKS": "2", "SLURM_LOCALID": rank}
     assert refused(task) == (
-        "SLURM_NTASKS=2, but nothing says where the ranks meet (MASTER_ADDR is missing): start the "
+        "SLURM_NTASKS=2, but MASTER_ADDR, the address of rank 0, is missing: start the "
         "command by srun, export MASTER_ADDR as the name of task 0's node, or set SLURM_NTASKS=1 "
         "to train in this process alone"
     )

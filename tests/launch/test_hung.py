@@ -16,7 +16,7 @@ from tests.processes import find_process
 from tests.run_folders import AGREE, STEP, wait_for_disk
 from tests.services.daemons import until
 from xmodal.distributed.environment import REDUCES
-from xmodal.distributed.rollcall import Roll
+from xmodal.distributed.rendezvous import Rendezvous
 from xmodal.runs.run import Run, read_state
 
 
@@ -32,7 +32,7 @@ def test_what_hangs_says_where_and_ends(recipe: Path, tmp_path: Path) -> None:
     assert done.code == 75, done
     for rank in (0, 1):
         assert f"error: rank {rank} (" in done.err
-    assert done.err.count("has waited for step 8 (stage main) longer than 3 s; this is where") == 2
+    assert done.err.count("has waited longer than 3 s for step 8 (stage main); its stacks") == 2
     assert f'File "{__file__}", line' in done.err  # where rank 1 hangs
     assert "in all_reduce" in done.err  # where rank 0 waits for it
     newest = Run(tmp_path / "run").latest()
@@ -41,41 +41,41 @@ def test_what_hangs_says_where_and_ends(recipe: Path, tmp_path: Path) -> None:
     assert read_state(newest)["start"] == {"job": None, "restart": 0}
 
 
-def hang_after_the_roll_call(roll: Roll, place: str) -> None:
-    if roll.rank == 1 and place == REDUCES:
+def hang_after_the_rendezvous(rendezvous: Rendezvous, place: str) -> None:
+    if rendezvous.rank == 1 and place == REDUCES:
         time.sleep(60)
 
 
 def test_a_rank_that_does_not_come_to_the_first_all_reduce_is_named(
     recipe: Path, tmp_path: Path
 ) -> None:
-    before = {"xmodal.distributed.rollcall:Roll.note": hang_after_the_roll_call}
+    before = {"xmodal.distributed.rendezvous:Rendezvous.note": hang_after_the_rendezvous}
     given = (recipe, f"run={tmp_path}/run", "training.rendezvous_timeout=5")
     done = train(*given, ranks=2, before=before, environment={"XMODAL_NODES": "n1 n2"})
     assert done.code == 75, done
     assert re.search(
-        r"^error: rank 0 \(.*\) has waited for the first all-reduce, to which rank 1 \(node n2\) "
-        "did not come, longer than 5 s; this is where it stands:",
+        r"^error: rank 0 \(.*\) has waited longer than 5 s for the first all-reduce, "
+        r"which rank 1 \(node n2\) did not reach; its stacks:",
         done.err,
         re.MULTILINE,
     )
     assert not (tmp_path / "run").exists()
 
 
-def stop_on_rank_0(roll: Roll, *_: object) -> None:
-    if roll.rank == 0:
+def stop_on_rank_0(rendezvous: Rendezvous, *_: object) -> None:
+    if rendezvous.rank == 0:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @pytest.mark.slow
-def test_a_first_rank_that_stops_in_the_roll_call_is_named(recipe: Path, tmp_path: Path) -> None:
+def test_a_first_rank_that_stops_in_the_rendezvous_is_named(recipe: Path, tmp_path: Path) -> None:
     """Where all meet then, there is nobody who could tell."""
-    before = {"xmodal.distributed.rollcall:Roll.wait": stop_on_rank_0}
+    before = {"xmodal.distributed.rendezvous:Rendezvous.wait": stop_on_rank_0}
     given = (recipe, f"run={tmp_path}/run", "training.rendezvous_timeout=5")
     done = train(*given, ranks=2, before=before)
     assert done.code == 75, done
     assert re.search(
-        r"^error: rank 1.*( the roll call, by rank 0, longer|: rank 0 did not answer)",
+        r"^error: rank 1.*( for the rendezvous with rank 0|: rank 0 did not answer)",
         done.err,
         re.MULTILINE,
     )

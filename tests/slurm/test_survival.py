@@ -184,7 +184,7 @@ def test_a_job_that_hangs_comes_back(
     assert steps(job.run) == undisturbed
     assert f"error: rank 0: rank 1 (node {NODES[1]}) did not answer within 20 s" in said
     assert re.search(
-        r"error: rank 0 \(127.0.0.1\) has waited for .*step \d+ \(stage main\) longer", said
+        r"error: rank 0 \(127.0.0.1\) has waited longer than .*step \d+ \(stage main\)", said
     )
     figure(job.told())
 

@@ -60,7 +60,7 @@ def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     )
     environment = start(recipe.training.rendezvous_timeout)
     reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
-    with watching_peers(environment.roll, recipe.training.watchdog), reports:
+    with watching_peers(environment.rendezvous, recipe.training.watchdog), reports:
         if given.submission:
             check_submission(Path(given.submission))  # before the work
         with activity(f"loading {checkpoint}"):

@@ -48,7 +48,7 @@ def main(
         with losing_peers():
             with activity("waiting for all ranks"):
                 environment = start(recipe.training.rendezvous_timeout)
-            with watching_peers(environment.roll, recipe.training.watchdog):
+            with watching_peers(environment.rendezvous, recipe.training.watchdog):
                 train(recipe, environment)
 
 

@@ -1,4 +1,4 @@
-"""A process's place in its job, whichever launcher started it, under the names of torchrun."""
+"""Rank and rendezvous address of a process, under the variable names of torchrun."""
 
 import os
 import re
@@ -71,7 +71,7 @@ def local_device(variables: MutableMapping[str, str], devices: int) -> int:
 
 
 def another_port(variables: Variables = os.environ) -> str:
-    """Return how a user gives the job another port, by the launcher that started it."""
+    """Return the option or variable that sets another port, for the launcher in use."""
     if "CROSS_RANK" in variables:
         return "deepspeed --master_port=PORT"
     if "TORCHELASTIC_RUN_ID" in variables:
@@ -138,13 +138,13 @@ def _check_agreement(variables: Variables, names: Names, rank: int, ranks: int) 
 
 
 def _is_task(variables: Variables) -> bool:
-    """Tell whether srun started this process, rather than a job's shell."""
+    """Return True if srun started this process, rather than a job's shell."""
     step = variables.get("SLURM_STEP_ID", "")
     return "SLURM_PROCID" in variables and step.isdigit() and int(step) < _FIRST_SHELL
 
 
 def _meeting_place(variables: Variables, names: Names, ranks: int) -> tuple[str, int]:
-    """Return the address and the port at which rank 0 is met."""
+    """Return the address and the port of rank 0."""
     if "MASTER_ADDR" in variables:
         address = variables["MASTER_ADDR"]
     elif ranks == 1 or variables.get("OMPI_COMM_WORLD_LOCAL_SIZE") == str(ranks):
@@ -167,10 +167,7 @@ def _nowhere(names: Names, ranks: int) -> str:
             "start the command by srun, export MASTER_ADDR as the name of task 0's node, or set "
             "SLURM_NTASKS=1 to train in this process alone"
         )
-    return (
-        f"{names.ranks}={ranks}, but nothing says where the ranks meet (MASTER_ADDR is missing): "
-        f"{where}"
-    )
+    return f"{names.ranks}={ranks}, but MASTER_ADDR, the address of rank 0, is missing: {where}"
 
 
 def _default_port(variables: Variables, names: Names, ranks: int) -> int:

@@ -1,4 +1,4 @@
-"""The port at which the ranks of a job meet, open under one address alone."""
+"""Rendezvous port of a job, open under one address only."""
 
 import errno
 import ipaddress
@@ -13,10 +13,10 @@ INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address of this machine, and under no other.
+    """Return a socket that listens at one address of this machine only.
 
-    Where this machine alone takes a name for itself (`127.0.1.1 node1` in its /etc/hosts), the
-    others know it by an address that is unknown here: then under all. Raises `UserError`.
+    If the name resolves to loopback on this machine alone (`127.0.1.1 node1` in its /etc/hosts),
+    the other nodes use an address that is unknown here: listen under all. Raises `UserError`.
     """
     at = f"{address}:{port} (MASTER_ADDR, MASTER_PORT)"
     try:
@@ -37,7 +37,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address means this machine on every machine."""
+    """Return True for a loopback address."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -45,7 +45,7 @@ def is_loopback(address: str) -> bool:
 
 
 def keep_within(variables: MutableMapping[str, str]) -> None:
-    """Have ranks that meet at a loopback address talk over no other network either."""
+    """Restrict gloo and NCCL to the loopback network if the rendezvous address is loopback."""
     if is_loopback(variables["MASTER_ADDR"]) and "lo" in dict(socket.if_nameindex()).values():
         for name in INTERFACES:
             variables.setdefault(name, "lo")

@@ -1,9 +1,8 @@
-"""Signs of life that ranks give each other, whatever they are doing: no rank waits for one that is
-gone.
+"""Heartbeats between ranks, so that no rank waits for one that is lost.
 
-A collective whose peer is killed ends by its broken connection, but what waits at the rendezvous
-store (a new process group) waits for half an hour. A rank's thread counts at the store, and watches
-the next rank's count: work may take as long as it takes, as long as all ranks live.
+A collective whose peer is killed ends by its broken connection, but a wait at the rendezvous store
+(for a new process group) lasts half an hour. A thread of each rank increments a counter at the
+store and watches the counter of the next rank: steps may take any time while all ranks are alive.
 """
 
 import threading
@@ -12,68 +11,69 @@ from contextlib import contextmanager, suppress
 
 from torch.distributed import DistError
 
-from xmodal.distributed.rollcall import PULSE, Roll, named
+from xmodal.distributed.rendezvous import PULSE, Rendezvous, named
 from xmodal.distributed.watchdog import give_up, within
 from xmodal.errors import UnfinishedError
 
 LONGEST_PAUSE = 5.0
 SECONDS_TO_FOLLOW = 30.0
-BEATS = 10  # without another rank's, after which that one is gone
+BEATS = 10  # that another rank may miss before it counts as lost
 OVER = "over"
 
 
 @contextmanager
-def watching_peers(roll: Roll | None, seconds: float) -> Iterator[None]:
-    """End this process, with exit code 75, where another rank has given no sign of life for about
-    so many seconds within the block.
+def watching_peers(rendezvous: Rendezvous | None, seconds: float) -> Iterator[None]:
+    """End this process with exit code 75 if another rank sends no heartbeat for about `seconds`.
 
-    A rank that leaves the block by an error is gone for the others. Without a roll there is nobody
-    to watch.
+    A rank that leaves the block by an error counts as lost. Without a rendezvous, do nothing.
     """
-    if roll is None or roll.ranks == 1:
+    if rendezvous is None or rendezvous.ranks == 1:
         yield
         return
     over = threading.Event()
-    thread = threading.Thread(target=_beat, args=(roll, seconds, over), daemon=True, name="pulse")
+    thread = threading.Thread(
+        target=_beat, args=(rendezvous, seconds, over), daemon=True, name="pulse"
+    )
     thread.start()
     try:
         yield
-    except UnfinishedError:  # which all ranks leave by
-        _end(roll, over)
+    except UnfinishedError:  # raised on all ranks
+        _end(rendezvous, over)
         raise
-    # Not where an error leaves the block: others would wait for this rank without an end.
-    _end(roll, over)
+    # Not after an error: the other ranks would wait for this one forever.
+    _end(rendezvous, over)
 
 
-def _end(roll: Roll, over: threading.Event) -> None:
+def _end(rendezvous: Rendezvous, over: threading.Event) -> None:
     over.set()
     with suppress(DistError):
-        roll.note(PULSE, OVER)
-        roll.note(OVER)
-        if roll.rank == 0:  # where all meet: it leaves last
-            roll.wait(OVER, SECONDS_TO_FOLLOW)
+        rendezvous.note(PULSE, OVER)
+        rendezvous.note(OVER)
+        if rendezvous.rank == 0:  # where all meet: it leaves last
+            rendezvous.wait(OVER, SECONDS_TO_FOLLOW)
 
 
-def _beat(roll: Roll, seconds: float, over: threading.Event) -> None:
-    """Count, and watch the next rank's count; beats are counted, not time, in which this process
-    may have been stopped too.
+def _beat(rendezvous: Rendezvous, seconds: float, over: threading.Event) -> None:
+    """Increment the own counter and watch the next rank's.
+
+    Count beats, not time: this process may have been suspended too.
     """
     pause = min(LONGEST_PAUSE, seconds / BEATS)
-    watched = (roll.rank + 1) % roll.ranks
+    watched = (rendezvous.rank + 1) % rendezvous.ranks
     number, silent, last = 0, 0, ""
     while silent * pause < seconds:
         if over.wait(pause):
             return
         number += 1
         seen = None  # where the store is gone with rank 0
-        with within(seconds + pause, lambda: _sign_of(roll, 0)), suppress(DistError):
-            roll.note(PULSE, str(number))
-            seen = roll.value(PULSE, watched)
+        with within(seconds + pause, lambda: _heartbeat_of(rendezvous, 0)), suppress(DistError):
+            rendezvous.note(PULSE, str(number))
+            seen = rendezvous.value(PULSE, watched)
         if seen == OVER:
             return
         silent, last = (silent + 1, last) if seen in (None, last) else (0, seen)
-    give_up(seconds, lambda: _sign_of(roll, 0 if seen is None else watched))
+    give_up(seconds, lambda: _heartbeat_of(rendezvous, 0 if seen is None else watched))
 
 
-def _sign_of(roll: Roll, rank: int) -> str:
-    return f"a sign of life of {named(rank, roll.ranks)}"
+def _heartbeat_of(rendezvous: Rendezvous, rank: int) -> str:
+    return f"a heartbeat of {named(rank, rendezvous.ranks)}"

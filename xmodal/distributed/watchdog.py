@@ -1,4 +1,4 @@
-"""A limit to the time that something takes which waits for other ranks."""
+"""Time limits for operations that wait for other ranks."""
 
 import faulthandler
 import os
@@ -8,20 +8,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from xmodal.distributed.rollcall import node_name
+from xmodal.distributed.rendezvous import node_name
 from xmodal.errors import NOT_FINISHED
 
-# Long enough for all ranks, whose clocks began to run apart, to say what they wait for before a
-# launcher ends them because one is gone.
+# Ranks time out at slightly different times: each has this long to print its stacks before a
+# launcher ends all of them.
 SECONDS_TO_SPEAK = 10
 
 
 @contextmanager
 def within(seconds: float, what: Callable[[], str]) -> Iterator[None]:
-    """End this process, whatever it is in, where the block takes longer than so many seconds.
+    """End this process if the block takes longer than `seconds`.
 
-    It says on stderr what was waited for, as `what` tells it then, and where every thread stands,
-    and leaves with exit code 75, by which a scheduler starts it again.
+    It prints `what()` and the stack of every thread to stderr, and exits with code 75, for which
+    a scheduler starts it again.
     """
     timer = threading.Timer(seconds, give_up, (seconds, what))
     timer.daemon = True
@@ -33,7 +33,7 @@ def within(seconds: float, what: Callable[[], str]) -> Iterator[None]:
 
 
 def give_up(seconds: float, what: Callable[[], str]) -> None:
-    """End this process, which has waited so many seconds for something, as `within` does."""
+    """Print the stacks and end this process after a timeout: see `within`."""
     try:
         _speak(seconds, what)
     finally:
@@ -43,8 +43,8 @@ def give_up(seconds: float, what: Callable[[], str]) -> None:
 def _speak(seconds: float, what: Callable[[], str]) -> None:
     rank = os.environ.get("RANK", "0")
     print(
-        f"error: rank {rank} ({node_name()}) has waited for {what()} longer than {seconds:g} s; "
-        "this is where it stands:",
+        f"error: rank {rank} ({node_name()}) has waited longer than {seconds:g} s for {what()}; "
+        "its stacks:",
         file=sys.stderr,
         flush=True,
     )

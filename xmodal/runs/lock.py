@@ -15,7 +15,7 @@ from typing import IO
 
 from xmodal.activity import activity
 from xmodal.atomic_files import open_itself
-from xmodal.distributed.rollcall import node_name
+from xmodal.distributed.rendezvous import node_name
 from xmodal.errors import UserError
 from xmodal.runs.restarts import this_start
 from xmodal.runs.run import LOCK

@@ -12,19 +12,19 @@ from tests.commands import free_port
 from tests.processes import CONTEXT, on_ranks
 from tests.services.daemons import until
 from xmodal.distributed.collectives import barrier, rank
-from xmodal.distributed.rollcall import ANSWERED, call_roll, check_devices, named
+from xmodal.distributed.rendezvous import ANSWERED, check_devices, join_rendezvous, named
 from xmodal.errors import LostPeerError, UserError
 
 
 def answer(port: int, ranks: int, nodes: str) -> str:
-    """Answer a roll call of so many ranks; return the error, if any."""
+    """Join a rendezvous of so many ranks; return the error, if any."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), XMODAL_NODES=nodes)
     try:
-        roll = call_roll(rank(), ranks, 2 if ranks > 2 else 20)
+        rendezvous = join_rendezvous(rank(), ranks, 2 if ranks > 2 else 20)
     except LostPeerError as error:
         return str(error)
     barrier()
-    del roll  # they had met at rank 0's
+    del rendezvous  # they had met at rank 0's
     return ""
 
 
@@ -34,9 +34,9 @@ def test_all_answer() -> None:
 
 def use_device(port: int, devices: list[str]) -> str:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    roll = call_roll(rank(), 2, 20)
+    rendezvous = join_rendezvous(rank(), 2, 20)
     try:
-        check_devices(roll, devices[rank()], 20)
+        check_devices(rendezvous, devices[rank()], 20)
     except UserError as error:
         return str(error)
     finally:
@@ -47,7 +47,7 @@ def use_device(port: int, devices: list[str]) -> str:
 def test_a_device_is_one_ranks() -> None:
     assert on_ranks(2, use_device, free_port(), ["H200 a", "H200 b"]) == ["", ""]
     for said in on_ranks(2, use_device, free_port(), ["H200 a", "H200 a"]):
-        assert said.startswith("rank 0 and rank 1 have one GPU between them (H200 a): start as")
+        assert said.startswith("rank 0 and rank 1 share one GPU (H200 a): start as")
 
 
 def test_those_that_do_not_are_named_with_their_node() -> None:
@@ -66,7 +66,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_rank_0_is_named_by_the_others(address: Any) -> None:
     with pytest.raises(LostPeerError, match=r"^rank 0 did not answer at 127.0.0.1:\d+ \(MASTER_"):
-        call_roll(1, 2, 1)
+        join_rendezvous(1, 2, 1)
 
 
 def test_a_port_that_cannot_be_had_is_the_users_to_mend(address: Any) -> None:
@@ -76,27 +76,27 @@ def test_a_port_that_cannot_be_had_is_the_users_to_mend(address: Any) -> None:
         port = taken.getsockname()[1]
         address.setenv("MASTER_PORT", str(port))
         with pytest.raises(UserError, match=rf"the ranks cannot meet at 127\.0\.0\.1:{port} "):
-            call_roll(0, 2, 1)
+            join_rendezvous(0, 2, 1)
 
 
 def meet_and_stay(port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    roll = call_roll(0, 2, 20)
+    rendezvous = join_rendezvous(0, 2, 20)
     time.sleep(60)
-    del roll
+    del rendezvous
 
 
 def test_where_rank_0_has_stopped_it_is_named(address: Any) -> None:
     other = CONTEXT.Process(target=meet_and_stay, args=(int(os.environ["MASTER_PORT"]),))
     other.start()
     try:
-        roll = call_roll(1, 2, 20)
-        assert roll.absent(ANSWERED) == []
-        assert roll.absent("elsewhere") == ["rank 0", "rank 1"]
+        rendezvous = join_rendezvous(1, 2, 20)
+        assert rendezvous.absent(ANSWERED) == []
+        assert rendezvous.absent("elsewhere") == ["rank 0", "rank 1"]
         process = psutil.Process(other.pid)
         process.suspend()
         until(lambda: process.status() == psutil.STATUS_STOPPED, 20, "its stop")
-        assert roll.absent(ANSWERED) == ["rank 0"]
+        assert rendezvous.absent(ANSWERED) == ["rank 0"]
     finally:
         other.kill()
         other.join()

@@ -1,4 +1,4 @@
-"""All ranks answer before work begins, and one that does not is named."""
+"""Rendezvous of all ranks before work begins; ranks that do not answer are named."""
 
 import os
 import socket
@@ -13,47 +13,47 @@ from xmodal.distributed.meeting import listen
 from xmodal.errors import LostPeerError, UserError
 
 ANSWERED = "roll"
-PULSE = "pulse"  # here xmodal.distributed.pulse counts
+PULSE = "pulse"  # counter of xmodal.distributed.pulse
 DEVICE = "device"
 SECONDS_TO_ANSWER = 5.0
 
 
 def node_name() -> str:
-    """Return the name of this machine, as Slurm calls it within its jobs."""
+    """Return the name of this machine, under Slurm that of the node."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-class Roll:
-    """What each rank has come to, as all can read it where they met."""
+class Rendezvous:
+    """Places in the program that each rank has reached, noted at the rendezvous store."""
 
     def __init__(self, store: Store, rank: int, ranks: int) -> None:
         self.store, self.rank, self.ranks = store, rank, ranks
 
     def note(self, place: str, value: str = "") -> None:
-        """Note that this rank has come to a place in the program, and a value of it there."""
+        """Note that this rank has reached a place in the program, with a value."""
         self.store.set(f"{place}/{self.rank}", value)
 
     def value(self, place: str, rank: int) -> str:
-        """Return what a rank has noted at a place that it has come to."""
+        """Return the value that a rank has noted at a place."""
         return self.store.get(f"{place}/{rank}").decode()
 
     def values(self, place: str, seconds: float) -> list[str]:
-        """Return what all ranks have noted at a place, once they have come to it."""
+        """Return the values of all ranks at a place, once they have reached it."""
         self.wait(place, seconds)
         return [self.value(place, one) for one in range(self.ranks)]
 
     def wait(self, place: str, seconds: float) -> None:
-        """Wait until all ranks have come to it; `DistError` where some have not in time."""
+        """Wait until all ranks have reached a place; raise `DistError` on timeout."""
         keys = [f"{place}/{one}" for one in range(self.ranks)]
         self.store.wait(keys, timedelta(seconds=seconds))
 
     def absent(self, place: str) -> list[str]:
-        """Return what the ranks are called that have not; none where nobody is left to tell.
+        """Return the names of ranks that have not reached a place.
 
-        That is rank 0, where they met, if it does not answer.
+        Return rank 0, which keeps the store, if it does not answer, and none if it has gone.
         """
         missing: Queue[list[int]] = Queue()
-        # The store waits for an answer without an end.
+        # The store has no timeout for answers.
         Thread(target=lambda: missing.put(self._missing(place)), daemon=True).start()
         try:
             return [named(one, self.ranks) for one in missing.get(timeout=SECONDS_TO_ANSWER)]
@@ -67,15 +67,14 @@ class Roll:
             return []
 
 
-def call_roll(rank: int, ranks: int, seconds: float) -> Roll:
-    """Wait until all ranks have answered, at MASTER_ADDR and MASTER_PORT, and return the roll.
+def join_rendezvous(rank: int, ranks: int, seconds: float) -> Rendezvous:
+    """Meet all ranks at MASTER_ADDR and MASTER_PORT within `seconds`.
 
-    Raises `LostPeerError`, on each rank that has, where some have not within so many seconds, and
-    `UserError` where rank 0 cannot be reached under its address by anybody, but in a job of
-    Slurm's.
+    Raises `LostPeerError`, on each rank that has answered, if others have not in time, and
+    `UserError` if nobody can reach rank 0 under its address (under Slurm, `LostPeerError`).
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # torchrun's agent answers there in its place.
+    # With torchrun its agent keeps the store.
     answers = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         store = TCPStore(
@@ -98,35 +97,35 @@ def call_roll(rank: int, ranks: int, seconds: float) -> Roll:
             f"{named(0, ranks)} did not answer at {address}:{port} (MASTER_ADDR, MASTER_PORT) "
             f"within {seconds:g} s: {reason}"
         ) from None
-    roll = Roll(store, rank, ranks)
+    rendezvous = Rendezvous(store, rank, ranks)
     try:
-        roll.note(PULSE)
-        roll.note(ANSWERED)
-        roll.wait(ANSWERED, seconds)
+        rendezvous.note(PULSE)
+        rendezvous.note(ANSWERED)
+        rendezvous.wait(ANSWERED, seconds)
     except DistError:
-        # Rank 0 may have waited as long, have said who is missing, and be gone.
-        who = ", ".join(roll.absent(ANSWERED)) or "some rank"
+        # Rank 0 may have timed out first, named the missing ranks, and gone.
+        who = ", ".join(rendezvous.absent(ANSWERED)) or "some rank"
         raise LostPeerError(
             f"{who} did not answer within {seconds:g} s (training.rendezvous_timeout): is its node "
             "alive?"
         ) from None
-    return roll
+    return rendezvous
 
 
-def check_devices(roll: Roll, device: str, seconds: float) -> None:
-    """Raise `UserError` where two ranks would use one device, each named as on no other machine."""
-    roll.note(DEVICE, device)
-    devices = roll.values(DEVICE, seconds)
+def check_devices(rendezvous: Rendezvous, device: str, seconds: float) -> None:
+    """Raise `UserError` if two ranks share a device; device names are unique over machines."""
+    rendezvous.note(DEVICE, device)
+    devices = rendezvous.values(DEVICE, seconds)
     for rank, other in enumerate(devices):
         first = devices.index(other)
         if first < rank:
             raise UserError(
-                f"{named(first, roll.ranks)} and {named(rank, roll.ranks)} have one GPU between "
-                f"them ({other}): start as many processes a node as it has GPUs"
+                f"{named(first, rendezvous.ranks)} and {named(rank, rendezvous.ranks)} share one "
+                f"GPU ({other}): start as many processes a node as it has GPUs"
             )
 
 
 def named(rank: int, ranks: int) -> str:
-    """Return what a rank is called, with its node where the job script has said who runs where."""
+    """Return the name of a rank, with its node if the job script has set XMODAL_NODES."""
     nodes = os.environ.get("XMODAL_NODES", "").split()
     return f"rank {rank} (node {nodes[rank * len(nodes) // ranks]})" if nodes else f"rank {rank}"
