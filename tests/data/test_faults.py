@@ -450,7 +450,7 @@ def test_a_run_counts_faults_by_cause_and_stops_above_its_limit(tmp_path: Path) 
     assert sum(map(int, counts.values())) == count
     assert min(map(int, counts.values())) > count * 0.4
     assert done.out.count("bad sample, a neighbour takes its place: ") == 20
-    assert done.out.count("more bad samples are counted (bad_samples) but not named") == 1
+    assert done.out.count("further bad samples are counted (bad_samples) but not named") == 1
 
 
 def test_what_a_recipe_leaves_out_stops_no_run(tmp_path: Path) -> None:
@@ -462,7 +462,7 @@ def test_what_a_recipe_leaves_out_stops_no_run(tmp_path: Path) -> None:
     done = train(recipe_of(tmp_path, "max_bad_share: 0.002", "min_side: 6"))
     assert done.code == 0, done.err
     last = Run(tmp_path / "run").history()[-1]
-    assert (last["left_out"], last["bad_samples"]) == (240, 2)
+    assert (last["skipped"], last["bad_samples"]) == (240, 2)
     assert done.out.count("bad sample, a neighbour takes its place: ") == 2
     assert "too small" not in done.out + done.err
 

@@ -69,7 +69,7 @@ def test_a_broken_checkpoint_is_not_taken(behind: tuple[Run, Run, Recipe]) -> No
     for folder in donor.finished():
         (folder / "mp_rank_00_model_states.pt").write_bytes(b"")
     kept = kept_checkpoints(run.path)
-    with pytest.raises(UserError, match="has no whole checkpoint to continue from"):
+    with pytest.raises(UserError, match="has no intact checkpoint to continue from"):
         clone_checkpoint(run, donor, 18, recipe)
     assert kept_checkpoints(run.path) - {"taken.partial"} == kept
     assert not (run.path / "lineage.jsonl").exists()

@@ -68,7 +68,7 @@ def test_on_another_disk_it_goes_on_as_if_nothing_had_been(
     assert {"step-12", "step-14"} <= mirror.checkpoints()
     done = mirror.train(there, "checkpoints.keep_last=1")
     assert done.code == 0, done.err
-    assert f"step-14 comes from {mirror.url}\n" in done.out
+    assert f"Downloaded checkpoint step-14 from {mirror.url}\n" in done.out
     assert f"main: steps 15 to {STEPS}" in done.out
     assert steps(there) == steps(finished)
     assert (there / "tokenizer.json").read_text() == (here / "tokenizer.json").read_text()
@@ -147,7 +147,7 @@ def test_a_gateway_is_lost_while_it_sends_and_training_goes_on(
             mirror.s3.start()
         done = running.result()
     assert done.code == 0, done.err
-    assert "as a whole" not in done.out + done.err
+    assert "the upload of" not in done.out + done.err
     assert steps(run) == steps(finished)
     assert mirror.checkpoints() == {"step-18", "step-24"}
     again = mirror.train(tmp_path / "there", "data.val=null")
@@ -175,7 +175,7 @@ def test_without_the_bucket_training_comes_to_its_end(
             mirror.s3.start()
     assert done.code == 0, done.err
     assert steps(run) == steps(finished)
-    assert f"warning: step-24 is not in {mirror.url} as a whole: s3://" in done.out
+    assert f"warning: the upload of step-24 to {mirror.url} failed: s3://" in done.out
     assert "step-6" in mirror.checkpoints()  # what was there stays
     # The same command brings there what is missing; then what is old goes.
     died = mirror.train(run, *given, killed_at=f"{PUT}:2")

@@ -33,11 +33,11 @@ WRONG_RECIPES = {
     "a model": (["RECIPE", "method.image.name=vit_tinny"], "timm has no model vit_tinny; near: "),
     "a metric": (
         ["RECIPE", "checkpoints.best=recall@7"],
-        "checkpoints.best: no metric is called recall@7; there are relevance/image_to_text/recall",
+        "checkpoints.best: unknown metric recall@7; known metrics: relevance/image_to_text/recall",
     ),
     "a metric of which less is better": (
         ["RECIPE", "checkpoints.best=text_to_image/median_rank"],
-        "checkpoints.best: no metric is called text_to_image/median_rank",
+        "checkpoints.best: unknown metric text_to_image/median_rank",
     ),
     "features to keep": (
         ["RECIPE", "data.feature_cache=cache"],

@@ -193,7 +193,7 @@ def assert_retries_are_named(done: Done, folder: Path, shards: Shards) -> None:
     named = [line for line in done.out.splitlines() if "; attempt " in line]
     assert len(named) == min(counted[-1], NAMED_FAULTS)
     assert all(line.startswith(f"{shards.bucket}/train/train-0000") for line in named)
-    more = "more reads begun again are counted (read_retries) but not named"
+    more = "further retried reads are counted (read_retries) but not named"
     assert done.out.count(more) == (counted[-1] >= NAMED_FAULTS)
 
 

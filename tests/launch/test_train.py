@@ -60,7 +60,7 @@ def test_tensorboard_has_every_number_and_the_retrieved_images(finished: Path) -
     every_step = {
         *("loss", "loss/contrastive", "temperature", "lr", "grad_norm", "epoch"),
         *("samples_per_second", "data_wait", "seconds_left", "bad_samples"),
-        *("left_out", "dropped_parts", "read_retries", "read_wait", "stage"),
+        *("skipped", "dropped_parts", "read_retries", "read_wait", "stage"),
     }
     metrics = set(evaluations(finished)[STEPS])
     assert set(board.Tags()["scalars"]) == every_step | metrics

@@ -24,7 +24,7 @@ def test_faults_are_named_up_to_a_bound_and_all_counted(portion: int) -> None:
     named = [line for line in lines if line.startswith("bad sample")]
     assert len(named) == NAMED_FAULTS
     assert named[0] == "bad sample, a neighbour takes its place: s.tar, 0: jpg is empty"
-    assert lines[NAMED_FAULTS:] == ["more bad samples are counted (bad_samples) but not named"]
+    assert lines[NAMED_FAULTS:] == ["further bad samples are counted (bad_samples) but not named"]
     assert progress.faults == portion * -(-100 // portion)
 
 
@@ -63,7 +63,7 @@ def test_a_metric_is_found_with_or_without_its_protocol() -> None:
     assert find_metric(METRICS, "text_to_image/recall@1") == 2
     assert find_metric(METRICS, "rsum") == 3
     for wrong in ("sum", "to_image/recall@1", "text_to_image"):
-        with pytest.raises(UserError, match=rf"no metric is called {wrong}; there are val/image"):
+        with pytest.raises(UserError, match=rf"unknown metric {wrong}; known metrics: val/image"):
             find_metric(METRICS, wrong)
 
 

@@ -1,4 +1,4 @@
-"""Names for what is put aside and kept."""
+"""Unused names for files that are set aside and kept."""
 
 import os
 from itertools import count
@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def unused(path: Path) -> Path:
-    """Return a path where nothing lies: `path`, or with a number after it."""
+    """Return a path that does not exist: `path`, or `path` with a number appended."""
     numbered = (path.with_name(f"{path.name}{number or ''}") for number in count())
     return next(one for one in numbered if not os.path.lexists(one))

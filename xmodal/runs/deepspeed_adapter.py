@@ -1,7 +1,7 @@
-"""DeepSpeed: the one module that imports it, and the one that knows names that it does not promise.
+"""Adapter of DeepSpeed: the only module that imports it or uses its private names.
 
-Importing this module imports DeepSpeed. A name that another version has moved is one line that
-names it, at the start of a run (`check_names`) or of a stage (`check_engine`).
+Importing this module imports DeepSpeed. If a version of DeepSpeed lacks one of the names, a run
+(`check_names`) or a stage (`check_engine`) fails at its start with one line that names it.
 """
 
 import gc
@@ -52,7 +52,7 @@ _OF_ZERO_3 = (
 
 
 def check_names(names: Mapping[str, str] = _NAMES) -> dict[str, Any]:
-    """Return what `MODULE:NAME` stand for in this DeepSpeed; raises `UserError` for a lost one."""
+    """Return DeepSpeed's objects called `MODULE:NAME`; raises `UserError` if one is missing."""
     found = {}
     for name, place in names.items():
         module, _, attribute = place.partition(":")
@@ -64,7 +64,7 @@ def check_names(names: Mapping[str, str] = _NAMES) -> dict[str, Any]:
 
 
 def check_engine(engine: Any) -> None:
-    """Raise `UserError` where an engine lacks an attribute that is used of it."""
+    """Raise `UserError` if an engine lacks an attribute that xmodal uses."""
     stage = engine.zero_optimization_stage()
     of_zero: Sequence[str] = ((), _OF_ZERO_1_AND_2, _OF_ZERO_1_AND_2, _OF_ZERO_3)[stage]
     for name in (*_OF_ENGINE, *of_zero):
@@ -93,7 +93,7 @@ _FOUND["compatible_ops"]["deepspeed_shm_comm"] = False
 
 
 def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
-    """Return an engine; the ranks have met already."""
+    """Return an engine; the process group exists already."""
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False
     )
@@ -104,7 +104,7 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
 
 @torch.no_grad()
 def copy_weights(engine: Any, method: nn.Module) -> None:
-    """Copy the weights and statistics that an engine has trained into another instance."""
+    """Copy the weights and statistics of an engine into another instance."""
     trained = engine.module
     for own, weights in zip(method.parameters(), trained.parameters(), strict=True):
         with deepspeed.zero.GatheredParameters([weights]):  # of ZeRO 3, a share on each rank
@@ -114,7 +114,7 @@ def copy_weights(engine: Any, method: nn.Module) -> None:
 
 
 def destroy(engine: Any) -> None:
-    """End an engine: its hooks, and all that DeepSpeed keeps of it for good."""
+    """Destroy an engine: its hooks, and the references that DeepSpeed keeps."""
     engine.destroy()
     _FOUND["forward_stack"].clear()  # ZeRO 3 puts every engine's module on it and takes none off
     for cache in gc.get_objects():

@@ -1,6 +1,6 @@
-"""TensorBoard's event files, cut back to the step that a run resumes from.
+"""Truncation of TensorBoard's event files to the step that a run resumes from.
 
-TensorBoard takes a step that comes twice for a fault and warns of it. A file is a sequence of
+TensorBoard warns of steps that occur twice. A file is a sequence of
 records: 8 bytes of length and 4 of checksum, then so many bytes and 4 of checksum (TFRecord).
 """
 
@@ -14,10 +14,10 @@ FILES = "events.out.tfevents.*"
 
 
 def drop_events_after(folder: Path, step: int) -> None:
-    """Drop what the event files of a folder have of later steps, which are about to be repeated.
+    """Remove the events of later steps, which the run is about to repeat, from a folder.
 
-    Beginnings of records that a killed process left are dropped too. Files that are not
-    TensorBoard's stay as they are.
+    Records that a killed process left incomplete are removed too. Files that are not TensorBoard's
+    stay unchanged.
     """
     for path in sorted(folder.glob(FILES)):
         with path.open("rb") as file:
@@ -38,7 +38,7 @@ def _is_kept(event: Any, step: int) -> bool:
 
 
 def _records(file: BinaryIO, size: int) -> Iterator[tuple[bytes, Any]]:
-    """Yield each whole record, as it lies there and as the event that it holds."""
+    """Yield each complete record, as bytes and as an event."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
 

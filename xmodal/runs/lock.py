@@ -1,9 +1,9 @@
-"""A folder that one process alone may write in, for as long as it lives.
+"""Run lock: only one process at a time may write in a folder.
 
-Not by filelock, which survives kills and forks as well: it locks by flock, which neither sees nor
-is seen by the POSIX locks of runs that an earlier version holds, and where a file system has none,
-it falls back to a file that whoever is killed leaves for good. Who holds the folder, how long to
-wait, and the line for each fault would have to be written around it all the same.
+This is not done by filelock, which uses flock: that does not interact with the POSIX locks of
+earlier versions, and on file systems without locks filelock falls back to a file that a killed
+process leaves behind. The name of the owner, the waiting time and the error messages would need
+code of our own in any case.
 """
 
 import fcntl
@@ -20,31 +20,31 @@ from xmodal.errors import UserError
 from xmodal.runs.restarts import this_start
 from xmodal.runs.run import LOCK
 
-SECONDS = 20  # in which those may end that have been killed or asked to
-# A node that is lost keeps its locks on a shared file system longer.
+SECONDS = 20  # enough for an earlier process that is ending
+# A lost node keeps its locks on a shared file system longer.
 SECONDS_OF_LOST = 100
 
 
 def acquire_run_lock(folder: Path, what: str) -> IO[str]:
-    """Return an open file that keeps others from holding a folder until it is closed.
+    """Lock a folder and return the open lock file; closing it releases the lock.
 
-    Raises `UserError`, by the name `what`, where another process holds it for a while to come.
+    Raises `UserError`, with the name `what`, if another process keeps the lock.
     """
     start = this_start()
     until = time.monotonic() + (SECONDS_OF_LOST if start["restart"] else SECONDS)
     file = _opened(folder / LOCK)
-    with activity(f"waiting for whoever holds {what}"):
-        # Of POSIX: processes that are forked do not have it, and NFS knows it.
+    with activity(f"waiting for the lock of {what}"):
+        # POSIX locks are not inherited by forked processes, and NFS supports them.
         while not _locked(file):
             if time.monotonic() > until:
                 file.seek(0)
                 raise UserError(
-                    f"{what} is in use by {file.read().strip() or 'another process'}: wait for its "
-                    "end, or name another folder"
+                    f"{what} is in use by {file.read().strip() or 'another process'}: wait until "
+                    "it ends, or name another folder"
                 )
             time.sleep(1)
     job = f", job {start['job']}" if start["job"] else ""
-    with suppress(OSError):  # a full disk: the lock is had all the same
+    with suppress(OSError):  # a full disk: the lock is valid all the same
         file.truncate(0)
         file.write(f"process {os.getpid()} on {node_name()}{job}")
         file.flush()
@@ -70,6 +70,6 @@ def _locked(file: IO[str]) -> bool:
     except OSError as error:
         raise UserError(
             f"{file.name} cannot be locked: {error.strerror}; name a folder on a file system that "
-            "knows locks"
+            "supports locks"
         ) from None
     return True

@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl: a line a logged step or evaluation, whatever has become of the file."""
+"""Reading and repair of a run's metrics.jsonl: one line per logged step or evaluation."""
 
 import json
 import shutil
@@ -16,9 +16,9 @@ _TAIL = 2**16  # bytes in which the last line of a file lies
 
 
 def read_metrics(path: Path) -> tuple[list[Row], list[int]]:
-    """Return the measurements of a file, and the numbers of lines that are none.
+    """Return the measurements of a file, and the numbers of invalid lines.
 
-    A line that a killed run left half written at the end is neither.
+    An incomplete last line, left by a killed run, is ignored.
     """
     rows: list[Row] = []
     strange: list[int] = []
@@ -33,7 +33,7 @@ def read_metrics(path: Path) -> tuple[list[Row], list[int]]:
 
 
 def last_row(path: Path) -> Row | None:
-    """Return the newest measurement of a file that may be being written; None where it has none."""
+    """Return the newest measurement of a file, or None; a run may be writing the file."""
     if not path.is_file():
         return None
     with path.open("rb") as file:
@@ -43,11 +43,10 @@ def last_row(path: Path) -> Row | None:
 
 
 def drop_metrics_after(path: Path, step: int, log_every: int) -> list[str]:
-    """Drop the lines of steps that a run is about to repeat, and those that are no measurements.
+    """Remove the lines of steps that a run is about to repeat, and invalid lines.
 
-    Return warnings: of lines that are no measurements, which a copy of the file keeps, of steps
-    that are all repeated, and of a gap before `step` where as much as `log_every` steps would have
-    been logged.
+    Return warnings: for invalid lines, which a copy of the file keeps, for a file that lacks all
+    earlier steps, and for a gap of at least `log_every` steps before `step`.
     """
     warnings: list[str] = []
     rows, strange = read_metrics(path)

@@ -1,4 +1,4 @@
-"""How far a run is: what a checkpoint says beside the weights, and where the time goes."""
+"""Progress of a run, as checkpoints record it, and timing of its steps."""
 
 import time
 from collections import Counter
@@ -19,8 +19,8 @@ class Progress:
     step: int = 0
     fault_causes: dict[str, int] = field(default_factory=dict)
     part_causes: dict[str, int] = field(default_factory=dict)  # of captions and labels dropped
-    left_out: int = 0  # samples outside the sizes that the recipe wants
-    retries: int = 0  # reads of a bucket that were begun again
+    skipped: int = 0  # samples outside the image sizes that the recipe sets
+    retries: int = 0  # retried reads of a bucket
     best: float | None = None
     best_step: int | None = None
     measured: dict[str, float] = field(default_factory=dict)  # at the last stage's end, by name
@@ -40,11 +40,11 @@ class Progress:
         return ", ".join(f"{cause}: {number}" for cause, number in self.fault_causes.items())
 
     def count(self, faults: Sequence[Fault]) -> list[str]:
-        """Count faults and return the lines that name those within the bound.
+        """Count faults and return lines that name the first ones.
 
-        What the recipe leaves out by choice is counted apart, and not named; parts are too.
+        Samples that the recipe skips, and dropped parts, are counted separately.
         """
-        self.left_out += sum(fault.by_choice for fault in faults)
+        self.skipped += sum(fault.by_choice for fault in faults)
         bad = [fault for fault in faults if not (fault.by_choice or fault.partial)]
         parts = [fault for fault in faults if fault.partial]
         lines = [
@@ -56,16 +56,16 @@ class Progress:
         return lines
 
     def count_retries(self, warnings: Sequence[str]) -> list[str]:
-        """Count reads that were begun again and return the lines that name the first ones."""
+        """Count retried reads and return lines that name the first ones."""
         room = max(0, NAMED_FAULTS - self.retries)
         self.retries += len(warnings)
-        more = ["more reads begun again are counted (read_retries) but not named"]
+        more = ["further retried reads are counted (read_retries) but not named"]
         return [*warnings[:room], *(more if 0 < room <= len(warnings) else [])]
 
     def improves(self, metrics: Mapping[str, float], name: str) -> bool:
-        """Tell whether metrics are the best so far, and remember them if so.
+        """Return True if metrics are the best so far, and record them.
 
-        `name` may leave the protocol out. Raises `UserError` when no metric has that name.
+        `name` may omit the protocol. Raises `UserError` if no metric has that name.
         """
         if not metrics:
             return False
@@ -77,16 +77,16 @@ class Progress:
 
 
 def find_metric(metrics: Mapping[str, float], name: str) -> float:
-    """Return the metric of that name, whole or without its protocol; `UserError` if none is."""
+    """Return the metric of a full name or a name without protocol; `UserError` if none."""
     full = full_name(name, metrics)
     if full is not None:
         return metrics[full]
-    known = ", ".join(metrics) or "none of which more is better: name more evaluation.protocols"
-    raise UserError(f"checkpoints.best: no metric is called {name}; there are {known}")
+    known = ", ".join(metrics) or "none of which higher is better: add evaluation.protocols"
+    raise UserError(f"checkpoints.best: unknown metric {name}; known metrics: {known}")
 
 
 def full_name(name: str, names: Collection[str]) -> str | None:
-    """Return which of `names` is meant, whole or without its protocol; None where none is."""
+    """Return the full name of a metric, given with or without its protocol; None if unknown."""
     return next((full for full in names if full == name or full.endswith(f"/{name}")), None)
 
 
@@ -94,7 +94,7 @@ def _named(faults: Sequence[Fault], before: int, what: str, key: str) -> list[st
     """Return lines about faults, of the first `NAMED_FAULTS` of a run; `before` have been."""
     room = max(0, NAMED_FAULTS - before)
     lines = [f"{what}: {fault}" for fault in faults[:room]]
-    more = f"more {key.replace('_', ' ')} are counted ({key}) but not named"
+    more = f"further {key.replace('_', ' ')} are counted ({key}) but not named"
     return [*lines, *([more] if 0 < room <= len(faults) else [])]
 
 
@@ -103,7 +103,7 @@ def _counted(causes: Mapping[str, int], faults: Sequence[Fault]) -> dict[str, in
 
 
 class Stopwatch:
-    """Samples a second, share of time spent waiting for data, and time left."""
+    """Measures samples per second, the share of time spent waiting for data, and time left."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -126,11 +126,11 @@ class Stopwatch:
         self._resumed = now
 
     def resume(self) -> None:
-        """Leave out the time since the last step: evaluation and checkpoints are not training."""
+        """Exclude the time since the last step, spent on evaluation and checkpoints."""
         self._resumed = time.perf_counter()
 
     def lap(self, steps_left: int) -> dict[str, float]:
-        """Return the figures since the last lap, and begin a new one."""
+        """Return the figures since the last lap, and start a new lap."""
         a_step = self.worked / self.steps
         # Smoothed, so that one slow lap does not make the time left jump.
         before = self._seconds_a_step or a_step

@@ -1,6 +1,6 @@
-"""The resolved recipe that a run folder holds, as `recipe.yaml`.
+"""Resolved recipe of a run folder: its `recipe.yaml`.
 
-What is in a recipe is not known here: it is a configuration, written and read again.
+This module does not depend on the fields of a recipe, which is any configuration.
 """
 
 import warnings
@@ -25,7 +25,7 @@ NAMED_CHANGES = 8  # keys that a message names of those that differ
 def read_recipe_file(run: str | Path, model: type[R]) -> R:
     """Read the resolved recipe of a run folder.
 
-    Raises `UserError` where there is none, or it is damaged.
+    Raises `UserError` if it is missing or damaged.
     """
     path = Path(run) / RECIPE
     if not path.is_file():
@@ -45,12 +45,12 @@ def read_recipe_file(run: str | Path, model: type[R]) -> R:
 
 
 def dump_recipe(recipe: BaseModel) -> str:
-    """Return the resolved recipe as YAML that `read_recipe` takes again."""
+    """Return the resolved recipe as YAML, for `read_recipe`."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def check_same(begun: BaseModel, recipe: BaseModel, place: str) -> None:
-    """Raise `UserError` where what a place (`key=value`) holds was begun with another recipe."""
+    """Raise `UserError` if a folder, named as `key=value`, belongs to another recipe."""
     changed = changes(begun, recipe)
     if changed:
         more = len(changed) - NAMED_CHANGES

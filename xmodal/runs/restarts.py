@@ -1,4 +1,4 @@
-"""How often Slurm has started a job again, and whether anything came of it."""
+"""Limit of Slurm restarts without progress."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from xmodal.runs.run import Run, read_state
 
 
 def this_start(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return the job that this process belongs to, and how often it was started again."""
+    """Return the Slurm job of this process, and its number of restarts."""
     return {
         "job": variables.get("SLURM_JOB_ID"),
         "restart": int(variables.get("SLURM_RESTART_COUNT", 0)),
@@ -18,12 +18,13 @@ def this_start(variables: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def check_restarts(run: Run, most: int, variables: Mapping[str, str] = os.environ) -> None:
-    """Raise `UserError` where the job was started again more often than `most` times since the
-    run's newest checkpoint: what ends it will end it the next time too.
+    """Raise `UserError` after more than `most` restarts since the newest checkpoint.
+
+    The same failure would end it the next time too.
     """
     start, newest = this_start(variables), run.latest()
     since = 0
-    # What a checkpoint that cannot be read means is said where the run resumes from it.
+    # An unreadable checkpoint is reported when the run resumes from it.
     with suppress(UserError, ValueError):
         saved = read_state(newest).get("start", {}) if newest else {}
         if saved.get("job") == start["job"]:

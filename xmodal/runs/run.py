@@ -1,6 +1,6 @@
-"""The run folder: the one place where all of a run is, and its rules.
+"""Run folder: all files of a run.
 
-`recipe.yaml`, `tokenizer.json`, `metrics.jsonl` (a line a logged step or evaluation),
+`recipe.yaml`, `tokenizer.json`, `metrics.jsonl` (one line per logged step or evaluation),
 `tensorboard/`, `checkpoints/step-N/` and `latest`, `results.json`, `report/index.html`.
 """
 
@@ -45,7 +45,7 @@ STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without to
 
 
 class Run:
-    """A run folder, opened for one recipe."""
+    """Run folder of one recipe."""
 
     def __init__(self, path: str | Path) -> None:
         self.given, self.path = path, Path(path)
@@ -59,7 +59,7 @@ class Run:
         self._folder: int | None = None  # open, once the run is under way
 
     def check(self, recipe: BaseModel, *, has_mirror: bool = False) -> None:
-        """Raise `UserError` when the folder is not this recipe's to write in."""
+        """Raise `UserError` if the folder belongs to another recipe or is no run folder."""
         if "://" in str(self.given):
             raise UserError(f"run={self.given}: a run folder lies on a disk; name a folder")
         check_path(self.path, f"run={self.path}")
@@ -83,16 +83,16 @@ class Run:
             )
 
     def create(self, recipe: BaseModel) -> None:
-        """Make the folder and save the resolved recipe in it."""
+        """Create the folder and save the resolved recipe in it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.recipe, dump_recipe(recipe))
 
     def pin(self) -> None:
-        """Remember the folder itself, to notice when its path leads elsewhere or nowhere."""
+        """Record the identity of the folder, so that `check_place` notices its renaming."""
         self._folder = os.open(self.path, os.O_RDONLY)  # open, so that its number stays its own
 
     def check_place(self) -> None:
-        """Raise `UserError` where the folder was renamed or removed since it was pinned."""
+        """Raise `UserError` if the folder was renamed or removed since it was pinned."""
         if self._folder is None:
             return
         try:
@@ -107,7 +107,7 @@ class Run:
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """Name the file or folder that the block cannot write: `UserError`."""
+        """Convert an `OSError` of the block into a `UserError` that names the file or folder."""
         self.check_place()
         try:
             yield
@@ -129,8 +129,8 @@ class Run:
     def finished(self) -> list[Path]:
         """Return the checkpoints that a run may resume from, newest first.
 
-        One that is newer than `latest` was left by a run that was killed before it named it; where
-        nothing says which is the latest, all count.
+        Checkpoints newer than `latest` are ignored: the run was killed before it finished them.
+        Without `latest`, all count.
         """
         latest = self.latest()
         last = step_of(latest) if latest else None
@@ -140,7 +140,7 @@ class Run:
     def find_checkpoint(self, name: str) -> Path:
         """Return the folder of the checkpoint called `latest`, `best` or `step-N`.
 
-        Raises `UserError` where there is none.
+        Raises `UserError` if there is none.
         """
         # Without the file `latest`, the newest is.
         latest = self.latest() or next(iter(self.finished()), None)
@@ -176,7 +176,7 @@ class Run:
                 shutil.rmtree(doomed)
 
     def tidy(self, keep_last: int, best_step: int | None) -> None:
-        """Delete what a killed run left: files and checkpoints it had begun, or was to prune."""
+        """Delete unfinished files and checkpoints of a killed run, and those it had not pruned."""
         for name in _PARTS:
             path = self.path / name
             part = path.with_name(f"{path.name}.part")
@@ -190,17 +190,17 @@ class Run:
             file.write(json.dumps(values) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the measurements in metrics.jsonl, without a line that was left half written."""
+        """Return the measurements in metrics.jsonl, without an incomplete last line."""
         return read_metrics(self.metrics)[0]
 
     def _steps(self) -> list[int]:
-        """Return the steps of checkpoints that were written to their end, in order."""
+        """Return the steps of complete checkpoints, in order."""
         found = self.checkpoints.glob("step-*")
         return sorted(step_of(one) for one in found if STEP.fullmatch(one.name) and one.is_dir())
 
 
 def check_path(path: Path, name: str) -> None:
-    """Raise `UserError`, by the name that the user gave it, where a path cannot be a run's."""
+    """Raise `UserError`, with the name that the user gave, if a path cannot be a run folder."""
     if any(character in str(path) for character in "*?["):
         raise UserError(
             f"{name}: DeepSpeed finds no checkpoints below a path with *, ? or [ in it; name "
@@ -224,12 +224,12 @@ def _check_part(path: Path, is_folder: bool) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint's folder is named by."""
+    """Return the step in the name of a checkpoint's folder."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return the `state` that a checkpoint was saved with; `UserError` where it has none."""
+    """Return the `state` of a checkpoint; raises `UserError` if it is missing."""
     fault = state_fault(folder)
     if fault:
         raise UserError(f"checkpoint {folder} is not whole: {fault}")
@@ -238,8 +238,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def state_fault(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint's state; None where it is one of the step that the
-    folder is named by.
+    """Return the fault of a checkpoint's state; None if it is valid and of the folder's step.
 
     Its numbers name folders and decide where a run resumes.
     """
@@ -259,5 +258,5 @@ def state_fault(folder: Path) -> str | None:
 
 
 def is_bare(folder: Path) -> bool:
-    """Tell whether nothing is in a folder, but for what whoever held it has left there."""
+    """Return True if a folder is empty except for a lock file."""
     return all(path.name == LOCK for path in folder.iterdir())

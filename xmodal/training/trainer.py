@@ -342,7 +342,7 @@ class Trainer:
                 "epoch": step * self.data.batch_size / self.timeline.epoch_samples,
                 "bad_samples": self.progress.faults,
                 "dropped_parts": self.progress.parts,
-                "left_out": self.progress.left_out,
+                "skipped": self.progress.skipped,
                 "read_retries": self.progress.retries,
             }
             | pace

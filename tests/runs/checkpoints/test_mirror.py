@@ -108,4 +108,4 @@ def test_an_empty_list_and_another_step_are_not_whole(
         "(files.json cannot be read)",
         "(state.json is one of step 3)",
     ]
-    assert line == f"step-3 comes from {URL}"
+    assert line == f"Downloaded checkpoint step-3 from {URL}"

@@ -15,17 +15,16 @@ from xmodal.runs.recipe_file import read_recipe_file
 from xmodal.runs.run import Run, read_state, step_of
 from xmodal.small_files import read_small
 
-LINEAGE = "lineage.jsonl"  # in a run folder: whose weights it took over, a line each time
+LINEAGE = "lineage.jsonl"  # in a run folder: one line per clone, with its donor
 
 
 def clone_checkpoint(run: Run, donor: Run, wanted: int, recipe: BaseModel) -> int:
-    """Have a run continue by `recipe` from a whole checkpoint of `donor`; return its step.
+    """Copy an intact checkpoint of `donor` into a run, with `recipe`, and return its step.
 
-    It is the step `wanted` or the nearest that the donor has.
-    Weights, optimiser and position in the data are the donor's from there on; the run's own
-    checkpoints are dropped, and lineage.jsonl says so. What the run has taken over already, it does
-    not take over again. The donor may be training, the run may not. Raises `UserError` where the
-    donor has no whole checkpoint.
+    The step is `wanted` or the nearest one that the donor has. The run continues with the donor's
+    weights, optimiser and position in the data; its own checkpoints are deleted, and lineage.jsonl
+    records that. A checkpoint that the run has cloned already is not cloned again. The donor may
+    be training, the run must not. Raises `UserError` if the donor has no intact checkpoint.
     """
     before = lineage(run)
     if before and (before[-1]["weights"], before[-1]["wanted"]) == (str(donor.path), wanted):
@@ -51,7 +50,7 @@ def clone_checkpoint(run: Run, donor: Run, wanted: int, recipe: BaseModel) -> in
 
 
 def lineage(run: Run) -> list[dict[str, Any]]:
-    """Return whose weights a run took over, at which steps: the lines of lineage.jsonl."""
+    """Return the donors and steps of a run's clones: the lines of lineage.jsonl."""
     file = run.path / LINEAGE
     if not file.is_file():
         return []
@@ -59,13 +58,13 @@ def lineage(run: Run) -> list[dict[str, Any]]:
         return [json.loads(line) for line in read_small(file).splitlines()]
     except ValueError:
         raise UserError(
-            f"{file} is damaged: whose weights the run has is not known; restore it, "
+            f"{file} is damaged, so the origin of the run's weights is unknown; restore it, "
             "or name another folder with --sweep DIR"
         ) from None
 
 
 def _copy_of(donor: Run, wanted: int, run: Run, tries: int = 5) -> Path:
-    """Copy a checkpoint to where it is not yet one of the run's, and return where it is."""
+    """Copy a checkpoint to a temporary folder of the run, and return that."""
     copy = run.checkpoints / "taken.partial"
     for _ in range(tries):
         for folder in sorted(donor.finished(), key=lambda one: abs(step_of(one) - wanted)):
@@ -76,4 +75,4 @@ def _copy_of(donor: Run, wanted: int, run: Run, tries: int = 5) -> Path:
                 break  # the donor went on and dropped it: there are others
             if verify_checkpoint(copy) is None and read_state(copy)["step"] == step_of(folder):
                 return copy
-    raise UserError(f"{donor.path} has no whole checkpoint to continue from; restore one")
+    raise UserError(f"{donor.path} has no intact checkpoint to continue from; restore one")

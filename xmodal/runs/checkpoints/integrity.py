@@ -1,7 +1,7 @@
-"""Whether checkpoints are as they were written, and what becomes of those that are not.
+"""Integrity of checkpoints, and recovery from damaged ones.
 
-A checkpoint lists its files, their sizes and checksums in `files.json`. All ranks take part, each
-with its share of the files.
+A checkpoint lists its files, their sizes and checksums in `files.json`. Each rank verifies its
+share of the files.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ _NAME = re.compile(rf"{_PART}(/{_PART}){{0,3}}")
 
 
 def write_contents(folder: Path, files: Sequence[File]) -> int:
-    """Write what a checkpoint holds, and return its size in bytes.
+    """Write `files.json` of a checkpoint, and return the checkpoint's size in bytes.
 
-    `files` are those that this rank has written; rank 0 reads what there is besides.
+    `files` are those that this rank has written; rank 0 reads the others.
     """
     files = gather_objects(files)
     known = {name for name, _, _ in files}
@@ -42,7 +42,7 @@ def write_contents(folder: Path, files: Sequence[File]) -> int:
 
 
 def verify_checkpoint(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint, the same on all ranks; None where it is whole."""
+    """Return the fault of a checkpoint, the same on all ranks; None if it is intact."""
     try:
         listed = read_contents(read_small(folder / CONTENTS).decode())
     except OSError:
@@ -60,8 +60,8 @@ def verify_checkpoint(folder: Path) -> str | None:
 def read_contents(text: str) -> dict[str, tuple[int, str]]:
     """Return the sizes and checksums of a checkpoint's files by their names.
 
-    Raises `ValueError` where it is no such list, or has a name that is not one of a file below the
-    checkpoint's folder: what is fetched by this list is written under its names.
+    Raises `ValueError` for any other text, and for names of files outside of the checkpoint's
+    folder: files that are fetched by this list are written under its names.
     """
     try:
         listed = {str(n): (file["bytes"], file["blake2b"]) for n, file in json.loads(text).items()}
@@ -74,13 +74,13 @@ def read_contents(text: str) -> dict[str, tuple[int, str]]:
 
 
 def _are_names(names: Collection[str]) -> bool:
-    """Tell whether all are names of files below a folder, none that of another's folder."""
+    """Return True if all are names of files below a folder, none a prefix of another."""
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
     return all(map(_NAME.fullmatch, names)) and folders.isdisjoint({*names, CONTENTS})
 
 
 def digest_of(folder: Path) -> str:
-    """Return a digest of a checkpoint, of the checksums of its files."""
+    """Return the digest of a checkpoint, made of the checksums of its files."""
     return hashlib.blake2b(read_small(folder / CONTENTS), digest_size=8).hexdigest()
 
 
@@ -90,7 +90,7 @@ def checksum(data: BytesIO | BufferedReader) -> str:
 
 
 def check_whole_checkpoint(folder: Path) -> None:
-    """Raise `UserError` where a checkpoint is not as it was written."""
+    """Raise `UserError` if a checkpoint is damaged."""
     fault = verify_checkpoint(folder)
     if fault:
         raise UserError(
@@ -99,11 +99,11 @@ def check_whole_checkpoint(folder: Path) -> None:
 
 
 def recover(run: Run, fetch: Callable[[], list[str]] | None = None) -> list[str]:
-    """Make `latest` name the newest whole checkpoint, and put newer ones that are broken aside.
+    """Point `latest` at the newest intact checkpoint, and set newer damaged ones aside.
 
-    `fetch` then brings a newer one from elsewhere, if there is one. Return what is to be said.
-    Raises `UserError` where there are, or were, checkpoints and none is whole: a run that has come
-    so far never begins again by itself.
+    Then `fetch` downloads a newer one, if there is one. Return lines for the log. Raises
+    `UserError` if there are, or were, checkpoints and none is intact: such a run never restarts
+    from the beginning by itself.
     """
     broken, newest = _broken(run)
     if broken and not newest and not fetch:
@@ -128,7 +128,7 @@ def recover(run: Run, fetch: Callable[[], list[str]] | None = None) -> list[str]
 
 
 def _broken(run: Run) -> tuple[dict[Path, str], Path | None]:
-    """Return what is wrong with checkpoints, newest first, up to one that is whole, and it."""
+    """Return the faults of checkpoints, newest first, up to an intact one, and that one."""
     latest = run.latest()
     broken: dict[Path, str] = {}
     if latest and not latest.is_dir():
@@ -150,7 +150,7 @@ def _none_whole(run: Run, broken: Mapping[Path, str]) -> str:
 
 
 def _put_aside(broken: Iterable[Path]) -> None:
-    """Keep broken checkpoints under another name, where nothing writes over them."""
+    """Rename damaged checkpoints, so that nothing overwrites them."""
     for folder in filter(Path.is_dir, broken):
         names = (f"{folder.name}.broken{number or ''}" for number in count())
         folder.rename(next(p for p in map(folder.with_name, names) if not p.exists()))

@@ -1,4 +1,4 @@
-"""Reading a run's state through DeepSpeed."""
+"""Loading a run's state through DeepSpeed."""
 
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,26 @@ from xmodal.runs.run import Run, read_state
 
 
 def read_progress(run: Run) -> Progress:
-    """Return where a run's newest checkpoint stands; the beginning where there is none."""
+    """Return the progress of a run's newest checkpoint; that of step 0 if there is none."""
     checkpoint = run.latest()
     if checkpoint is None:
         return Progress()
     state = read_state(checkpoint)
-    return Progress(**{key: state[key] for key in state if key not in ("ranks", "start")})
+    state = {key: state[key] for key in state if key not in ("ranks", "start")}
+    if "left_out" in state:  # the old name
+        state["skipped"] = state.pop("left_out")  # the old name
+    return Progress(**state)
 
 
 def needs_resharding(folder: Path, zero: int) -> bool:
-    """Tell whether a checkpoint's optimiser is shared out to another number of ranks than these."""
+    """Return True if a checkpoint's optimiser is partitioned for another number of ranks."""
     return bool(zero) and read_state(folder)["ranks"] != world_size()
 
 
 def load_checkpoint(engine: Any, folder: Path) -> None:
-    """Read a checkpoint into the engine of the same stage.
+    """Load a checkpoint into the engine of the same stage.
 
-    Where it is cut for other ranks, the optimiser alone: the weights have to be there already.
+    If it needs resharding, load the optimiser only: the engine must have the weights already.
     """
     if needs_resharding(folder, engine.zero_optimization_stage()):
         load_optimizer(engine, folder)
@@ -43,9 +46,9 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
 
 
 def load_weights(method: nn.Module, folder: Path, zero: int) -> None:
-    """Read a checkpoint's whole weights into a method in one process, as evaluation does.
+    """Load a checkpoint's full weights into a method in one process, as evaluation does.
 
-    Raises `UserError` where they are not those of the method.
+    Raises `UserError` if they do not fit the method.
     """
     weights = read_weights(folder, zero)
     try:
@@ -59,9 +62,9 @@ def load_weights(method: nn.Module, folder: Path, zero: int) -> None:
 
 
 def read_weights(folder: Path, zero: int) -> dict[str, Tensor]:
-    """Return a checkpoint's whole weights by their names in the method.
+    """Return a checkpoint's full weights by their names in the method.
 
-    Raises `UserError` where its files are missing, hold something else, or would execute code.
+    Raises `UserError` if its files are missing, hold something else, or would execute code.
     """
     try:
         if zero == 3:

@@ -1,8 +1,9 @@
-"""A run's checkpoints in a bucket: sent while training continues, fetched where a disk has none.
+"""Mirror of a run's checkpoints in a bucket: uploaded during training, downloaded to resume.
 
-What a run needs to resume elsewhere lies there under the names of the run folder. Each rank sends
-its share of a checkpoint's files, without waiting for the others, and rank 0 at last `files.json`.
-One counts as whole when all that this lists is there, with its checksums once it is fetched.
+The bucket holds all files that a run needs to resume elsewhere, under the names of the run folder.
+Each rank uploads its share of a checkpoint's files without waiting for the others, and rank 0
+uploads `files.json` last. A checkpoint is complete when all files of that list are there; their
+checksums are verified after the download.
 """
 
 import shutil
@@ -34,7 +35,7 @@ _MOST = 16 * 2**20  # bytes that are read of a list of files or a recipe
 def open_mirror(
     run: Run, recipe: BaseModel, url: str | None, access: Iterable[StorageConfig]
 ) -> "Mirror | None":
-    """Return the mirror at a URL, if any, once rank 0 has found it to be this recipe's."""
+    """Return the mirror at a URL, if any, after rank 0 has checked that it fits the recipe."""
     if url is None:
         return None
     mirror = Mirror(run, recipe, url, access)
@@ -44,10 +45,10 @@ def open_mirror(
 
 
 class Mirror:
-    """The folder of a bucket that a run folder's checkpoints are copied to and come from.
+    """Bucket folder to which a run's checkpoints are uploaded.
 
-    All ranks call its methods, but for `check`. At most one checkpoint is on its way:
-    the next one waits for it.
+    All ranks call its methods, except `check`. One checkpoint is uploaded at a time: the next one
+    waits for it.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class Mirror:
     ) -> None:
         self.run, self.recipe, self.url = run, recipe, url.rstrip("/")
         self.storage = open_storage(url, access)
-        self.storage.say = _silent  # what fails in the end is told when the next one is sent
+        self.storage.say = _silent  # failures are reported with the next upload
         self._sender = ThreadPoolExecutor(1, "mirror")
         self._sending: tuple[str, Future[None]] | None = None
         self._came = False  # the last one that was sent, in whole
 
     def check(self) -> None:
-        """Raise `UserError` where the bucket's folder is not this recipe's, or is out of reach."""
+        """Raise `UserError` if the folder belongs to another recipe, or cannot be reached."""
         place = f"checkpoints.mirror={self.url}"
         with TemporaryDirectory() as folder:
             try:
@@ -74,10 +75,10 @@ class Mirror:
                 check_same(read_recipe_file(folder, type(self.recipe)), self.recipe, place)
 
     def restore(self) -> list[str]:
-        """Fetch the newest whole checkpoint where it is newer than what the run folder has.
+        """Download the newest intact checkpoint, and the best one, if newer than the folder's.
 
-        Its best one comes with it. Return what is to be said. Raises `UserError` where there are
-        checkpoints and none is whole, and the run folder has none.
+        Return lines for the log. Raises `UserError` if there are checkpoints, none is intact, and
+        the run folder has none.
         """
         here = next(map(step_of, self.run.finished()), 0)
         faults: list[str] = []
@@ -87,7 +88,7 @@ class Mirror:
             fault = self._fetch(step)
             if fault is None:
                 lines = [f"warning: {line}: resuming from step-{step}" for line in faults]
-                return [*lines, *self._go_on_from(step)]
+                return [*lines, *self._resume_from(step)]
             faults.append(self._broken(step, fault))
         if faults and not here:
             raise UserError(
@@ -97,9 +98,7 @@ class Mirror:
         return [f"warning: {line}" for line in faults]
 
     def catch_up(self) -> list[str]:
-        """Make the bucket's folder this run's, by its recipe; send the run folder's newest
-        checkpoint where the bucket does not have it.
-        """
+        """Write the recipe into the bucket; upload the newest checkpoint if the bucket lacks it."""
         if rank() == 0:
             self.storage.write(f"{self.url}/{RECIPE}", dump_recipe(self.recipe).encode())
         latest = self.run.latest()
@@ -107,9 +106,10 @@ class Mirror:
         return self.send(latest) if latest and any(missing) else []
 
     def send(self, folder: Path) -> list[str]:
-        """Begin to send a checkpoint, once the one before has come or failed.
+        """Start the upload of a checkpoint, after that of the previous one.
 
-        Return what is to be said of that one. What the run folder has no more is deleted then.
+        Return lines for the log on the previous one. Checkpoints that the run folder has deleted
+        are deleted from the bucket.
         """
         begun = time.perf_counter()
         faults = self._wait()
@@ -120,7 +120,7 @@ class Mirror:
         return [*faults, *([f"waited {waited:.0f} s for {self.url}"] if waited > 1 else [])]
 
     def finish(self) -> list[str]:
-        """Wait for all to come; return what is to be said of what has not."""
+        """Wait for the uploads; return a warning for each failed one."""
         faults = self._wait()
         if rank() == 0 and self._came:
             with suppress(UserError):  # the next run deletes it
@@ -128,7 +128,7 @@ class Mirror:
         return faults
 
     def _wait(self) -> list[str]:
-        """Wait for the checkpoint that is on its way; return why it did not come, if it did not."""
+        """Wait for the upload in progress; return a warning if it failed."""
         if self._sending is None:
             return []
         (name, sending), self._sending = self._sending, None
@@ -136,7 +136,7 @@ class Mirror:
         try:
             sending.result()
         except (UserError, OSError) as error:
-            mine.append(f"warning: {name} is not in {self.url} as a whole: {error}")
+            mine.append(f"warning: the upload of {name} to {self.url} failed: {error}")
         faults = gather_objects(mine)[:1]
         self._came = not faults
         return faults
@@ -145,7 +145,7 @@ class Mirror:
         return {path.name for path in self.run.finished()}
 
     def _send(self, folder: Path, kept: set[str] | None) -> None:
-        """Send this rank's share of a checkpoint; delete all others but `kept` before."""
+        """Upload this rank's share of a checkpoint, after deleting all others except `kept`."""
         place = self._place(step_of(folder))
         if rank() == 0:
             if kept is not None:
@@ -175,7 +175,7 @@ class Mirror:
         return gather_objects(sorted(steps, reverse=True))
 
     def _fault(self, step: int) -> str | None:
-        """Return what the bucket lacks of a checkpoint."""
+        """Return the fault of a checkpoint in the bucket, if a file is missing or truncated."""
         place = self._place(step)
         try:
             listed = read_contents(self.storage.read(f"{place}/{CONTENTS}", 0, _MOST).decode())
@@ -192,7 +192,7 @@ class Mirror:
         return None
 
     def _fetch(self, step: int) -> str | None:
-        """Bring a checkpoint beside its place; return what is wrong with it, if something is."""
+        """Download a checkpoint to a temporary folder; return its fault, if any."""
         (fault,) = gather_objects([self._fault(step)] if rank() == 0 else [])
         if fault:
             return fault
@@ -209,10 +209,10 @@ class Mirror:
         barrier()
         return verify_checkpoint(partial)
 
-    def _go_on_from(self, step: int) -> list[str]:
-        """Put a checkpoint that was fetched in its place, after all that is to come with it."""
+    def _resume_from(self, step: int) -> list[str]:
+        """Move a downloaded checkpoint into place, after the files that belong to it."""
         best = read_state(self._partial(step))["best_step"] or step
-        fetched, lines = {best, step}, [f"step-{step} comes from {self.url}"]
+        fetched, lines = {best, step}, [f"Downloaded checkpoint step-{step} from {self.url}"]
         if best != step and self.run.checkpoint(best).is_dir():
             fetched.remove(best)
         elif best != step and (fault := self._fetch(best)):
@@ -237,7 +237,7 @@ class Mirror:
             shutil.copyfileobj(data, target, _CHUNK)
 
     def _get(self, url: str, file: Path) -> None:
-        """Bring a file where it is to be, whole; one that is not there is left out."""
+        """Download a file atomically; skip one that does not exist."""
         part = file.with_name(file.name + ".part")
         with suppress(FileNotFoundError), self.storage.open(url) as data:
             file.parent.mkdir(parents=True, exist_ok=True)

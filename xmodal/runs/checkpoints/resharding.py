@@ -1,12 +1,12 @@
-"""An optimiser's state, saved on some number of ranks, cut anew for another.
+"""Resharding of an optimiser's state for another number of ranks.
 
-Under ZeRO each rank keeps a part of the parameters' state, one flat tensor a group. Checkpoints say
-which part of which parameter lies where, and so does an engine: what is saved is put together by
-the parameters' names, and each rank takes what is now its own, without a file in between.
+Under ZeRO each rank keeps a part of the optimiser's state, one flat tensor per group. Checkpoints
+and engines both record which part of which parameter lies where: saved parts are assembled by the
+parameters' names, and each rank takes its new share, without an intermediate file.
 
-DeepSpeed's universal checkpoints do not serve here: they know Adam's two moments alone (no momentum
+DeepSpeed's universal checkpoints cannot be used: they support Adam's two moments only (no momentum
 of SGD, no third moment of AMSGrad), under ZeRO 3 they give every group the options of the first,
-and they fail where a rank has no part of a group.
+and they fail if a rank has no part of a group.
 """
 
 from collections import defaultdict
@@ -30,9 +30,9 @@ Pieces = Mapping[str, Mapping[str, list[Tensor]]]
 
 
 def load_optimizer(engine: Any, folder: Path) -> None:
-    """Read the optimiser's state of a checkpoint of other ranks into an engine of the same stage.
+    """Load the optimiser's state, saved by another number of ranks, into an engine.
 
-    The engine's ZeRO stage is that of the checkpoint, 1 to 3, and has its weights already.
+    The engine has the ZeRO stage of the checkpoint, 1 to 3, and its weights already.
     """
     from xmodal.runs.deepspeed_adapter import optimizer_shares
 
@@ -49,7 +49,7 @@ def load_optimizer(engine: Any, folder: Path) -> None:
 
 
 def _saved_pieces(folder: Path) -> Pieces:
-    """Map a checkpoint's files to memory: only what is used of them is read."""
+    """Memory-map a checkpoint's files: only the parts in use are read."""
     pieces: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     ranks = read_state(folder)["ranks"]
     for number in range(ranks):

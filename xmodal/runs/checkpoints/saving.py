@@ -1,4 +1,4 @@
-"""Writing a run's state through DeepSpeed while training continues: all of it, or none."""
+"""Atomic saving of a run's state through DeepSpeed while training continues."""
 
 import json
 import shutil
@@ -18,10 +18,10 @@ from xmodal.runs.run import STATE_FILE, Run
 
 
 class Saving:
-    """A checkpoint on its way to the disk: weights, optimiser and progress as they are now.
+    """Checkpoint that is being saved: weights, optimiser and progress at the time of creation.
 
-    All ranks begin and finish it. Training may continue between the two: the folder is written
-    beside its place, renamed when whole, and only then does `latest` name it.
+    All ranks create and finish it, and may train in between: the folder has a temporary name, is
+    renamed when complete, and only then does `latest` point to it.
     """
 
     def __init__(self, engine: Any, run: Run, progress: Progress) -> None:
@@ -45,13 +45,13 @@ class Saving:
         self._waited = time.perf_counter() - self._begun
 
     def is_written(self) -> bool:
-        """Tell whether this rank's files are on the disk, or could not be brought there."""
+        """Return True when this rank's files are written, or have failed."""
         return self.writer.is_done()
 
     def finish(self) -> str:
-        """Wait until all is written, put the folder in its place, and return what is to be said.
+        """Wait for all files, move the folder into place, and return a line for the log.
 
-        Raises `UserError` on all ranks where some file cannot be written.
+        Raises `UserError` on all ranks if a file cannot be written.
         """
         resumed = time.perf_counter()
         try:

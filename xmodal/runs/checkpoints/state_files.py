@@ -1,7 +1,7 @@
-"""The files of a checkpoint that DeepSpeed writes: the one place that reads them.
+"""Reading of the checkpoint files that DeepSpeed writes.
 
-They are pickles. Those of weights hold tensors and plain values; those of ZeRO's optimisers hold
-three types of DeepSpeed's as well, each of them data. They are read without DeepSpeed.
+They are pickles. Files of weights hold tensors and plain values; files of ZeRO's optimisers hold
+three data types of DeepSpeed as well. They are read without DeepSpeed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ from xmodal.tensor_files import load_tensors
 
 
 def read_model_file(file: Path) -> Any:
-    """Return what a `*_model_states.pt` holds.
+    """Return the contents of a `*_model_states.pt`.
 
-    Raises `UserError` where it is damaged or asks for anything but data.
+    Raises `UserError` if it is damaged or contains anything but data.
     """
     return load_tensors(file)
 
 
 class _LossScaler(SimpleNamespace):
-    """Stands for DeepSpeed's type in a file; so do the next two."""
+    """Substitute for DeepSpeed's type in a file; so are the next two."""
 
 
 class _FragmentAddress(SimpleNamespace):
@@ -44,13 +44,13 @@ _STAND_INS: list[tuple[type, str]] = [
 
 
 def read_optimizer_file(file: Path) -> Any:
-    """Return what a `*_optim_states.pt` holds; raises `UserError` as `read_model_file` does."""
+    """Return the contents of a `*_optim_states.pt`; raises as `read_model_file` does."""
     return load_tensors(file, types=_STAND_INS, mapped=True)
 
 
 class Part(NamedTuple):
-    """A rank's part of a parameter: where it begins in the rank's flat tensor and in the parameter
-    itself, and how many numbers it has.
+    """Part of a parameter on a rank: its start in the rank's flat tensor and in the parameter, and
+    its number of elements.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Part(NamedTuple):
 
 
 def read_partitioned_weights(folder: Path, ranks: int) -> dict[str, Tensor]:
-    """Return the whole weights of a checkpoint of ZeRO 3 by name, in single precision."""
+    """Return the full weights of a ZeRO 3 checkpoint by name, in single precision."""
     files = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(ranks)]
     models = [read_model_file(folder / f"{file}_model_states.pt") for file in files]
     optimizers = [read_optimizer_file(folder / f"{file}_optim_states.pt") for file in files]

@@ -1,7 +1,7 @@
-"""A checkpoint engine for DeepSpeed that writes files while training continues.
+"""Checkpoint engine for DeepSpeed that writes files while training continues.
 
-DeepSpeed's own one of that kind, the decoupled engine, holds the optimiser's next step until all is
-written, has every rank write the weights to the same file, and does not read ZeRO's files again.
+DeepSpeed's own decoupled engine blocks the optimiser's next step until all files are written, has
+every rank write the weights to the same file, and cannot load ZeRO's files.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,9 +15,9 @@ from xmodal.tensor_files import load_tensors
 
 
 class OverlappingWriter(CheckpointEngine):
-    """Saves what another checkpoint engine would, but writes it meanwhile.
+    """Checkpoint engine that writes files in a thread.
 
-    `save` returns once the bytes are in memory, which holds them until a thread has written them.
+    `save` returns once the bytes are in memory; they stay there until they are written.
     """
 
     def __init__(self, behind: Any) -> None:
@@ -38,31 +38,31 @@ class OverlappingWriter(CheckpointEngine):
         self.write(Path(path), content)
 
     def write(self, path: Path, content: BytesIO) -> None:
-        """Begin to write a file whose content is at hand."""
+        """Begin to write a file with the given content."""
         self._files.append(self._thread.submit(_write, path, content))
 
     def load(self, path: str, map_location: Any = None) -> Any:  # noqa: ARG002
-        """Return what was saved as a file, on the CPU; nothing in it is executed."""
+        """Load a file onto the CPU; no code in it is executed."""
         return load_tensors(Path(path), types=STATE_TYPES)
 
     def commit(self, info: Any) -> bool:
-        """Take note that all files of a checkpoint have been begun."""
+        """Note that all files of a checkpoint have been begun."""
         return bool(self.behind.commit(info))
 
     def is_done(self) -> bool:
-        """Tell whether nothing of the checkpoint is left to write, in this process."""
+        """Return True if this process has written all its files of the checkpoint."""
         return all(file.done() for file in self._files)
 
     def wait(self) -> list[File]:
-        """Return this process's files of the checkpoint, once they are written.
+        """Wait until this process's files of the checkpoint are written, and return them.
 
-        Raises `OSError` where one could not be, when all others are.
+        Raises `OSError` if one cannot be written, after all others are.
         """
         wait(self._files)
         return [file.result() for file in self._files]
 
     def close(self) -> None:
-        """End the thread, once all is written."""
+        """Write the remaining files and end the thread."""
         self._thread.shutdown()
 
 
