@@ -80,7 +80,7 @@ def test_objectives_shards_and_every_public_name_need_no_extra(tmp_path: Path) -
     answer = in_python(code)
     assert answer.stdout.startswith("InfoNCE("), answer.stderr
     code = "from xmodal.__main__ import console; console()"
-    words = ["shards", "build", "scenes", "--to", tmp_path, "train=4", "val=2"]
+    words = ["shards", "build", "scenes", "--to", tmp_path, "--split", "train", "train=4"]
     answer = in_python(code, *words)
     assert answer.returncode == 0, answer.stderr
 
