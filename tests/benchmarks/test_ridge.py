@@ -16,7 +16,7 @@ def method() -> Tirg:
         "image": {"kind": "features", "features": IMAGE},
         "text": {"kind": "features", "features": TEXT},
     }
-    return Tirg(TirgConfig(**sides), 0)
+    return TirgConfig(**sides).build(vocabulary=0)
 
 
 def changes(count: int, seed: int) -> Features:
