@@ -87,6 +87,7 @@ def options_of(name: str) -> set[str]:
 @pytest.fixture
 def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with the recipes, spaces and modules that pages tell the reader to write."""
+    shutil.copytree(ROOT / "examples" / "plugin", tmp_path, dirs_exist_ok=True)
     for name in ("my.yaml", "mine.yaml", "runs/quickstart-sweep/best.yaml"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,12 +110,16 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def forget_modules_of(folder: Path) -> None:
     """Forget the plugins that a test has imported, and what they have registered."""
-    names = {path.stem for path in folder.glob("*.py")}
+    names = {path.stem for path in folder.iterdir() if not path.is_symlink()}
+
+    def is_theirs(module: str) -> bool:
+        return module.partition(".")[0] in names
+
     for family in Component.__subclasses__():
-        for kind in [kind for kind, one in family.kinds.items() if one.__module__ in names]:
+        for kind in [kind for kind, one in family.kinds.items() if is_theirs(one.__module__)]:
             del family.kinds[kind]
-    for name in names:
-        sys.modules.pop(name, None)
+    for module in [module for module in sys.modules if is_theirs(module)]:
+        del sys.modules[module]
 
 
 @pytest.mark.parametrize(("page", "command"), EVERY, ids=[f"{p}-{' '.join(c)}" for p, c in EVERY])

@@ -5,6 +5,7 @@ them, and turns each mistake into one line that names the key, what was allowed 
 right name. It imports no torch, so that help and errors come at once.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +60,10 @@ class Recipe(Config):
         if isinstance(values, dict):
             require_plugins(_plugins_of(values))
         return values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle values, not classes, so that a process imports plugins before it reads them."""
+        return _unpickled, (self.model_dump(mode="json", exclude_unset=True), str(Path.cwd()))
 
     def timeline(self, epoch_samples: int) -> Timeline:
         """Return the recipe's steps over `epoch_samples` samples an epoch."""
@@ -120,6 +125,15 @@ def _plugins_of(values: Mapping[str, Any]) -> list[str]:
     plugins = values.get("plugins")
     named = plugins if isinstance(plugins, list) else [plugins]
     return [name for name in named if isinstance(name, str)]
+
+
+def _unpickled(values: dict[str, Any], folder: str) -> Recipe:
+    """Return a recipe of another process, whose plugins may be in its working directory."""
+    plugins = _plugins_of(values)
+    if plugins and folder not in sys.path:
+        sys.path.append(folder)
+    import_plugins(plugins)
+    return Recipe.model_validate(values)
 
 
 def _find(name: str, folder: Path) -> Path:

@@ -24,7 +24,6 @@ from ray.util.placement_group import (
 
 from xmodal.assembly.recipe import Recipe, with_values
 from xmodal.atomic_files import open_itself
-from xmodal.components.plugins import import_plugins
 from xmodal.errors import Guarded, UserError
 from xmodal.runs.run import Run
 from xmodal.tuning.config import SpaceConfig
@@ -72,7 +71,6 @@ class Training(tune.Trainable):
     def setup(self, config: dict[str, Any], plan: Plan, gpus: float) -> None:
         """Take a trial's values; what it continues from is not known yet."""
         os.chdir(plan.place)
-        import_plugins(plan.recipe.plugins)
         self.values, self.plan, self.gpus = config, plan, gpus
         self.pointer: dict[str, Any] = {"trial": self.trial_id}
         self.mailbox: Any = None
@@ -161,7 +159,6 @@ def _work(given: dict[str, Any]) -> None:
     if train.get_context().get_world_rank() == 0:
         ray.get(mailbox.put.remote(get_current_placement_group()))
     os.chdir(plan.place)
-    import_plugins(recipe.plugins)
     logs = plan.folder / "logs"
     logs.mkdir(exist_ok=True)
     log = open_itself(logs / f"{given['trial']}.log", "a", buffering=1)
