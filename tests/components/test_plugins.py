@@ -1,5 +1,8 @@
 """Plugins: who may have them imported, and what is said of those that are not there."""
 
+import os
+import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -14,6 +17,7 @@ from xmodal.components import plugins
 from xmodal.errors import UserError
 from xmodal.training.optimizers.config import OptimizerConfig
 
+ROOT = Path(__file__).parents[2]
 PLUGIN = """
 from typing import Literal
 
@@ -125,3 +129,17 @@ Make = Callable[..., Recipe]
 def test_what_a_run_has_imported_already_is_no_harm(place: Path, make_recipe: Make) -> None:
     assert make_recipe(plugins=["os"]).plugins == ["os"]
     assert list(place.iterdir()) == [place / "descent_plugin.py"]
+
+
+def test_a_pickled_recipe_finds_its_plugin_in_another_process(place: Path) -> None:
+    recipe = read_recipe("quickstart", ["plugins=descent_plugin", *CHOSEN])
+    pickled = pickle.dumps(recipe)
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).stages[0].optimizer)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        input=pickled,
+        capture_output=True,
+    )
+    assert b"kind='plain'" in done.stdout, done.stderr

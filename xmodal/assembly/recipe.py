@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from xmodal.components.config import Config, Mark
 from xmodal.components.overrides import parse_override, set_text, set_value
-from xmodal.components.plugins import import_plugins, require_plugins
+from xmodal.components.plugins import import_plugins, plugin_folders, require_plugins
 from xmodal.components.validation import nearest, validate
 from xmodal.data.config import DataConfig
 from xmodal.errors import UserError
@@ -63,7 +63,7 @@ class Recipe(Config):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle values, not classes, so that a process imports plugins before it reads them."""
-        return _unpickled, (self.model_dump(mode="json", exclude_unset=True), str(Path.cwd()))
+        return _unpickled, (self.model_dump(mode="json", exclude_unset=True), plugin_folders())
 
     def timeline(self, epoch_samples: int) -> Timeline:
         """Return the recipe's steps over `epoch_samples` samples an epoch."""
@@ -127,12 +127,10 @@ def _plugins_of(values: Mapping[str, Any]) -> list[str]:
     return [name for name in named if isinstance(name, str)]
 
 
-def _unpickled(values: dict[str, Any], folder: str) -> Recipe:
-    """Return a recipe of another process, whose plugins may be in its working directory."""
-    plugins = _plugins_of(values)
-    if plugins and folder not in sys.path:
-        sys.path.append(folder)
-    import_plugins(plugins)
+def _unpickled(values: dict[str, Any], folders: Sequence[str]) -> Recipe:
+    """Return a recipe of another process, which found its plugins in some folders."""
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    import_plugins(_plugins_of(values))
     return Recipe.model_validate(values)
 
 

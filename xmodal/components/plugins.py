@@ -70,6 +70,13 @@ def imported_plugins() -> dict[str, str]:
     return {name: _digest(module) for name, module in sorted(_imported.items())}
 
 
+def plugin_folders() -> list[str]:
+    """Return the folders that a process has to search to find what this one has imported."""
+    tops = {module.__name__.partition(".")[0] for module in _imported.values()}
+    files = [Path(file) for top in sorted(tops) if (file := sys.modules[top].__file__)]
+    return [str((file.parent if file.stem == "__init__" else file).parent) for file in files]
+
+
 def _import(name: str) -> ModuleType:
     entry = _announced().get(name)
     module = entry.module if entry else name

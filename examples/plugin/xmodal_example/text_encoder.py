@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, PositiveInt
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
-from xmodal.data.tokenizers.config import TokenizerConfig
 
+from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.data.tokens import END, PAD, UNKNOWN, CaptionTokenizer
 from xmodal.models.config import TextEncoderConfig
 from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
