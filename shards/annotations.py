@@ -27,7 +27,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises `UserError` where it is broken."""
+    """Read a JSON file; raises `UserError` if it is broken."""
     try:
         return json.loads(read_text_file(path))
     except UnicodeDecodeError:

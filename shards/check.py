@@ -129,7 +129,7 @@ def _add_image(sample: RawSample, images: ImageDigests, number: int) -> None:
 
 
 def _check_manifest(folder: str) -> tuple[Report, dict[str, Digests]]:
-    """Return what is wrong with a folder's manifest, and the digests that it has of its shards."""
+    """Return the fault of a folder's manifest, and the digests that it has of its shards."""
     report = Report()
     if MANIFEST_NAME in storage_of(folder).list(folder):
         try:

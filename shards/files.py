@@ -50,7 +50,7 @@ OUTSIDE = "path leads out of the folder (anywhere=true allows it)"
 
 
 def read_text_file(path: Path) -> bytes:
-    """Return the bytes of a file of the data set; raises `UserError` where it cannot be read."""
+    """Return the bytes of a file of the data set; raises `UserError` if it cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{path} is not a regular file")

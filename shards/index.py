@@ -46,7 +46,7 @@ def doubts(found: Mapping[str, Indexed]) -> Iterator[str]:
     empty = [name for name, each in found.items() if not (each.num_samples or each.fault)]
     yield from broken[:_NUM_EXAMPLES]
     if len(broken) > _NUM_EXAMPLES:
-        yield f"{len(broken):,} shards are cut, broken or cannot be read in all"
+        yield f"{len(broken):,} shards in all are truncated, broken or unreadable"
     if empty:
         more = ", …" if len(empty) > _NUM_EXAMPLES else ""
         named = ", ".join(empty[:_NUM_EXAMPLES]) + more

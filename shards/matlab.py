@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def read_matrices(path: Path, names: Sequence[str]) -> "list[np.ndarray]":
     """Read matrices (rows, columns) of a .mat file by name, sparse ones made dense.
 
-    Raises `UserError` where the file cannot be read or has no such matrix.
+    Raises `UserError` if the file cannot be read or has no such matrix.
     """
     from scipy.io import loadmat
     from scipy.sparse import issparse
@@ -23,7 +23,7 @@ def read_matrices(path: Path, names: Sequence[str]) -> "list[np.ndarray]":
     except NotImplementedError:
         raise UserError(f"{path} is in MATLAB's format 7.3: save it with -v7") from None
     except Exception as error:  # SciPy's reader raises whatever the bytes lead it to
-        raise UserError(f"{path} is no MATLAB file, or is cut: {error}") from None
+        raise UserError(f"{path} is no MATLAB file, or is truncated: {error}") from None
     there = [name for name in document if not name.startswith("__")]
     missing = [name for name in names if name not in there]
     if missing:

@@ -14,7 +14,7 @@ from xmodal.errors import UserError
 def build_missing(source: str, urls: Iterable[str], access: Sequence[Any]) -> None:
     """Build those of the folders `urls` that hold no shards, each the split that it is called by.
 
-    Raises `UserError` where they would lie in a bucket. A build that was killed goes on; shards
+    Raises `UserError` if they would lie in a bucket. A build that was killed goes on; shards
     that are there stay as they are.
     """
     missing = [url for url in urls if MANIFEST_NAME not in open_storage(url, access).list(url)]

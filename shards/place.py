@@ -22,7 +22,7 @@ def _remote(scheme: str) -> Storage:
 
 
 def check_folder(url: str, what: str = "the folder") -> str:
-    """Return the URL without slashes at its end; raises `UserError` where it names no folder.
+    """Return the URL without slashes at its end; raises `UserError` if it names no folder.
 
     A folder need not be there. `what` is the argument that it was given for.
     """

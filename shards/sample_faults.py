@@ -65,7 +65,7 @@ def _is_composed(sample: RawSample) -> bool:
 
 
 def _asks_for_target(sample: RawSample, roles: list[str]) -> bool:
-    """Tell whether a query is one to learn from: CIRR's test1 has members in place of a target."""
+    """Return True for a training query: CIRR's test1 has members in place of a target."""
     try:
         return "target" in roles or sample.target_id is not None or not sample.ids("members")
     except BadSample:

@@ -7,7 +7,7 @@ from xmodal.errors import UserError
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An `argparse.ArgumentParser` that raises `UserError` where argparse prints its usage.
+    """An `argparse.ArgumentParser` that raises `UserError` if argparse prints its usage.
 
     Parsers of subcommands are of this class too.
     """

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from tests.shard_sets import encode
 from xmodal.data import decode
-from xmodal.data.decode import BadSample, LeftOut, decode_image, open_image
+from xmodal.data.decode import BadSample, SkippedByRecipe, decode_image, open_image
 
 GRADIENT = np.stack(
     [
@@ -251,8 +251,8 @@ WEBP, TIFF = encode(GRADIENT, "WEBP"), encode(GRADIENT, "TIFF")
         (b"\xff\xd8\xff and then text", "image does not decode (not an image)"),
         (b"", "image does not decode (not an image)"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image does not decode (not an"),
-        (JPEG[:-40], "image does not decode (cut short)"),
-        (PNG[: len(PNG) // 2], "image does not decode (cut short)"),
+        (JPEG[:-40], "image does not decode (truncated)"),
+        (PNG[: len(PNG) // 2], "image does not decode (truncated)"),
         (TIFF[: len(TIFF) // 2], "image does not decode ("),
         (WEBP[: len(WEBP) // 2], "image does not decode ("),
         (giant("JPEG"), "image is too large (over 89,478,485 pixels)"),
@@ -269,7 +269,7 @@ def test_what_is_no_image_says_why_without_a_warning(data: bytes, cause: str) ->
 
 CAUSES = {
     "image does not decode (not an image)",
-    "image does not decode (cut short)",
+    "image does not decode (truncated)",
     "image does not decode (broken data)",
     "image does not decode (32-bit values, of no known range)",
     "image does not decode (tags that overlap)",
@@ -307,9 +307,9 @@ def outcome(data: bytes) -> str:
 def test_limits_of_size_are_the_callers(kind: str) -> None:
     data = encode(GRADIENT, kind)
     assert open_image(data, max_pixels=48 * 64, min_side=48).pixels().shape == (48, 64, 3)
-    with pytest.raises(LeftOut, match=r"image is too large \(over 3,071 pixels\)"):
+    with pytest.raises(SkippedByRecipe, match=r"image is too large \(over 3,071 pixels\)"):
         open_image(data, max_pixels=48 * 64 - 1)
-    with pytest.raises(LeftOut, match=r"image is too small \(a side under 49 pixels\)"):
+    with pytest.raises(SkippedByRecipe, match=r"image is too small \(a side under 49 pixels\)"):
         open_image(data, min_side=49)
 
 
@@ -366,7 +366,7 @@ def test_garbage_in_the_scan_of_a_jpeg_is_no_image(options: dict) -> None:
     assert decode_image(data).shape == (60, 80, 3)
     assert outcome(damaged_scan(data)) == "image does not decode (broken data)"
     assert outcome(data[:-200] + b"\xff\xd9") == "image does not decode (broken data)"
-    assert outcome(data[:-2]) == "image does not decode (cut short)"
+    assert outcome(data[:-2]) == "image does not decode (truncated)"
 
 
 def test_faults_of_a_jpeg_that_cost_no_pixel_are_borne() -> None:
@@ -393,7 +393,7 @@ def test_a_wrong_byte_of_a_png_is_no_image_at_any_try(place: float, times: int) 
 
 
 def test_a_png_without_its_end_is_cut() -> None:
-    assert outcome(PNG[:-12]) == "image does not decode (cut short)"
+    assert outcome(PNG[:-12]) == "image does not decode (truncated)"
 
 
 def test_half_an_image_is_none_whatever_others_have_set(monkeypatch: pytest.MonkeyPatch) -> None:

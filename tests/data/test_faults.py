@@ -132,8 +132,8 @@ PNG = {"png": encode(plain(7))}
 
 IN_IMAGES: dict[str, tuple[Members, str]] = {
     "text named jpg": (JSON | {"jpg": b"404: not found"}, "image does not decode (not an image)"),
-    "cut image": (JSON | {"jpg": CUT_JPEG}, "image does not decode (cut short)"),
-    "cut PNG": (JSON | {"png": encode(plain(7))[:50]}, "image does not decode (cut short)"),
+    "cut image": (JSON | {"jpg": CUT_JPEG}, "image does not decode (truncated)"),
+    "cut PNG": (JSON | {"png": encode(plain(7))[:50]}, "image does not decode (truncated)"),
     "zero bytes": (JSON | {"jpg": b""}, "jpg is empty"),
     "no image": (JSON, "no image: expected a member jpg, jpeg, png, webp"),
     "bomb": (JSON | {"jpg": BOMB}, "image is too large (over 89,478,485 pixels)"),
@@ -182,7 +182,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-NO_ARRAY = "image.npy is no array of numbers in NumPy's format 1, or is cut"
+NO_ARRAY = "image.npy is no array of numbers in NumPy's format 1, or is truncated"
 IN_FEATURES: dict[str, tuple[Members, str]] = {
     "cut": ({"image.npy": npy(np.zeros(3))[:-1]}, NO_ARRAY),
     "text": ({"image.npy": b"404: not found"}, NO_ARRAY),
@@ -259,7 +259,7 @@ def test_all_kinds_at_once_are_counted_by_cause(tmp_path: Path) -> None:
     faults = assert_replaced(whole, in_shards(tmp_path / "broken", samples), bad)
     counts = Counter(fault.cause for fault in faults)
     assert counts.total() == len(IN_IMAGES)
-    assert counts["image does not decode (cut short)"] == 2
+    assert counts["image does not decode (truncated)"] == 2
     assert counts["no caption: expected captions in its json, or a txt"] == 2
 
 
@@ -275,12 +275,12 @@ def test_a_tar_that_is_cut_after_its_index_was_made(tmp_path: Path) -> None:
     os.truncate(third.url, offset + size - 1)
     broken = read_manifest(tmp_path / "broken")
     (warning,) = broken.warnings
-    assert warning.startswith(f"shard {third.url} is cut: {offset + size - 1:,} of ")
+    assert warning.startswith(f"shard {third.url} is truncated: {offset + size - 1:,} of ")
     faults = assert_replaced(whole, broken, range(55, 60))
-    assert {fault.key: fault.cause for fault in faults} == {"00055": "json is cut short"} | {
+    assert {fault.key: fault.cause for fault in faults} == {"00055": "json is truncated"} | {
         f"{n:05d}": faults[-1].cause for n in range(56, 60)
     }
-    assert all(fault.cause.endswith("is cut short") for fault in faults)
+    assert all(fault.cause.endswith("is truncated") for fault in faults)
 
 
 def test_a_tar_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_tar_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
     offset = broken.index(broken.shards[2])[30].members["png"][0]
     os.truncate(broken.shards[2].url, offset)
     faults = assert_replaced(whole, broken, range(55, 60))
-    assert {fault.cause for fault in faults} == {"json is cut short"}
+    assert {fault.cause for fault in faults} == {"json is truncated"}
 
 
 def test_a_cut_that_takes_whole_lanes_is_replaced_from_those_beside(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_a_shard_that_was_cut_since_is_said_and_one_that_grew_refused(folder: Pa
     shard.write_bytes(whole[:-1024])
     (warning,) = read_manifest(folder).warnings
     assert warning.startswith(
-        f"shard {shard} is cut: {len(whole) - 1024:,} of {len(whole):,} bytes;"
+        f"shard {shard} is truncated: {len(whole) - 1024:,} of {len(whole):,} bytes;"
     )
     shard.write_bytes(whole + b"0")
     error = user_error(folder)
@@ -296,8 +296,8 @@ def test_braces_and_tars_name_parts_of_sets(folder: Path) -> None:
         ("{folder}/a.txt/below", "there is no folder"),
         ("{folder}/a\0b", "cannot be read: embedded null byte"),
         ("{folder}/" + "n" * 300, "cannot be read: File name too long"),
-        ("{folder}/{{0..99999999999}}.tar", "braces stand for more than 1,000,000 names"),
-        ("{folder}/" + "{{a,b}}" * 40 + ".tar", "braces stand for more than 1,000,000 names"),
+        ("{folder}/{{0..99999999999}}.tar", "braces expand to more than 1,000,000 names"),
+        ("{folder}/" + "{{a,b}}" * 40 + ".tar", "braces expand to more than 1,000,000 names"),
         ("gs://bucket/train", "gs:// is not supported"),
         ("s3://", "names no bucket"),
     ],
@@ -458,7 +458,7 @@ def test_a_tar_cut_anywhere_is_named_with_its_last_whole_file(tmp_path: Path) ->
         with pytest.raises(UserError) as caught:
             scanned(cut)
         assert str(caught.value) == (
-            f"shard {cut} is cut in the middle (last whole file: {last[-1] if last else 'none'})"
+            f"shard {cut} is truncated (last whole file: {last[-1] if last else 'none'})"
         )
 
 

@@ -135,7 +135,7 @@ def test_a_member_that_reaches_past_the_end_is_cut_short(tmp_path: Path) -> None
         os.truncate(manifest.shards[0].url, end)
         first, _, last = SampleReader(manifest).load([0, 1, 2])
         assert last.files["json"] is None
-        with pytest.raises(BadSample, match="json is cut short"):
+        with pytest.raises(BadSample, match="json is truncated"):
             last.captions()
         assert first.captions()[0] == "0 0"
 

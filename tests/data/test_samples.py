@@ -19,7 +19,7 @@ from xmodal.data.samples import RawSample, hash_id
 
 PNG = encode(plain(7))
 NO_FEATURES = "image.npy has another shape than (features,) or (regions, features)"
-NO_ARRAY = "image.npy is no array of numbers in NumPy's format 1, or is cut"
+NO_ARRAY = "image.npy is no array of numbers in NumPy's format 1, or is truncated"
 
 
 def sample(**files: bytes | None) -> RawSample:
@@ -77,7 +77,7 @@ def test_captions_are_those_of_the_json_or_the_text(
         ({"json": b"{}"}, "no caption: expected captions in its json, or a txt"),
         ({"json": described(None)}, "no caption: expected captions in its json, or a txt"),
         ({"json": b""}, "json is empty"),
-        ({"json": None}, "json is cut short"),
+        ({"json": None}, "json is truncated"),
         ({"json": b"{"}, "json does not parse"),
         ({"json": b"[" * 100_000}, "json does not parse"),
         ({"json": b'{"captions": ["x"], "id": ' + b"9" * 5000 + b"}"}, "json does not parse"),
@@ -128,7 +128,7 @@ def test_an_image_is_the_first_that_there_is() -> None:
     assert sample(webp=b"w").image() == b"w"
     assert cause_of(sample(txt=b"x").image) == "no image: expected a member jpg, jpeg, png, webp"
     assert cause_of(sample(jpg=b"").image) == "jpg is empty"
-    assert cause_of(sample(jpg=None).image) == "jpg is cut short"
+    assert cause_of(sample(jpg=None).image) == "jpg is truncated"
     assert cause_of(sample(source_jpg=PNG).image).startswith("no image")
 
 
@@ -305,7 +305,7 @@ WHOLE = npy(np.arange(4, dtype=np.float32))
         (WHOLE[:4], NO_ARRAY),
         (b"text", NO_ARRAY),
         (b"", "image.npy is empty"),
-        (None, "image.npy is cut short"),
+        (None, "image.npy is truncated"),
         (WHOLE.replace(b"(4,), } ", b"(-2,-2)}"), NO_ARRAY),
         (WHOLE.replace(b"(4,), ", b"(\0\0\0) "), NO_ARRAY),
         (npy(np.array([np.inf, -np.inf])), "image.npy has values that are not finite"),

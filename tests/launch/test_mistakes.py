@@ -81,7 +81,7 @@ def unindexed(shards: Path) -> str:
 
 def zero_bytes(shards: Path) -> str:
     (shards / "train-000000.tar").write_bytes(b"")
-    return f"shard {shards}/train-000000.tar is cut: 0 of "
+    return f"shard {shards}/train-000000.tar is truncated: 0 of "
 
 
 def no_samples(shards: Path) -> str:
@@ -98,8 +98,9 @@ def cut(shards: Path) -> str:
     with tar.open("r+b") as file:
         file.truncate(size // 2)
     return (
-        f"shard {tar} is cut: {size // 2:,} of {size:,} bytes; its samples beyond them count as "
-        "bad: about 96 of 192 samples in 1 such shards, more than data.max_bad_share=0.01"
+        f"shard {tar} is truncated: {size // 2:,} of {size:,} bytes; its samples beyond "
+        "them count as bad: about 96 of 192 samples in 1 such shards, more than "
+        "data.max_bad_share=0.01"
     )
 
 

@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_counted_by_cause_and_named(
             "1 image is empty (101_01)",
             "1 image does not decode (not an image) (102_02)",
         ),
-        *("1 image does not decode (cut short) (103_03)", "1 no caption (105_05)"),
+        *("1 image does not decode (truncated) (103_03)", "1 no caption (105_05)"),
     ):
         assert cause in done.stdout
     samples = read(tmp_path / "to/train")

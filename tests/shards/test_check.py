@@ -66,7 +66,7 @@ def test_good_samples_have_no_fault(causes, encode) -> None:
 def test_broken_images_have_a_cause(causes, encode, monkeypatch) -> None:
     assert causes(jpg=b"") == {"jpg is empty": 1}
     assert causes(jpg=b"<html>404</html>") == {"image does not decode (not an image)": 1}
-    assert causes(jpg=encode(size=(300, 300))[:-500]) == {"image does not decode (cut short)": 1}
+    assert causes(jpg=encode(size=(300, 300))[:-500]) == {"image does not decode (truncated)": 1}
     assert causes(jpg=None) == {NO_IMAGE: 1}
 
 
@@ -233,7 +233,7 @@ def test_samples_before_a_cut_are_checked(tmp_path: Path, encode) -> None:
     assert report.counts == {"jpg is empty": 1, "tar cut or broken": 1}
     assert report.num_samples == 2
     assert report.examples["tar cut or broken"] == [
-        f"shard {tar} is cut in the middle (last whole file: 2.json)"
+        f"shard {tar} is truncated (last whole file: 2.json)"
     ]
 
 

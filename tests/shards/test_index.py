@@ -54,7 +54,7 @@ def test_what_is_whole_of_a_cut_tar_is_indexed_and_the_cut_named(foreign: Path, 
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
     done = run("index", foreign)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
-    assert line.startswith(f"warning: shard {tar} is cut in the middle (last whole file: ")
+    assert line.startswith(f"warning: shard {tar} is truncated (last whole file: ")
     assert line.endswith(": 1 samples before it are indexed")
     assert [shard.num_samples for shard in read_manifest(foreign).shards] == [4, 1, 4]
 

@@ -150,7 +150,7 @@ def cause_of(data: bytes) -> str:
 def test_what_is_wrong_with_an_image_has_a_cause(encode: Callable[..., bytes]) -> None:
     assert cause_of(b"") == "image is empty"
     assert cause_of(b"<html>404</html>") == "image does not decode (not an image)"
-    assert cause_of(encode(size=(200, 200))[:-200]) == "image does not decode (cut short)"
+    assert cause_of(encode(size=(200, 200))[:-200]) == "image does not decode (truncated)"
     damaged = bytearray(encode("PNG"))
     damaged[60:90] = b"#" * 30
     assert cause_of(bytes(damaged)) == "image does not decode (broken data)"

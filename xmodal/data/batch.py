@@ -1,4 +1,4 @@
-"""A batch of pairs as it travels from the loader to the device, and micro-batches of it."""
+"""Batches of pairs, and micro-batches of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fault:
-    """A sample that could not be used, or a part of one that was: where it stands and why."""
+    """Unusable sample, or dropped part of a sample: its place and the cause."""
 
     shard: str
     key: str
@@ -45,9 +45,8 @@ GALLERY = BatchSpec(captions=0)  # images that are there to be found
 class Batch:
     """Images, captions, or both, of `batch` samples; what is absent is None.
 
-    A sample comes as an image or, where its encoder is locked and its features are cached, as the
-    image's features; its caption likewise. Of a composed query, the image is its source, the
-    caption its modification, and the image that it asks for the target.
+    Cached features of locked encoders take the place of images or captions. A composed query has
+    its source as image, its modification as caption, and its target as target.
     """
 
     images: Tensor | None = None  # (batch, 3, height, width) uint8
@@ -107,9 +106,9 @@ class Batch:
 
 
 def join(parts: Sequence[T]) -> T:
-    """Return the whole of which `parts` are the parts: batches, or what was made of each.
+    """Concatenate parts of a batch, or the results for them.
 
-    Each field of the dataclass `T` is a tensor, joined by rows, a tuple, or None in all parts.
+    Each field of the dataclass `T` is a tensor, concatenated by rows, a tuple, or None.
     """
     values = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
     return type(parts[0])(**{name: _joined(of_parts) for name, of_parts in values.items()})

@@ -13,12 +13,12 @@ CAPTION, SECOND_CAPTION, NO_TEXT, NO_SECOND_TEXT = range(4)  # what a fraction i
 
 
 def generator(seed: int, position: int, view: int) -> np.random.Generator:
-    """Return the generator that makes a view of the sample at a position."""
+    """Return the random generator for a view of the sample at a position."""
     return np.random.Generator(np.random.Philox(counter=[0, view, position, 0], key=[seed, 1]))
 
 
 def fraction(seed: int, position: int, purpose: int = CAPTION) -> float:
-    """Return the number, 0 <= number < 1, that chooses something at a position."""
+    """Return the random number in [0, 1) for a position and purpose."""
     packed = struct.pack("<Qq", seed, position)
     digest = hashlib.blake2b(packed, digest_size=8, salt=purpose.to_bytes()).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

@@ -1,4 +1,4 @@
-"""Batches of composed queries for evaluation: every source image once a modification of it."""
+"""Batches of composed queries for evaluation: one query per modification of a source image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class _Query:
 
 
 class ComposedSet(Dataset[ComposedBatch]):
-    """Given queries of a manifest, each source with the central crop; targets are not read."""
+    """Selected queries of a manifest, each source with the central crop, without targets."""
 
     def __init__(
         self, reader: SampleReader, transform: ImageTransform, tokenizer: CaptionTokenizer
@@ -81,8 +81,8 @@ class ComposedSet(Dataset[ComposedBatch]):
 def record_of(sample: RawSample) -> dict[str, Any]:
     """Return a query's JSON with its ids as strings.
 
-    `target_id` is None where it is not published; `target_ids`, all that are right, and `members`
-    are empty where there are none. Raises `BadSample` for what is no query.
+    `target_id` is None if it is not published; `target_ids` (all relevant ones) and `members` are
+    empty if there are none. Raises `BadSample` if the sample is not a query.
     """
     if not sample.composed:
         raise BadSample("no modification in its json")

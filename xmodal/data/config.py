@@ -1,4 +1,4 @@
-"""The recipe's `data`: which shards, in which order, how many at a time, seen how."""
+"""Configuration of the recipe's `data`: shards, order, batches and transforms."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +21,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class DataSetConfig(Config):
-    """A data set to train on; where there is one, its URL alone will do (data.train=URL)."""
+    """A training data set; for a single one its URL is enough (data.train=URL)."""
 
     url: str = Field(
         description="its shards: a folder, or tars with braces (DIR/train-{0000..0099}.tar), on "
@@ -30,7 +30,7 @@ class DataSetConfig(Config):
 
     weight: PositiveFloat | None = Field(
         None,
-        description="its part of every batch, beside the other data sets' weights; null: its "
+        description="its share of every batch, relative to the other weights; null: its "
         "number of samples",
     )
     texts: dict[str, PositiveFloat] = Field(
@@ -38,12 +38,12 @@ class DataSetConfig(Config):
         description="keys of the JSON, or `txt`, that a caption is drawn from, each with its "
         "probability; {}: all captions alike",
     )
-    min_side: PositiveInt = Field(1, description="leave out images with a side of fewer pixels")
-    max_pixels: PositiveInt = Field(MAX_PIXELS, description="leave out images of more pixels")
+    min_side: PositiveInt = Field(1, description="skip images with a side of fewer pixels")
+    max_pixels: PositiveInt = Field(MAX_PIXELS, description="skip images of more pixels")
 
 
 class DataConfig(Config):
-    """Where samples come from and how the global batch is made of them."""
+    """Sources of samples, and their combination into global batches."""
 
     train: tuple[DataSetConfig, ...] = Field(
         min_length=1, description="shards to train on: a URL, or a list of data sets to mix"
@@ -51,21 +51,21 @@ class DataConfig(Config):
     val: str | None = Field(None, description="shards to evaluate on: a URL, as of data.train")
     gallery: str | None = Field(
         None,
-        description="shards of images that data.val is searched in, where it is composed queries",
+        description="shards of gallery images, if data.val has composed queries",
     )
     epoch: PositiveInt | None = Field(
         None, description="samples that count as an epoch; null: those of all data sets together"
     )
     s3: Annotated[S3Config, Mark.FREE] = S3Config()
     storage: Annotated[tuple[StorageConfig, ...], Mark.FREE] = Field(
-        (), description="how URLs of other schemes, which plugins add, are reached"
+        (), description="access to URLs of other schemes, which plugins add"
     )
     cache: Annotated[CacheConfig | None, Mark.FREE] = Field(
-        None, description="null: what buckets give is not kept"
+        None, description="null: nothing is cached"
     )
     build: str | None = Field(
         None,
-        description="source that generates `train` and `val` where they do not exist yet, such as "
+        description="source that generates `train` and `val` if they do not exist yet, such as "
         "scenes, or one of a plugin",
     )
     batch_size: PositiveInt = Field(256, description="pairs that the objective sees, all ranks")
@@ -104,7 +104,7 @@ class DataConfig(Config):
     )
     positives: Literal["image", "caption", "label"] = Field(
         "image",
-        description="what two samples have in common that are no negatives of each other: their "
+        description="id that samples share that are not negatives of each other: their "
         "image_id, their caption (where classes are written as captions), or their first label",
     )
     augment: Annotated[AugmentationConfig | None, Mark.MUTABLE] = Field(
@@ -120,8 +120,8 @@ class DataConfig(Config):
     )
     feature_cache: str | None = Field(
         None,
-        description="folder that keeps what encoders that are never trained make of the data, "
-        "computed once for all runs; of images it needs crop: null and flip: false",
+        description="folder that caches the features of encoders that are never trained, "
+        "computed once for all runs; for images it needs crop: null and flip: false",
     )
 
     @field_validator("val", "gallery")
@@ -182,12 +182,12 @@ class DataConfig(Config):
 
     @property
     def urls(self) -> list[str]:
-        """All the shards that are named, for training and for evaluation."""
+        """URLs of all shards, for training and evaluation."""
         return [*(one.url for one in self.train), *filter(None, (self.val, self.gallery))]
 
     @property
     def num_lanes(self) -> int:
-        """Lanes of the plan: as the recipe says, or the batch halved down to at most 256."""
+        """Lanes of the plan: the recipe's, or the batch size halved until it is at most 256."""
         lanes = self.lanes or self.batch_size
         while not self.lanes and lanes > 256 and lanes % 2 == 0:
             lanes //= 2
@@ -195,7 +195,7 @@ class DataConfig(Config):
 
 
 def nearest_divisors(number: int, wanted: int) -> str:
-    """Return what of the divisors of `number` is next to `wanted`, such as `16 or 32`."""
+    """Return the divisors of `number` nearest to `wanted`, such as `16 or 32`."""
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     below = [d for d in divisors if d < wanted][-1:]
     above = [d for d in divisors if d > wanted][:1]

@@ -1,4 +1,4 @@
-"""From an image's bytes to pixels, in two steps: the size from the header, then what is needed."""
+"""Decoding of images in two steps: the size from the header, then the pixels of a crop."""
 
 import io
 import warnings
@@ -32,22 +32,22 @@ _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF, and a value
 
 
 class BadSample(Exception):
-    """A sample that cannot be used; the message is the cause, without place or key."""
+    """Unusable sample; the message is the cause, without place or key."""
 
     by_choice = False
 
 
-class LeftOut(BadSample):
-    """A sample that the recipe leaves out: nothing is wrong with it."""
+class SkippedByRecipe(BadSample):
+    """Sample outside the recipe's image sizes: nothing is wrong with it."""
 
     by_choice = True
 
 
 class EncodedImage:
-    """An image whose size is known and whose pixels wait, both as a person sees them.
+    """Encoded image of known size; size and pixels have the Exif orientation applied.
 
-    `kind` is the format of its bytes, whatever its file is called; where parts are `transparent`,
-    they stand on white.
+    `kind` is the format of its bytes, regardless of the file name; `transparent` images are
+    composed on white.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class EncodedImage:
         """Return (height, width, 3) uint8 RGB, both sides divided by `reduce`, rounded up.
 
         Decodes once: further calls, as for another view, return the same array. Raises `BadSample`
-        for what is broken or cut.
+        if the data are broken or truncated.
         """
         if reduce not in self._pixels:
             self._pixels[reduce] = _upright(self._decode(reduce), self._orientation)
@@ -78,11 +78,11 @@ class EncodedImage:
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> EncodedImage:
-    """Read an image's header; JPEG through simplejpeg, all else, and what it refuses, by Pillow.
+    """Read an image's header; JPEG by simplejpeg, all other formats and its failures by Pillow.
 
-    Raises `BadSample` for what is no image, and, before anything is decoded, for one that would
-    take too much memory or time, of more than `max_pixels` or with a side shorter than `min_side`:
-    `LeftOut`, where it is the recipe's limit.
+    Raises `BadSample` for anything but an image and, before decoding, for an image that would take
+    too much memory or time. Raises `SkippedByRecipe` if it has more than `max_pixels` or a side
+    shorter than `min_side`.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return _open_with_pillow(data, max_pixels, min_side, None)
@@ -98,19 +98,19 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int = 1) 
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """Return all pixels of an encoded image, (height, width, 3) uint8 RGB; `BadSample` if not."""
+    """Return all pixels of an encoded image, (height, width, 3) uint8 RGB; raises `BadSample`."""
     return open_image(data).pixels()
 
 
 def _check_size(height: int, width: int, kind: str, max_pixels: int, min_side: int) -> None:
     if height * width > max_pixels:
         # Above the limit that no recipe has set it is a bomb, below it somebody's choice.
-        error = LeftOut if max_pixels < MAX_PIXELS else BadSample
+        error = SkippedByRecipe if max_pixels < MAX_PIXELS else BadSample
         raise error(f"image is too large (over {max_pixels:,} pixels)")
     if kind == "WEBP" and height * width > MAX_WEBP_PIXELS:
         raise BadSample(f"image is too large (over {MAX_WEBP_PIXELS:,} pixels, as WebP)")
     if min(height, width) < min_side:
-        raise LeftOut(f"image is too small (a side under {min_side} pixels)")
+        raise SkippedByRecipe(f"image is too small (a side under {min_side} pixels)")
 
 
 def _check_scans(data: bytes, header: JpegHeader, pixels: int) -> None:
@@ -134,7 +134,7 @@ def _decode_jpeg(
     except ValueError as error:
         # Other readers only warn of these, and fill up what is missing with grey.
         if "Premature end" in str(error):
-            raise BadSample("image does not decode (cut short)") from error
+            raise BadSample("image does not decode (truncated)") from error
         if "Corrupt JPEG data" in str(error) or "progression" in str(error):
             raise BadSample("image does not decode (broken data)") from error
     return _decode_with_pillow(data, reduce)
@@ -210,7 +210,7 @@ def _check_png(data: bytes) -> None:
             raise BadSample("image does not decode (broken data)")
         if name == b"IEND":
             return
-    raise BadSample("image does not decode (cut short)")
+    raise BadSample("image does not decode (truncated)")
 
 
 def _rgb(image: Image.Image, reduce: Reduction) -> np.ndarray:
@@ -267,7 +267,7 @@ def _pillow() -> Iterator[None]:
             raise BadSample(f"image is too large (over {MAX_PIXELS:,} pixels)") from error
         except Exception as error:  # Pillow's readers raise whatever the bytes lead them to.
             cut = "truncated" in str(error).lower()
-            cause = "cut short" if cut else "broken data"
+            cause = "truncated" if cut else "broken data"
             raise BadSample(f"image does not decode ({cause})") from error
 
 

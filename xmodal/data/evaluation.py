@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass
 class EvaluationBatch:
-    """Some samples of an evaluation set, images and all captions apart."""
+    """Samples of an evaluation set: images, and separately all captions."""
 
     numbers: Tensor  # (images,) int64, the samples' numbers in the manifest
     images: Batch
@@ -49,7 +49,7 @@ class _Pair:
 
 
 class EvaluationSet(Dataset[EvaluationBatch]):
-    """Given samples of a manifest with the central crop and, if `captions`, every caption."""
+    """Selected samples of a manifest with the central crop and, if `captions`, every caption."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
 def read_each(
     reader: SampleReader, numbers: Sequence[int], use: Callable[[RawSample], T]
 ) -> tuple[dict[int, T], tuple[Fault, ...]]:
-    """Return what `use` makes of samples, by their numbers, and what cannot be used."""
+    """Return the results of `use` for samples, by their numbers, and the faults of others."""
     made: dict[int, T] = {}
     faults: list[Fault] = []
     for number, sample in zip(numbers, reader.load(numbers), strict=True):
@@ -122,7 +122,7 @@ def read_each(
 
 
 def read_image(sample: RawSample, role: str, kind: SampleSpec, transform: ImageTransform) -> Tensor:
-    """Return an image as its set has it: (3, size, size) uint8, or its features (…)."""
+    """Return an image, (3, size, size) uint8, or its features (…)."""
     if kind.image is None:
         return transform(open_image(sample.image(role)), np.random.default_rng(0))
     return torch.tensor(features_of(sample, role, kind.image))
@@ -165,7 +165,7 @@ def evaluation_batches(
 
 
 class _ErrorsAsItems(Dataset[T | UserError]):
-    """Hands over a `UserError` as an item: raised in a worker it would arrive as a traceback."""
+    """Yields a `UserError` as an item: raised in a worker it would become a traceback."""
 
     def __init__(self, dataset: Dataset[T]) -> None:
         self.dataset = dataset

@@ -1,8 +1,8 @@
-"""Values of a JSON or a table as captions, ids and labels: one rule each, whoever reads them.
+"""Parsing of captions, ids and labels from JSON or tables, by the same rules everywhere.
 
-A value that is missing (null, NaN, an empty or blank text) is none, wherever it stands; so are, as
-captions and ids, the texts that programs write for one. Of several captions or labels, those that
-cannot be used are dropped, each with its cause, and the others stay.
+Missing values (null, NaN, an empty or blank text) are ignored; so are, as captions and ids, the
+texts that programs write for them. Captions and labels that cannot be used are dropped, each with
+its cause; the others stay.
 """
 
 import json
@@ -30,7 +30,7 @@ _KINDS = {
 
 
 class Captions(NamedTuple):
-    """The captions of a value: those that can be used, and the causes of the others."""
+    """Usable captions of a value, and the faults of the others."""
 
     kept: list[str]
     places: list[int]  # of each one kept, among all, from 0
@@ -43,14 +43,14 @@ class Captions(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """The classes of a value: those that can be used, and the causes of the others."""
+    """Usable classes of a value, and the faults of the others."""
 
     kept: list[str]
     dropped: list[str]
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a value stands for none: null, NaN, an empty or a blank text."""
+    """Return True for a missing value: null, NaN, an empty or a blank text."""
     if isinstance(value, str):
         return _is_blank(value)
     return value is None or (isinstance(value, float) and value != value)
@@ -59,8 +59,8 @@ def is_missing(value: object) -> bool:
 def captions_of(value: object, name: str = "caption") -> Captions:
     """Return the captions of a text or a list of texts, as they are written, without stripping.
 
-    A text that is a JSON list of texts, as tables have it, is those texts; a missing value none.
-    Raises `BadSample` where there are too many to be captions.
+    A JSON list of texts in a text, as tables have it, is parsed; a missing value gives no captions.
+    Raises `BadSample` if there are too many.
     """
     found = [] if is_missing(value) or _stands_for_none(value) else _listed(value, str)
     if len(found) > MAX_CAPTIONS:
@@ -71,10 +71,10 @@ def captions_of(value: object, name: str = "caption") -> Captions:
 
 
 def id_of(value: object, name: str = "image_id") -> str | None:
-    """Return an id, None for a missing one: a text without the space around it, or a whole number.
+    """Return an id, a stripped text or a whole number; None for a missing value.
 
-    4, 4.0 and "4" are the same. Raises `BadSample` for all else, also for numbers that a float does
-    not hold exactly.
+    4, 4.0 and "4" are equal. Raises `BadSample` for other types, and for numbers that a float
+    cannot represent exactly.
     """
     return None if is_missing(value) or _stands_for_none(value) else _plain(value, name)
 
@@ -90,9 +90,9 @@ def _plain(value: object, name: str) -> str:
 
 
 def ids_of(value: object, name: str) -> list[str]:
-    """Return the ids of a list, or of a single one; none of a missing value.
+    """Return the ids of a list, or of a single id; an empty list for a missing value.
 
-    Raises `BadSample` where one of them is missing or no id: what they say is true of all together.
+    Raises `BadSample` if any of them is missing or invalid: a partial list would be wrong.
     """
     found = [] if is_missing(value) else value if isinstance(value, list) else [value]
     ids = [id_of(one, name) for one in found]
@@ -102,7 +102,7 @@ def ids_of(value: object, name: str) -> list[str]:
 
 
 def labels_of(value: object) -> Labels:
-    """Return the classes of a list, or of a single one; each is a text or a number, as ids are.
+    """Return the classes of a list, or of a single class; each is a text or a number.
 
     A list may be written as JSON. A class may be called None or null.
     """
@@ -126,7 +126,7 @@ def _label(value: object) -> str:
 
 
 def relevance_of(value: object) -> dict[str, list[list[str]]]:
-    """Return what `relevance.json` holds: of each image id, a list of image ids for each caption.
+    """Parse `relevance.json`: for each image id, one list of image ids per caption.
 
     Raises `BadSample` for anything else.
     """
@@ -168,7 +168,7 @@ def _caption_fault(caption: object, name: str) -> str | None:
 
 
 def _text_fault(text: str, name: str) -> str | None:
-    """Return what is wrong with a text that is not blank."""
+    """Return the fault of a text that is not blank."""
     if len(text) > MAX_CAPTION_CHARACTERS:
         return f"{name} is over {MAX_CAPTION_CHARACTERS:,} characters"
     if "\0" in text:
@@ -185,7 +185,7 @@ def _stands_for_none(value: object) -> bool:
 
 
 def _is_blank(text: str) -> bool:
-    """Tell whether nothing of a text is to be seen: spaces, controls, marks of byte order."""
+    """Return True if nothing of a text is to be seen: spaces, controls, marks of byte order."""
     return not text[:1].isalnum() and all(
         one.isspace() or category(one) in ("Cc", "Cf") for one in text
     )

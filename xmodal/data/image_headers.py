@@ -27,7 +27,7 @@ class JpegHeader(NamedTuple):
 
 
 class Tag(NamedTuple):
-    """A tag of the first folder of a TIFF."""
+    """Tag in the first directory of a TIFF."""
 
     number: int
     kind: int
@@ -65,7 +65,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each whole chunk of a PNG, and where its data begin and end."""
+    """Yield the name of each complete chunk of a PNG, with the start and end of its data."""
     at = 8
     for _ in range(MAX_HEADERS):
         if at + 12 > len(data):
@@ -78,7 +78,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def tiff_tags(data: bytes) -> Iterator[Tag]:
-    """Yield the tags of the first folder of a TIFF, or of Exif; none of what is neither."""
+    """Yield the tags in the first directory of a TIFF or of Exif; none for other data."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     try:
         if order is None:
@@ -97,7 +97,7 @@ def tiff_tags(data: bytes) -> Iterator[Tag]:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, that a block of Exif says; 1 where it says none."""
+    """Return the orientation, 1 to 8, in an Exif block; 1 by default."""
     tiff = exif.removeprefix(b"Exif\0\0")
     for tag in tiff_tags(tiff):
         if tag.number == _ORIENTATION and tag.values == 1 and tag.kind in _NUMBERS:
@@ -108,6 +108,6 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def xmp_orientation(xmp: bytes) -> int:
-    """Return the orientation, 1 to 8, that XMP says; 1 where it says none."""
+    """Return the orientation, 1 to 8, in XMP; 1 by default."""
     said = _XMP.search(xmp)
     return int(said[1]) if said else 1

@@ -47,9 +47,9 @@ _MOST_BYTES = 2**29
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar of a shard set: where it lies, how many samples it holds, its size in bytes.
+    """One tar of a shard set: its URL, number of samples, and size in bytes.
 
-    `indexed_bytes` is the size that it had when its index was made.
+    `indexed_bytes` is its size when it was indexed.
     """
 
     url: str
@@ -101,7 +101,7 @@ class Manifest:
 
     @cached_property
     def index_digests(self) -> tuple[str, ...]:
-        """The digest of each shard's index; read from the index where the manifest has none."""
+        """Digest of each shard's index, from the manifest or computed."""
 
         def digest(shard: Shard) -> str:
             return shard.digests.index or digest_of(self.storage.read(index_path(shard.url)))
@@ -123,9 +123,9 @@ class Manifest:
         return index
 
     def holds_index(self, shard: Shard) -> bool:
-        """Scan a tar; tell whether it is whole and its samples are those of its index.
+        """Scan a tar and compare its samples with its index; return True if the tar is complete.
 
-        Raises `UserError` where it has other samples: it is not the tar that was indexed.
+        Raises `UserError` if it has other samples: it is not the tar that was indexed.
         """
         index, found, whole = self.index(shard), list[Sample](), True
         with scan_tar(shard.url, self.storage) as scan:
@@ -144,7 +144,7 @@ class Manifest:
 def read_manifest(
     url: str | Path, access: Iterable[StorageConfig] = (), cache: CacheConfig | None = None
 ) -> Manifest:
-    """Read which shards a URL names, and check that they are all there.
+    """Read the manifest of a URL, and check that all its shards exist.
 
     The URL is a folder, a `shardindex.json`, a tar, or any of these with braces
     (`s3://bucket/train-{000000..000099}.tar`); the folder of each has a manifest. Raises
@@ -172,8 +172,8 @@ def write_manifest(
     storage: Storage | None = None,
     digests: Mapping[str, Digests] | None = None,
 ) -> None:
-    """Write a folder's `shardindex.json` for its tars: names in order, each with its samples, and
-    with the digests that are known.
+    """Write a folder's `shardindex.json`: names of tars in order, their numbers of samples, and
+    the known digests.
     """
     storage = storage or open_storage(str(folder))
     sizes, digests = storage.list(str(folder)), digests or {}
@@ -188,7 +188,7 @@ def write_manifest(
 
 
 def without_tars(folder: str, storage: Storage) -> str:
-    """Say that a folder has no shards, and which folders in it have."""
+    """Return an error message for a folder without shards that names subfolders with shards."""
     below = [f"{folder}/{name}" for name in storage.folders(folder)]
     meant = [each for each in below if any(name.endswith(".tar") for name in storage.list(each))]
     hint = f": is one of these meant? {' '.join(meant[:8])}" if meant else ", nor a folder in it"
@@ -215,7 +215,7 @@ class _Folder:
         self._entries = _shard_entries(f"{folder}/{MANIFEST_NAME}", storage)
 
     def shards(self, name: str | None) -> list[Shard]:
-        """Return the shard of that name, or all; raises `UserError` for what is not there."""
+        """Return the shard of that name, or all; raises `UserError` if it is missing."""
         entries = [entry for entry in self._entries if name in (None, entry["url"])]
         if not entries:
             place = f"{self.folder}/{MANIFEST_NAME}"
@@ -227,7 +227,7 @@ class _Folder:
         return [self._shard(entry) for entry in entries]
 
     def relevance(self) -> dict[str, list[list[str]]] | None:
-        """Read which images the captions are true of, where the folder says so."""
+        """Read the relevance file of the folder, if there is one."""
         if RELEVANCE_NAME not in self._sizes[self.folder]:
             return None
         path = f"{self.folder}/{RELEVANCE_NAME}"
@@ -253,8 +253,8 @@ class _Folder:
         if recorded is not None and size < recorded:
             self.lost += entry["nsamples"] * (1 - size / recorded)
             self.warnings.append(
-                f"shard {url} is cut: {size:,} of {recorded:,} bytes; its samples beyond them "
-                "count as bad"
+                f"shard {url} is truncated: {size:,} of {recorded:,} bytes; its samples beyond "
+                "them count as bad"
             )
         if entry["nsamples"] == 0:
             raise UserError(f"shard {url} is empty: remove it and {how_to_index(self.folder)}")
@@ -300,7 +300,7 @@ def _expanded(url: str) -> list[str]:
     if is_remote(url) and not url.partition("://")[2].strip("/"):
         raise UserError(f"{url} names no bucket: write {url.rstrip('/')}//BUCKET/FOLDER")
     if math.prod(map(_num_alternatives, _GROUP.findall(url))) > _MOST:
-        raise UserError(f"{url}: its braces stand for more than {_MOST:,} names")
+        raise UserError(f"{url}: its braces expand to more than {_MOST:,} names")
     try:
         return list(braceexpand(url))
     except UnbalancedBracesError:

@@ -1,9 +1,9 @@
-"""Several data sets in one order: each keeps its own endless plan, by its share of the lanes.
+"""Mixture of data sets in one order: each has its own endless plan and a share of the lanes.
 
 Of the `lanes` positions in a row, every data set has a fixed number, at fixed places. So any
-stretch of that length is mixed as the weights say, every lane stays a nearly sequential read of
-one data set, and what a position holds depends on no number of ranks or workers. One data set
-alone is the plan itself.
+stretch of that length is mixed by the weights, every lane stays a nearly sequential read of one
+data set, and the sample at a position does not depend on the number of ranks or workers. With one
+data set, the mixture is its plan.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from xmodal.errors import UserError
 
 
 class Place(NamedTuple):
-    """A sample of a data set, by numbers."""
+    """A sample, by the numbers of its data set and of itself."""
 
     data_set: int
     sample: int
@@ -53,8 +53,8 @@ class Mixture:
         return Place(data_set, self.plans[data_set].sample_at(own))
 
     def neighbours(self, position: int, reach: int) -> list[Place]:
-        """Return the samples, nearest first, one of which is repeated where the one at `position`
-        cannot be read; see `Plan.neighbours`.
+        """Return the samples, nearest first, that may replace an unreadable one at `position`;
+        see `Plan.neighbours`.
         """
         data_set, own = self.own_position(position)
         plan = self.plans[data_set]
@@ -62,7 +62,7 @@ class Mixture:
 
 
 def share_lanes(weights: Sequence[float], lanes: int) -> list[int]:
-    """Share out lanes by weights, each count as near to its share as whole numbers can be.
+    """Distribute lanes by weights, each count as near to its share as whole numbers allow.
 
     Raises `UserError` for a weight of less than half a lane.
     """
@@ -73,7 +73,7 @@ def share_lanes(weights: Sequence[float], lanes: int) -> list[int]:
         needed = -(-total // (2 * weights[smallest])) if weights[smallest] else 0
         raise UserError(
             f"data.train.{smallest}: weight {weights[smallest]:g} of {total:g} is less than half "
-            f"of one of {lanes} lanes; leave it out, or set data.lanes to {needed:.0f} or more"
+            f"of one of {lanes} lanes; remove it, or set data.lanes to {needed:.0f} or more"
         )
     counts = [max(1, int(share)) for share in exact]
     while sum(counts) != lanes:

@@ -71,8 +71,8 @@ class Plan:
         return Block(epoch, lane, start + first, start + last), index - first
 
     def neighbours(self, position: int, reach: int) -> list[int]:
-        """Return where a repeat is taken from when the sample at `position` cannot be read: the
-        positions of up to `reach` samples on either side in the same lane, nearest first, then in
+        """Return the positions whose samples may replace an unreadable one at `position`:
+        those of up to `reach` samples on either side in the same lane, nearest first, then in
         the lanes beside it, since a shard that is cut can lack a lane's whole stretch.
         """
         epoch, place = divmod(position, self.num_samples)

@@ -1,4 +1,4 @@
-"""Samples by their numbers, from wherever their shards lie, in as few reads as it takes."""
+"""Reading of samples by number, from local or remote shards, in as few reads as possible."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,9 +48,9 @@ class SampleReader:
     def load(
         self, numbers: Sequence[int], extensions: Iterable[str] | None = None
     ) -> list[RawSample]:
-        """Return samples in the order asked for; with `extensions`, those files of them alone.
+        """Return samples in the given order; with `extensions`, only those files of them.
 
-        Files that lie near each other are read together. Raises `UserError` when a shard cannot
+        Files near each other are read together. Raises `UserError` when a shard cannot
         be read.
         """
         wanted = EXTENSIONS if extensions is None else EXTENSIONS.intersection(extensions)
@@ -60,7 +60,7 @@ class SampleReader:
         return [found[number] for number in numbers]
 
     def will_load(self, numbers: Sequence[int]) -> None:
-        """Say that samples, most of them next to each other, are loaded soon."""
+        """Announce that samples, mostly adjacent ones, are loaded soon."""
         for shard, members in self._by_shard(numbers):
             start = self._ends[shard - 1] if shard else 0
             index = self._index(shard)[0]
@@ -108,7 +108,7 @@ class SampleReader:
     def _examine(self, shard: int) -> str | None:
         """Find out, once, what a header means that is not that of the file in the index.
 
-        Return what is wrong with the sample; nothing where the header is only unusual. Raises
+        Return the fault of the sample; nothing where the header is only unusual. Raises
         `UserError` where the tar is not the one that was indexed.
         """
         if shard not in self._examined:
@@ -131,7 +131,7 @@ class SampleReader:
                 data = self.storage.read(url, first, stop) if stop > first else b""
             except FileNotFoundError:
                 raise UserError(
-                    f"shard {url} cannot be read: there is no such file any more; restore it"
+                    f"shard {url} cannot be read: the file is missing; restore it"
                 ) from None
             view = memoryview(data)
             for offset, size in inside:

@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """The `limit` things of several owners that were used last; an owner's go with it.
+    """Cache of the `limit` most recently used objects, which die with their owners.
 
-    Whoever uses a thing holds it for as long. Safe in threads and after a fork.
+    Callers keep a reference while they use an object. Safe in threads and after a fork.
     """
 
     def __init__(self, limit: int) -> None:
@@ -24,7 +24,7 @@ class Recent(Generic[T]):
         os.register_at_fork(after_in_child=self._unlock)
 
     def get(self, owner: object, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what an owner has under a key, made now where it is not kept."""
+        """Return an owner's object for a key; create it if it is not cached."""
         place = id(owner), key
         with self._lock:
             self._follow(owner)
@@ -40,7 +40,7 @@ class Recent(Generic[T]):
         return made
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Empty the cache."""
         with self._lock:
             self._held.clear()
 

@@ -1,7 +1,7 @@
-"""Worker processes that fill batches in memory they share with the trainer.
+"""Worker processes that fill batches in memory shared with the trainer.
 
-A batch is a slot of a few, used in turn. Every worker fills its own rows of each batch, in place,
-so that no image is copied on its way; what is not tensors comes as a small note.
+Each batch lies in one of a few slots, used in turn. Every worker fills its own rows of each batch
+in place, so that no image is copied; data other than tensors is sent as a small note.
 """
 
 import ctypes
@@ -36,10 +36,10 @@ Filler = Callable[[int, int, Iterable[Slot]], Iterator[Any]]
 
 
 class Ring:
-    """Yields the batches that `fill` makes, each a slot with the notes of all workers.
+    """Iterates over the batches of `fill`, each a slot with the notes of all workers.
 
-    A slot's tensors hold until the next but one is asked for. Raises what `fill` raises:
-    `UserError` as it is, all else with the worker's traceback.
+    A slot's tensors are valid until the second next one is requested. Errors of `fill` are raised
+    again: `UserError` unchanged, others with the worker's traceback.
     """
 
     def __init__(self, fill: Filler, layout: Layout, steps: int, workers: int) -> None:
@@ -127,7 +127,7 @@ class _Workers:
         except (EOFError, OSError):  # the latter amid a note
             process.join(5)
             raise LostPeerError(
-                f"a loading process was killed (exit code {process.exitcode}), for want of "
+                f"a loading process was killed (exit code {process.exitcode}), out of "
                 "memory? Train with fewer data.workers, or a smaller data.window"
             ) from None
         if kind == "mistake":

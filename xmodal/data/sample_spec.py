@@ -17,9 +17,9 @@ Shape = tuple[int, ...]
 
 
 class SampleSpec(NamedTuple):
-    """The shapes of features of an image and of a caption; None where there are none.
+    """Shapes of the features of an image and of a caption; None for images and captions.
 
-    Of composed queries the image is the source, and the target, which has its shape.
+    In composed queries the image is the source; the target has the same shape.
     """
 
     image: Shape | None
@@ -31,10 +31,10 @@ class SampleSpec(NamedTuple):
 def infer_sample_spec(
     reader: SampleReader, texts: Mapping[str, float] | None = None, *, captions: int = 1
 ) -> SampleSpec:
-    """Return what a set's samples are like: as the first one that can be used.
+    """Return the specification of a set's samples: that of the first usable one.
 
-    `texts` are the keys that captions are drawn from; with `captions=0` none is looked at. Raises
-    `UserError` where none can be used.
+    `texts` are the keys that captions are drawn from; with `captions=0` captions are ignored.
+    Raises `UserError` if no sample can be used.
     """
     for number in range(min(PROBED, len(reader))):
         sample = reader[number]
@@ -67,9 +67,9 @@ def _infer(sample: RawSample, texts: Mapping[str, float], captions: int) -> Samp
 
 
 def features_of(sample: RawSample, side: str, shape: Shape) -> np.ndarray:
-    """Return a sample's features of its set's shape: of an image, or rows of the `text`'s.
+    """Return a sample's image features or `text` features, with the shape of its set.
 
-    Raises `BadSample` where it has none, or others.
+    Raises `BadSample` if it has none, or others.
     """
     values = sample.features(side)
     if values is None:

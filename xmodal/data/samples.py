@@ -1,4 +1,4 @@
-"""One sample as it was read from its tar: its captions, images, features and ids."""
+"""A sample read from its tar: its captions, images, features and ids."""
 
 import hashlib
 import io
@@ -37,11 +37,11 @@ _MAX_ARRAY_HEADER = 10_000  # bytes, NumPy's own limit
 
 
 class RawSample:
-    """The files of a sample by extension, and where it stands.
+    """Files of a sample by extension, and its place.
 
-    A file that reaches past the end of its tar is None. `doubt` is what is wrong with the sample
-    as a whole. Every method raises `BadSample` for what cannot be used; what is wrong with a part
-    is in `dropped`, and the rest is returned.
+    A file that reaches past the end of its tar is None. `doubt` is a fault of the whole sample.
+    Every method raises `BadSample` for unusable data; faults of parts are listed in `dropped`, and
+    the other parts are returned.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RawSample:
 
     @property
     def dropped(self) -> list[str]:
-        """The causes of captions and labels that were dropped from what has been read so far."""
+        """Faults of captions and labels dropped so far."""
         causes = [cause for texts in self._texts.values() for cause in texts.dropped]
         return causes + self._labels.dropped if self._labels else causes
 
@@ -69,7 +69,7 @@ class RawSample:
             if extension in self.files:
                 data = self.files[extension]
                 if data is None:
-                    raise BadSample(f"{extension} is cut short")
+                    raise BadSample(f"{extension} is truncated")
                 if not data:
                     raise BadSample(f"{extension} is empty")
                 return data
@@ -83,10 +83,10 @@ class RawSample:
         return data
 
     def features(self, side: str) -> np.ndarray | None:
-        """Return features in place of the `image`, (features,) or (regions, features), or of the
-        `text`, (captions, …), a row for each of `captions()`, if the sample has any.
+        """Return features of the `image`, (features,) or (regions, features), or of the `text`,
+        (captions, …), one row for each of `captions()`; None if the sample has none.
 
-        Of a composed query, those of `source`, `target` and `target.lower`, a lower layer's.
+        Composed queries have features of `source`, `target` and `target.lower` (a lower layer).
         """
         data = self.read(f"{side}.npy")
         if data is None:
@@ -103,7 +103,7 @@ class RawSample:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The sample's JSON, empty where it has none."""
+        """The sample's JSON; empty if there is none."""
         if self._record is None:
             data = self.read("json")
             self._record = {} if data is None else _json(data)
@@ -123,7 +123,7 @@ class RawSample:
 
     @property
     def source_id(self) -> str:
-        """The id of a query's source."""
+        """Id of a query's source."""
         source_id = id_of(self.record.get("source_id"), "source_id")
         if source_id is None:
             raise BadSample("no source_id in its json")
@@ -131,11 +131,11 @@ class RawSample:
 
     @property
     def target_id(self) -> str | None:
-        """The id of the image that a query asks for; None where that is not published."""
+        """Id of a query's target; None if it is not published."""
         return id_of(self.record.get("target_id"), "target_id")
 
     def ids(self, name: str) -> list[str]:
-        """Return the ids of images that the JSON has under a name; none where it has no such."""
+        """Return the image ids under a name of the JSON; none if there is no such name."""
         return ids_of(self.record.get(name), name)
 
     def captions(self) -> list[str]:
@@ -151,7 +151,7 @@ class RawSample:
         return said.kept
 
     def said(self) -> Captions:
-        """Return what `captions` chooses from, and the causes of those that cannot be used."""
+        """Return the usable captions, and the faults of the others."""
         found = _NO_CAPTIONS
         for name in ("modification",) if self.composed else ("captions", "txt"):
             texts = self.texts(name)
@@ -171,24 +171,24 @@ class RawSample:
         return self._texts[name]
 
     def labels(self) -> list[str]:
-        """Return the classes that the sample is of; none where its JSON names none."""
+        """Return the sample's classes; none if its JSON has none."""
         if self._labels is None:
             self._labels = labels_of(self.record.get("labels"))
         return self._labels.kept
 
     def label(self) -> str:
-        """Return the class that the sample is trained as: its first."""
+        """Return the class used in training: the first one."""
         labels = self.labels()
         if not labels:
             raise BadSample("no label, which the method learns from")
         return labels[0]
 
     def draw(self, drawn: float, keys: Mapping[str, float], besides: str | None = None) -> str:
-        """Return the caption that a number `drawn` from 0 to 1 points at: any of `captions()`, or
-        first a key by probability, then one under it.
+        """Return the caption selected by a random number `drawn` in [0, 1): any of `captions()`, or
+        a key by probability, then a caption under it.
 
-        Keys that this sample does not have leave their probability to the others. The caption
-        `besides` is returned only where there is no other.
+        Probabilities of missing keys are distributed over the others. The caption `besides` is
+        returned only if there is no other.
         """
         if not keys:
             captions = _others(self.captions(), besides)
@@ -223,9 +223,9 @@ def read_sample(
     read: Callable[[int, int], bytes],
     doubt: str | None = None,
 ) -> RawSample:
-    """Read the files of a sample that anything uses, unless they are too large, one by one.
+    """Read the known files of a sample one by one, unless they are too large.
 
-    `read` gives the bytes at an offset, of a size; `doubt` is what is wrong with the sample.
+    `read` returns the bytes at an offset, of a size; `doubt` is a fault of the sample.
     """
     used = {extension: place for extension, place in members.items() if extension in EXTENSIONS}
     doubt = doubt or doubt_of_size(size for _, size in used.values())
@@ -234,7 +234,7 @@ def read_sample(
 
 
 def doubt_of_size(sizes: Iterable[int]) -> str | None:
-    """Return what is wrong with a sample whose files are too large to be read, before they are."""
+    """Return the fault of a sample whose files are too large, before reading them."""
     total = sum(sizes)
     return f"files of over {MAX_SAMPLE_BYTES:,} bytes" if total > MAX_SAMPLE_BYTES else None
 
@@ -274,7 +274,7 @@ def _parse_again(text: str) -> Any:
 def captions_in(data: bytes | None) -> Captions:
     """Return the captions of a text file, one a line; blank lines are none.
 
-    Raises `BadSample` where it is too large or not UTF-8.
+    Raises `BadSample` if it is too large or not UTF-8.
     """
     if data is None:
         return _NO_CAPTIONS
@@ -304,7 +304,7 @@ def _array(data: Any, side: str) -> np.ndarray:
     dtype, shape, order = _header(bytes(data[:start]) if start <= _MAX_ARRAY_HEADER else b"")
     count = math.prod(shape)
     if dtype is None or len(data) != start + count * dtype.itemsize:
-        raise BadSample(f"{side}.npy is no array of numbers in NumPy's format 1, or is cut")
+        raise BadSample(f"{side}.npy is no array of numbers in NumPy's format 1, or is truncated")
     if side == "text" and (len(shape) not in (2, 3) or not count):
         raise BadSample("text.npy has no row a caption")
     if side != "text" and (len(shape) not in (1, 2) or not count):

@@ -1,4 +1,4 @@
-"""The `.idx` beside a tar: where the files of each sample lie, as DALI's `wds2idx` writes it."""
+"""Index of a tar, the `.idx` beside it: places of the files of each sample, in DALI's format."""
 
 import hashlib
 import re
@@ -33,22 +33,22 @@ _INDEX_HEADER = re.compile(r"v1\.[0-2] ([0-9]{1,15})")
 
 
 class ShardIndex(Sequence[Sample]):
-    """The samples of a shard in the order of its tar.
+    """Samples of a shard in the order of its tar.
 
-    What is held is small, for there are as many of these in memory as a run has lanes: arrays of
-    offsets and sizes where all samples have the same extensions, else the lines of the `.idx`.
+    It is kept small, since a run has as many of them in memory as lanes: arrays of offsets and
+    sizes if all samples have the same extensions, else the lines of the `.idx`.
     """
 
     def __init__(self, text: bytes, path: str, num_bytes: int | None = None) -> None:
-        """Read an index, of a tar of `num_bytes` where that is known.
+        """Read an index, of a tar of `num_bytes` if known.
 
-        Raises `UserError` where it is damaged, or where files share bytes or lie outside the tar.
+        Raises `UserError` if it is damaged, or if files overlap or lie outside the tar.
         """
         self.path, self.digest = path, digest_of(text)
         header, _, body = text.removesuffix(b"\n").partition(b"\n")
         self._count = body.count(b"\n") + 1 if body else 0
         if _header_count(header.decode("utf-8", "replace"), path) != self._count:
-            raise UserError(f"{path} is cut: {how_to_index(split_url(path)[0])}")
+            raise UserError(f"{path} is truncated: {how_to_index(split_url(path)[0])}")
         self._table = _Table.of(body, self._count)
         self._lines = body.split(b"\n") if self._table is None and body else []
         self._check_places(num_bytes)
@@ -86,7 +86,7 @@ class ShardIndex(Sequence[Sample]):
         return how_to_index(split_url(self.path)[0])
 
     def repeats(self) -> frozenset[int]:
-        """Return the numbers of the samples whose key an earlier sample of the shard has."""
+        """Return the numbers of samples that repeat the key of an earlier sample."""
         table = self._table
         keys: Sequence[bytes | str] = [one.key for one in self] if table is None else table.names
         if len(set(keys)) == len(keys):
@@ -143,9 +143,9 @@ class _Table(NamedTuple):
 def read_index(
     tar: str | Path, storage: Storage | None = None, num_bytes: int | None = None
 ) -> ShardIndex:
-    """Read the `.idx` of a tar, of `num_bytes` where that is known.
+    """Read the `.idx` of a tar, of `num_bytes` if known.
 
-    Raises `UserError` when it is missing or damaged.
+    Raises `UserError` if it is missing or damaged.
     """
     path = index_path(tar)
     try:
@@ -156,13 +156,13 @@ def read_index(
 
 
 def index_path(tar: str | Path) -> str:
-    """Where the index of a tar lies: `a/b.tar` has `a/b.idx`."""
+    """Return the path of a tar's index: `a/b.idx` for `a/b.tar`."""
     return str(tar).removesuffix(".tar") + ".idx"
 
 
 @dataclass(frozen=True)
 class Digests:
-    """Digests of a shard, as hexadecimal digits; None for what has not been computed."""
+    """Digests of a shard, as hexadecimal digits; None if not computed."""
 
     index: str | None = None  # of its .idx: names, places and sizes of the files
     headers: str | None = None  # of all headers in the tar: times and owners too
@@ -185,10 +185,10 @@ class Indexed:
 def write_index(
     tar: str | Path, storage: Storage | None = None, *, content: bool = False
 ) -> Indexed:
-    """Write the `.idx` of a tar beside it, of all whole samples before the first break in it.
+    """Write the `.idx` beside a tar, of all complete samples before the first break.
 
-    With `content`, the tar's digest is computed too. A tar that cannot be read, or has no sample,
-    gets no index.
+    With `content`, compute the tar's digest too. Write no index if the tar cannot be read or has no
+    sample.
     """
     url, fault = str(tar), None
     storage = storage or open_storage(url)
@@ -215,10 +215,10 @@ def write_index(
 def write_index_of(
     tar: str | Path, samples: Iterable[tuple[Sample, Sequence[str]]], storage: Storage
 ) -> tuple[ShardIndex, Tally]:
-    """Write the `.idx` of a tar whose samples, and their files' names, are known.
+    """Write the `.idx` of a tar with known samples and file names.
 
-    Returns the index as it was read back, and what is not in it or doubtful. Raises `UserError`
-    where it does not read as it was written.
+    Return the index, read back, and a tally of skipped and doubtful files. Raises `UserError` if
+    the index does not read as it was written.
     """
     path, lines, kept, doubts = index_path(tar), [], [], Tally()
     for sample, names in samples:
@@ -240,7 +240,7 @@ def write_index_of(
 
 
 def is_readable(sample: Sample, names: Sequence[str]) -> bool:
-    """Tell whether an index can hold a sample of files with these names."""
+    """Return True if an index can hold a sample of files with these names."""
     line = _line(sample, names)
     try:
         return "\n" not in line and _read_sample(line, "") == sample
@@ -333,5 +333,5 @@ def digest_of(data: bytes) -> str:
 
 
 def how_to_index(folder: str) -> str:
-    """Return what a person can do where an index is missing or wrong."""
+    """Return the advice for a missing or wrong index."""
     return f"run `python -m shards index {folder}`"

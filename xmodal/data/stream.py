@@ -1,4 +1,4 @@
-"""Samples at positions of the plan, one after the other, the blocks of each lane read ahead."""
+"""Stream of samples at positions of the plan, with read-ahead per lane."""
 
 import time
 from collections import defaultdict
@@ -15,11 +15,11 @@ Samples = list[RawSample | None]
 
 
 class Stream:
-    """Reads what a mixture's positions hold; `readers` has one reader a data set.
+    """Reads the samples at a mixture's positions; `readers` has one reader per data set.
 
-    Of each lane there is a block in memory, which goes as it is used, and from its half on the next
-    one. What lies far is read ahead in threads; of what lies on a disk the system is told, which
-    reads it ahead.
+    Each lane keeps a block in memory, freed as it is used, and from its middle on the next one.
+    Remote blocks are read ahead in threads; for local ones the operating system is advised to read
+    ahead.
     """
 
     def __init__(self, readers: Sequence[SampleReader], mixture: Mixture) -> None:
@@ -28,9 +28,9 @@ class Stream:
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
 
     def samples(self, positions: Iterable[int], stop: int) -> Iterator[tuple[int, RawSample]]:
-        """Yield (position, sample) of positions in rising order, all before `stop`.
+        """Yield (position, sample) for positions in rising order, all before `stop`.
 
-        Of each lane that they lie in, they are all from the first on.
+        They must include every position of their lanes from the first one on.
         """
         count = self.mixture.lanes
         lanes: dict[int, _Lane] = {}
@@ -50,11 +50,11 @@ class Stream:
             position = next(positions, stop)
 
     def load(self, place: Place) -> RawSample:
-        """Return a sample out of turn: the neighbour of one that cannot be used."""
+        """Return a sample out of order: the neighbour of an unusable one."""
         return self.readers[place.data_set][place.sample]
 
     def close(self) -> None:
-        """Give up what is being read."""
+        """Cancel reads in progress."""
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""A look at some samples of a shard set: do ids, images and captions tell its samples apart."""
+"""Survey of some samples of a shard set: are ids, images and captions distinct?"""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ _NEIGHBOURS = 16  # samples next to each other that are read together: duplicate
 class Survey:
     """Counts over some samples of a shard set.
 
-    `samples` are those that were read and can be used, `ids` their image ids, each counted once.
+    `samples` is the number of usable samples read, `ids` counts their image ids.
     """
 
     url: str
@@ -35,10 +35,10 @@ class Survey:
 
 
 def survey(reader: SampleReader, tokenizer: CaptionTokenizer, *, captions: bool) -> Survey:
-    """Read at most `MAX_SAMPLES` samples of a set of pairs, from all over it.
+    """Read at most `MAX_SAMPLES` samples, spread over a set of pairs.
 
-    Samples that cannot be used do not count. Without `captions` none are read, and none of samples
-    that have features in place of them.
+    Unusable samples do not count. Captions are not read without `captions`, nor from samples with
+    text features.
     """
     ids: list[str] = []
     texts: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Uncompressed tars: the files in them, and the samples that files of one key make."""
+"""Uncompressed tars: their files, and the grouping of files into samples by key."""
 
 import io
 import re
@@ -20,7 +20,7 @@ _NUM_EXAMPLES = 5
 
 
 class Sample(NamedTuple):
-    """One sample of a shard: for each of its extensions ("jpg", "source.jpg") where it lies.
+    """Sample of a shard: the place of each of its extensions ("jpg", "source.jpg").
 
     `members` maps the extension in lower case to the offset of the file's first byte in the tar
     and its size in bytes.
@@ -52,7 +52,7 @@ class Tally:
             known.append(example)
 
     def merge(self, other: "Tally", place: str = "") -> None:
-        """Add what another has counted, its examples with the place where it did."""
+        """Add the counts of another tally, and its examples with their place."""
         self.counts += other.counts
         for cause, examples in other.examples.items():
             known = self.examples.setdefault(cause, [])
@@ -66,16 +66,16 @@ class Tally:
 
 
 class BrokenShard(UserError):
-    """A tar that is cut or broken: what is before the break can be read."""
+    """Truncated or broken tar: the samples before the break can be read."""
 
 
 class TarScan:
     """The regular files of an uncompressed tar of `num_bytes`, in order.
 
-    Iterating raises `BrokenShard`, after the last whole file, where the tar is cut or broken, and
-    another `UserError` where it cannot be read. Then `skipped` has what could have been a sample's
-    file and is none, `archives` where further archives begin in the same file, `beyond` a line on
-    bytes behind them that are no tar, and `digest` is that of all headers that were read.
+    Iterating raises `BrokenShard`, after the last complete file, if the tar is truncated or broken,
+    and another `UserError` if it cannot be read. Afterwards `skipped` counts entries that cannot
+    belong to a sample, `archives` lists the starts of further archives in the same file, `beyond`
+    is a line on trailing bytes that are no tar, and `digest` is the digest of all headers.
     """
 
     def __init__(self, file: BinaryIO, num_bytes: int, url: str) -> None:
@@ -123,7 +123,7 @@ class TarScan:
 
 @contextmanager
 def scan_tar(url: str, storage: Storage) -> Iterator[TarScan]:
-    """Open a tar to scan it once; raises `UserError` where it cannot be read."""
+    """Open a tar to scan it once; raises `UserError` if it cannot be read."""
     try:
         file = storage.open(url)
     except OSError as error:
@@ -136,8 +136,8 @@ def scan_tar(url: str, storage: Storage) -> Iterator[TarScan]:
 def tar_samples(url: str | Path, storage: Storage | None = None) -> Iterator[Sample]:
     """Scan the samples of a tar, in order.
 
-    Files of one key that follow each other are one sample; an extension that comes again begins
-    another. Raises `BrokenShard`, after the last whole sample, when the tar is cut or broken.
+    Adjacent files of one key are one sample; a repeated extension begins another. Raises
+    `BrokenShard`, after the last complete sample, if the tar is truncated or broken.
     """
     with scan_tar(str(url), storage or open_storage(str(url))) as scan:
         yield from (sample for sample, _ in grouped(scan))
@@ -146,7 +146,7 @@ def tar_samples(url: str | Path, storage: Storage | None = None) -> Iterator[Sam
 def key_and_extension(name: str) -> tuple[str, str] | None:
     """Split a member's name as webdataset does: `a/b.Source.JPG` is `a/b` and `source.jpg`.
 
-    None for what is no part of a sample: names without a dot, hidden files, `__meta__`.
+    None for files outside of samples: names without a dot, hidden files, `__meta__`.
     """
     match = _KEY_AND_EXTENSION.fullmatch(name)
     if match is None or _META_NAME.match(name):

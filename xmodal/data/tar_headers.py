@@ -1,8 +1,8 @@
 """Headers of uncompressed tars: ustar, GNU and PAX, read one after the other in bounded memory.
 
-Every byte of the archive belongs to something: a header, the data behind it, or zeros. Python's
-`tarfile` is not used, for it stops silently at the first end mark, follows sizes backwards, and
-calls itself for every extended header.
+Every byte of the archive is accounted for: headers, data, or zeros. Python's `tarfile` is not used:
+it stops silently at the first end mark, follows negative sizes, and recurses for every extended
+header.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _LONG_NAME, _LONG_LINK, _PAX, _PAX_OF_ALL, _SPARSE = b"L", b"K", b"xX", b"g", b"
 
 
 class BrokenTar(Exception):
-    """A tar that cannot be read on; the message says why, as what `shard URL` is followed by."""
+    """Tar that cannot be read further; the message is the reason, to follow `shard URL`."""
 
 
 class Entry(NamedTuple):
@@ -32,10 +32,10 @@ class Entry(NamedTuple):
 
 
 class Headers:
-    """The entries of a tar of `num_bytes`; iterating raises `BrokenTar` where it cannot go on.
+    """Entries of a tar of `num_bytes`; iterating raises `BrokenTar` at a break.
 
-    What follows an end mark is read on, if it is another archive: `archives` has the bytes at
-    which those begin, and `beyond` what there is else. `digest` is that of all headers so far.
+    Archives after an end mark are read too: `archives` has the bytes at which they begin, and
+    `beyond` a line on other trailing bytes. `digest` is the digest of all headers so far.
     """
 
     def __init__(self, file: BinaryIO, num_bytes: int) -> None:
@@ -66,7 +66,7 @@ class Headers:
                 entry, offset = self._entry(block, offset)
                 yield entry
         if not ended:
-            raise BrokenTar("is cut in the middle")
+            raise BrokenTar("is truncated")
 
     def _entry(self, block: bytes, offset: int) -> tuple[Entry, int]:
         """Return what the header at `offset` announces, and where the next header is."""
@@ -93,14 +93,14 @@ class Headers:
         what = "sparse file" if extended.is_sparse else _what(kind, name)
         end = start if _is_without_data(kind, name) else start + _padded(size)
         if start + (end > start) * size > self.num_bytes:
-            raise BrokenTar("is cut in the middle")
+            raise BrokenTar("is truncated")
         return Entry(name, start, size, what), end
 
     def _read(self, offset: int, size: int) -> bytes:
         self.file.seek(offset)
         data = self.file.read(size)
         if len(data) < size:
-            raise BrokenTar("is cut in the middle")
+            raise BrokenTar("is truncated")
         return data
 
     def _end_of_zeros(self, offset: int) -> int:
@@ -138,7 +138,7 @@ class _Extended:
         self._long_name: bytes | None = None
 
     def take(self, kind: bytes, payload: bytes, offset: int) -> None:
-        """Read an extended header; raises `BrokenTar` where one of its kind has come before."""
+        """Read an extended header; raises `BrokenTar` for a second one of its kind."""
         kind = b"x" if kind in _PAX else kind
         if kind in self._kinds:
             raise BrokenTar(f"has two extended headers of one kind for a file, at byte {offset:,}")
@@ -153,7 +153,7 @@ class _Extended:
         return any(key.startswith(b"GNU.sparse.") for key in self.records)
 
     def name(self, block: bytes) -> str:
-        """Return the whole name of the file whose header is `block`."""
+        """Return the full name of the file whose header is `block`."""
         path = self.records.get(b"GNU.sparse.name") or self.records.get(b"path")
         return (path or self._long_name or _name(block)).decode("utf-8", "surrogateescape")
 
@@ -166,8 +166,7 @@ class _Extended:
 
 
 def is_header_of(blocks: bytes | memoryview, name: str, size: int) -> bool:
-    """Tell whether the block right before a file is the header of one of that name, in whatever
-    case, and size.
+    """Return True if the block before a file is a header of that name, in any case, and size.
 
     `blocks` end with it. Names that do not fit into a header stand in the block before it.
     """
@@ -190,7 +189,7 @@ def is_header_of(blocks: bytes | memoryview, name: str, size: int) -> bool:
 
 
 def _checked(block: bytes, offset: int) -> bytes:
-    """Return a header; raises `BrokenTar` where its checksum is wrong."""
+    """Return a header; raises `BrokenTar` if its checksum is wrong."""
     try:
         wanted = _number(block[148:156], offset)
     except BrokenTar:

@@ -1,4 +1,4 @@
-"""Captions to token ids, by a tokenizer of any kind."""
+"""Tokenization of captions, by any tokenizer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,10 +27,9 @@ class TokenCounts(NamedTuple):
 
 
 class CaptionTokenizer:
-    """Turns a batch of captions into padded ids, at most `context` tokens each.
+    """Converts a batch of captions into padded ids, at most `context` tokens each.
 
-    The tokenizer is any `tokenizer.json` of the tokenizers library, so that pretrained ones and
-    ours are one kind.
+    It reads any `tokenizer.json` of the tokenizers library, pretrained or trained by xmodal.
     """
 
     def __init__(self, tokenizer: Tokenizer, context: int) -> None:
@@ -56,7 +55,7 @@ class CaptionTokenizer:
         return ids, mask
 
     def count(self, captions: Sequence[str]) -> TokenCounts:
-        """Count the captions that are cut and the words that are unknown."""
+        """Count truncated captions and unknown words."""
         unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
         with _one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
             encoded = self.tokenizer.encode_batch(list(captions))
@@ -70,25 +69,25 @@ class CaptionTokenizer:
         return TokenCounts(len(encoded), cut, len(ids), sum(token == unknown for token in ids))
 
     def save(self, path: Path) -> None:
-        """Write the tokenizer's file, whole or not at all."""
+        """Write the tokenizer's file atomically."""
         write_atomically(path, self.tokenizer.to_str(pretty=True))
 
 
 def read_tokenizer(path: Path, context: int) -> CaptionTokenizer:
-    """Read a `tokenizer.json`; `UserError` where the file is none."""
+    """Read a `tokenizer.json`; raises `UserError` for any other file."""
     with _one_line(f"{path} is no tokenizer", "restore it, or remove it and train again"):
         tokenizer = Tokenizer.from_str(read_small(path, MAX_TOKENIZER_BYTES).decode())
         return CaptionTokenizer(tokenizer, context)
 
 
 def is_panic(error: BaseException) -> bool:
-    """Tell whether an error is a panic of the tokenizers library, which is no `Exception`."""
+    """Return True for a panic of the tokenizers library, which is not an `Exception`."""
     return type(error).__name__ == "PanicException"
 
 
 @contextmanager
 def _one_line(fault: str, remedy: str) -> Iterator[None]:
-    """Turn what the library raises on a `tokenizer.json` into a `UserError`.
+    """Convert errors of the library on a `tokenizer.json` into a `UserError`.
 
     That is anything while it is read, and later a bare `Exception`, or a panic, which is none: a
     pattern that backtracks too often makes one.
@@ -104,5 +103,5 @@ def _one_line(fault: str, remedy: str) -> Iterator[None]:
 
 
 def one_form() -> normalizers.Normalizer:
-    """Return what writes alike what differs by case or by forms of a character."""
+    """Return the normalizer that unifies case and forms of a character."""
     return normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

@@ -157,7 +157,7 @@ class TrainingSet:
     ) -> list[str]:
         """Write the nearest usable neighbour of a bad sample into its row; see `fill`.
 
-        Raises `UserError` where there is none.
+        Raises `UserError` if there is none.
         """
         places = self.mixture.neighbours(position, REACH)
         by_choice = bad.by_choice

@@ -1,4 +1,4 @@
-"""From an image to the square that an encoder sees: choose the crop, decode, resize once."""
+"""Image transform: choose a crop, decode it, and resize it to the encoder's square."""
 
 import math
 from collections.abc import Callable
@@ -28,10 +28,10 @@ class ImageTransform:
     def __call__(
         self, image: EncodedImage, random: np.random.Generator, out: Tensor | None = None
     ) -> Tensor:
-        """Return (3, size, size) uint8, written to `out` where it is given.
+        """Return (3, size, size) uint8, written to `out` if given.
 
-        The memory is channels-last, as it is best for `out` to be: any other costs a slow copy.
-        Raises `BadSample` for an image that does not decode; `out` is as before then.
+        The memory is channels-last; any other layout of `out` costs a slow copy. Raises
+        `BadSample` for an image that does not decode, with `out` unchanged.
         """
         crop, reduce = self.choose(image.height, image.width, random)
         square = resize(cut(image.pixels(reduce), crop, reduce), self.size)
@@ -44,10 +44,10 @@ class ImageTransform:
     def choose(
         self, height: int, width: int, random: np.random.Generator
     ) -> tuple[Crop, Reduction]:
-        """Return the crop of an image of this size, and by how much the decoder shrinks it.
+        """Return the crop of an image of this size, and the decoder's reduction factor.
 
-        Where it does, what is left of the crop is no smaller than the square, and the crop's edges
-        lie between the shrunk image's pixels, lest the square be shifted by a part of one.
+        The reduced crop is no smaller than the square, and its edges lie between pixels of the
+        reduced image, so that the square is not shifted by a part of a pixel.
         """
         if self.crop:
             crop = random_crop(height, width, self.crop, random)
@@ -83,7 +83,7 @@ def central_square(height: int, width: int) -> Crop:
 
 
 def snap(crop: Crop, step: int, height: int, width: int) -> Crop:
-    """Return the crop with its edges at multiples of `step`: smaller by less than that, moved."""
+    """Return the crop, moved and shrunk by less than `step`, with its edges at multiples of it."""
     top, left, rows, columns = crop
     top, rows = _snap(top, rows, step, height)
     left, columns = _snap(left, columns, step, width)
@@ -96,7 +96,7 @@ def _snap(first: int, length: int, step: int, side: int) -> tuple[int, int]:
 
 
 def cut(pixels: np.ndarray, crop: Crop, reduce: int = 1) -> np.ndarray:
-    """Return the part (rows, columns, 3) of `pixels` that is a crop of the whole image.
+    """Return the part (rows, columns, 3) of `pixels` in a crop of the full image.
 
     `pixels` (height, width, 3) is the image with both sides divided by `reduce`, rounded up; the
     crop is one that `snap` made for `reduce`.

@@ -39,7 +39,7 @@ def adopt_launcher(variables: MutableMapping[str, str]) -> None:
     """Fill in RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT where they are missing.
 
     torchrun and DeepSpeed's launcher set them; srun and mpirun give them under their own names;
-    without any launcher the process is alone. Raises `UserError` where a launcher's variables are
+    without any launcher the process is alone. Raises `UserError` if a launcher's variables are
     incomplete or contradict each other: each process would train alone on all of the data.
     """
     names = _launcher(variables)

@@ -88,7 +88,7 @@ class Run:
         write_atomically(self.recipe, dump_recipe(recipe))
 
     def pin(self) -> None:
-        """Record the identity of the folder, so that `check_place` notices its renaming."""
+        """Record the identity of the folder, so that `check_place` detects its renaming."""
         self._folder = os.open(self.path, os.O_RDONLY)  # open, so that its number stays its own
 
     def check_place(self) -> None:

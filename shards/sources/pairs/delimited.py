@@ -1,7 +1,7 @@
 """Rows of .csv and .tsv: whether quotes are syntax or text, and rows that an open one swallows.
 
 Where quotes are syntax, one that is never meant to open a cell takes the following rows into it,
-up to the next quote. Such a cell holds whole rows, and is told by that. In .tsv, which most
+up to the next quote. Such a cell contains whole rows and is detected by them. In .tsv, which most
 programs write without quoting, quotes are text.
 """
 
@@ -135,7 +135,7 @@ class _Rows:
         return dict(zip(names, cells, strict=True))
 
     def _holds_rows(self, cells: Sequence[str], at: int) -> bool:
-        """Tell whether a cell is the end of a row, whole rows, and the beginning of one."""
+        """Return True if a cell is the end of a row, whole rows, and the beginning of one."""
         if len(cells) < 2 or not _LINE_BREAK.search(cells[at]):
             return False
         first, *middle, last = _LINE_BREAK.split(cells[at])

@@ -21,7 +21,7 @@ _OTHERS = re.compile(
 def find_tables(root: Path) -> list[Path]:
     """Return the table `root`, or those of the folder `root`: one a split, or its parts in order.
 
-    There may be none. Raises `UserError` where it is not clear which are meant.
+    There may be none. Raises `UserError` if it is not clear which are meant.
     """
     if root.is_file():
         if root.suffix.lower() not in SUFFIXES:

@@ -31,7 +31,7 @@ def _read_object(line: str) -> Mapping[str, Any] | tuple[str, str]:
 
 
 def read_json_list(table: Path) -> Iterator[Record]:
-    """Read the objects; raises `UserError` where the file does not hold a list."""
+    """Read the objects; raises `UserError` if the file does not hold a list."""
     try:
         records = read_json(table)
     except UserError as error:

@@ -33,7 +33,7 @@ Record = tuple[int, Mapping[str, Any] | tuple[str, str]]
 class StoredImage:
     """An image in a table: where it lies, its digest, and what the table calls it.
 
-    Calling it returns its bytes; raises `Skipped` where the table has changed.
+    Calling it returns its bytes; raises `Skipped` if the table has changed.
     """
 
     table: Path

@@ -48,7 +48,7 @@ class Columns:
     def of(self, names: Sequence[str]) -> dict[str, str]:
         """Find the columns among the names of a row; those of JSON may differ from row to row.
 
-        Raises `UserError` where the first row lacks one that is needed.
+        Raises `UserError` if the first row lacks one that is needed.
         """
         key = tuple(names)
         if key not in self._known:

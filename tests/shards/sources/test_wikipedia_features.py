@@ -69,7 +69,7 @@ def test_features_of_something_else_are_an_error(features: dict, says: str, root
 @pytest.mark.parametrize("data", [b"", b"MATLAB 5.0", b"\0" * 300, b"x" * 300])
 def test_a_broken_file_is_an_error(data: bytes, root: Path) -> None:
     (root / "raw_features.mat").write_bytes(data)
-    with pytest.raises(UserError, match=r"raw_features.mat is no MATLAB file, or is cut"):
+    with pytest.raises(UserError, match=r"raw_features.mat is no MATLAB file, or is truncated"):
         splits(root)
 
 

@@ -1,4 +1,4 @@
-"""Where shards lie: a folder of this machine or of a bucket, behind the same few operations."""
+"""Storage of shards: local folders and buckets behind one interface."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -14,49 +14,49 @@ declare(__name__)
 
 
 class Storage(Protocol):
-    """Reads and writes whole files and parts of them. Safe to use in threads and after a fork.
+    """Reads and writes files and parts of them. Safe in threads and after a fork.
 
-    Every operation but `list` raises `FileNotFoundError` for what is not there, and `UserError`
-    for what cannot be reached or may not be. `say` is given a line for what is tried again.
+    Every operation except `list` raises `FileNotFoundError` for missing files, and `UserError` for
+    files that cannot be reached or accessed. `say` is called with a line for every retry.
     """
 
     say: Callable[[str], None]
     far: bool  # whether a read takes so long that the next ones had better be under way
 
     def list(self, folder: str) -> dict[str, int]:
-        """Return the names of the files right in a folder, with their sizes in bytes; none where
+        """Return the names of the files directly in a folder, with their sizes in bytes; none if
         there is no such folder.
         """
 
     def folders(self, folder: str) -> Sequence[str]:
-        """Return the names of the folders right in a folder."""
+        """Return the names of the folders directly in a folder."""
 
     def identity(self, url: str) -> str:
-        """Return a string that is another one when the file has other bytes."""
+        """Return a string that changes with the content of the file."""
 
     def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Return the bytes from `start` up to `stop`, fewer where the file ends before."""
+        """Return the bytes from `start` up to `stop`, fewer at the end of the file."""
 
     def will_read(self, url: str, start: int, stop: int) -> None:
-        """Say that a part of a file is read soon; what is far is read in threads instead."""
+        """Announce that a part of a file is read soon; remote files are read in threads instead."""
 
     def open(self, url: str) -> BinaryIO:
-        """Open a file to read it from its beginning to its end, as scanning a tar does."""
+        """Open a file for sequential reading, as scanning a tar does."""
 
     def create(self, url: str) -> AbstractContextManager[BinaryIO]:
-        """Open a file to write: under its name it stands when the block ends, whole, and never
-        when the block ends by an error.
+        """Open a file for atomic writing: it appears under its name when the block ends, and not
+        at all if the block raises.
         """
 
     def write(self, url: str, data: bytes) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small file atomically."""
 
     def remove(self, url: str) -> None:
         """Remove a file."""
 
 
 def is_remote(url: str) -> bool:
-    """Tell whether a URL is one of a bucket."""
+    """Return True for the URL of a bucket."""
     return "://" in url
 
 
@@ -69,9 +69,9 @@ def split_url(url: str) -> tuple[str, str]:
 def open_storage(
     url: str, access: Iterable[StorageConfig] = (), cache: CacheConfig | None = None
 ) -> Storage:
-    """Return the storage that a URL lies in, reached as `access` says of its scheme.
+    """Return the storage of a URL, configured by the entry of `access` for its scheme.
 
-    Raises `UserError` for a scheme that nobody has registered, or whose library is missing.
+    Raises `UserError` for an unregistered scheme, or if its library is missing.
     """
     if not is_remote(url):
         return LocalStorage()
@@ -86,7 +86,7 @@ def open_storage(
 
 
 def scheme_of(url: str) -> type[StorageConfig]:
-    """Return the registered scheme of a URL; raises `UserError` where there is none."""
+    """Return the registered scheme of a URL; raises `UserError` for any other."""
     scheme, kinds = url.partition("://")[0], StorageConfig.kinds
     if not StorageConfig.is_known(scheme):
         known = ", ".join(f"{kind}://" for kind in sorted(kinds))

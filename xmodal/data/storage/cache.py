@@ -1,8 +1,8 @@
-"""A folder of this machine that keeps what was read from a bucket, shared by all processes.
+"""Local cache of remote reads, in a folder shared by all processes.
 
-It holds pieces of files, aligned, one file each, named by a digest of what they are a piece of.
-All that changes the folder happens under one lock of the file system, which the end of a process
-gives back, however it ends. What is found there under the lock and is not whole is left over.
+It holds aligned pieces of files, one file each, named by a digest of their origin. All changes
+happen under one lock of the file system, which is released when a process ends in any way.
+Incomplete pieces found under the lock are remains of killed processes.
 """
 
 import fcntl
@@ -26,10 +26,10 @@ _END = b"\x00whole\x01\n"  # ends a piece; what a crash of the machine has cut l
 
 
 class CachedStorage:
-    """A storage whose `read` keeps what it has read in a folder, of at most `limit_bytes`.
+    """Storage whose `read` caches what it has read in a folder of at most `limit_bytes`.
 
-    Only reads that name both ends are kept. The least recently used pieces make room for others.
-    Raises `UserError` for a folder that holds anything else.
+    Only reads with both `start` and `stop` are cached. The least recently used pieces are evicted.
+    Raises `UserError` if the folder holds anything else.
     """
 
     def __init__(

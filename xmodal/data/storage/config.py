@@ -18,7 +18,7 @@ class StorageConfig(Component):
 
 
 class CacheConfig(Config):
-    """A folder on a local disk that keeps what was read from a bucket."""
+    """Cache of remote reads in a folder on a local disk."""
 
-    folder: str = Field(description="where; jobs and ranks of a machine may share it")
-    gigabytes: PositiveFloat = Field(description="most that it may hold, 10^9 bytes")
+    folder: str = Field(description="its path; jobs and ranks of a machine may share it")
+    gigabytes: PositiveFloat = Field(description="its maximal size, 10^9 bytes")

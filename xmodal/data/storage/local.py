@@ -1,4 +1,4 @@
-"""Files of this machine, or of a file system that it has mounted."""
+"""Local files, including mounted file systems."""
 
 import errno
 import os

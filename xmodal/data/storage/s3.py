@@ -1,11 +1,11 @@
-"""Buckets, reached through s3fs: whatever the network does, a read goes on at the byte it stood at.
+"""Storage in S3 buckets, through s3fs; interrupted reads resume at the byte they had reached.
 
-s3fs and botocore make each request once. Trying again is decided here, where it is known how much
-has come: later and later while nothing does, until the configuration's patience is over.
+s3fs and botocore make each request once. Retries happen here, where the number of received bytes
+is known: with growing delays while nothing arrives, until the configured patience is exhausted.
 
-Not through obstore, which is faster (1 MB ranges, 16 threads, a gateway on the same machine: 110 to
-277 MB/s against 46 to 106, with half the CPU time or less) but hangs in a forked process, with a
-new client too, and loader workers are forked. Nor does it resume a range at the byte it broke at.
+obstore is faster (1 MB ranges, 16 threads, a gateway on the same machine: 110 to 277 MB/s against
+46 to 106, with half the CPU time or less) but hangs in forked processes, even with a new client,
+and loader workers are forked. It also cannot resume a range at the byte where it broke.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class S3Config(StorageConfig):
     )
     anonymous: bool = Field(False, description="send no credentials, as public buckets allow")
     timeout: PositiveFloat = Field(
-        20, description="seconds without a byte after which a read is begun again where it stood"
+        20, description="seconds without a byte after which a read is retried from where it stopped"
     )
     patience: PositiveFloat = Field(
         600, description="seconds without any progress after which a read is given up"
@@ -73,13 +73,13 @@ class S3Config(StorageConfig):
 
     @classmethod
     def built_class(cls) -> type:
-        """Import the class; raises `UserError` where s3fs is not installed."""
+        """Import the class; raises `UserError` if s3fs is not installed."""
         require("s3")
         return super().built_class()
 
 
 class S3Storage:
-    """See `Storage`. `say` is given one line for every request that is tried again.
+    """See `Storage`. `say` is called with one line for every retried request.
 
     The arguments are as in `S3Config`.
     """
@@ -258,7 +258,7 @@ class S3Storage:
 
 
 class _Upload:
-    """The requests that make an object of parts."""
+    """Multipart upload of an object."""
 
     def __init__(self, storage: S3Storage, url: str) -> None:
         self.storage, self.url = storage, url
@@ -292,7 +292,7 @@ class _Upload:
         self.storage.write(self.url, data)
 
     def abort(self) -> None:
-        """Give the parts up; once, for what failed before has been patient already."""
+        """Abort the upload, without retries: the failure before has been retried already."""
         bucket, key = split_key(self.url)
         filesystem = self.storage._filesystem
         with suppress(Exception):

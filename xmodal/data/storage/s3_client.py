@@ -1,4 +1,4 @@
-"""The client of S3, one a process, which makes each request once; and its streamed answers."""
+"""S3 client without retries, one per process, and its streamed responses."""
 
 import os
 import weakref
@@ -18,7 +18,7 @@ _CONNECT_TIMEOUT = 5.0  # seconds
 
 
 class S3Client(S3FileSystem):
-    """One that makes each request once."""
+    """S3 client without retries."""
 
     retries = 1
 
@@ -38,10 +38,10 @@ def connect(
     anonymous: bool,
     timeout: float,
 ) -> S3Client:
-    """Return a client, which connects when it is first used.
+    """Return a client that connects on first use.
 
-    `secrets` are the places of `key`, `secret` and `token`; what is None comes from AWS_* variables
-    and ~/.aws.
+    `secrets` are the places of `key`, `secret` and `token`; arguments that are None come from AWS_*
+    variables and ~/.aws.
     """
     given: dict[str, Any] = {
         "endpoint_url": endpoint,
@@ -69,7 +69,7 @@ def connect(
 
 
 class Download:
-    """A range of an object, of which a part may have come already."""
+    """Download of a range of an object, which may be resumed."""
 
     def __init__(
         self, filesystem: S3Client, url: str, start: int, stop: int | None, etag: str | None

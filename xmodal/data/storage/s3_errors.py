@@ -41,21 +41,21 @@ _CREDENTIALS = (
 
 
 class Refused(UserError):
-    """The server answers, and does not let these credentials do this."""
+    """The server denies access to these credentials."""
 
 
 class UploadGone(UserError):
-    """The parts of an object are no more: it was completed, or another upload ended this one."""
+    """The upload no longer exists: it was completed, or another upload ended it."""
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status of the server's answer, where it answered at all."""
+    """Return the HTTP status of the server's response, or None without a response."""
     answer = answer_of(error)
     return None if answer is None else _status(answer)
 
 
 def answer_of(error: BaseException) -> ClientError | None:
-    """Return the server's answer that an error was made of, where it answered at all."""
+    """Return the server's response behind an error, or None without a response."""
     for each in (error, error.__cause__):
         if isinstance(each, ClientError):
             return each
@@ -63,7 +63,7 @@ def answer_of(error: BaseException) -> ClientError | None:
 
 
 def explain(error: Exception, url: str, endpoint: str) -> Exception | None:
-    """Return what to raise for a failed request; None where another attempt may succeed."""
+    """Return the error to raise for a failed request; None if a retry may succeed."""
     answer = answer_of(error)
     if answer is not None:
         return _explain_answer(answer, url, endpoint)
@@ -84,7 +84,7 @@ def explain(error: Exception, url: str, endpoint: str) -> Exception | None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in a few words why a request failed."""
+    """Return the reason of a failed request in a few words."""
     answer = answer_of(error)
     if answer is not None:
         return f"HTTP {_status(answer)} {answer.response['Error'].get('Code', '')}"
@@ -108,7 +108,7 @@ def _explain_answer(answer: ClientError, url: str, endpoint: str) -> Exception |
     if status == 404:
         return FileNotFoundError(f"there is no {url}")
     if status == 412:
-        return UserError(f"{url} was changed while it was read: begin again")
+        return UserError(f"{url} was changed while it was read: rerun the command")
     if status in (301, 307) or code in _ELSEWHERE_CODES:
         return UserError(f"{url} is in another region ({_line(answer)}): set AWS_DEFAULT_REGION")
     if status in (401, 403):

@@ -1,4 +1,4 @@
-"""Objects of a bucket as files: one read from its beginning on, and one written part by part."""
+"""File objects for S3: sequential reading, and writing by multipart upload."""
 
 import io
 from concurrent.futures import Future
@@ -9,7 +9,7 @@ PART = 16 * 2**20  # bytes of an upload's part; S3 allows 10,000 of them
 
 
 class Piece(NamedTuple):
-    """Bytes of an object, what tells this content of it from others, and its size in all."""
+    """Bytes of an object, the version of its content, and its total size."""
 
     data: bytes
     etag: str | None
@@ -21,9 +21,9 @@ class _Fetch(Protocol):
 
 
 class ObjectReader(io.RawIOBase):
-    """Reads an object range by range; while one is being used the next is on its way.
+    """Reads an object range by range and prefetches the next range.
 
-    The one before is kept too, for those who look back a little.
+    The previous range is kept for short seeks backwards.
     """
 
     def __init__(self, fetch: _Fetch) -> None:
@@ -80,7 +80,7 @@ class _Upload(Protocol):
 
 
 class ObjectWriter(io.RawIOBase):
-    """Writes an object part by part; while one is being filled the one before is on its way."""
+    """Writes an object part by part; a full part is uploaded while the next one is filled."""
 
     def __init__(self, upload: _Upload) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class ObjectWriter(io.RawIOBase):
         return len(data)
 
     def commit(self) -> None:
-        """Make the object stand under its name."""
+        """Complete the upload: the object appears under its name."""
         if not self._parts:
             self._upload.put(bytes(self._buffer))
             return
@@ -112,7 +112,7 @@ class ObjectWriter(io.RawIOBase):
         self._upload.complete([part.result() for part in self._parts], self._num_bytes)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Abort the upload and delete its parts."""
         for part in self._parts:
             part.cancel()
         if self._parts:

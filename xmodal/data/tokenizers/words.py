@@ -32,7 +32,7 @@ def train_word_tokenizer(
 
     Words end at spaces and punctuation, which is words too. There are at most `vocabulary` ids,
     those of padding, start, end and the unknown word among them; the most frequent words have one.
-    Raises `UserError` where no word is frequent enough.
+    Raises `UserError` if no word is frequent enough.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = one_form()
