@@ -1,4 +1,4 @@
-"""Make WebDataset shards of images and texts, and look after them.
+"""Build, index, check and show WebDataset shards of images and texts.
 
 python -m shards sources
 python -m shards build flickr8k --from ~/flickr8k --to ~/shards/flickr8k
@@ -6,8 +6,8 @@ python -m shards index ~/shards/mine
 python -m shards check ~/shards/mine
 python -m shards show s3://bucket/shards/mine
 
-Shards lie in folders of this machine or of buckets: AWS_ENDPOINT_URL, AWS_PROFILE,
-AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY say how those are reached.
+Shards lie in local folders or buckets; AWS_ENDPOINT_URL, AWS_PROFILE, AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY configure the access to buckets.
 """
 
 import argparse

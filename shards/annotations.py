@@ -1,4 +1,4 @@
-"""The files of captions that several data sets share: token files and Karpathy's splits."""
+"""Caption files of several data sets: token files and Karpathy's splits."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ NUM_EVALUATED_CAPTIONS = 5
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not blank; raises `UserError` for what is no UTF-8."""
+    """Read the non-blank lines of a text file; raises `UserError` if it is not UTF-8."""
     lines = read_text_file(path).split(b"\n")
     try:
         return [text for line in lines if (text := line.decode("utf-8-sig").strip())]
@@ -88,12 +88,12 @@ def _karpathys(path: Path) -> Iterator[None]:
 
 
 def stripped(caption: Any) -> Any:
-    """Return a text without the space around it; what is none stays, to be counted as that."""
+    """Return a stripped text; other values are returned unchanged, to be counted as faults."""
     return caption.strip() if isinstance(caption, str) else caption
 
 
 def splits_of(items: Mapping[str, Sequence[Item]]) -> Splits:
-    """Splits whose items are known already."""
+    """Return splits of known items."""
     return {name: partial(Split, kept) for name, kept in items.items()}
 
 

@@ -1,8 +1,8 @@
-"""Write a data set as shards: in parallel, the same bytes each time, resumed where it was killed.
+"""Build of shards from a data set: parallel, reproducible, resumed after a kill.
 
-A split's folder shows how far its build is. `build.json` is the plan; a tar stands under its name
-only when it is whole and its `.idx` is there; `shardindex.json` is written last. Running the same
-command again therefore makes what is missing and nothing else.
+A split's folder records the progress of its build. `build.json` is the plan; a tar gets its name
+when it is complete and its `.idx` is there; `shardindex.json` is written last. Running the same
+command again therefore writes the missing files only.
 """
 
 import json
@@ -41,12 +41,12 @@ def build(
     workers: int = 1,
     part: tuple[int, int] = (1, 1),
 ) -> dict[str, str]:
-    """Convert splits of a source (all where none is named) into shards below the folder `to`.
+    """Convert splits of a source (all by default) into shards below the folder `to`.
 
-    The folder is of this machine or of a bucket. Returns the folder of each split. What a former
-    run has finished is kept; raises `UserError` when a folder holds anything but the same build,
-    begun or finished. Of several that write a `part` each, (2, 8) being the second of eight, the
-    last to end finishes the build.
+    The folder is local or in a bucket. Return the folder of each split. Files of earlier runs are
+    kept; raises `UserError` if a folder holds anything but the same build, finished or not. Of
+    several processes that write a `part` each, (2, 8) being the second of eight, the last one
+    finishes the build.
     """
     found = find_source(source)
     to = check_folder(str(to), "--to")

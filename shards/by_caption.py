@@ -1,4 +1,4 @@
-"""Splits of a data set that is published without: the same words are never on both sides."""
+"""Splits by caption for data sets without official splits: no caption is in two splits."""
 
 import hashlib
 from collections import defaultdict
@@ -15,7 +15,7 @@ def splits_by_caption(
 ) -> Splits:
     """Put items into train (about 80 %), val and test (10 % each) by a hash of their caption.
 
-    Each item has one caption. Captions of the same `key` are never on two sides. Images of the
+    Each item has one caption. Captions of the same `key` are in the same split. Images of the
     same caption are each other's relevant images. `skipped` is listed with train.
     """
     by_split: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
@@ -28,7 +28,7 @@ def splits_by_caption(
 
 
 def split_of(words: str) -> str:
-    """The split that these words are drawn into: train, val or test."""
+    """Return the split of these words: train, val or test."""
     digest = hashlib.sha256(words.encode()).digest()
     tenth = int.from_bytes(digest[:8]) % 10
     return "train" if tenth < 8 else "val" if tenth == 8 else "test"

@@ -1,4 +1,4 @@
-"""Find what is broken in shards: tars read to their end, images decoded, texts read."""
+"""Check of shards: read tars to their end, decode images, read texts."""
 
 import sys
 from collections import Counter
@@ -63,7 +63,7 @@ class Report:
 
 
 def check(folder: str, workers: int) -> int:
-    """Print what is broken in the shards of a folder; the exit code is 1 when something is."""
+    """Print the faults of the shards of a folder; return exit code 1 if there are any."""
     tars = find_tars(folder)
     total, digests = _check_manifest(folder)
     jobs = [(tar, digests.get(tar, NO_DIGESTS)) for tar in tars]
@@ -87,7 +87,7 @@ def _check_job(job: tuple[str, Digests]) -> Report:
 
 
 def check_tar(tar: str, digests: Digests = NO_DIGESTS) -> Report:
-    """Read every sample of a tar and decode its images; compare the digests that are known."""
+    """Read every sample of a tar and decode its images; compare the known digests."""
     report, storage, name = Report(), storage_of(tar), name_of(tar)
     samples: list[Sample] = []
     num_samples = 0

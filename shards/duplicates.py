@@ -1,8 +1,8 @@
-"""Images of a folder that come several times, byte for byte, under different ids.
+"""Detection of identical images under different ids.
 
-A row a caption, as tables of URLs often have it, becomes a sample a caption: the same picture five
-times. Where no `image_id` joins them, training takes the captions of an image for negatives of each
-other, and evaluation counts four of five right answers as wrong.
+Tables of URLs often have one row per caption, which becomes one sample per caption: the same image
+five times. Without a common `image_id`, training uses the captions of an image as negatives of each
+other, and evaluation counts four of five relevant items as wrong.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class ImageDigests:
 
 
 class Duplicates:
-    """The digests of all tars; of more than `limit`, those of a fair part of the images.
+    """Digests of all tars; of more than `limit`, those of a random part of the images.
 
     Equal images have the same digest, so that a part of the digests has all copies of its images.
     """
@@ -53,7 +53,7 @@ class Duplicates:
             self._kept = [rows[self._is_kept(rows)] for rows in self._kept]
 
     def __str__(self) -> str:
-        """A line about images that come under several ids; empty where none does."""
+        """Return a line about images with several ids; empty if there are none."""
         rows = np.sort(
             np.concatenate([np.empty(0, _ROW), *self._kept]), order=["image", "tar", "number"]
         )
@@ -71,7 +71,7 @@ class Duplicates:
         images, samples = scale * len(groups), scale * sum(map(len, groups))
         one, other = (f"{self.tars[row['tar']]} sample {row['number']}" for row in groups[0][:2])
         return (
-            f"{about}{images:,} images come several times under different ids, in {samples:,} "
+            f"{about}{images:,} images occur several times under different ids, in {samples:,} "
             f"samples ({one} and {other} have the same bytes): give samples of one image the same "
             "image_id in their JSON, else its captions are negatives of each other, and evaluation "
             "counts relevant items as wrong"

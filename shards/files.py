@@ -1,7 +1,7 @@
-"""Read files that others named: regular ones, of bounded size, below a folder where one is given.
+"""Safe reading of files named by a data set: regular, of bounded size, below a given folder.
 
-Tables and lists of a data set come from elsewhere. What they name may be a device, a pipe that
-nobody writes to, or a file that is nobody's business.
+Tables and lists of a data set are untrusted. They may name a device, a pipe that nobody writes to,
+or a private file.
 """
 
 import os
@@ -14,7 +14,7 @@ from xmodal.errors import UserError
 
 
 class Skipped(Exception):
-    """Something that cannot be used: `cause` is one of a few, `detail` describes the instance."""
+    """Unusable item: `cause` is one of a few, `detail` describes the instance."""
 
     def __init__(self, cause: str, detail: str = ""):
         super().__init__(cause, detail)
@@ -25,8 +25,8 @@ class Skipped(Exception):
 def read_file(path: Path, below: Path | None = None, limit: int = MAX_SAMPLE_BYTES) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes.
 
-    Raises `Skipped` for anything else, and for a file whose true place, links followed, is not
-    in the folder `below`.
+    Raises `Skipped` for anything else, and for a file that resolves to a place outside of the
+    folder `below`.
     """
     try:
         if below is not None and not _true_place(path).is_relative_to(_resolved(below)):

@@ -1,4 +1,4 @@
-"""Make the index of shards that other tools wrote."""
+"""Indexing of shards that other tools wrote."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,9 @@ _NUM_EXAMPLES = 5
 def index(folder: str, workers: int, *, digest: bool = False) -> None:
     """Write the `.idx` of every tar in the folder and their `shardindex.json`.
 
-    What is whole before the first break in a tar is indexed; what is not, and what is doubtful, is
-    counted and named. With `digest`, the SHA-256 of each tar is kept too. Raises `UserError` when
-    no tar has a whole sample.
+    Complete samples before the first break in a tar are indexed; broken and doubtful ones are
+    counted and named. With `digest`, record the SHA-256 of each tar too. Raises `UserError` if no
+    tar has a complete sample.
     """
     tars = find_tars(folder)
     found = {}
@@ -41,7 +41,7 @@ def index(folder: str, workers: int, *, digest: bool = False) -> None:
 
 
 def doubts(found: Mapping[str, Indexed]) -> Iterator[str]:
-    """Say what of the shards is not indexed or doubtful: each kind counted, the first named."""
+    """Yield lines about files that are not indexed or doubtful, counted by kind."""
     broken = [_fault(each) for each in found.values() if each.fault]
     empty = [name for name, each in found.items() if not (each.num_samples or each.fault)]
     yield from broken[:_NUM_EXAMPLES]

@@ -1,4 +1,4 @@
-"""Shards that a recipe names and that can be made where they are not."""
+"""Build of missing shards that a recipe names."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -12,15 +12,15 @@ from xmodal.errors import UserError
 
 
 def build_missing(source: str, urls: Iterable[str], access: Sequence[Any]) -> None:
-    """Build those of the folders `urls` that hold no shards, each the split that it is called by.
+    """Build the splits of those folders `urls` that hold no shards, named by the folders.
 
-    Raises `UserError` if they would lie in a bucket. A build that was killed goes on; shards
-    that are there stay as they are.
+    Raises `UserError` for folders in a bucket. A killed build is resumed; existing shards stay
+    unchanged.
     """
     missing = [url for url in urls if MANIFEST_NAME not in open_storage(url, access).list(url)]
     for url in filter(is_remote, missing):
         raise UserError(
-            f"{url} has no shards, and data.build makes them on disk alone: run "
+            f"{url} has no shards, and data.build writes to local disks only: run "
             f"`python -m shards build {source} --to {url.rpartition('/')[0]}`"
         )
     workers = min(8, len(os.sched_getaffinity(0)))

@@ -1,4 +1,4 @@
-"""Work on many shards in processes of its own, with a bar of what is done."""
+"""Parallel work on many shards in worker processes, with a progress bar."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ _SECONDS_BETWEEN_COUNTS = 0.5
 
 
 def available_cpus() -> int:
-    """The number of CPUs this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -35,8 +35,8 @@ def run_parallel(
 ) -> Iterator[tuple[Job, Result]]:
     """Call the function on every job in `workers` processes; yield each as it is done.
 
-    `advance` is given the steps that the function counts by `count()`, while it runs. Whatever
-    ends the loop early ends the processes too.
+    `advance` is called with the steps that the function counts by `count()`, while it runs. The
+    processes end when the loop ends, even early.
     """
     before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
@@ -55,8 +55,8 @@ def run_parallel(
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise UserError(
-                    "a worker process was killed, perhaps for want of memory: run the same "
-                    "command again, with fewer --workers"
+                    "a worker process was killed, perhaps out of memory: rerun the same "
+                    "command with fewer --workers"
                 ) from None
             raise
 
@@ -86,7 +86,7 @@ def _passed_on(counted: Any, advance: Callable[[int], None]) -> Iterator[None]:
 
 
 def count(steps: int = 1) -> None:
-    """Count steps of the job that this worker is at; nothing happens in other processes."""
+    """Count steps of this worker's job; does nothing in other processes."""
     if _counted is not None:
         with _counted.get_lock():
             _counted.value += steps
@@ -94,9 +94,9 @@ def count(steps: int = 1) -> None:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far `total` steps are, and give the function that counts more of them as done.
+    """Show progress over `total` steps; yields the function that counts steps.
 
-    A bar where stderr is a terminal, otherwise a line at the end and after ten silent seconds.
+    A bar if stderr is a terminal, otherwise a line at the end and after ten silent seconds.
     """
     show = _bar if sys.stderr.isatty() else _lines
     with show(what, total) as advance:

@@ -11,8 +11,8 @@ from xmodal.errors import UserError
 def read_pickled(path: Path) -> Any:
     """Read an .npy file of one Python object, as Python 2 wrote it: its arrays become lists.
 
-    Lists, dicts, texts, numbers and NumPy's arrays and scalars of them are read; a pickle that
-    names anything else is refused with `UserError`, and so is a broken one.
+    Lists, dicts, texts, numbers, and NumPy's arrays and scalars of them are accepted; a pickle with
+    other names, or a broken one, raises `UserError`.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Images as stored: the bytes as found, re-encoded only where they must be."""
+"""Images as stored: the original bytes, re-encoded only if necessary."""
 
 import io
 from pathlib import Path
@@ -12,11 +12,11 @@ _JPEG_QUALITY = 95
 
 
 def stored(data: bytes, shorter_side: int | None) -> tuple[str, bytes]:
-    """Give an image's extension, by its content, and the bytes to store; raises `BadSample`.
+    """Return an image's extension, by its content, and the bytes to store; raises `BadSample`.
 
-    They are the bytes as found, unless the shorter side is longer than `shorter_side` (then a
-    smaller JPEG) or the format is none that shards hold (then a PNG). What is encoded again are the
-    pixels that training would see.
+    The bytes are the original ones, unless the shorter side exceeds `shorter_side` (then a smaller
+    JPEG) or shards do not support the format (then a PNG). Re-encoded are the pixels that training
+    would see.
     """
     if not data:
         raise BadSample("image is empty")
@@ -30,7 +30,7 @@ def stored(data: bytes, shorter_side: int | None) -> tuple[str, bytes]:
 
 
 def file_on_white(path: Path) -> bytes:
-    """The file's bytes, or where it is transparent a PNG of it on a white ground."""
+    """Return the file's bytes or, if it is transparent, a PNG of it on white."""
     data = path.read_bytes()
     image = open_image(data)
     return _encode(Image.fromarray(image.pixels()), "PNG") if image.transparent else data

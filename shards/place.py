@@ -1,4 +1,4 @@
-"""Where shards lie, as given to the commands: a folder of this machine or of a bucket."""
+"""Folders of shards, local or in a bucket, as given to the commands."""
 
 import re
 from functools import lru_cache
@@ -12,7 +12,7 @@ _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|zip)$")
 
 
 def storage_of(url: str) -> Storage:
-    """Open the storage of a URL; what is remote is connected to once a process."""
+    """Open the storage of a URL; remote ones are connected once per process."""
     return _remote(url.partition("://")[0] + "://") if is_remote(url) else open_storage(url)
 
 
@@ -24,7 +24,7 @@ def _remote(scheme: str) -> Storage:
 def check_folder(url: str, what: str = "the folder") -> str:
     """Return the URL without slashes at its end; raises `UserError` if it names no folder.
 
-    A folder need not be there. `what` is the argument that it was given for.
+    The folder need not exist. `what` is the name of the argument.
     """
     folder = url.rstrip("/")
     if not url.strip():
@@ -58,12 +58,12 @@ def name_of(url: str) -> str:
 
 
 def find_tars(folder: str) -> list[str]:
-    """The URLs of the tars in a folder, by name; raises `UserError` when there are none."""
+    """Return the URLs of the tars in a folder, by name; raises `UserError` if there are none."""
     storage = storage_of(folder)
     tars = _tars(folder, storage)
     if not tars:
         if not storage.folders(folder) and not storage.list(folder):
-            raise UserError(f"there is no folder {folder}, or nothing is in it")
+            raise UserError(f"there is no folder {folder}, or it is empty")
         packed = [name for name in sorted(storage.list(folder)) if _COMPRESSED.search(name)]
         if packed:
             raise UserError(

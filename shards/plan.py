@@ -1,7 +1,7 @@
-"""The plan of a build, kept as `build.json` beside the shards: who builds what in a folder.
+"""Plan of a build, kept as `build.json` beside the shards.
 
-A folder whose plan is another one is refused once something was written by it. Where nothing was
-written, as when a build failed at its first shard, the plan is replaced.
+A folder with another plan is refused once shards were written by it. If none were written, as when
+a build failed at its first shard, the plan is replaced.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ class Plan:
 
 
 def refuse_other_build(folder: str, plan: Plan) -> None:
-    """Raise `UserError` where a folder holds shards of another plan, or of no build."""
+    """Raise `UserError` if a folder holds shards of another plan, or of no build."""
     names = storage_of(folder).list(folder)
     written = sorted(name for name in names if name.endswith(".tar") or name == MANIFEST_NAME)
     if PLAN_NAME not in names:
@@ -51,9 +51,9 @@ def refuse_other_build(folder: str, plan: Plan) -> None:
 
 
 def newer_options(folder: str, plan: Plan) -> list[str]:
-    """Return the options of the source that it had not when the folder was begun.
+    """Return the options of the source that are newer than the folder.
 
-    What they do to the samples is seen when these are read.
+    Their effect on the samples is compared when these are read.
     """
     if PLAN_NAME not in storage_of(folder).list(folder):
         return []
@@ -61,7 +61,7 @@ def newer_options(folder: str, plan: Plan) -> list[str]:
 
 
 def begin(folder: str, plan: Plan, split: Split) -> None:
-    """Write the plan, or make sure that it is the one there, of the same samples."""
+    """Write the plan, or check that the existing one is equal and of the same samples."""
     digest, storage = _digest(split), storage_of(folder)
     names = storage.list(folder)
     text = json.dumps(asdict(plan) | {"digest": digest}, indent=1)
@@ -80,9 +80,9 @@ def begin(folder: str, plan: Plan, split: Split) -> None:
 
 
 def forget(folder: str) -> None:
-    """Remove the plan of a build that failed, where nothing was written by it.
+    """Remove the plan of a failed build that has written nothing.
 
-    What was skipped stays in its lists.
+    The lists of skipped samples stay.
     """
     storage = storage_of(folder)
     names = storage.list(folder)
@@ -92,7 +92,7 @@ def forget(folder: str) -> None:
 
 
 def locked(folder: str, plan: Plan, *, shared: bool) -> AbstractContextManager[None]:
-    """Keep other builds out of a folder; those of the other parts share it."""
+    """Lock a folder against other builds; the parts of one build share the lock."""
     # Two builds of the same into a bucket do twice the work, and write the same bytes.
     return nullcontext() if is_remote(folder) else _locked_on_disk(folder, plan, shared=shared)
 
@@ -134,7 +134,7 @@ def _other_samples(folder: str, plan: Plan) -> str:
         else ""
     )
     return (
-        f"{folder} was begun from other samples than {plan.read_from or plan.source} has now"
+        f"{folder} was started from other samples than {plan.read_from or plan.source} has now"
         f"{since}: use another folder, or remove this one"
     )
 

@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
 
 
 def judge(sample: RawSample) -> Verdict:
-    """Read all of a sample that training and evaluation could read, images to their last pixel."""
+    """Read all data of a sample that training or evaluation could read, with all pixels."""
     faults: dict[str, str] = {}
     for use in _uses(sample):
         try:

@@ -1,4 +1,4 @@
-"""Write one shard: its samples as files of a tar, and the index of these."""
+"""Writing of one shard: a tar of its samples, and its index."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One tar to write: its samples, the number of the first one, and how."""
+    """Tar to write: its samples, the number of the first one, and options."""
 
     tar: str
     first: int
@@ -41,7 +41,7 @@ class Job:
 
 
 def write_shard(job: Job) -> None:
-    """Write a tar with its `.idx`, and beside them what was skipped; no tar where all was."""
+    """Write a tar, its `.idx` and its list of skipped samples; no tar if all were skipped."""
     storage = storage_of(job.tar)
     try:
         with storage.create(job.tar) as file:

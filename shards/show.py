@@ -1,4 +1,4 @@
-"""Draw samples of shards on a contact sheet: images with captions, compositions as they go."""
+"""Contact sheet of samples: images with captions, or composed queries."""
 
 import textwrap
 from pathlib import Path

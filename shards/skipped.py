@@ -1,4 +1,4 @@
-"""Lists of what a build skipped, kept beside the shards: each by name, cause and detail."""
+"""Lists of skipped samples beside the shards, each with name, cause and detail."""
 
 import json
 from collections import Counter
@@ -38,7 +38,7 @@ def read_skipped(folder: str, start: str = "") -> list[SkippedSample]:
 
 
 def by_cause(skipped: Sequence[SkippedSample], *, detailed: bool = False) -> str:
-    """Count what was skipped by cause, with a few examples of each, `detailed` as they are met."""
+    """Count skipped samples by cause, with a few examples of each; `detailed` adds details."""
     counts = Counter(cause for _, cause, _ in skipped)
     return "; ".join(
         f"{count:,} {printable(cause)} ({_examples(skipped, cause, detailed)})"

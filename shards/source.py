@@ -12,7 +12,7 @@ function that reads it.
     def read(root: Path, *, seed: int = 0) -> Splits:
         return {"train": lambda: Split([Item(…), …])}
 
-The first line of its docstring says what the data are.
+The first line of its docstring describes the data.
 """
 
 import inspect
@@ -37,10 +37,10 @@ Picture = Path | Callable[[], bytes]
 
 @dataclass(frozen=True)
 class Item:
-    """An image and what is said of it, or features computed from them, or both.
+    """An image and its captions, or features computed from them, or both.
 
     `image_features` are (features,) or (regions, features), `text_features` (captions, features);
-    they are stored in float32. An item that has features may lack what they were computed from.
+    they are stored in float32. An item with features may lack the image or captions.
     """
 
     image_id: str
@@ -56,12 +56,12 @@ class Item:
 
     @property
     def pictures(self) -> dict[str, Picture]:
-        """The images by the part of their file name before the extension."""
+        """Images by the role in their file names."""
         return {} if self.picture is None else {"": self.picture}
 
     @property
     def features(self) -> "dict[str, np.ndarray]":
-        """The features by the part of their file name before the extension."""
+        """Features by the role in their file names."""
         both = {"image.": self.image_features, "text.": self.text_features}
         return {role: array for role, array in both.items() if array is not None}
 
@@ -78,9 +78,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Composed:
-    """A query of an image and a text, and the image that it asks for, where that is published.
+    """Composed query: a source image, a modification text, and the target, if it is published.
 
-    `details` are what else a protocol needs to know; they are in the sample's JSON too.
+    `details` are further fields of the sample's JSON, for protocols.
     """
 
     source_id: str
@@ -96,7 +96,7 @@ class Composed:
 
     @property
     def pictures(self) -> dict[str, Picture]:
-        """The images by the part of their file name before the extension."""
+        """Images by the role in their file names."""
         pictures = {"source.": self.source, "target.": self.target}
         return {role: picture for role, picture in pictures.items() if picture is not None}
 
@@ -128,11 +128,11 @@ SkippedSample = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of a split, in order, and where it is known, which images their captions fit.
+    """Samples of a split, in order, and the relevance of their captions, if known.
 
-    `skipped` lists what the source itself could not use. The images of a `gallery` are there to be
-    found: they may have no captions. `notes` are lines for whoever builds it. Files of images are
-    read `below` this folder alone, where there is one.
+    `skipped` lists what the source itself could not use. The images of a `gallery`
+    may have no captions. `notes` are lines to print during the build. Image files are read only
+    `below` this folder, if given.
     """
 
     items: Sequence[Item | Composed]
@@ -144,11 +144,11 @@ class Split:
 
 
 class MissingError(UserError):
-    """A file or folder of the expected layout is not there."""
+    """A file or folder of the expected layout is missing."""
 
 
 def require(root: Path, *names: str) -> Path:
-    """Find a part of the layout: the first of `names` below `root`, else `MissingError`."""
+    """Return the first existing one of `names` below `root`; raises `MissingError`."""
     for name in names:
         if (root / name).exists():
             return root / name
@@ -167,7 +167,7 @@ _ARCHIVES = {".gz", ".tgz", ".tar", ".zip", ".bz2", ".xz", ".zst", ".7z", ".rar"
 class SourceConfig(Component):
     """A data set that can be converted into shards.
 
-    The first line of its docstring says what the data are; the fields are its options, of type
+    The first line of its docstring describes the data; the fields are its options, of type
     bool, int, float or str. It builds, from the folder `root` (a generator: from nothing) and the
     fields, a mapping of each split's name to a function that makes the split. Only this function
     requires the split's files.
@@ -180,7 +180,7 @@ class SourceConfig(Component):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be converted, found by its name."""
+    """Data set that can be converted, found by its name."""
 
     name: str
     config: type[SourceConfig]
@@ -204,7 +204,7 @@ class Source:
         return {name: field.default for name, field in fields if name != "kind"}
 
     def read(self, root: Path | None, options: Mapping[str, object]) -> Splits:
-        """Find the splits in the folder `root`; raises `UserError` for what is missing in it."""
+        """Find the splits in the folder `root`; raises `UserError` for missing files."""
         unknown = sorted(set(options) - set(self.defaults))
         if unknown:
             known = ", ".join(self.defaults) or "none"
@@ -226,7 +226,7 @@ class Source:
         if root is None:
             raise UserError(f"--from is missing: {expected} of {self.name}")
         if not root.exists():
-            raise UserError(f"--from {root}: there is no such file or folder")
+            raise UserError(f"--from {root}: no such file or folder")
         if root.is_file() and root.suffix.lower() in _ARCHIVES:
             raise UserError(f"--from {root} is an archive: unpack it and name its folder")
         if not root.is_dir() and not (takes_files and root.is_file()):
@@ -242,18 +242,18 @@ class Source:
 
     @property
     def hint(self) -> str:
-        """Where to read what is expected, for an error."""
+        """Advice on the expected layout, for an error."""
         return f"`python -m shards sources {self.name}` prints the layout it expects"
 
 
 def source_names() -> list[str]:
-    """Return the names of the sources there are, those of imported plugins too."""
+    """Return the names of all sources, including those of imported plugins."""
     declare("shards.sources")
     return sorted(SourceConfig.kinds)
 
 
 def find_source(name: str) -> Source:
-    """Return a source; raises `UserError` when there is none of this name."""
+    """Return a source by name; raises `UserError` if it is unknown."""
     names = source_names()
     if not SourceConfig.is_known(name):
         hint = f"{nearest(name, names)}; the sources are: {', '.join(names)}"
@@ -264,7 +264,7 @@ def find_source(name: str) -> Source:
 
 
 def check_generated(name: str) -> None:
-    """Raise `UserError` unless a recipe's `data.build` names a source that needs no folder."""
+    """Raise `UserError` unless `data.build` of a recipe names a source that needs no folder."""
     generated = [one for one in source_names() if find_source(one).is_generator]
     if SourceConfig.is_known(name) and find_source(name).is_generator:
         return

@@ -1,4 +1,4 @@
-"""Captions that cannot be trained on, taken out of a split: each costs itself, not its image."""
+"""Removal of unusable captions from a split; their images stay."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from xmodal.data.fields import Captions, captions_of
 
 
 def without_bad_captions(split: Split) -> Split:
-    """Return the split without them; they are in its `skipped`.
+    """Return the split without unusable captions, which are added to its `skipped`.
 
-    Rows of text features and lists of relevant images that belong to them go with them.
+    Their rows of text features and lists of relevant images are removed too.
     """
     items: list[Item | Composed] = []
     skipped, relevance = list(split.skipped), dict(split.relevance or {})

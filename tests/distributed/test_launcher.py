@@ -131,7 +131,9 @@ def test_half_a_launcher_is_none(variables: dict[str, str], missing: str) -> Non
 
 @pytest.mark.parametrize("variables", [TORCH, MPI, {"PMI_RANK": "0", "PMI_SIZE": "2"} | TORCH])
 def test_an_address_that_is_missing_is_named(variables: dict[str, str]) -> None:
-    assert "(MASTER_ADDR is missing): export MASTER_ADDR" in refused(variables)
+    assert "but MASTER_ADDR, the address of rank 0, is missing: export MASTER_ADDR" in refused(
+        variables
+    )
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_what_is_built_on_the_way_is_built_on_disk(
     new = f"{shards.bucket.replace('scenes', 'new')}"
     done = train(*given, f"data.train={new}/train", environment=shards.environment)
     assert done.error == (
-        f"{new}/train has no shards, and data.build makes them on disk alone: run "
+        f"{new}/train has no shards, and data.build writes to local disks only: run "
         f"`python -m shards build scenes --to {new}`"
     )
     assert not list(tmp_path.iterdir())

@@ -306,7 +306,7 @@ def test_a_folder_begun_from_other_captions_is_refused(
     (tmp_path / "to/train/shardindex.json").unlink()
     tokens = flickr8k / "Flickr8k.token.txt"
     tokens.write_text(tokens.read_text().replace("Sentence 3", "Phrase 3"))
-    assert "was begun from other samples" in run(*words, code=2).stderr
+    assert "was started from other samples" in run(*words, code=2).stderr
 
 
 def build_json(folder: Path) -> dict:
@@ -320,7 +320,7 @@ def test_a_build_that_failed_gives_way_to_the_corrected_command(
     images.rename(elsewhere)
     images.mkdir()
     train = {"splits": ["train"], "samples_per_shard": 5}
-    with pytest.raises(UserError, match=r"12 missing .*; all are listed in \S*/to/train/\*.left"):
+    with pytest.raises(UserError, match=r"12 missing .*; all are listed in \S*train/\*.skipped"):
         build("flickr8k", tmp_path / "to", flickr8k, **train)
     assert len(list((tmp_path / "to/train").glob("*.skipped.json"))) == 3
     images.rmdir()
@@ -523,7 +523,7 @@ def test_a_generator_is_built_with_its_options_and_relevance(tmp_path: Path, run
     [
         ("nothing --to {to}", "unknown source 'nothing'; the sources are: cirr, coco"),
         ("flickr8k --to {to}", "--from is missing"),
-        ("flickr8k --to {to} --from {to}/nowhere", "there is no such file or folder"),
+        ("flickr8k --to {to} --from {to}/nowhere", "no such file or folder"),
         (
             "flickr8k --to {to} --from {data} --split dev",
             "has no split 'dev' in {data}, but train, val; `python -m shards",
@@ -634,7 +634,7 @@ def test_a_build_goes_on_only_with_the_features_it_began_with(build_split) -> No
         return Split([Item("a", None, ["a dog"], image_features=np.full(2, number))])
 
     (build_split(split(1)) / "shardindex.json").unlink()
-    with pytest.raises(UserError, match="was begun from other samples"):
+    with pytest.raises(UserError, match="was started from other samples"):
         build_split(split(2))
     build_split(split(1))
 

@@ -288,7 +288,7 @@ def test_images_that_come_twice_under_other_ids_are_named(
     write_tar(tmp_path / "0.tar", *files.items())
     done = run("check", tmp_path)
     assert "nothing is broken" in done.stdout
-    assert "warning: 2 images come several times under different ids, in 10 samples" in done.stderr
+    assert "warning: 2 images occur several times under different ids, in 10 samples" in done.stderr
     ids = {f"{name[:3]}.json": f'{{"image_id": {name[0]}}}'.encode() for name in files}
     write_tar(tmp_path / "0.tar", *sorted((files | ids).items()))
     assert "warning" not in run("check", tmp_path).stderr

@@ -23,7 +23,7 @@ def found(tars: Sequence[Sequence[tuple[bytes, str]]], limit: int = 10_000) -> D
 def test_a_row_a_caption_is_named() -> None:
     said = str(found([[(b"a", "1"), (b"b", "2")], [(b"c", "3"), (b"a", "4"), (b"a", "5")]]))
     assert said.startswith(
-        "1 images come several times under different ids, in 3 samples (0.tar sample 1 and 1.tar "
+        "1 images occur several times under different ids, in 3 samples (0.tar sample 1 and 1.tar "
         "sample 2 have the same bytes): give samples of one image the same image_id"
     )
 
@@ -43,7 +43,7 @@ def test_as_a_plain_count(pairs: list[tuple[int, int]]) -> None:
     samples = sum(image in several for image, _ in pairs)
     tar = [(bytes([image]), str(image_id)) for image, image_id in pairs]
     said = str(found([tar[::2], tar[1::2]]))
-    assert said.startswith(f"{len(several)} images come several times" if several else "")
+    assert said.startswith(f"{len(several)} images occur several times" if several else "")
     assert bool(said) == bool(several)
     assert not several or f"in {samples} samples" in said
 

@@ -1,7 +1,7 @@
-"""Rows of .csv and .tsv: whether quotes are syntax or text, and rows that an open one swallows.
+"""Rows of .csv and .tsv, with detection of quotes that swallow rows.
 
-Where quotes are syntax, one that is never meant to open a cell takes the following rows into it,
-up to the next quote. Such a cell contains whole rows and is detected by them. In .tsv, which most
+If quotes are syntax, a stray quote at the start of a cell takes the following rows into it, up to
+the next quote. Such a cell contains whole rows and is detected by them. In .tsv, which most
 programs write without quoting, quotes are text.
 """
 

@@ -386,7 +386,7 @@ def test_nothing_that_can_be_used(images: Path, run: Run) -> None:
     done = run("build", "pairs", "--from", table, "--to", images / "to", code=2)
     assert "pairs has no samples for the split train; skipped: 1 a URL, not a file" in done.stderr
     missing = run("build", "pairs", "--from", images / "b.csv", "--to", images / "to", code=2)
-    assert f"--from {images / 'b.csv'}: there is no such file or folder" in missing.stderr
+    assert f"--from {images / 'b.csv'}: no such file or folder" in missing.stderr
 
 
 # -- paths --
