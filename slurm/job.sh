@@ -1,15 +1,15 @@
-# What the job scripts have in common. Each of them sources it; a site's own settings go into
-# slurm/site.sh, which lies beside it and belongs to no repository.
+# Common code of the job scripts, which source it. Settings of a site go into slurm/site.sh, which is
+# not part of the repository.
 
 fail() {
     echo "error: $1" >&2
     exit 2
 }
 
-# The head of a script is its manual, and the #SBATCH lines in it are what a site may change.
+# The head of a script is its help, and a site may change its #SBATCH lines.
 if [[ ${1:-} == --help || ${1:-} == -h ]]; then
     sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
-    printf '\n%s\n\n' 'Lines that a site changes (##SBATCH is switched off; options of sbatch win):'
+    printf '\n%s\n\n' 'Lines that a site may change (##SBATCH is inactive; options of sbatch take precedence):'
     sed -n 's/^\(##*SBATCH\)/    \1/p' "$0"
     exit 0
 fi
@@ -43,12 +43,12 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 export PYTHONUNBUFFERED=1
 
-# The job's log has what its processes print, a log a node what they complain of.
+# The job's log has the stdout of its processes, one log per node their stderr.
 job=${task:+${SLURM_ARRAY_JOB_ID}_$task}
 logs=$SLURM_JOB_NAME-${job:-$SLURM_JOB_ID}${SLURM_RESTART_COUNT:+-restart$SLURM_RESTART_COUNT}
 
-# run_tasks COMMAND …: runs it as every task of the job, and sets `code`: 0, or what it failed with.
-# Who is asked to end the job asks the tasks as well, and they need the time to save.
+# run_tasks COMMAND …: runs it as every task of the job, and sets `code`, its exit code. Slurm sends
+# the signal that ends a job to the tasks as well, which need the time to save.
 run_tasks() {
     local codes=$logs.codes
     code=0 asked=
@@ -56,7 +56,7 @@ run_tasks() {
     mkdir -- "$codes"
     trap 'asked=yes' TERM
     trap : USR1
-    # In the background, so that a signal to this shell is heeded meanwhile: it ends a `wait`.
+    # In the background, so that this shell handles signals: they end a `wait`.
     srun --label --kill-on-bad-exit=1 --error="${logs//%/%%}-%N.log" "${SRUN_OPTIONS[@]}" \
         bash slurm/task.sh "$codes" "${CONTAINER[@]}" "$@" &
     while kill -0 "$!" 2>/dev/null; do wait "$!" || true; done
@@ -65,8 +65,8 @@ run_tasks() {
     rm -rf -- "$codes"
 }
 
-# decide CODES: sets `code` to what counts of what the tasks ended with: a bug, a mistake, no Python
-# before all that comes of them. What they have printed decides nothing.
+# decide CODES: sets `code` to the most important exit code of the tasks: a bug, a user error or a
+# missing Python before their consequences. Their output is not used.
 decide() {
     local one task ended=" "
     grep -hs -e '^ *[0-9]*: error: ' -- "$logs"-*.log | tail -n 3 >&2 || true

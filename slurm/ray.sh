@@ -1,8 +1,8 @@
 #!/bin/bash
 # A node's part in slurm/tune.sbatch: bash slurm/ray.sh COMMAND …
 #
-# Every node of the job starts Ray; the first one has its head, and runs COMMAND. The others serve
-# until it has ended, which ends the job's step.
+# Every node of the job starts Ray; the first one runs its head and COMMAND. The others serve until it
+# ends, which ends the job's step.
 
 set -euo pipefail
 
@@ -12,7 +12,7 @@ set -euo pipefail
 folder=$(mktemp -d /tmp/ray-XXXXXX)
 touch "$folder/said"
 trap 'rm -rf "$folder"' EXIT
-# USR1 to the job's step is for COMMAND, which heeds it: Ray lives until that has ended, and then
+# USR1 to the job's step is for COMMAND, which handles it: Ray runs until COMMAND has ended, and then
 # ends at once.
 trap '' USR1
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0

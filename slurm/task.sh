@@ -1,8 +1,8 @@
 #!/bin/bash
 # A task of a job: bash slurm/task.sh CODES COMMAND …
 #
-# Runs COMMAND and writes what it ended with into CODES, a folder that all nodes share: srun ends the
-# other tasks when one has failed, and tells their signal rather than its code.
+# Runs COMMAND and writes its exit code into CODES, a folder that all nodes share: srun kills the other
+# tasks when one has failed, and reports their signal rather than its code.
 
 codes=$1
 shift

@@ -141,7 +141,7 @@ def test_what_is_no_run_is_left_alone(kind: str, recipe: Path, tmp_path: Path) -
     notes.parent.mkdir()
     notes.write_text("mine")
     run, line = {
-        "folder": (notes.parent, "is a folder of something else, for it has no recipe"),
+        "folder": (notes.parent, "is no run folder: it has no recipe"),
         "file": (notes, "is a file; name a folder"),
     }[kind]
     assert line in train(recipe, f"run={run}").error

@@ -80,7 +80,7 @@ def test_a_gap_before_the_checkpoint_is_told(
     rows = [{"step": number} for number in logged]
     path = written(tmp_path / "metrics.jsonl", *lines_of(rows))
     told = [
-        f"warning: {path} has nothing of steps {gap}; its curves have a gap there"
+        f"warning: {path} has no lines of steps {gap}; its curves have a gap there"
         for gap in filter(None, [gap])
     ]
     assert drop_metrics_after(path, step, log_every) == told
@@ -98,7 +98,7 @@ def test_steps_that_are_all_repeated_are_told(tmp_path: Path) -> None:
 def test_a_file_that_was_removed_is_told(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     (line,) = drop_metrics_after(path, 12, 1)
-    assert "has nothing of steps 1 to 12" in line
+    assert "has no lines of steps 1 to 12" in line
     assert not path.exists()
 
 

@@ -70,7 +70,7 @@ def drop_metrics_after(path: Path, step: int, log_every: int) -> list[str]:
     usual = max(log_every, *(after - before for before, after in pairwise([*logged, logged[-1]])))
     if logged[-1] + usual <= step:
         warnings.append(
-            f"warning: {path} has nothing of steps {logged[-1] + 1} to {step}; its curves have a "
+            f"warning: {path} has no lines of steps {logged[-1] + 1} to {step}; its curves have a "
             "gap there"
         )
     return warnings

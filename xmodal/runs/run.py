@@ -70,7 +70,7 @@ class Run:
         if not self.recipe.is_file():
             if not is_bare(self.path):
                 raise UserError(
-                    f"run={self.path} is a folder of something else, for it has no recipe.yaml; "
+                    f"run={self.path} is no run folder: it has no recipe.yaml; "
                     "name another folder, or restore the file"
                 )
             return
@@ -146,7 +146,7 @@ class Run:
         latest = self.latest() or next(iter(self.finished()), None)
         if latest is None:
             raise UserError(
-                f"{self.path} has no checkpoint yet; train it first, and on to checkpoints.every"
+                f"{self.path} has no checkpoint yet; train until the first one, see checkpoints.every"
             )
         if name == "best":
             name = f"step-{read_state(latest)['best_step'] or latest.name.removeprefix('step-')}"
