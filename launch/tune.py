@@ -5,7 +5,7 @@
     sbatch --nodes=4 slurm/tune.sbatch RECIPE --space SPACE
 
 RECIPE is a name in xmodal/recipes or the path of a YAML file; key=value overrides any key of it.
-SPACE is the path of a YAML file that says which keys are searched, how, and by which metric
+SPACE is the path of a YAML file with the keys to search, the search method, and the metric
 (docs/tuning.md), or a name in xmodal/spaces. The folder of the sweep (--sweep DIR) keeps
 everything; the same command resumes where it was stopped. It ends with a table of the trials,
 DIR/best.yaml, a recipe that launch/train.py takes, and DIR/report/index.html. Each of DIR/trials is

@@ -108,7 +108,7 @@ def _locked_on_disk(folder: str, plan: Plan, *, shared: bool) -> Iterator[None]:
 
 @contextmanager
 def _replaced(folder: str) -> Iterator[None]:
-    """Hold the lock of a plan that is about to be replaced: nobody works by it."""
+    """Hold the lock of a plan while it is replaced, so that no build uses it."""
     with (Path(folder) / PLAN_NAME).open("r+b") as file:
         _lock(file, folder, fcntl.LOCK_EX)
         yield

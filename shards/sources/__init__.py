@@ -1,1 +1,1 @@
-"""One module a data set; `shards.source` says what such a module has."""
+"""Sources of data sets, one module each; see `shards.source`."""

@@ -26,7 +26,7 @@ test1_gallery  what test1 is searched in
 
 
 class CirrConfig(SourceConfig):
-    """CIRR: photographs of everyday life from NLVR2, what shall be other, and the one meant."""
+    """CIRR: photographs of everyday life from NLVR2, the requested changes, and the targets."""
 
     kind: Literal["cirr"] = "cirr"
     layout: ClassVar[str] = LAYOUT

@@ -77,7 +77,7 @@ class _Catalogue:
 
     @cached_property
     def by_name(self) -> Mapping[str, list[str]]:
-        """The photographs of each name."""
+        """Return the photographs of each name."""
         by_name = defaultdict(list)
         for path, name in self.names.items():
             by_name[name].append(path)
@@ -104,7 +104,7 @@ def _draw_queries(catalogue: _Catalogue, pairs: int, seed: int) -> Split:
 
 
 def _siblings(names: Mapping[str, object]) -> dict[str, list[list[str]]]:
-    """For each name that can be modified, one list of other names a word that can be replaced."""
+    """Return, for each name, lists of names that differ in one word, one list per word."""
     children = defaultdict(list)
     for name in names:
         for parent in dict.fromkeys(_without(word, name) for word in name.split()):

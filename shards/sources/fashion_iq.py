@@ -25,8 +25,8 @@ val_CATEGORY_gallery   what it is searched in: all photographs of split.CATEGORY
 
 
 class FashionIqConfig(SourceConfig):
-    """Fashion IQ: photographs of dresses, shirts and tops, what shall be other, and the one
-    meant.
+    """Fashion IQ: photographs of dresses, shirts and tops, the requested changes, and the
+    targets.
     """
 
     kind: Literal["fashion_iq"] = "fashion_iq"

@@ -36,7 +36,7 @@ have tags and show none of the other nine. How the published 10k was drawn is no
 
 
 class NusWideConfig(SourceConfig):
-    """NUS-WIDE: 269,648 photographs of Flickr with their tags and 81 concepts."""
+    """NUS-WIDE: 269,648 photographs from Flickr with their tags and 81 concepts."""
 
     kind: Literal["nus_wide"] = "nus_wide"
     subset: str = "all"

@@ -57,7 +57,7 @@ class Pair:
 
 
 def read_list(root: Path, split: str) -> list[Pair]:
-    """Read the pairs of a split, in the order that the features have too."""
+    """Read the pairs of a split, in the order of the features."""
     path = require(root, f"{split}set_txt_img_cat.list")
     return [_pair(line, path) for line in read_lines(path)]
 

@@ -80,7 +80,7 @@ class _Rows:
             )
 
     def skipped(self, rows: Sequence[int]) -> list[SkippedSample]:
-        """Say that these rows have no partner."""
+        """Return these rows as skipped, without a partner."""
         cause = "no partner of its class"
         return [(f"{self.name} row {row}", cause, f"class {self.classes[row]}") for row in rows]
 

@@ -254,7 +254,7 @@ def _pillow() -> Iterator[None]:
 
     What is particular to a file stays in the exception's cause.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # whoever has set it: half an image is none
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have set it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -183,6 +183,6 @@ def _num_texts(pair: _Pair) -> int:
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Launchers and schedulers send them to every process of a job: whoever evaluates answers.
+    # Launchers and schedulers send them to every process of a job: the main process handles them.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

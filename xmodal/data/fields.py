@@ -185,7 +185,7 @@ def _stands_for_none(value: object) -> bool:
 
 
 def _is_blank(text: str) -> bool:
-    """Return True if nothing of a text is to be seen: spaces, controls, marks of byte order."""
+    """Return True for an invisible text: spaces, control characters, byte order marks."""
     return not text[:1].isalnum() and all(
         one.isspace() or category(one) in ("Cc", "Cf") for one in text
     )

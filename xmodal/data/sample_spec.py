@@ -11,7 +11,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.samples import IMAGES, RawSample
 from xmodal.errors import UserError
 
-PROBED = 64  # samples of a set, one of which has to say what all are like
+PROBED = 64  # samples of a set, one of which must be usable
 
 Shape = tuple[int, ...]
 
@@ -88,7 +88,7 @@ def parts_dropped(sample: RawSample) -> list[Fault]:
 def _explain(sample: RawSample, side: str) -> None:
     """Raise `BadSample` for what keeps a sample from having features.
 
-    Cached features have what could not be read as it was: the cause is to be the same.
+    Cached features keep the unreadable files of the original, so that the cause is the same.
     """
     expected = {"source" if sample.composed else "image", side.partition(".")[0]}
     for role, names in IMAGES.items():

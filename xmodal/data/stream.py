@@ -85,7 +85,7 @@ class _Lane:
         self.stream.waited[self.samples[0].shard] += time.perf_counter() - begun
 
     def _begin(self) -> Callable[[], Samples]:
-        """Have the block at the lane's position read, or the disk told; return what gives it."""
+        """Start reading the block at the lane's position; return a function that returns it."""
         mixture = self.stream.mixture
         data_set, own = mixture.own_position(self.position)
         reader, plan = self.stream.readers[data_set], mixture.plans[data_set]

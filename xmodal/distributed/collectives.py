@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Number of ranks; 1 where no process group is."""
+    """Return the number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's place among the ranks; 0 where no process group is."""
+    """Return the rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -83,7 +83,7 @@ def _padded(rows: Tensor, length: int) -> Tensor:
 def gather_objects(local: Sequence[T], kind: Callable[..., T] | None = None) -> list[T]:
     """Return the objects of all ranks, in the order of ranks; each may have another number.
 
-    They are exchanged as JSON, of which nothing is run: tuples arrive as lists, and dataclasses
+    They are exchanged as JSON, so that no code is executed: tuples arrive as lists, and dataclasses
     need their `kind`.
     """
     if world_size() == 1:
@@ -106,7 +106,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def share_of_mean(values: Tensor, counts: list[int]) -> Tensor:
-    """Return this rank's share of the mean over all ranks' values, of which each has `counts`."""
+    """Return this rank's share of the mean over all ranks' values; `counts` is their number."""
     return values.sum() * (world_size() / sum(counts))
 
 

@@ -32,6 +32,6 @@ def check_restarts(run: Run, most: int, variables: Mapping[str, str] = os.enviro
     if start["restart"] - since > most:
         raise UserError(
             f"job {start['job']} was started again {most} times without a checkpoint of {run.path} "
-            f"that is newer than {newest.name if newest else 'none'}: mend what its logs name, and "
-            "submit it once more; training.restarts allows more"
+            f"that is newer than {newest.name if newest else 'none'}: fix the "
+            "cause that its logs name, and submit it again; training.restarts allows more"
         )

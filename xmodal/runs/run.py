@@ -114,7 +114,7 @@ class Run:
         except OSError as error:
             self.check_place()
             raise UserError(
-                f"{path} cannot be written: {error.strerror or error}; mend that, and rerun the "
+                f"{path} cannot be written: {error.strerror or error}; fix that, and rerun the "
                 "same command to resume"
             ) from error
 
@@ -146,7 +146,7 @@ class Run:
         latest = self.latest() or next(iter(self.finished()), None)
         if latest is None:
             raise UserError(
-                f"{self.path} has no checkpoint yet; train until the first one, see checkpoints.every"
+                f"{self.path} has no checkpoint yet; train it first, until checkpoints.every"
             )
         if name == "best":
             name = f"step-{read_state(latest)['best_step'] or latest.name.removeprefix('step-')}"
@@ -170,7 +170,7 @@ class Run:
         steps = [step for step in self._steps() if latest and step <= step_of(latest)]
         for step in steps[:-keep_last]:
             if step != best_step:
-                # Under another name nobody takes what is left of it, if this is killed, for whole.
+                # Renamed first, so that a kill leaves no incomplete checkpoint under its name.
                 doomed = self.checkpoint(step).with_suffix(".partial")
                 self.checkpoint(step).rename(doomed)
                 shutil.rmtree(doomed)

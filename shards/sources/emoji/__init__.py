@@ -70,7 +70,7 @@ _COMPONENTS = "component"  # the group of skin tones and hair styles
 
 
 def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int = 0) -> Splits:
-    """Find the plain splits, the composed ones and what those are searched in."""
+    """Find the plain splits, the composed ones and their galleries."""
     font = require(root, _FONT)
     english = require(root, "package/en/data.json")
     groups = require(root, "package/meta/groups.json")
@@ -157,7 +157,7 @@ def _usable(every: Sequence[Emoji], font: Path) -> tuple[list[Emoji], list[Skipp
 
 
 def draw(font: Path, characters: str) -> bytes:
-    """The drawing on white, a PNG."""
+    """Return the drawing on white, as PNG."""
     file = io.BytesIO()
     _draw(font, characters).save(file, "PNG")
     return file.getvalue()

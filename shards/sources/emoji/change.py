@@ -50,7 +50,7 @@ class Emoji:
 
 @dataclass(frozen=True)
 class Change:
-    """From one emoji to another that differs from it in one thing, the `kind`."""
+    """Change from one emoji to another that differs in one attribute, the `kind`."""
 
     source: Emoji
     modification: str
@@ -59,7 +59,7 @@ class Change:
 
 
 def find_changes(every: Collection[Emoji]) -> list[Change]:
-    """All changes of one thing from one of these emoji to another."""
+    """Return all changes of one attribute between these emoji."""
     changes: dict[tuple[str, str], Change] = {}
     for kind, values in _KINDS.items():
         alike = defaultdict(list)

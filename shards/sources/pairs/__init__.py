@@ -86,7 +86,7 @@ def read(
     quotes: str = "auto",
     anywhere: bool = False,
 ) -> Splits:
-    """Find the splits that the rows name, or else train, and the shares of it that are taken."""
+    """Find the splits that the rows name, or train and the shares taken from it."""
     shares = _shares(val, test)
     if quotes not in QUOTES:
         raise UserError(f"quotes={quotes}: it is one of {', '.join(QUOTES)}")

@@ -24,10 +24,10 @@ Record = tuple[int, dict[str, str] | tuple[str, str]]
 def read_delimited(
     table: Path, quotes: str, notes: list[str], check: Callable[[Sequence[str]], object]
 ) -> Iterator[Record]:
-    """Read the rows of a table by the names in its first line, which are given to `check` first.
+    """Read the rows of a table by the column names in its first line, checked by `check`.
 
-    With `quotes` "double" a cell may stand within double quotes, with "none" they are text, and
-    "auto" is "none" where tabs divide the cells. Raises `UserError` for quotes that are never
+    With `quotes` "double" a cell may be in double quotes, with "none" quotes are text; "auto" is
+    "none" if tabs separate the cells. Raises `UserError` for quotes that are never
     closed.
     """
     csv.field_size_limit(MAX_CHARACTERS)

@@ -1,9 +1,9 @@
-"""Divide images into train and what is taken from it, the same each time.
+"""Deterministic division of images into train and held-out shares.
 
-A key has a place in [0, 1), drawn by its digest. Where images have no labels, those whose place is
-below the share are taken: rows that are added later move no others. Where they have, the share is
-taken of each label: of its keys, in the order of their places, the first ones. There an image that
-is added can move one other across each border, no more. No side is empty, where there are keys.
+A key has a place in [0, 1), from its digest. Without labels, images whose place is below the share
+are held out: rows that are added later do not move others. With labels, the share is held out of
+each label: the first of its keys by their places. Then an added image moves at most one other over
+each border. No split is empty if there are enough keys.
 """
 
 from collections import defaultdict
@@ -16,9 +16,9 @@ from math import floor
 def divide(
     keys: Sequence[str], labels: Sequence[str], shares: Mapping[str, float]
 ) -> dict[str, list[int]]:
-    """Return the numbers of the images on each side, train first; a key is on one side alone.
+    """Return the numbers of the images on each side, train first; a key is on one side only.
 
-    `labels` are those of the images, empty where they have none; of a key it is its first image's.
+    `labels` are those of the images, possibly empty; a key has the label of its first image.
     """
     strata: dict[str, dict[str, None]] = defaultdict(dict)
     label_of: dict[str, str] = {}

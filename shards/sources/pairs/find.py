@@ -1,4 +1,4 @@
-"""Find the tables of a folder, and the split of each by its name or its folder's."""
+"""Search for the tables of a folder; the split of each follows from file or folder names."""
 
 import re
 from collections import defaultdict
@@ -19,9 +19,9 @@ _OTHERS = re.compile(
 
 
 def find_tables(root: Path) -> list[Path]:
-    """Return the table `root`, or those of the folder `root`: one a split, or its parts in order.
+    """Return the table `root`, or those of the folder `root`: one per split, or its parts in order.
 
-    There may be none. Raises `UserError` if it is not clear which are meant.
+    There may be none. Raises `UserError` if the choice is ambiguous.
     """
     if root.is_file():
         if root.suffix.lower() not in SUFFIXES:
@@ -43,7 +43,7 @@ def find_tables(root: Path) -> list[Path]:
 
 
 def split_of(table: Path) -> str:
-    """Return the split that a table is of by its name, or its folder's; else train."""
+    """Return the split in the name of a table or of its folder; train by default."""
     part = _PART.fullmatch(table.stem)
     name = part["name"] if part else table.stem
     words = [name, *(reversed(re.split(r"[-_.]", name)) if part else ())]

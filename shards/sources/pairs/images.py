@@ -1,4 +1,4 @@
-"""Collect what the rows of tables, or texts beside images, say of each image."""
+"""Collection of images with the captions and labels of their rows or text files."""
 
 import os
 import re
@@ -39,7 +39,7 @@ class Image:
 
 
 class Images:
-    """The images with their captions, in the order found, and what cannot be used.
+    """Images with their captions, in order of appearance, and skipped ones.
 
     Paths that lead out of the folder `root` are not used, unless `anywhere`.
     """

@@ -151,7 +151,7 @@ def _without(noun: Noun, attributes: Sequence[str]) -> Noun:
 
 
 def _reversed(claim: Claim) -> Claim:
-    """The same claim, told from the second noun."""
+    """Return the same claim from the view of the second noun."""
     assert claim.relation is not None
     first, second, *rest = claim.nouns
     return replace(claim, nouns=(second, first, *rest), relation=_CONVERSE[claim.relation])

@@ -179,7 +179,7 @@ def _read_whole(path: Path, start: int, stop: int) -> bytes | None:
 
 
 def _counted(lock: int) -> int | None:
-    """Read how many bytes the folder holds; None where nobody has counted them yet."""
+    """Read the recorded size of the folder in bytes; None if it is not recorded yet."""
     text = os.pread(lock, 32, 0)
     return int(text) if text.strip().isdigit() else None
 

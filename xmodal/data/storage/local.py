@@ -19,7 +19,7 @@ _ENOUGH = 8192  # descriptors: for the files kept open and all else, sockets and
 
 
 class _OpenFile:
-    """A file that is closed once nobody reads it any more."""
+    """File that is closed after its last reader."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = _open_regular(path)

@@ -65,7 +65,7 @@ class Saving:
             if rank() == 0:
                 shutil.rmtree(self._partial, ignore_errors=True)
             raise UserError(
-                f"{self.folder} cannot be written ({faults[0]}); mend that, and rerun the same "
+                f"{self.folder} cannot be written ({faults[0]}); fix that, and rerun the same "
                 "command to resume from the last checkpoint"
             )
         with self.run.writing(self.folder):
