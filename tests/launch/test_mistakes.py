@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -118,11 +119,10 @@ def test_broken_shards_make_nothing(
 def test_by_the_launcher_it_is_one_line_too(recipe: Path, tmp_path: Path) -> None:
     done = by_launcher(str(recipe), f"run={tmp_path}/run", f"data.val={tmp_path}")
     assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert lines.pop() == f"error: there is no folder {tmp_path} with shards"
-    # On a machine that takes its time to import, it is said what takes it.
-    assert all(line.startswith("importing PyTorch and DeepSpeed (") for line in lines)
-    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == f"error: there is no folder {tmp_path} with shards"
+    # A busy machine takes so long that the command reports what it waits for.
+    lines = [*done.stderr.splitlines()[:-1], *done.stdout.splitlines()]
+    assert all(re.fullmatch(r".+ \(\d+ s\)", line) for line in lines)
 
 
 def test_the_run_of_another_recipe_is_left_alone(
