@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tests.traps import touching
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokens import CaptionTokenizer
-from xmodal.errors import UserError
+from xmodal.errors import RenamedKeyWarning, UserError
 from xmodal.models import packages
 from xmodal.models.config import TextEncoderConfig
 from xmodal.models.features import Features
@@ -27,7 +28,7 @@ CAPTIONS = [
 MINILM = TransformersConfig(name="all-MiniLM-L6-v2", weights="package")
 
 
-def tokenizer_of(config: TransformersConfig) -> CaptionTokenizer:
+def tokenizer_of(config: TextEncoderConfig) -> CaptionTokenizer:
     tokenizer: CaptionTokenizer = config.tokenizer.build((), config.context)
     return tokenizer
 
@@ -305,6 +306,23 @@ def test_words_of_minilm_are_those_of_plain_transformers(minilm: PretrainedText)
     expected = AutoModel.from_pretrained(folder)(**plain).last_hidden_state[0]
     local = minilm.local(*tokenizer_of(MINILM)(CAPTIONS))
     torch.testing.assert_close(local.rows[0, : len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_of_the_vocabulary_belong_to_the_tokenizer() -> None:
+    with pytest.warns(RenamedKeyWarning, match=r"key vocabulary is now called tokenizer\.vocab"):
+        old = TransformerConfig.model_validate({"vocabulary": 500})
+    new = TransformerConfig.model_validate({"tokenizer": {"kind": "byte_pair", "vocabulary": 500}})
+    assert old == new
+    both = {"min_count": 1, "tokenizer": {"kind": "words", "min_count": 2}}
+    with pytest.raises(ValidationError, match=r"min_count is the old name of tokenizer\.min_count"):
+        GruConfig.model_validate(both)
+
+
+def test_another_tokenizer_may_be_chosen() -> None:
+    config = GruConfig.model_validate({"tokenizer": {"kind": "bytes"}})
+    tokenizer = tokenizer_of(config)
+    assert tokenizer.vocabulary == 258
+    assert "tokenizer" not in config.arguments
 
 
 @pytest.mark.parametrize(
