@@ -67,13 +67,13 @@ def fit_heads(method: Clip, shards: Manifest) -> str:
     # Images of the same text stay together: else what is left out has been seen.
     _, first = np.unique(features.owners, return_index=True)
     _, group = np.unique(features.texts[first], axis=0, return_inverse=True)
-    left_out = group % 10 == 0
+    held_out = group % 10 == 0
     tried = {}
     for penalty in PENALTIES:
-        found = correlate(_of_images(features, ~left_out), penalty)
+        found = correlate(_of_images(features, ~held_out), penalty)
         for directions, power in product(DIRECTIONS, POWERS):
             found.set_heads(method, directions, power)
-            tried[penalty, directions, power] = _rsum(method, _of_images(features, left_out))
+            tried[penalty, directions, power] = _rsum(method, _of_images(features, held_out))
     penalty, directions, power = max(tried, key=lambda settings: tried[settings])
     correlate(features, penalty).set_heads(method, directions, power)
     return f"penalty {penalty:g}, {directions} directions, weights to the power {power:g}"

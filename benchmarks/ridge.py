@@ -104,8 +104,8 @@ def ridge_metrics(
 
 def fit(method: Tirg, features: Features) -> float:
     """Make a method what regression finds, with the best of the penalties, which is returned."""
-    left_out = a_tenth(features.ids)
-    kept, rest = features.of(~left_out), features.of(left_out)
+    held_out = a_tenth(features.ids)
+    kept, rest = features.of(~held_out), features.of(held_out)
     tried = {}
     for penalty in PENALTIES:
         set_regression(method, kept, penalty)
@@ -139,8 +139,8 @@ def a_tenth(ids: np.ndarray) -> np.ndarray:
     count = ids.max() + 1
     links = coo_matrix((np.ones(len(ids)), (ids[:, 0], ids[:, 1])), shape=(count, count))
     _, group = connected_components(links, directed=False)
-    left_out: np.ndarray = group[ids[:, 0]] % 10 == 0
-    return left_out
+    held_out: np.ndarray = group[ids[:, 0]] % 10 == 0
+    return held_out
 
 
 @torch.no_grad()

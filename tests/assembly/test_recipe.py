@@ -193,8 +193,8 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("data.crop=[1]", ["data.crop.1 is missing"]),
         ("data.lanes=100", ["lanes (100) must divide batch_size (256)", "64 or 128"]),
         # what is no override at all
-        ("data.batch_size", ["'data.batch_size' is no override", "key=value"]),
-        ("=3", ["'=3' is no override"]),
+        ("data.batch_size", ["'data.batch_size' is not an override", "key=value"]),
+        ("=3", ["'=3' is not an override"]),
         ('run="a', ["run: the value is not YAML: found unexpected end of stream"]),
     ],
 )

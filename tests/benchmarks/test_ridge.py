@@ -68,12 +68,12 @@ def test_it_finds_targets_that_neither_side_finds_alone() -> None:
     assert max(alone) < 0.5
 
 
-def test_what_is_left_out_shares_no_image_with_the_rest() -> None:
+def test_what_is_held_out_shares_no_image_with_the_rest() -> None:
     random = np.random.default_rng(0)
     ids = np.sort(random.integers(0, 4, (300, 2)), 1) + 4 * random.integers(0, 50, 300)[:, None]
-    left_out = a_tenth(ids)
-    assert 15 <= left_out.sum() <= 60
-    assert not set(ids[left_out].ravel()) & set(ids[~left_out].ravel())
+    held_out = a_tenth(ids)
+    assert 15 <= held_out.sum() <= 60
+    assert not set(ids[held_out].ravel()) & set(ids[~held_out].ravel())
 
 
 def test_the_source_itself_is_no_answer() -> None:

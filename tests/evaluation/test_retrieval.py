@@ -142,7 +142,7 @@ def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
 WITHOUT_A_SCORE = ("gap", "class-normalised", "visual", "visual-graded")
 OF_PAIRS = fitting(Bags.contents)
 RELEVANCE = {f"i{n}": [[f"i{n}", f"i{(n + 3) % IMAGES}"]] * 5 for n in range(IMAGES)}
-LESS_IS_BETTER = r"_chance$|/median_rank$|/num_\w+$|/queries(_left_out)?$|/images_left_out$|^gap"
+LESS_IS_BETTER = r"_chance$|/median_rank$|/num_\w+$|/queries(_skipped)?$|/images_skipped$|^gap"
 
 
 @pytest.mark.usefixtures("_small_splits")

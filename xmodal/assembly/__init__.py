@@ -1,1 +1,1 @@
-"""Whole recipes put together: what is trained, and what was trained, to be used."""
+"""Assembly of whole recipes, for training and for the use of trained models."""

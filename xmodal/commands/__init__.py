@@ -1,1 +1,1 @@
-"""Commands: each module has a `main` that takes a command line's words, and imports no torch."""
+"""Commands: `main` of each module takes the arguments of a command line; no torch is imported."""

@@ -14,12 +14,12 @@ def add_recipe(parser: ArgumentParser) -> None:
     names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
     parser.add_argument("recipe", metavar="RECIPE", help=f"a path, or one of {names}")
     parser.add_argument(
-        "overrides", metavar="key=value", nargs="*", default=[], help="keys that differ"
+        "overrides", metavar="key=value", nargs="*", default=[], help="keys to override"
     )
 
 
 def key_lines(model: type[BaseModel]) -> Iterator[str]:
     """Yield the lines of `--help` about each key of a configuration, with its default."""
-    # What several kinds of a part have in common is told once.
+    # Keys that several kinds have in common are listed once.
     for key, default, meaning in dict.fromkeys(describe(model)):
         yield f"  {key} ({default})\n      {meaning}"

@@ -1,8 +1,8 @@
-"""Components: what a recipe chooses by `kind`, from inside the package or from outside.
+"""Components: the parts of a recipe chosen by `kind`, from this package or from plugins.
 
 A family (objectives, image encoders, …) is a subclass of `Component` that names itself by `family`.
 A component is a subclass of a family with a `kind`, its keys as fields, and `builds`, the class
-that it describes:
+that it builds:
 
     class AngularConfig(ObjectiveConfig):
         kind: Literal["angular"] = "angular"
@@ -27,7 +27,7 @@ from xmodal.errors import UserError
 
 
 class Buildable(Config):
-    """A configuration that describes an instance of a class, by the arguments that this takes."""
+    """A configuration that holds the arguments of a class and builds its instances."""
 
     # The class: itself, its name in the configuration's module, or `module:name`; the names cost no
     # import before it is built.
@@ -35,7 +35,7 @@ class Buildable(Config):
 
     @classmethod
     def built_class(cls) -> type:
-        """Import and return the class that this describes."""
+        """Import and return the class that this configuration builds."""
         if isinstance(cls.builds, type):
             return cls.builds
         module, colon, name = cls.builds.rpartition(":")
@@ -56,7 +56,7 @@ class Buildable(Config):
         return {name: _argument(getattr(self, name)) for name in names}
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
-        """Return an instance of the class, from the fields and from what only a caller knows."""
+        """Return an instance of the class, from the fields and the given arguments."""
         call = partial(self.built_class(), *args, **self.arguments, **kwargs)
         self._check(call)
         return call()
@@ -75,7 +75,7 @@ class Buildable(Config):
 
 
 class Component(Buildable):
-    """A configuration that is told apart from others of its family by `kind`."""
+    """A configuration that `kind` distinguishes from others of its family."""
 
     if TYPE_CHECKING:
         kind: Any  # a field of every component: Literal["name"] = "name"
@@ -128,7 +128,7 @@ class Component(Buildable):
 
     @classmethod
     def is_known(cls, kind: str) -> bool:
-        """Tell whether a kind is registered, once an installed plugin had its chance to."""
+        """Return whether a kind is registered, after loading installed plugins if necessary."""
         return kind in cls.kinds or (import_announced() and kind in cls.kinds)
 
 
@@ -142,7 +142,7 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def holds_secrets(annotation: Any) -> bool:
-    """Tell whether a field holds secrets, itself or in its parts: its values are never shown."""
+    """Return whether a field, or a part of it, holds secrets: its values are never shown."""
     return Secret in _models_below(annotation, set())
 
 

@@ -1,4 +1,4 @@
-"""What every component's configuration is made of; imports no torch, so that help is instant."""
+"""Base classes of configurations; imports no torch, so that help is instant."""
 
 import math
 import os
@@ -56,7 +56,7 @@ class Mark(Enum):
 
 
 class Secret(Config):
-    """Where a secret is kept: recipes, run folders and command lines name the place alone."""
+    """Place of a secret: recipes, run folders and command lines name the place alone."""
 
     file: str | None = Field(None, description="file that holds it and nothing else")
     variable: str | None = Field(None, description="environment variable that holds it")
@@ -123,7 +123,7 @@ class Span:
         """
         if self.unit == "%":
             if stage_steps is None:
-                raise ValueError("a length in % has nothing to be a part of")
+                raise ValueError("a length in % needs a stage, whose length it is a share of")
             exact = self.amount / 100 * stage_steps
         else:
             samples = {"steps": batch_size, "epochs": epoch_samples, "samples": 1}[self.unit]
@@ -143,7 +143,7 @@ Duration = Annotated[
 
 
 def tag_of(model: type[BaseModel]) -> Any:
-    """Return the `kind` that a model is told apart by; None where it has none."""
+    """Return the `kind` of a model; None where it has none."""
     return model.model_fields["kind"].default if "kind" in model.model_fields else None
 
 

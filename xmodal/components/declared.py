@@ -1,6 +1,6 @@
-"""Modules that are read in two steps: their configuration first, all else once it is needed.
+"""Modules that run in two steps: their configuration first, the rest when it is needed.
 
-A component is one file: its configuration class and the class that this describes. `--help` and a
+A component is one file: its configuration class and the class that it builds. `--help` and a
 wrong key need the configurations of all components, and must not wait for torch. So `declare` runs,
 of each module of a package that configures components, only the statements that its configuration
 classes need; the first access to any other name runs the rest, as an import would have.
@@ -21,7 +21,7 @@ _CONFIGURATION = re.compile(r"^class \w+Config\(", re.MULTILINE)
 
 
 class DeclaredModule(ModuleType):
-    """A module that has run as far as its configuration classes need."""
+    """A module of which only the configuration classes have run."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":  # which `import *` asks for first
@@ -71,7 +71,7 @@ def _declare(name: str, file: Path, source: str) -> None:
 
 
 def _split(tree: ast.Module, file: str) -> tuple[CodeType, CodeType]:
-    """Return the code of a module's configuration classes, and that of all else in it."""
+    """Return the code of a module's configuration classes, and that of the rest."""
     defined = {name: node for node in tree.body for name in _defined(node)}
     wanted: set[ast.stmt] = set()
     open_nodes: list[ast.stmt] = [

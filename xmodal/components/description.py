@@ -1,4 +1,4 @@
-"""The keys of a configuration with their meaning, for `--help`."""
+"""Keys of a configuration with their meaning, for `--help`."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -63,7 +63,7 @@ def _allowed(field: FieldInfo) -> str:
 
 
 def _metadata(field: FieldInfo) -> list[Any]:
-    """Return what limits a field, or its value where there may also be none."""
+    """Return the limits of a field, also of one that may be null."""
     parts = get_args(field.annotation)
     optional = [part for part in parts if part is not type(None)] if type(None) in parts else []
     return [*field.metadata, *(m for part in optional for m in getattr(part, "__metadata__", ()))]

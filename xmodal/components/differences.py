@@ -20,7 +20,7 @@ def changes(old: BaseModel, new: BaseModel) -> list[str]:
 
 
 def is_marked(config: BaseModel, key: str, mark: Mark) -> bool:
-    """Tell whether a key of a configuration, or one that it is part of, has a mark."""
+    """Return whether a key of a configuration, or a key above it, has a mark."""
     node: Any = config
     for part in key.split("."):
         if isinstance(node, BaseModel):
@@ -54,7 +54,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _without(config: BaseModel, mark: Mark) -> dict[str, Any]:
-    """Return a configuration as JSON, less the fields that have a mark."""
+    """Return a configuration as JSON, without the fields that have a mark."""
     values = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         own = getattr(config, name)

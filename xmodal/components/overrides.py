@@ -17,19 +17,21 @@ _NULL = ("", "null", "Null", "NULL", "~")
 
 
 def parse_override(override: str) -> tuple[str, str]:
-    """Return the key of an override and the text after it."""
+    """Return the key and the text of an override."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         said = override.partition(":")[0]  # what follows may be a secret
-        raise UserError(f"{said!r} is no override; write key=value, such as data.batch_size=512")
+        raise UserError(
+            f"{said!r} is not an override; write key=value, such as data.batch_size=512"
+        )
     return key, text
 
 
 def set_text(model: type[BaseModel], values: dict[str, Any], key: str, text: str) -> None:
     """Set a key of a model's `values` to what `text` means there.
 
-    That is YAML, but of names (paths, URLs) the text as it is: null only where the key may be null,
-    and without the quotes that stand around all of it. Raises `UserError` where there is no key.
+    The text is YAML. For names (paths, URLs) it is taken literally, without enclosing quotes; it is
+    null only where the key may be null. Raises `UserError` for an unknown key.
     """
     node, last, annotation = _place(model, values, key)
     is_name = _is_name(annotation, text)
@@ -51,7 +53,7 @@ def set_value(model: type[BaseModel], values: dict[str, Any], key: str, value: A
 
 
 def _is_name(annotation: Any, text: str) -> bool:
-    """Tell whether text is a name where a field has this type; lists and mappings have brackets."""
+    """Return whether text is a name for a field of this type; lists and mappings have brackets."""
     if get_origin(annotation) is Literal:
         return all(isinstance(value, str) for value in get_args(annotation))
     if models_of(annotation) or get_origin(annotation) in (list, tuple, dict):
@@ -79,7 +81,7 @@ def _place(model: type[BaseModel], values: dict[str, Any], key: str) -> tuple[An
 def _child(
     node: Any, model: type[BaseModel] | None, part: str, key: str
 ) -> tuple[Any, type[BaseModel] | None]:
-    """Return what stands below `part` of a mapping or list, and the model of its keys."""
+    """Return the value at `part` of a mapping or list, and the model of its keys."""
     field = None
     if isinstance(node, list):
         child = node[_position(node, part, key)]
@@ -102,7 +104,7 @@ def _child(
 
 
 def _default(field: FieldInfo | None) -> Any:
-    """Return what an override changes part of where the YAML leaves a key out."""
+    """Return the default value that an override changes where the YAML lacks the key."""
     default = {} if field is None or field.is_required() else field.get_default()
     if not isinstance(default, BaseModel):
         return to_jsonable_python(default)

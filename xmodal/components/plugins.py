@@ -27,7 +27,7 @@ _imported: dict[str, ModuleType] = {}  # by the name that they were asked for
 
 
 class MissingPluginError(UserError):
-    """A plugin that a recipe names and this process may not or cannot import."""
+    """A plugin of a recipe that this process must not or cannot import."""
 
 
 def import_plugins(names: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ def require_plugins(names: Sequence[str]) -> None:
 
 
 def import_announced() -> bool:
-    """Import all plugins that installed packages announce; tell whether any of them is new."""
+    """Import all plugins that installed packages announce; return whether any is new."""
     new = [name for name in _announced() if name not in _imported]
     import_plugins(new)
     return bool(new)
@@ -103,7 +103,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _fault(error: Exception) -> str:
-    """Return what was raised, and the line of source that raised it."""
+    """Return an error in words, with the source line that raised it."""
     kind, text = type(error).__name__, str(error).split("\n")[0]
     if isinstance(error, SyntaxError):
         return f"{kind}: {error.msg} ({error.filename}, line {error.lineno})"

@@ -1,6 +1,6 @@
 """Validation of a configuration: each mistake is one line that names the key.
 
-The line also gives what is allowed and the nearest right name.
+The line also gives the allowed values and the nearest known name.
 """
 
 import difflib
@@ -30,7 +30,7 @@ def validate(model: type[M], values: Any, source: str) -> M:
 
 
 def _problem(detail: ErrorDetails, top: type[BaseModel], values: Any) -> str:
-    """Return what is wrong with one key: its path, what is allowed, the nearest right name."""
+    """Return a line about one key: its path, the mistake, the allowed values, the nearest name."""
     key, model = _locate(detail["loc"], top, values)
     names = [part for part in key.split(".") if not part.isdigit()]
     field = model.model_fields.get(names[-1]) if model and names else None

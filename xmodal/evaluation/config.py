@@ -36,7 +36,7 @@ class EvaluationConfig(Config):
     protocols: list[ProtocolName] | None = Field(
         None,
         min_length=1,
-        description="what is measured, by the names in docs/evaluation.md; default, which null "
+        description="protocols, by the names in docs/evaluation.md; default, which null "
         "means too: relevance where the shards have relevance.json, else all-captions; visual of "
         "methods for images, composed of those for composed queries; one of "
         + ", ".join(protocol_names()),
@@ -48,7 +48,7 @@ class EvaluationConfig(Config):
     )
     all_pairs: NonNegativeInt = Field(
         4_000_000,
-        description="images × texts up to which a learned score is computed of all pairs; beyond, "
+        description="most pairs (images × texts) that a learned score is computed for; with more, "
         "of a shortlist",
     )
     shortlist: PositiveInt = Field(

@@ -1,4 +1,4 @@
-"""The data of an evaluation: what is known before anything is embedded, and the embeddings."""
+"""Data of an evaluation: the samples before they are embedded, and the embeddings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,6 +95,6 @@ class EvaluationContext:
 def without_labels(url: str, protocol: str) -> str:
     """Return the error about shards without labels."""
     return (
-        f"{url} has no labels in its samples' JSON, which {protocol} is measured by; leave this "
-        "protocol out, or use shards with labels"
+        f"{url} has no labels in its samples' JSON, which {protocol} is measured by; choose "
+        "another protocol, or use shards with labels"
     )

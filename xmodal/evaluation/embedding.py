@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @contextmanager
 def in_evaluation(method: Method) -> Iterator[None]:
-    """Have a method encode and score as it does when it is not trained, without gradients."""
+    """Put a method into evaluation mode within the context, without gradients."""
     training = [module for module in method.modules() if module.training]
     method.eval()
     try:

@@ -24,7 +24,7 @@ class Gallery:
     fused: Tensor | None = None  # (images, dim), each image with its first caption
 
     def caption_numbers(self) -> Tensor:
-        """Return which of its image's captions each text is, from 0: (texts,) int64."""
+        """Return each text's number among the captions of its image, from 0: (texts,) int64."""
         texts = torch.arange(len(self.owners), device=self.owners.device)
         return texts - torch.searchsorted(self.owners, self.owners)
 

@@ -70,8 +70,8 @@ def evaluate_retrieval(
     """Measure a method by `protocols`, those of `config` by default, from one pass of encoding.
 
     Composed queries are searched in `gallery`. All ranks call this, and all get the same result.
-    Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or the set is
-    not what a protocol is measured on.
+    Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or a
+    protocol is not defined on the set.
     """
     names = resolve(protocols or config.protocols, method.contents, relevance)
     searched = gallery.reader if gallery else None
@@ -101,7 +101,7 @@ def answer_cirr(
     device: torch.device,
     workers: int,
 ) -> list[Path]:
-    """Write what CIRR's server takes of a method's answers, on the first rank; return the paths.
+    """Write the submission for CIRR's server on the first rank; return the paths.
 
     All ranks call this. Raises `UserError` where any sample cannot be read: the server wants all.
     """
@@ -126,8 +126,8 @@ def sets_to_measure(
     size: int,
     tokenizer: CaptionTokenizer,
 ) -> tuple[EvaluationSet | ComposedSet, EvaluationSet | None]:
-    """Return what `evaluate_retrieval` measures a method on: a set and, of composed queries, the
-    gallery that they are searched in.
+    """Return the sets of `evaluate_retrieval`: a set and, of composed queries, the gallery that
+    they are searched in.
     """
     if not contents.composed:
         return evaluation_set(shards, size, tokenizer, captions=contents.captions > 0), None
@@ -179,7 +179,7 @@ def _shown(context: EvaluationContext, protocols: Sequence[Protocol]) -> list[Pr
 
 
 def _saturated(metrics: Mapping[str, float], gallery: Gallery, url: str) -> list[str]:
-    """Return a line about metrics that any order of the gallery would reach, if there are any."""
+    """Return warnings about metrics that any order of the gallery would reach."""
     names = [
         name.removesuffix("_chance")
         for name, value in metrics.items()

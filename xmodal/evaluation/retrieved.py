@@ -1,4 +1,4 @@
-"""Retrieved examples: what a few queries find first, as parts of samples."""
+"""Retrieved examples: the first hits of a few queries, as parts of samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ HITS = 5
 
 
 class Part(NamedTuple):
-    """A part of a sample, that is found or searched with."""
+    """A part of a sample: a query or a hit."""
 
     number: int  # of the sample in its manifest
     role: Literal["image", "caption", "query"] = "image"  # query: a source and its modification
@@ -37,7 +37,7 @@ class RetrievedExample:
 def top_hits(
     gallery: Gallery, relevant_pairs: Tensor, ranks: Ranks, similarity: Similarity, tile: int
 ) -> list[RetrievedExample]:
-    """Return the images that captions find, then the captions that images find."""
+    """Return images retrieved by captions, then captions retrieved by images."""
     numbers = gallery.numbers.tolist()
     images = [Part(number) for number in numbers]
     texts = [
@@ -67,7 +67,7 @@ def top_images(
     removed: Choice,
     tile: int,
 ) -> list[RetrievedExample]:
-    """Return the images that some queries find among those that are not removed for them."""
+    """Return the images retrieved by some queries, except those removed for them."""
     examples = []
     for row in torch.tensor(_evenly(len(queries)), device=queries.device).split(1):
         gone, is_relevant = removed(row), relevant(row)[0].tolist()
@@ -79,7 +79,7 @@ def top_images(
 
 
 def _in_order(query: Tensor, images: Tensor, gone: Tensor, tile: int) -> list[tuple[int, float]]:
-    """Return rows and scores of all images but those that are gone, best first."""
+    """Return rows and scores of the images that are not removed, best first."""
     found = top_k(query, images, len(images), tile=tile, removed=lambda _: gone)
     return _only(found)[: int((~gone).sum())]
 
@@ -89,6 +89,6 @@ def _evenly(total: int) -> list[int]:
 
 
 def _only(found: tuple[Tensor, Tensor]) -> list[tuple[int, float]]:
-    """Return rows and scores of what one query finds."""
+    """Return rows and scores of the hits of one query."""
     scores, rows = found
     return list(zip(rows[0].tolist(), scores[0].tolist(), strict=True))

@@ -68,7 +68,7 @@ class ModalityAdversary(nn.Module):
         self.encoders = encoders
 
     def forward(self, images: Tensor, texts: Tensor, classifier: nn.Module) -> Tensor:
-        """Return this rank's share, (), of what `ModalityClassification` takes."""
+        """Return this rank's share, (); the arguments are those of `ModalityClassification`."""
         sides = _Sides(images, texts)
         with frozen_parameters(classifier):
             logs = precise(classifier(sides.embeddings)).log_softmax(1)
@@ -82,7 +82,7 @@ class ModalityAdversary(nn.Module):
 
 
 class _Sides:
-    """Images and texts one below the other."""
+    """Images and texts, concatenated."""
 
     def __init__(self, images: Tensor, texts: Tensor) -> None:
         images, texts = images.flatten(0, -2), texts.flatten(0, -2)

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def frozen_parameters(module: nn.Module) -> Iterator[None]:
-    """Let what is computed within pass gradients through a module and none to its parameters.
+    """Pass gradients through a module within the context, and none to its parameters.
 
     For modules that are trained against the encoders in the same backward pass. Their flags change,
     and no detached tensors take their place: ZeRO-3 gathers the parameters that it knows when the

@@ -25,7 +25,7 @@ class Margin(nn.Module):
 
     L = (1/2B) Σᵢⱼ (dᵢⱼ² if ids are equal, else [m − dᵢⱼ]₊²) over all B² pairs of the global batch:
     a sum over the others of each of B pairs, and its mean. An id is that of a pair, an image or a
-    label; many may bear it.
+    label; several pairs may have it.
     """
 
     def __init__(self, *, margin: float = 1.0, tile: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A rank's pairs beside those of all ranks: what objectives over the global batch begin with.
+"""A rank's pairs and those of all ranks: the input of objectives over the global batch.
 
 The convention of `xmodal.distributed.collectives` holds: an objective is a mean over the global
 batch, and returns the rank's share of it.

@@ -11,7 +11,7 @@ class NegativeCosine(nn.Module):
     """SimSiam's symmetric loss (Chen and He 2021, arXiv 2011.10566, equations 1 to 4).
 
     L = ½ D(p¹, sg z²) + ½ D(p², sg z¹), the mean over the global batch, D(p, z) = −cos(p, z), sg
-    the gradient stopped, z the projection of a view and p what is predicted from it. The cosine
+    the gradient stopped, z the projection of a view and p the prediction from it. The cosine
     with a zero vector is 0.
     """
 

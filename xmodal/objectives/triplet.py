@@ -26,7 +26,9 @@ class TripletConfig(PairwiseConfig, ObjectiveConfig):
         description="all; the closest, on which training often collapses; the closest that are "
         "less close than the pair",
     )
-    margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
+    margin: PositiveFloat = Field(
+        0.2, description="margin between the positive score and negative scores"
+    )
     warmup: float = Field(
         0.1, ge=0, le=1, description="share of a stage that goes from all negatives to those above"
     )

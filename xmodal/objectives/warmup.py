@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Scheduled(nn.Module):
-    """A module that follows the progress of training: the share of the stage that is done."""
+    """A module that depends on the progress of training, the share of the stage that is done."""
 
     progress: float = 0.0  # 0 at the first step, 1 at the end; set before each step
 

@@ -129,7 +129,7 @@ def _backward_of_first(
 
 
 def _exchange(model: nn.Module, *, now: bool) -> AbstractContextManager[None]:
-    """Return the context of a pass whose gradients ranks exchange, or keep for a later one."""
+    """Return a context in which the ranks exchange gradients, or keep them for a later pass."""
     if isinstance(model, DistributedDataParallel) and not now:
         return model.no_sync()
     return nullcontext()
@@ -161,7 +161,7 @@ def _surrogate(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Keep batch normalisation from counting samples that are going to be seen once more."""
+    """Keep batch normalisation from counting samples that are encoded again later."""
     tracking = [norm for norm in batch_norms(module).values() if norm.track_running_stats]
     for norm in tracking:
         norm.track_running_stats = False
@@ -173,7 +173,7 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """Return the layers that normalise by the samples they are given together, by name."""
+    """Return the layers that normalise over the batch, by name."""
     return {
         name: part
         for name, part in module.named_modules()

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a bar or plain lines, metrics.jsonl, TensorBoard."""
+"""Log of a training run: a bar or plain lines, metrics.jsonl, TensorBoard."""
 
 import sys
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ LONG_WAIT = 0.1  # share of the time, above which the log says what data is wait
 
 
 class TrainingLog:
-    """The voice of rank 0; on other ranks it is silent and writes nothing."""
+    """Log of rank 0; on other ranks it prints and writes nothing."""
 
     def __init__(self, run: Run, *, first_step: int, steps: int, speaks: bool) -> None:
         self.run, self.speaks, self.steps = run, speaks, steps
@@ -107,7 +107,7 @@ class TrainingLog:
     def evaluation(
         self, step: int, span: StageSpan, metrics: Mapping[str, float], sheet: np.ndarray | None
     ) -> None:
-        """Log an evaluation's metrics and a picture of what was retrieved, (height, width, 3)."""
+        """Log an evaluation's metrics and a picture of retrieved examples, (height, width, 3)."""
         if not self.speaks:
             return
         self._write(step, span, metrics)
@@ -124,7 +124,7 @@ class TrainingLog:
             printed()
 
     def show_activity(self, line: str) -> None:
-        """Show what is done now: before the bar, or as a line where there is none."""
+        """Show the current activity: before the bar, or as a line where there is none."""
         if self.console.is_terminal:
             self.bar.update(self.task, description=line)
         else:

@@ -1,4 +1,4 @@
-"""Being asked to stop before the end: a signal is noted, and heeded when a step is done."""
+"""Signals to stop before the end: noted, and handled after the current step."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ from typing import Any, Self
 from xmodal.errors import check_interrupted
 
 # Schedulers send the first before they take a job's machines away, the second where a job has asked
-# to be told that its time is nearly over (sbatch --signal=USR1@SECONDS), a keyboard the third.
+# for a warning before its time is over (sbatch --signal=USR1@SECONDS), a keyboard the third.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 HEARD = b"\nInterrupted: saving after this step; Ctrl-C again ends at once, without saving\n"
 
 
 class Preemption:
-    """Tells, within its context, whether this process has been asked to stop.
+    """Notes, within its context, whether this process has been asked to stop.
 
-    A second signal changes nothing: what is being written then is whole or not there. A second
-    Ctrl-C, of one who does not want to wait, ends the process. Outside of the main thread, where no
-    signal arrives, it is never asked.
+    A second signal changes nothing: a file that is being written is completed or absent. A second
+    Ctrl-C ends the process at once. Outside of the main thread, where no signal arrives, nothing
+    is noted.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from statistics import median
 
 
 class Stagnation:
-    """Notices a loss that does not move, be it where its stage began or where it soon came to."""
+    """Detects a loss that does not move, from the start of its stage or soon after."""
 
     LINES = 20  # logged lines after which it is judged
     SETTLING = 5  # of them, the first, in which it may be anything
@@ -15,7 +15,7 @@ class Stagnation:
         self.stage, self.losses = "", list[float]()
 
     def warning(self, stage: str, loss: float) -> str | None:
-        """Return, once a stage, what is wrong after another logged loss from its beginning on."""
+        """Take the next logged loss of a stage; return a warning, once a stage."""
         if stage != self.stage:
             self.stage, self.losses = stage, []
         self.losses.append(loss)

@@ -1,4 +1,4 @@
-"""When things happen in a run, in optimiser steps: stages, evaluations, checkpoints."""
+"""Timeline of a run in optimiser steps: stages, evaluations, checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,13 +56,13 @@ class Timeline:
         return span.steps(stage_steps=stage_steps, **self._sizes)
 
     def evaluates_after(self, step: int) -> bool:
-        """Tell whether `step` completed steps are followed by an evaluation."""
+        """Return whether an evaluation follows `step` completed steps."""
         return self._ends_stage(step) or (
             bool(self.evaluate_every) and step % self.evaluate_every == 0
         )
 
     def saves_after(self, step: int) -> bool:
-        """Tell whether `step` completed steps are followed by a checkpoint."""
+        """Return whether a checkpoint follows `step` completed steps."""
         return self._ends_stage(step) or (
             bool(self.checkpoint_every) and step % self.checkpoint_every == 0
         )

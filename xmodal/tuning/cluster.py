@@ -1,4 +1,4 @@
-"""Ray: started on this machine, or joined where there is one."""
+"""Ray: a local one, or the cluster of RAY_ADDRESS."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ STORE = 100 * 2**20  # bytes of Ray's object store: what goes through it is smal
 
 @contextmanager
 def running_ray() -> Iterator[None]:
-    """Have Ray within the context: that of RAY_ADDRESS, else one of this machine alone.
+    """Connect to Ray within the context: to RAY_ADDRESS, or else to one on this machine.
 
     Raises `UserError` where RAY_ADDRESS cannot be reached, or not without a token.
     """
@@ -77,7 +77,7 @@ def running_ray() -> Iterator[None]:
             raise
         raise UserError(
             f"no Ray answers at RAY_ADDRESS={address} ({str(error).splitlines()[0]}): start it "
-            "(`ray start`), or unset RAY_ADDRESS to have one of this machine"
+            "(`ray start`), or unset RAY_ADDRESS to start one on this machine"
         ) from None
     finally:
         ray.shutdown()
@@ -100,7 +100,7 @@ def _wait_for_nodes(wanted: int, seconds: int = 180) -> None:
 
 
 def gpus_of(space: SpaceConfig) -> float:
-    """Return how many GPUs a worker gets: where the space does not say it, 1 if Ray has any."""
+    """Return the GPUs of a worker; where the space does not set them, 1 if Ray has any."""
     import ray
 
     asked = space.resources.gpus

@@ -17,7 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 18, 12, 30  # margins for the labels of the ticks
 
 @dataclass(frozen=True)
 class Axis:
-    """Where values lie between 0 and 1, and which of them are named."""
+    """An axis: places of values between 0 and 1, and the labelled values."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Axis:
     names: Sequence[str] = ()  # of a choice: its values, at equal distances
 
     def place(self, value: Any) -> float:
-        """Return where a value lies, from 0 to 1."""
+        """Return the place of a value, from 0 to 1."""
         if self.names:
             return (self.names.index(json.dumps(value)) + 0.5) / len(self.names)
         low, high, value = map(
@@ -34,7 +34,7 @@ class Axis:
         return (value - low) / ((high - low) or 1.0)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return some values' places and how they are written."""
+        """Return the places and labels of some values."""
         if self.names:
             values = [json.loads(name) for name in self.names]
             written = [v if isinstance(v, str) else json.dumps(v) for v in values]

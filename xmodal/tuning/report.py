@@ -1,4 +1,4 @@
-"""What a sweep found: a table, trials.csv, best.yaml, a page with plots, TensorBoard's HParams."""
+"""Results of a sweep: a table, trials.csv, best.yaml, a page with plots, TensorBoard's HParams."""
 
 import csv
 import io
@@ -93,7 +93,7 @@ def _best_recipe(plan: Plan, best: Trial) -> str:
     )
     if best.weights:
         head += (
-            "\n# It went on from other trials' weights; these are the values that it ended with."
+            "\n# It continued from other trials' weights; these are the values that it ended with."
         )
     return f"{head}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}"
 
@@ -128,7 +128,7 @@ def _write_page(
 
 
 def _write_hparams(plan: Plan, trial: Trial) -> None:
-    """Tell TensorBoard a trial's values and its best evaluation, for its HParams."""
+    """Write a trial's values and its best evaluation for TensorBoard's HParams."""
     best, board = trial.best(plan.space.mode), plan.run(trial.name).tensorboard
     if best is None or any(board.glob("*.hparams")):
         return

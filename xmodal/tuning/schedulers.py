@@ -1,4 +1,4 @@
-"""What stops trials before their end, or has them exchange weights: Ray Tune's schedulers."""
+"""Schedulers of Ray Tune: early stopping and population-based training."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from xmodal.tuning.space import kept_within, mutations
 
 
 def scheduler_of(space: SpaceConfig, timeline: Timeline, journal: Journal) -> TrialScheduler:
-    """Return a space's scheduler, which knows what trials have reported so far.
+    """Return the scheduler of a space, with the reports of its trials so far.
 
     Time is samples, which recipes of different batch sizes have in common.
     """
@@ -55,7 +55,7 @@ def scheduler_of(space: SpaceConfig, timeline: Timeline, journal: Journal) -> Tr
 
 
 def _tell(scheduler: TrialScheduler, journal: Journal) -> None:
-    """Have a scheduler see what trials have reported to another one before."""
+    """Replay earlier reports of trials to a new scheduler."""
     for trial in journal.trials.values():
         stand_in = RayTrial("", trial_id=trial.name, stub=True)
         scheduler.on_trial_add(None, stand_in)

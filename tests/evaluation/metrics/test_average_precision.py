@@ -181,7 +181,7 @@ def test_a_set_by_hand() -> None:
     assert metrics["p/image_to_text/map_chance"] == pytest.approx(100 * float(chances.mean()))
     for direction in ("image_to_text", "text_to_image"):
         assert metrics[f"p/{direction}/queries"] == 3
-        assert metrics[f"p/{direction}/queries_left_out"] == 1
+        assert metrics[f"p/{direction}/queries_skipped"] == 1
         assert all(0 < metrics[f"p/{direction}/{name}"] <= 100 for name in CURVE)
     assert [metrics[f"p/num_{n}"] for n in ("images", "texts", "classes")] == [4, 4, 3]
 

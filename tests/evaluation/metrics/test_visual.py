@@ -79,8 +79,8 @@ def test_images_of_the_querys_id_are_removed_and_lonely_ones_left_out() -> None:
     classes = classes_of([["a"], ["a"], ["b"], ["b"], ["c"]])
     apart = visual_metrics(images, torch.tensor([0, 1, 2, 3, 4]), classes, "p", 64)
     same = visual_metrics(images, torch.tensor([0, 0, 2, 3, 4]), classes, "p", 64)
-    assert (apart["p/queries"], apart["p/queries_left_out"]) == (4, 1)
-    assert (same["p/queries"], same["p/queries_left_out"]) == (2, 3)
+    assert (apart["p/queries"], apart["p/queries_skipped"]) == (4, 1)
+    assert (same["p/queries"], same["p/queries_skipped"]) == (2, 3)
     assert apart["p/recall@1"] == pytest.approx(50)
     assert same["p/recall@1"] == 0
 

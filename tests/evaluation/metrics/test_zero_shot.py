@@ -53,7 +53,7 @@ def test_a_case_by_hand() -> None:
     assert found["top5_chance"] == pytest.approx(100 * (4 * 5 / 6 + 1) / 5)
     assert found["mean_class_recall_chance"] == pytest.approx(100 * (3 * 1 / 6 + 3 * 3 / 6) / 6)
     assert found["num_images"] == 5
-    assert found["images_left_out"] == 1
+    assert found["images_skipped"] == 1
     assert found["num_classes"] == 6
 
 

@@ -120,7 +120,7 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(
 def test_the_page_shows_every_protocol(metrics: dict[str, float], tmp_path: Path) -> None:
     others = {f"class/{name}": 20.0 for name in ("map", "map_chance")}
     for direction in ("image_to_text", "text_to_image"):
-        names = ("map", "map_chance", "map@50", "map@50_chance", "queries", "queries_left_out")
+        names = ("map", "map_chance", "map@50", "map@50_chance", "queries", "queries_skipped")
         others |= {f"class/{direction}/{name}": 31.25 for name in (*names, *CURVE)}
     others |= {f"class/num_{name}": 10.0 for name in ("images", "texts", "classes")}
     for name in ("top1", "top5", "mean_class_recall"):

@@ -50,7 +50,7 @@ def of_classes() -> dict[str, float]:
     metrics = {"class/map": 61.25, "class/map_chance": 10.5}
     for number, direction in enumerate(("image_to_text", "text_to_image")):
         values = {"map": 60.0, "map_chance": 10.0, "map@50": 72.0, "map@50_chance": 0.125}
-        values |= {"queries": 1234.0, "queries_left_out": 0.0} | dict.fromkeys(CURVE, 50.0)
+        values |= {"queries": 1234.0, "queries_skipped": 0.0} | dict.fromkeys(CURVE, 50.0)
         metrics |= {f"class/{direction}/{name}": value + number for name, value in values.items()}
     sizes = {"num_images": 1234.0, "num_texts": 1235.0, "num_classes": 10.0}
     return metrics | {f"class/{name}": value for name, value in sizes.items()}

@@ -1,4 +1,4 @@
-"""Retrieval of what is of the same class: mean average precision, and precision by recall.
+"""Retrieval of items of the same class: mean average precision, and precision by recall.
 
 Average precision is that of the PKU group's evaluation, AP = (1/R) Σⱼ relⱼ · hitsⱼ / j over the
 first k results, R the relevant ones among them (Peng et al. 2018, arXiv 1704.02116). Ties count
@@ -69,7 +69,7 @@ def class_metrics(
 
 
 def standardised(gallery: Gallery) -> Gallery:
-    """Return embeddings as CCL's published evaluation compares them, of length 1.
+    """Return embeddings of length 1, standardised as in the published evaluation of CCL.
 
     Every dimension of each side, (n, dim), has mean 0 and deviation 1 over the set.
     """
@@ -173,7 +173,7 @@ def _direction(found: Precisions, gallery_size: int) -> dict[str, float]:
     curve = 100 * found.curve[judged].mean(0)
     metrics |= dict(zip(CURVE, curve.tolist(), strict=True))
     metrics["queries"] = float(judged.sum())
-    metrics["queries_left_out"] = float((~judged).sum())
+    metrics["queries_skipped"] = float((~judged).sum())
     return metrics
 
 

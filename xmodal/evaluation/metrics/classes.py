@@ -1,4 +1,4 @@
-"""The classes of a set's images, as samples' labels say; a text has those of its image."""
+"""Classes of a set's images, from the samples' labels; a text has those of its image."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The modality gap: how far apart images and texts lie as two clouds (Liang et al. 2022).
+"""Modality gap: distance between the clouds of images and of texts (Liang et al. 2022).
 
 Measured of pairs: an image and its first caption, all embeddings scaled to length 1. Where an item
 has several embeddings, senses, all of them are points of its cloud, and the cosine of two items is
@@ -24,9 +24,9 @@ POINTS = 2000  # of each side at most; senses count
 def gap_metrics(gallery: Gallery, protocol: str = "gap") -> dict[str, float]:
     """Name and number of every measure of the modality gap.
 
-    `P/centroid_distance`, `P/paired_cosine`, `P/probe_accuracy` (percent; 50: the sides cannot be
-    told apart), `P/mmd`, `P/alignment`, `P/uniformity`, `P/rmg`, and `P/pairs`, how many were
-    measured: at most 2,000, spread evenly. Needs two pairs at least.
+    `P/centroid_distance`, `P/paired_cosine`, `P/probe_accuracy` (percent; 50: the
+    sides cannot be separated), `P/mmd`, `P/alignment`, `P/uniformity`, `P/rmg`, and `P/pairs`, the
+    number of pairs: at most 2,000, spread evenly. Needs two pairs at least.
     """
     images, texts = pairs_of(gallery)
     a, b = images.flatten(0, 1), texts.flatten(0, 1)

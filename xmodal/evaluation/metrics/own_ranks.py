@@ -39,8 +39,8 @@ def own_ranks(
 ) -> OwnRanks:
     """Rank each query's best relevant item among those not removed, as `judge_queries` does.
 
-    Where none is relevant the rank is the last of the whole gallery, not of the query's own, which
-    would be the better the less it holds.
+    Without a relevant item the rank is the last of the whole gallery. The last of the query's own
+    gallery would reward small galleries.
 
     Args:
         queries: (queries, dim) unit vectors.

@@ -3,7 +3,7 @@
 The scores of all images with all texts never exist at once. A first pass computes the exact scores
 of the relevant pairs; one sweep over all tiles then counts the rivals of every image and of every
 text. The sweep is by fast scores: a rival that beats the best relevant item by more than these may
-be off is counted, and what is too near to decide is decided by exact scores.
+be off is counted, and pairs that are too close are decided by exact scores.
 """
 
 import math
@@ -82,11 +82,11 @@ def top_k(
     Args:
         queries: (num_queries, …) embeddings.
         gallery: (num_items, …) embeddings.
-        k: how many to find; all items where the gallery has fewer.
+        k: number of items; all items where the gallery has fewer.
         score: maps blocks (a, …) of queries and (b, …) of items to scores (a, b), as of
             `count_ranks`.
         tile: about the largest side of a tile of scores.
-        removed: what a query is not to find; it comes last, with a score of -inf.
+        removed: items that a query must not retrieve; they come last, with a score of -inf.
 
     Returns:
         Exact scores (num_queries, k), float64, and int64 indices (num_queries, k).
@@ -206,7 +206,7 @@ class _Tile:
     def _count(
         self, compare: Callable[..., Tensor], limit: Tensor, dim: int, outwards: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return what compares so with a limit: how many by `dim`, and where, as 1 and 0.
+        """Compare scores with a limit: return the count by `dim`, and the places, as 1 and 0.
 
         What rounding does to the limit itself goes `outwards`.
         """
@@ -222,7 +222,7 @@ class _Tile:
         return mask.sum(dim).long(), mask
 
     def _decided(self, doubtful: Tensor, best: Tensor, dim: int) -> Tensor:
-        """Return of how many doubtful pairs the exact scores reach the best, by `dim`."""
+        """Count the doubtful pairs whose exact score reaches the best, by `dim`."""
         if doubtful.sum() * DENSE > doubtful.numel():
             return ((self.exact >= best) & doubtful).sum(dim)
         i, j = doubtful.nonzero().unbind(1)
@@ -232,7 +232,7 @@ class _Tile:
 
     @cached_property
     def exact(self) -> Tensor:
-        """All exact scores: many pairs are too near to tell."""
+        """All exact scores, because many pairs are too close to decide."""
         return self.tiles.exact(self.number)
 
 

@@ -1,4 +1,4 @@
-"""Recall and median rank, beside what a random order would reach."""
+"""Recall and median rank, beside those of a random order."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def recall_metrics(ranks: Ranks, relevant_pairs: Tensor, protocol: str) -> dict[
     Args:
         ranks: of every image and every text.
         relevant_pairs: (num_pairs, 2) the (image, text) relevant to each other, as for the ranks.
-        protocol: what was measured and how, as in `coco-1k-5fold`.
+        protocol: name of the protocol, such as `coco-1k-5fold`.
     """
     images, texts = relevant_pairs.unique(dim=0).unbind(1)
     num_images, num_texts = len(ranks.image_to_text), len(ranks.text_to_image)

@@ -1,8 +1,8 @@
-"""By what a gallery is put in order: by a score, or by a cheap one and its best items by another.
+"""Similarities that order a gallery: one score, or a cheap score and a learned one for a shortlist.
 
 A learned score of all images with all texts takes too long where there are many. A cheap score
-then chooses a shortlist for every query; the learned one puts that in order, exactly and on these
-pairs alone; and all that is beyond the shortlist keeps the order of the cheap score.
+then chooses a shortlist for every query. The learned score orders the shortlist, exactly. Items
+beyond the shortlist keep the order of the cheap score.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Similarity:
         rescore: maps images (n, …) and texts (n, …) to the scores (n,) of these pairs, by which
             the first `shortlist` texts of an image are put in order again; None: they stay. Equal
             pairs have equal scores, to the last bit.
-        shortlist: how many.
+        shortlist: number of items that are put in order again.
     """
 
     score: Function
@@ -73,7 +73,7 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find each query's k best items, best first: scores and int64 indices, (queries, k).
 
-    Works on the calling process alone; of a shortlist there are no more than it has.
+    Works on the calling process alone; a shortlist limits k.
     """
     if similarity.rescore is None:
         return top_k(queries, gallery, k, similarity.score, tile)
@@ -124,7 +124,7 @@ def _ranks_again(
     similarity: Similarity,
     tile: int,
 ) -> Tensor:
-    """Return the ranks (queries,) that the shortlist's new order makes of those before."""
+    """Return the ranks (queries,) after the shortlist has been put in order."""
     relevant_keys = relevant_pairs[:, 0] * len(gallery) + relevant_pairs[:, 1]
     total = len(queries)
     own = torch.arange(

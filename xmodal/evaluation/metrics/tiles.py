@@ -50,7 +50,7 @@ class Tiles:
         return self.num_rows * self.num_columns
 
     def spans(self, number: int) -> tuple[slice, slice]:
-        """Where the tile lies: its rows and its columns."""
+        """Rows and columns of the tile."""
         row, column = divmod(number, self.num_columns)
         top, left = row * self.height, column * self.width
         return (
@@ -60,7 +60,7 @@ class Tiles:
 
     @cached_property
     def error(self) -> Tensor | None:
-        """By how much a fast score may be off."""
+        """Greatest error of a fast score."""
         return self.score.error(self.rows, self.columns)
 
     def fast(self, number: int) -> Tensor:
@@ -97,7 +97,7 @@ class Tiles:
         return self.rows[rows], self.columns[columns]
 
     def places(self, pairs: Tensor) -> Places:
-        """Where some of the pairs lie, in the tiles that hold any."""
+        """Places of some of the pairs, in the tiles that hold any."""
         pairs = pairs.to(self.rows.device)
         numbers = pairs[:, 0] // self.height * self.num_columns + pairs[:, 1] // self.width
         order = numbers.argsort()
@@ -114,7 +114,7 @@ def judge_queries(
 
     All processes of the default group call it with the same arguments; each takes its share of the
     queries, all get the whole result. Of queries × items about `tile`² are in memory at a time.
-    Raises `ValueError` where a score, or what is said of it, is NaN.
+    Raises `ValueError` where a score, or a value of `judge`, is NaN.
     """
     tiles = Tiles(queries, gallery, score, tile, whole_rows=True)
     values = torch.zeros(len(queries), num_values, dtype=torch.float64, device=queries.device)

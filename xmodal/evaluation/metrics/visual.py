@@ -1,4 +1,4 @@
-"""Visual similarity: which images an image finds, by what they show.
+"""Visual similarity: retrieval of images by an image.
 
 Every image is a query and searched among all others; those of its own image id are removed. By
 label an image is relevant that shares a class with the query; graded, it is worth the share of
@@ -32,16 +32,16 @@ def visual_metrics(
 ) -> dict[str, float]:
     """Name and number of every metric of visual similarity by label, in percent.
 
-    - `P/recall@K`, how many images have one of their class among the first K;
+    - `P/recall@K`, the share of images with one of their class among the first K;
     - `P/map@r`, mean of (1/R) Σᵢ≤R precision at i · relᵢ, R images being of the query's class
       (Musgrave et al. 2020, arXiv 2003.08505);
-    - `P/knn_accuracy`, how many are of the class that the `P/num_neighbours` nearest vote for, each
-      with weight exp(cosine / 0.07) (Wu et al. 2018, arXiv 1805.01978): 20, or the fewer that an
-      image has beside it in the median class, for of more the most are of other classes;
+    - `P/knn_accuracy`, the share of images of the class that the `P/num_neighbours` nearest vote
+      for, each with weight exp(cosine / 0.07) (Wu et al. 2018, arXiv 1805.01978). There are 20
+      neighbours, or as many as an image of the median class has in its class, if these are fewer;
     - `P/nmi`, normalised mutual information of classes and as many clusters by k-means.
 
     All but the vote have their `_chance` beside them. Images of which no other one is of their
-    class are skipped as queries and counted: `P/queries`, `P/queries_left_out`.
+    class are skipped as queries and counted: `P/queries`, `P/queries_skipped`.
 
     Args:
         images: (images, dim) unit vectors.
@@ -240,6 +240,6 @@ def _counts(values: Tensor, classes: Classes, protocol: str) -> dict[str, float]
         "num_images": len(values),
         "num_classes": len(classes.names),
         "queries": judged,
-        "queries_left_out": len(values) - judged,
+        "queries_skipped": len(values) - judged,
     }
     return {f"{protocol}/{name}": float(count) for name, count in counts.items()}

@@ -20,7 +20,7 @@ def zero_shot_metrics(
 ) -> dict[str, float]:
     """Name and number of every metric of classification, in percent.
 
-    `P/top1` and `P/top5`, how many images have one of their own classes among the first; and
+    `P/top1` and `P/top5`, the share of images with one of their own classes among the first; and
     `P/mean_class_recall`, top 1 among the images of a class, as a mean over classes; each with its
     chance. Images without a class are skipped and counted.
 
@@ -28,7 +28,7 @@ def zero_shot_metrics(
         images: (images, …) embeddings.
         classes: which image is of which classes.
         prototypes: (classes, …) embeddings of the classes.
-        similarity: how images put texts in order.
+        similarity: orders texts for an image.
         protocol: P.
         tile: about the largest side of a tile of scores.
     """
@@ -47,7 +47,7 @@ def zero_shot_metrics(
     percents = {f"{protocol}/{name}": 100 * float(value) for name, value in metrics.items()}
     counts = {
         "num_images": len(of_images),
-        "images_left_out": len(images) - len(of_images),
+        "images_skipped": len(images) - len(of_images),
         "num_classes": len(prototypes),
     }
     return percents | {f"{protocol}/{name}": float(count) for name, count in counts.items()}

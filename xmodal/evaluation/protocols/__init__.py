@@ -1,1 +1,1 @@
-"""Evaluation protocols, one a file: what it needs, how it measures, how its results are shown."""
+"""Evaluation protocols, one a file: needs, measurement, and display of the results."""

@@ -39,7 +39,7 @@ class Ranking:
     ranks: dict[str, Ranks]  # by variant
 
     def metrics(self, protocol: str) -> Metrics:
-        """Return the recalls, and what goes with them."""
+        """Return the recalls, their chances, the median ranks and the sizes of the galleries."""
         metrics: Metrics = {}
         for variant, ranks in self.ranks.items():
             metrics |= recall_metrics(ranks, self.relevant_pairs, protocol + variant)
@@ -64,7 +64,7 @@ class AllCaptions(Protocol):
         return self.ranking(context).metrics(self.name)
 
     def ranking(self, context: EvaluationContext) -> Ranking:
-        """Return what `rank` does, which is done once."""
+        """Return the result of `rank`, computed once."""
         return context.once(self.name, lambda: self.rank(context))
 
     def rank(self, context: EvaluationContext) -> Ranking:

@@ -59,7 +59,7 @@ class ByClass(Protocol):
             prefix = f"{name}/{direction}"
             values = [measured_cell(metrics, f"{prefix}/{one}") for one in ("map", f"map@{CUTOFF}")]
             counts = [
-                f"{metrics[f'{prefix}/{one}']:,.0f}" for one in ("queries", "queries_left_out")
+                f"{metrics[f'{prefix}/{one}']:,.0f}" for one in ("queries", "queries_skipped")
             ]
             rows.append(Row(label, [*values, *counts]))
         curves = {d: [metrics[f"{name}/{d}/{one}"] for one in CURVE] for d in LABELS}

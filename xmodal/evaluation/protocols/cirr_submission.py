@@ -30,8 +30,9 @@ def check_submission(folder: Path) -> None:
 def write_submission(folder: Path, search: Search, gallery: SampleReader) -> list[Path]:
     """Write `recall.json` and `recall_subset.json`, and return their paths.
 
-    Each maps `pairid` to the ids of the images that a query finds first, the second one among the
-    `members`; `gallery` reads their ids. Raises `UserError` where an answer would not be whole.
+    Each maps `pairid` to the ids of the best images: `recall.json` of the whole gallery,
+    `recall_subset.json` of the `members`. `gallery` reads the ids. Raises `UserError` where an
+    answer would be incomplete.
     """
     _check_answerable(search, gallery.manifest.url)
     records = search.queries.records
@@ -64,7 +65,7 @@ def write_submission(folder: Path, search: Search, gallery: SampleReader) -> lis
 
 
 def _check_answerable(search: Search, url: str) -> None:
-    """Raise `UserError` where a query or the gallery at `url` lacks what an answer is made of."""
+    """Raise `UserError` where a query or the gallery at `url` lacks a part of an answer."""
     records = search.queries.records
     if not all("pairid" in record and record["members"] for record in records):
         raise UserError(

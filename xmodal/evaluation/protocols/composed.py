@@ -1,4 +1,4 @@
-"""`composed`: an image and a modification find the image that is meant.
+"""`composed`: retrieval of the target image by an image and a modification.
 
 A query is searched in a gallery of its own: here, all images but the one that it starts from.
 Ties count against the model.
@@ -39,7 +39,7 @@ class ComposedConfig(ProtocolConfig):
 
 
 class Composed(Protocol):
-    """Recall of composed queries, their median rank, and how many have nothing to find.
+    """Recall of composed queries, their median rank, and the number without a target.
 
     Queries without a relevant image in the gallery count as not found, and in the median as last
     of all images.
@@ -81,7 +81,7 @@ class Composed(Protocol):
             )
 
     def check_records(self, records: Sequence[Mapping[str, Any]], url: str) -> None:
-        """Raise `UserError` where a query lacks what this reads of it."""
+        """Raise `UserError` where a query lacks a key that this protocol reads."""
         if not any(record["target_id"] or record["target_ids"] for record in records):
             raise UserError(
                 f"the queries of {url} do not say which image they ask for: they can be answered "

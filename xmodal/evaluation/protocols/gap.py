@@ -1,4 +1,4 @@
-"""`gap`: how far apart images and texts lie as two clouds."""
+"""`gap`: distance between the clouds of images and of texts."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal

@@ -31,8 +31,8 @@ def ground_truth(gallery: Gallery, relevance: Relevance | None) -> Tensor:
             # Where a caption was dropped, its list would be taken for that of the next one.
             if len(captions) != counts[owner]:
                 raise UserError(
-                    f"relevance.json lists {len(captions)} captions of an image of which "
-                    f"{counts[owner]} can be used; build the set again"
+                    f"relevance.json lists {len(captions)} captions of an image, and "
+                    f"{counts[owner]} of them can be used; build the set again"
                 )
             ids = [hash_id(one) for one in captions[numbers[text]]]
         pairs += [(row, text) for image in ids for row in rows_of[image]]

@@ -1,7 +1,7 @@
 """The base of every evaluation protocol.
 
-A protocol is one file: a configuration that registers its name, and the class that measures. It
-has its needs, its metrics, and how these are measured and shown.
+A protocol is one file: a configuration that registers its name, and a class that checks the
+protocol's needs, measures its metrics, and shows them.
 
     class AgreementConfig(ProtocolConfig):
         kind: Literal["agreement"] = "agreement"
@@ -48,10 +48,10 @@ class Protocol(ABC):
         higher_is_better: names of metrics, without the protocol's. The value of a random order
             is measured beside a metric as NAME_chance.
         lower_is_better: likewise.
-        logged: metrics in the line that training logs of an evaluation; none: the headline.
-        variants: endings of the name under which more is measured, such as `-by-distance`.
+        logged: metrics in the line of the training log; none: the headline.
+        variants: endings of the name for further measurements, such as `-by-distance`.
         needs_labels: whether samples must have labels.
-        shows: what its retrieved examples are, of which a report shows one protocol's; None: it
+        shows: sort of its retrieved examples; a report shows one protocol of each sort. None: it
             has none, and the report shows those of the default protocol.
     """
 
@@ -65,7 +65,7 @@ class Protocol(ABC):
 
     @property
     def headline(self) -> str:
-        """The metric that stands for the others: its curve is in the report."""
+        """Metric of the curve in the report."""
         return (*self.higher_is_better, *self.lower_is_better)[0]
 
     def fits(self, contents: BatchSpec) -> bool:
@@ -73,8 +73,8 @@ class Protocol(ABC):
         return not contents.composed and contents.views == 1
 
     def check(self, data: EvaluationData) -> None:
-        """Raise `UserError` where it is plain from the method and the first samples that this
-        cannot be measured; nothing has been encoded yet.
+        """Raise `UserError` where the method or the first samples show that this protocol cannot
+        be measured. It is called before anything is encoded.
         """
         if self.needs_labels and not _any_label(data.reader):
             raise UserError(without_labels(data.reader.manifest.url, self.name))
@@ -83,18 +83,18 @@ class Protocol(ABC):
     def measure(self, context: EvaluationContext) -> Metrics:
         """Return the value of every metric, as `NAME/METRIC`. All ranks call this together.
 
-        Raises `UserError` where the set is not what this is measured on.
+        Raises `UserError` where the protocol is not defined on the set.
         """
 
     def examples(
         self,
         context: EvaluationContext,  # noqa: ARG002
     ) -> list[RetrievedExample]:
-        """Return what a few queries retrieve, as `shows` says; all ranks call this together."""
+        """Return retrieved examples of the sort `shows`. All ranks call this together."""
         return []
 
     def variants_of(self, method: Method) -> tuple[str, ...]:
-        """Return the endings of the name under which a method is measured too."""
+        """Return the variants that a method is measured by."""
         return tuple(one for one in self.variants if one != BY_DISTANCE or method.learned_score)
 
     def table(self, metrics: Mapping[str, float], name: str) -> Table:
@@ -122,7 +122,7 @@ class Protocol(ABC):
         if gallery.images.ndim != 2:
             raise UserError(
                 f"{self.name} compares one embedding of an image with {other}, and this method has "
-                f"{gallery.images.shape[1]} of each; leave this protocol out"
+                f"{gallery.images.shape[1]} of each; choose another protocol"
             )
 
     def _measured(self, metrics: Mapping[str, float], name: str) -> list[str]:

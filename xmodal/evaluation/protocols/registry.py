@@ -1,4 +1,4 @@
-"""The registered protocols: which ones a method is measured by, and their metrics by name."""
+"""Registered protocols: the ones that fit a method, and their metrics by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -41,7 +41,7 @@ def resolve(names: Sequence[str] | None, contents: BatchSpec, relevance: object)
 
 
 def fitting(contents: BatchSpec) -> list[str]:
-    """Return the protocols that a method is measured by which learns from such batches."""
+    """Return the protocols that fit a method with such batches."""
     return [one.name for one in all_protocols() if one.fits(contents)]
 
 
@@ -52,8 +52,8 @@ def check_protocols(
     relevance: Relevance | None,
     gallery: SampleReader | None = None,
 ) -> None:
-    """Raise `UserError` where it is plain from the method and the first samples that a protocol
-    cannot be measured. `gallery` holds the images that composed queries are searched in.
+    """Raise `UserError` where the method or the first samples show that a protocol cannot be
+    measured. `gallery` holds the images that composed queries are searched in.
     """
     data = EvaluationData(method, reader, relevance, gallery)
     for one in map(protocol, names):
@@ -77,7 +77,7 @@ def metric_names(names: Iterable[str], method: Method) -> list[str]:
 
 
 def all_metric_names(names: Iterable[str], method: Method) -> list[str]:
-    """Return all metrics of some protocols that something can be required of."""
+    """Return all metrics of some protocols that `requires` can name."""
     return [
         f"{one.name}{variant}/{metric}"
         for one in map(protocol, names)
@@ -87,7 +87,7 @@ def all_metric_names(names: Iterable[str], method: Method) -> list[str]:
 
 
 def logged_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics in the line that training logs of an evaluation."""
+    """Return the metrics in the line of the training log."""
     logged = {
         f"{name}/{metric}"
         for name, one in measured_by(metrics).items()

@@ -9,7 +9,7 @@ from xmodal.evaluation.protocols.config import ProtocolConfig
 
 
 class RelevanceConfig(ProtocolConfig):
-    """Recall of captions and images, relevant being what relevance.json lists."""
+    """Recall of captions and images, with the ground truth of relevance.json."""
 
     kind: Literal["relevance"] = "relevance"
     builds: ClassVar[str] = "ByRelevance"

@@ -40,7 +40,7 @@ class Search:
 
     @cached_property
     def sources(self) -> list[list[int]]:
-        """The row of each query's own image, if it is in the gallery."""
+        """Row of each query's own image, if it is in the gallery."""
         return [self._rows_of([record["source_id"]]) for record in self.queries.records]
 
     @cached_property

@@ -70,7 +70,7 @@ class Visual(Protocol):
         if classes.of_images.sum(0).max() < 2:
             raise UserError(
                 f"no two images of {context.url} share a label, which {self.name} is measured by; "
-                "leave this protocol out"
+                "choose another protocol"
             )
         metrics = Metrics()
         for variant, images in (("", gallery.images), (WITH_TEXT, gallery.fused)):

@@ -40,7 +40,7 @@ class ZeroShot(Protocol):
         if not _reads_text(data.method):
             raise UserError(
                 "zero-shot encodes the names of classes, but method.text is kind: features: the "
-                "shards hold what its encoder made of captions; leave this protocol out"
+                "shards hold what its encoder made of captions; choose another protocol"
             )
 
     def measure(self, context: EvaluationContext) -> Metrics:

@@ -16,8 +16,8 @@ Point = tuple[float, float]
 def curve(points: Sequence[Point], name: str) -> str:
     """Draw (step, value) points: faint as they are, and bold as their moving average.
 
-    The page styles the classes `grid`, `raw` and `smooth`. Points that are not finite are left
-    out; with less than two the string is empty.
+    The page styles the classes `grid`, `raw` and `smooth`. Points that are not finite are
+    skipped; with less than two the string is empty.
     """
     points = _thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
     if len(points) < 2:

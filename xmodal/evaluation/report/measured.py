@@ -1,4 +1,4 @@
-"""Subject of an evaluation: which weights, on which data, by which protocols."""
+"""Description of an evaluation: weights, data and protocols."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ LONGEST = 40  # characters of a URL in the name of a folder
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Shards that were measured on: their URL, and the fingerprint of what lay there."""
+    """Shards of an evaluation: their URL, and the fingerprint of their samples."""
 
     url: str
     fingerprint: str
@@ -34,7 +34,9 @@ class ShardSet:
 
 @dataclass(frozen=True)
 class Measured:
-    """All that metrics depend on beside the code; metrics of two that differ are kept apart.
+    """Everything that metrics depend on, except the code.
+
+    Metrics with different descriptions are written into different folders.
 
     Attributes:
         checkpoint: its name, such as `step-24`.
@@ -43,8 +45,8 @@ class Measured:
         gallery: shards that composed queries are searched in.
         protocols: by their own names.
         templates: captions of zero-shot classification.
-        all_pairs: most pairs of which a learned score is computed; beyond,
-        shortlist: the number of items that it puts in order.
+        all_pairs: most pairs that a learned score is computed for.
+        shortlist: number of items that it orders where there are more pairs.
     """
 
     checkpoint: str
@@ -68,11 +70,11 @@ class Measured:
         return f"{words.strip('-.')[-LONGEST:].strip('-.') or 'data'}-{self.checkpoint}-{digest}"
 
     def identity(self) -> dict[str, Any]:
-        """Return what two descriptions of the same metrics have in common, ready for JSON."""
+        """Return the comparable part of the description, ready for JSON."""
         return identity(asdict(self))
 
     def of_same_data(self, other: Any) -> bool:
-        """Tell whether another description, as JSON, differs in the checkpoint at most."""
+        """Return whether another description, as JSON, is the same but for the checkpoint."""
         try:
             theirs = identity(other)
         except (KeyError, TypeError):
@@ -102,7 +104,7 @@ def describe(
 
 
 def identity(measured: dict[str, Any]) -> dict[str, Any]:
-    """Return a description, as JSON, with the places of its shards in one way of writing.
+    """Return a description, as JSON, with normalised URLs of its shards.
 
     Raises `KeyError` or `TypeError` where it is none.
     """
@@ -115,7 +117,7 @@ def identity(measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def place(url: str) -> str:
-    """Return a URL in one way of writing: folders on disk absolute, without a slash at the end."""
+    """Normalise a URL: folders on disk absolute, without a slash at the end."""
     return url.rstrip("/") if "://" in url else str(Path(url).absolute())
 
 

@@ -1,4 +1,4 @@
-"""Pages for the browser: one file, in which text of others is text, and nothing runs or loads."""
+"""Self-contained HTML pages that escape foreign text and run no scripts."""
 
 import base64
 import hashlib
@@ -43,12 +43,12 @@ def render(template: Path, title: str, **values: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text as what stands in HTML or SVG for it, in an attribute too."""
+    """Return a text escaped for HTML and SVG, also in attributes."""
     return html.escape(_shown(text))
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text that is line by line `printable`, but for HTML of our own."""
+    """Return a value as `printable` lines; HTML of our own is unchanged."""
     if isinstance(value, Markup):
         return value
     return "\n".join(map(printable, str(value).split("\n")))

@@ -29,7 +29,7 @@ def write_results(
 ) -> None:
     """Write `results.json` and the report of an evaluation.
 
-    `results.json` maps each metric's name to its number, and `measured` to what they are of.
+    `results.json` maps the name of each metric to its number, and `measured` to the description.
     """
     folder.mkdir(parents=True, exist_ok=True)
     results = {**metrics, MEASURED: asdict(measured)}
@@ -38,9 +38,9 @@ def write_results(
 
 
 def read_results(folder: Path) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Return the metrics of a folder and what they are of: None where an earlier version wrote it.
+    """Return the metrics of a folder and their description, None if an earlier version wrote it.
 
-    No metrics where there is no `results.json`, or one of something else.
+    The metrics are empty where there is no `results.json`, or one of another program.
     """
     path = folder / FILE
     try:
@@ -83,5 +83,5 @@ def check_writable(folder: Path, option: str = "--output") -> None:
 
 
 def _holds_more(folder: Path) -> bool:
-    """Tell whether a folder holds more than a killed evaluation may have left."""
+    """Return whether a folder holds more than the remains of a killed evaluation."""
     return any(path.name != f"{FILE}.part" for path in folder.iterdir())

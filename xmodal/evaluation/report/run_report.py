@@ -54,7 +54,7 @@ class Example:
 
 
 def print_results(metrics: Mapping[str, float], run: str | Path) -> None:
-    """Print a table for each protocol, and where the run's report is."""
+    """Print a table for each protocol, and the path of the report."""
     shown = console(soft_wrap=True)
     for name, protocol in measured_by(metrics).items():
         shown.print(protocol.table(metrics, name))
@@ -77,8 +77,8 @@ def write_report(
     Args:
         folder: the run folder.
         title: the page's heading.
-        metrics: numbers by name, as the protocols name them.
-        examples: what was retrieved for some queries.
+        metrics: numbers by name.
+        examples: retrieved examples of some queries.
         history: the rows of metrics.jsonl; `loss` and the headline of each protocol are drawn by
             `step`.
         recipe: the resolved recipe's YAML.
@@ -152,10 +152,10 @@ def _rgb(picture: Picture) -> Image.Image:
 
 
 def retrieval_sheet(examples: Sequence[Example], size: int = 144) -> np.ndarray | None:
-    """Draw the examples that find images, a row each, relevant ones framed in green.
+    """Draw the examples that retrieve images, a row each, relevant ones framed in green.
 
-    An image that is searched with stands first, framed in blue. Images are `size` pixels square.
-    Returns a picture (height, width, 3) uint8, or None where none finds images.
+    The image of a query stands first, framed in blue. Images are `size` pixels square.
+    Returns a picture (height, width, 3) uint8, or None where no example retrieves images.
     """
     examples = [example for example in examples if example.finds_images]
     if not examples:

@@ -1,4 +1,4 @@
-"""Sections of a report: what a protocol measured, as the page lays it out."""
+"""Sections of a report: the results of a protocol, laid out for the page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,12 +34,12 @@ class Section:
     """The results of a protocol.
 
     Attributes:
-        sizes: what was measured, beside the protocol's name.
+        sizes: numbers of queries and items, beside the name of the protocol.
         columns: heads of the table, that of the labels first; none: it has no heads.
         rows: of the table.
         drawing: SVG below the table.
         caption: of the drawing.
-        lines: what the drawing's lines are called, by the class that styles them.
+        lines: names of the drawing's lines, by the class that styles them.
     """
 
     sizes: str

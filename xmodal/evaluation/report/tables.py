@@ -1,4 +1,4 @@
-"""Tables for the terminal, as wide whatever the terminal is."""
+"""Tables of fixed width for the terminal."""
 
 from collections.abc import Iterator, Mapping
 

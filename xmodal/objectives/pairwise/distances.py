@@ -10,8 +10,8 @@ def squared_distances(
     """Return d² = |x|² + |y|² − 2 x·y, in place of a tile's scores, and where it is not zero.
 
     `row_squares` (rows, 1) and `column_squares` (1, columns) are |x|² and |y|². Both results are
-    (rows, columns); the second is 1, or 0 where d² is no more than rounding leaves of zero. There
-    a slope would be without bounds, and is to be multiplied by it. d² itself is positive and
+    (rows, columns); the second is 1, or 0 where d² is zero but for rounding. A slope would be
+    unbounded there: multiply it by the second result. d² itself is positive and
     finite everywhere, so that no such product is NaN.
     """
     limits = torch.finfo(scores.dtype)

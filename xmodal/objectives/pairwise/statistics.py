@@ -1,4 +1,4 @@
-"""Log-sum-exp statistics, of a tile and of what has been added up so far, in plain PyTorch."""
+"""Log-sum-exp statistics of tiles and their sums, in plain PyTorch."""
 
 from dataclasses import dataclass
 

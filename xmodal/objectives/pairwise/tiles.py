@@ -132,7 +132,7 @@ def num_negatives(x_ids: Tensor, y_ids: Tensor) -> Tensor:
 
 
 class _Ids:
-    """Pairs of equal ids, and a quick answer for tiles that have none.
+    """Pairs of equal ids, with a fast test for tiles that have none.
 
     An id is coded as the first column that bears it. Where ids hardly repeat, codes then rise with
     rows and columns, and only tiles along the diagonal have codes in common.

@@ -19,4 +19,6 @@ class AdamConfig(OptimizerConfig):
     eps: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
         1e-8, description="added to the root of the second moment"
     )
-    amsgrad: bool = Field(False, description="divide by the greatest second moment so far")
+    amsgrad: bool = Field(
+        False, description="divide by the greatest second moment so far (AMSGrad)"
+    )

@@ -18,9 +18,7 @@ class OptimizerConfig(Component):
     family: ClassVar[str] = "optimiser"
     default_kind: ClassVar[str] = "adamw"
 
-    lr: Annotated[PositiveFloat, Mark.MUTABLE] = Field(
-        5e-4, description="learning rate at its highest"
-    )
+    lr: Annotated[PositiveFloat, Mark.MUTABLE] = Field(5e-4, description="highest learning rate")
     factors: dict[str, PositiveFloat] = Field(
         {},
         description="parts, by name or pattern as in train, whose rate is a multiple of lr; of "

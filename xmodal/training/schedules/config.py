@@ -15,7 +15,7 @@ _OTHERS: dict[str, Any] = {"final": 0.0, "at": [], "factor": 0.1}
 
 
 class Schedule:
-    """A linear warm-up, then what a subclass has."""
+    """A linear warm-up, then the schedule of the subclass."""
 
     def __init__(self, warmup: int = 0) -> None:
         self.warmup = warmup
@@ -47,7 +47,7 @@ class ScheduleConfig(Component):
         Span("5 %"), description="length of the linear rise"
     )
     constant: tuple[str, ...] = Field(
-        (), description="parts, by name or pattern as in train, whose rate is lr all the time"
+        (), description="parts with the rate lr throughout, by name or pattern as in train"
     )
 
     def build(self, steps_of: Callable[[Span], int]) -> Any:
@@ -61,7 +61,7 @@ class ScheduleConfig(Component):
         return {name: value for name, value in super().arguments.items() if name != "constant"}
 
     def advice(self, length: int, steps_of: Callable[[Span], int], key: str) -> Iterator[str]:
-        """Yield a line for what cannot be meant in a stage of `length` steps.
+        """Yield warnings about values that have no effect in a stage of `length` steps.
 
         The schedule stands in the recipe at `key`.
         """

@@ -15,10 +15,10 @@ class StepsConfig(ScheduleConfig):
     kind: Literal["steps"] = "steps"
     builds: ClassVar[str] = "Steps"
     milestones: Annotated[tuple[Duration, ...], Mark.MUTABLE, Was("at")] = Field(
-        min_length=1, description="when the rate falls, from the stage's beginning"
+        min_length=1, description="when the rate falls, counted from the stage's start"
     )
     gamma: Annotated[PositiveFloat, Mark.MUTABLE, Was("factor")] = Field(
-        0.1, description="of what the rate was before, at each of `milestones`"
+        0.1, description="factor of the rate at each of `milestones`"
     )
 
     def advice(self, length: int, steps_of: Callable[[Span], int], key: str) -> Iterator[str]:
