@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a recipe, its shards and its ranks before training begins."""
+"""Checks of a recipe, its shards and its ranks before training begins."""
 
 import difflib
 from collections.abc import Sequence

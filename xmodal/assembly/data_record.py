@@ -26,7 +26,7 @@ SetRecord = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resumed:
-    """What changed data mean for a run: samples of an epoch, and lines for its log."""
+    """Consequences of changed data for a run: samples of an epoch, and lines for its log."""
 
     epoch: int
     lines: list[str]
@@ -81,7 +81,7 @@ class DataRecord:
 
     @property
     def fingerprint(self) -> str:
-        """What tells all training data together from others."""
+        """Fingerprint of all training data together."""
         prints = [one.fingerprint for one in self.manifests["data.train"]]
         if len(prints) == 1:
             return prints[0]

@@ -54,7 +54,7 @@ Members = dict[str, bytes]  # a sample's files, by extension
 
 @dataclass(frozen=True)
 class LockedSides:
-    """Which towers' encoders no stage trains."""
+    """Sides whose encoders no stage trains."""
 
     image: bool
     text: bool

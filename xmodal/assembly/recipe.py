@@ -35,17 +35,21 @@ class Recipe(Config):
         min_length=1, description="folder of the run; default: runs/ and the recipe's name"
     )
     data: DataConfig = Field(description="shards, order, batches")
-    method: MethodConfig = Field(description="encoders and what they minimise")
+    method: MethodConfig = Field(description="encoders and losses")
     stages: list[StageConfig] = Field(
-        [StageConfig()], min_length=1, description="one after another"
+        [StageConfig()], min_length=1, description="stages of training, in order"
     )
-    training: TrainingConfig = Field(TrainingConfig(), description="how the engine runs")
+    training: TrainingConfig = Field(
+        TrainingConfig(), description="settings of the engine and of the run"
+    )
     evaluation: Annotated[EvaluationConfig, Mark.FREE] = Field(
-        EvaluationConfig(), description="ranking data.val"
+        EvaluationConfig(), description="evaluation of data.val"
     )
-    checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="what is kept")
+    checkpoints: CheckpointConfig = Field(
+        CheckpointConfig(), description="checkpoints to write and keep"
+    )
     plugins: Annotated[list[str], Mark.FREE] = Field(
-        [], description="modules that register components of their own (docs/plugins.md)"
+        [], description="modules that register components (docs/plugins.md)"
     )
 
     @field_validator("plugins", mode="before")
@@ -121,7 +125,7 @@ def load_recipe(run: str | Path) -> Recipe:
 
 
 def _plugins_of(values: Mapping[str, Any]) -> list[str]:
-    """Return the plugins that the values of a recipe name; a mistake in them is told later."""
+    """Return the plugins that the values of a recipe name; validation reports mistakes later."""
     plugins = values.get("plugins")
     named = plugins if isinstance(plugins, list) else [plugins]
     return [name for name in named if isinstance(name, str)]

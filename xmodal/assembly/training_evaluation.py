@@ -25,7 +25,7 @@ from xmodal.training.timeline import StageSpan
 
 @dataclass
 class TrainingEvaluation:
-    """What measures a run while it trains, logs it, and at the end writes the run's results."""
+    """Evaluation of a run during training: measures, logs, and writes the final results."""
 
     recipe: Recipe
     run: Run

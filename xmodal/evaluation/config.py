@@ -32,30 +32,29 @@ ProtocolName = Annotated[str, AfterValidator(check_known)]
 class EvaluationConfig(Config):
     """When `data.val` is measured during training, and how."""
 
-    every: Duration = Field(Span("1 epochs"), description="between two evaluations in training")
+    every: Duration = Field(Span("1 epochs"), description="length between two evaluations")
     protocols: list[ProtocolName] | None = Field(
         None,
         min_length=1,
-        description="protocols, by the names in docs/evaluation.md; default, which null "
-        "means too: relevance where the shards have relevance.json, else all-captions; visual of "
-        "methods for images, composed of those for composed queries; one of "
-        + ", ".join(protocol_names()),
+        description="protocols, by the names in docs/evaluation.md. null, the default: relevance "
+        "if the shards have relevance.json, else all-captions; visual for methods of images, "
+        "composed for methods of composed queries. One of " + ", ".join(protocol_names()),
     )
     templates: list[str] = Field(
         ["a photo of a {}."],
         min_length=1,
-        description="of zero-shot: captions with {} in the place of a class's name",
+        description="captions of zero-shot, with {} in the place of the class name",
     )
     all_pairs: NonNegativeInt = Field(
         4_000_000,
         description="most pairs (images × texts) that a learned score is computed for; with more, "
-        "of a shortlist",
+        "it scores a shortlist",
     )
     shortlist: PositiveInt = Field(
-        100, description="each query's nearest items, which a learned score then puts in order"
+        100, description="nearest items of a query that a learned score puts in order"
     )
-    batch_size: PositiveInt = Field(256, description="samples that a rank encodes at a time")
-    tile: PositiveInt = Field(2048, description="rows and columns that are scored at a time")
+    batch_size: PositiveInt = Field(256, description="samples encoded at a time, on a rank")
+    tile: PositiveInt = Field(2048, description="rows and columns of scores computed at a time")
 
     @field_validator("templates")
     @classmethod

@@ -23,7 +23,9 @@ class ClipConfig(TowersConfig):
     """Two towers into one space, matched by a contrastive objective (Radford et al. 2021)."""
 
     kind: Literal["clip"] = "clip"
-    objective: ObjectiveConfig = Field(InfoNCEConfig(), description="what training minimises")
+    objective: ObjectiveConfig = Field(
+        InfoNCEConfig(), description="the objective that training minimises"
+    )
     builds: ClassVar[str] = "Clip"
 
     @property

@@ -1,4 +1,4 @@
-"""Collapse of embeddings into one, which ends a run."""
+"""Collapse of embeddings into one point, which ends a run."""
 
 from typing import ClassVar
 
@@ -8,28 +8,28 @@ from xmodal.components.component import Buildable
 
 
 class CollapseConfig(Buildable):
-    """What counts as collapsed: embeddings that have become one."""
+    """Criterion of collapse: embeddings that have become one point."""
 
     share: float = Field(
         0.25,
         ge=0,
         lt=1,
-        description="of 1/sqrt(dim), the channel_std of directions that are spread: a run that "
-        "stays below it stops; 0: none does",
+        description="share of 1/sqrt(dim), the channel_std of spread directions: a run that "
+        "stays below it stops; 0: never",
     )
-    readings: PositiveInt = Field(5, description="logged steps in a row that it is below for that")
+    readings: PositiveInt = Field(5, description="logged steps in a row below the threshold")
     builds: ClassVar[str] = "CollapseWatch"
 
 
 class CollapseWatch:
-    """Watches the deviation of embeddings over a batch, which is 0 once they are one."""
+    """Watches the deviation of embeddings over a batch, which is 0 once they have collapsed."""
 
     def __init__(self, *, share: float = 0.25, readings: int = 5) -> None:
         self.share, self.readings = share, readings
         self.collapsed = 0  # logged steps in a row
 
     def failure_reason(self, std: float, dim: int) -> str | None:
-        """Return why training has to stop, once embeddings have been one for some logged steps.
+        """Return the reason to stop, once embeddings have been collapsed for some logged steps.
 
         `std` is the mean deviation of a channel of embeddings of length 1 with `dim` channels.
         """
@@ -44,5 +44,5 @@ class CollapseWatch:
             f"directions that are spread have {healthy:.{digits}g} (1/√dim), at "
             f"{self.collapsed} logged steps in a row; train with a lower optimizer.lr, a "
             "larger data.batch_size or other data.augment in another run=DIR (method.collapse "
-            "says what counts as collapsed)"
+            "sets what counts as collapsed)"
         )

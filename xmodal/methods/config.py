@@ -14,7 +14,7 @@ Retrieved = Literal["features", "projection"]
 
 
 class MethodConfig(Component):
-    """A method: its encoders, and what they minimise.
+    """A method: its encoders and its losses.
 
     Has `image`, the image encoder, and `text`, the text encoder, None of methods without texts.
     Builds a `Method` from its fields, `vocabulary`, the number of token ids, and `bf16`.
@@ -47,10 +47,10 @@ class ViewsConfig(MethodConfig):
     projection: PositiveInt = Field(2048, description="dimensions of the projections z")
     prediction: PositiveInt = Field(512, description="width of the predictor's hidden layer")
     retrieved: Retrieved = Field(
-        "features", description="what images are retrieved by: what is projected, or z"
+        "features", description="embedding for retrieval: the features, or their projection"
     )
     collapse: CollapseConfig = Field(
-        CollapseConfig(), description="when a run stops for its embeddings have become one"
+        CollapseConfig(), description="criterion of collapse, which stops the run"
     )
 
     @model_validator(mode="after")
@@ -61,14 +61,14 @@ class ViewsConfig(MethodConfig):
 
 
 class ComposedConfig(TowersConfig):
-    """An image and a text that changes it, composed to find the image so changed."""
+    """An image and a text that modifies it, composed to retrieve the modified image."""
 
     embedding: PositiveInt = Field(512, description="dimensions of the common space")
     fusion: Composition = Field(
         "tirg",
-        description="how source and text become a query: TIRG's gate and residual, on vectors or "
+        description="composition of source and text: TIRG's gate and residual, on vectors or "
         "on the last map; a network on both; their sum; one side alone",
     )
     norm: PositiveFloat = Field(
-        4.0, description="length of queries and targets in losses at the start; learned"
+        4.0, description="initial length of queries and targets in losses; learned"
     )

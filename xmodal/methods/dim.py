@@ -42,23 +42,25 @@ class DimConfig(ComposedConfig):
     image: ImageEncoderConfig = Field(description="the image encoder")
     level: NonNegativeInt = Field(
         2,
-        description="of timm's intermediate maps the lower one: of a ResNet 0 is the stem's, "
-        "1 to 4 are those of its stages",
+        description="number of the lower map among timm's intermediate maps: of a ResNet 0 is "
+        "the stem's, 1 to 4 are those of its stages",
     )
     text_with: Literal["target", "source", "difference"] = Field(
         "target",
-        description="what texts share information with; difference: target less source",
+        description="image that texts share information with; difference: target minus source",
     )
     estimator: Estimator = Field(
         "jsd", description="Jensen-Shannon; Donsker-Varadhan; Nguyen-Wainwright-Jordan; InfoNCE"
     )
     global_critic: Literal["dot", "concatenate"] = Field(
         "dot",
-        description="judges a text and a whole image: both encoded and multiplied, against all "
-        "pairs of the batch; or a network on both, against one other each",
+        description="critic of a text and a whole image: both encoded and multiplied, with all "
+        "pairs of the batch; or a network on both, with one negative each",
     )
     units: PositiveInt = Field(512, description="width of the critics")
-    prior: PriorConfig = Field(PriorConfig(), description="how composed features are spread evenly")
+    prior: PriorConfig = Field(
+        PriorConfig(), description="loss that spreads composed features evenly"
+    )
     builds: ClassVar[str] = "Dim"
 
     @model_validator(mode="after")
@@ -72,7 +74,7 @@ class DimConfig(ComposedConfig):
 
 @dataclass
 class InformativeEmbeddings(ComposedEmbeddings):
-    """Beside what is retrieved, what information is maximised of; at least float32."""
+    """Embeddings of queries and targets, and the features of the losses; at least float32."""
 
     texts: Tensor | None  # φ_t (batch, dim)
     fused: Tensor | None  # φ_f (batch, dim)
@@ -127,7 +129,7 @@ class Dim(Tirg):
 
     @property
     def losses(self) -> Mapping[str, Loss]:
-        """Those of TIRG, and those by which information is maximised."""
+        """Return the losses of TIRG, and those that maximise information."""
         return {
             **super().losses,
             "text_image": self.text_image,
@@ -172,7 +174,7 @@ class Dim(Tirg):
         return self.information["lower"](lower, fused, _there(embeddings.image_ids))
 
     def prior(self, embeddings: InformativeEmbeddings) -> Tensor:
-        """L_prior: σ(φ_f) against samples of [0, 1]^dim, as a discriminator tells them apart.
+        """L_prior: σ(φ_f) against samples of [0, 1]^dim, by a discriminator.
 
         The discriminator learns from it too.
         """

@@ -1,4 +1,4 @@
-"""What every method is: how it encodes samples, what it minimises over a batch, how it scores."""
+"""Base class of methods: encoding of samples, losses over a batch, scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -49,14 +49,14 @@ class Method(nn.Module, ABC):
         """
 
     def objective(self, embeddings: Any) -> dict[str, Tensor]:
-        """Return this rank's shares of what is minimised over the global batch, by name."""
+        """Return this rank's shares of the losses over the global batch, by name."""
         losses = self.losses
         names = self.active_losses or tuple(losses)
         return {name: losses[name](embeddings) for name in names}
 
     @property
     def score(self) -> Score:
-        """How alike (a, b) images (a, …) and texts (b, …) are: here, by their dot products."""
+        """Return the scores (a, b) of images (a, …) and texts (b, …): here, their dot products."""
         return dot_product
 
     def score_pairs(self, images: Tensor, texts: Tensor) -> Tensor:
@@ -73,25 +73,25 @@ class Method(nn.Module, ABC):
 
     @property
     def monitors(self) -> dict[str, Tensor]:
-        """What the log shows beside the losses."""
+        """Values that the log shows beside the losses."""
         parts = (part for part in self.modules() if part is not self)
         return {k: v for part in parts for k, v in getattr(part, "monitors", {}).items()}
 
     def begin_stage(self, active_losses: tuple[str, ...]) -> None:
-        """Minimise these losses from now on."""
+        """Set the losses of the stage that begins."""
         self.active_losses = active_losses
 
     def on_step_start(self, progress: float, seed: int) -> None:
-        """Tell what follows training that this share of the stage is done; `seed` is the step's."""
+        """Set the progress of the stage, 0 to 1, and the seed of the step."""
         self.seed = seed
         for module in self.modules():
             if isinstance(module, Scheduled):
                 module.progress = progress
 
     def failure_reason(self) -> str | None:
-        """Tell after a logged step why training has to stop and what to change, alike on all ranks.
+        """Return why training must stop and what to change, after a logged step, on all ranks.
 
-        None where it can go on.
+        None where it can continue.
         """
         return None
 

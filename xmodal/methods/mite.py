@@ -34,11 +34,15 @@ class MiteConfig(TowersConfig):
     """VSE++ against a classifier of modalities (MITE: Liu et al. 2019)."""
 
     kind: Literal["mite"] = "mite"
-    margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
+    margin: PositiveFloat = Field(
+        0.2, description="margin between the positive score and negative scores"
+    )
     classifier: list[PositiveInt] = Field(
         [512, 256], description="widths of the classifier's hidden layers"
     )
-    classifier_dropout: float = Field(0.5, ge=0, lt=1, description="dropout after each of them")
+    classifier_dropout: float = Field(
+        0.5, ge=0, lt=1, description="dropout after each hidden layer"
+    )
     adversary: AdversarialConfig = Field(AdversarialConfig(), description="the adversarial loss")
     builds: ClassVar[str] = "Mite"
 
@@ -87,8 +91,8 @@ class Mite(Vsepp):
     def adversarial_loss(self, embeddings: Embeddings) -> Tensor:
         """L_adv, for the encoders alone: `method.adversary.encoders` says in which form.
 
-        `reversal`: −L_D, as by a gradient reversal layer; `flipped`: L_D with the classes changed
-        about; `confusion`: the cross entropy to one half and one half.
+        `reversal`: −L_D, as by a gradient reversal layer; `flipped`: L_D with the classes
+        swapped; `confusion`: the cross entropy to one half and one half.
         """
         both = pairs(embeddings)
         return self.adversary(both.images, both.texts, self.classifier)

@@ -44,8 +44,8 @@ class PtfSimcmConfig(ViewsConfig):
     text: TextEncoderConfig = Field(description="the text encoder")
     text_from: str | None = Field(
         None,
-        description="run folder of another method, whose text encoder, head and vocabulary this "
-        "one begins with in place of method.text; null: none",
+        description="run folder of another method; its text encoder, head and vocabulary "
+        "replace method.text; null: none",
     )
     text_head: HeadConfig | None = Field(
         None, description="projection of text features; null: they are a sentence's embedding"
@@ -53,19 +53,21 @@ class PtfSimcmConfig(ViewsConfig):
     sentence: PositiveInt = Field(384, description="dimensions of a sentence's embeddings")
     senses: PositiveInt = Field(2, description="K, embeddings of a sentence")
     choice: Literal["soft", "hard"] = Field(
-        "soft", description="of the sense that fits an image: a mean by softmax, or the best"
+        "soft", description="choice of the sense that fits an image: a mean by softmax, or the best"
     )
-    temperature: PositiveFloat = Field(0.1, description="of that softmax")
+    temperature: PositiveFloat = Field(0.1, description="temperature of that softmax")
     fusion: Literal["concatenation", "sum", "gated"] = Field(
-        "concatenation", description="how an image and the sense become one"
+        "concatenation", description="fusion of an image and a sense"
     )
-    margin: PositiveFloat = Field(0.1, description="of the loss `matching`")
-    gamma: PositiveFloat = Field(0.5, description="of the kernel exp(-gamma d) of `discrepancy`")
+    margin: PositiveFloat = Field(0.1, description="margin of the loss `matching`")
+    gamma: PositiveFloat = Field(
+        0.5, description="gamma of the kernel exp(-gamma d) of `discrepancy`"
+    )
     builds: ClassVar[str] = "PtfSimcm"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The fields by name; where the text tower comes from is for others."""
+        """Fields by name, without the source of the text tower."""
         given = super().arguments
         del given["text_from"]
         return given
@@ -73,7 +75,7 @@ class PtfSimcmConfig(ViewsConfig):
 
 @dataclass
 class FusedEmbeddings(ViewEmbeddings):
-    """What is made of two views and their captions, or of images and texts to retrieve."""
+    """Embeddings of two views and their captions, or of images and texts to retrieve."""
 
     looks: Tensor | None = None  # (batch, 2, dim) of length 1, W f of each view
     senses: Tensor | None = None  # (batch, 2, K, dim) of length 1, of each view's caption
@@ -149,9 +151,9 @@ class PtfSimcm(Simsiam):
                 ),
             )
             views = []
-            for (images, tokens, mask, features), left_out in zip(both, dropped, strict=True):
+            for (images, tokens, mask, features), without_text in zip(both, dropped, strict=True):
                 senses, residuals = self.text(tokens, mask, features=features)
-                fused, looks = self.fusion(self.image(images), senses, left_out)
+                fused, looks = self.fusion(self.image(images), senses, without_text)
                 z = self.projector(fused)
                 views.append((self.predictor(z), z, looks, senses, residuals))
         (p1, p2), (z1, z2), *others = zip(*views, strict=True)

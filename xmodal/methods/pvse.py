@@ -2,7 +2,7 @@
 
 PIE-Nets on both sides give K embeddings of an image, from the positions of its feature map, and K
 of a text, from its words. Two items are as alike as the best of their K × K pairs. The released
-code has `diversity` and `discrepancy` for K > 1 alone: leave them out of the stages with one sense.
+code has `diversity` and `discrepancy` for K > 1 only: omit them from the stages with one sense.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,10 @@ class PvseConfig(TowersConfig):
 
     kind: Literal["pvse"] = "pvse"
     senses: PositiveInt = Field(2, description="K, embeddings of an image or a text")
-    margin: PositiveFloat = Field(0.1, description="by how much a pair is to be more similar")
-    gamma: PositiveFloat = Field(0.5, description="of the kernel exp(-gamma d) of the discrepancy")
+    margin: PositiveFloat = Field(
+        0.1, description="margin between the positive score and negative scores"
+    )
+    gamma: PositiveFloat = Field(0.5, description="of the kernel exp(-gamma d) of `discrepancy`")
     builds: ClassVar[str] = "Pvse"
 
 

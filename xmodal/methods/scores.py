@@ -1,9 +1,9 @@
-"""How alike items are: scores that rank alike on every processor.
+"""Scores of items that rank the same on every processor.
 
 A score is a pure function of two items. What is ranked by it must not depend on how it is computed:
 a fast product rounds otherwise in another tile, on another processor or with more threads, so that
-equal items would win or lose by chance. So a `Score` says how far off its fast values may be, and
-has exact ones for all that lies within.
+equal items would win or lose by chance. So a `Score` bounds the error of its fast
+values, and computes exact ones for the scores within the bound.
 """
 
 import math
@@ -33,7 +33,7 @@ class Score:
         return self.function(rows, columns)
 
     def error(self, _rows: Tensor, _columns: Tensor) -> Tensor | None:
-        """Return by how much a fast score may be off in a block, (), float64; None: by nothing."""
+        """Return the greatest error of the fast scores of a block, (), float64; None: no error."""
         return None
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:

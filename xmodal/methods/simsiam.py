@@ -1,4 +1,4 @@
-"""SimSiam: what two views of an image have in common (Chen and He 2021, arXiv 2011.10566).
+"""SimSiam: two views of an image that predict each other (Chen and He 2021, arXiv 2011.10566).
 
 An encoder f and a projector h make z = h(f(x)) of each of two views x¹ and x², a predictor q makes
 p = q(z). The predictor's rate stays as it is while the others' falls (section 4.1), by a stage's
@@ -31,7 +31,7 @@ class SimsiamConfig(ViewsConfig):
 
 @dataclass
 class ViewEmbeddings:
-    """What is made of two views, or of images as they are retrieved; the other is None."""
+    """Embeddings of two views, or of images for retrieval; the other is None."""
 
     images: Tensor | None = None  # (batch, …) float32, of length 1
     fused: Tensor | None = None  # as `images`, with their texts
@@ -73,7 +73,7 @@ class Simsiam(Method):
         return {"self_distillation": self.self_distillation}
 
     def encode(self, batch: Batch) -> ViewEmbeddings:
-        """Embed both views of each image, or, where there is one, what images are retrieved by."""
+        """Embed both views of each image, or, where there is one, images for retrieval."""
         with in_precision(self):
             if batch.second_images is None:
                 return ViewEmbeddings(images=self._retrieved(self.image(batch.images)))
@@ -90,11 +90,11 @@ class Simsiam(Method):
         return share
 
     def failure_reason(self) -> str | None:
-        """Return why training has to stop, once projections have been one for some logged steps."""
+        """Return the reason to stop, once projections have been collapsed for some logged steps."""
         return self.collapse.failure_reason(float(self.monitors.get("channel_std", 1.0)), self.dim)
 
     def _retrieved(self, features: Tensor) -> Tensor:
-        """Return what stands for images: their features u, or z, the projection of these."""
+        """Return the embeddings of images: their features u, or the projection z of these."""
         if self.retrieved == "projection":
             features = self.projector(features)
         return F.normalize(features.float(), dim=1)

@@ -34,7 +34,7 @@ class TirgConfig(ComposedConfig):
 
 @dataclass
 class ComposedEmbeddings:
-    """What is made of a batch of composed queries; a side that the batch lacks is None."""
+    """Embeddings of a batch of composed queries; a side that the batch lacks is None."""
 
     queries: Tensor | None  # (batch, dim) at least float32, of length 1
     targets: Tensor | None  # (batch, dim) at least float32, of length 1
@@ -117,7 +117,7 @@ class Tirg(Method):
         return Composed(source, text, target, fused)
 
     def retrieved(self, composed: Composed, batch: Batch) -> ComposedEmbeddings:
-        """Return what a batch is retrieved by."""
+        """Return the embeddings of a batch."""
         targets = None if composed.target is None else _unit(composed.target.whole)
         queries = None if composed.fused is None else _unit(composed.fused)
         return ComposedEmbeddings(queries, targets, batch.image_ids)

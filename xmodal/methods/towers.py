@@ -13,7 +13,7 @@ from xmodal.models.tower import Build, Tower, projection
 
 @dataclass
 class Embeddings:
-    """What the towers make of a batch; a side that the batch lacks is None."""
+    """Embeddings of a batch; a side that the batch lacks is None."""
 
     images: Tensor | None  # (batch, dim) float32, of length 1
     texts: Tensor | None  # (batch, dim) float32, of length 1
@@ -61,12 +61,12 @@ class TwoTowers(Method):
 
 
 def pairs(embeddings: Embeddings) -> Matched:
-    """Return the pairs of images and texts, which are told apart by their images."""
+    """Return the pairs of images and texts; ids are those of the images."""
     return _matched(embeddings, embeddings.image_ids)
 
 
 def classes(embeddings: Embeddings) -> Matched:
-    """Return the pairs of images and texts, which belong together where their labels are equal."""
+    """Return the pairs of images and texts; ids are labels."""
     return _matched(embeddings, embeddings.labels)
 
 

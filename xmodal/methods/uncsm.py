@@ -40,13 +40,14 @@ class UncsmConfig(TowersConfig):
     kind: Literal["uncsm"] = "uncsm"
     margin: PositiveFloat = Field(
         1.0,
-        description="of the contrastive loss: distance where dissimilar pairs cost nothing",
+        description="margin of the contrastive loss: distance from which dissimilar pairs cost "
+        "nothing",
     )
     triplet_margin: PositiveFloat = Field(
-        1.0, description="by how much a negative's squared distance is to be greater"
+        1.0, description="margin between squared distances of negatives and positives"
     )
     positive_weight: PositiveFloat = Field(
-        1.0, description="of the positive's squared distance in a triplet"
+        1.0, description="weight of the positive's squared distance in a triplet"
     )
     triplets: PositiveInt = Field(3, description="triplets drawn for each image and each text")
     metric: tuple[PositiveInt, PositiveInt] = Field(
@@ -56,7 +57,7 @@ class UncsmConfig(TowersConfig):
         False, description="show the metric network |v - t| and v * t beside v and t"
     )
     metric_pairs: MetricPairsConfig = Field(
-        MetricPairsConfig(), description="what the metric network learns from"
+        MetricPairsConfig(), description="loss of the metric network"
     )
     builds: ClassVar[str] = "Uncsm"
 
@@ -127,7 +128,7 @@ class Uncsm(TwoTowers):
         return self.metric_pairs(both.images, both.texts, both.ids, self.metric, self.seed)
 
     def begin_stage(self, active_losses: tuple[str, ...]) -> None:
-        """Minimise these losses from now on; once the metric is among them, it is searched by."""
+        """Set the losses of the stage; once the metric is among them, retrieval uses it."""
         super().begin_stage(active_losses)
         if "metric" in active_losses:
             self.metric_trained.fill_(True)
@@ -147,5 +148,5 @@ class Uncsm(TwoTowers):
 
     @property
     def shortlist(self) -> Score | None:
-        """The distance, where there is a metric network to score what is near by it."""
+        """The distance, once a metric network scores the shortlist."""
         return dot_product if self.metric_trained else None

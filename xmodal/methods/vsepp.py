@@ -22,7 +22,9 @@ class VseppConfig(TowersConfig):
     """Two towers and triplets with hard negatives (VSE++: Faghri et al. 2018)."""
 
     kind: Literal["vsepp"] = "vsepp"
-    margin: PositiveFloat = Field(0.2, description="by how much a pair is to be more similar")
+    margin: PositiveFloat = Field(
+        0.2, description="margin between the positive score and negative scores"
+    )
     builds: ClassVar[str] = "Vsepp"
 
 
@@ -56,7 +58,7 @@ class Vsepp(TwoTowers):
 
     @property
     def losses(self) -> Mapping[str, Loss]:
-        """The losses of the paper, and what is between them."""
+        """The losses of the paper, and one between them."""
         return {
             "sum": self.sum_of_hinges,
             "hardest": self.max_of_hinges,

@@ -1,4 +1,4 @@
-"""The classifier that tells images from texts by their embeddings (MITE: Liu et al. 2019)."""
+"""Classifier that separates images from texts by their embeddings (MITE: Liu et al. 2019)."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""An image and a text that changes it, made one: TIRG and what it was compared with.
+"""Composition of an image and a text that modifies it: TIRG and its baselines.
 
 The forms are those of Vo et al. 2019 (arXiv 1812.07119) and of the code released with it.
 """
@@ -99,7 +99,7 @@ class Sum(nn.Module):
 
 
 class ImageAlone(nn.Module):
-    """f = φ_x: how far the source alone goes."""
+    """f = φ_x: the source alone, for comparison."""
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:  # noqa: ARG002
         """Return f (batch, dim) of φ_x (batch, dim) and φ_t (batch, dim)."""
@@ -107,7 +107,7 @@ class ImageAlone(nn.Module):
 
 
 class TextAlone(nn.Module):
-    """f = φ_t: how far the modification alone goes."""
+    """f = φ_t: the modification alone, for comparison."""
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:  # noqa: ARG002
         """Return f (batch, dim) of φ_x (batch, dim) and φ_t (batch, dim)."""

@@ -69,16 +69,16 @@ class ImageEncoderConfig(EncoderConfig):
 
     @property
     def freezes_batch_norm(self) -> bool:
-        """Whether batch normalisation keeps its statistics while the encoder is trained."""
+        """True if batch normalisation keeps its statistics while the encoder is trained."""
         return False
 
 
 class TextEncoderConfig(EncoderConfig):
     """A text encoder.
 
-    Has `context`, the longest caption in tokens, and `tokenizer`, a field or a property: what turns
-    captions into tokens. Builds an `Encoder` of tokens (batch, length) int64 and their mask
-    (batch, length) bool from its fields and `vocabulary`, the number of token ids.
+    Has `context`, the longest caption in tokens, and `tokenizer`, a field or a property: the
+    configuration of its tokenizer. Builds an `Encoder` of tokens (batch, length) int64 and their
+    mask (batch, length) bool from its fields and `vocabulary`, the number of token ids.
     """
 
     family: ClassVar[str] = "text encoder"
@@ -115,7 +115,7 @@ class FeaturesConfig(Config):
     """Features that the shards hold in the place of an encoder, of images and of texts."""
 
     kind: Literal["features"] = "features"
-    features: PositiveInt = Field(description="their width")
+    features: PositiveInt = Field(description="width of the features")
     reads_features: ClassVar[bool] = True
     builds: ClassVar[str | type] = "xmodal.models.features:Features"
 

@@ -81,7 +81,7 @@ class ConcatenateCritic(nn.Module):
 
 
 class PriorDiscriminator(nn.Module):
-    """Tells embeddings from samples of a prior: ReLU layers of 1000 and 200, and a logit.
+    """Separates embeddings from samples of a prior: ReLU layers of 1000 and 200, and a logit.
 
     It gives its slopes by formula, and holds its weights itself, not in layers: autograd's slopes
     could not be differentiated under ZeRO 3, which has let go of the weights by then.

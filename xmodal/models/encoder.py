@@ -1,4 +1,4 @@
-"""What every encoder gives: features of an item as a whole, and of each of its parts."""
+"""Base class of encoders: features of an item as a whole, and of each of its parts."""
 
 from typing import NamedTuple
 

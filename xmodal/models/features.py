@@ -6,7 +6,7 @@ from xmodal.models.encoder import Encoder, Local
 
 
 class Features(Encoder):
-    """Stands where an encoder would; what it would give comes with the batch."""
+    """Placeholder of an encoder whose features come with the batch."""
 
     def __init__(self, features: int, vocabulary: int = 0) -> None:  # noqa: ARG002
         super().__init__()

@@ -13,9 +13,9 @@ from xmodal.models.composition import GatedResidual
 
 
 class LateFusion(nn.Module):
-    """Image features f and senses of a text as u; what stands in for a text that there is not.
+    """Image features f and senses of a text as u; a stand-in takes the place of a missing text.
 
-    The stand-in is learned where texts are left out at times; else it is 0.
+    The stand-in is learned where texts are dropped at times; else it is 0.
     """
 
     def __init__(self, choice: "SenseChoice", mix: nn.Module, dim: int) -> None:
@@ -24,19 +24,19 @@ class LateFusion(nn.Module):
         self.absent = nn.Parameter(torch.zeros(dim))
 
     def forward(
-        self, images: Tensor, senses: Tensor | None = None, left_out: Tensor | None = None
+        self, images: Tensor, senses: Tensor | None = None, without_text: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return u (batch, features), and what images look for, W f at length 1 (batch, dim).
+        """Return u (batch, features), and the looks of images, W f at length 1 (batch, dim).
 
         Images are (batch, features), senses (batch, K, dim) of length 1. Texts count where
-        `left_out` (batch,) is False.
+        `without_text` (batch,) is False.
         """
         looks = self.choice.looks(images)
         chosen = absent = self.absent.expand(len(images), -1)
         if senses is not None:
             chosen = self.choice(looks, senses)
-        if left_out is not None:
-            chosen = torch.where(left_out[:, None], absent, chosen)
+        if without_text is not None:
+            chosen = torch.where(without_text[:, None], absent, chosen)
         return self.mix(images, chosen.to(images)), looks
 
 

@@ -1,4 +1,4 @@
-"""What SimSiam puts on its encoder (Chen and He 2021, arXiv 2011.10566, section 3)."""
+"""Projector and predictor of SimSiam (Chen and He 2021, arXiv 2011.10566, section 3)."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""What a text model of transformers may ask for, checked before it takes memory."""
+"""Limits of text models of transformers, checked before memory is allocated."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -21,8 +21,8 @@ class AdversarialConfig(Buildable):
 
     encoders: EncoderLoss = Field(
         "reversal",
-        description="what they are trained by: the classifier's gradient reversed; its loss for "
-        "the wrong answers; its loss for answering one half",
+        description="loss of the encoders: the classifier's gradient reversed; its loss with "
+        "swapped labels; its loss against one half",
     )
     builds: ClassVar[str] = "ModalityAdversary"
 

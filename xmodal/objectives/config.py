@@ -23,7 +23,7 @@ class TiledConfig(Config):
         None,
         ge=1,
         le=16384,
-        description="rows and columns of scores computed at a time; null: as suits the device",
+        description="rows and columns of scores computed at a time; null: depends on the device",
     )
 
 
@@ -32,7 +32,7 @@ class PairwiseConfig(TiledConfig):
 
     matmul_dtype: Annotated[MatmulDtype, Was("products")] = Field(
         "float32",
-        description="precision that embeddings are gathered and multiplied in; bfloat16 is faster "
+        description="precision of gathered embeddings and their products; bfloat16 is faster "
         "and rounds: gradients differ by a few percent (sums and positive scores stay in float32)",
     )
 

@@ -21,14 +21,12 @@ class InfoNCEConfig(PairwiseConfig, ObjectiveConfig):
     """InfoNCE (CLIP) over the global batch with a learned temperature."""
 
     kind: Literal["info_nce"] = "info_nce"
-    scale: PositiveFloat = Field(1 / 0.07, description="inverse temperature at the start")
+    scale: PositiveFloat = Field(1 / 0.07, description="initial inverse temperature")
     max_scale: PositiveFloat = Field(100.0, description="greatest inverse temperature")
     direction: Direction = Field(
-        "both", description="rows: each image among the texts; columns: each text among the images"
+        "both", description="rows: images among texts; columns: texts among images"
     )
-    positives: Positives = Field(
-        "pair", description="the pair alone, or all texts of the same image and all its images"
-    )
+    positives: Positives = Field("pair", description="the pair alone, or all pairs of the same id")
     builds: ClassVar[str] = "InfoNCE"
 
     @model_validator(mode="after")

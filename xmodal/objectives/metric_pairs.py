@@ -24,7 +24,7 @@ class MetricPairsConfig(Buildable):
         3, description="similar pairs drawn for each image and text, and as many dissimilar ones"
     )
     loss: PairLoss = Field(
-        "cross_entropy", description="of both classes; hinge: of the difference of their logits"
+        "cross_entropy", description="loss of the classes; hinge: of the difference of their logits"
     )
     builds: ClassVar[str] = "MetricPairs"
 

@@ -18,11 +18,11 @@ class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
     """Each pair classified by itself (SigLIP), with a learned temperature and bias."""
 
     kind: Literal["sigmoid"] = "sigmoid"
-    scale: PositiveFloat = Field(10.0, description="inverse temperature at the start")
+    scale: PositiveFloat = Field(10.0, description="initial inverse temperature")
     bias: float = Field(
         -10.0,
-        description="bias at the start: about −ln of the batch, for there are as many negatives to "
-        "a positive; more (−3) suits small batches",
+        description="initial bias: about −ln of the batch size, the number of negatives to a "
+        "positive; a higher one (−3) suits small batches",
     )
     builds: ClassVar[str] = "Sigmoid"
 

@@ -23,14 +23,17 @@ class TripletConfig(PairwiseConfig, ObjectiveConfig):
     kind: Literal["triplet"] = "triplet"
     negatives: Negatives = Field(
         "semi_hard",
-        description="all; the closest, on which training often collapses; the closest that are "
-        "less close than the pair",
+        description="all; the hardest, with which training often collapses; the hardest that "
+        "score less than the pair",
     )
     margin: PositiveFloat = Field(
         0.2, description="margin between the positive score and negative scores"
     )
     warmup: float = Field(
-        0.1, ge=0, le=1, description="share of a stage that goes from all negatives to those above"
+        0.1,
+        ge=0,
+        le=1,
+        description="share of a stage that shifts from all negatives to `negatives`",
     )
     builds: ClassVar[str] = "Triplet"
 

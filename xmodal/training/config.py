@@ -21,18 +21,18 @@ from xmodal.training.schedules.cosine import CosineConfig
 
 
 class LossConfig(Config):
-    """One of the method's losses in a stage; where its weight is all there is, the number alone."""
+    """A loss of the method in a stage; a number alone is its weight."""
 
-    weight: NonNegativeFloat = Field(1.0, description="what the loss is multiplied by")
+    weight: NonNegativeFloat = Field(1.0, description="factor of the loss")
     ramp: Literal["none", "linear", "adversarial"] = Field(
         "none",
-        description="what the weight is multiplied by as the stage proceeds: 1; 0 to 1 in a "
-        "line; 2 / (1 + exp(-10 p)) - 1 of its progress p",
+        description="factor of the weight over the progress p of the stage, 0 to 1: 1; p; "
+        "2 / (1 + exp(-10 p)) - 1",
     )
 
 
 class RequirementConfig(Config):
-    """What a number has to be at a stage's end."""
+    """Bounds of a number at the end of a stage."""
 
     at_least: float | None = Field(None, description="least value; null: any")
     at_most: float | None = Field(None, description="greatest value; null: any")
@@ -45,33 +45,33 @@ class RequirementConfig(Config):
 
 
 class StageConfig(Config):
-    """One stretch of training: which parts, by which losses, how long, by which optimiser."""
+    """A stage of training: its parts, losses, length and optimiser."""
 
     name: str = Field("main", description="name in logs")
     train: list[str] = Field(
         ["*"],
         min_length=1,
-        description="parts that are trained, by name or pattern (image, text.head, *.head); all "
+        description="trained parts, by name or pattern (image, text.head, *.head); all "
         "others are locked",
     )
     losses: Annotated[dict[str, LossConfig], Mark.MUTABLE] = Field(
         {},
-        description="those of the method's losses that are minimised, each with its weight; {}: "
+        description="losses of the method that are minimised, each with its weight; {}: "
         "the only one, where the method has one",
     )
     length: Duration = Field(Span("10 epochs"), description="length of the stage")
     data: Literal["continue", "restart"] = Field(
         "continue",
-        description="the order of samples continues from the stage before, or begins once more",
+        description="order of samples: continued from the stage before, or started again",
     )
-    optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimiser, new for each")
-    schedule: ScheduleConfig = Field(CosineConfig(), description="its learning rate over time")
+    optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimiser, created anew")
+    schedule: ScheduleConfig = Field(CosineConfig(), description="learning rate over time")
     clip_norm: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
         1.0, description="greatest gradient norm; 0: unlimited"
     )
     requires: Annotated[dict[str, RequirementConfig], Mark.FREE] = Field(
         {},
-        description="what must hold at the stage's end for the run to continue, by the names of "
+        description="conditions at the stage's end for the run to continue, by the names of "
         "metrics, losses and monitors; else the run stops there",
     )
 
@@ -91,10 +91,10 @@ class StageConfig(Config):
 
 
 class TrainingConfig(Config):
-    """How the engine runs."""
+    """Settings of the engine and of the run."""
 
     seed: NonNegativeInt = Field(0, description="seed of weights, order, crops and dropout")
-    zero: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage: what ranks share out")
+    zero: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of the encoders; auto: bf16 on GPUs, fp32 on CPUs"
     )
@@ -102,7 +102,7 @@ class TrainingConfig(Config):
         10, description="steps between logged lines"
     )
     rendezvous_timeout: Annotated[PositiveFloat, Mark.FREE, Was("roll_call")] = Field(
-        300.0, description="seconds within which every rank has to answer before work begins"
+        300.0, description="seconds for every rank to answer before work begins"
     )
     watchdog: Annotated[PositiveFloat, Mark.FREE] = Field(
         900.0,
@@ -115,23 +115,22 @@ class TrainingConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """When the state of a run is written, and what is kept."""
+    """Checkpoints: when they are written, and which are kept."""
 
     every: Annotated[Duration, Mark.FREE] = Field(
-        Span("1 epochs"), description="between two checkpoints"
+        Span("1 epochs"), description="length between two checkpoints"
     )
     keep_last: Annotated[PositiveInt, Mark.FREE] = Field(
-        2, description="newest checkpoints that are kept"
+        2, description="number of newest checkpoints to keep"
     )
     best: str = Field(
         "text_to_image/recall@10",
-        description="metric whose best checkpoint is kept as well; the protocol may be left out",
+        description="metric whose best checkpoint is also kept; the protocol may be omitted",
     )
     mirror: Annotated[str | None, Mark.FREE] = Field(
         None,
-        description="folder of a bucket (s3://…) that checkpoints are copied to while training "
-        "continues, and fetched from where the run folder has none (reached as data.s3 and "
-        "data.storage say)",
+        description="folder of a bucket (s3://…) for copies of checkpoints, made during training "
+        "and fetched where the run folder has none; data.s3 and data.storage configure access",
     )
 
     @field_validator("mirror")

@@ -1,4 +1,4 @@
-"""Which parts of a method a stage trains, which are locked, how fast, and what decays."""
+"""Parts of a method in a stage: trained or locked, their learning rates, weight decay."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from xmodal.training.config import StageConfig
 
 
 def select_trained(method: nn.Module, patterns: list[str]) -> None:
-    """Let gradients into the parameters that match a pattern, and into no others.
+    """Enable gradients of the parameters that match a pattern, and of no others.
 
     A pattern matches a parameter's name or that of a module around it (`text`, `image.head`, `*`).
     Raises `UserError` for a pattern that matches nothing.
@@ -39,7 +39,7 @@ def unchanged(method: nn.Module) -> Iterator[None]:
 
 
 def locked(module: nn.Module) -> bool:
-    """Tell whether a module has parameters and none of them is trained."""
+    """Return whether a module has parameters and none of them is trained."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 

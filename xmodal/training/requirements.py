@@ -1,4 +1,4 @@
-"""What must hold at the end of a stage for the run to continue."""
+"""Conditions at the end of a stage for the run to continue."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from xmodal.training.config import StageConfig
 
 
 def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) -> None:
-    """Raise `UserError` where a stage requires something of a number that nobody will measure."""
+    """Raise `UserError` where a stage has a condition on a number that nothing measures."""
     losses = [f"loss/{name}" for name in stage.losses or method.losses]
     metrics = all_metric_names(protocols, method)
     names = ["loss", *losses, *method.monitored, "grad_norm", *metrics]
@@ -23,7 +23,7 @@ def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) ->
 
 
 def check_requirements(stage: StageConfig, measured: Mapping[str, float]) -> None:
-    """Raise `UserError` where what a stage requires does not hold of its end's numbers."""
+    """Raise `UserError` where the numbers at the end of a stage violate its conditions."""
     for name, bounds in stage.requires.items():
         full = full_name(name, measured)
         if full is None:

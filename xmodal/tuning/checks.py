@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a sweep before Ray starts."""
+"""Checks of a sweep before Ray starts."""
 
 import torch
 

@@ -16,7 +16,7 @@ from xmodal.components.config import Config, Duration, Span
 
 
 class ValuesConfig(Config):
-    """What a key's values are drawn from: one of these."""
+    """Values of a key: one of these."""
 
     uniform: tuple[float, float] | None = Field(None, description="numbers of a range")
     log_uniform: tuple[PositiveFloat, PositiveFloat] | None = Field(
@@ -56,7 +56,7 @@ class ValuesConfig(Config):
 
 
 class ResourcesConfig(Config):
-    """What a worker has to itself."""
+    """Resources of a worker."""
 
     cpus: PositiveFloat = Field(1.0, description="CPUs, which may be parts of one")
     gpus: float | None = Field(
@@ -65,7 +65,7 @@ class ResourcesConfig(Config):
 
 
 class SchedulerConfig(Component):
-    """Whether trials end early or exchange weights."""
+    """Scheduler of trials: none, early stopping, or exchange of weights."""
 
     family: ClassVar[str] = "scheduler"
 
@@ -80,7 +80,7 @@ class AshaConfig(SchedulerConfig):
     """Asynchronous successive halving (Li et al. 2020): trials that lag behind are stopped."""
 
     kind: Literal["asha"] = "asha"
-    grace: Duration = Field(Span("1 epochs"), description="before it no trial is stopped")
+    grace: Duration = Field(Span("1 epochs"), description="length before which no trial is stopped")
     reduction: float = Field(
         3.0, gt=1, description="at 1, r, r², … times `grace`, the best 1/r of the trials continue"
     )
@@ -90,12 +90,20 @@ class PopulationConfig(SchedulerConfig):
     """Population-based training (Jaderberg et al. 2017): the worst take over the best's weights."""
 
     kind: Literal["pbt"] = "pbt"
-    interval: Duration = Field(Span("1 epochs"), description="between two exchanges of a trial")
+    interval: Duration = Field(
+        Span("1 epochs"), description="length between two exchanges of a trial"
+    )
     quantile: float = Field(
-        0.25, gt=0, le=0.5, description="share of trials that take over, and that are taken from"
+        0.25,
+        gt=0,
+        le=0.5,
+        description="share of trials that copy weights, and of those copied from",
     )
     resample: float = Field(
-        0.25, ge=0, le=1, description="chance that a value is drawn anew; else it moves a little"
+        0.25,
+        ge=0,
+        le=1,
+        description="probability that a value is drawn anew; else it changes a little",
     )
 
 
@@ -103,24 +111,25 @@ class SpaceConfig(Config):
     """A sweep over a recipe."""
 
     metric: str = Field(
-        description="of the evaluation of data.val, by which trials are compared; the protocol may "
-        "be left out"
+        description="metric of data.val that trials are compared by; the protocol may be omitted"
     )
-    mode: Literal["max", "min"] = Field("max", description="whether more of it is better, or less")
+    mode: Literal["max", "min"] = Field(
+        "max", description="max: higher is better; min: lower is better"
+    )
     trials: PositiveInt = Field(
-        description="how many; the first is the recipe as it is. More may be asked of a sweep later"
+        description="number of trials; the first is the recipe as it is. It may be raised later"
     )
     workers: PositiveInt = Field(1, description="processes (DeepSpeed ranks) of a trial")
-    resources: ResourcesConfig = Field(ResourcesConfig(), description="of a worker")
+    resources: ResourcesConfig = Field(ResourcesConfig(), description="resources of a worker")
     search: Literal["random", "optuna"] = Field(
-        "random", description="how values are found: drawn, or by Optuna's TPE from those before"
+        "random", description="search of values: at random, or by Optuna's TPE"
     )
     scheduler: SchedulerConfig = Field(
-        NoSchedulerConfig(), description="whether trials end early or exchange weights"
+        NoSchedulerConfig(), description="early stopping, or exchange of weights between trials"
     )
     seed: NonNegativeInt = Field(0, description="seed of the values; the run's is training.seed")
     space: dict[str, ValuesConfig] = Field(
-        min_length=1, description="keys of the recipe, and what their values are drawn from"
+        min_length=1, description="keys of the recipe, each with its values"
     )
 
     @model_validator(mode="after")

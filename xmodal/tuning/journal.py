@@ -1,4 +1,4 @@
-"""What has happened in a sweep: a file that is only ever added to, so that nothing of it is lost.
+"""Journal of a sweep: an append-only file, so that nothing is lost.
 
 A line is `{"trial": NAME, "values": {…}}` when a trial is made, `{"trial": NAME, "value": …, …}`
 when it was measured, `{"trial": NAME, "weights": DONOR, …}` when it went on from another's weights,
@@ -27,7 +27,7 @@ _NAME = re.compile("[0-9]{3,9}")  # of a trial
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a trial reports after an evaluation: the sweep's metric, and how far the trial is."""
+    """Report of a trial after an evaluation: the sweep's metric, and the trial's progress."""
 
     value: float
     step: int

@@ -1,4 +1,4 @@
-"""Which values the next trial has: those of a trial to resume, else new ones of Optuna's."""
+"""Search: values of the next trial, from a trial to resume, else from Optuna."""
 
 import optuna
 from optuna.trial import TrialState, create_trial

@@ -1,6 +1,6 @@
-"""A space in the words of those who draw from it: Optuna, and Ray's population-based training.
+"""Search spaces, translated for Optuna and for Ray's population-based training.
 
-Imports neither torch nor Ray nor Optuna before they are needed, so that mistakes are told at once.
+Imports neither torch nor Ray nor Optuna before they are needed: mistakes are reported at once.
 """
 
 from collections.abc import Callable, Mapping

@@ -42,12 +42,12 @@ class Sweep:
 
     @property
     def num_over(self) -> int:
-        """How many trials are over."""
+        """Number of trials that are over."""
         return sum(trial.end is not None for trial in self.journal.trials.values())
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if nothing is left to do."""
         return self.num_over >= max(self.plan.space.trials, len(self.journal.trials))
 
     def run(self, gpus: float, concurrent: int) -> None:
@@ -131,11 +131,11 @@ class Supply(SearchAlgorithm):
 
     @property
     def total_samples(self) -> int:
-        """How many trials there are to be."""
+        """Number of all trials."""
         return self.sweep.plan.space.trials
 
     def is_finished(self) -> bool:
-        """Whether every trial has been handed out."""
+        """True if every trial has been handed out."""
         enough = len(self.sweep.journal.trials) >= self.total_samples
         return self._finished or (not self.waiting and enough)
 

@@ -36,7 +36,7 @@ PATIENCE = 30  # seconds that Ray Train gets to end workers that are gone
 
 @dataclass(frozen=True)
 class Plan:
-    """What all trials of a sweep have in common."""
+    """Plan of a sweep, common to all its trials."""
 
     recipe: Recipe
     space: SpaceConfig
@@ -62,7 +62,7 @@ class Plan:
 
 
 class Training(tune.Trainable):
-    """What Tune runs of a trial: it has Ray Train start the workers, and hands on their reports.
+    """Trial as Tune runs it: has Ray Train start the workers, and passes on their reports.
 
     Its checkpoints say no more than whose they are: the weights are in the run folders. Each worker
     gets so many `gpus`.

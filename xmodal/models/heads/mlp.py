@@ -17,11 +17,13 @@ class MlpConfig(HeadConfig):
     kind: Literal["mlp"] = "mlp"
     normalise: bool = Field(False, description="divide features by their length first (VSE++)")
     hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
-    activation: Literal["gelu", "relu", "sigmoid"] = Field("gelu", description="of hidden layers")
+    activation: Literal["gelu", "relu", "sigmoid"] = Field(
+        "gelu", description="activation of hidden layers"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
     last: Literal["linear", "affine", "sigmoid"] = Field(
         "linear",
-        description="last layer: `linear`, without a bias; `affine`, with it; `sigmoid` of that",
+        description="last layer: `linear`, without bias; `affine`, with bias; `sigmoid`, affine and sigmoid",
     )
     builds: ClassVar[str] = "Mlp"
 

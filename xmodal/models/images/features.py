@@ -12,5 +12,5 @@ class ImageFeaturesConfig(FeaturesConfig, ImageEncoderConfig):
 
     @property
     def size(self) -> int:
-        """Pixels of images, which there are none of."""
+        """Size of images; there are none."""
         return 1

@@ -39,7 +39,7 @@ class TimmConfig(ImageEncoderConfig):
 
     @property
     def freezes_batch_norm(self) -> bool:
-        """Whether batch normalisation keeps its statistics while the encoder is trained."""
+        """True if batch normalisation keeps its statistics while the encoder is trained."""
         pretrained = self.weights != "random"
         return self.batch_norm == "eval" or (self.batch_norm == "auto" and pretrained)
 
@@ -122,7 +122,7 @@ def by_position(maps: Tensor) -> Tensor:
 def _maps_and_pooled(
     model: Any, level: int | None, pixels: Tensor
 ) -> tuple[Any, Tensor | None, Tensor]:
-    """Return what a timm model makes of pixels before it pools them, at a level, and at the end."""
+    """Return the features of a timm model before pooling, at a level, and at the end."""
     if level is None:
         last, lower = model.forward_features(pixels), None
     else:

@@ -12,12 +12,14 @@ from xmodal.models.config import TextEncoderConfig
 class RecurrentConfig(TextEncoderConfig):
     """A recurrent network over words that are learned with it."""
 
-    tokenizer: TokenizerConfig = Field(WordsConfig(), description="what makes words of captions")
+    tokenizer: TokenizerConfig = Field(WordsConfig(), description="tokenizer of captions")
     context: int = Field(64, ge=3, description="longest caption, words; the rest is cut")
     word: PositiveInt = Field(300, description="width of a word")
     width: PositiveInt = Field(1024, description="width of the state, of each direction")
     layers: PositiveInt = Field(1, description="number of layers")
-    bidirectional: bool = Field(False, description="read backwards too; features are both states")
+    bidirectional: bool = Field(
+        False, description="read in both directions and concatenate the states"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of words")
 
     recipe_only: ClassVar[frozenset[str]] = frozenset({"tokenizer", "context"})

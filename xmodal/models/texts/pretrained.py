@@ -28,7 +28,7 @@ class PretrainedTokenizerConfig(TokenizerConfig):
 
     kind: Literal["pretrained"] = "pretrained"
     name: str = Field(description="hub name or folder of the model")
-    weights: Weights = Field("pretrained", description="where they are, as of the encoder")
+    weights: Weights = Field("pretrained", description="weights of the model, as of the encoder")
     builds: ClassVar[str] = "pretrained_tokenizer"
 
 

@@ -17,9 +17,7 @@ class TransformerConfig(TextEncoderConfig):
     """A small pre-norm transformer trained from scratch, its vocabulary learned from the shards."""
 
     kind: Literal["transformer"] = "transformer"
-    tokenizer: TokenizerConfig = Field(
-        BytePairConfig(), description="what makes tokens of captions"
-    )
+    tokenizer: TokenizerConfig = Field(BytePairConfig(), description="tokenizer of captions")
     context: PositiveInt = Field(32, description="longest caption, tokens; the rest is cut")
     width: PositiveInt = Field(192, description="width of the residual stream")
     layers: PositiveInt = Field(4, description="number of blocks")

@@ -21,8 +21,8 @@ class OptimizerConfig(Component):
     lr: Annotated[PositiveFloat, Mark.MUTABLE] = Field(5e-4, description="highest learning rate")
     factors: dict[str, PositiveFloat] = Field(
         {},
-        description="parts, by name or pattern as in train, whose rate is a multiple of lr; of "
-        "several that match, the last counts",
+        description="multiples of lr for parts, by name or pattern as in train; the last "
+        "match counts",
     )
 
     @property

@@ -14,7 +14,7 @@ class SGDConfig(OptimizerConfig):
     kind: Literal["sgd"] = "sgd"
     builds: ClassVar[str] = "torch.optim:SGD"
     momentum: Annotated[float, Mark.MUTABLE] = Field(
-        0.9, ge=0, lt=1, description="share of the last step in the next"
+        0.9, ge=0, lt=1, description="momentum: share of the last step in the next"
     )
     weight_decay: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
         0.0, description="decay of matrices, as a gradient"
