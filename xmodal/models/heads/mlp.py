@@ -23,7 +23,7 @@ class MlpConfig(HeadConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the last layer")
     last: Literal["linear", "affine", "sigmoid"] = Field(
         "linear",
-        description="last layer: `linear`, without bias; `affine`, with bias; `sigmoid`, affine and sigmoid",
+        description="last layer: `linear`, without bias; `affine`, with bias; `sigmoid` after it",
     )
     builds: ClassVar[str] = "Mlp"
 
