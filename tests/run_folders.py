@@ -109,8 +109,9 @@ def noted_ids(folder: Path) -> dict[int, list[int]]:
 
 def wait_for_disk(trainer: Any, *_: Any) -> None:
     """Wait until this rank has written what it saves; to be called before `AGREE`."""
-    if trainer.saving is not None:
-        trainer.saving.writer.wait()
+    saving = trainer.checkpointing.saving
+    if saving is not None:
+        saving.writer.wait()
 
 
 def note_memory(folder: Path, trainer: Any, span: Any) -> None:

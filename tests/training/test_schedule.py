@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from xmodal.components.config import Span
 from xmodal.errors import RenamedKeyWarning
 from xmodal.training.config import LossConfig, StageConfig
+from xmodal.training.engine import set_learning_rate
 from xmodal.training.loss_weights import loss_weight
 from xmodal.training.optimizers.adamw import AdamWConfig
 from xmodal.training.schedules.constant import Constant
 from xmodal.training.schedules.cosine import Cosine, CosineConfig
 from xmodal.training.schedules.steps import Steps, StepsConfig
 from xmodal.training.timeline import StageSpan
-from xmodal.training.trainer import Trainer
 
 
 def factors(*, warmup: int, total: int, final: float) -> list[float]:
@@ -95,13 +95,11 @@ def test_old_keys_are_warned_about_and_those_of_other_kinds_mean_nothing() -> No
 
 def test_some_parts_keep_the_rate_that_others_lose() -> None:
     groups = [{"factor": 1.0, "constant": False}, {"factor": 2.0, "constant": True}]
-    trainer = SimpleNamespace(
-        progress=SimpleNamespace(step=17), timeline=SimpleNamespace(steps=lambda *_: 0)
-    )
+    timeline = SimpleNamespace(steps=lambda *_: 0)
     stage = StageConfig(optimizer=AdamWConfig(lr=0.1), schedule=CosineConfig())
     span = StageSpan(stage, number=1, start=12, end=22, origin=0)
     engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
-    rate = Trainer._set_learning_rate(trainer, engine, span)
+    rate = set_learning_rate(engine, span, 17, timeline)
     assert [rate, *(group["lr"] for group in groups)] == pytest.approx([0.05, 0.05, 0.2])
 
 

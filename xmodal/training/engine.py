@@ -1,4 +1,4 @@
-"""The DeepSpeed engine of a stage."""
+"""DeepSpeed engine of a stage."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.config import StageConfig
 from xmodal.training.parts import parameter_groups
+from xmodal.training.timeline import StageSpan, Timeline
 
 
 def initialize_engine(
@@ -37,13 +38,24 @@ def initialize_engine(
 
 
 def close_engine(engine: Any) -> None:
-    """End a stage's engine: its thread, its hooks, and all that DeepSpeed keeps of it for good.
+    """End a stage's engine: its thread, its hooks, and everything that DeepSpeed keeps of it.
 
     An engine is full of circular references: its memory is free once the caller holds it no longer
     and the garbage is collected.
     """
     engine.checkpoint_engine.close()
     deepspeed_adapter.destroy(engine)
+
+
+def set_learning_rate(engine: Any, span: StageSpan, step: int, timeline: Timeline) -> float:
+    """Set the learning rate of each parameter group for a step; return that without a factor."""
+    total = span.end - span.start
+    schedule = span.config.schedule.build(lambda d: timeline.steps(d, total))
+    highest = span.config.optimizer.lr
+    rate = highest * schedule.factor(step - span.start, total)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = (highest if group["constant"] else rate) * group["factor"]
+    return rate
 
 
 def gradient_norm(module: nn.Module) -> float:

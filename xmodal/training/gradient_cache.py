@@ -183,3 +183,17 @@ def batch_norms(module: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]
 
 def _tensors(embeddings: Any) -> dict[str, Tensor]:
     return {name: value for name, value in vars(embeddings).items() if isinstance(value, Tensor)}
+
+
+def batch_norm_lines(module: nn.Module, size: int, batch_size: int) -> list[str]:
+    """Return a line for the log where a layer normalises fewer samples than the global batch.
+
+    `size` is that of a micro-batch over all ranks.
+    """
+    norms = list(batch_norms(module))
+    if not norms or size >= batch_size:
+        return []
+    return [
+        f"{norms[0]} normalises {size} samples at a time, a micro-batch of all ranks, "
+        f"not data.batch_size={batch_size}"
+    ]

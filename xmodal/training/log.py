@@ -1,7 +1,7 @@
 """Log of a training run: a bar or plain lines, metrics.jsonl, TensorBoard."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -122,6 +122,11 @@ class TrainingLog:
         if self.speaks:
             self.console.print(printable(line), markup=False, highlight=False)
             printed()
+
+    def say_all(self, lines: Sequence[str]) -> None:
+        """Print some lines."""
+        for line in lines:
+            self.say(line)
 
     def show_activity(self, line: str) -> None:
         """Show the current activity: before the bar, or as a line where there is none."""

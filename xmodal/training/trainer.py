@@ -1,10 +1,10 @@
-"""The training loop: stages of DeepSpeed steps over the plan's batches."""
+"""Training loop: stages of DeepSpeed steps over the plan's batches."""
 
 import copy
 import gc
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing
 from typing import Any, NoReturn
 
@@ -12,28 +12,25 @@ import torch
 from torch import Tensor
 
 from xmodal.activity import Activity, activity
-from xmodal.data.batch import Batch, Fault
+from xmodal.data.batch import Batch
 from xmodal.data.config import DataConfig
 from xmodal.data.loader import TrainingLoader
 from xmodal.data.training_set import TrainingSet
-from xmodal.distributed.collectives import gather_objects, sum_over_ranks
+from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
-from xmodal.runs.checkpoints.load import (
-    load_checkpoint,
-    load_weights,
-    needs_resharding,
-)
+from xmodal.runs.checkpoints.load import load_checkpoint, load_weights, needs_resharding
 from xmodal.runs.checkpoints.mirror import Mirror
-from xmodal.runs.checkpoints.saving import Saving
 from xmodal.runs.deepspeed_adapter import copy_weights
 from xmodal.runs.progress import Progress, Stopwatch
 from xmodal.runs.run import Run
+from xmodal.training.bad_samples import count_bad_samples
+from xmodal.training.checkpointing import Checkpointing
 from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
-from xmodal.training.engine import close_engine, gradient_norm, initialize_engine
-from xmodal.training.gradient_cache import GradientCache, batch_norms
+from xmodal.training.engine import close_engine, gradient_norm, initialize_engine, set_learning_rate
+from xmodal.training.gradient_cache import GradientCache, batch_norm_lines
 from xmodal.training.log import TrainingLog
 from xmodal.training.loss_weights import loss_weight
 from xmodal.training.parts import select_trained, set_modes
@@ -42,15 +39,15 @@ from xmodal.training.requirements import check_requirements
 from xmodal.training.timeline import StageSpan, Timeline
 
 Evaluate = Callable[[Method, int, StageSpan], dict[str, float]]
-# Told the completed steps, of how many, and what the evaluation after them has measured.
+# Called with the completed steps, their total, and the metrics of the evaluation after them.
 Report = Callable[[int, int, dict[str, float]], None]
 
 
 class Trainer:
-    """Trains a method in stages, from where its run folder left off.
+    """Trains a method in stages, from the newest checkpoint of its run folder.
 
     `method` has its first weights; `evaluate` measures it after a step, and `report` is called with
-    the metrics once what is to be saved of that step is.
+    the metrics once the checkpoint of that step is complete.
     """
 
     def __init__(
@@ -75,24 +72,31 @@ class Trainer:
         self.run, self.environment = run, environment
         self.dataset, self.method, self.evaluate = dataset, method, evaluate
         self.log, self.progress, self.timeline = log, progress, timeline
-        self.mirror, self.report = mirror, report
+        self.report = report
         self.freeze_batch_norm = freeze_batch_norm
         self.share = data.batch_size // environment.ranks
         self.micro_batch_size = data.micro_batch_size or self.share
         self.preemption = Preemption()
         self.stopping = False  # some rank has been asked to
-        self.saving: Saving | None = None  # the checkpoint that is being written
+        self.checkpointing = Checkpointing(
+            checkpoints,
+            run,
+            progress,
+            log,
+            mirror,
+            prunes=environment.is_main,
+            within=self._patiently,
+        )
         self.saved = False  # all ranks have written it
         self.has_trained = False  # a stage in this process: `method` has its weights
 
     def train(self) -> None:
-        """Run every stage that is not over, as long as what each requires holds at its end.
+        """Run every stage that is not over, as long as the conditions at the end of each hold.
 
-        Raises `UnfinishedError` after a step before which some rank was asked to stop, its
-        checkpoint saved.
+        Raises `UnfinishedError`, the checkpoint saved, once some rank has been asked to stop.
         """
-        if self.environment.is_main:  # whoever was killed may have had no time for it
-            self.run.prune(self.checkpoints.keep_last, self.progress.best_step)
+        # a killed process may have had no time for it
+        self.checkpointing.prune(self.progress.best_step)
         with self.preemption:
             for span in self.timeline.stages:
                 if self.progress.step < span.end:
@@ -100,7 +104,7 @@ class Trainer:
                     gc.collect()  # the stage's engine: as large as the next one's
                 if self.progress.step == span.end:
                     check_requirements(span.config, self.progress.measured)
-            self._finish()
+            self.checkpointing.finish()
 
     def _run_stage(self, span: StageSpan) -> None:
         stage = span.config.name
@@ -128,7 +132,8 @@ class Trainer:
         select_trained(method, span.config.train)
         method.begin_stage(tuple(span.config.losses))
         set_modes(method, freeze_batch_norm=self.freeze_batch_norm)
-        self._warn_of_batch_norm(method)
+        size = self.micro_batch_size * self.environment.ranks
+        self.log.say_all(batch_norm_lines(method, size, self.data.batch_size))
         engine = initialize_engine(
             method,
             span.config,
@@ -155,10 +160,10 @@ class Trainer:
                 watch.step_done()
                 self.after_step(engine, span, values, watch, loader)
                 if self.stopping and self.progress.step < self.timeline.total:
-                    self._finish()
+                    self.checkpointing.finish()
                     raise UnfinishedError(self._unfinished())
                 if self.progress.step == span.end:
-                    self._finish_saving()
+                    self.checkpointing.finish_saving()
                     return
                 watch.resume()
                 with (
@@ -176,21 +181,21 @@ class Trainer:
         watch: Stopwatch,
         loader: TrainingLoader,
     ) -> None:
-        """Do what follows a step: log it, evaluate, save, each where it is time for it."""
+        """Log, evaluate and save after a step, each when it is due."""
         step, ends = self.progress.step, self.progress.step == span.end
         if self.saved:
-            self._finish_saving()
+            self.checkpointing.finish_saving()
         if step % self.training.log_every == 0 or ends:
             self._log(span, values, watch.lap(self.timeline.total - step), loader)
-            self._stop_on_trouble(engine.module, span)
+            self._stop_on_failure(engine.module, span)
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
             self.progress.measured = values | metrics
         improved = self.progress.improves(metrics, self.checkpoints.best)
         if improved or self.stopping or self.timeline.saves_after(step):
-            self._save(engine)
+            self.checkpointing.save(engine)
         if metrics and self.report:
-            self._finish_saving()
+            self.checkpointing.finish_saving()
             self.report(step, self.timeline.total, metrics)
 
     def _loader(self, span: StageSpan) -> TrainingLoader:
@@ -204,7 +209,7 @@ class Trainer:
         )
 
     def _first(self, batches: Generator[Batch], span: StageSpan) -> Batch:
-        """Return the stage's first batch; a stage that does not begin says what it waits for."""
+        """Return the stage's first batch, and log the start of the stage."""
         begun = time.perf_counter()
         with self._watched("the data of step", span), self._activity(span, "waiting for data"):
             batch = next(batches)
@@ -230,8 +235,8 @@ class Trainer:
         return within(3 * self.training.watchdog, lambda: what)
 
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
-        """Take one optimiser step and return what is to be known of it, losses by name first."""
-        rate = self._set_learning_rate(engine, span)
+        """Take one optimiser step and return its values for the log, the losses first."""
+        rate = set_learning_rate(engine, span, self.progress.step, self.timeline)
         # A seed for each step leaves no random state to save: what is drawn depends on it alone.
         seed = (self.training.seed, self.progress.step)
         progress = span.progress(self.progress.step)
@@ -260,14 +265,13 @@ class Trainer:
     def reduce_step_stats(
         self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, span: StageSpan
     ) -> dict[str, float]:
-        """Return the means over ranks of the losses and of their weighted sum; find out together
-        whether to stop, now or (where some rank has been asked to) after this step, and whether the
-        checkpoint that is being saved is written.
+        """Return the means over ranks of the losses and of their weighted sum.
+
+        In the same exchange ranks agree to stop, now or (where some rank has been asked to) after
+        this step, and learn whether the checkpoint in progress is written.
         """
-        written = self.saving is not None and self.saving.is_written()
-        counts = loss.new_tensor(
-            [len(batch.faults) + len(batch.warnings), self.preemption.asked, written]
-        )
+        reports, written = len(batch.faults) + len(batch.warnings), self.checkpointing.is_written()
+        counts = loss.new_tensor([reports, self.preemption.asked, written])
         mine = torch.cat([torch.stack([*losses.values(), loss]).detach(), counts])
         *parts, total, num_reports, num_asked, num_written = sum_over_ranks(mine).tolist()
         if num_reports:
@@ -289,7 +293,7 @@ class Trainer:
             "train with a lower optimizer.lr or a longer schedule.warmup in another run=DIR"
         )
 
-    def _stop_on_trouble(self, method: Method, span: StageSpan) -> None:
+    def _stop_on_failure(self, method: Method, span: StageSpan) -> None:
         reason = method.failure_reason()
         if reason:
             self._give_up(f"step {self.progress.step}, stage {span.config.name}: {reason}")
@@ -299,32 +303,10 @@ class Trainer:
         return f"Interrupted; saved step-{step} of {total}. Rerun the same command to resume."
 
     def _report(self, batch: Batch) -> None:
-        """Count bad samples and reads begun again, and name the first ones; stop when bad samples
-        are too many.
-        """
-        faults = gather_objects(batch.faults, Fault)
-        lines = self.progress.count(faults) + self.progress.count_retries(
-            gather_objects(batch.warnings)
-        )
-        self._say(lines)
-        seen = (self.progress.step + 1) * self.data.batch_size
-        if self.progress.faults > self.data.max_bad_share * max(seen, 1000):
-            bad = [fault for fault in faults if not (fault.by_choice or fault.partial)]
-            self._give_up(
-                f"{self.progress.faults} of {seen} samples cannot be read "
-                f"({self.progress.causes()}), the last {bad[-1] if bad else 'named above'}; "
-                "run `python -m shards check` on the shards or raise data.max_bad_share"
-            )
-
-    def _set_learning_rate(self, engine: Any, span: StageSpan) -> float:
-        """Set each part's learning rate and return that of parts of which nothing is said."""
-        total = span.end - span.start
-        schedule = span.config.schedule.build(lambda d: self.timeline.steps(d, total))
-        highest = span.config.optimizer.lr
-        rate = highest * schedule.factor(self.progress.step - span.start, total)
-        for group in engine.optimizer.param_groups:
-            group["lr"] = (highest if group["constant"] else rate) * group["factor"]
-        return rate
+        lines, reason = count_bad_samples(batch, self.progress, self.data)
+        self.log.say_all(lines)
+        if reason:
+            self._give_up(reason)
 
     def _log(
         self,
@@ -353,43 +335,7 @@ class Trainer:
         with activity(f"evaluation at step {self.progress.step}"):
             return self.evaluate(engine.module, self.progress.step, span) if self.evaluate else {}
 
-    def _save(self, engine: Any) -> None:
-        self._finish_saving()
-        self.saving = Saving(engine, self.run, self.progress)
-
-    def _finish_saving(self) -> None:
-        """Have the checkpoint that is being written, if one is, whole and in its place."""
-        if self.saving is None:
-            return
-        saving, self.saving = self.saving, None
-        name = saving.folder.name
-        with activity(f"saving {name}"), self._patiently(f"all files of {name}"):
-            self.log.say(saving.finish())
-        if self.mirror:
-            self._say(self.mirror.send(saving.folder))
-        if self.environment.is_main:
-            self.run.prune(self.checkpoints.keep_last, saving.best_step)
-
-    def _finish(self) -> None:
-        """Let what is on its way to the disk and to the mirror arrive."""
-        self._finish_saving()
-        if self.mirror:
-            self._say(self.mirror.finish())
-
     def _give_up(self, why: str) -> NoReturn:
-        """End the run, for what all ranks know; what has been saved stays."""
-        self._finish()
+        """End the run for a reason known to all ranks; checkpoints stay."""
+        self.checkpointing.finish()
         raise UserError(why)
-
-    def _say(self, lines: Sequence[str]) -> None:
-        for line in lines:
-            self.log.say(line)
-
-    def _warn_of_batch_norm(self, method: Method) -> None:
-        norms = list(batch_norms(method))
-        if norms and self.micro_batch_size < self.share:
-            size = self.micro_batch_size * self.environment.ranks
-            self.log.say(
-                f"{norms[0]} normalises {size} samples at a time, a micro-batch of all ranks, "
-                f"not data.batch_size={self.data.batch_size}"
-            )
