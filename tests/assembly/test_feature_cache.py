@@ -15,7 +15,8 @@ from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, encode, write_shards
 from xmodal.assembly import feature_cache as module
 from xmodal.assembly.build import build_method
-from xmodal.assembly.feature_cache import LockedSides, cached_features, locked_sides
+from xmodal.assembly.feature_cache import cached_features, locked_sides
+from xmodal.assembly.feature_encoding import LockedSides
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest

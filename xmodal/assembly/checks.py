@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from xmodal.assembly.data import Shards, data_sets
-from xmodal.assembly.feature_cache import NO_MEAN, locked_sides
+from xmodal.assembly.feature_cache import locked_sides
+from xmodal.assembly.feature_encoding import NO_MEAN
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.config import nearest_divisors
