@@ -62,8 +62,8 @@ def refusal(folder: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"data__text_dropout": 0.2}, "data.text_dropout=0.2 leaves out texts of views, and clip "),
-        (TIRG | {"data__text_dropout": 0.2}, "data.text_dropout=0.2 leaves out texts of views"),
+        ({"data__text_dropout": 0.2}, "data.text_dropout=0.2 drops texts of views, and clip "),
+        (TIRG | {"data__text_dropout": 0.2}, "data.text_dropout=0.2 drops texts of views"),
         (TIRG | {"data__val": "queries"}, "data.gallery is missing: tirg answers the queries of"),
         (SEARCHED, "data.gallery=images is searched by composed queries, and clip makes none"),
         (TIRG | {"data__gallery": "images"}, "data.gallery is given without data.val"),

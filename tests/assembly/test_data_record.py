@@ -123,15 +123,15 @@ def test_other_data_to_validate_on_are_logged(run: Path) -> None:
     shards(run.parent / "val", 4)
     (line,) = resume(run).lines
     assert line.startswith("warning: data.val changed since step 5 (")
-    assert line.endswith("metrics before and after it do not compare")
+    assert line.endswith("metrics before and after it are not comparable")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data.train": 1}', '{"data.train": [{}]}', "["])
 def test_a_run_of_before_or_a_damaged_record_is_logged(run: Path, text: str) -> None:
     (run / "data.json").write_text(text)
-    assert resume(run).lines == ["data.json is missing: whether the data changed is not known"]
+    assert resume(run).lines == ["data.json is missing: changes of the data cannot be detected"]
     (run / "data.json").unlink()
-    assert resume(run).lines == ["data.json is missing: whether the data changed is not known"]
+    assert resume(run).lines == ["data.json is missing: changes of the data cannot be detected"]
 
 
 def test_the_record_is_plain_json(run: Path) -> None:

@@ -383,7 +383,7 @@ def test_what_is_no_span_is_refused(text: str) -> None:
 
 
 def test_a_share_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to be a part of"):
+    with pytest.raises(ValueError, match="needs a stage"):
         Span("5 %").steps(batch_size=1, epoch_samples=1)
 
 

@@ -283,7 +283,7 @@ def test_first_weights_are_asked_of_no_hub_and_no_file(weights: str, run: Path) 
 MISTAKES = {
     "a gallery for a method that has no queries": (
         ["RUN", "--gallery", "SCENES/val"],
-        "--gallery is for composed queries, which RUN has not",
+        "--gallery is for composed queries, and RUN has none",
     ),
     "a folder that is none": (["SCENES"], "is no run folder: it has no recipe.yaml"),
     "a folder that is missing": (["SCENES/x"], "x is no run folder: there is no such folder"),
@@ -297,7 +297,7 @@ MISTAKES = {
         "keeps no checkpoint ../checkpoints; there are: step-",
     ),
     "no checkpoint": (["RUN", "--checkpoint", ""], "--checkpoint is empty; give it a value"),
-    "no data": (["RUN", "--data", ""], "--data is empty; give it a value, or leave it out"),
+    "no data": (["RUN", "--data", ""], "--data is empty; give it a value, or omit it"),
     "no gallery": (["RUN", "--gallery", " "], "--gallery is empty; give it a value"),
     "an option that is none": (
         ["RUN", "--dta", "x"],
@@ -305,7 +305,7 @@ MISTAKES = {
     ),
     "a submission and results": (
         ["RUN", "--submission", "a", "--output", "b"],
-        "--output is for results, and --submission measures none; leave one out",
+        "--output is for results, and --submission measures none; omit one",
     ),
     "shards that are not there": (
         ["RUN", "--data", "nowhere"],

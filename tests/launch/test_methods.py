@@ -166,7 +166,10 @@ def test_a_method_of_classes_needs_labels(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("stages.1.losses={hardst: 1}", "stages.1.losses.hardst is no loss of the method (did you"),
+        (
+            "stages.1.losses={hardst: 1}",
+            "stages.1.losses.hardst is not a loss of the method (did you",
+        ),
         ("stages.1.losses={}", "stages.1.losses is missing: the method has several (sum, hardest"),
         ("method.text_head={}\tmethod.embedding=8\tmethod.image_head=null", "method.image_head is"),
     ],

@@ -150,7 +150,7 @@ def test_classes_are_named_by_templates(model: xmodal.Model, files: list[bytes])
     [
         (lambda model: model.encode_images([b"nothing"]), "image 0: image does not decode"),
         (lambda model: model.encode_images(["there/is/none.png"]), "there/is/none.png cannot be"),
-        (lambda model: model.encode_images([3]), "image 0: a int is no image; give a path"),
+        (lambda model: model.encode_images([3]), "image 0: a int is not an image; give a path"),
         (lambda model: model.encode_images(np.zeros((3, 4, 4))), "pixels must be uint8"),
         (lambda model: model.encode_images([]), "there is nothing to encode"),
         (lambda model: model.encode_queries([b""], ["in red"]), "clip composes no queries"),

@@ -28,7 +28,7 @@ def test_a_line_left_half_written_is_dropped(tmp_path: Path) -> None:
 def test_a_damaged_line_is_one_line(line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b"\n".join((MADE, line, OVER, b"")))
-    with pytest.raises(UserError, match=r"journal\.jsonl: line 2 tells nothing of a trial; remove"):
+    with pytest.raises(UserError, match=r"journal\.jsonl: line 2 is not about a trial; remove"):
         Journal(path)
 
 
@@ -50,7 +50,7 @@ def test_a_damaged_line_is_one_line(line: bytes, tmp_path: Path) -> None:
 def test_what_a_stranger_has_written_is_one_line(row: object, tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(MADE + b"\n" + json.dumps(row).encode() + b"\n")
-    with pytest.raises(UserError, match=r"journal\.jsonl: line 2 tells nothing of a trial; remove"):
+    with pytest.raises(UserError, match=r"journal\.jsonl: line 2 is not about a trial; remove"):
         Journal(path)
 
 

@@ -1,4 +1,4 @@
-"""Warnings about training that would run and teach little: each a line, and what to do."""
+"""Warnings about settings and data with which training would learn little, each one line."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,8 +24,8 @@ def lines_before_training(
     val: Manifest | None,
     tokenizer: CaptionTokenizer,
 ) -> Iterator[str]:
-    """Yield warnings about a recipe and its data, of which some samples are read, and the size of
-    a vocabulary of words.
+    """Yield warnings about a recipe and a survey of its data, and the size of a vocabulary of
+    words.
     """
     samples = sum(shards.num_samples for shards in train)
     for warning in warnings_of_recipe(recipe, contents, timeline, samples):
@@ -45,7 +45,7 @@ def lines_before_training(
 def warnings_of_recipe(
     recipe: Recipe, contents: BatchSpec, timeline: Timeline, samples: int
 ) -> Iterator[str]:
-    """Yield what makes a recipe teach little on a training set of so many samples."""
+    """Yield warnings about a recipe for a training set of so many samples."""
     batch = recipe.data.batch_size
     if batch == 1 and contents.captions:
         yield "data.batch_size=1: a batch has no negatives; use 2 or more"
@@ -81,7 +81,7 @@ def _warnings_of_stage(span: StageSpan, timeline: Timeline) -> Iterator[str]:
 
 
 def warnings_of_data(recipe: Recipe, contents: BatchSpec, found: Survey) -> Iterator[str]:
-    """Yield what the surveyed samples of a set of pairs have that makes training teach little."""
+    """Yield warnings about the surveyed samples of a set of pairs."""
     if contents.captions and not contents.labels:
         if recipe.data.positives == "image":
             yield from _warnings_of_negatives(recipe, found)
@@ -93,7 +93,7 @@ def warnings_of_data(recipe: Recipe, contents: BatchSpec, found: Survey) -> Iter
             yield (
                 f"{found.url}: all {found.samples} surveyed samples have the same "
                 f"{recipe.data.positives}, so by data.positives={recipe.data.positives} none is a "
-                "negative of another; leave that key out, or name other shards"
+                "negative of another; remove that key, or name other shards"
             )
     yield from _warnings_of_tokens(recipe, found)
 

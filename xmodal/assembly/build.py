@@ -1,4 +1,4 @@
-"""A recipe's method, built."""
+"""Construction of a recipe's method."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ def build_method(
     """Return a recipe's method over `vocabulary` token ids with its first weights: random, or read
     from file or hub.
 
-    Random ones depend on the seed alone. All are random where a checkpoint of the run folder
-    `of_run` will take their place: no hub is asked then. The method is still on the CPU; `device`
+    Random weights depend on the seed alone. With a run folder `of_run`, whose checkpoint replaces
+    them, all are random: no hub is asked. The method is still on the CPU; `device`
     decides the precision that it will compute in.
     """
     precision = recipe.training.precision
@@ -60,7 +60,7 @@ def _expected_vocabulary(config: MethodConfig) -> int:
 
 
 def keep_architecture(config: MethodConfig, run: Path) -> None:
-    """Keep in a run folder what its encoders are built from, where that came from elsewhere."""
+    """Keep the architectures of encoders from elsewhere in the run folder."""
     for side, encoder in _encoders(config).items():
         encoder.keep_architecture(_kept(run, side))
 

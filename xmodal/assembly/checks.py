@@ -72,12 +72,12 @@ def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequenc
 
 
 def check_whole(shards: Manifest, max_bad_share: float) -> None:
-    """Raise `UserError` where so much of the shards is cut off that training would have to stop."""
+    """Raise `UserError` where too much of the shards is cut off."""
     if shards.lost > max_bad_share * max(shards.num_samples, 1000):
         raise UserError(
             f"{shards.warnings[0]}: about {shards.lost:,} of {shards.num_samples:,} samples in "
             f"{len(shards.warnings)} such shards, more than data.max_bad_share={max_bad_share:g}; "
-            "write them again, or run `python -m shards index` on what is left"
+            "write them again, or run `python -m shards index` on the rest"
         )
 
 
@@ -111,11 +111,11 @@ def check_sizes(recipe: Recipe, ranks: int) -> None:
 
 
 def check_measurable(shards: Manifest, ranks: int) -> None:
-    """Raise `UserError` where ranks are more than the samples that they share in evaluation."""
+    """Raise `UserError` where evaluation has fewer samples than ranks."""
     if shards.num_samples < ranks:
         raise UserError(
-            f"{ranks} ranks cannot share the samples of {shards.url} in evaluation, of which there "
-            f"are {shards.num_samples}; use at most so many ranks, or other shards"
+            f"{ranks} ranks cannot share the samples of {shards.url} in evaluation: there are only "
+            f"{shards.num_samples}; use at most so many ranks, or other shards"
         )
 
 
@@ -125,8 +125,8 @@ def check_method(recipe: Recipe, method: Method) -> None:
     """
     if method.learned_score and recipe.training.zero == 3:
         raise UserError(
-            f"training.zero=3 shares out the network that {recipe.method.kind} scores with, which "
-            "ranks need at different times in evaluation: use training.zero=2"
+            f"training.zero=3 partitions the network that {recipe.method.kind} scores with, but "
+            "ranks need it at different times in evaluation: use training.zero=2"
         )
     check_data(recipe, method.contents)
     if recipe.data.feature_cache:
@@ -139,12 +139,12 @@ def check_method(recipe: Recipe, method: Method) -> None:
 
 
 def check_data(recipe: Recipe, contents: BatchSpec) -> None:
-    """Raise `UserError` where a key of `data` is missing for what a method reads, or of no use."""
+    """Raise `UserError` where a key of `data` is missing for a method, or has no effect on it."""
     data, kind = recipe.data, recipe.method.kind
     if data.text_dropout and (contents.views, contents.captions) != (2, 2):
         raise UserError(
-            f"data.text_dropout={data.text_dropout:g} leaves out texts of views, and {kind} has "
-            "not a text for each of two views: set it to 0"
+            f"data.text_dropout={data.text_dropout:g} drops texts of views, and {kind} "
+            "has no text for each of two views: set it to 0"
         )
     if contents.composed and data.val and not data.gallery:
         raise UserError(
@@ -154,7 +154,7 @@ def check_data(recipe: Recipe, contents: BatchSpec) -> None:
     if data.gallery and not contents.composed:
         raise UserError(
             f"data.gallery={data.gallery} is searched by composed queries, and {kind} makes none: "
-            "leave it out"
+            "remove it"
         )
     check_positives(recipe, contents)
     if data.gallery and not data.val:
@@ -162,14 +162,14 @@ def check_data(recipe: Recipe, contents: BatchSpec) -> None:
 
 
 def check_positives(recipe: Recipe, contents: BatchSpec) -> None:
-    """Raise `UserError` where samples have not what data.positives tells positives by."""
+    """Raise `UserError` where samples lack the property that data.positives compares."""
     positives, kind, text = recipe.data.positives, recipe.method.kind, recipe.method.text
     if positives == "image":
         return
     if contents.composed or contents.labels or not contents.captions:
         raise UserError(
             f"data.positives={positives} is for methods that match images and captions; {kind} "
-            "does not: leave it out"
+            "does not: remove it"
         )
     if positives == "caption" and ((text and text.reads_features) or recipe.data.feature_cache):
         raise UserError(
@@ -179,8 +179,10 @@ def check_positives(recipe: Recipe, contents: BatchSpec) -> None:
 
 
 def check_feature_cache(recipe: Recipe, method: Method) -> None:
-    """Raise `UserError` where there is nothing to cache, or images change at each pass, or texts
-    are drawn from keys of the JSON, or a text's features are not to be had from its words'.
+    """Raise `UserError` where features cannot be cached.
+
+    No encoder is locked, images change at each pass, texts are drawn from keys of the JSON, or
+    features of words do not give those of a text.
     """
     data, sides = recipe.data, locked_sides(method, recipe)
     if sides.text and method.local and not recipe.method.text.pools_by_mean:
@@ -188,7 +190,7 @@ def check_feature_cache(recipe: Recipe, method: Method) -> None:
     if sides.text and any(one.texts for one in data.train):
         raise UserError(
             "data.feature_cache: the text encoder is never trained, but `texts` of data.train draw "
-            "from keys of the JSON, and features are those of captions; leave one of the two out"
+            "from keys of the JSON, and features are those of captions; remove one of the two"
         )
     if not sides.image:
         return
@@ -221,13 +223,13 @@ def check_batch_norm(recipe: Recipe, method: Method, ranks: int) -> None:
                 if isinstance(norm, nn.BatchNorm1d):
                     raise UserError(
                         f"data.{key}=1: {name} of {recipe.method.kind} normalises over the samples "
-                        "that are encoded together, and one has nothing to be compared with; use 2 "
+                        "that are encoded together, and a single one has no variance; use 2 "
                         "or more"
                     )
 
 
 def check_losses(method: Method, stage: StageConfig, key: str) -> None:
-    """Raise `UserError` where a stage minimises what the method has not, or does not say what."""
+    """Raise `UserError` where a stage names an unknown loss, or none where there are several."""
     known = ", ".join(method.losses)
     if not stage.losses and len(method.losses) > 1:
         raise UserError(
@@ -237,14 +239,13 @@ def check_losses(method: Method, stage: StageConfig, key: str) -> None:
         if name not in method.losses:
             near = difflib.get_close_matches(name, method.losses, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"{key}.{name} is no loss of the method{hint}; it has {known}")
+            raise UserError(f"{key}.{name} is not a loss of the method{hint}; it has {known}")
 
 
 def check_sample_spec(
     recipe: Recipe, url: str, kind: SampleSpec, contents: BatchSpec, *, local: bool
 ) -> None:
-    """Raise `UserError` where shards are no composed queries and the method reads them, or hold
-    features and the encoder wants none, or the reverse.
+    """Raise `UserError` where the samples of shards do not fit the method.
 
     With `local`, features may be those of several positions, (positions, features).
     """
@@ -255,8 +256,8 @@ def check_sample_spec(
         )
     if kind.composed and not contents.composed:
         raise UserError(
-            f"{url} holds composed queries (KEY.source.jpg, KEY.target.jpg), and what is read here "
-            "are images of their own (KEY.jpg); name shards of those"
+            f"{url} holds composed queries (KEY.source.jpg, KEY.target.jpg), but single "
+            "images (KEY.jpg) are read here; name shards of those"
         )
     if contents.views > 1 and kind.image:
         raise UserError(
@@ -292,5 +293,5 @@ def check_labels(reader: SampleReader, method: str) -> None:
 
 
 def check_best(name: str, names: Sequence[str]) -> None:
-    """Raise `UserError` unless `name` is one of the metrics `names`, of which more is better."""
+    """Raise `UserError` unless `name` is one of the metrics `names`."""
     find_metric(dict.fromkeys(names, 0.0), name)

@@ -1,4 +1,4 @@
-"""The data of a recipe: its shard sets, opened, and what training reads of them."""
+"""Data of a recipe: its opened shard sets, and the training set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Shards:
 
     @property
     def record(self) -> DataRecord:
-        """What a run folder remembers of them."""
+        """The record of the sets for the run folder."""
         val, gallery = ([one] if one else [] for one in (self.val, self.gallery))
         return DataRecord({"data.train": self.train, "data.val": val, "data.gallery": gallery})
 
@@ -58,7 +58,7 @@ def epoch_samples(recipe: Recipe, shards: Shards) -> int:
 
 
 def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
-    """Return a recipe's data sets as their samples are to be used."""
+    """Return the data sets that a recipe trains on."""
     return [
         DataSet(SampleReader(manifest), one.texts, one.min_side, one.max_pixels)
         for manifest, one in zip(shards.train, recipe.data.train, strict=True)
@@ -66,7 +66,7 @@ def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
 
 
 def mixture(recipe: Recipe, shards: Shards) -> Mixture:
-    """Return the order in which a recipe's data sets are trained on."""
+    """Return the mixture of a recipe's data sets, which orders their samples."""
     return Mixture(
         [[shard.num_samples for shard in manifest.shards] for manifest in shards.train],
         [
@@ -86,7 +86,7 @@ def training_set(
     tokenizer: CaptionTokenizer,
     contents: BatchSpec,
 ) -> TrainingSet:
-    """Return what batches of `contents` are made of, in an order of the shards."""
+    """Return the training set whose batches hold `contents`."""
     data = recipe.data
     augment = data.augment.build() if data.augment else None
     transform = ImageTransform(

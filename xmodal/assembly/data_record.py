@@ -39,7 +39,7 @@ class DataRecord:
         self.manifests = {role: list(each) for role, each in sets.items() if each}
 
     def write(self, folder: Path) -> None:
-        """Write what the data are now into a run folder."""
+        """Write the record into a run folder."""
         sets = {role: list(map(_described, each)) for role, each in self.manifests.items()}
         write_atomically(folder / NAME, json.dumps(sets, indent=1) + "\n")
 
@@ -47,7 +47,7 @@ class DataRecord:
         """Compare the data with those that a run folder was trained on.
 
         Raises `UserError` where those of an unfinished run have changed, and the recipe does not
-        accept what they are now.
+        accept the new ones.
         """
         train = self.manifests["data.train"]
         epoch = recipe.data.epoch or sum(one.num_samples for one in train)
@@ -55,10 +55,10 @@ class DataRecord:
             return Resumed(epoch, [])
         before = _read(folder / NAME)
         if not before:
-            return Resumed(epoch, [f"{NAME} is missing: whether the data changed is not known"])
+            return Resumed(epoch, [f"{NAME} is missing: changes of the data cannot be detected"])
         lines = [
             f"warning: {role} changed since step {progress.step} ({change}): metrics before and "
-            "after it do not compare"
+            "after it are not comparable"
             for role in ("data.val", "data.gallery")
             if (change := self._change(role, before))
         ]
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, list[SetRecord]] | None:
 
 
 def _difference(old: SetRecord, new: SetRecord) -> str:
-    """Return in what a data set differs from its record; "" where it does not."""
+    """Return the differences of a data set from its record, "" without any."""
     was, now = old["shards"], new["shards"]
     kept = was.keys() & now.keys()
     parts = [
@@ -141,7 +141,7 @@ def _difference(old: SetRecord, new: SetRecord) -> str:
 
 
 def _differ(old: Sequence[Any], new: Sequence[Any]) -> bool:
-    """Tell whether a shard has changed, by what is known of it both then and now."""
+    """Return whether a shard has changed, by the facts known both then and now."""
     return any(a != b for a, b in zip(old, new, strict=False) if None not in (a, b))
 
 

@@ -40,7 +40,7 @@ from xmodal.runs.run import Run
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """The wishes of a user, each None where the recipe's holds.
+    """Options of an evaluation; None stands for the value of the recipe.
 
     Attributes:
         data: URL of the shards to measure on.
@@ -59,7 +59,7 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint's method and the sets that it is measured on."""
+    """The method of a checkpoint, and the sets to measure it on."""
 
     recipe: Recipe
     run: Run
@@ -93,7 +93,7 @@ class Evaluation:
         )
 
     def describe(self) -> Measured:
-        """Return the description of all that the metrics depend on."""
+        """Return the description of everything that the metrics depend on."""
         gallery = self.gallery.reader.manifest if self.gallery else None
         names = self._resolve(self.request.protocols or self.recipe.evaluation.protocols)
         weights, config = digest_of(self.checkpoint), self.recipe.evaluation
@@ -131,7 +131,7 @@ class Evaluation:
         return folder
 
     def is_runs_own(self, measured: Measured) -> bool:
-        """Tell whether training measured the same: its newest checkpoint, by data and protocol."""
+        """Return whether training measures the same: newest checkpoint, data and protocols."""
         data, request = self.recipe.data, self.request
         given = ((request.data, data.val), (request.gallery, data.gallery))
         return (
@@ -147,7 +147,7 @@ class Evaluation:
 def load_evaluation(
     recipe: Recipe, run: Run, checkpoint: Path, request: EvaluationRequest, device: torch.device
 ) -> Evaluation:
-    """Load what is measured; raises `UserError` where method and data do not fit."""
+    """Load a checkpoint and its sets; raises `UserError` where method and data do not fit."""
     data = recipe.data
     url = data.val if request.data is None else request.data
     shards = read_manifest(str(url), data.access, data.cache)
@@ -177,7 +177,7 @@ def measure(
     protocols: Sequence[str] | None,
     device: torch.device,
 ) -> Retrieval:
-    """Measure a method as its recipe says, by `protocols` or by the recipe's own."""
+    """Measure a method with the settings of its recipe, by `protocols` or by the recipe's own."""
     return evaluate_retrieval(
         method,
         dataset,
@@ -198,7 +198,7 @@ def _gallery_url(
     if not composed:
         for option in ("gallery", "submission"):
             if getattr(request, option):
-                raise UserError(f"--{option} is for composed queries, which {run.path} has not")
+                raise UserError(f"--{option} is for composed queries, and {run.path} has none")
         return None
     url = request.gallery or recipe.data.gallery
     if url is None:

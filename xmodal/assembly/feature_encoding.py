@@ -24,7 +24,7 @@ from xmodal.models.encoder import Encoder, Local, masked_mean
 
 NO_MEAN = (
     "data.feature_cache: the encoder of method.{side} does not pool its features by their mean, so "
-    "those of its parts cannot stand for it; set it to null"
+    "features of parts cannot replace it; set it to null"
 )
 
 Members = dict[str, bytes]  # a sample's files, by extension
@@ -157,10 +157,10 @@ def _unencoded(sample: RawSample, sides: LockedSides) -> Members:
 def _features(
     method: Method, side: str, inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor | None]:
-    """Return a side's features of a batch, those of parts where the method reads them, and those
-    of a lower layer where it reads them.
+    """Return a side's features of a batch, of parts where the method reads them, and those of a
+    lower layer where it reads them.
 
-    Raises `UserError` where the features of the whole could not be had from those of the parts.
+    Raises `UserError` where features of parts do not give those of the whole.
     """
     encoder = encoder_of(method, side)
     if not method.local:

@@ -1,4 +1,4 @@
-"""Run that has come to its end: nothing in its folder changes any more."""
+"""Finished runs, whose folders no longer change."""
 
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.components.differences import differences
@@ -14,7 +14,7 @@ _DONE = ("run:", "checkpoints.mirror:", "data.s3.", "data.storage")
 
 
 def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress) -> bool:
-    """Tell whether all steps are done, and what the last stage required of its end holds."""
+    """Return whether all steps are done and the conditions of the last stage hold."""
     begun = load_recipe(run.path) if run.recipe.is_file() else recipe
     try:
         check_requirements(begun.stages[-1], progress.measured)
@@ -24,7 +24,7 @@ def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress
 
 
 def finished_lines(run: Run, recipe: Recipe, steps: int) -> list[str]:
-    """Return what there is to report of a finished run that is started again."""
+    """Return log lines about a finished run that is started again."""
     lines = [f"Finished: step {steps} of {steps}. For another training, name another run=DIR."]
     changed = [
         line.split(":")[0]
@@ -38,13 +38,13 @@ def finished_lines(run: Run, recipe: Recipe, steps: int) -> list[str]:
         )
     if any(key.startswith("evaluation.") for key in changed):
         lines[-1] += (
-            f"; to measure otherwise, run: python launch/evaluate.py {run.path} --protocol NAME"
+            f"; for other measurements, run: python launch/evaluate.py {run.path} --protocol NAME"
         )
     return lines
 
 
 def own_results(run: Run) -> tuple[dict[str, float], list[str]]:
-    """Return the metrics of a run's last evaluation in training, and what there is to report.
+    """Return the metrics of a run's last evaluation in training, and lines about its files.
 
     Those of `results.json` where it is of the same checkpoint, else those of the run's log.
     """

@@ -1,4 +1,4 @@
-"""A trained model in Python: `xmodal.load(RUN)` and what it encodes and scores."""
+"""Trained models in Python: `xmodal.load(RUN)`, embeddings and scores."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -41,8 +41,8 @@ def load(
 
     No hub is asked and no global random state changes. `checkpoint` is `latest`, `best` or
     `step-N`; `device` is the GPU by default where there is one, else the CPU; `plugins` are modules
-    to import, without which a run that was trained with plugins is refused, unless they are
-    installed as such or imported already. Raises `UserError` where there is no such run or
+    to import: a run that was trained with plugins needs them, unless they are installed as such or
+    imported already. Raises `UserError` where there is no such run or
     checkpoint, or it is damaged.
     """
     import_plugins(plugins)
@@ -114,7 +114,7 @@ class Model:
     def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """Return the method's own score of all pairs, (a, b), of embeddings (a, …) and (b, …).
 
-        A learned score wants images first, then texts.
+        A learned score takes images first, then texts.
         """
         with self._inference():
             scores = self.method.score(queries.to(self.device), gallery.to(self.device))

@@ -1,4 +1,4 @@
-"""Images as people have them in Python, read by the decoder that training reads shards with."""
+"""Images as Python objects, read by the decoder of training."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -52,7 +52,7 @@ def _open(picture: Picture) -> EncodedImage:
         case np.ndarray():
             return _of_pixels(picture)
     raise BadSample(
-        f"a {type(picture).__name__} is no image; give a path, bytes, a PIL image, or pixels"
+        f"a {type(picture).__name__} is not an image; give a path, bytes, a PIL image, or pixels"
     )
 
 

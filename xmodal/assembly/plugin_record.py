@@ -18,10 +18,10 @@ def write_plugins(folder: Path) -> None:
 
 
 def changed_plugins(folder: Path) -> list[str]:
-    """Return warnings about plugins whose source is another one than the run was trained with."""
+    """Return warnings about plugins whose source has changed since the run was trained."""
     before, now = _read(folder / NAME), imported_plugins()
     return [
-        f"warning: the source of plugin {name} changed since the run was started last"
+        f"warning: the source of plugin {name} changed since the last start of the run"
         for name, digest in now.items()
         if before.get(name, digest) != digest
     ]

@@ -1,8 +1,8 @@
-"""The recipe: one YAML file and `key=value` overrides that say all of a run.
+"""The recipe: one YAML file and `key=value` overrides that describe a run completely.
 
 Every component owns its part (`xmodal/*/config.py`); this module puts the parts together, reads
-them, and turns each mistake into one line that names the key, what was allowed and the nearest
-right name. It imports no torch, so that help and errors come at once.
+them, and turns each mistake into one line that names the key, the allowed values and the nearest
+name. It imports no torch, so that help and errors come at once.
 """
 
 import sys
@@ -29,7 +29,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 class Recipe(Config):
-    """All that a run is made of."""
+    """The complete description of a run."""
 
     run: Annotated[str, Mark.FREE] = Field(
         min_length=1, description="folder of the run; default: runs/ and the recipe's name"
@@ -60,7 +60,7 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _have_plugins(cls, values: Any) -> Any:
-        """Have what the recipe names be registered before the rest of it is read."""
+        """Register the plugins of the recipe before the rest is read."""
         if isinstance(values, dict):
             require_plugins(_plugins_of(values))
         return values

@@ -1,4 +1,4 @@
-"""One run from its recipe to its results."""
+"""A run from its recipe to its results."""
 
 from xmodal.activity import activity
 from xmodal.assembly.advice import lines_before_training
@@ -28,10 +28,10 @@ from xmodal.training.trainer import Report, Trainer
 
 
 class Session:
-    """A recipe, its run folder, its shards and this process's place in the job, put together.
+    """A run on this rank: its recipe, folder, shards and place in the job.
 
-    `report` is called on every rank after each evaluation. Raises `UserError` for all that can be
-    known to be wrong before training.
+    `report` is called on every rank after each evaluation. Raises `UserError` for all
+    mistakes that can be found before training.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The part of a command line that names a recipe."""
+"""Arguments of a command line that name a recipe."""
 
 from argparse import ArgumentParser
 from collections.abc import Iterator

@@ -46,7 +46,7 @@ def main(
 
 
 def measure(given: argparse.Namespace, recipe: Recipe) -> None:
-    """Load what is asked for, and measure it or write a submission."""
+    """Load the checkpoint, and measure it or write a submission."""
     from xmodal.assembly.evaluation import EvaluationRequest, load_evaluation
     from xmodal.distributed.environment import start
     from xmodal.distributed.pulse import watching_peers
@@ -73,7 +73,7 @@ def measure(given: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def evaluate(evaluation: "Evaluation", environment: "Environment") -> None:
-    """Measure, print what was measured, and write it into the folder that it belongs in."""
+    """Measure, print the metrics, and write them into their folder."""
     from xmodal.evaluation.report.run_report import print_results
 
     run, measured = evaluation.run, evaluation.describe()
@@ -123,7 +123,7 @@ def read_arguments(
         "--protocol",
         action="append",
         metavar="NAME",
-        help="what is measured, may be given several times; default: its evaluation.protocols, "
+        help="protocol to measure by, repeatable; default: its evaluation.protocols, "
         f"else what fits its method; one of {', '.join(protocol_names())}, or of a plugin",
     )
     parser.add_argument(
@@ -131,12 +131,12 @@ def read_arguments(
         action="append",
         default=[],
         metavar="MODULE",
-        help="module to import for components that the run uses, may be given several times",
+        help="module with components of the run to import, repeatable",
     )
     parser.add_argument(
         "--submission",
         metavar="DIR",
-        help="write what CIRR's server takes of the answers to its test1, and measure nothing",
+        help="write the submission for CIRR's server, answers to its test1, and measure nothing",
     )
     parser.add_argument(
         "--output",
@@ -154,10 +154,10 @@ def check_arguments(given: argparse.Namespace) -> None:
     """Raise `UserError` for options that are empty, or contradict each other."""
     for option in ("data", "gallery", "checkpoint", "submission", "output"):
         if getattr(given, option) is not None and not getattr(given, option).strip():
-            raise UserError(f"--{option} is empty; give it a value, or leave it out")
+            raise UserError(f"--{option} is empty; give it a value, or omit it")
         if option in ("submission", "output") and "://" in (getattr(given, option) or ""):
             raise UserError(f"--{option} {getattr(given, option)}: name a folder on a disk")
     if given.submission and given.protocol not in (None, ["cirr"]):
         raise UserError("--submission is for --protocol cirr alone")
     if given.submission and given.output:
-        raise UserError("--output is for results, and --submission measures none; leave one out")
+        raise UserError("--output is for results, and --submission measures none; omit one")

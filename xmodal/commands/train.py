@@ -53,7 +53,7 @@ def main(
 
 
 def train(recipe: Recipe, environment: "Environment") -> None:
-    """Train a recipe and print what was measured last."""
+    """Train a recipe and print its last metrics."""
     build_missing_shards(recipe, environment)
     from xmodal.assembly.finished import own_results
     from xmodal.assembly.session import Session
@@ -69,7 +69,7 @@ def train(recipe: Recipe, environment: "Environment") -> None:
 
 
 def build_missing_shards(recipe: Recipe, environment: "Environment") -> None:
-    """Build the shards that the recipe can have made, on one rank; the others wait."""
+    """Build the shards of `data.build` on one rank; the others wait."""
     data = recipe.data
     if not data.build:
         return

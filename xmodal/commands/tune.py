@@ -4,10 +4,10 @@
     xmodal tune RECIPE --space SPACE --sweep DIR data.train=URL data.val=URL
 
 RECIPE is the name of a recipe or the path of a YAML file; key=value overrides any key of it.
-SPACE is the path of a YAML file that says which keys are searched, how, and by which metric, or the
-name of a space. The folder of the sweep (--sweep DIR) keeps everything; the same command resumes
-where it was stopped. It ends with a table of the trials, DIR/best.yaml, a recipe that can be
-trained, and DIR/report/index.html. Each of DIR/trials is the run folder of a trial.
+SPACE is the name of a space, or the path of a YAML file with the keys, the search and the metric.
+The folder of the sweep (--sweep DIR) keeps everything; the same command resumes where it was
+stopped. It ends with a table of the trials, DIR/best.yaml, a recipe that can be trained, and
+DIR/report/index.html. Each of DIR/trials is the run folder of a trial.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def read_arguments(
         "--space",
         metavar="SPACE",
         required=True,
-        help="what is searched, and how: a file, or quickstart",
+        help="keys, search and metric: a file, or quickstart",
     )
     parser.add_argument("--sweep", metavar="DIR", help="the folder; default: runs/RECIPE-sweep")
     given = parser.parse_intermixed_args(arguments)

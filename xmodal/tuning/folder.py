@@ -1,4 +1,4 @@
-"""A sweep's folder: what it was begun with, and whether it may resume."""
+"""Folder of a sweep: creation, and the checks before it resumes."""
 
 import os
 import shlex
@@ -36,14 +36,14 @@ def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
         if changed:
             raise UserError(
                 f"{folder} was begun with another recipe or space ({'; '.join(changed)}); name "
-                "another folder with --sweep DIR, or take these changes back to resume"
+                "another folder with --sweep DIR, or undo these changes to resume"
             )
     elif folder.exists() and not is_bare(folder):
         raise UserError(f"{folder} is a folder of something else; name another with --sweep DIR")
 
 
 def make_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
-    """Make a sweep's folder, once nothing is known to be wrong with the sweep."""
+    """Create the folder of a checked sweep."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / SPACE).is_file():  # whatever the umask is
         folder.chmod(folder.stat().st_mode & ~_OTHERS)

@@ -1,8 +1,8 @@
 """Journal of a sweep: an append-only file, so that nothing is lost.
 
 A line is `{"trial": NAME, "values": {…}}` when a trial is made, `{"trial": NAME, "value": …, …}`
-when it was measured, `{"trial": NAME, "weights": DONOR, …}` when it went on from another's weights,
-and `{"trial": NAME, "end": "finished"}` when it is over.
+when it was measured, `{"trial": NAME, "weights": DONOR, …}` when it continued from another's
+weights, and `{"trial": NAME, "end": "finished"}` when it is over.
 
 Not by Optuna's journal storage: random searches and populations have no study, and whose weights a
 trial took over has no place in one. After a kill in the middle of a line it reads the rest, but the
@@ -69,12 +69,12 @@ class Journal:
                 self._take(json.loads(line.decode()))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise UserError(
-                    f"{path}: line {number} tells nothing of a trial; remove it, or name another "
+                    f"{path}: line {number} is not about a trial; remove it, or name another "
                     "folder with --sweep DIR"
                 ) from None
 
     def add(self, trial: str, event: Mapping[str, Any]) -> None:
-        """Add what has happened to a trial."""
+        """Add an event of a trial."""
         row = {"trial": trial} | dict(event)
         with open_itself(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")

@@ -1,11 +1,11 @@
-"""Between a trial's workers and the trial."""
+"""Mailbox between a trial and its workers."""
 
 import asyncio
 from typing import Any
 
 
 class Mailbox:
-    """Brings what a trial's workers report to the trial, and the answer back: an actor of Ray's."""
+    """Passes reports of workers to their trial, and answers back; an actor of Ray."""
 
     def __init__(self) -> None:
         self.letters: asyncio.Queue[Any] = asyncio.Queue()
@@ -17,7 +17,7 @@ class Mailbox:
         await self.answers.get()
 
     async def put(self, letter: Any) -> None:
-        """Put in what needs no answer: why the workers ended, None where they did their work."""
+        """Put in the end of the workers, which needs no answer: the error, None for success."""
         await self.letters.put(letter)
 
     async def next(self) -> Any:

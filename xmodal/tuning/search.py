@@ -28,7 +28,7 @@ class Search:
                 self.tell(trial)
 
     def ask(self) -> Trial:
-        """Return a new trial, which is in the journal now."""
+        """Add a new trial to the journal and return it."""
         number = len(self.journal.trials)
         name, values = f"{number:03d}", dict(self.recipe)
         if number > 0:
@@ -42,7 +42,7 @@ class Search:
         return trial
 
     def tell(self, trial: Trial) -> None:
-        """Take note of how a trial ended."""
+        """Note the end of a trial."""
         number = self.numbers.pop(trial.name, None)
         if number is not None:
             best = trial.best(self.space.mode)
@@ -64,7 +64,7 @@ class Search:
         return self.study.ask(self.distributions)
 
     def _begin(self, trial: Trial) -> None:
-        """Have a trial in the study, where its values are of the space."""
+        """Add a trial to the study if its values are in the space."""
         parameters = to_optuna(trial.values, self.space)
         if parameters is not None:
             self.numbers[trial.name] = len(self.study.trials)

@@ -33,8 +33,8 @@ def find_space(name: str) -> Path:
 def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
     """Read a SPACE.yaml for a recipe.
 
-    Raises `UserError` for a file that is no space, keys that the recipe has not, and values that it
-    does not take.
+    Raises `UserError` for a file that is no space, and for keys and values that the recipe does not
+    accept.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}; name a YAML file with `space`")
@@ -53,7 +53,7 @@ def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
 
 
 def values_of(recipe: Recipe, space: SpaceConfig) -> dict[str, Any]:
-    """Return what a recipe has at the keys of a space; of those that it has not, nothing."""
+    """Return the values of a recipe at the keys of a space; keys that it lacks are skipped."""
     values: dict[str, Any] = {}
     for key in space.space:
         node: Any = recipe.model_dump(mode="json")
@@ -68,7 +68,7 @@ def values_of(recipe: Recipe, space: SpaceConfig) -> dict[str, Any]:
 
 
 def distributions(space: SpaceConfig) -> dict[str, "BaseDistribution"]:
-    """Return what Optuna draws from; of a choice, which it is: values may be lists."""
+    """Return the distributions for Optuna; a choice is drawn by its index."""
     return {key: _distribution(values) for key, values in space.space.items()}
 
 
@@ -114,7 +114,7 @@ def to_optuna(values: Values, space: SpaceConfig) -> dict[str, Any] | None:
 
 
 def mutations(space: SpaceConfig) -> dict[str, Any]:
-    """Return what Ray's population-based training draws and moves values in."""
+    """Return the search space for Ray's population-based training."""
     from ray import tune
 
     found: dict[str, Any] = {}
@@ -131,7 +131,7 @@ def mutations(space: SpaceConfig) -> dict[str, Any]:
 
 
 def kept_within(space: SpaceConfig) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return what puts values that have moved beyond the end of their range back to it."""
+    """Return a function that clips values to their ranges."""
 
     def keep(values: dict[str, Any]) -> dict[str, Any]:
         for key, drawn in space.space.items():

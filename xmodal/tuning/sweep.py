@@ -1,4 +1,4 @@
-"""A sweep: trials of a recipe under Ray Tune, from the journal of its folder on."""
+"""Sweep: trials of a recipe under Ray Tune, recorded in the journal of its folder."""
 
 import random
 import shutil
@@ -85,7 +85,7 @@ class Sweep:
             )
 
     def note(self, name: str, event: dict[str, Any]) -> None:
-        """Add to the journal what has happened to a trial, and say it."""
+        """Add an event of a trial to the journal, and log it."""
         self.journal.add(name, event)
         trial = self.journal.trials[name]
         if "value" in event:
@@ -99,7 +99,7 @@ class Sweep:
         printed()
 
     def _state(self, supply: "Supply") -> str:
-        """Return how far the sweep and its trials are."""
+        """Return the progress of the sweep and its trials."""
         trials = [self._progress_of(name) for name in sorted(supply.running)]
         over = f"{self.num_over} of {self.plan.space.trials} trials are over"
         return "; ".join([over, *trials])
@@ -126,7 +126,7 @@ class Supply(SearchAlgorithm):
         self.running: set[str] = set()
 
     def add_configurations(self, experiments: list[Experiment]) -> None:
-        """Take what Tune makes trials of."""
+        """Take the configuration that Tune makes trials of."""
         self.spec = experiments[0].spec
 
     @property
@@ -191,7 +191,7 @@ class Notes(tune.Callback):
         self.sweep.note(trial.trial_id, {"end": end} | ({"line": line} if line else {}))
 
     def on_trial_recover(self, *, trial: RayTrial, **_: Any) -> None:
-        """Say that a trial whose workers have crashed is started again."""
+        """Log that a trial is started again after a crash of its workers."""
         print(f"trial {trial.trial_id}: crashed ({_cause(trial)}), starts again", flush=True)
 
     def on_trial_error(self, *, trial: RayTrial, **_: Any) -> None:
@@ -213,6 +213,6 @@ def _make_private(folder: Path) -> None:
 
 
 def _cause(trial: RayTrial) -> str:
-    """Return the last line of what a trial's workers ended with."""
+    """Return the last line of the error that ended a trial's workers."""
     lines = str(trial.get_error()).strip().splitlines()
     return next((line for line in reversed(lines) if line.strip()), "no cause is known").strip()

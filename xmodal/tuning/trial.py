@@ -54,7 +54,9 @@ class Plan:
         Raises `UserError` where the journal gives it values of other keys than the space's.
         """
         if others := sorted(values.keys() - self.space.space.keys()):
-            raise UserError(f"trial {trial} has a value of {others[0]}, which space.yaml has not")
+            raise UserError(
+                f"trial {trial} has a value of {others[0]}, a key that space.yaml lacks"
+            )
         place = {"run": str(self.run(trial).path)}
         if self.recipe.checkpoints.mirror:
             place["checkpoints.mirror"] = f"{self.recipe.checkpoints.mirror}/{trial}"
@@ -99,11 +101,11 @@ class Training(tune.Trainable):
         return letter | said
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Say whose the weights are."""
+        """Write a checkpoint that names the owner of the weights."""
         Path(checkpoint_dir, POINTER).write_text(json.dumps(self.pointer))
 
     def load_checkpoint(self, checkpoint: str) -> None:
-        """Take note of whose weights to continue from."""
+        """Note the weights to continue from."""
         self.pointer = json.loads(Path(checkpoint, POINTER).read_text())
 
     def cleanup(self) -> None:
@@ -113,7 +115,7 @@ class Training(tune.Trainable):
             self.workers.join(PATIENCE)
 
     def _start(self) -> dict[str, Any]:
-        """Start the workers, on others' weights where Tune says so; return what is to be said."""
+        """Start the workers, from others' weights if Tune asks for it; return lines for the log."""
         recipe = self.plan.recipe_of(self.trial_id, self.values)
         said: dict[str, Any] = {}
         donor = self.pointer["trial"]
@@ -154,7 +156,7 @@ class Training(tune.Trainable):
 
 
 def _work(given: dict[str, Any]) -> None:
-    """Train a trial as one of its ranks: what launch/train.py does."""
+    """Train a trial as one of its ranks."""
     plan, recipe, mailbox = given["plan"], given["recipe"], given["mailbox"]
     if train.get_context().get_world_rank() == 0:
         ray.get(mailbox.put.remote(get_current_placement_group()))
