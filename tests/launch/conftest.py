@@ -55,7 +55,7 @@ def write_recipe(path: Path, scenes: Path) -> Path:
             },
             "text": {
                 "kind": "transformer",
-                "vocabulary": 300,
+                "tokenizer": {"kind": "byte_pair", "vocabulary": 300},
                 "width": 64,
                 "layers": 2,
                 "heads": 2,
