@@ -216,5 +216,7 @@ def test_shards_that_do(kind: SampleSpec, contents: BatchSpec, tmp_path: Path) -
 def test_ranks_that_cannot_share_an_evaluation_are_refused_before_training(tmp_path: Path) -> None:
     shards = write_shards(tmp_path, [{key: {"json": described([key])} for key in ("a", "b")}])
     check_measurable(shards, 2)
-    with pytest.raises(UserError, match=r"3 ranks cannot share .* there are 2; use at most so m"):
+    with pytest.raises(
+        UserError, match=r"3 ranks cannot share .* there are only 2; use at most so m"
+    ):
         check_measurable(shards, 3)

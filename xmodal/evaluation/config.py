@@ -36,9 +36,9 @@ class EvaluationConfig(Config):
     protocols: list[ProtocolName] | None = Field(
         None,
         min_length=1,
-        description="protocols, by the names in docs/evaluation.md. null, the default: relevance "
+        description="protocols, by the names in docs/evaluation.md; null: relevance "
         "if the shards have relevance.json, else all-captions; visual for methods of images, "
-        "composed for methods of composed queries. One of " + ", ".join(protocol_names()),
+        "composed for methods of composed queries; one of " + ", ".join(protocol_names()),
     )
     templates: list[str] = Field(
         ["a photo of a {}."],
