@@ -259,7 +259,7 @@ MISTAKES = {
     "visual-graded": (
         Bags,
         {"count": 1},
-        "no two images of URL share a label, which visual-graded is measured by; leave",
+        "no two images of URL share a label, which visual-graded is measured by; choose",
     ),
     "composed": (
         Bags,
