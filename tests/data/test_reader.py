@@ -249,7 +249,7 @@ def test_a_shard_that_goes_away_is_one_line(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, [numbered(1)])
     reader = SampleReader(manifest)
     Path(manifest.shards[0].url).unlink()
-    with pytest.raises(UserError, match=r"^shard \S*000000\.tar cannot be read: [^\n]*no such"):
+    with pytest.raises(UserError, match=r"^shard \S*000000\.tar cannot be read: the file is miss"):
         reader[0]
 
 
