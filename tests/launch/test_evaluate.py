@@ -265,7 +265,7 @@ def test_a_submission_to_cirr(composed: Path, queries: Path, scenes: Path, tmp_p
     plain_shards = evaluate(run, "--data", scenes / "val").error
     assert "tirg reads composed queries (KEY.source.jpg, KEY.target.jpg, a modif" in plain_shards
     swapped = evaluate(run, "--data", queries / "composed_val", "--gallery", tmp_path / "test1")
-    assert "holds composed queries (KEY.source.jpg, KEY.target.jpg), and what" in swapped.error
+    assert "holds composed queries (KEY.source.jpg, KEY.target.jpg), but single" in swapped.error
     wrong = evaluate(run, *words, "--protocol", "css", "--submission", to).error
     assert wrong == "--submission is for --protocol cirr alone"
 

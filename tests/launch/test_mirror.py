@@ -113,7 +113,7 @@ def test_each_rank_sends_its_share_and_other_ranks_fetch_it(
         given = ["data.val=null", "checkpoints.every=4 steps", f"training.zero={zero}"]
         done = mirror.train(run, *given, ranks=ranks, killed_at=died)
         assert done.code == (-9 if died else 0), done.err
-        assert f"step-{4 * number} comes from" in done.out or not number
+        assert f"step-{4 * number} from" in done.out or not number
     assert list(steps(run)) == list(range(1, STEPS + 1))
     assert list(steps(run).values()) == pytest.approx(list(steps(finished).values()), rel=1e-5)
 
@@ -152,7 +152,7 @@ def test_a_gateway_is_lost_while_it_sends_and_training_goes_on(
     assert mirror.checkpoints() == {"step-18", "step-24"}
     again = mirror.train(tmp_path / "there", "data.val=null")
     assert again.code == 0, again.err
-    assert f"step-{STEPS} comes from" in again.out
+    assert f"step-{STEPS} from" in again.out
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_a_disk_that_is_behind_takes_what_is_newer(
     assert Run(here).latest() == Run(here).checkpoint(12)
     done = mirror.train(here)
     assert done.code == 0, done.err
-    assert "step-18 comes from" in done.out
+    assert "step-18 from" in done.out
     assert steps(here) == steps(finished)
 
 
@@ -256,7 +256,7 @@ def test_what_is_broken_on_the_disk_comes_from_the_bucket(
     done = mirror.train(run)
     assert done.code == 0, done.err
     assert "resuming from step-6" in done.out
-    assert "step-12 comes from" in done.out
+    assert "step-12 from" in done.out
     assert steps(run) == steps(finished)
 
 
@@ -270,7 +270,7 @@ def test_where_all_on_the_disk_is_broken_the_bucket_is_asked(
     done = mirror.train(run)
     assert done.code == 0, done.err
     assert f"warning: checkpoint {run}/checkpoints/step-18 is broken ({WEIGHTS} has 0 " in done.out
-    assert "step-12 comes from" in done.out
+    assert "step-12 from" in done.out
     assert steps(run) == steps(finished)
     assert {"step-18.broken", "step-12.broken", "step-6.broken"} <= kept_checkpoints(run)
 

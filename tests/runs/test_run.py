@@ -66,7 +66,7 @@ def test_the_folder_holds_the_resolved_recipe(run: Run, make_recipe: MakeRecipe)
 
 def test_foreign_folders_and_files_are_refused(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match=r"something else, for it has no recipe\.yaml; name"):
+    with pytest.raises(UserError, match=r"is no run folder: it has no recipe\.yaml; name"):
         Run(tmp_path).check(make_recipe())
     with pytest.raises(UserError, match="is a file; name a folder"):
         Run(tmp_path / "thesis.tex").check(make_recipe())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.documented import texts
 from tests.services.slurm import Slurm
-from tests.test_docs import ROOT, commands
 
 pytestmark = pytest.mark.slurm
 
@@ -19,8 +19,9 @@ SMALLER = {
 }
 JOBS = [
     command
-    for page in ("cluster.md", "shards.md")
-    for command in commands(ROOT / "docs" / page)
+    for page in texts()
+    if page.name in ("docs/cluster.md", "docs/shards.md")
+    for command in page.commands
     if command[0] == "sbatch" and "[key=value" not in command
 ]
 

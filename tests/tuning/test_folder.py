@@ -57,5 +57,7 @@ def test_a_link_in_the_place_of_ray_s_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_journal_gives_no_value_beyond_the_space(given: Given, tmp_path: Path) -> None:
     plan = Plan(*given, "relevance/rsum", tmp_path, tmp_path)
-    with pytest.raises(UserError, match=r"trial 001 has a value of checkpoints\.mirror, which"):
+    with pytest.raises(
+        UserError, match=r"trial 001 has a value of checkpoints\.mirror, a key that"
+    ):
         plan.recipe_of("001", {"checkpoints.mirror": "s3://stranger/x"})

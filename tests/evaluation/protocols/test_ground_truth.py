@@ -55,5 +55,5 @@ def test_relevance_lists_the_ground_truth() -> None:
     assert pairs(gallery([2, 1]), listed) == {(0, 0), (1, 0), (1, 1), (1, 2)}
     for counts in ([3, 1], [1, 1]):
         # Where a caption was dropped, nobody knows whose list is whose.
-        with pytest.raises(UserError, match=r"^relevance\.json lists 2 captions of an image of wh"):
+        with pytest.raises(UserError, match=r"^relevance\.json lists 2 captions of an image, and"):
             ground_truth(gallery(counts), listed)
