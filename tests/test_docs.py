@@ -47,7 +47,7 @@ WRONG = "bach_size"  # of the mistakes that pages show
 
 
 def script_of(command: list[str]) -> tuple[str, list[str]]:
-    """Return what of train, evaluate, tune and shards a command runs, and its words."""
+    """Return the subcommand that a command runs (train, evaluate, …), and its words."""
     for place, word in enumerate(command):
         if found := SCRIPT.fullmatch(word):
             return found[1] or found[2], command[place + 1 :]

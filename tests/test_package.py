@@ -1,4 +1,4 @@
-"""What a wheel holds, and what works of it without extras, in a folder that is not the checkout."""
+"""The contents of a wheel, and its use without extras in a folder outside the checkout."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What users import from xmodal.objectives."""
+"""Public names of xmodal.objectives."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What xmodal uses of DeepSpeed beyond its documentation is where this version has it."""
+"""The private names of DeepSpeed that xmodal uses exist in this version."""
 
 import os
 import socket

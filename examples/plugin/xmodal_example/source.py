@@ -30,7 +30,7 @@ class TilesConfig(SourceConfig):
 
 
 def tiles(*, seed: int = 0, train: int = 512, val: int = 64) -> Splits:
-    """Return what makes each split, by its name: only those that are asked for are made."""
+    """Return the function that makes each split, by name; only splits asked for are made."""
     counts = {"train": train, "val": val}
     return {name: partial(_split, f"{seed}/{name}", count) for name, count in counts.items()}
 

@@ -58,7 +58,7 @@ class Agreement(Protocol):
 
 @pytest.fixture
 def register() -> Iterator[Callable[[], object]]:
-    """Return what a plugin's module does when it is imported."""
+    """Return a function that registers a component, as importing a plugin does."""
     before = dict(ProtocolConfig.kinds)
 
     def define() -> object:
