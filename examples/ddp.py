@@ -5,9 +5,8 @@
     torchrun --nproc-per-node 2 examples/ddp.py --micro-batch 8
 
 All three print the same losses. A rank gives the objective its own rows; it returns the rank's
-share, whose mean over the ranks is the loss. DDP takes the mean of the gradients over the ranks,
-which is exactly the loss's gradient: nothing is multiplied by the number of ranks. The objective
-learns a temperature, so it is wrapped as well.
+share, whose mean over the ranks is the loss. DDP takes the mean of the gradients over the ranks:
+exactly the loss's gradient. The objective learns a temperature, so it is wrapped as well.
 """
 
 import argparse
@@ -57,4 +56,5 @@ for step in range(STEPS):
     if rank == 0:
         print(f"step {step}: {loss:.5f}")
 if dist.is_initialized():
+    del model, objective  # what DDP holds of the group must not outlive it
     dist.destroy_process_group()
