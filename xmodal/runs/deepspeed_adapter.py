@@ -85,6 +85,12 @@ _FOUND = check_names()
 CheckpointEngine: Any = _FOUND["CheckpointEngine"]
 # Types besides tensors and plain values in DeepSpeed's files; each of them is data.
 STATE_TYPES: list[type] = [_FOUND[n] for n in ("LossScaler", "ZeroStageEnum", "fragment_address")]
+# Methods of ZeRO 3 remember their arguments, the modules of every engine among them.
+_CACHES = [
+    one
+    for one in gc.get_objects()
+    if type(one) is _lru_cache_wrapper and one.__module__.startswith(_ZERO)
+]
 
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 # DeepSpeed would compile, at the first start, a shared-memory all-reduce that only inference
@@ -117,10 +123,8 @@ def destroy(engine: Any) -> None:
     """Destroy an engine: its hooks, and the references that DeepSpeed keeps."""
     engine.destroy()
     _FOUND["forward_stack"].clear()  # ZeRO 3 puts every engine's module on it and takes none off
-    for cache in gc.get_objects():
-        # Methods of ZeRO 3 remember their arguments, the modules of every engine among them.
-        if type(cache) is _lru_cache_wrapper and cache.__module__.startswith(_ZERO):
-            cache.cache_clear()
+    for cache in _CACHES:
+        cache.cache_clear()
 
 
 def optimizer_shares(engine: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
