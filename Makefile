@@ -8,20 +8,22 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help setup train test test-slow lint docs bench
+.PHONY: help setup references train test test-slow lint docs bench
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s:
 
 setup: $(VENV)/.installed  ## make .venv with the tested versions (a few GB, most of it torch)
 
+references: setup .venv-references/.installed  ## make .venv-references, the libraries that formats are tested with
+
 train: setup  ## make the scenes, train on them, measure (4 minutes on two cores)
 	deepspeed --log_level critical launch/train.py quickstart
 
-test: setup  ## run the tests, less the slow ones and those that need a GPU
+test: setup references  ## run the tests, less the slow ones and those that need a GPU
 	python -m pytest --numprocesses=2 --dist=loadgroup
 
-test-slow: setup  ## run all the tests, and print the figures of jobs and sweeps (an hour)
+test-slow: setup references  ## run all the tests, and print the figures of jobs and sweeps (an hour)
 	python -m pytest --numprocesses=2 --dist=loadgroup -m "" --durations=40
 
 bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
@@ -49,4 +51,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing the peers into .venv-peers: a few minutes the first time"
 	grep -v '^webdataset' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-peers/constraints.txt -r benchmarks/peers.txt
+	@touch $@
+
+.venv-references/.installed: tests/formats/references.txt $(VENV)/.installed
+	$(VENV)/bin/python -m venv --clear .venv-references
+	@# pip and the libraries there find what .venv has.
+	$(VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])' > "$$(echo .venv-references/lib/python3*/site-packages)/ours.pth"
+	.venv-references/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/formats/references.txt
 	@touch $@

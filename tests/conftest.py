@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.formats.reference_libraries import References, missing_references
 from tests.services import browser as browser_service
 from tests.services import s3 as s3_service
 from tests.services import slurm as slurm_service
@@ -82,6 +83,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
     if missing := browser_service.missing_programs():
         _lacks(f"no {', '.join(missing)} here: apt-get install chromium")
     return Browser(tmp_path_factory.mktemp("profiles"))
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory) -> References:
+    """The libraries that formats are compared with, in an environment of their own."""
+    if missing := missing_references():
+        _lacks(f"no {missing} here: make references")
+    return References(tmp_path_factory)
 
 
 def _lacks(what: str) -> None:
