@@ -16,12 +16,14 @@ import torch
 from scipy.linalg import cholesky, solve_triangular, svd
 from torch import nn
 
+from xmodal.assembly.data import Shards
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.evaluation.metrics.ranking import count_ranks
 from xmodal.evaluation.metrics.recall import recall_metrics
 from xmodal.methods.clip import Clip
+from xmodal.methods.method import Method
 
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # times the mean variance of a side's features
 DIRECTIONS = (64, 128, 256)
@@ -61,9 +63,13 @@ class Projections:
             tower.head = head
 
 
-def fit_heads(method: Clip, shards: Manifest) -> str:
-    """Make the heads of a method those that CCA finds on shards of features; say its settings."""
-    features = read_features(shards)
+def fit_cca(method: Method, shards: Shards) -> str:
+    """Set the heads of a `clip` method to the directions that CCA finds on the features of its
+    training shards; return a line about the settings.
+    """
+    assert isinstance(method, Clip)
+    (training,) = shards.train
+    features = read_features(training)
     # Images of the same text stay together: else what is left out has been seen.
     _, first = np.unique(features.owners, return_index=True)
     _, group = np.unique(features.texts[first], axis=0, return_inverse=True)
@@ -76,7 +82,7 @@ def fit_heads(method: Clip, shards: Manifest) -> str:
             tried[penalty, directions, power] = _rsum(method, _of_images(features, held_out))
     penalty, directions, power = max(tried, key=lambda settings: tried[settings])
     correlate(features, penalty).set_heads(method, directions, power)
-    return f"penalty {penalty:g}, {directions} directions, weights to the power {power:g}"
+    return f"CCA: penalty {penalty:g}, {directions} directions, weights to the power {power:g}"
 
 
 def correlate(features: Features, penalty: float) -> Projections:

@@ -17,9 +17,8 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.beside import console
-from benchmarks.ridge import ridge_metrics
-from benchmarks.trained import Metrics, compare, read_arguments, recipe_of, train
+from benchmarks.ridge import fit_ridge
+from benchmarks.trained import Metrics, compare, measure_untrained, read_arguments, recipe_of, train
 from xmodal.assembly.recipe import Recipe
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
@@ -109,7 +108,7 @@ def measure(
     """Return what a method reaches on a data set, by its name."""
     recipe = recipe_of_row(name, method, seed, given)
     if method == "ridge":
-        return {method: ridge_metrics(recipe, environment, console.print)}
+        return {method: measure_untrained(recipe, environment, fit_ridge)}
     return {method: list(train(recipe, environment).values())[-1]}
 
 

@@ -17,19 +17,19 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.beside import console
-from benchmarks.cca import fit_heads
-from benchmarks.trained import RECIPES, Metrics, compare, read_arguments, recipe_of, train
-from xmodal.assembly.build import build_method
-from xmodal.assembly.feature_cache import cached_features
+from benchmarks.cca import fit_cca
+from benchmarks.trained import (
+    RECIPES,
+    Metrics,
+    compare,
+    measure_untrained,
+    read_arguments,
+    recipe_of,
+    train,
+)
 from xmodal.assembly.recipe import Recipe, read_recipe
-from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
-from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
-from xmodal.evaluation.retrieval import evaluate_retrieval, evaluation_set
-from xmodal.methods.clip import Clip
-from xmodal.runs.run import Run
 
 
 class DataSet(NamedTuple):
@@ -140,7 +140,7 @@ def measure(
         return {}
     recipe = recipe_of_row(name, method, seed, given)
     if method == "cca":
-        return {"CCA": _of_cca(recipe, environment)}
+        return {"CCA": measure_untrained(recipe, environment, fit_cca)}
     of_stages = train(recipe, environment)
     # UNCSM is measured at the end of each of its stages.
     if method == "uncsm":
@@ -169,38 +169,6 @@ def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) 
         if data.lr:
             overrides.append(f"stages.{number}.optimizer.lr={data.lr}")
     return recipe_of(file, overrides, given.runs / name / f"{method}-{seed}", given)
-
-
-def _of_cca(recipe: Recipe, environment: Environment) -> Metrics:
-    shards = [read_manifest(url) for url in (recipe.data.train[0].url, recipe.data.val or "")]
-    run = Run(recipe.run)
-    run.create(recipe)
-    make_tokenizer(recipe.method, shards[:1], run.tokenizer)
-    tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer.vocabulary, environment.device)
-    assert isinstance(method, Clip)
-    size = recipe.method.image.size
-    train, test = (
-        cached_features(
-            method,
-            one,
-            tokenizer,
-            recipe,
-            device=environment.device,
-            say=console.print,
-        )
-        for one in shards
-    )
-    console.print(f"CCA on {recipe.data.train[0].url}: {fit_heads(method, train)}", markup=False)
-    return evaluate_retrieval(
-        method,
-        evaluation_set(test, size, tokenizer),
-        shards[1].relevance,
-        recipe.evaluation,
-        device=environment.device,
-        workers=0,
-        max_bad_share=recipe.data.max_bad_share,
-    ).metrics
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ penalty is that with the greatest recall@1 on a tenth of the training queries, w
 meanwhile, with all queries that share an image with them.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,19 +14,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from xmodal.assembly.build import build_method
-from xmodal.assembly.feature_cache import cached_features
-from xmodal.assembly.recipe import Recipe
-from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
+from xmodal.assembly.data import Shards
 from xmodal.data.batch import Batch
 from xmodal.data.decode import BadSample
-from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
-from xmodal.distributed.environment import Environment
-from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
+from xmodal.methods.method import Method
 from xmodal.methods.tirg import Tirg
 from xmodal.models.heads.mlp import Unit
-from xmodal.runs.run import Run
 
 # Times the mean eigenvalue of the inputs' covariance.
 PENALTIES = tuple(10.0**power for power in np.arange(-3, 2.5, 0.5))
@@ -61,45 +55,11 @@ class Regression(nn.Module):
         return predicted
 
 
-def ridge_metrics(
-    recipe: Recipe, environment: Environment, say: Callable[[str], None]
-) -> dict[str, float]:
-    """Return what regression reaches on the features that a `tirg` recipe caches."""
-    data = recipe.data
-    assert data.val is not None
-    assert data.gallery is not None
-    train, *others = (read_manifest(url) for url in (data.train[0].url, data.val, data.gallery))
-    run = Run(recipe.run)
-    run.create(recipe)
-    make_tokenizer(recipe.method, [train], run.tokenizer)
-    tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer.vocabulary, environment.device)
+def fit_ridge(method: Method, shards: Shards) -> str:
+    """Fit a `tirg` method to the features of its training queries; return a line about it."""
     assert isinstance(method, Tirg)
-    queries, test, gallery = (
-        cached_features(
-            method,
-            shards,
-            tokenizer,
-            recipe,
-            captions=captions,
-            device=environment.device,
-            say=say,
-        )
-        for shards, captions in ((train, 1), (others[0], 1), (others[1], 0))
-    )
-    say(f"ridge regression on {train.url}: penalty {fit(method, read_features(queries)):g}")
-    size = recipe.method.image.size
-    dataset, searched = sets_to_measure(method.contents, test, gallery, size, tokenizer)
-    return evaluate_retrieval(
-        method,
-        dataset,
-        None,
-        recipe.evaluation,
-        gallery=searched,
-        device=environment.device,
-        workers=0,
-        max_bad_share=data.max_bad_share,
-    ).metrics
+    (queries,) = shards.train
+    return f"ridge regression: penalty {fit(method, read_features(queries)):g}"
 
 
 def fit(method: Tirg, features: Features) -> float:

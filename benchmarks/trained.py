@@ -11,11 +11,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.beside import row
+from benchmarks.beside import console, row
 from benchmarks.measure import hardware
+from xmodal.assembly.data import Shards
+from xmodal.assembly.evaluation import measure_shards
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.assembly.session import Session
 from xmodal.distributed.environment import Environment
+from xmodal.methods.method import Method
 from xmodal.runs.progress import full_name
 from xmodal.runs.run import Run
 
@@ -44,7 +47,8 @@ def read_arguments(
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     given = parser.parse_args()
     if given.quick:
-        given.set, given.seeds, given.runs = [quick], 1, runs.with_name(f"{name}-quick")
+        given.set, given.seeds = [quick], 1
+        given.runs = given.runs.with_name(f"{given.runs.name}-quick")
         shutil.rmtree(given.runs, ignore_errors=True)
     return given
 
@@ -66,6 +70,26 @@ def train(recipe: Recipe, environment: Environment) -> dict[str, Metrics]:
     if not run.results.is_file():
         Session(recipe, environment).train()
     return {line["stage"]: line for line in run.history() if "loss" not in line}
+
+
+def measure_untrained(
+    recipe: Recipe,
+    environment: Environment,
+    fit: Callable[[Method, Shards], str] | None = None,
+) -> Metrics:
+    """Return the metrics of a recipe's method with its first weights.
+
+    `fit` may set some: it takes the method and the shards, or their cached features, and returns a
+    line to print.
+    """
+    session = Session(recipe, environment)
+    read = session.prepare(_print)
+    if fit:
+        _print(fit(session.method, read))
+    method = session.method.to(environment.device)
+    return measure_shards(
+        recipe, method, session.shards, read, session.tokenizer, environment.device
+    ).metrics
 
 
 def compare(
@@ -131,6 +155,10 @@ def rows(prefix: str, found: Found, column: str, baseline: str) -> list[dict[str
         for method, seeds in found.items()
         if method != baseline
     ]
+
+
+def _print(line: str) -> None:
+    console.print(line, markup=False)
 
 
 def _cell(values: Sequence[float]) -> str:

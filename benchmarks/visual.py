@@ -18,15 +18,10 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.trained import Metrics, compare, read_arguments, recipe_of, train
-from xmodal.assembly.build import build_method
+from benchmarks.trained import Metrics, compare, measure_untrained, read_arguments, recipe_of, train
 from xmodal.assembly.recipe import Recipe
-from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
-from xmodal.data.manifest import read_manifest
 from xmodal.distributed.environment import Environment, start
 from xmodal.errors import run_command
-from xmodal.evaluation.retrieval import evaluate_retrieval, sets_to_measure
-from xmodal.runs.run import Run
 
 
 class DataSet(NamedTuple):
@@ -90,7 +85,7 @@ def measure(
     """Return what a method reaches on a data set, by its name."""
     recipe = recipe_of_row(name, method, seed, given)
     if method in UNTRAINED:
-        return {method: _untrained(recipe, environment)}
+        return {method: measure_untrained(recipe, environment)}
     return {method: list(train(recipe, environment).values())[-1]}
 
 
@@ -104,27 +99,6 @@ def recipe_of_row(name: str, method: str, seed: int, given: argparse.Namespace) 
         *changes,
     ]
     return recipe_of(file, overrides, given.runs / name / f"{method}-{seed}", given)
-
-
-def _untrained(recipe: Recipe, environment: Environment) -> Metrics:
-    """Return what the features of a recipe's image encoder reach with their first weights."""
-    assert recipe.data.val is not None
-    run = Run(recipe.run)
-    run.create(recipe)
-    make_tokenizer(recipe.method, [], run.tokenizer)
-    tokenizer = load_tokenizer(recipe.method, run.tokenizer)
-    method = build_method(recipe, tokenizer.vocabulary, environment.device)
-    shards, size = read_manifest(recipe.data.val), recipe.method.image.size
-    dataset, _ = sets_to_measure(method.contents, shards, None, size, tokenizer)
-    return evaluate_retrieval(
-        method,
-        dataset,
-        shards.relevance,
-        recipe.evaluation,
-        device=environment.device,
-        workers=0,
-        max_bad_share=recipe.data.max_bad_share,
-    ).metrics
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Construction of a recipe's method."""
+"""Construction of a recipe's method, and loading of one that was trained."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,15 @@ from typing import Any
 import torch
 
 from xmodal.assembly.recipe import Recipe
+from xmodal.assembly.vocabulary import load_tokenizer, tokenizer_of
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.methods.config import MethodConfig
 from xmodal.methods.method import Method
 from xmodal.models.config import EncoderConfig
 from xmodal.precision import set_precision
+from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
+from xmodal.runs.checkpoints.load import load_weights
+from xmodal.runs.run import Run
 
 
 def build_method(
@@ -32,6 +36,20 @@ def build_method(
     config = without_weights(recipe.method, of_run) if of_run else recipe.method
     method: Method = config.build(vocabulary=vocabulary, bf16=bf16)
     return method
+
+
+def load_method(
+    recipe: Recipe, run: Run, checkpoint: Path, device: torch.device
+) -> tuple[Method, CaptionTokenizer]:
+    """Return the method of a checkpoint, on `device`, and the tokenizer of its weights.
+
+    Raises `UserError` where the checkpoint is damaged, or its tokenizer is lost.
+    """
+    check_whole_checkpoint(checkpoint)
+    tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
+    method = build_method(recipe, tokenizer.vocabulary, device, of_run=run.path)
+    load_weights(method, checkpoint, recipe.training.zero)
+    return method.to(device), tokenizer
 
 
 def first_method(recipe: Recipe, device: torch.device) -> Method:

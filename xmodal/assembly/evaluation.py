@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from xmodal.assembly.build import build_method
+from xmodal.assembly.build import load_method
 from xmodal.assembly.checks import check_sample_spec
+from xmodal.assembly.data import Shards
 from xmodal.assembly.recipe import Recipe
-from xmodal.assembly.vocabulary import load_tokenizer, tokenizer_of
 from xmodal.data.batch import GALLERY
 from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
 from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.evaluation.gallery import Relevance
 from xmodal.evaluation.protocols.registry import resolve
@@ -32,8 +33,7 @@ from xmodal.evaluation.retrieval import (
     sets_to_measure,
 )
 from xmodal.methods.method import Method
-from xmodal.runs.checkpoints.integrity import check_whole_checkpoint, digest_of
-from xmodal.runs.checkpoints.load import load_weights
+from xmodal.runs.checkpoints.integrity import digest_of
 from xmodal.runs.recipe_file import dump_recipe
 from xmodal.runs.run import Run
 
@@ -151,9 +151,7 @@ def load_evaluation(
     data = recipe.data
     url = data.val if request.data is None else request.data
     shards = read_manifest(str(url), data.access, data.cache)
-    check_whole_checkpoint(checkpoint)
-    tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
-    method = build_method(recipe, tokenizer.vocabulary, device, of_run=run.path)
+    method, tokenizer = load_method(recipe, run, checkpoint, device)
     contents = method.contents
     gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None
@@ -163,8 +161,6 @@ def load_evaluation(
     for read, held in ((dataset, contents), (gallery, GALLERY)):
         if read is not None:
             check_sample_spec(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
-    load_weights(method, checkpoint, recipe.training.zero)
-    method.to(device)
     return Evaluation(recipe, run, checkpoint, request, method, shards, dataset, gallery)
 
 
@@ -189,6 +185,23 @@ def measure(
         workers=recipe.data.workers,
         max_bad_share=recipe.data.max_bad_share,
     )
+
+
+def measure_shards(
+    recipe: Recipe,
+    method: Method,
+    shards: Shards,
+    read: Shards,
+    tokenizer: CaptionTokenizer,
+    device: torch.device,
+) -> Retrieval:
+    """Measure a method on data.val of `shards`, from `read`: the same shards, or their features."""
+    assert shards.val is not None
+    assert read.val is not None
+    dataset, gallery = sets_to_measure(
+        method.contents, read.val, read.gallery, recipe.method.image.size, tokenizer
+    )
+    return measure(recipe, method, dataset, gallery, shards.val.relevance, None, device)
 
 
 def _gallery_url(

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.assembly.build import build_method
+from xmodal.assembly.build import load_method
 from xmodal.assembly.pictures import Picture, read_pictures
 from xmodal.assembly.recipe import Recipe, load_recipe
-from xmodal.assembly.vocabulary import load_tokenizer, tokenizer_of
 from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
@@ -21,8 +20,6 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import class_prototypes, in_evaluation
 from xmodal.methods.method import Method
-from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
-from xmodal.runs.checkpoints.load import load_weights
 from xmodal.runs.run import Run
 
 T = TypeVar("T")
@@ -49,13 +46,10 @@ def load(
     recipe = load_recipe(run)
     opened = Run(run)
     folder = opened.find_checkpoint(checkpoint)
-    check_whole_checkpoint(folder)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tokenizer = load_tokenizer(recipe.method, tokenizer_of(opened, folder))
     with torch.random.fork_rng(devices=[]):
-        method = build_method(recipe, tokenizer.vocabulary, place, of_run=opened.path)
-    load_weights(method, folder, recipe.training.zero)
-    return Model(method.to(place).eval(), recipe, tokenizer, place)
+        method, tokenizer = load_method(recipe, opened, folder, place)
+    return Model(method.eval(), recipe, tokenizer, place)
 
 
 class Model:

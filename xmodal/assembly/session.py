@@ -1,5 +1,7 @@
 """A run from its recipe to its results."""
 
+from collections.abc import Callable
+
 from xmodal.activity import activity
 from xmodal.assembly.advice import lines_before_training
 from xmodal.assembly.build import first_method, keep_architecture, with_vocabulary
@@ -109,14 +111,17 @@ class Session:
                 self.log.say(line)
             if speaks and not self.progress.step:
                 self._advise()
-            self._settle_method()
-            self._trainer(self._features()).train()
+            self._trainer(self.prepare(self.log.say)).train()
 
-    def _settle_method(self) -> None:
-        """Have the method read the tokens of the run's tokenizer."""
+    def prepare(self, say: Callable[[str], None]) -> Shards:
+        """Finish the method, which needs the run's tokenizer, and return the shards to read.
+
+        They are those of the recipe, or of cached features, whose computation `say` reports.
+        """
         device = self.environment.device
         self.method = with_vocabulary(self.method, self.recipe, self.tokenizer, device)
         load_text_tower(self.method, self.recipe)
+        return self.shards if self.recipe.data.feature_cache is None else self._features(say)
 
     def _trainer(self, read: Shards) -> Trainer:
         """Return what trains on shards: those of the recipe, or of their features."""
@@ -148,29 +153,28 @@ class Session:
             freeze_batch_norm=recipe.method.image.freezes_batch_norm,
         )
 
-    def _features(self) -> Shards:
-        """Return the shards to read: those of cached features where the recipe wants them."""
+    def _features(self, say: Callable[[str], None]) -> Shards:
+        """Return the shards of cached features; missing ones are computed."""
+
+        def cached(shards: Manifest, captions: int) -> Manifest:
+            return cached_features(
+                self.method,
+                shards,
+                self.tokenizer,
+                self.recipe,
+                captions=captions,
+                device=self.environment.device,
+                say=say,
+            )
+
         shards, captions = self.shards, self.method.contents.captions
-        if self.recipe.data.feature_cache is None:
-            return shards
         read = Shards(
-            [self._features_of(one, captions) for one in shards.train],
-            self._features_of(shards.val, captions) if shards.val else None,
-            self._features_of(shards.gallery, GALLERY.captions) if shards.gallery else None,
+            [cached(one, captions) for one in shards.train],
+            cached(shards.val, captions) if shards.val else None,
+            cached(shards.gallery, GALLERY.captions) if shards.gallery else None,
         )
         self.method.cpu()
         return read
-
-    def _features_of(self, shards: Manifest, captions: int) -> Manifest:
-        return cached_features(
-            self.method,
-            shards,
-            self.tokenizer,
-            self.recipe,
-            captions=captions,
-            device=self.environment.device,
-            say=self.log.say,
-        )
 
     def _drop_metrics(self) -> None:
         """Drop what a killed run has logged of steps that come again."""

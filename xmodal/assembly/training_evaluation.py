@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xmodal.assembly.data import Shards
-from xmodal.assembly.evaluation import measure
+from xmodal.assembly.evaluation import measure_shards
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
@@ -15,7 +15,7 @@ from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.report.measured import Measured, describe
 from xmodal.evaluation.report.results import write_results
 from xmodal.evaluation.report.run_report import Example, retrieval_sheet
-from xmodal.evaluation.retrieval import Retrieval, sets_to_measure
+from xmodal.evaluation.retrieval import Retrieval
 from xmodal.methods.method import Method
 from xmodal.runs.recipe_file import dump_recipe
 from xmodal.runs.run import Run
@@ -40,12 +40,14 @@ class TrainingEvaluation:
         """Return the metrics after a step of a stage; all ranks call this."""
         val = self.shards.val
         assert val is not None
-        assert self.read.val is not None
-        size, device = self.recipe.method.image.size, self.environment.device
-        dataset, searched = sets_to_measure(
-            method.contents, self.read.val, self.read.gallery, size, self.tokenizer
+        retrieval = measure_shards(
+            self.recipe,
+            method,
+            self.shards,
+            self.read,
+            self.tokenizer,
+            self.environment.device,
         )
-        retrieval = measure(self.recipe, method, dataset, searched, val.relevance, None, device)
         for line in retrieval.fault_lines():
             self.log.say(line)
         if self.environment.is_main:
