@@ -166,3 +166,37 @@ def test_a_traceback_is_printable() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.endswith("ValueError: \\x1b\\ud800\n")
+
+
+ENDS_EARLY = """
+import os, sys, threading, time
+import torch.distributed
+from xmodal.errors import UserError, run_command
+
+class Slow:
+    def __del__(self):  # of Python's own end, after which a thread may not run on
+        print("torn down")
+
+def main():
+    global kept
+    kept = Slow()
+    os.environ.update(RANK="0", WORLD_SIZE="1")
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread ended"))).start()
+    if sys.argv[1] == "user":
+        raise UserError("wrong")
+    if sys.argv[1] == "bug":
+        raise RuntimeError("bug")
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(("ending", "code"), [("well", 0), ("user", 2), ("bug", 1)])
+def test_a_rank_ends_without_tearing_python_down(ending: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_EARLY, ending], capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert done.stdout == "thread ended\n"  # waited for; and nothing is torn down after it

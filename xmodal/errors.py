@@ -1,5 +1,6 @@
 """Errors that users can fix, exit codes, and output that is safe for a terminal."""
 
+import atexit
 import errno
 import os
 import re
@@ -9,7 +10,8 @@ import threading
 import time
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import IO, Any, TextIO
 
@@ -136,6 +138,26 @@ def run_command(main: Callable[[], int | None]) -> None:
     disk. `UnfinishedError` and `LostPeerError` exit with code 75, Ctrl-C with 130, a closed pipe
     with 141. All output is `printable`.
     """
+    code = [1]  # of a bug, whose traceback Python prints
+    atexit.register(_end, code)  # registered first, it runs last
+    try:
+        _run(main)
+    except SystemExit as end:
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def _end(code: Sequence[int]) -> None:
+    """End a rank at once: gloo's threads may still free tensors, which aborts Python's own end."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code[0])
+
+
+def _run(main: Callable[[], int | None]) -> None:
     _guard_streams()
     warnings.showwarning = _show_warning
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
