@@ -15,6 +15,7 @@ from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, encode, write_shards
 from xmodal.assembly import feature_cache as module
 from xmodal.assembly.build import build_method
+from xmodal.assembly.data import evaluation_transform
 from xmodal.assembly.feature_cache import cached_features, locked_sides
 from xmodal.assembly.feature_encoding import LockedSides
 from xmodal.assembly.recipe import Recipe
@@ -94,7 +95,7 @@ def computed(recipe: Recipe, manifest: Manifest, said: list[str] | None = None) 
 
 @torch.no_grad()
 def gallery_of(recipe: Recipe, manifest: Manifest, batch_size: int = 7) -> Gallery:
-    dataset = evaluation_set(manifest, recipe.method.image.size, TOKENIZER)
+    dataset = evaluation_set(manifest, evaluation_transform(recipe), TOKENIZER)
     gallery, _ = embed(method_of(recipe), dataset, batch_size, device=CPU, workers=0)
     return gallery
 
@@ -273,7 +274,7 @@ def test_other_weights_in_the_same_file_have_other_features(
 def measured(recipe: Recipe, shards: Manifest) -> Retrieval:
     return evaluate_retrieval(
         method_of(recipe),
-        evaluation_set(shards, SIZE, TOKENIZER),
+        evaluation_set(shards, ImageTransform(SIZE), TOKENIZER),
         None,
         recipe.evaluation,
         device=CPU,
@@ -399,7 +400,7 @@ def test_features_of_parts_are_the_encoders_and_zero_after_a_caption(
     recipe = local_recipe(tmp_path)
     method, originals = method_of(recipe), SampleReader(manifest)
     cached = SampleReader(computed(recipe, manifest))
-    dataset = evaluation_set(manifest, recipe.method.image.size, TOKENIZER)
+    dataset = evaluation_set(manifest, evaluation_transform(recipe), TOKENIZER)
     for number in (2, 25, 39):
         batch = dataset[[number]]
         with torch.no_grad():

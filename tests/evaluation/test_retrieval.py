@@ -15,6 +15,7 @@ from tests.shard_sets import Members, described, write_shards
 from tests.training_sets import TOKENIZER, npy
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.manifest import read_manifest
+from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.embedding import embed, in_evaluation
@@ -122,7 +123,7 @@ def measured(
 ) -> Retrieval:
     return evaluate_retrieval(
         method,
-        evaluation_set(read_manifest(shards), 8, TOKENIZER),
+        evaluation_set(read_manifest(shards), ImageTransform(8), TOKENIZER),
         relevance,
         EvaluationConfig(batch_size=3, **config),
         protocols=protocols or None,
@@ -320,7 +321,9 @@ class AlikeWithoutTexts(Alike):
 
 
 def of_views(method: Method, shards: Path, *protocols: str) -> Retrieval:
-    dataset, _ = sets_to_measure(method.contents, read_manifest(shards), None, 8, TOKENIZER)
+    dataset, _ = sets_to_measure(
+        method.contents, read_manifest(shards), None, ImageTransform(8), TOKENIZER
+    )
     return evaluate_retrieval(
         method,
         dataset,
@@ -351,7 +354,7 @@ def test_images_that_find_images_are_measured_without_and_with_their_texts(shard
 def test_the_text_of_an_image_is_its_first_caption(shards: Path) -> None:
     method = Alike()
     with in_evaluation(method):
-        dataset = evaluation_set(read_manifest(shards), 8, TOKENIZER)
+        dataset = evaluation_set(read_manifest(shards), ImageTransform(8), TOKENIZER)
         gallery, _ = embed(method, dataset, 3, device=CPU, workers=0)
         tokens, mask = TOKENIZER([f"{n} {WORDS[n % 3]} 0" for n in range(IMAGES)])
         texts = super(Alike, method).encode(Batch(tokens=tokens, token_mask=mask)).texts
@@ -363,7 +366,7 @@ def test_the_text_of_an_image_is_its_first_caption(shards: Path) -> None:
 
 def test_images_are_shown_what_they_find(shards: Path) -> None:
     found = of_views(AlikeWithoutTexts(), shards)
-    reader = evaluation_set(read_manifest(shards), 8, TOKENIZER).reader
+    reader = evaluation_set(read_manifest(shards), ImageTransform(8), TOKENIZER).reader
     examples = load_examples(found.examples, reader)
     assert len(examples) == 6
     for example, find in zip(examples, found.examples, strict=True):
@@ -403,7 +406,7 @@ def test_all_ranks_get_the_same(shards: Path) -> None:
 @pytest.mark.parametrize("kind", [Bags, Learned])
 def test_what_is_shown_is_what_ranks_were_counted_of(kind: type[Method], shards: Path) -> None:
     found = measured(kind(), shards, "gap", "relevance", relevance=RELEVANCE)
-    samples_read = evaluation_set(read_manifest(shards), 8, TOKENIZER).reader
+    samples_read = evaluation_set(read_manifest(shards), ImageTransform(8), TOKENIZER).reader
     examples = load_examples(found.examples, samples_read)
     assert len(examples) == 12
     for example in examples:
@@ -419,7 +422,7 @@ def test_what_is_shown_is_what_ranks_were_counted_of(kind: type[Method], shards:
 def test_texts_of_features_are_shown_by_their_labels(tmp_path: Path) -> None:
     write_shards(tmp_path, [samples(texts=True)])
     found = measured(Bags(), tmp_path)
-    reader = evaluation_set(read_manifest(tmp_path), 8, TOKENIZER).reader
+    reader = evaluation_set(read_manifest(tmp_path), ImageTransform(8), TOKENIZER).reader
     assert load_examples(found.examples, reader)[0].text == "red, green"
 
 

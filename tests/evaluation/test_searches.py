@@ -16,6 +16,7 @@ from tests.training_sets import TOKENIZER, npy
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.composed import ComposedSet
 from xmodal.data.manifest import read_manifest
+from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
@@ -126,7 +127,9 @@ def shards(tmp_path: Path) -> tuple[Path, Path]:
 def measured(shards: tuple[Path, Path], *protocols: str, method: Method | None = None) -> Retrieval:
     method = method or Sum()
     queries, gallery = (read_manifest(one) for one in shards)
-    dataset, searched = sets_to_measure(method.contents, queries, gallery, 8, TOKENIZER)
+    dataset, searched = sets_to_measure(
+        method.contents, queries, gallery, ImageTransform(8), TOKENIZER
+    )
     return evaluate_retrieval(
         method,
         dataset,
@@ -191,7 +194,7 @@ def test_finds_are_shown_without_the_source(tmp_path: Path) -> None:
     queries = write_queries(tmp_path / "queries")
     found = measured((queries, gallery))
     readers = [read_manifest(one) for one in (queries, gallery)]
-    sets = sets_to_measure(Sum.contents, *readers, 8, TOKENIZER)
+    sets = sets_to_measure(Sum.contents, *readers, ImageTransform(8), TOKENIZER)
     examples = load_examples(found.examples, *(one.reader for one in sets if one))
     assert [example.text for example in examples[:2]] == ["0 and 1", "3 and 7"]
     for example, find in zip(examples, found.examples, strict=True):
@@ -222,7 +225,7 @@ def test_examples_are_pictures_of_sources_and_of_what_was_found(tmp_path: Path) 
 
     found = measured((tmp_path / "q", tmp_path / "g"), method=Colours())
     readers = [read_manifest(tmp_path / name) for name in ("q", "g")]
-    sets = sets_to_measure(Sum.contents, *readers, 8, TOKENIZER)
+    sets = sets_to_measure(Sum.contents, *readers, ImageTransform(8), TOKENIZER)
     (example,) = load_examples(found.examples, *(one.reader for one in sets if one))
     assert np.array_equal(example.image, plain(1))
     # The source, image 0, is not searched.
@@ -234,7 +237,7 @@ def test_the_submission_is_what_cirrs_server_takes(tmp_path: Path) -> None:
     queries = write_queries(tmp_path / "queries", published=False)
     gallery = write_gallery(tmp_path / "gallery")
     readers = [read_manifest(one) for one in (queries, gallery)]
-    dataset, searched = sets_to_measure(Sum.contents, *readers, 8, TOKENIZER)
+    dataset, searched = sets_to_measure(Sum.contents, *readers, ImageTransform(8), TOKENIZER)
     assert isinstance(dataset, ComposedSet)
     assert searched is not None
     method, config = Sum(), EvaluationConfig(batch_size=5)
@@ -289,7 +292,7 @@ def test_a_submission_is_whole_or_not_written(mistake: str, tmp_path: Path) -> N
     queries = write_queries(tmp_path / "queries", published=False, **of_queries)
     gallery = write_gallery(tmp_path / "gallery", **of_gallery)
     readers = [read_manifest(one) for one in (queries, gallery)]
-    dataset, searched = sets_to_measure(Sum.contents, *readers, 8, TOKENIZER)
+    dataset, searched = sets_to_measure(Sum.contents, *readers, ImageTransform(8), TOKENIZER)
     assert isinstance(dataset, ComposedSet)
     assert searched is not None
     to = tmp_path / "to"
@@ -369,7 +372,7 @@ def test_what_cannot_be_measured_is_one_line_before_anything_is_encoded(
 def test_queries_that_lack_what_the_first_have_are_not_found(shards: tuple[Path, Path]) -> None:
     method = Sum()
     readers = [read_manifest(one) for one in shards]
-    dataset, searched = sets_to_measure(method.contents, *readers, 8, TOKENIZER)
+    dataset, searched = sets_to_measure(method.contents, *readers, ImageTransform(8), TOKENIZER)
     assert isinstance(dataset, ComposedSet)
     assert searched is not None
     with in_evaluation(method):

@@ -48,8 +48,9 @@ def evaluated(model: xmodal.Model) -> tuple[Tensor, ...]:
     recipe, method = model.recipe, model.method
     shards = read_manifest(str(recipe.data.val))
     gallery = read_manifest(recipe.data.gallery) if recipe.data.gallery else None
-    size = recipe.method.image.size
-    dataset, searched = sets_to_measure(method.contents, shards, gallery, size, model.tokenizer)
+    dataset, searched = sets_to_measure(
+        method.contents, shards, gallery, model.transform, model.tokenizer
+    )
     method.eval()
     with torch.no_grad():
         if searched is None:

@@ -1,7 +1,7 @@
 """Data of a recipe: its opened shard sets, and the training set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xmodal.activity import activity
 from xmodal.assembly.data_record import DataRecord
@@ -9,6 +9,7 @@ from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
+from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.data.reader import SampleReader
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.training_set import DataSet, TrainingSet
@@ -79,6 +80,12 @@ def mixture(recipe: Recipe, shards: Shards) -> Mixture:
     )
 
 
+def evaluation_transform(recipe: Recipe) -> ImageTransform:
+    """Return the preprocessing of images that belongs to a recipe's model."""
+    image = recipe.method.image
+    return ImageTransform(image.size, preprocessing=image.preprocessing or PreprocessingConfig())
+
+
 def training_set(
     recipe: Recipe,
     shards: Shards,
@@ -89,8 +96,12 @@ def training_set(
     """Return the training set whose batches hold `contents`."""
     data = recipe.data
     augment = data.augment.build() if data.augment else None
-    transform = ImageTransform(
-        recipe.method.image.size, data.crop, data.flip, data.scaled_decoding, augment
+    transform = replace(
+        evaluation_transform(recipe),
+        crop=data.crop,
+        flip=data.flip,
+        scaled_decoding=data.scaled_decoding,
+        augment=augment,
     )
     return TrainingSet(
         data_sets(recipe, shards),

@@ -8,7 +8,7 @@ import torch
 
 from xmodal.assembly.build import load_method
 from xmodal.assembly.checks import check_sample_spec
-from xmodal.assembly.data import Shards
+from xmodal.assembly.data import Shards, evaluation_transform
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import GALLERY
 from xmodal.data.composed import ComposedSet
@@ -156,7 +156,7 @@ def load_evaluation(
     gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None
     dataset, gallery = sets_to_measure(
-        contents, shards, gallery_shards, recipe.method.image.size, tokenizer
+        contents, shards, gallery_shards, evaluation_transform(recipe), tokenizer
     )
     for read, held in ((dataset, contents), (gallery, GALLERY)):
         if read is not None:
@@ -199,7 +199,7 @@ def measure_shards(
     assert shards.val is not None
     assert read.val is not None
     dataset, gallery = sets_to_measure(
-        method.contents, read.val, read.gallery, recipe.method.image.size, tokenizer
+        method.contents, read.val, read.gallery, evaluation_transform(recipe), tokenizer
     )
     return measure(recipe, method, dataset, gallery, shards.val.relevance, None, device)
 

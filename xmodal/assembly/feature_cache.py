@@ -16,12 +16,14 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import webdataset
 
 from xmodal.activity import activity
+from xmodal.assembly.data import evaluation_transform
 from xmodal.assembly.feature_encoding import (
     Encoding,
     LockedSides,
@@ -37,10 +39,10 @@ from xmodal.data.sample_spec import parts_dropped
 from xmodal.data.samples import IMAGES
 from xmodal.data.shard_index import index_path, write_index
 from xmodal.data.tokens import CaptionTokenizer
-from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.methods.method import Method
+from xmodal.models.config import ImageEncoderConfig
 from xmodal.training.parts import locked, select_trained, unchanged
 
 BATCH = 16  # samples encoded at a time: few enough to stay in a CPU's cache
@@ -93,7 +95,7 @@ def cached_features(
         folder.mkdir(parents=True, exist_ok=True)
         say(f"computing features of {manifest.url} once, into {folder}")
         method.to(device).eval()
-        transform = ImageTransform(recipe.method.image.size)
+        transform = evaluation_transform(recipe)
         encoding = Encoding(method, transform, tokenizer, sides, device)
         samples = SampleReader(manifest)
         starts = np.cumsum([0, *(shard.num_samples for shard in manifest.shards)]).tolist()
@@ -175,7 +177,7 @@ def _digest(
     config = recipe.method
     settings = {
         "shards": [manifest.storage.identity(shard.url) for shard in manifest.shards],
-        "image": config.image.model_dump(mode="json") if sides.image else None,
+        "image": _image_settings(config.image) if sides.image else None,
         "text": config.text.model_dump(mode="json") if config.text and sides.text else None,
         "tokenizer": tokenizer.tokenizer.to_str() if sides.text else None,
         "size": config.image.size,
@@ -189,3 +191,9 @@ def _digest(
         for tensor in encoder_of(method, side).state_dict().values() if is_locked else ():
             digest.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _image_settings(config: ImageEncoderConfig) -> dict[str, Any]:
+    """Return an image encoder's settings, as before there was a preprocessing where it has none."""
+    settings = config.model_dump(mode="json")
+    return {key: one for key, one in settings.items() if key != "preprocessing" or one}

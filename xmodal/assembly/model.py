@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from xmodal.assembly.build import load_method
+from xmodal.assembly.data import evaluation_transform
 from xmodal.assembly.pictures import Picture, read_pictures
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
-from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import class_prototypes, in_evaluation
 from xmodal.methods.method import Method
@@ -63,12 +63,12 @@ class Model:
         self, method: Method, recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device
     ) -> None:
         self.method, self.recipe, self.tokenizer, self.device = method, recipe, tokenizer, device
-        self.transform = ImageTransform(recipe.method.image.size)
+        self.transform = evaluation_transform(recipe)
 
     def encode_images(
         self, images: Images, *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """Return embeddings of images, cropped to the central square as in evaluation.
+        """Return embeddings of images, preprocessed as in evaluation.
 
         `images` are paths, PIL images, encoded bytes, or uint8 pixels, (height, width, 3) arrays or
         (3, height, width) tensors; one of them, any iterable of them, or a tensor (n, 3, height,

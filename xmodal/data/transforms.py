@@ -2,28 +2,39 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from xmodal.data.decode import EncodedImage, Reduction
+from xmodal.data.preprocessing import Interpolation, PreprocessingConfig, ResizeMode
 
 Crop = tuple[int, int, int, int]  # top, left, height, width, in pixels of the whole image
 REDUCTIONS: tuple[Reduction, ...] = (8, 4, 2)  # of the decoder
+PILLOW = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """A random crop and flip in training (`crop`, `flip`), the central square otherwise."""
+    """A random crop and flip in training (`crop`, `flip`), the model's preprocessing otherwise.
+
+    A random crop takes its place, with the same interpolation.
+    """
 
     size: int
     crop: tuple[float, float] | None = None
     flip: bool = False
     scaled_decoding: bool = False  # halve in the decoder where the crop leaves room
     augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
 
     def __call__(
         self, image: EncodedImage, random: np.random.Generator, out: Tensor | None = None
@@ -33,13 +44,19 @@ class ImageTransform:
         The memory is channels-last; any other layout of `out` costs a slow copy. Raises
         `BadSample` for an image that does not decode, with `out` unchanged.
         """
-        crop, reduce = self.choose(image.height, image.width, random)
-        square = resize(cut(image.pixels(reduce), crop, reduce), self.size)
+        square = self._square(image, random)
         if self.flip and random.random() < 0.5:
             square = square.flip(2)
         if self.augment:
             square = self.augment(square, random)
         return square if out is None else out.copy_(square)
+
+    def _square(self, image: EncodedImage, random: np.random.Generator) -> Tensor:
+        mode, interpolation = self.preprocessing.resize, self.preprocessing.interpolation
+        if self.crop is None and mode != "crop":
+            return fit(image.pixels(), self.size, mode, interpolation)
+        crop, reduce = self.choose(image.height, image.width, random)
+        return resize(cut(image.pixels(reduce), crop, reduce), self.size, interpolation)
 
     def choose(
         self, height: int, width: int, random: np.random.Generator
@@ -105,14 +122,55 @@ def cut(pixels: np.ndarray, crop: Crop, reduce: int = 1) -> np.ndarray:
     return pixels[top : top + rows, left : left + columns]
 
 
-def resize(pixels: np.ndarray, size: int) -> Tensor:
-    """Resize (height, width, 3) uint8 pixels to (3, size, size) uint8, bicubic and antialiased.
+def resize(pixels: np.ndarray, size: int, interpolation: Interpolation = "bicubic") -> Tensor:
+    """Resize (height, width, 3) uint8 pixels to (3, size, size) uint8, antialiased.
 
     The result's memory is (size, size, 3), which the pixels share where they have the size.
     """
+    if interpolation != "bicubic":
+        return torch.from_numpy(resize_to(pixels, size, size, interpolation)).permute(2, 0, 1)
     # Seen as (1, 3, height, width), the pixels are channels-last, which torch resizes in uint8 as
     # they lie, a part of an image too. `[None]` last would give strides that it does not know.
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     if image.shape[-2:] != (size, size):
         image = F.interpolate(image, (size, size), mode="bicubic", antialias=True)
     return image[0]
+
+
+def resize_to(
+    pixels: np.ndarray, height: int, width: int, interpolation: Interpolation
+) -> np.ndarray:
+    """Resize uint8 pixels to (height, width, 3) by Pillow, as the libraries do that models are of.
+
+    Pixels that have the size are returned as they are.
+    """
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    resized = Image.fromarray(pixels).resize((width, height), PILLOW[interpolation])
+    return np.array(resized)
+
+
+def fit(pixels: np.ndarray, size: int, mode: ResizeMode, interpolation: Interpolation) -> Tensor:
+    """Return (3, size, size) uint8 of a whole image (height, width, 3), by one of the modes
+    `shortest`, `squash` and `longest` of `PreprocessingConfig`.
+    """
+    height, width = pixels.shape[:2]
+    if mode == "squash":
+        return resize(pixels, size, interpolation)
+    shorter, longer = min(height, width), max(height, width)
+    if mode == "shortest":
+        sides = [int(size * side / shorter) for side in (height, width)]
+    else:
+        sides = [max(1, round(side * size / longer)) for side in (height, width)]
+    return centred(resize_to(pixels, sides[0], sides[1], interpolation), size)
+
+
+def centred(pixels: np.ndarray, size: int) -> Tensor:
+    """Return the middle (3, size, size) of pixels (height, width, 3), and black around them."""
+    square = np.zeros((size, size, 3), np.uint8)
+    tops = [round((side - size) / 2) for side in pixels.shape[:2]]
+    rows, columns = (slice(max(top, 0), max(top, 0) + size) for top in tops)
+    part = pixels[rows, columns]
+    top, left = ((size - side + 1) // 2 for side in part.shape[:2])
+    square[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return torch.from_numpy(square).permute(2, 0, 1)

@@ -113,27 +113,31 @@ def answer_cirr(
 
 
 def evaluation_set(
-    manifest: Manifest, size: int, tokenizer: CaptionTokenizer, *, captions: bool = True
+    manifest: Manifest,
+    transform: ImageTransform,
+    tokenizer: CaptionTokenizer,
+    *,
+    captions: bool = True,
 ) -> EvaluationSet:
-    """Return a shard set as evaluation reads it: central crops of `size`, every caption or none."""
-    return EvaluationSet(SampleReader(manifest), ImageTransform(size), tokenizer, captions=captions)
+    """Return a shard set as evaluation reads it: every image, and every caption or none."""
+    return EvaluationSet(SampleReader(manifest), transform, tokenizer, captions=captions)
 
 
 def sets_to_measure(
     contents: BatchSpec,
     shards: Manifest,
     gallery: Manifest | None,
-    size: int,
+    transform: ImageTransform,
     tokenizer: CaptionTokenizer,
 ) -> tuple[EvaluationSet | ComposedSet, EvaluationSet | None]:
     """Return the sets of `evaluate_retrieval`: a set and, of composed queries, the gallery that
     they are searched in.
     """
     if not contents.composed:
-        return evaluation_set(shards, size, tokenizer, captions=contents.captions > 0), None
+        return evaluation_set(shards, transform, tokenizer, captions=contents.captions > 0), None
     assert gallery is not None
-    queries = ComposedSet(SampleReader(shards), ImageTransform(size), tokenizer)
-    return queries, evaluation_set(gallery, size, tokenizer, captions=False)
+    queries = ComposedSet(SampleReader(shards), transform, tokenizer)
+    return queries, evaluation_set(gallery, transform, tokenizer, captions=False)
 
 
 def _embed_both(

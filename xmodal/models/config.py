@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from xmodal.components.component import Component
 from xmodal.components.config import Config
+from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.errors import RenamedKeyWarning
 
@@ -55,14 +56,30 @@ class ImageEncoderConfig(EncoderConfig):
     """An image encoder.
 
     Has `size`, the height and width of its input in pixels. Builds an `Encoder` of images
-    (batch, 3, size, size) uint8 from its fields.
+    (batch, 3, size, size) uint8 from its fields, and from `mean` and `std` where a recipe gives
+    them in `preprocessing`.
     """
 
     family: ClassVar[str] = "image encoder"
+    preprocessing: PreprocessingConfig | None = Field(
+        None, description="how an image becomes its input; null: the encoder's own"
+    )
     if TYPE_CHECKING:
 
         @property
         def size(self) -> int: ...
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name, as the class takes them; `mean` and `std` in place of preprocessing.
+
+        Only those that a recipe gives: a class that normalises in its own way takes neither.
+        """
+        given = super().arguments
+        given.pop("preprocessing", None)
+        ours = self.preprocessing or PreprocessingConfig()
+        values = {"mean": ours.mean, "std": ours.std}
+        return given | {name: value for name, value in values.items() if value is not None}
 
     # Whether it gives an intermediate map too: its class takes a `level`, and has `lower_features`.
     has_levels: ClassVar[bool] = False

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from xmodal.models.config import FeaturesConfig, ImageEncoderConfig
 
 
@@ -9,6 +11,7 @@ class ImageFeaturesConfig(FeaturesConfig, ImageEncoderConfig):
     """No encoder: the shards hold features of images (KEY.image.npy), only the head learns."""
 
     kind: Literal["features"] = "features"
+    preprocessing: None = Field(None, description="none: there are no images")
 
     @property
     def size(self) -> int:

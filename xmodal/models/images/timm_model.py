@@ -2,7 +2,7 @@
 
 import difflib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -67,6 +67,8 @@ class TimmEncoder(Encoder):
         size: int = 224,
         options: Mapping[str, Any] = MappingProxyType({}),
         level: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -80,9 +82,9 @@ class TimmEncoder(Encoder):
         # The width after pooling; `num_features` where a model has no layer in between.
         self.features = int(getattr(model, "head_hidden_size", model.num_features))
         self.local_features = int(model.num_features)
-        normalisation = resolve_model_data_config(model)
-        for statistic in ("mean", "std"):
-            values = 255 * torch.tensor(normalisation[statistic]).view(1, 3, 1, 1)
+        own = resolve_model_data_config(model)
+        for statistic, given in (("mean", mean), ("std", std)):
+            values = 255 * torch.tensor(given or own[statistic]).view(1, 3, 1, 1)
             self.register_buffer(statistic, values, persistent=False)
 
     def forward(self, images: Tensor, *, local: bool = False) -> Tensor | Local:
