@@ -24,6 +24,7 @@ LAYERS = [
     {"runs"},
     {"evaluation"},
     {"methods"},
+    {"formats"},
     {"objectives", "models"},
     {"distributed", "data"},
     {"components"},

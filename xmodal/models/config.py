@@ -25,12 +25,15 @@ class EncoderConfig(Component):
     recipe_only: ClassVar[frozenset[str]] = frozenset()
     # Whether the shards hold features, of width `features`, which are read in the encoder's place.
     reads_features: ClassVar[bool] = False
-    # Whether features of a whole item are the mean of those of its parts.
-    pools_by_mean: ClassVar[bool] = True
     if TYPE_CHECKING:
 
         @property
         def features(self) -> int: ...  # where `reads_features`
+
+    @property
+    def pools_by_mean(self) -> bool:
+        """True if features of a whole item are the mean of those of its parts."""
+        return True
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -100,8 +103,6 @@ class TextEncoderConfig(EncoderConfig):
 
     family: ClassVar[str] = "text encoder"
     recipe_only: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
-    # Whether the network has as many token ids as it has, whatever `vocabulary` it is given.
-    has_own_vocabulary: ClassVar[bool] = False
     # Keys of the tokenizer that stood beside it in recipes of before.
     moved: ClassVar[frozenset[str]] = frozenset()
     if TYPE_CHECKING:
@@ -111,6 +112,11 @@ class TextEncoderConfig(EncoderConfig):
 
         @property
         def tokenizer(self) -> TokenizerConfig: ...
+
+    @property
+    def has_own_vocabulary(self) -> bool:
+        """True if the network has ids of its own, however many `vocabulary` says."""
+        return False
 
     @model_validator(mode="before")
     @classmethod
@@ -146,6 +152,12 @@ class HeadConfig(Component):
     family: ClassVar[str] = "head"
     default_kind: ClassVar[str] = "mlp"
 
+
+# Activation of a transformer's hidden layers.
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+
+# Which states of a text's tokens are its features.
+TextPooling = Literal["end_of_text", "last", "class", "mean"]
 
 # How an image and the text that changes it become one.
 Composition = Literal["tirg", "tirg_map", "concatenation", "sum", "image", "text"]

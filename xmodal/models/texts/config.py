@@ -23,5 +23,9 @@ class RecurrentConfig(TextEncoderConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of words")
 
     recipe_only: ClassVar[frozenset[str]] = frozenset({"tokenizer", "context"})
-    pools_by_mean: ClassVar[bool] = False
     moved: ClassVar[frozenset[str]] = frozenset({"vocabulary", "min_count"})
+
+    @property
+    def pools_by_mean(self) -> bool:
+        """False: features are the state after the last word."""
+        return False

@@ -1,6 +1,6 @@
 """Features of texts that the shards hold (KEY.text.npy)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from xmodal.data.tokenizers.bytes import BytesConfig
 from xmodal.data.tokenizers.config import TokenizerConfig
@@ -11,7 +11,11 @@ class TextFeaturesConfig(FeaturesConfig, TextEncoderConfig):
     """No encoder: the shards hold features of texts (KEY.text.npy), only the head learns."""
 
     kind: Literal["features"] = "features"
-    has_own_vocabulary: ClassVar[bool] = True
+
+    @property
+    def has_own_vocabulary(self) -> bool:
+        """True: nothing reads tokens."""
+        return True
 
     @property
     def context(self) -> int:

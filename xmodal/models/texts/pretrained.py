@@ -43,8 +43,12 @@ class TransformersConfig(TextEncoderConfig):
         "pretrained", description="`pretrained`, `package` (an installed package) or `random`"
     )
     context: PositiveInt = Field(64, description="longest caption, tokens; the rest is cut")
-    has_own_vocabulary: ClassVar[bool] = True
     builds: ClassVar[str] = "PretrainedText"
+
+    @property
+    def has_own_vocabulary(self) -> bool:
+        """True: the model has ids of its own."""
+        return True
 
     @property
     def tokenizer(self) -> TokenizerConfig:

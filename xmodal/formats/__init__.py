@@ -1,0 +1,1 @@
+"""Formats of pretrained dual encoders, in and out, one file each."""

@@ -1,0 +1,60 @@
+"""Sources of pretrained models: a local folder or file, or a name at the Hugging Face hub."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from xmodal.errors import UserError
+from xmodal.formats.dual_encoder import DualEncoder
+
+# In the order in which they are tried. Each has `recognises(path)` and `read(path)`.
+FORMATS: tuple[str, ...] = ()
+_HUB = "hf-hub:"
+# Files of a repository: all but weights of other frameworks and in other precisions.
+_SETTINGS = ["*.json", "*.txt", "*.model"]
+
+
+def read_source(source: str) -> DualEncoder:
+    """Return the model of a source; its weights are read when they are asked for.
+
+    Raises `UserError` where there is no such folder, file or repository, or no format knows it.
+    """
+    path = locate(source)
+    for name in FORMATS:
+        module: Any = import_module(f"xmodal.formats.{name}")
+        if module.recognises(path):
+            found: DualEncoder = module.read(path)
+            return found
+    raise UserError(
+        f"{source} is in no format that xmodal reads ({', '.join(FORMATS)}): "
+        f"{'it has none of their files' if path.is_dir() else 'it is a single file'}"
+    )
+
+
+def locate(source: str) -> Path:
+    """Return a source's local folder or file, downloaded from the hub where it is a name there."""
+    path = Path(source).expanduser()
+    if not source.startswith(_HUB) and path.exists():
+        return path
+    name = source.removeprefix(_HUB)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(
+            f"there is no folder or file {source}; give one, or a name at the hub, such as "
+            "openai/clip-vit-base-patch32"
+        )
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*_SETTINGS, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns=["*.bin", "*.pt", "*.npz"])
+    except Exception as error:  # of the connection, of the hub, of the name: each its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"there is no folder {name} here, and the hub gave none by that name: {reason}"
+        ) from None
+    return folder
