@@ -21,10 +21,10 @@ train: setup  ## make the scenes, train on them, measure (4 minutes on two cores
 	deepspeed --log_level critical launch/train.py quickstart
 
 test: setup references  ## run the tests, less the slow ones and those that need a GPU
-	python -m pytest --numprocesses=2 --dist=loadgroup
+	python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 test-slow: setup references  ## run all the tests, and print the figures of jobs and sweeps (an hour)
-	python -m pytest --numprocesses=2 --dist=loadgroup -m "" --durations=40
+	python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder -m "" --durations=40
 
 bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
 	python -m benchmarks.loader

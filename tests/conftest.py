@@ -23,11 +23,16 @@ pytest.register_assert_rewrite("tests.commands", "tests.run_folders", "tests.tun
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+# Rooms whose tests run whole commands. They come first: what is left for the end is short, and
+# keeps all processes busy.
+COMMANDS = ("launch", "slurm", "examples", "tuning", "shards")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where tests run in several processes, what shares a service or a file; skip
-    what needs a GPU where there is none.
+    """Keep together, where tests run in several processes, what shares a service or a file, and
+    begin with what takes longest; skip what needs a GPU where there is none.
     """
+    items.sort(key=lambda item: item.path.parent.name not in COMMANDS)
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
