@@ -1,16 +1,14 @@
 """Finished runs, whose folders no longer change."""
 
 from xmodal.assembly.recipe import Recipe, load_recipe
-from xmodal.components.differences import differences
+from xmodal.components.config import Mark
+from xmodal.components.differences import changes
 from xmodal.errors import UserError
 from xmodal.evaluation.report.results import read_results
 from xmodal.runs.progress import Progress
 from xmodal.runs.run import Run
 from xmodal.training.requirements import check_requirements
 from xmodal.training.timeline import Timeline
-
-# What a finished run still does.
-_DONE = ("run:", "checkpoints.mirror:", "data.s3.", "data.storage")
 
 
 def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress) -> bool:
@@ -26,11 +24,8 @@ def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress
 def finished_lines(run: Run, recipe: Recipe, steps: int) -> list[str]:
     """Return log lines about a finished run that is started again."""
     lines = [f"Finished: step {steps} of {steps}. For another training, name another run=DIR."]
-    changed = [
-        line.split(":")[0]
-        for line in differences(load_recipe(run.path), recipe)
-        if not line.startswith(_DONE)
-    ]
+    without_effect = changes(load_recipe(run.path), recipe, apart_from=Mark.LASTING)
+    changed = [line.split(":")[0] for line in without_effect]
     if changed:
         lines.append(
             f"warning: the run is finished, so the new {', '.join(changed)} has no effect; "

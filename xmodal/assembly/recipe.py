@@ -31,7 +31,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 class Recipe(Config):
     """The complete description of a run."""
 
-    run: Annotated[str, Mark.FREE] = Field(
+    run: Annotated[str, Mark.FREE, Mark.LASTING] = Field(
         min_length=1, description="folder of the run; default: runs/ and the recipe's name"
     )
     data: DataConfig = Field(description="shards, order, batches")

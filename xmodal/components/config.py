@@ -51,7 +51,8 @@ class Was:
 class Mark(Enum):
     """Marks of a field, in its annotation: `Annotated[int, Mark.FREE]`."""
 
-    FREE = "may change when a run resumes: no weight depends on it"
+    FREE = "may change when a run or a sweep resumes: no weight depends on it"
+    LASTING = "has an effect on a finished run too"
     MUTABLE = "may change while weights and optimiser continue, as in population-based training"
 
 

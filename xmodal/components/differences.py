@@ -14,9 +14,11 @@ def differences(old: BaseModel, new: BaseModel) -> list[str]:
     return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
 
 
-def changes(old: BaseModel, new: BaseModel) -> list[str]:
-    """Return the differences in keys that weights depend on, as `key: old → new`."""
-    return _differences(_without(old, Mark.FREE), _without(new, Mark.FREE))
+def changes(old: BaseModel, new: BaseModel, apart_from: Mark = Mark.FREE) -> list[str]:
+    """Return the differences in keys without a mark, as `key: old → new`: by default in those that
+    weights depend on.
+    """
+    return _differences(_without(old, apart_from), _without(new, apart_from))
 
 
 def is_marked(config: BaseModel, key: str, mark: Mark) -> bool:

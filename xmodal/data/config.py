@@ -56,8 +56,8 @@ class DataConfig(Config):
     epoch: PositiveInt | None = Field(
         None, description="samples that count as an epoch; null: those of all data sets together"
     )
-    s3: Annotated[S3Config, Mark.FREE] = S3Config()
-    storage: Annotated[tuple[StorageConfig, ...], Mark.FREE] = Field(
+    s3: Annotated[S3Config, Mark.FREE, Mark.LASTING] = S3Config()
+    storage: Annotated[tuple[StorageConfig, ...], Mark.FREE, Mark.LASTING] = Field(
         (), description="access to URLs of other schemes, which plugins add"
     )
     cache: Annotated[CacheConfig | None, Mark.FREE] = Field(

@@ -127,7 +127,7 @@ class CheckpointConfig(Config):
         "text_to_image/recall@10",
         description="metric whose best checkpoint is also kept; the protocol may be omitted",
     )
-    mirror: Annotated[str | None, Mark.FREE] = Field(
+    mirror: Annotated[str | None, Mark.FREE, Mark.LASTING] = Field(
         None,
         description="folder of a bucket (s3://…) for copies of checkpoints, made during training "
         "and fetched where the run folder has none; data.s3 and data.storage configure access",

@@ -1,6 +1,6 @@
 """A sweep's SPACE.yaml: what is searched, how, and by which metric."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from xmodal.components.component import Component
-from xmodal.components.config import Config, Duration, Span
+from xmodal.components.config import Config, Duration, Mark, Span
 
 
 class ValuesConfig(Config):
@@ -116,11 +116,13 @@ class SpaceConfig(Config):
     mode: Literal["max", "min"] = Field(
         "max", description="max: higher is better; min: lower is better"
     )
-    trials: PositiveInt = Field(
+    trials: Annotated[PositiveInt, Mark.FREE] = Field(
         description="number of trials; the first is the recipe as it is. It may be raised later"
     )
     workers: PositiveInt = Field(1, description="processes (DeepSpeed ranks) of a trial")
-    resources: ResourcesConfig = Field(ResourcesConfig(), description="resources of a worker")
+    resources: Annotated[ResourcesConfig, Mark.FREE] = Field(
+        ResourcesConfig(), description="resources of a worker"
+    )
     search: Literal["random", "optuna"] = Field(
         "random", description="search of values: at random, or by Optuna's TPE"
     )

@@ -9,7 +9,7 @@ import yaml
 
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.atomic_files import write_atomically
-from xmodal.components.differences import changes, differences
+from xmodal.components.differences import changes
 from xmodal.components.validation import validate
 from xmodal.errors import UserError
 from xmodal.runs.recipe_file import dump_recipe
@@ -19,8 +19,6 @@ from xmodal.yaml_text import read_yaml
 
 SPACE = "space.yaml"
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
-# What may change between the parts of one sweep.
-_FREE = ("trials:", "resources")
 
 
 def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
@@ -31,9 +29,7 @@ def check_folder(folder: Path, recipe: Recipe, space: SpaceConfig) -> None:
         _check_owner(folder)
     if space_file.is_file():
         begun = validate(SpaceConfig, read_yaml(space_file), str(space_file))
-        changed = changes(load_recipe(folder), recipe)
-        changed += [line for line in differences(begun, space) if not line.startswith(_FREE)]
-        if changed:
+        if changed := changes(load_recipe(folder), recipe) + changes(begun, space):
             raise UserError(
                 f"{folder} was begun with another recipe or space ({'; '.join(changed)}); name "
                 "another folder with --sweep DIR, or undo these changes to resume"
