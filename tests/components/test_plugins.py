@@ -1,7 +1,9 @@
 """Plugins: who may have them imported, and what is said of those that are not there."""
 
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -119,6 +121,42 @@ def test_a_run_notices_another_source(place: Path) -> None:
     write_plugins(place)
     assert changed_plugins(place) == []
     (place / "descent_plugin.py").write_text(PLUGIN + "\n# changed\n")
+    (line,) = changed_plugins(place)
+    assert line.startswith("warning: the source of plugin descent_plugin changed")
+
+
+def install(place: Path, version: str) -> None:
+    """Have the plugin belong to an installed package of a version."""
+    for old in place.glob("*.dist-info"):
+        shutil.rmtree(old)
+    described = place / f"descent-{version}.dist-info"
+    described.mkdir()
+    described.joinpath("METADATA").write_text(f"Name: descent\nVersion: {version}\n")
+    described.joinpath("top_level.txt").write_text("descent_plugin\n")
+
+
+def test_a_run_notices_another_version(place: Path) -> None:
+    install(place, "1.0")
+    read_recipe("quickstart", ["plugins=descent_plugin"])
+    write_plugins(place)
+    assert changed_plugins(place) == []
+    install(place, "1.1")
+    (place / "descent_plugin.py").write_text(PLUGIN + "\n# changed\n")
+    assert changed_plugins(place) == [
+        "warning: the run was trained with version 1.0 of plugin descent_plugin, and 1.1 is "
+        "installed"
+    ]
+
+
+def test_a_record_without_versions_is_compared_by_its_digests(place: Path) -> None:
+    read_recipe("quickstart", ["plugins=descent_plugin"])
+    write_plugins(place)
+    record = place / "plugins.json"
+    digest = json.loads(record.read_text())["descent_plugin"]["digest"]
+    record.write_text(json.dumps({"descent_plugin": digest, "damaged": 1}))
+    install(place, "1.0")
+    assert changed_plugins(place) == []
+    record.write_text(json.dumps({"descent_plugin": "sha256-0"}))
     (line,) = changed_plugins(place)
     assert line.startswith("warning: the source of plugin descent_plugin changed")
 

@@ -8,7 +8,7 @@ import pytest
 
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.errors import UserError
-from xmodal.tuning.config import SpaceConfig
+from xmodal.tuning.config import ResourcesConfig, SpaceConfig
 from xmodal.tuning.folder import check_folder, make_folder
 from xmodal.tuning.space import read_space
 from xmodal.tuning.sweep import _make_private
@@ -37,6 +37,17 @@ def test_nobody_else_writes_into_a_folder_whatever_the_umask(given: Given, tmp_p
     folder.chmod(0o775)
     with pytest.raises(UserError, match=rf"can be written by others, .*: chmod go-w {folder}$"):
         check_folder(folder, *given)
+
+
+def test_trials_and_resources_may_change_between_the_parts_of_a_sweep(
+    given: Given, tmp_path: Path
+) -> None:
+    (recipe, space), folder = given, tmp_path / "sweep"
+    make_folder(folder, recipe, space)
+    more = space.model_copy(update={"trials": 9, "resources": ResourcesConfig(cpus=2)})
+    check_folder(folder, recipe, more)
+    with pytest.raises(UserError, match=r"begun with another recipe or space \(workers: 1 → 2\)"):
+        check_folder(folder, recipe, more.model_copy(update={"workers": 2}))
 
 
 def test_a_folder_of_another_user_is_refused(

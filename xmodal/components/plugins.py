@@ -15,15 +15,23 @@ from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from xmodal.errors import UserError
 
 GROUP = "xmodal.plugins"
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _imported: dict[str, ModuleType] = {}  # by the name that they were asked for
+
+
+class PluginSource(NamedTuple):
+    """Code of a plugin: a digest of its source, and the version of its package if it has one."""
+
+    digest: str
+    version: str | None = None
 
 
 class MissingPluginError(UserError):
@@ -65,9 +73,12 @@ def import_announced() -> bool:
     return bool(new)
 
 
-def imported_plugins() -> dict[str, str]:
-    """Return a digest of the source of each plugin imported so far, by its name."""
-    return {name: _digest(module) for name, module in sorted(_imported.items())}
+def imported_plugins() -> dict[str, PluginSource]:
+    """Return the code of each plugin imported so far, by its name."""
+    return {
+        name: PluginSource(_digest(module), _version(module))
+        for name, module in sorted(_imported.items())
+    }
 
 
 def plugin_folders() -> list[str]:
@@ -127,3 +138,9 @@ def _digest(module: ModuleType) -> str:
         digest.update(one.relative_to(file.parent).as_posix().encode())
         digest.update(one.read_bytes())
     return f"sha256-{digest.hexdigest()[:16]}"
+
+
+def _version(module: ModuleType) -> str | None:
+    """Return the version of the installed package that a module belongs to, if there is one."""
+    packages = packages_distributions().get(module.__name__.partition(".")[0])
+    return version(packages[0]) if packages else None
