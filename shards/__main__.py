@@ -20,7 +20,7 @@ from typing import Any
 
 from shards.place import check_folder
 from xmodal.activity import reporting
-from xmodal.arguments import ArgumentParser
+from xmodal.arguments import ArgumentParser, plugin_option
 from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError, run_command
 
@@ -63,12 +63,7 @@ def _parser(prog: str) -> ArgumentParser:
 
 
 def _plugins(prog: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
-    parser.add_argument(
-        "--plugin", metavar="MODULE", action="append", default=[],
-        help="import this module, which adds sources or storage schemes; may be repeated",
-    )  # fmt: skip
-    return parser
+    return plugin_option(prog, "sources or storage schemes")
 
 
 def _add_command(

@@ -15,8 +15,10 @@ import yaml
 
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
 from xmodal.assembly.recipe import Recipe, load_recipe, read_recipe
+from xmodal.commands import evaluate, train
 from xmodal.components import plugins
 from xmodal.errors import UserError
+from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.training.optimizers.config import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,17 @@ class PlainConfig(OptimizerConfig):
     kind: Literal["plain"] = "plain"
     builds = "torch.optim:SGD"
     momentum: float = 0.0
+"""
+PROTOCOL = """
+from typing import Literal
+
+from xmodal.evaluation.protocols.config import ProtocolConfig
+
+
+class ByColourConfig(ProtocolConfig):
+    \"\"\"Retrieval of colours.\"\"\"
+
+    kind: Literal["by-colour"] = "by-colour"
 """
 CHOSEN = ["stages.0.optimizer={kind: plain}", "stages.0.optimizer.momentum=0.5"]
 
@@ -123,6 +136,29 @@ def test_a_run_notices_another_source(place: Path) -> None:
     (place / "descent_plugin.py").write_text(PLUGIN + "\n# changed\n")
     (line,) = changed_plugins(place)
     assert line.startswith("warning: the source of plugin descent_plugin changed")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["plain.yaml"], ["quickstart", "plugins=[descent_plugin]"]],
+)
+def test_help_lists_the_keys_of_a_recipe_s_plugins(
+    words: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "plain.yaml").write_text("plugins: descent_plugin\n")
+    with pytest.raises(SystemExit):
+        train.read_arguments([*words, "--help"])
+    assert "stages.0.optimizer (Plain)\n      Plain descent." in capsys.readouterr().out
+
+
+def test_help_lists_the_protocols_of_plugins(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "descent_plugin.py").write_text(PROTOCOL)
+    with pytest.raises(SystemExit):
+        evaluate.read_arguments(["RUN", "--plugin", "descent_plugin", "--help"])
+    ProtocolConfig.kinds.pop("by-colour")
+    assert "by-colour" in capsys.readouterr().out
 
 
 def install(place: Path, version: str) -> None:

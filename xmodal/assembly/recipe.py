@@ -99,12 +99,16 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path = RECIPES) -> 
     return validate(Recipe, values, path.name if path.parent == RECIPES else str(path))
 
 
-def import_plugins_of(overrides: Sequence[str]) -> None:
-    """Import the plugins that overrides name, so that help lists what they register."""
-    values: dict[str, Any] = {}
-    for override in overrides:
-        if override.startswith("plugins="):
-            set_text(Recipe, values, *parse_override(override))
+def import_plugins_of(words: Sequence[str], folder: Path = RECIPES) -> None:
+    """Import the plugins that a command line names, by its recipe or by overrides, so that help
+    lists what they register.
+    """
+    named = (_path(word, folder) for word in words if "=" not in word)
+    recipe = next((path for path in named if path.is_file()), None)
+    values = {"plugins": _plugins_of(read_yaml(recipe)) if recipe else []}
+    for word in words:
+        if word.startswith("plugins") and "=" in word:
+            set_text(Recipe, values, *parse_override(word))
     import_plugins(_plugins_of(values))
 
 
@@ -138,17 +142,21 @@ def _unpickled(values: dict[str, Any], folders: Sequence[str]) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def _find(name: str, folder: Path) -> Path:
+def _path(name: str, folder: Path) -> Path:
+    """Return the file of a recipe, which may not exist."""
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.parent != Path():
-        if path.is_file():
-            return path
+    is_path = path.suffix in {".yaml", ".yml"} or path.parent != Path()
+    return path if is_path else folder / f"{name}.yaml"
+
+
+def _find(name: str, folder: Path) -> Path:
+    path = _path(name, folder)
+    if path.is_file():
+        return path
+    if path == Path(name):
         raise UserError(
             f"there is no recipe file {name}; name a YAML file, or a recipe: {_names(folder)}"
         )
-    found = folder / f"{name}.yaml"
-    if found.is_file():
-        return found
     near = nearest(name, [file.stem for file in folder.glob("*.yaml")])
     raise UserError(f"there is no recipe {name}{near}; known: {_names(folder)}")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
-from xmodal.arguments import ArgumentParser
+from xmodal.arguments import ArgumentParser, plugin_option
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError, printable
@@ -33,7 +33,6 @@ def main(
 ) -> None:
     """Measure a checkpoint, as one rank of a job."""
     given = read_arguments(arguments, prog=prog, description=description)
-    import_plugins(given.plugin)
     recipe = load_recipe(given.run)
     check_protocols(given.protocol or [])
     if (given.data or recipe.data.val) is None:
@@ -104,8 +103,11 @@ def read_arguments(
     arguments: Sequence[str], *, prog: str = "xmodal evaluate", description: str | None = __doc__
 ) -> argparse.Namespace:
     """Return the options of a command line."""
+    plugin = plugin_option(prog, "components of the run")
+    import_plugins(plugin.parse_known_args(arguments)[0].plugin)
     parser = ArgumentParser(
         prog=prog,
+        parents=[plugin],
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -125,13 +127,6 @@ def read_arguments(
         metavar="NAME",
         help="protocol to measure by, repeatable; default: its evaluation.protocols, "
         f"else what fits its method; one of {', '.join(protocol_names())}, or of a plugin",
-    )
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="module with components of the run to import, repeatable",
     )
     parser.add_argument(
         "--submission",

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xmodal.arguments import ArgumentParser
-from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.assembly.recipe import Recipe, import_plugins_of, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
 from xmodal.commands.train import check_source
 from xmodal.errors import UnfinishedError, UserError
@@ -76,6 +76,7 @@ def read_arguments(
     arguments: Sequence[str], *, prog: str = "xmodal tune", description: str | None = __doc__
 ) -> tuple[Recipe, SpaceConfig, Path]:
     """Return the recipe, the space and the sweep's folder that a command line asks for."""
+    import_plugins_of(arguments)
     parser = ArgumentParser(
         prog=prog,
         usage=f"{prog} RECIPE --space SPACE [--sweep DIR] [key=value ...]",
