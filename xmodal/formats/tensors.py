@@ -41,16 +41,21 @@ def transposed(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rule:
-    """A tensor of ours and its name, or names, in a format.
+    """A tensor of ours and its name in a format; or several, which hold the same numbers.
 
     `{n}` in names is a number, `{rest}` any text; each is the same in both. `read` makes ours of
     theirs, `write` theirs of ours: one tensor, or as many as there are names.
     """
 
-    ours: str
+    ours: str | tuple[str, ...]
     theirs: str | tuple[str, ...]
-    read: Callable[..., Tensor] = _same
-    write: Callable[[Tensor], Tensor | Sequence[Tensor]] = _same
+    read: Callable[..., Tensor | Sequence[Tensor]] = _same
+    write: Callable[..., Tensor | Sequence[Tensor]] = _same
+
+    @property
+    def our_names(self) -> tuple[str, ...]:
+        """Names of ours."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,7 +66,11 @@ class Rule:
 def nested(rules: Sequence[Rule], ours: str, theirs: str) -> list[Rule]:
     """Return rules for tensors whose names begin with a prefix, in ours and in the format."""
     return [
-        replace(rule, ours=ours + rule.ours, theirs=tuple(theirs + name for name in rule.names))
+        replace(
+            rule,
+            ours=tuple(ours + name for name in rule.our_names),
+            theirs=tuple(theirs + name for name in rule.names),
+        )
         for rule in rules
     ]
 
@@ -81,7 +90,8 @@ def read_by(
             names = [_fill(one, parts) for one in rule.names]
             if missing := [one for one in names if one not in tensors]:
                 raise UserError(f"{source} lacks the tensor {missing[0]}, which goes with {name}")
-            found[_fill(rule.ours, parts)] = partial(_read, rule, tensors, names)
+            for place, one in enumerate(rule.our_names):
+                found[_fill(one, parts)] = partial(_made, rule.read, tensors, names, place)
             used.update(names)
     strange = [name for name in tensors if name not in used and not re.search(ignored, name)]
     if strange:
@@ -97,15 +107,16 @@ def write_by(rules: Sequence[Rule], tensors: Mapping[str, Tensor], what: str) ->
     Raises `UserError`, which names the format as `what`, for a tensor that it has no place for.
     """
     written: dict[str, Tensor] = {}
+    placed: set[str] = set()
     for name in tensors:
-        match = next(iter(_matching(rules, name, lambda rule: rule.ours)), None)
-        if match is None:
-            raise UserError(f"{what} has no place for {name}")
-        rule, parts = match
-        made = rule.write(tensors[name])
-        values = [made] if isinstance(made, Tensor) else made
-        for one, value in zip(rule.names, values, strict=True):
-            written[_fill(one, parts)] = value.contiguous()
+        for rule, parts in _matching(rules, name, lambda rule: rule.our_names[0]):
+            ours = [_fill(one, parts) for one in rule.our_names]
+            placed.update(ours)
+            for place, one in enumerate(rule.names):
+                made = _made(rule.write, tensors, ours, place)
+                written[_fill(one, parts)] = made.contiguous()
+    if strange := [name for name in tensors if name not in placed]:
+        raise UserError(f"{what} has no place for {strange[0]}")
     return written
 
 
@@ -131,5 +142,12 @@ def _fill(template: str, parts: Mapping[str, str]) -> str:
     return template.format(**parts)
 
 
-def _read(rule: Rule, tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    return rule.read(*(tensors[name] for name in names))
+def _made(
+    make: Callable[..., Tensor | Sequence[Tensor]],
+    tensors: Mapping[str, Tensor],
+    names: Sequence[str],
+    place: int,
+) -> Tensor:
+    """Return one of the tensors that are made of those by the names given."""
+    made = make(*(tensors[name] for name in names))
+    return made if isinstance(made, Tensor) else made[place]

@@ -4,10 +4,11 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from xmodal.data.tokenizers.config import TokenizerConfig
@@ -15,9 +16,10 @@ from xmodal.data.tokens import CaptionTokenizer, is_panic
 from xmodal.errors import UserError
 from xmodal.extras import require
 from xmodal.models.config import TextEncoderConfig
-from xmodal.models.encoder import Encoder, Local, masked_local, masked_mean
+from xmodal.models.encoder import Encoder, Local, masked_local
 from xmodal.models.packages import packaged_weights
 from xmodal.models.text_limits import check_files, check_numbers, check_size
+from xmodal.models.texts.pooling import pool_text
 from xmodal.tensor_files import refusal
 
 Weights = Literal["pretrained", "package", "random"]
@@ -43,7 +45,26 @@ class TransformersConfig(TextEncoderConfig):
         "pretrained", description="`pretrained`, `package` (an installed package) or `random`"
     )
     context: PositiveInt = Field(64, description="longest caption, tokens; the rest is cut")
+    pooling: Literal["mean", "class", "last"] = Field(
+        "mean", description="features of a text: `mean` of its tokens, `class` (first) or `last`"
+    )
+    settings: dict[str, Any] = Field(
+        {}, description="the model's config.json, in place of the one that `name` has"
+    )
     builds: ClassVar[str] = "PretrainedText"
+
+    @property
+    def pools_by_mean(self) -> bool:
+        """True if features of a text are the mean of those of its tokens."""
+        return self.pooling == "mean"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.settings and self.weights != "random":
+            raise ValueError(
+                "settings: they describe a model with random weights; give weights: random"
+            )
+        return self
 
     @property
     def has_own_vocabulary(self) -> bool:
@@ -58,19 +79,21 @@ class TransformersConfig(TextEncoderConfig):
     def keep_architecture(self, folder: Path) -> None:
         """Write the encoder's config.json, from which it is built without its weights."""
         if not folder.is_dir():
-            self.built_class().keep_architecture(folder, self.name, self.weights)  # type: ignore[attr-defined]
+            kept: Any = self.built_class()
+            kept.keep_architecture(folder, self.name, self.weights, self.settings)
 
     def without_weights(self, folder: Path) -> Self:
         """Return the encoder with random weights, as the folder describes it."""
         # Runs of before kept nothing; what a package has is at hand still.
         if folder.is_dir():
-            return self.model_copy(update={"weights": "random", "name": str(folder)})
+            kept = {"weights": "random", "name": str(folder), "settings": {}}
+            return self.model_copy(update=kept)
         random = self.weights == "pretrained"
         return self.model_copy(update={"weights": "random"}) if random else self
 
 
 class PretrainedText(Encoder):
-    """An encoder of the transformers library, mean-pooled as sentence encoders are."""
+    """An encoder of the transformers library, mean-pooled by default as sentence encoders are."""
 
     def __init__(
         self,
@@ -78,20 +101,23 @@ class PretrainedText(Encoder):
         *,
         weights: Weights = "pretrained",
         context: int = 64,
+        pooling: Literal["mean", "class", "last"] = "mean",
+        settings: Mapping[str, Any] = MappingProxyType({}),
         vocabulary: int = 0,  # noqa: ARG002 - the model has its own
     ) -> None:
         super().__init__()
+        self.pooling = pooling
         require("pretrained")
         from transformers import AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        settings = _model_settings(name, weights)
+        described = _model_settings(name, weights, settings)
         with _naming(name):
-            check_size(settings, _source(name, weights) if weights != "random" else "")
+            check_size(described, _source(name, weights) if weights != "random" else "")
             if weights == "random":
                 self.model = AutoModel.from_config(
-                    settings, dtype=torch.float32, trust_remote_code=False
+                    described, dtype=torch.float32, trust_remote_code=False
                 )
             else:
                 self.model, found = AutoModel.from_pretrained(
@@ -115,12 +141,15 @@ class PretrainedText(Encoder):
     def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""
         states = self.model(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
-        return masked_local(states, mask) if local else masked_mean(states, mask)
+        pooled = pool_text(states, tokens, mask, self.pooling)
+        return masked_local(states, mask)._replace(pooled=pooled) if local else pooled
 
     @staticmethod
-    def keep_architecture(folder: Path, name: str, weights: Weights) -> None:
+    def keep_architecture(
+        folder: Path, name: str, weights: Weights, settings: Mapping[str, Any]
+    ) -> None:
         """Write a model's config.json into a folder."""
-        _model_settings(name, weights).save_pretrained(folder)
+        _model_settings(name, weights, settings).save_pretrained(folder)
 
 
 def pretrained_tokenizer(
@@ -155,13 +184,17 @@ def _source(name: str, weights: Weights) -> str:
     return source
 
 
-def _model_settings(name: str, weights: Weights) -> Any:
+def _model_settings(name: str, weights: Weights, given: Mapping[str, Any]) -> Any:
     """Return transformers' settings of a model; `UserError` where it is no encoder of text."""
     require("pretrained")
     from transformers import AutoConfig
 
     with _naming(name):
-        settings = AutoConfig.from_pretrained(_source(name, weights), trust_remote_code=False)
+        if given:
+            check_numbers(given)
+            settings = AutoConfig.for_model(**given)
+        else:
+            settings = AutoConfig.from_pretrained(_source(name, weights), trust_remote_code=False)
         kind = settings.model_type
         if hasattr(settings, "vision_config") or hasattr(settings, "text_config"):
             raise ValueError(
