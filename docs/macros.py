@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,7 +43,7 @@ def keys(place: str) -> str:
 def public(module: str) -> str:
     """Return mkdocstrings' blocks of the classes and functions in a module's `__all__`."""
     found = [getattr(import_module(module), name) for name in import_module(module).__all__]
-    documented = [each for each in found if hasattr(each, "__qualname__")]
+    documented = [each for each in found if isinstance(each, type | FunctionType)]
     return "\n".join(f"::: {each.__module__}.{each.__qualname__}\n" for each in documented)
 
 

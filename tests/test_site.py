@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+COMPONENTS = ("component.Component", "component.Buildable", "config.Config", "config.Mark")
 # An element whose source a browser fetches, and from where.
 FETCHED = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?\b(?:src|href)=\"?(https?://[^\" >]*)")
 
@@ -55,4 +56,6 @@ def test_reference_has_the_keys_and_the_commands(site: Path) -> None:
     anchors = re.findall(r'<h3 id="([^"]+)"', recipe)
     assert len(anchors) == len(set(anchors)) > 20
     assert "--checkpoint" in (site / "reference" / "commands.html").read_text()
-    assert "encode_images" in (site / "reference" / "python.html").read_text()
+    python = (site / "reference" / "python.html").read_text()
+    assert "encode_images" in python
+    assert all(f'id="xmodal.components.{name}"' in python for name in COMPONENTS)

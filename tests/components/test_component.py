@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field, PositiveFloat
 
+import xmodal.components
 from xmodal.components.component import Buildable, Component
 from xmodal.components.config import Config
 from xmodal.components.description import describe
@@ -150,3 +151,17 @@ def test_a_class_that_does_not_fit_its_configuration_is_one_line() -> None:
         EdgedConfig().build(1.0)
     with pytest.raises(UserError, match="builds = 'Cirle' names nothing; write the name of a cl"):
         NamelessConfig().build()
+
+
+def test_the_public_names_are_these() -> None:
+    assert xmodal.components.__all__ == [
+        "Buildable",
+        "Component",
+        "Config",
+        "Duration",
+        "Mark",
+        "Secret",
+        "Span",
+        "Was",
+    ]
+    assert all(getattr(xmodal.components, name) for name in xmodal.components.__all__)
