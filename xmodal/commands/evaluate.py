@@ -102,7 +102,7 @@ def check_protocols(names: Sequence[str]) -> None:
 def read_arguments(
     arguments: Sequence[str], *, prog: str = "xmodal evaluate", description: str | None = __doc__
 ) -> argparse.Namespace:
-    """Return the options of a command line."""
+    """Return the options of a command line; their plugins are imported."""
     plugin = plugin_option(prog, "components of the run")
     import_plugins(plugin.parse_known_args(arguments)[0].plugin)
     parser = ArgumentParser(
@@ -111,6 +111,13 @@ def read_arguments(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_options(parser)
+    given = parser.parse_args(arguments)
+    check_arguments(given)
+    return given
+
+
+def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a run")
     parser.add_argument("--data", metavar="URL", help="shards to measure on; default: its data.val")
     parser.add_argument(
@@ -140,9 +147,6 @@ def read_arguments(
     )
     # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    check_arguments(given)
-    return given
 
 
 def check_arguments(given: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from xmodal.activity import activity
 from xmodal.distributed.collectives import gather_objects, rank
 from xmodal.evaluation.metrics.classes import Classes
 from xmodal.evaluation.metrics.recall import chance_recall
-from xmodal.evaluation.metrics.tiles import Choice, judge_queries
+from xmodal.evaluation.metrics.tiles import Choice, Judge, judge_queries
 from xmodal.methods.scores import dot_product
 
 CUTOFFS = (1, 2, 4, 8)
@@ -50,8 +50,29 @@ def visual_metrics(
         protocol: P.
         tile: about the largest side of a tile of scores.
     """
-    own = same_image(image_ids)
     voters = num_neighbours(image_ids, classes)
+    judge = _judge_by_label(image_ids, classes, voters)
+    values = judge_queries(images, images, dot_product, tile, 5, judge)
+    relevant, searched, ranks, at_r, votes = values[values[:, 0] > 0].unbind(1)
+    metrics = {"map@r": at_r, "map@r_chance": chance_precision_at_r(relevant, searched)}
+    for k in CUTOFFS:
+        metrics[f"recall@{k}"] = (ranks < k).double()
+        metrics[f"recall@{k}_chance"] = chance_recall(relevant, searched, k)
+    metrics["knn_accuracy"] = votes
+    percents = {name: 100 * float(column.mean()) for name, column in metrics.items()}
+    # On one rank for all.
+    found = gather_objects([nmi(images, classes)] if rank() == 0 else [])[0]
+    percents["nmi"], percents["nmi_chance"] = (100 * value for value in found)
+    named = {f"{protocol}/{name}": value for name, value in percents.items()}
+    named[f"{protocol}/num_neighbours"] = float(voters)
+    return named | _counts(values, classes, protocol)
+
+
+def _judge_by_label(image_ids: Tensor, classes: Classes, voters: int) -> Judge:
+    """Return the judge of images as queries, with a row a query: relevant images, searched images,
+    rank of the first relevant one, precision at R, and whether the vote of neighbours is right.
+    """
+    own = same_image(image_ids)
 
     def judge(rows: Tensor, scores: Tensor) -> Tensor:
         gone = own(rows)
@@ -69,21 +90,7 @@ def visual_metrics(
         )
         return torch.stack([column.double() for column in columns], 1)
 
-    values = judge_queries(images, images, dot_product, tile, 5, judge)
-    judged = values[values[:, 0] > 0]
-    relevant, searched, ranks, at_r, votes = judged.unbind(1)
-    metrics = {"map@r": at_r, "map@r_chance": chance_precision_at_r(relevant, searched)}
-    for k in CUTOFFS:
-        metrics[f"recall@{k}"] = (ranks < k).double()
-        metrics[f"recall@{k}_chance"] = chance_recall(relevant, searched, k)
-    metrics["knn_accuracy"] = votes
-    percents = {name: 100 * float(column.mean()) for name, column in metrics.items()}
-    # On one rank for all.
-    found = gather_objects([nmi(images, classes)] if rank() == 0 else [])[0]
-    percents["nmi"], percents["nmi_chance"] = (100 * value for value in found)
-    named = {f"{protocol}/{name}": value for name, value in percents.items()}
-    named[f"{protocol}/num_neighbours"] = float(voters)
-    return named | _counts(values, classes, protocol)
+    return judge
 
 
 def graded_metrics(

@@ -36,14 +36,7 @@ def zero_shot_metrics(
     of_images = classes.of_images[labelled]
     # Ties count against the model, as in all ranks.
     ranks = rank_all(images[labelled], prototypes, of_images.nonzero(), similarity, tile)
-    metrics: dict[str, Tensor] = {}
-    for k in CUTOFFS:
-        correct = (ranks.image_to_text < k).double()
-        chance = chance_recall(of_images.sum(1), len(prototypes), k).to(correct.device)
-        metrics |= {f"top{k}": correct.mean(), f"top{k}_chance": chance.mean()}
-        if k == 1:
-            metrics["mean_class_recall"] = _mean_over_classes(correct, of_images)
-            metrics["mean_class_recall_chance"] = _mean_over_classes(chance, of_images)
+    metrics = _accuracies(ranks.image_to_text, of_images)
     percents = {f"{protocol}/{name}": 100 * float(value) for name, value in metrics.items()}
     counts = {
         "num_images": len(of_images),
@@ -51,6 +44,21 @@ def zero_shot_metrics(
         "num_classes": len(prototypes),
     }
     return percents | {f"{protocol}/{name}": float(count) for name, count in counts.items()}
+
+
+def _accuracies(ranks: Tensor, of_images: Tensor) -> dict[str, Tensor]:
+    """Return the metrics and their chance, as shares, from each image's best rank of a class of its
+    own, (images,), and the classes of images, (images, classes) bool.
+    """
+    metrics: dict[str, Tensor] = {}
+    for k in CUTOFFS:
+        correct = (ranks < k).double()
+        chance = chance_recall(of_images.sum(1), of_images.shape[1], k).to(correct.device)
+        metrics |= {f"top{k}": correct.mean(), f"top{k}_chance": chance.mean()}
+        if k == 1:
+            metrics["mean_class_recall"] = _mean_over_classes(correct, of_images)
+            metrics["mean_class_recall_chance"] = _mean_over_classes(chance, of_images)
+    return metrics
 
 
 def _mean_over_classes(values: Tensor, of_images: Tensor) -> Tensor:
