@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,10 @@ from xmodal.training.optimizers.adamw import AdamWConfig
 from xmodal.training.schedules.constant import Constant
 from xmodal.training.schedules.cosine import Cosine, CosineConfig
 from xmodal.training.schedules.steps import Steps, StepsConfig
+from xmodal.training.schedules.warmup_stable_decay import (
+    WarmupStableDecay,
+    WarmupStableDecayConfig,
+)
 from xmodal.training.timeline import StageSpan
 
 
@@ -66,6 +71,25 @@ def test_a_constant_stays_and_a_stair_falls() -> None:
     assert isinstance(stair, Steps)
     rates = [stair.factor(step, 5) for step in range(6)]
     assert rates == pytest.approx([1, 1, 1, 0.1, 0.01, 0.01])
+
+
+def test_a_plateau_ends_in_a_cool_down() -> None:
+    steps_of = partial(Span.steps, batch_size=1, epoch_samples=9, stage_steps=10)
+    config = read(kind="warmup_stable_decay", warmup="2 steps", cooldown="40 %", min_lr_ratio=0.2)
+    plateau = [0.5, 1, 1, 1, 1, 1]
+    falls = {
+        "linear": [1, 0.8, 0.6, 0.4, 0.2, 0.2],
+        "1-sqrt": [1, 0.6, 1 - 0.8 * math.sqrt(0.5), 1 - 0.8 * math.sqrt(0.75), 0.2, 0.2],
+    }
+    for shape, fall in falls.items():
+        schedule = config.model_copy(update={"shape": shape}).build(steps_of)
+        rates = [schedule.factor(step, 10) for step in range(12)]
+        assert rates == pytest.approx(plateau + fall)
+    assert WarmupStableDecay().factor(3, 5) == 1
+    assert list(config.advice(10, steps_of, "stages.0.schedule")) == []
+    long = WarmupStableDecayConfig(warmup=Span("70 %"), cooldown=Span("40 %"))
+    (line,) = long.advice(10, steps_of, "stages.0.schedule")
+    assert line.endswith("so the cool-down is cut; use stages.0.schedule.cooldown='20 %'")
 
 
 OF_BEFORE = {"warmup": "5 %", "final": 0.0, "at": [], "factor": 0.1, "constant": []}
