@@ -78,6 +78,11 @@ def _warnings_of_stage(span: StageSpan, timeline: Timeline) -> Iterator[str]:
     schedule = span.config.schedule
     for line in schedule.advice(length, lambda d: timeline.steps(d, length), key):
         yield f"stage {span.config.name}: {line}"
+    if span.config.optimizer.averages and schedule.kind != "constant":
+        yield (
+            f"stage {span.config.name}: {span.config.optimizer.kind} is made for a rate that does "
+            f"not fall; use {key}.kind=constant"
+        )
 
 
 def warnings_of_data(recipe: Recipe, contents: BatchSpec, found: Survey) -> Iterator[str]:

@@ -12,8 +12,8 @@ from xmodal.methods.config import MethodConfig
 from xmodal.methods.method import Method
 from xmodal.models.config import EncoderConfig
 from xmodal.precision import set_precision
+from xmodal.runs.averages import Weights, load_chosen_weights
 from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
-from xmodal.runs.checkpoints.load import load_weights
 from xmodal.runs.run import Run
 
 
@@ -39,17 +39,22 @@ def build_method(
 
 
 def load_method(
-    recipe: Recipe, run: Run, checkpoint: Path, device: torch.device
-) -> tuple[Method, CaptionTokenizer]:
-    """Return the method of a checkpoint, on `device`, and the tokenizer of its weights.
+    recipe: Recipe,
+    run: Run,
+    checkpoint: Path,
+    device: torch.device,
+    weights: Weights | None = None,
+) -> tuple[Method, CaptionTokenizer, Weights]:
+    """Return the method of a checkpoint, on `device`, the tokenizer of its weights, and which they
+    are: `weights`, or by default the averaged ones where the checkpoint has them.
 
     Raises `UserError` where the checkpoint is damaged, or its tokenizer is lost.
     """
     check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
     method = build_method(recipe, tokenizer.vocabulary, device, of_run=run.path)
-    load_weights(method, checkpoint, recipe.training.zero)
-    return method.to(device), tokenizer
+    loaded = load_chosen_weights(method, checkpoint, recipe.training.zero, weights)
+    return method.to(device), tokenizer, loaded
 
 
 def first_method(recipe: Recipe, device: torch.device) -> Method:

@@ -22,6 +22,7 @@ from xmodal.methods.method import Method
 from xmodal.runs.progress import find_metric
 from xmodal.training.config import StageConfig
 from xmodal.training.gradient_cache import batch_norms
+from xmodal.training.optimizers.shares import works_on_shares
 from xmodal.training.parts import parameter_groups, select_trained, set_modes, unchanged
 from xmodal.training.requirements import check_known
 
@@ -135,7 +136,18 @@ def check_method(recipe: Recipe, method: Method) -> None:
         for number, stage in enumerate(recipe.stages):
             select_trained(method, stage.train)
             parameter_groups(method, stage)
+            check_optimizer(stage, recipe.training.zero, f"stages.{number}.optimizer")
             check_losses(method, stage, f"stages.{number}.losses")
+
+
+def check_optimizer(stage: StageConfig, zero: int, key: str) -> None:
+    """Raise `UserError` for an optimiser that there is not, or that ZeRO would change."""
+    if not works_on_shares(stage.optimizer) and zero:
+        name = getattr(stage.optimizer, "name", stage.optimizer.kind)
+        raise UserError(
+            f"{key}: a step of {name} needs whole matrices, and training.zero={zero} gives each "
+            "rank shares of them; use training.zero=0, or an optimiser such as adamw or timm's lion"
+        )
 
 
 def check_data(recipe: Recipe, contents: BatchSpec) -> None:

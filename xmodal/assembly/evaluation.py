@@ -33,6 +33,7 @@ from xmodal.evaluation.retrieval import (
     sets_to_measure,
 )
 from xmodal.methods.method import Method
+from xmodal.runs.averages import Weights, read_averages
 from xmodal.runs.checkpoints.integrity import digest_of
 from xmodal.runs.recipe_file import dump_recipe
 from xmodal.runs.run import Run
@@ -48,6 +49,7 @@ class EvaluationRequest:
         protocols: names.
         output: folder for the results.
         submission: folder for the files of CIRR's server.
+        weights: which of the checkpoint's; None: the averaged ones where it has them.
     """
 
     data: str | None = None
@@ -55,6 +57,7 @@ class EvaluationRequest:
     protocols: list[str] | None = None
     output: str | None = None
     submission: str | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Evaluation:
     shards: Manifest
     dataset: EvaluationSet | ComposedSet
     gallery: EvaluationSet | None
+    weights: Weights  # that the method has
 
     def measure(self, device: torch.device) -> Retrieval:
         """Return metrics and retrieved examples. All ranks call this together."""
@@ -97,7 +101,15 @@ class Evaluation:
         gallery = self.gallery.reader.manifest if self.gallery else None
         names = self._resolve(self.request.protocols or self.recipe.evaluation.protocols)
         weights, config = digest_of(self.checkpoint), self.recipe.evaluation
-        return describe(self.checkpoint.name, weights, self.shards, gallery, names, config)
+        return describe(
+            self.checkpoint.name,
+            weights,
+            self.shards,
+            gallery,
+            names,
+            config,
+            averaged=self.weights == "averaged",
+        )
 
     def write(self, retrieval: Retrieval, measured: Measured) -> Path:
         """Write results and report into the folder that they belong in, and return it."""
@@ -131,11 +143,14 @@ class Evaluation:
         return folder
 
     def is_runs_own(self, measured: Measured) -> bool:
-        """Return whether training measures the same: newest checkpoint, data and protocols."""
+        """Return whether training measures the same: newest checkpoint, weights, data and
+        protocols.
+        """
         data, request = self.recipe.data, self.request
         given = ((request.data, data.val), (request.gallery, data.gallery))
         return (
             self.run.latest() == self.checkpoint
+            and (measured.averaged or not read_averages(self.checkpoint, self.recipe.training.zero))
             and all(url is None or (ours and place(url) == place(ours)) for url, ours in given)
             and set(measured.protocols) == set(self._resolve(self.recipe.evaluation.protocols))
         )
@@ -151,7 +166,7 @@ def load_evaluation(
     data = recipe.data
     url = data.val if request.data is None else request.data
     shards = read_manifest(str(url), data.access, data.cache)
-    method, tokenizer = load_method(recipe, run, checkpoint, device)
+    method, tokenizer, weights = load_method(recipe, run, checkpoint, device, request.weights)
     contents = method.contents
     gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None
@@ -161,7 +176,7 @@ def load_evaluation(
     for read, held in ((dataset, contents), (gallery, GALLERY)):
         if read is not None:
             check_sample_spec(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
-    return Evaluation(recipe, run, checkpoint, request, method, shards, dataset, gallery)
+    return Evaluation(recipe, run, checkpoint, request, method, shards, dataset, gallery, weights)
 
 
 def measure(

@@ -20,6 +20,7 @@ from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import class_prototypes, in_evaluation
 from xmodal.methods.method import Method
+from xmodal.runs.averages import Weights
 from xmodal.runs.run import Run
 
 T = TypeVar("T")
@@ -31,16 +32,18 @@ def load(
     run: str | Path,
     *,
     checkpoint: str = "latest",
+    weights: Weights | None = None,
     device: str | torch.device | None = None,
     plugins: Sequence[str] = (),
 ) -> "Model":
     """Load the model of a run folder, in evaluation mode.
 
     No hub is asked and no global random state changes. `checkpoint` is `latest`, `best` or
-    `step-N`; `device` is the GPU by default where there is one, else the CPU; `plugins` are modules
-    to import: a run that was trained with plugins needs them, unless they are installed as such or
-    imported already. Raises `UserError` where there is no such run or
-    checkpoint, or it is damaged.
+    `step-N`; `weights` are `averaged` or `trained`, by default the averaged ones where the
+    checkpoint has them (`ema`, schedule-free optimisers); `device` is the GPU by default where
+    there is one, else the CPU; `plugins` are modules to import: a run that was trained with plugins
+    needs them, unless they are installed as such or imported already. Raises `UserError` where
+    there is no such run or checkpoint, or it is damaged.
     """
     import_plugins(plugins)
     recipe = load_recipe(run)
@@ -48,8 +51,8 @@ def load(
     folder = opened.find_checkpoint(checkpoint)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng(devices=[]):
-        method, tokenizer = load_method(recipe, opened, folder, place)
-    return Model(method.eval(), recipe, tokenizer, place)
+        method, tokenizer, loaded = load_method(recipe, opened, folder, place, weights)
+    return Model(method.eval(), recipe, tokenizer, place, loaded)
 
 
 class Model:
@@ -60,9 +63,15 @@ class Model:
     """
 
     def __init__(
-        self, method: Method, recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device
+        self,
+        method: Method,
+        recipe: Recipe,
+        tokenizer: CaptionTokenizer,
+        device: torch.device,
+        weights: Weights = "trained",
     ) -> None:
         self.method, self.recipe, self.tokenizer, self.device = method, recipe, tokenizer, device
+        self.weights = weights  # of the checkpoint: averaged or trained
         self.transform = evaluation_transform(recipe)
 
     def encode_images(

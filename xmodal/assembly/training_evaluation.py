@@ -36,8 +36,13 @@ class TrainingEvaluation:
     log: TrainingLog
     steps: int  # of the run
 
-    def __call__(self, method: Method, step: int, span: StageSpan) -> dict[str, float]:
-        """Return the metrics after a step of a stage; all ranks call this."""
+    def __call__(
+        self, method: Method, step: int, span: StageSpan, averaged: bool
+    ) -> dict[str, float]:
+        """Return the metrics after a step of a stage; all ranks call this.
+
+        `averaged` tells whether the method has averaged weights.
+        """
         val = self.shards.val
         assert val is not None
         retrieval = measure_shards(
@@ -54,15 +59,17 @@ class TrainingEvaluation:
             gallery = self.shards.gallery
             hits = SampleReader(gallery) if gallery else None
             examples = load_examples(retrieval.examples, SampleReader(val), hits)
-            self.log.evaluation(step, span, retrieval.metrics, retrieval_sheet(examples))
+            sheet = retrieval_sheet(examples)
+            self.log.evaluation(step, span, retrieval.metrics, sheet, averaged=averaged)
             if step == self.steps:
-                self._write(retrieval, examples, self._described(method, step, val))
+                self._write(retrieval, examples, self._described(method, step, val, averaged))
         return retrieval.metrics
 
-    def _described(self, method: Method, step: int, val: Manifest) -> Measured:
+    def _described(self, method: Method, step: int, val: Manifest, averaged: bool) -> Measured:
         config, checkpoint = self.recipe.evaluation, self.run.checkpoint(step).name
         names = resolve(config.protocols, method.contents, val.relevance)
-        return describe(checkpoint, None, val, self.shards.gallery, names, config)
+        gallery = self.shards.gallery
+        return describe(checkpoint, None, val, gallery, names, config, averaged=averaged)
 
     def _write(self, retrieval: Retrieval, examples: Sequence[Example], measured: Measured) -> None:
         write_results(

@@ -55,7 +55,12 @@ def measure(given: argparse.Namespace, recipe: Recipe) -> None:
     run = Run(given.run)
     checkpoint = run.find_checkpoint(given.checkpoint)
     request = EvaluationRequest(
-        given.data, given.gallery, given.protocol, given.output, given.submission
+        given.data,
+        given.gallery,
+        given.protocol,
+        given.output,
+        given.submission,
+        given.weights,
     )
     environment = start(recipe.training.rendezvous_timeout)
     reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
@@ -127,6 +132,11 @@ def _add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint", default="latest", metavar="NAME", help="latest (default), best, or step-N"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("averaged", "trained"),
+        help="which of its weights; default: averaged (ema, schedule-free), else trained",
     )
     parser.add_argument(
         "--protocol",

@@ -8,7 +8,8 @@ import gc
 import importlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import _lru_cache_wrapper
 from importlib.metadata import version
 from operator import attrgetter
@@ -128,13 +129,45 @@ def destroy(engine: Any) -> None:
 
 
 def optimizer_shares(engine: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
-    """Yield each flat tensor of this rank's ZeRO optimiser with its state, which may be added to,
-    and the parts that it is made of.
+    """Yield each tensor that this rank's optimiser steps, with its state, which may be added to,
+    and the parts that it is made of: flat shares of a group under ZeRO, else whole parameters.
     """
-    optimizer = engine.optimizer
-    shares = _shares_of_3 if engine.zero_optimization_stage() == 3 else _shares_of_1_and_2
+    optimizer, stage = engine.optimizer, engine.zero_optimization_stage()
+    if not stage:
+        yield from _parameters(optimizer)
+        return
+    shares = _shares_of_3 if stage == 3 else _shares_of_1_and_2
     for flat, parts in shares(optimizer):
         yield flat, optimizer.optimizer.state[flat], parts
+
+
+def _parameters(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            state = optimizer.state.get(parameter, {})
+            yield parameter, state, [Part(name, 0, 0, parameter.numel())]
+
+
+@torch.no_grad()
+def fill_weights(engine: Any, read: Callable[[Tensor, dict[str, Any]], Tensor]) -> None:
+    """Set the trained weights of an engine's module to what `read` returns for each tensor that
+    the optimisers of the ranks step, given it and its state. All ranks call this.
+    """
+    mine: dict[str, list[tuple[Part, Tensor]]] = defaultdict(list)
+    for tensor, state, parts in optimizer_shares(engine):
+        values = read(tensor, state).flatten()
+        for part in parts:
+            mine[part.name].append((part, values[part.start : part.start + part.numel]))
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            # Of ZeRO 3, a share on each rank.
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                whole = torch.zeros_like(parameter).flatten()
+                for part, values in mine[name]:
+                    whole[part.begins : part.begins + part.numel] = values
+                if engine.zero_optimization_stage():
+                    torch.distributed.all_reduce(whole)
+                parameter.copy_(whole.view_as(parameter))
 
 
 def _shares_of_1_and_2(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:

@@ -44,6 +44,19 @@ class RequirementConfig(Config):
         return self
 
 
+class EMAConfig(Config):
+    """Exponential moving average of the weights, which is evaluated and saved beside them."""
+
+    decay: Annotated[float, Mark.MUTABLE] = Field(
+        0.999, gt=0, lt=1, description="share of the average that a step keeps"
+    )
+    warmup: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
+        9.0,
+        description="w of min(decay, t / (t + w)), the share that is kept after t steps of the "
+        "stage; 1: the mean of all steps at first; 0: decay at once",
+    )
+
+
 class StageConfig(Config):
     """A stage of training: its parts, losses, length and optimiser."""
 
@@ -66,6 +79,9 @@ class StageConfig(Config):
     )
     optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimiser, created anew")
     schedule: ScheduleConfig = Field(CosineConfig(), description="learning rate over time")
+    ema: EMAConfig | None = Field(
+        None, description="moving average of the trained weights, begun anew; null: none"
+    )
     clip_norm: Annotated[NonNegativeFloat, Mark.MUTABLE] = Field(
         1.0, description="greatest gradient norm; 0: unlimited"
     )
@@ -81,6 +97,12 @@ class StageConfig(Config):
         if length.unit == "%" or not length.amount:
             raise ValueError("a stage's length is above zero, in steps, epochs or samples")
         return length
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Self:
+        if self.ema and self.optimizer.averages:
+            raise ValueError(f"{self.optimizer.kind} averages the weights by itself; remove ema")
+        return self
 
     @field_validator("losses", mode="before")
     @classmethod

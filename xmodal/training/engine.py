@@ -8,6 +8,7 @@ from torch import nn
 from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.config import StageConfig
+from xmodal.training.ema import keep_average
 from xmodal.training.parts import parameter_groups
 from xmodal.training.timeline import StageSpan, Timeline
 
@@ -32,6 +33,8 @@ def initialize_engine(
         "timers": {"throughput": {"enabled": False}},
     }
     optimizer = stage.optimizer.build(parameter_groups(method, stage))
+    if stage.ema:
+        keep_average(optimizer)
     engine = deepspeed_adapter.initialize(method, optimizer, config)
     engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
     return engine

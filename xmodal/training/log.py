@@ -105,9 +105,18 @@ class TrainingLog:
             )
 
     def evaluation(
-        self, step: int, span: StageSpan, metrics: Mapping[str, float], sheet: np.ndarray | None
+        self,
+        step: int,
+        span: StageSpan,
+        metrics: Mapping[str, float],
+        sheet: np.ndarray | None,
+        *,
+        averaged: bool = False,
     ) -> None:
-        """Log an evaluation's metrics and a picture of retrieved examples, (height, width, 3)."""
+        """Log an evaluation's metrics and a picture of retrieved examples, (height, width, 3).
+
+        `averaged` tells whether they are of averaged weights.
+        """
         if not self.speaks:
             return
         self._write(step, span, metrics)
@@ -115,7 +124,8 @@ class TrainingLog:
             with self.run.writing(self.run.tensorboard):
                 self.board.add_image("retrieved", sheet, step, dataformats="HWC")
         shown = "  ".join(f"{k} {v:.1f}" for k, v in logged_metrics(metrics).items())
-        self.say(f"evaluation at step {step}: {shown}")
+        weights = " (averaged weights)" if averaged else ""
+        self.say(f"evaluation at step {step}{weights}: {shown}")
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""

@@ -61,34 +61,41 @@ def set_modes(method: nn.Module, *, freeze_batch_norm: bool) -> None:
 def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
     """Return optimiser groups of the trained parameters.
 
-    Each has its `factor` of the rate, and whether this is `constant` while the schedule falls.
+    Each has the names of its parameters, its `factor` of the rate, and whether this is `constant`
+    while the schedule falls.
     Matrices decay, vectors do not. Raises `UserError` where the stage names a part that there is
     not.
     """
     factors, constant = stage.optimizer.factors, stage.schedule.constant
+    fallback = getattr(stage.optimizer, "fallback", ())
     for pattern in factors:
         _check_part(method, pattern, "optimizer: factors")
     for pattern in constant:
         _check_part(method, pattern, "schedule: constant")
+    for pattern in fallback:
+        _check_part(method, pattern, "optimizer: fallback")
     # Which groups there are does not depend on how much decays: the state of an optimiser fits one
     # of another decay, zero too.
     weight_decay = getattr(stage.optimizer, "weight_decay", None)
-    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, bool, bool], dict[str, nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             decays = weight_decay is not None and parameter.ndim >= 2
             matching = [factor for part, factor in factors.items() if _matches(name, part)]
             stays = any(_matches(name, part) for part in constant)
-            key = decays, matching[-1] if matching else 1.0, stays
-            groups.setdefault(key, []).append(parameter)
+            falls_back = any(_matches(name, part) for part in fallback)
+            key = decays, matching[-1] if matching else 1.0, stays, falls_back
+            groups.setdefault(key, {})[name] = parameter
     return [
         {
-            "params": parameters,
+            "params": list(parameters.values()),
+            "names": list(parameters),
             "weight_decay": weight_decay if decays else 0.0,
             "factor": factor,
             "constant": stays,
+            "use_fallback": falls_back,
         }
-        for (decays, factor, stays), parameters in sorted(
+        for (decays, factor, stays, falls_back), parameters in sorted(
             groups.items(), key=itemgetter(0), reverse=True
         )
     ]

@@ -21,6 +21,7 @@ from xmodal.distributed.environment import Environment
 from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
+from xmodal.runs.averages import averaged
 from xmodal.runs.checkpoints.load import load_checkpoint, load_weights, needs_resharding
 from xmodal.runs.checkpoints.mirror import Mirror
 from xmodal.runs.deepspeed_adapter import copy_weights
@@ -29,6 +30,7 @@ from xmodal.runs.run import Run
 from xmodal.training.bad_samples import count_bad_samples
 from xmodal.training.checkpointing import Checkpointing
 from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
+from xmodal.training.ema import set_decay
 from xmodal.training.engine import close_engine, gradient_norm, initialize_engine, set_learning_rate
 from xmodal.training.gradient_cache import GradientCache, batch_norm_lines
 from xmodal.training.log import TrainingLog
@@ -38,7 +40,8 @@ from xmodal.training.preemption import Preemption
 from xmodal.training.requirements import check_requirements
 from xmodal.training.timeline import StageSpan, Timeline
 
-Evaluate = Callable[[Method, int, StageSpan], dict[str, float]]
+# Called with the method, the completed steps, the stage, and whether the weights are averages.
+Evaluate = Callable[[Method, int, StageSpan, bool], dict[str, float]]
 # Called with the completed steps, their total, and the metrics of the evaluation after them.
 Report = Callable[[int, int, dict[str, float]], None]
 
@@ -237,6 +240,7 @@ class Trainer:
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
         """Take one optimiser step and return its values for the log, the losses first."""
         rate = set_learning_rate(engine, span, self.progress.step, self.timeline)
+        set_decay(engine, span.config.ema, self.progress.step - span.start)
         # A seed for each step leaves no random state to save: what is drawn depends on it alone.
         seed = (self.training.seed, self.progress.step)
         progress = span.progress(self.progress.step)
@@ -332,8 +336,11 @@ class Trainer:
         )
 
     def _evaluate(self, engine: Any, span: StageSpan) -> dict[str, float]:
-        with activity(f"evaluation at step {self.progress.step}"):
-            return self.evaluate(engine.module, self.progress.step, span) if self.evaluate else {}
+        if self.evaluate is None:
+            return {}
+        step = self.progress.step
+        with activity(f"evaluation at step {step}"), averaged(engine) as is_average:
+            return self.evaluate(engine.module, step, span, is_average)
 
     def _give_up(self, why: str) -> NoReturn:
         """End the run for a reason known to all ranks; checkpoints stay."""

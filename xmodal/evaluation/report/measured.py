@@ -47,6 +47,7 @@ class Measured:
         templates: captions of zero-shot classification.
         all_pairs: most pairs that a learned score is computed for.
         shortlist: number of items that it orders where there are more pairs.
+        averaged: whether the weights are the averages that the checkpoint has beside the trained.
     """
 
     checkpoint: str
@@ -57,10 +58,13 @@ class Measured:
     templates: list[str]
     all_pairs: int
     shortlist: int
+    averaged: bool = False
 
     def __str__(self) -> str:
+        weights = " (averaged weights)" if self.averaged else ""
         searched = f", searched in {self.gallery.url}" if self.gallery else ""
-        return f"{self.checkpoint} on {self.data.url}{searched} by {', '.join(self.protocols)}"
+        by = ", ".join(self.protocols)
+        return f"{self.checkpoint}{weights} on {self.data.url}{searched} by {by}"
 
     @property
     def name(self) -> str:
@@ -89,6 +93,8 @@ def describe(
     gallery: Manifest | None,
     protocols: Sequence[str],
     config: EvaluationConfig,
+    *,
+    averaged: bool,
 ) -> Measured:
     """Return the description of an evaluation by `protocols`, each under its own name."""
     return Measured(
@@ -100,6 +106,7 @@ def describe(
         config.templates,
         config.all_pairs,
         config.shortlist,
+        averaged,
     )
 
 
@@ -113,7 +120,10 @@ def identity(measured: dict[str, Any]) -> dict[str, Any]:
         for name in ("data", "gallery")
         for shards in [measured[name]]
     }
-    return {**measured, **sets}
+    known = {**measured, **sets}
+    if not known.get("averaged"):  # as all descriptions of before are
+        known.pop("averaged", None)
+    return known
 
 
 def place(url: str) -> str:

@@ -10,7 +10,8 @@ and they fail if a rank has no part of a group.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from xmodal.runs.checkpoints.state_files import (
 from xmodal.runs.run import read_state
 
 # Of each parameter, what its optimiser knows of it by name, as pieces in the order of the ranks.
-Pieces = Mapping[str, Mapping[str, list[Tensor]]]
+Pieces = Mapping[str, Mapping[str, list[Any]]]
 
 
 def load_optimizer(engine: Any, folder: Path) -> None:
@@ -36,45 +37,70 @@ def load_optimizer(engine: Any, folder: Path) -> None:
     """
     from xmodal.runs.deepspeed_adapter import optimizer_shares
 
-    pieces = _saved_pieces(folder)
+    _take_counters(engine.optimizer.param_groups, _base_state(folder, 0)["param_groups"])
+    pieces = saved_pieces(folder)
     for flat, state, parts in optimizer_shares(engine):
         for part in parts:
             for key, saved in pieces[part.name].items():
-                if not saved[0].dim():  # Adam's count of steps, which all have in common
-                    state[key] = saved[0].clone()
+                if not _is_shared_out(saved[0]):  # Adam's count of steps, which all have in common
+                    state[key] = copy(saved[0])
                     continue
                 mine = torch.cat(saved)[part.begins : part.begins + part.numel]
                 buffer = state.setdefault(key, torch.zeros_like(flat))
                 buffer[part.start : part.start + part.numel] = mine
 
 
-def _saved_pieces(folder: Path) -> Pieces:
-    """Memory-map a checkpoint's files: only the parts in use are read."""
-    pieces: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+def saved_pieces(folder: Path) -> Pieces:
+    """Return what the optimisers of a checkpoint know, memory-mapped: what is used is read."""
+    pieces: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     ranks = read_state(folder)["ranks"]
     for number in range(ranks):
         for parts, state in _shares_of_file(folder, number, ranks):
             for part in parts:
                 for key, value in state.items():
-                    mine = value[part.start : part.start + part.numel] if value.dim() else value
+                    share = slice(part.start, part.start + part.numel)
+                    mine = value[share] if _is_shared_out(value) else value
                     pieces[part.name][key].append(mine)
     return pieces
 
 
+def _is_shared_out(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _take_counters(groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
+    """Take what an optimiser has added to its groups, such as timm's Adan its count of steps."""
+    for group, theirs in zip(groups, saved, strict=True):
+        group.update({key: copy(value) for key, value in theirs.items() if key not in group})
+
+
 def _shares_of_file(
     folder: Path, number: int, ranks: int
-) -> Iterator[tuple[list[Part], dict[str, Tensor]]]:
+) -> Iterator[tuple[list[Part], dict[str, Any]]]:
     """Yield each group's parts on a rank, and the flat tensors of its state by name."""
-    file = f"zero_pp_rank_{number}_mp_rank_00"
-    saved = read_optimizer_file(folder / f"{file}_optim_states.pt")["optimizer_state_dict"]
+    saved, states = _saved(folder, number), _base_state(folder, number)["state"]
     if "param_slice_mappings" in saved:  # ZeRO 1 and 2
-        states = saved["base_optimizer_state"]["state"]
         for group, mapping in enumerate(saved["param_slice_mappings"]):
             parts = [Part(name, place.start, 0, place.numel) for name, place in mapping.items()]
             yield parts, states.get(group, {})
         return
-    states = saved["optimizer_state_dict"]["state"]
-    shapes = read_model_file(folder / f"{file}_model_states.pt")["param_shapes"]
+    shapes = read_model_file(_file(folder, number, "model"))["param_shapes"]
     for group, one in enumerate(shapes):
         sizes = {name: shape.numel() for name, shape in one.items()}
         yield list(equal_parts(sizes, number, ranks)), states.get(group, {})
+
+
+def _base_state(folder: Path, number: int) -> dict[str, Any]:
+    """Return the state that PyTorch's optimiser of a rank had."""
+    saved = _saved(folder, number)
+    state: dict[str, Any] = saved.get("base_optimizer_state") or saved["optimizer_state_dict"]
+    return state
+
+
+def _saved(folder: Path, number: int) -> dict[str, Any]:
+    saved: dict[str, Any] = read_optimizer_file(_file(folder, number, "optim"))
+    return saved["optimizer_state_dict"]
+
+
+def _file(folder: Path, number: int, what: str) -> Path:
+    return folder / f"zero_pp_rank_{number}_mp_rank_00_{what}_states.pt"
