@@ -45,6 +45,11 @@ def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Seq
     for one in data_sets(recipe, shards):
         _check_training_set(recipe, one, method)
     protocols = _check_evaluation(recipe, shards, method) if shards.val else []
+    if recipe.training.early_stopping and not shards.val:
+        raise UserError(
+            "training.early_stopping watches the evaluation of data.val, which is null; name "
+            "shards, or remove it"
+        )
     for stage in recipe.stages:
         check_known(stage, method, protocols)
     return protocols
@@ -68,7 +73,12 @@ def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequenc
     protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
     gallery = SampleReader(shards.gallery) if shards.gallery else None
     check_protocols(protocols, method, SampleReader(shards.val), relevance, gallery)
-    check_best(recipe.checkpoints.best, metric_names(protocols, method))
+    names = metric_names(protocols, method)
+    check_best(recipe.checkpoints.best, names)
+    if stopping := recipe.training.early_stopping:
+        check_best(
+            stopping.metric or recipe.checkpoints.best, names, "training.early_stopping.metric"
+        )
     return protocols
 
 
@@ -304,6 +314,6 @@ def check_labels(reader: SampleReader, method: str) -> None:
     )
 
 
-def check_best(name: str, names: Sequence[str]) -> None:
-    """Raise `UserError` unless `name` is one of the metrics `names`."""
-    find_metric(dict.fromkeys(names, 0.0), name)
+def check_best(name: str, names: Sequence[str], key: str = "checkpoints.best") -> None:
+    """Raise `UserError` unless `name`, which a key of the recipe has, is one of the metrics."""
+    find_metric(dict.fromkeys(names, 0.0), name, key)

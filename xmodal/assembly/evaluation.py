@@ -36,7 +36,7 @@ from xmodal.methods.method import Method
 from xmodal.runs.averages import Weights, read_averages
 from xmodal.runs.checkpoints.integrity import digest_of
 from xmodal.runs.recipe_file import dump_recipe
-from xmodal.runs.run import Run
+from xmodal.runs.run import Run, read_state
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class Evaluation:
             measured,
             recipe=dump_recipe(self.recipe),
             history=self.run.history(),
+            ended=read_state(self.checkpoint).get("stopped") if folder == self.run.path else None,
         )
         return folder
 

@@ -7,12 +7,17 @@ from xmodal.errors import UserError
 from xmodal.evaluation.report.results import read_results
 from xmodal.runs.progress import Progress
 from xmodal.runs.run import Run
+from xmodal.training.early_stopping import ended_early
 from xmodal.training.requirements import check_requirements
 from xmodal.training.timeline import Timeline
 
 
 def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress) -> bool:
-    """Return whether all steps are done and the conditions of the last stage hold."""
+    """Return whether all steps are done and the conditions of the last stage hold, or the run was
+    stopped early.
+    """
+    if progress.stopped:
+        return True
     begun = load_recipe(run.path) if run.recipe.is_file() else recipe
     try:
         check_requirements(begun.stages[-1], progress.measured)
@@ -21,9 +26,11 @@ def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress
     return progress.step >= timeline.total
 
 
-def finished_lines(run: Run, recipe: Recipe, steps: int) -> list[str]:
+def finished_lines(run: Run, recipe: Recipe, progress: Progress, timeline: Timeline) -> list[str]:
     """Return log lines about a finished run that is started again."""
-    lines = [f"Finished: step {steps} of {steps}. For another training, name another run=DIR."]
+    steps = timeline.total
+    end = ended_early(progress, steps) if progress.stopped else f"Finished: step {steps} of {steps}"
+    lines = [f"{end}. For another training, name another run=DIR."]
     without_effect = changes(load_recipe(run.path), recipe, apart_from=Mark.LASTING)
     changed = [line.split(":")[0] for line in without_effect]
     if changed:

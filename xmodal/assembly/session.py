@@ -134,6 +134,7 @@ class Session:
             read,
             self.tokenizer,
             self.log,
+            self.progress,
             self.timeline.total,
         )
         return Trainer(
@@ -196,7 +197,10 @@ class Session:
 
     def _finished_lines(self) -> list[str]:
         """Send what a mirror lacks of a finished run; return what there is to report of it."""
-        lines = [*self.recovered, *finished_lines(self.run, self.recipe, self.timeline.total)]
+        lines = [
+            *self.recovered,
+            *finished_lines(self.run, self.recipe, self.progress, self.timeline),
+        ]
         if self.mirror:
             lines += [*self.mirror.catch_up(), *self.mirror.finish()]
         return lines

@@ -17,8 +17,10 @@ from xmodal.evaluation.report.results import write_results
 from xmodal.evaluation.report.run_report import Example, retrieval_sheet
 from xmodal.evaluation.retrieval import Retrieval
 from xmodal.methods.method import Method
+from xmodal.runs.progress import Progress
 from xmodal.runs.recipe_file import dump_recipe
 from xmodal.runs.run import Run
+from xmodal.training.early_stopping import ended_early, watch
 from xmodal.training.log import TrainingLog
 from xmodal.training.timeline import StageSpan
 
@@ -34,6 +36,7 @@ class TrainingEvaluation:
     read: Shards  # what is measured: the same, or their features
     tokenizer: CaptionTokenizer
     log: TrainingLog
+    progress: Progress
     steps: int  # of the run
 
     def __call__(
@@ -41,7 +44,8 @@ class TrainingEvaluation:
     ) -> dict[str, float]:
         """Return the metrics after a step of a stage; all ranks call this.
 
-        `averaged` tells whether the method has averaged weights.
+        `averaged` tells whether the method has averaged weights. Where they end the run early, its
+        progress says so.
         """
         val = self.shards.val
         assert val is not None
@@ -55,13 +59,18 @@ class TrainingEvaluation:
         )
         for line in retrieval.fault_lines():
             self.log.say(line)
+        training, best = self.recipe.training, self.recipe.checkpoints.best
+        if training.early_stopping:
+            watch(self.progress, retrieval.metrics, training.early_stopping, best)
         if self.environment.is_main:
             gallery = self.shards.gallery
             hits = SampleReader(gallery) if gallery else None
             examples = load_examples(retrieval.examples, SampleReader(val), hits)
             sheet = retrieval_sheet(examples)
             self.log.evaluation(step, span, retrieval.metrics, sheet, averaged=averaged)
-            if step == self.steps:
+            if self.progress.stopped:
+                self.log.say(ended_early(self.progress, self.steps))
+            if self.progress.stopped or step == self.steps:
                 self._write(retrieval, examples, self._described(method, step, val, averaged))
         return retrieval.metrics
 
@@ -80,4 +89,5 @@ class TrainingEvaluation:
             measured,
             recipe=dump_recipe(self.recipe),
             history=self.run.history(),
+            ended=self.progress.stopped,
         )

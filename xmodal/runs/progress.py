@@ -24,6 +24,10 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     measured: dict[str, float] = field(default_factory=dict)  # at the last stage's end, by name
+    watched: float | None = None  # the best value of what early stopping watches, and its step
+    watched_step: int = 0
+    evaluations_without_gain: int = 0  # since then
+    stopped: str | None = None  # why the run ended before its last step
 
     @property
     def faults(self) -> int:
@@ -76,13 +80,15 @@ class Progress:
         return True
 
 
-def find_metric(metrics: Mapping[str, float], name: str) -> float:
-    """Return the metric of a full name or a name without protocol; `UserError` if none."""
+def find_metric(metrics: Mapping[str, float], name: str, key: str = "checkpoints.best") -> float:
+    """Return the metric of a full name or a name without protocol; `UserError`, about the `key`
+    that names it, if there is none.
+    """
     full = full_name(name, metrics)
     if full is not None:
         return metrics[full]
     known = ", ".join(metrics) or "none of which higher is better: add evaluation.protocols"
-    raise UserError(f"checkpoints.best: unknown metric {name}; known metrics: {known}")
+    raise UserError(f"{key}: unknown metric {name}; known metrics: {known}")
 
 
 def full_name(name: str, names: Collection[str]) -> str | None:

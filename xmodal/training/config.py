@@ -112,6 +112,22 @@ class StageConfig(Config):
         return {k: {"weight": v} if type(v) in (int, float) else v for k, v in losses.items()}
 
 
+class EarlyStoppingConfig(Config):
+    """End of the run once a metric of the evaluation no longer improves."""
+
+    metric: str | None = Field(
+        None,
+        description="metric of which higher is better; the protocol may be omitted; null: "
+        "checkpoints.best",
+    )
+    patience: PositiveInt = Field(
+        3, description="evaluations in a row without a gain, after which the run ends"
+    )
+    min_gain: NonNegativeFloat = Field(
+        0.0, description="what a value must exceed the best one by to count as a gain"
+    )
+
+
 class TrainingConfig(Config):
     """Settings of the engine and of the run."""
 
@@ -119,6 +135,9 @@ class TrainingConfig(Config):
     zero: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of the encoders; auto: bf16 on GPUs, fp32 on CPUs"
+    )
+    early_stopping: Annotated[EarlyStoppingConfig | None, Mark.FREE] = Field(
+        None, description="end of the run once its evaluations no longer improve; null: none"
     )
     log_every: Annotated[PositiveInt, Mark.FREE] = Field(
         10, description="steps between logged lines"

@@ -49,8 +49,8 @@ Report = Callable[[int, int, dict[str, float]], None]
 class Trainer:
     """Trains a method in stages, from the newest checkpoint of its run folder.
 
-    `method` has its first weights; `evaluate` measures it after a step, and `report` is called with
-    the metrics once the checkpoint of that step is complete.
+    `method` has its first weights; `evaluate` measures it after a step, and may stop the run by
+    `progress`; `report` is called with the metrics once the checkpoint of that step is complete.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Trainer:
         self.checkpointing.prune(self.progress.best_step)
         with self.preemption:
             for span in self.timeline.stages:
-                if self.progress.step < span.end:
+                if self.progress.step < span.end and not self.progress.stopped:
                     self._run_stage(span)
                     gc.collect()  # the stage's engine: as large as the next one's
                 if self.progress.step == span.end:
@@ -162,10 +162,11 @@ class Trainer:
                 self.progress.step += 1
                 watch.step_done()
                 self.after_step(engine, span, values, watch, loader)
-                if self.stopping and self.progress.step < self.timeline.total:
+                over = self.progress.stopped or self.progress.step == self.timeline.total
+                if self.stopping and not over:
                     self.checkpointing.finish()
                     raise UnfinishedError(self._unfinished())
-                if self.progress.step == span.end:
+                if over or self.progress.step == span.end:
                     self.checkpointing.finish_saving()
                     return
                 watch.resume()
@@ -195,7 +196,8 @@ class Trainer:
         if ends:
             self.progress.measured = values | metrics
         improved = self.progress.improves(metrics, self.checkpoints.best)
-        if improved or self.stopping or self.timeline.saves_after(step):
+        is_last = self.stopping or self.progress.stopped
+        if improved or is_last or self.timeline.saves_after(step):
             self.checkpointing.save(engine)
         if metrics and self.report:
             self.checkpointing.finish_saving()

@@ -14,7 +14,7 @@ from xmodal.evaluation.report.run_report import Example, write_report
 from xmodal.small_files import read_small
 
 FILE = "results.json"
-MEASURED = "measured"  # its key that is no metric
+MEASURED, ENDED = "measured", "ended"  # its keys that are no metrics
 
 
 def write_results(
@@ -26,15 +26,19 @@ def write_results(
     *,
     recipe: str,
     history: Sequence[Mapping[str, Any]],
+    ended: str | None = None,
 ) -> None:
     """Write `results.json` and the report of an evaluation.
 
-    `results.json` maps the name of each metric to its number, and `measured` to the description.
+    `results.json` maps the name of each metric to its number, `measured` to the description, and
+    `ended` to the reason why the run has ended before its last step, where it has.
     """
     folder.mkdir(parents=True, exist_ok=True)
     results = {**metrics, MEASURED: asdict(measured)}
+    if ended:
+        results[ENDED] = ended
     write_atomically(folder / FILE, json.dumps(results, indent=1) + "\n")
-    write_report(folder, title, metrics, examples, history, recipe, measured)
+    write_report(folder, title, metrics, examples, history, recipe, measured, ended)
 
 
 def read_results(folder: Path) -> tuple[dict[str, float], dict[str, Any] | None]:

@@ -71,6 +71,7 @@ def write_report(
     history: Sequence[Mapping[str, Any]],
     recipe: str,
     subject: Measured | None = None,
+    ended: str | None = None,
 ) -> Path:
     """Write `report/index.html`, one file that needs nothing beside it, and return its path.
 
@@ -83,6 +84,7 @@ def write_report(
             `step`.
         recipe: the resolved recipe's YAML.
         subject: checkpoint, data and protocols that the metrics are of.
+        ended: why the run has ended before its last step.
     """
     measured = measured_by(metrics)
     page = render(
@@ -96,6 +98,7 @@ def write_report(
         sections=_sections(examples),
         recipe=recipe,
         subject=subject,
+        ended=ended,
     )
     path = Path(folder) / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
