@@ -33,7 +33,7 @@ def test_a_run_ends_once_and_says_why(recipe: Path, tmp_path: Path) -> None:
     again = train(*words, "training.early_stopping=null", ranks=2)
     assert again.code == 0, again.err
     assert f"Stopped early at step 9 of {STEPS}: {reason}. For another" in again.out
-    assert "the new training.early_stopping.metric, training.early_stopping.pa" in again.out
+    assert "the new training.early_stopping.patience, training.early_sto" in again.out
     assert {path: path.read_bytes() for path in run.rglob("*.json*")} == files
     assert evaluate(run).folder == run
     assert measured(run)["checkpoint"] == "step-9"

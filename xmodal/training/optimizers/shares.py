@@ -1,4 +1,4 @@
-"""Whether an optimiser may be given shares of the weights, as ZeRO does."""
+"""Test of an optimiser on shares of the weights, as ZeRO deals them out."""
 
 from collections.abc import Sequence
 from typing import Any
