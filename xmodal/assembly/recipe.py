@@ -5,6 +5,7 @@ them, and turns each mistake into one line that names the key, the allowed value
 name. It imports no torch, so that help and errors come at once.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ from xmodal.runs.recipe_file import read_recipe_file
 from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
 from xmodal.training.timeline import Timeline
 from xmodal.yaml_text import read_yaml
+
+# Keys of overrides in the order in which they are read.
+_PLUGINS = re.compile(r"plugins")
+_SOURCES = re.compile(r"(run|method|method\.kind)$|method\.pretrained")
+_ALL = re.compile("")
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -89,14 +95,26 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path = RECIPES) -> 
     values = read_yaml(path)
     values.setdefault("run", f"runs/{path.stem}")
     given = [parse_override(override) for override in overrides]
-    # Those of plugins first: the others may be keys of components that they register.
-    for key, text in sorted(given, key=lambda one: not one[0].startswith("plugins")):
-        if not key.startswith("plugins"):
-            import_plugins(_plugins_of(values))
-        set_text(Recipe, values, key, text)
-    import_plugins(_plugins_of(values))
+    # Others may be keys of components that plugins register, or of what a source describes.
+    for first in (_PLUGINS, _SOURCES, _ALL):
+        for key, text in [one for one in given if first.match(one[0])]:
+            set_text(Recipe, values, key, text)
+            given.remove((key, text))
+        import_plugins(_plugins_of(values))
+        if first is _SOURCES:
+            values = _described(values)
     # Where the package lies says nothing to whoever has to mend an override.
     return validate(Recipe, values, path.name if path.parent == RECIPES else str(path))
+
+
+def _described(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe with what its pretrained model describes, if it has one."""
+    method = values.get("method")
+    if not (isinstance(method, dict) and method.get("pretrained")):
+        return values
+    from xmodal.assembly.pretrained import describe  # which imports torch
+
+    return describe(values)
 
 
 def import_plugins_of(words: Sequence[str], folder: Path = RECIPES) -> None:

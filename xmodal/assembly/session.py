@@ -10,6 +10,7 @@ from xmodal.assembly.data import Shards, mixture, mixture_lines, open_shards, tr
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
+from xmodal.assembly.pretrained import load_pretrained
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.assembly.training_evaluation import TrainingEvaluation
@@ -121,6 +122,8 @@ class Session:
         device = self.environment.device
         self.method = with_vocabulary(self.method, self.recipe, self.tokenizer, device)
         load_text_tower(self.method, self.recipe)
+        for line in load_pretrained(self.method, self.recipe):
+            self.log.say(line)
         return self.shards if self.recipe.data.feature_cache is None else self._features(say)
 
     def _trainer(self, read: Shards) -> Trainer:

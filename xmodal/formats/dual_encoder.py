@@ -1,5 +1,6 @@
 """A dual encoder as every format describes it: in the words of a recipe, with weights by name."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ from torch import Tensor
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.models.config import HeadConfig, ImageEncoderConfig, TextEncoderConfig
 from xmodal.objectives.config import ObjectiveConfig
+from xmodal.objectives.info_nce import InfoNCEConfig
+from xmodal.objectives.sigmoid import SigmoidConfig
 
 
 @dataclass(frozen=True)
@@ -30,3 +33,11 @@ class DualEncoder:
     def tokenizer(self) -> TokenizerConfig:
         """The tokenizer, which is described with the text encoder."""
         return self.text.tokenizer
+
+
+def objective_of(weights: Mapping[str, Tensor]) -> ObjectiveConfig:
+    """Return the objective that goes with a model's scale and bias: SigLIP's where it has both."""
+    scale = math.exp(float(weights["loss.log_scale"]))
+    if "loss.bias" in weights:
+        return SigmoidConfig(scale=scale, bias=float(weights["loss.bias"]))
+    return InfoNCEConfig(scale=scale, max_scale=max(100.0, scale))

@@ -8,7 +8,7 @@ from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder
 
 # In the order in which they are tried. Each has `recognises(path)` and `read(path)`.
-FORMATS = ("sentence_transformers", "hugging_face", "big_vision")
+FORMATS = ("open_clip", "sentence_transformers", "hugging_face", "big_vision")
 _HUB = "hf-hub:"
 # Files of a repository: all but weights of other frameworks and in other precisions.
 _SETTINGS = ["*.json", "*.txt", "*.model"]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from xmodal.components.config import Config
 from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, TwoTowers, pairs
@@ -19,10 +20,22 @@ from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.info_nce import InfoNCEConfig
 
 
+class PretrainedTowersConfig(Config):
+    """Sources of towers that come from different pretrained models, each with its head."""
+
+    image: str | None = Field(None, description="source of the image tower; null: none")
+    text: str | None = Field(None, description="source of the text tower; null: none")
+
+
 class ClipConfig(TowersConfig):
     """Two towers into one space, matched by a contrastive objective (Radford et al. 2021)."""
 
     kind: Literal["clip"] = "clip"
+    pretrained: str | PretrainedTowersConfig | None = Field(
+        None,
+        description="model to begin with, a folder, a file or a name at a hub, which describes "
+        "the other keys; or one for each tower, as {image: SOURCE, text: SOURCE}",
+    )
     objective: ObjectiveConfig = Field(
         InfoNCEConfig(), description="the objective that training minimises"
     )
@@ -32,7 +45,9 @@ class ClipConfig(TowersConfig):
     def arguments(self) -> dict[str, Any]:
         """The fields by name, and the name of the loss: the kind of the objective."""
         kind = self.objective.kind
-        return super().arguments | {"loss_name": "contrastive" if kind == "info_nce" else kind}
+        given = super().arguments
+        del given["pretrained"]
+        return given | {"loss_name": "contrastive" if kind == "info_nce" else kind}
 
 
 class Clip(TwoTowers):

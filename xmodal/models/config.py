@@ -156,6 +156,9 @@ class HeadConfig(Component):
 # Activation of a transformer's hidden layers.
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
 
+# How positions of an image become its features.
+ImagePooling = Literal["class", "mean", "attention"]
+
 # Which states of a text's tokens are its features.
 TextPooling = Literal["end_of_text", "last", "class", "mean"]
 

@@ -17,6 +17,7 @@ class MlpConfig(HeadConfig):
     kind: Literal["mlp"] = "mlp"
     normalise: bool = Field(False, description="divide features by their length first (VSE++)")
     hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
+    hidden_bias: bool = Field(True, description="whether hidden layers have a bias")
     activation: Literal["gelu", "relu", "sigmoid"] = Field(
         "gelu", description="activation of hidden layers"
     )
@@ -38,6 +39,7 @@ class Mlp(nn.Sequential):
         *,
         normalise: bool = False,
         hidden: Sequence[int] = (),
+        hidden_bias: bool = True,
         activation: Literal["gelu", "relu", "sigmoid"] = "gelu",
         dropout: float = 0.0,
         last: Literal["linear", "affine", "sigmoid"] = "linear",
@@ -45,7 +47,7 @@ class Mlp(nn.Sequential):
         widths = [features, *hidden]
         layers: list[nn.Module] = [Unit()] if normalise else []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), _ACTIVATIONS[activation]()]
+            layers += [nn.Linear(before, after, bias=hidden_bias), _ACTIVATIONS[activation]()]
         layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(widths[-1], dim, bias=last != "linear"))
         if last == "sigmoid":

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from xmodal.errors import UserError
 from xmodal.models.batch_norm import synchronise_batch_norm
+from xmodal.models.config import ImagePooling
 from xmodal.models.encoder import Encoder, Local
+
+# By the library's names.
+POOLINGS: dict[ImagePooling, Any] = {"class": "token", "mean": "avg", "attention": "map"}
 
 
 class TimmFeatures(Encoder):

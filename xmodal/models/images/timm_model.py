@@ -13,8 +13,8 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from xmodal.errors import UserError
-from xmodal.models.config import WEIGHTS, ImageEncoderConfig
-from xmodal.models.images.timm_features import TimmFeatures
+from xmodal.models.config import WEIGHTS, ImageEncoderConfig, ImagePooling
+from xmodal.models.images.timm_features import POOLINGS, TimmFeatures
 from xmodal.models.packages import load_by_order, packaged_weights, read_state
 from xmodal.tensor_files import refusal
 
@@ -26,6 +26,9 @@ class TimmConfig(ImageEncoderConfig):
     name: str = Field(description="name of a timm model, such as vit_small_patch16_224")
     weights: str = Field("random", description=WEIGHTS)
     size: PositiveInt = Field(224, description="height and width of its input, pixels")
+    pooling: ImagePooling | None = Field(
+        None, description="`class`, `mean` or `attention`; null: as the model is pooled by default"
+    )
     options: dict[str, Any] = Field({}, description="further arguments of timm.create_model")
     batch_norm: Literal["auto", "train", "eval"] = Field(
         "auto", description="mode of batch normalisation in training; auto: eval if pretrained"
@@ -54,12 +57,15 @@ class TimmEncoder(TimmFeatures):
         *,
         weights: str = "random",
         size: int = 224,
+        pooling: ImagePooling | None = None,
         options: Mapping[str, Any] = MappingProxyType({}),
         level: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         model: Any = _create(name, weights, size, options)
+        if pooling is not None:
+            _set_pooling(model, name, pooling)
         own = resolve_model_data_config(model)
         super().__init__(model, name, mean=mean or own["mean"], std=std or own["std"], level=level)
 
@@ -106,6 +112,16 @@ def _create(name: str, weights: str, size: int, given: Mapping[str, Any]) -> nn.
     if weights not in {"random", "hub"}:
         _load(model, name, weights)
     return model
+
+
+def _set_pooling(model: Any, name: str, pooling: ImagePooling) -> None:
+    try:
+        model.reset_classifier(0, POOLINGS[pooling])
+    except (AssertionError, TypeError) as error:
+        raise UserError(
+            f"method.image.pooling: {name} is not pooled by {pooling}: {error}; remove the key, or "
+            "name another model"
+        ) from None
 
 
 def _load(model: nn.Module, name: str, weights: str) -> None:

@@ -10,10 +10,8 @@ from torch import nn
 
 from xmodal.errors import UserError
 from xmodal.models.activations import ACTIVATIONS
-from xmodal.models.config import Activation, ImageEncoderConfig
-from xmodal.models.images.timm_features import TimmFeatures
-
-ImagePooling = Literal["class", "mean", "attention"]
+from xmodal.models.config import Activation, ImageEncoderConfig, ImagePooling
+from xmodal.models.images.timm_features import POOLINGS, TimmFeatures
 
 
 class VitConfig(ImageEncoderConfig):
@@ -83,7 +81,7 @@ class Vit(TimmFeatures):
             img_size=size,
             patch_size=patch,
             num_classes=0,
-            global_pool=_POOLINGS[pooling],
+            global_pool=POOLINGS[pooling],
             embed_dim=width,
             depth=layers,
             num_heads=heads,
@@ -100,9 +98,6 @@ class Vit(TimmFeatures):
         )
         _set_patch_bias(model.patch_embed.proj, has_bias=patch_bias)
         super().__init__(model, "vit", mean=mean, std=std, level=level)
-
-
-_POOLINGS: dict[str, Any] = {"class": "token", "mean": "avg", "attention": "map"}
 
 
 def _check(
