@@ -90,6 +90,11 @@ def load_pretrained(method: Method, recipe: Any) -> Iterator[str]:
     if sources is None or Run(recipe.run).latest() is not None:
         return
     encoders = _read(sources if isinstance(sources, str) else sources.model_dump())
+    if not any(_is_same(config, encoder, side) for side, encoder in encoders.items()):
+        raise UserError(
+            "method.pretrained gives nothing: the recipe's own method.image and method.text take "
+            "its place; remove them, or begin with a recipe that has none, such as finetune_clip"
+        )
     for side, encoder in encoders.items():
         yield from _load_tower(method, config, encoder, side)
     if _is_one(encoders) and config.objective == encoders["image"].objective:
@@ -101,8 +106,7 @@ def load_pretrained(method: Method, recipe: Any) -> Iterator[str]:
 def _load_tower(
     method: Method, config: ClipConfig, encoder: DualEncoder, side: str
 ) -> Iterator[str]:
-    ours, theirs = getattr(config, side), getattr(encoder, side)
-    if any(getattr(ours, name, None) != getattr(theirs, name, None) for name in _NAMING):
+    if not _is_same(config, encoder, side):
         yield f"method.{side} is not the encoder of method.pretrained: it begins as described"
         return
     count, lines = _load(method, encoder.weights, f"{side}.backbone.")
@@ -114,6 +118,12 @@ def _load_tower(
     else:
         yield f"method.{head} is not that of method.pretrained: it begins random"
     yield f"Loaded {count} pretrained tensors of method.{side}"
+
+
+def _is_same(config: ClipConfig, encoder: DualEncoder, side: str) -> bool:
+    """Return whether a tower is of the kind, and of the name, that its source describes."""
+    ours, theirs = getattr(config, side), getattr(encoder, side)
+    return all(getattr(ours, name, None) == getattr(theirs, name, None) for name in _NAMING)
 
 
 @torch.no_grad()

@@ -91,7 +91,7 @@ def settings_of(name: str, folder: Path) -> dict:
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=40,
-            max_position_embeddings=32,
+            max_position_embeddings=96,
         )
         small.save_pretrained(folder / "bert")
         text = {"hf_model_name": str(folder / "bert"), "hf_model_pretrained": False}
