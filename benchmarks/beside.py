@@ -1,4 +1,4 @@
-"""What benchmarks share: measurements in processes of their own, and rows of ours beside a peer."""
+"""Measurements in processes of their own, and rows of ours beside a peer."""
 
 import json
 import os
@@ -15,13 +15,13 @@ console = Console(width=120)
 
 
 def require_peers() -> None:
-    """End with a line that says what to do where the peers are not installed."""
+    """Exit with a line about what to do if the peers are not installed."""
     if not PEERS.exists():
         sys.exit("error: .venv-peers is missing: run `make bench`, which makes it")
 
 
 def run(command: list[str], places: list[dict[str, str]]) -> dict[str, Any]:
-    """Run a command on every rank, and return what rank 0 says."""
+    """Run a command on every rank, and return the JSON that rank 0 prints."""
     # A peer may warn of what it calls in a newer torch; errors are shown.
     variables = os.environ | {"PYTHONWARNINGS": "ignore"}
     ranks = [

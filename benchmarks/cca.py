@@ -4,7 +4,7 @@ Regularised linear CCA (Hardoon et al. 2004) of the features of an image and of 
 direction weighted by its correlation, as a `clip` method whose heads are the two projections: it is
 measured by the same code, on the same features, as what is trained. The penalty, the number of
 directions and the power of the weights are those with the greatest rsum on a tenth of the training
-texts, which are left out meanwhile.
+texts, which is held out for this choice.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Projections:
-    """What CCA found: the sides' directions, by falling correlation."""
+    """Directions that CCA found on both sides, by falling correlation."""
 
     images: np.ndarray  # (features, directions)
     texts: np.ndarray  # (features, directions)
@@ -70,7 +70,7 @@ def fit_cca(method: Method, shards: Shards) -> str:
     assert isinstance(method, Clip)
     (training,) = shards.train
     features = read_features(training)
-    # Images of the same text stay together: else what is left out has been seen.
+    # Images of one text stay together: else texts that are held out have been trained on.
     _, first = np.unique(features.owners, return_index=True)
     _, group = np.unique(features.texts[first], axis=0, return_inverse=True)
     held_out = group % 10 == 0

@@ -9,7 +9,7 @@ them. Each row is a recipe of benchmarks/recipes trained with seeds 0, 1, …; i
     python launch/train.py benchmarks/recipes/tirg.yaml data.train=URL data.val=URL
         data.gallery=URL method.fusion=sum training.seed=0
 
-Runs lie in runs/composed/SET/METHOD-SEED; those that are there already are not trained again.
+Runs lie in runs/composed/SET/METHOD-SEED; existing ones are not trained again.
 Printed: the mean over seeds and their standard deviation, in percent.
 """
 
@@ -25,7 +25,7 @@ from xmodal.errors import run_command
 
 
 class DataSet(NamedTuple):
-    """A data set: queries to train on and to measure, and what the latter are searched in."""
+    """A data set: queries to train on, queries to measure, and the gallery of the latter."""
 
     train: str
     test: str
@@ -56,15 +56,15 @@ SETS = {
 
 
 def _dim(estimator: str = "jsd", *terms: str) -> Sequence[str]:
-    """Return what makes dim.yaml maximise the information of some terms by an estimator."""
+    """Return overrides of dim.yaml that maximise the information of some terms by an estimator."""
     losses = {"batch_classification": 1, **dict.fromkeys(terms, 0.1)}
     return [f"stages.0.losses={losses}", f"method.estimator={estimator}"]
 
 
-# Of a fusion that has nothing to train.
+# Of a fusion without parameters.
 NO_PARTS = ["stages.0.train=[image.head, text.head, classification]"]
 BOTH = ("text_image", "fusion_target")
-# Of each method its recipe, and what differs in it.
+# Each method's recipe and overrides.
 METHODS: dict[str, tuple[str, Sequence[str]]] = {
     "ridge": ("tirg", []),
     "image": ("tirg", ["method.fusion=image", *NO_PARTS]),
@@ -105,7 +105,7 @@ def main() -> None:
 def measure(
     name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
 ) -> dict[str, Metrics]:
-    """Return what a method reaches on a data set, by its name."""
+    """Return the metrics of a method on a data set, by its name."""
     recipe = recipe_of_row(name, method, seed, given)
     if method == "ridge":
         return {method: measure_untrained(recipe, environment, fit_ridge)}

@@ -3,12 +3,12 @@
     python -m benchmarks.matching [--set NAME …] [--method NAME …] [--seeds 3]
         [--override KEY=VALUE …] [--quick] [--json FILE]
 
-Shards are expected in data/, as docs/results.md tells to build them. Each row is a recipe of
+docs/results.md has the commands that build the shards in data/. Each row is a recipe of
 benchmarks/recipes trained with seeds 0, 1, …; it is also one command:
 
     python launch/train.py benchmarks/recipes/mite.yaml data.train=URL data.val=URL training.seed=0
 
-Runs lie in runs/matching/SET/METHOD-SEED; those that are there already are not trained again.
+Runs lie in runs/matching/SET/METHOD-SEED; existing ones are not trained again.
 Printed: the mean over seeds and their standard deviation; recalls, and on sets with classes mean
 average precision, in percent.
 """
@@ -132,8 +132,8 @@ def main() -> None:
 def measure(
     name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
 ) -> dict[str, Metrics]:
-    """Return what a method reaches on a data set, by what the table calls it."""
-    # What needs classes, or features that stay, is left out where there are none.
+    """Return the metrics of a method on a data set, by their row of the table."""
+    # UNCSM needs classes, and CCA needs features that are never trained.
     if method == "uncsm" and "class" not in SETS[name].protocols:
         return {}
     if method == "cca" and SETS[name].from_scratch:

@@ -97,8 +97,8 @@ def compare(comparison: Comparison) -> list[dict[str, Any]]:
     kind = "wall" if comparison.ranks > 1 or comparison.threads > 1 or on_gpu(found) else "cpu"
     hardware = found["ours"][0]["hardware"]
     rows = [
-        row(f"{comparison.name}/{what}", *medians(found, kind_of), unit, hardware)
-        for what, kind_of, unit in (("time", kind, "s"), ("memory", "memory", "MiB"))
+        row(f"{comparison.name}/{what}", *medians(found, measured), unit, hardware)
+        for what, measured, unit in (("time", kind, "s"), ("memory", "memory", "MiB"))
     ]
     for one in rows:
         say(one)

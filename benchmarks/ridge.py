@@ -2,8 +2,8 @@
 
 Features are brought to length 1 and centred; y is predicted as W [x; t], as a `tirg` method whose
 composition is W: it is measured by the same code, on the same features, as what is trained. The
-penalty is that with the greatest recall@1 on a tenth of the training queries, which are left out
-meanwhile, with all queries that share an image with them.
+penalty is that with the greatest recall@1 on a tenth of the training queries, which is held
+out for this choice, with all queries that share an image with it.
 """
 
 from typing import NamedTuple
@@ -63,7 +63,7 @@ def fit_ridge(method: Method, shards: Shards) -> str:
 
 
 def fit(method: Tirg, features: Features) -> float:
-    """Make a method what regression finds, with the best of the penalties, which is returned."""
+    """Set a method to the regression with the best of the penalties, and return that penalty."""
     held_out = a_tenth(features.ids)
     kept, rest = features.of(~held_out), features.of(held_out)
     tried = {}
@@ -76,7 +76,7 @@ def fit(method: Tirg, features: Features) -> float:
 
 
 def set_regression(method: Tirg, features: Features, penalty: float) -> None:
-    """Make a method's heads centre what they are given, and its composition the regression."""
+    """Set a method's heads to centre features, and its composition to the regression."""
     sources, texts, targets = (nn.functional.normalize(side, dim=1) for side in features[:3])
     image_mean, text_mean = torch.cat([sources, targets]).mean(0), texts.mean(0)
     method.image.head, method.text.head = _centred(image_mean), _centred(text_mean)
@@ -92,7 +92,7 @@ def regress(inputs: Tensor, outputs: Tensor, penalty: float) -> Tensor:
 
 
 def a_tenth(ids: np.ndarray) -> np.ndarray:
-    """Return which queries are left out, (queries,) bool: all of every tenth group of images.
+    """Return a mask of the queries to hold out, (queries,) bool: every tenth group of images.
 
     Images of one group are sources and targets of each other.
     """

@@ -1,4 +1,4 @@
-"""How well the order of samples is shuffled, beside a perfect shuffle and webdataset's.
+"""Quality of the order of samples, beside a perfect shuffle and webdataset's.
 
     .venv/bin/python -m benchmarks.shuffling [--quick] [--json FILE]
 
@@ -46,7 +46,7 @@ Epochs = tuple[np.ndarray, np.ndarray]  # the numbers of all samples in the orde
 
 
 class Figures(NamedTuple):
-    """What is told of an order; the head of this file says what each is."""
+    """Figures of an order; the head of this file defines each."""
 
     travel: float
     travel_least: float

@@ -1,6 +1,6 @@
-"""What benchmarks of methods share: recipes trained once a seed, and tables of their means.
+"""Recipes that benchmarks of methods train once a seed, and tables of their means.
 
-Runs lie in runs/BENCHMARK/SET/METHOD-SEED; those that are there already are not trained again.
+Runs lie in runs/BENCHMARK/SET/METHOD-SEED; existing ones are not trained again.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from xmodal.runs.run import Run
 
 RECIPES = Path(__file__).parent / "recipes"
 Metrics = dict[str, float]
-Found = dict[str, list[Metrics]]  # by what a table calls it, the metrics of each seed
+Found = dict[str, list[Metrics]]  # the metrics of each seed, by their row of the table
 
 
 def read_arguments(
     name: str, description: str | None, sets: Iterable[str], methods: Iterable[str], quick: str
 ) -> argparse.Namespace:
-    """Return what the command line of benchmark `name` asks for.
+    """Return the options of the command line of benchmark `name`.
 
     `--quick` is the set `quick` alone, one seed, 20 steps a stage, trained anew.
     """
@@ -54,7 +54,7 @@ def read_arguments(
 
 
 def recipe_of(file: str, overrides: Sequence[str], run: Path, given: argparse.Namespace) -> Recipe:
-    """Return a recipe of benchmarks/recipes with `overrides`, and what the command line changes."""
+    """Return a recipe of benchmarks/recipes with `overrides` and those of the command line."""
     path = str(RECIPES / f"{file}.yaml")
     changes = [*overrides, f"run={run}", "training.log_every=50", *given.override]
     if given.quick:
@@ -64,7 +64,7 @@ def recipe_of(file: str, overrides: Sequence[str], run: Path, given: argparse.Na
 
 
 def train(recipe: Recipe, environment: Environment) -> dict[str, Metrics]:
-    """Train a recipe, unless that is done; return what was measured at the end of each stage."""
+    """Train a recipe unless its run is finished; return the metrics at the end of each stage."""
     run = Run(recipe.run)
     run.check(recipe)
     if not run.results.is_file():
@@ -104,8 +104,8 @@ def compare(
 ) -> None:
     """Measure methods of benchmark `name` on each set, print a table a set, and write the rows.
 
-    `measure` takes a set, a method and a seed and returns metrics by what the table calls them,
-    none where the method is not for the set. The method `once` draws no lots. Rows have the metric
+    `measure` takes a set, a method and a seed, and returns metrics by their row of the table; none
+    if the method does not fit the set. The method `once` is deterministic. Rows have the metric
     `column` beside that of `baseline`.
     """
     written: list[dict[str, Any]] = []
@@ -124,8 +124,8 @@ def compare(
 def table(found: Mapping[str, Sequence[Metrics]], columns: Mapping[str, str]) -> Iterator[str]:
     """Yield a set's table in Markdown: means of metrics, each with its spread over seeds.
 
-    `columns` are metrics, with or without their protocol, by their heads; those that nothing has
-    are left out.
+    `columns` are metrics, with or without their protocol, by their heads; those that no
+    method has are skipped.
     """
     shown = {
         head: column

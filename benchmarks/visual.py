@@ -3,13 +3,13 @@
     python -m benchmarks.visual [--set NAME …] [--method NAME …] [--seeds 3]
         [--override KEY=VALUE …] [--quick] [--json FILE]
 
-Shards are expected in data/, as docs/results.md tells to build them. Each row is a recipe of
+docs/results.md has the commands that build the shards in data/. Each row is a recipe of
 benchmarks/recipes trained with seeds 0, 1, …; it is also one command:
 
     python launch/train.py benchmarks/recipes/ptf_simcm.yaml data.train=URL data.val=URL
         training.seed=0
 
-Runs lie in runs/visual/SET/METHOD-SEED; those that are there already are not trained again.
+Runs lie in runs/visual/SET/METHOD-SEED; existing ones are not trained again.
 Printed: the mean over seeds and their standard deviation, in percent; of PTF-SimCM for images alone
 and, in the columns `with text`, for images with their captions.
 """
@@ -25,7 +25,7 @@ from xmodal.errors import run_command
 
 
 class DataSet(NamedTuple):
-    """A data set: what is trained on and what is measured."""
+    """A data set: shards to train on and shards to measure."""
 
     train: str
     test: str
@@ -39,7 +39,7 @@ SETS = {
     "emoji": DataSet("data/emoji/styles_train", "data/emoji/styles_test"),
     "openclipart": DataSet("data/openclipart/train", "data/openclipart/test"),
 }
-# Of each method its recipe, and what differs in it.
+# Each method's recipe and overrides.
 METHODS: dict[str, tuple[str, Sequence[str]]] = {
     "pretrained": (
         "simsiam",
@@ -82,7 +82,7 @@ def main() -> None:
 def measure(
     name: str, method: str, seed: int, given: argparse.Namespace, environment: Environment
 ) -> dict[str, Metrics]:
-    """Return what a method reaches on a data set, by its name."""
+    """Return the metrics of a method on a data set, by its name."""
     recipe = recipe_of_row(name, method, seed, given)
     if method in UNTRAINED:
         return {method: measure_untrained(recipe, environment)}

@@ -10,9 +10,8 @@ import pytest
 
 from tests.documented import ROOT, pages
 
-MODULES = sorted(
-    path for folder in ("xmodal", "shards", "launch") for path in (ROOT / folder).rglob("*.py")
-)
+FOLDERS = ("xmodal", "shards", "launch", "benchmarks", "examples")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 # Where an old word may stand: the history of changes. A line of code that reads old files says
 # `# the old name`.
 HISTORY = {"CHANGELOG.md"}
@@ -82,20 +81,18 @@ def check(name: str, left: list[str], advice: str) -> None:
     assert not left, "\n".join([advice, *left])
 
 
-def public_docstrings(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text())
+def docstrings(path: Path) -> Iterator[str]:
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
-    for node in ast.walk(tree):
-        name = getattr(node, "name", "")
-        if isinstance(node, kinds) and not (name.startswith("_") and not name.startswith("__")):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, kinds):
             yield ast.get_docstring(node) or ""
 
 
-def test_public_docstrings_start_with_a_verb_or_a_noun() -> None:
+def test_docstrings_start_with_a_verb_or_a_noun() -> None:
     riddles = [
         f"{path.relative_to(ROOT)}: {text.splitlines()[0]}"
         for path in MODULES
-        for text in public_docstrings(path)
+        for text in docstrings(path)
         if RIDDLE.match(text)
     ]
     check("docstrings", riddles, "start with a verb or a noun")

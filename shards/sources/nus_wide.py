@@ -146,7 +146,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _read_labels(folder: Path, concepts: Sequence[str], count: int) -> "np.ndarray":
-    """Whether each photograph shows each concept: 0, 1 or _BROKEN, (photographs, concepts)."""
+    """Return the labels (photographs, concepts): 1 where one shows a concept, 0, or _BROKEN."""
     import numpy as np
 
     labels = np.zeros((count, len(concepts)), np.uint8)

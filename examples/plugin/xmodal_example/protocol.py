@@ -17,7 +17,7 @@ BLOCK = 1024  # rows of scores in memory at a time
 
 
 class TwoChoiceConfig(ProtocolConfig):
-    """Percentage of choices between two items, one of them the right one, that are right."""
+    """Percentage of correct choices between a relevant item and another one."""
 
     # The name in `evaluation.protocols` and after `--protocol`.
     kind: Literal["two-choice"] = "two-choice"
