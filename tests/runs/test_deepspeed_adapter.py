@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +39,7 @@ def _engines(pipe: Any) -> None:
                 sizes = {part.name: part.numel for part in of_flat}
                 parts.append((sizes, sum(sizes.values()) <= flat.numel(), sorted(state)))
         deepspeed_adapter.destroy(engine)
-    pipe.send(parts)
+    pipe.send((parts, "torch._inductor.compile_fx" in sys.modules))
 
 
 def test_engines_have_the_names_that_are_used_of_them() -> None:
@@ -46,10 +47,11 @@ def test_engines_have_the_names_that_are_used_of_them() -> None:
     process = CONTEXT.Process(target=_engines, args=(theirs,))
     process.start()
     theirs.close()
-    parts = ours.recv()
+    parts, compiles = ours.recv()
     process.join()
     share = ({"weight": 6, "bias": 2}, True, ["exp_avg", "exp_avg_sq", "step"])
     assert parts == [share] * 3
+    assert not compiles  # the import of torch.compile's compilers takes a second
 
 
 def test_a_name_that_has_moved_is_named() -> None:

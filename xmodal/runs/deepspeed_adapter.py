@@ -31,6 +31,7 @@ _ZERO = "deepspeed.runtime.zero."
 # Of modules, by the name that the rest of this file uses.
 _NAMES = {
     "compatible_ops": "deepspeed.ops:__compatible_ops__",
+    "compiler": "deepspeed.runtime:compiler",
     "forward_stack": f"{_ZERO}parameter_offload:FWD_MODULE_STACK",
     "CheckpointEngine": "deepspeed.runtime.checkpoint_engine.checkpoint_engine:CheckpointEngine",
     "LossScaler": "deepspeed.runtime.fp16.loss_scaler:LossScaler",
@@ -97,6 +98,23 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 # DeepSpeed would compile, at the first start, a shared-memory all-reduce that only inference
 # uses: 40 seconds, and a crash where there is no compiler.
 _FOUND["compatible_ops"]["deepspeed_shm_comm"] = False
+
+
+def _import_muon(compiler: Any) -> None:
+    """Import DeepSpeed's Muon without compiling it.
+
+    DeepSpeed itself imports it under ZeRO, whatever the optimiser, and torch.compile then imports
+    its compilers: more than a second of each rank.
+    """
+    given = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module(f"{_ZERO}muon.muon_optimizer")
+    finally:
+        compiler.compile = given
+
+
+_import_muon(_FOUND["compiler"])
 
 
 def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
