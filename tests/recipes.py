@@ -1,4 +1,4 @@
-"""Recipes of two small towers whose heads alone are trained, to change by keys."""
+"""The smallest recipe, and recipes of two small towers whose heads alone are trained."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,14 @@ from typing import Any
 from xmodal.assembly.recipe import Recipe
 
 SIZE = 32
+MINIMAL: dict[str, Any] = {
+    "data": {"train": "train"},
+    "method": {
+        "kind": "clip",
+        "image": {"kind": "timm", "name": "resnet18"},
+        "text": {"kind": "transformer"},
+    },
+}
 
 
 def recipe_of(folder: Path, **changes: Any) -> Recipe:

@@ -1,9 +1,7 @@
 """The recipe: every mistake is one line that says where, what is allowed and what was meant."""
 
-import pickle
 import subprocess
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
-from xmodal.assembly.recipe import Recipe, load_recipe, read_recipe, with_values
-from xmodal.components.config import Span
+from tests.recipes import MINIMAL
+from xmodal.assembly.recipe import Recipe, load_recipe, read_recipe
 from xmodal.components.description import describe
 from xmodal.components.differences import changes, differences
 from xmodal.errors import UserError
@@ -23,35 +19,6 @@ from xmodal.runs.recipe_file import dump_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
-
-MINIMAL: dict[str, Any] = {
-    "data": {"train": "train"},
-    "method": {
-        "kind": "clip",
-        "image": {"kind": "timm", "name": "resnet18"},
-        "text": {"kind": "transformer"},
-    },
-}
-
-
-@pytest.fixture
-def read(tmp_path: Path) -> Callable[..., Recipe]:
-    """Read the smallest recipe with these overrides."""
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(MINIMAL))
-    return lambda *overrides: read_recipe("small", overrides, tmp_path)
-
-
-@pytest.fixture
-def refusal(read: Callable[..., Recipe]) -> Callable[..., str]:
-    """The line that the smallest recipe with these overrides is refused with."""
-
-    def refused(*overrides: str) -> str:
-        with pytest.raises(UserError) as caught:
-            read(*overrides)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    return refused
 
 
 def test_a_recipe_is_named_for_its_file_and_filled_with_defaults(
@@ -165,10 +132,10 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("stages=[3]", ["stages.0: 3", "mapping of keys"]),
         ("data=3", ["data: input should be a mapping of keys", "mapping of keys"]),
         ("method.text=3", ["method.text: 3", "mapping of keys"]),
-        ("method.text={width: 8}", ["method.text.kind is missing", "transformers, transformer"]),
+        ("method.text={width: 8}", ["method.text.kind is missing", "transformers, "]),
         (
             "method.text.kind=transformr",
-            ["method.text.kind: transformr", "mean transformer?", "transformers, transformer"],
+            ["method.text.kind: transformr", "mean transformer?", "transformers, "],
         ),
         (
             "method.objective.kind=triplt",
@@ -347,46 +314,6 @@ def test_recipes_are_read_without_torch() -> None:
     assert not imported & {"torch", "numpy", "deepspeed", "transformers", "timm"}
 
 
-@given(st.floats(0, 1e300), st.sampled_from(["steps", "epochs", "samples", "%"]))
-def test_a_span_is_the_same_when_read_back(amount: float, unit: str) -> None:
-    span = Span(f"{amount!r} {unit}")
-    assert Span(str(span)) == span
-    assert span.amount == amount
-
-
-@pytest.mark.parametrize(
-    ("text", "steps"),
-    [
-        ("500", 500),
-        (500, 500),
-        ("1 step", 1),
-        ("2 Epochs", 20),
-        ("1e3 samples", 10),
-        ("5 %", 50),
-        ("5%", 50),
-        ("1 sample", 1),
-        ("0.001 %", 1),
-        ("0", 0),
-        ("0 %", 0),
-        ("1.26 epochs", 13),
-    ],
-)
-def test_spans_in_steps(text: str | int, steps: int) -> None:
-    span = Span(text)
-    assert span.steps(batch_size=100, epoch_samples=1000, stage_steps=1000) == steps
-
-
-@pytest.mark.parametrize("text", ["", "-1 steps", "steps", "1 day", "1 2", "1e999", "nan", "True"])
-def test_what_is_no_span_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="number with steps"):
-        Span(text)
-
-
-def test_a_share_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs a stage"):
-        Span("5 %").steps(batch_size=1, epoch_samples=1)
-
-
 def test_data_sets_to_mix_are_a_list_or_one_url(read: Callable[..., Recipe]) -> None:
     alone = read("data.train=some/where")
     assert [one.url for one in alone.data.train] == ["some/where"]
@@ -420,77 +347,6 @@ def test_a_key_of_what_is_null_by_default_makes_it(read: Callable[..., Recipe]) 
     assert (recipe.data.augment.grey, recipe.data.augment.jitter) == (0.5, 0.8)
     with pytest.raises(UserError, match=r"data.cache.gigabytes is missing"):
         read("data.cache.folder=x")
-
-
-LITERALS = [
-    "data.s3.secret=hush1",
-    "data.s3.key=hush1",
-    "data.s3.token=hush1",
-    "data.s3=hush1",
-    "data.s3={secret: hush1, key: {file: x}}",
-    "data.s3={secret: {file: x}, none: 1, token: [hush1]}",
-    "data.s3.secret={hush1}",
-    "data.s3.secret={file: hush1",
-    'data.s3.secret="hush1',
-    "data.s3.secret=[hush1]",
-    "data.s3.secret=*hush1",
-    "data.s3.secret=!hush1",
-    "data.s3.secret=!!int hush1",
-    "data.s3.secret=hush1: hush1: x",
-    "data.s3.secret=%hush1",
-    "data.s3.secret.hush1=3",
-    "data.s3.secret.variable=[hush1]",
-    "data.s3.secret={variable: hush1/x}",
-    "data.s3.secret={file: x, variable: hush1}",
-    "data.s3.secret:hush1",
-    "data.s3.secret: hush1",
-    "data.s3.endpoint=https://me:hush1@host",
-]
-
-
-@pytest.mark.parametrize("literal", LITERALS)
-def test_a_secret_in_a_command_is_refused_and_not_said_again(
-    literal: str, read: Callable[..., Recipe]
-) -> None:
-    with pytest.raises(UserError, match=r"^[^\n]*data\.s3[^\n]*$") as caught:
-        read(literal)
-    shown = "".join(traceback.format_exception(caught.value))
-    assert "hush1" not in shown
-    if literal == "data.s3.secret=hush1":
-        assert "{file: PATH} or {variable: NAME}" in shown
-
-
-@pytest.mark.parametrize(
-    "text", ["secret: hush1", "secret: 'hush1", "secret: *hush1", "secret: {a: hush1", "? [hush1]"]
-)
-def test_a_secret_in_a_recipe_is_refused_and_not_said_again(
-    text: str, read: Callable[..., Recipe], tmp_path: Path
-) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(f"data:\n  train: x\n  s3:\n    {text}\n")
-    for overrides in ([], ["data.s3.secret.file=x"]):
-        with pytest.raises(UserError) as caught:
-            read_recipe(str(path), overrides, tmp_path)
-        assert "hush1" not in "".join(traceback.format_exception(caught.value))
-
-
-def test_the_place_of_a_secret_goes_where_a_recipe_goes(
-    read: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OUR_SECRET", "hush1")
-    (tmp_path / "key").write_text("hush2\n")
-    recipe = read("data.s3.secret.variable=OUR_SECRET", f"data.s3.key={{file: {tmp_path}/key}}")
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
-    for one in (recipe, load_recipe(tmp_path), with_values(recipe, {"run": "x"}, "trial")):
-        assert one.data.s3.secret.read("data.s3.secret") == "hush1"
-        assert one.data.s3.key.read("data.s3.key") == "hush2"
-        shown = (
-            repr(one) + dump_recipe(one) + str(pickle.dumps(one)) + str(differences(read(), one))
-        )
-        assert "hush" not in shown
-    monkeypatch.delenv("OUR_SECRET")
-    with pytest.raises(UserError, match=r"^data.s3.secret: .* OUR_SECRET is not there, or is"):
-        recipe.data.s3.secret.read("data.s3.secret")
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,16 @@
 """Overrides: what `key=value` means for keys of each kind."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.recipes import MINIMAL
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.errors import UserError
 
-MINIMAL: dict[str, Any] = {
-    "data": {"train": "train"},
-    "method": {
-        "kind": "clip",
-        "image": {"kind": "timm", "name": "resnet18"},
-        "text": {"kind": "transformer"},
-    },
-}
 # Paths and names that YAML reads as something else, or not at all.
 NAMES = [
     "runs/a: b",
