@@ -9,7 +9,7 @@ _EXTRAS = {
     "train": {"deepspeed": "DeepSpeed", "tensorboard": "TensorBoard"},
     "tune": {"ray": "Ray", "optuna": "Optuna"},
     "s3": {"s3fs": "s3fs"},
-    "pretrained": {"transformers": "transformers"},
+    "pretrained": {"transformers": "transformers", "ftfy": "ftfy", "regex": "regex"},
 }
 
 

@@ -61,7 +61,9 @@ def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
     """Read the tokenizer that `make_tokenizer` wrote."""
     if not path.is_file():
         raise UserError(f"{path} is missing: the run's vocabulary is lost; train the run again")
-    return read_tokenizer(path, config.text.context if config.text else 1)
+    if config.text is None:
+        return read_tokenizer(path, 1)
+    return read_tokenizer(path, config.text.context, config.text.tokenizer.cleaning)
 
 
 def _captions(manifests: Sequence[Manifest]) -> Iterator[str]:

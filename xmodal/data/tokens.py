@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 
 from xmodal.atomic_files import write_atomically
+from xmodal.data.character_map import take_character_map
+from xmodal.data.cleaning import Cleaning, cleaner
 from xmodal.errors import UserError
 from xmodal.small_files import read_small
 
@@ -30,14 +32,24 @@ class CaptionTokenizer:
     """Converts a batch of captions into padded ids, at most `context` tokens each.
 
     It reads any `tokenizer.json` of the tokenizers library, pretrained or trained by xmodal.
+    Captions are cleaned first. One that pads to a fixed length pads to `context`, and its padding
+    is part of the caption, as SigLIP's is. Tokens of the start and the end survive the cut.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: int, clean: Cleaning = "none") -> None:
         self.tokenizer, self.context = tokenizer, context
         padding = tokenizer.padding or {}
         self.pad = int(padding.get("pad_id", tokenizer.token_to_id(PAD) or 0))
+        self.padded = padding.get("length") is not None
+        side = padding.get("direction", "right") if self.padded else "right"
+        length = context if self.padded else None
         tokenizer.enable_truncation(context)
-        tokenizer.enable_padding(pad_id=self.pad)
+        tokenizer.enable_padding(direction=side, pad_id=self.pad, length=length)
+        # Captions are read by what is left of a tokenizer whose character map cleaning applies.
+        self.reader, replace = (
+            take_character_map(tokenizer) if clean == "siglip" else (tokenizer, str)
+        )
+        self.clean = cleaner(clean, replace)
 
     @property
     def vocabulary(self) -> int:
@@ -46,19 +58,19 @@ class CaptionTokenizer:
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids (captions, length) int64 and mask (captions, length) bool, False on padding;
-        `length` is that of the longest caption.
+        `length` is that of the longest caption, or the context where all are padded to it.
         """
         with _one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
-            encoded = self.tokenizer.encode_batch_fast(list(captions))
+            encoded = self.reader.encode_batch_fast([self.clean(one) for one in captions])
         ids = torch.tensor([one.ids for one in encoded], dtype=torch.int64)
         mask = torch.tensor([one.attention_mask for one in encoded], dtype=torch.bool)
-        return ids, mask
+        return ids, torch.ones_like(mask) if self.padded else mask
 
     def count(self, captions: Sequence[str]) -> TokenCounts:
         """Count truncated captions and unknown words."""
         unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
         with _one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
-            encoded = self.tokenizer.encode_batch(list(captions))
+            encoded = self.reader.encode_batch([self.clean(one) for one in captions])
         ids = [
             token
             for one in encoded
@@ -73,11 +85,11 @@ class CaptionTokenizer:
         write_atomically(path, self.tokenizer.to_str(pretty=True))
 
 
-def read_tokenizer(path: Path, context: int) -> CaptionTokenizer:
+def read_tokenizer(path: Path, context: int, clean: Cleaning = "none") -> CaptionTokenizer:
     """Read a `tokenizer.json`; raises `UserError` for any other file."""
     with _one_line(f"{path} is no tokenizer", "restore it, or remove it and train again"):
         tokenizer = Tokenizer.from_str(read_small(path, MAX_TOKENIZER_BYTES).decode())
-        return CaptionTokenizer(tokenizer, context)
+        return CaptionTokenizer(tokenizer, context, clean)
 
 
 def is_panic(error: BaseException) -> bool:

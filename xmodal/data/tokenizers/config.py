@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from xmodal.components.component import Component
+from xmodal.data.cleaning import Cleaning
 
 
 class TokenizerConfig(Component):
@@ -18,3 +19,8 @@ class TokenizerConfig(Component):
     has_unknown_words: ClassVar[bool] = False
     # What to do where many words are unknown.
     remedy: ClassVar[str] = "use an encoder whose tokenizer knows the language"
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """The cleaning of captions before its tokenizer.json reads them."""
+        return "none"

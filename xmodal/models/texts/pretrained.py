@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
+from xmodal.data.cleaning import CLEANING, Cleaning
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.data.tokens import CaptionTokenizer, is_panic
 from xmodal.errors import UserError
@@ -31,7 +32,18 @@ class PretrainedTokenizerConfig(TokenizerConfig):
     kind: Literal["pretrained"] = "pretrained"
     name: str = Field(description="hub name or folder of the model")
     weights: Weights = Field("pretrained", description="weights of the model, as of the encoder")
+    clean: Cleaning = Field("none", description=f"cleaning of captions: {CLEANING}")
+    pads: Literal["longest", "context"] = Field(
+        "longest",
+        description="`longest` (to the longest caption, padding is masked), or `context` (to the "
+        "context, and padding is part of the caption, as in SigLIP)",
+    )
     builds: ClassVar[str] = "pretrained_tokenizer"
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """The cleaning of captions before its tokenizer.json reads them."""
+        return self.clean
 
 
 class TransformersConfig(TextEncoderConfig):
@@ -153,7 +165,13 @@ class PretrainedText(Encoder):
 
 
 def pretrained_tokenizer(
-    _captions: Iterable[str], context: int, *, name: str, weights: Weights = "pretrained"
+    _captions: Iterable[str],
+    context: int,
+    *,
+    name: str,
+    weights: Weights = "pretrained",
+    clean: Cleaning = "none",
+    pads: Literal["longest", "context"] = "longest",
 ) -> CaptionTokenizer:
     """Return the tokenizer that belongs to a pretrained encoder; it reads no captions."""
     require("pretrained")
@@ -170,8 +188,11 @@ def pretrained_tokenizer(
         raise UserError(
             f"method.text.name: the tokenizer of {name} has no padding token; name another model"
         )
-    backend.enable_padding(pad_id=tokenizer.pad_token_id)
-    return CaptionTokenizer(backend, context)
+    length = context if pads == "context" else None
+    backend.enable_padding(
+        direction=tokenizer.padding_side, pad_id=tokenizer.pad_token_id, length=length
+    )
+    return CaptionTokenizer(backend, context, clean)
 
 
 def _source(name: str, weights: Weights) -> str:

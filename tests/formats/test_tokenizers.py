@@ -1,0 +1,77 @@
+"""Token ids equal those of the libraries that the models come from, on 1,000 captions."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.data.unicode_captions import captions
+from tests.formats.reference_libraries import References
+from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
+from xmodal.data.tokenizers.clip import ClipTokenizerConfig
+from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.data.tokenizers.siglip import SiglipTokenizerConfig
+from xmodal.methods.clip import ClipConfig
+from xmodal.models.texts.pretrained import PretrainedTokenizerConfig
+from xmodal.models.texts.text_transformer import ClipTextConfig
+
+
+class Family(NamedTuple):
+    """A family of tokenizers: ours for a folder, and its fixed length."""
+
+    ours: partial[TokenizerConfig]
+    context: int
+    padded: bool = False
+
+
+FAMILIES = {
+    "open_clip_own": Family(partial(ClipTokenizerConfig), 77),
+    "clip": Family(partial(PretrainedTokenizerConfig), 77),
+    "chinese_clip": Family(partial(PretrainedTokenizerConfig), 52),
+    "siglip": Family(partial(SiglipTokenizerConfig), 64, padded=True),
+    "siglip2": Family(partial(PretrainedTokenizerConfig, pads="context"), 64, padded=True),
+    "open_clip_siglip": Family(
+        partial(PretrainedTokenizerConfig, clean="canonicalize", pads="context"), 64, padded=True
+    ),
+}
+CAPTIONS = captions(1000)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The captions as a file that scripts of references read."""
+    path = tmp_path_factory.mktemp("captions") / "captions.json"
+    path.write_text(json.dumps(CAPTIONS))
+    return path
+
+
+def method_of(family: Family, folder: Path) -> ClipConfig:
+    """Return a method whose text encoder reads by a tokenizer of a folder."""
+    name = "name" if family.ours.func is PretrainedTokenizerConfig else "folder"
+    tokenizer = family.ours(**{name: str(folder)})
+    text = ClipTextConfig(tokenizer=tokenizer, context=family.context)
+    return ClipConfig(image={"kind": "features", "features": 8}, text=text)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ids_equal_the_librarys_and_a_run_needs_its_file_alone(
+    name: str, references: References, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = FAMILIES[name]
+    wanted = references.tensors("token_ids", texts)[name]
+    folder = references.folder("token_ids", texts) / name
+    method = method_of(family, folder)
+    make_tokenizer(method, [], tmp_path / "tokenizer.json")
+    gone = folder.rename(folder.with_name(f"{folder.name}-gone"))
+    try:
+        tokenizer = load_tokenizer(method, tmp_path / "tokenizer.json")
+        ids, mask = tokenizer(CAPTIONS)
+    finally:
+        gone.rename(folder)
+    assert ids.shape[1] == wanted.shape[1] == family.context
+    differing = [CAPTIONS[row] for row in (ids != wanted).any(1).nonzero().flatten().tolist()]
+    assert not differing, f"{len(differing)}, the first: {differing[0]!r:.100}"
+    assert bool(mask.all()) == family.padded
+    assert (ids[~mask] == tokenizer.pad).all()
