@@ -217,6 +217,20 @@ def test_only_the_keys_that_are_asked_for_are_drawn() -> None:
     assert set(drawn(sample(json=described(["c"], alt="a"), txt=b"t"), {"alt": 0.1}, 100)) == {"a"}
 
 
+def test_labels_are_put_into_templates_and_other_texts_are_not() -> None:
+    one = sample(json=described(["c"], labels=["cat", "dog"]))
+    templates = ("a {}.", "the {}, {}")
+    sentences = ["a cat.", "a dog.", "the cat, cat", "the dog, dog"]
+    found = Counter(
+        one.draw(fraction(5, p), {"labels": 1, "captions": 1}, templates=templates)
+        for p in range(4000)
+    )
+    assert_shares(found, {"c": 1 / 2} | dict.fromkeys(sentences, 1 / 8))
+    second = {one.draw(fraction(5, p), {"labels": 1}, "a cat.", templates=templates[:1])
+              for p in range(100)}  # fmt: skip
+    assert second == {"a dog."}
+
+
 @pytest.mark.parametrize(
     ("files", "cause"),
     [

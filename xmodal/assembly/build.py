@@ -91,7 +91,7 @@ def keep_architecture(config: MethodConfig, run: Path) -> None:
 def without_weights(config: MethodConfig, run: Path) -> MethodConfig:
     """Return a method whose encoders ask no hub and no file for weights."""
     random: dict[str, Any] = {
-        side: encoder.without_weights(_kept(run, side))
+        side: encoder.without_weights(_kept(run, side)).with_new_adapters()
         for side, encoder in _encoders(config).items()
     }
     return config.model_copy(update=random)

@@ -144,7 +144,7 @@ def check_method(recipe: Recipe, method: Method) -> None:
         check_feature_cache(recipe, method)
     with unchanged(method):
         for number, stage in enumerate(recipe.stages):
-            select_trained(method, stage.train)
+            select_trained(method, stage.train, stage.lock)
             parameter_groups(method, stage)
             check_optimizer(stage, recipe.training.zero, f"stages.{number}.optimizer")
             check_losses(method, stage, f"stages.{number}.losses")
@@ -238,7 +238,7 @@ def check_batch_norm(recipe: Recipe, method: Method, ranks: int) -> None:
     key = "batch_size" if data.batch_size == 1 else "micro_batch_size"
     with unchanged(method):
         for stage in recipe.stages:
-            select_trained(method, stage.train)
+            select_trained(method, stage.train, stage.lock)
             # Those of pretrained image encoders have several positions of a sample.
             set_modes(method, freeze_batch_norm=True)
             for name, norm in batch_norms(method).items():

@@ -61,7 +61,7 @@ def epoch_samples(recipe: Recipe, shards: Shards) -> int:
 def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
     """Return the data sets that a recipe trains on."""
     return [
-        DataSet(SampleReader(manifest), one.texts, one.min_side, one.max_pixels)
+        DataSet(SampleReader(manifest), one.texts, one.templates, one.min_side, one.max_pixels)
         for manifest, one in zip(shards.train, recipe.data.train, strict=True)
     ]
 

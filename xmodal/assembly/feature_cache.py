@@ -42,7 +42,7 @@ from xmodal.data.tokens import CaptionTokenizer
 from xmodal.distributed.collectives import barrier, rank, world_size
 from xmodal.errors import UserError
 from xmodal.methods.method import Method
-from xmodal.models.config import ImageEncoderConfig
+from xmodal.models.config import EncoderConfig
 from xmodal.training.parts import locked, select_trained, unchanged
 
 BATCH = 16  # samples encoded at a time: few enough to stay in a CPU's cache
@@ -56,7 +56,7 @@ def locked_sides(method: Method, recipe: Recipe) -> LockedSides:
     image, text = True, recipe.method.text is not None
     with unchanged(method):
         for stage in recipe.stages:
-            select_trained(method, stage.train)
+            select_trained(method, stage.train, stage.lock)
             image = image and locked(encoder_of(method, "image"))
             text = text and locked(encoder_of(method, "text"))
     if not (image or text):
@@ -177,8 +177,8 @@ def _digest(
     config = recipe.method
     settings = {
         "shards": [manifest.storage.identity(shard.url) for shard in manifest.shards],
-        "image": _image_settings(config.image) if sides.image else None,
-        "text": config.text.model_dump(mode="json") if config.text and sides.text else None,
+        "image": _settings(config.image) if sides.image else None,
+        "text": _settings(config.text) if config.text and sides.text else None,
         "tokenizer": tokenizer.tokenizer.to_str() if sides.text else None,
         "size": config.image.size,
         "bf16": method.bf16,
@@ -193,7 +193,7 @@ def _digest(
     return digest.hexdigest()
 
 
-def _image_settings(config: ImageEncoderConfig) -> dict[str, Any]:
-    """Return an image encoder's settings, as before there was a preprocessing where it has none."""
-    settings = config.model_dump(mode="json")
-    return {key: one for key, one in settings.items() if key != "preprocessing" or one}
+def _settings(config: EncoderConfig) -> dict[str, Any]:
+    """Return an encoder's settings, without keys that it leaves null and that once were not."""
+    settings, later = config.model_dump(mode="json"), ("preprocessing", "lora")
+    return {key: one for key, one in settings.items() if key not in later or one}

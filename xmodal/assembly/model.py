@@ -20,6 +20,8 @@ from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import class_prototypes, in_evaluation
 from xmodal.methods.method import Method
+from xmodal.models.adapter_files import save_adapter
+from xmodal.models.adapters import adapted_encoders
 from xmodal.runs.averages import Weights
 from xmodal.runs.run import Run
 
@@ -146,6 +148,23 @@ class Model:
                 self.method, names, templates, self.tokenizer, 256, self.device
             )
         return self.score(self.encode_images(images), classes)
+
+    def save_adapters(self, folder: str | Path) -> list[Path]:
+        """Write the adapters (LoRA) of each encoder into `folder`/image and /text; return these.
+
+        They are in the form of peft, by the names of the encoder's own library. Raises `UserError`
+        where the model has none, or a folder exists.
+        """
+        adapted = adapted_encoders(self.method)
+        if not adapted:
+            raise UserError("the model has no adapters; method.image.lora and method.text.lora do")
+        folders = {Path(folder) / name.split(".")[0]: one for name, one in adapted.items()}
+        for place in folders:
+            if place.exists():
+                raise UserError(f"{place} exists; name another folder for the adapters")
+        for place, encoder in folders.items():
+            save_adapter(encoder.wrapped, place)
+        return list(folders)
 
     def _images(self, batch: Batch) -> Tensor:
         if self.method.contents.composed:

@@ -17,6 +17,7 @@ from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.storage.config import CacheConfig, StorageConfig
 from xmodal.data.storage.s3 import S3Config
 
+LABELS = "labels"  # the key of the JSON that has a sample's classes
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -38,8 +39,22 @@ class DataSetConfig(Config):
         description="keys of the JSON, or `txt`, that a caption is drawn from, each with its "
         "probability; {}: all captions alike",
     )
+    templates: list[str] = Field(
+        [],
+        description="sentences that a label is put into, in the place of {}, where `texts` draw "
+        "from `labels`: captions made of class names (a photo of a {}.); []: the label alone",
+    )
     min_side: PositiveInt = Field(1, description="skip images with a side of fewer pixels")
     max_pixels: PositiveInt = Field(MAX_PIXELS, description="skip images of more pixels")
+
+    @model_validator(mode="after")
+    def _of_labels(self) -> Self:
+        if self.templates and LABELS not in self.texts:
+            raise ValueError("templates make captions of labels: write texts: {labels: 1} beside")
+        for template in self.templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}}, the place of a class's name")
+        return self
 
 
 class DataConfig(Config):

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -183,17 +183,24 @@ class RawSample:
             raise BadSample("no label, which the method learns from")
         return labels[0]
 
-    def draw(self, drawn: float, keys: Mapping[str, float], besides: str | None = None) -> str:
+    def draw(
+        self,
+        drawn: float,
+        keys: Mapping[str, float],
+        besides: str | None = None,
+        *,
+        templates: Sequence[str] = (),
+    ) -> str:
         """Return the caption selected by a random number `drawn` in [0, 1): any of `captions()`, or
         a key by probability, then a caption under it.
 
         Probabilities of missing keys are distributed over the others. The caption `besides` is
-        returned only if there is no other.
+        returned only if there is no other. Texts under `labels` are put into each of `templates`.
         """
         if not keys:
             captions = _others(self.captions(), besides)
         else:
-            found = self._under(keys)
+            found = self._under(keys, templates)
             if besides is not None:
                 others = {name: _others(texts, besides) for name, texts in found.items()}
                 found = {k: v for k, v in others.items() if besides not in v} or found
@@ -206,13 +213,15 @@ class RawSample:
             captions, drawn = found[name], min(max(drawn, 0) / keys[name], 1 - 1e-9)
         return captions[int(drawn * len(captions))]
 
-    def _under(self, keys: Iterable[str]) -> dict[str, list[str]]:
+    def _under(self, keys: Iterable[str], templates: Sequence[str]) -> dict[str, list[str]]:
         """Return the texts under each key that has any; at least one has."""
         found = {name: self.texts(name) for name in keys}
         kept = {name: texts.kept for name, texts in found.items() if texts.kept}
         if not kept:
             dropped = [cause for texts in found.values() for cause in texts.dropped]
             raise BadSample(dropped[0] if dropped else f"no caption: expected {' or '.join(keys)}")
+        if templates and "labels" in kept:
+            kept["labels"] = [t.replace("{}", label) for t in templates for label in kept["labels"]]
         return kept
 
 

@@ -47,6 +47,7 @@ class DataSet:
 
     reader: SampleReader
     texts: Mapping[str, float] = field(default_factory=dict)  # keys, with probabilities
+    templates: Sequence[str] = ()  # that labels are put into
     min_side: int = 1
     max_pixels: int = MAX_PIXELS
 
@@ -200,7 +201,9 @@ class TrainingSet:
         captions: list[str] = []
         for _, purpose in CAPTIONS[: self.contents.captions]:
             drawn = fraction(self.seed, position, purpose)
-            captions.append(sample.draw(drawn, data_set.texts, *captions))
+            captions.append(
+                sample.draw(drawn, data_set.texts, *captions, templates=data_set.templates)
+            )
         return captions
 
     def _fill_text_features(self, slot: Slot, row: int, position: int, sample: RawSample) -> None:

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from xmodal.components.component import Component
 from xmodal.components.config import Config
@@ -18,9 +18,30 @@ WEIGHTS = (
 )
 
 
+class LoraConfig(Config):
+    """Adapters of low rank, which are trained in place of an encoder's weights (LoRA, DoRA)."""
+
+    rank: PositiveInt = Field(8, description="rank of the change of a weight matrix")
+    alpha: PositiveFloat = Field(16.0, description="the change is multiplied by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapters' input")
+    targets: list[str] = Field(
+        ["attention", "mlp"],
+        min_length=1,
+        description="layers that get an adapter: `attention`, `mlp` (linear layers outside "
+        "attention), `convolutions` (of 1 x 1), or names of modules as in peft's target_modules",
+    )
+    dora: bool = Field(False, description="train the norm of each row apart (DoRA)")
+    weights: str | None = Field(
+        None, description="folder of an adapter that peft saved, to begin with; null: no change"
+    )
+
+
 class EncoderConfig(Component):
     """An encoder of images or of texts."""
 
+    lora: LoraConfig | None = Field(
+        None, description="adapters (peft) that are trained in place of its weights; null: none"
+    )
     # Fields that are for others than the class that this describes.
     recipe_only: ClassVar[frozenset[str]] = frozenset()
     # Whether the shards hold features, of width `features`, which are read in the encoder's place.
@@ -39,7 +60,17 @@ class EncoderConfig(Component):
     def arguments(self) -> dict[str, Any]:
         """The fields by name, as the class takes them."""
         given = super().arguments
-        return {name: value for name, value in given.items() if name not in self.recipe_only}
+        others = {"lora", *self.recipe_only}
+        return {name: value for name, value in given.items() if name not in others}
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the encoder, with its adapters where it has some."""
+        encoder = super().build(*args, **kwargs)
+        if self.lora:
+            from xmodal.models.adapters import add_adapters
+
+            add_adapters(encoder, self.lora, f"method.{self.family.split()[0]}.lora")
+        return encoder
 
     def keep_architecture(self, folder: Path) -> None:
         """Write into a folder of the run all but weights that the encoder is built from.
@@ -53,6 +84,11 @@ class EncoderConfig(Component):
         It is built without a hub and without files but those of `keep_architecture`.
         """
         return self
+
+    def with_new_adapters(self) -> Self:
+        """Return the encoder with adapters that are not read from a folder."""
+        new = self.lora and self.lora.model_copy(update={"weights": None})
+        return self.model_copy(update={"lora": new})
 
 
 class ImageEncoderConfig(EncoderConfig):

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xmodal.models.depth import by_blocks
+
 
 class Local(NamedTuple):
     """Features of every position of an image, or of every word of a text, beside the whole's."""
@@ -20,6 +22,18 @@ class Encoder(nn.Module):
 
     features: int  # width of an item's
     local_features: int  # width of a position's or word's
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """The network by whose names its library knows weights and adapters."""
+        return self
+
+    def layers(self) -> list[list[str]]:
+        """Return the names of the parameters by depth: embeddings or stem, then each block.
+
+        What follows the last block belongs to it.
+        """
+        return by_blocks(self)
 
     def local(self, *inputs: Tensor | None) -> Local:
         """Return features of the parts too, of the inputs that `forward` takes."""

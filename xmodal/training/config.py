@@ -44,6 +44,9 @@ class RequirementConfig(Config):
         return self
 
 
+FirstGroups = Annotated[int, Field(ge=1)]
+
+
 class EMAConfig(Config):
     """Exponential moving average of the weights, which is evaluated and saved beside them."""
 
@@ -66,6 +69,12 @@ class StageConfig(Config):
         min_length=1,
         description="trained parts, by name or pattern (image, text.head, *.head); all "
         "others are locked",
+    )
+    lock: dict[str, FirstGroups | list[str]] = Field(
+        {},
+        description="layers of towers that stay locked all the same: the number of a tower's "
+        "first groups (embeddings, blocks.0, …), or a list of groups, by name or pattern; `norms` "
+        "are its normalisation layers",
     )
     losses: Annotated[dict[str, LossConfig], Mark.MUTABLE] = Field(
         {},

@@ -1,27 +1,45 @@
 """Parts of a method in a stage: trained or locked, their learning rates, weight decay."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from operator import itemgetter
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from xmodal.errors import UserError
+from xmodal.models.adapters import adapted_weights
+from xmodal.models.layer_groups import layer_factors, locked_layers
 from xmodal.training.config import StageConfig
 
+NO_LOCK: Mapping[str, int | Sequence[str]] = MappingProxyType({})
 
-def select_trained(method: nn.Module, patterns: list[str]) -> None:
+
+def select_trained(
+    method: nn.Module, patterns: list[str], lock: Mapping[str, int | Sequence[str]] = NO_LOCK
+) -> None:
     """Enable gradients of the parameters that match a pattern, and of no others.
 
     A pattern matches a parameter's name or that of a module around it (`text`, `image.head`, `*`).
-    Raises `UserError` for a pattern that matches nothing.
+    Layers of `lock` stay locked, and so do weights of a tower with adapters. Raises `UserError` for
+    a pattern that matches nothing, or only what is locked.
     """
     for pattern in patterns:
         _check_part(method, pattern, "train")
+    kept = locked_layers(method, lock) | adapted_weights(method)
+    trained: set[str] = set()
+    for pattern in patterns:
+        found = {name for name, _ in method.named_parameters() if _matches(name, pattern)} - kept
+        if not found:
+            raise UserError(
+                f"stages: train: all that {pattern!r} names stays locked, by `lock` or below "
+                "adapters (lora); remove it, or lock less"
+            )
+        trained |= found
     for name, parameter in method.named_parameters():
-        parameter.requires_grad_(any(_matches(name, pattern) for pattern in patterns))
+        parameter.requires_grad_(name in trained)
 
 
 @contextmanager
@@ -58,47 +76,61 @@ def set_modes(method: nn.Module, *, freeze_batch_norm: bool) -> None:
             module.eval()
 
 
+class Treatment(NamedTuple):
+    """What parameters of an optimiser's group have in common."""
+
+    decays: bool
+    factor: float  # of the rate
+    constant: bool  # while the schedule falls
+    use_fallback: bool
+
+
 def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
     """Return optimiser groups of the trained parameters.
 
     Each has the names of its parameters, its `factor` of the rate, and whether this is `constant`
-    while the schedule falls.
-    Matrices decay, vectors do not. Raises `UserError` where the stage names a part that there is
-    not.
+    while the schedule falls. Matrices decay, vectors do not. Raises `UserError` where the stage
+    names a part that there is not.
     """
-    factors, constant = stage.optimizer.factors, stage.schedule.constant
-    fallback = getattr(stage.optimizer, "fallback", ())
-    for pattern in factors:
-        _check_part(method, pattern, "optimizer: factors")
-    for pattern in constant:
-        _check_part(method, pattern, "schedule: constant")
-    for pattern in fallback:
-        _check_part(method, pattern, "optimizer: fallback")
     # Which groups there are does not depend on how much decays: the state of an optimiser fits one
     # of another decay, zero too.
     weight_decay = getattr(stage.optimizer, "weight_decay", None)
-    groups: dict[tuple[bool, float, bool, bool], dict[str, nn.Parameter]] = {}
-    for name, parameter in method.named_parameters():
-        if parameter.requires_grad:
-            decays = weight_decay is not None and parameter.ndim >= 2
-            matching = [factor for part, factor in factors.items() if _matches(name, part)]
-            stays = any(_matches(name, part) for part in constant)
-            falls_back = any(_matches(name, part) for part in fallback)
-            key = decays, matching[-1] if matching else 1.0, stays, falls_back
-            groups.setdefault(key, {})[name] = parameter
+    groups: dict[Treatment, dict[str, nn.Parameter]] = {}
+    for name, treatment in _treatments(method, stage).items():
+        groups.setdefault(treatment, {})[name] = method.get_parameter(name)
     return [
         {
             "params": list(parameters.values()),
             "names": list(parameters),
-            "weight_decay": weight_decay if decays else 0.0,
-            "factor": factor,
-            "constant": stays,
-            "use_fallback": falls_back,
+            "weight_decay": weight_decay if treatment.decays else 0.0,
+            "factor": treatment.factor,
+            "constant": treatment.constant,
+            "use_fallback": treatment.use_fallback,
         }
-        for (decays, factor, stays, falls_back), parameters in sorted(
-            groups.items(), key=itemgetter(0), reverse=True
-        )
+        for treatment, parameters in sorted(groups.items(), key=itemgetter(0), reverse=True)
     ]
+
+
+def _treatments(method: nn.Module, stage: StageConfig) -> dict[str, Treatment]:
+    """Return what a stage does with each trained parameter, by name."""
+    optimizer, constant = stage.optimizer, stage.schedule.constant
+    fallback = getattr(optimizer, "fallback", ())
+    parts = {"optimizer: factors": optimizer.factors, "schedule: constant": constant}
+    for where, patterns in (parts | {"optimizer: fallback": fallback}).items():
+        for pattern in patterns:
+            _check_part(method, pattern, where)
+    by_layer = layer_factors(method, optimizer.layer_decay)
+    found = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            factors = [one for part, one in optimizer.factors.items() if _matches(name, part)]
+            found[name] = Treatment(
+                hasattr(optimizer, "weight_decay") and parameter.ndim >= 2,
+                (factors[-1] if factors else 1.0) * by_layer.get(name, 1.0),
+                any(_matches(name, part) for part in constant),
+                any(_matches(name, part) for part in fallback),
+            )
+    return found
 
 
 def _check_part(method: nn.Module, pattern: str, where: str) -> None:

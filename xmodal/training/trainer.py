@@ -132,7 +132,7 @@ class Trainer:
         # DeepSpeed leaves its marks on a module for good: all stages but the last train a copy.
         is_last = span is self.timeline.stages[-1]
         method = self.method if is_last else copy.deepcopy(self.method)
-        select_trained(method, span.config.train)
+        select_trained(method, span.config.train, span.config.lock)
         method.begin_stage(tuple(span.config.losses))
         set_modes(method, freeze_batch_norm=self.freeze_batch_norm)
         size = self.micro_batch_size * self.environment.ranks

@@ -5,11 +5,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xmodal.errors import UserError
 from xmodal.models.batch_norm import synchronise_batch_norm
 from xmodal.models.config import ImagePooling
+from xmodal.models.depth import by_matcher
 from xmodal.models.encoder import Encoder, Local
 
 # By the library's names.
@@ -51,6 +52,16 @@ class TimmFeatures(Encoder):
         for statistic, values in (("mean", mean), ("std", std)):
             pixels = 255 * torch.tensor(values).view(1, 3, 1, 1)
             self.register_buffer(statistic, pixels, persistent=False)
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """The model of timm."""
+        model: nn.Module = self.model
+        return model
+
+    def layers(self) -> list[list[str]]:
+        """Return the names of the parameters by depth, as timm groups its layers."""
+        return by_matcher(self.model, "model.") or super().layers()
 
     def forward(self, images: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of images (batch, 3, height, width) uint8.

@@ -33,6 +33,13 @@ class TimmConfig(ImageEncoderConfig):
     batch_norm: Literal["auto", "train", "eval"] = Field(
         "auto", description="mode of batch normalisation in training; auto: eval if pretrained"
     )
+    patch_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of patches dropped in training, of vision transformers (FLIP, Li et al. "
+        "2023)",
+    )
     recipe_only: ClassVar[frozenset[str]] = frozenset({"batch_norm"})
     has_levels: ClassVar[bool] = True
     builds: ClassVar[str] = "TimmEncoder"
@@ -59,11 +66,13 @@ class TimmEncoder(TimmFeatures):
         size: int = 224,
         pooling: ImagePooling | None = None,
         options: Mapping[str, Any] = MappingProxyType({}),
+        patch_dropout: float = 0.0,
         level: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        model: Any = _create(name, weights, size, options)
+        dropping = {"patch_drop_rate": patch_dropout} if patch_dropout else {}
+        model: Any = _create(name, weights, size, {**options, **dropping})
         if pooling is not None:
             _set_pooling(model, name, pooling)
         own = resolve_model_data_config(model)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from xmodal.data.cleaning import CLEANING, Cleaning
 from xmodal.data.tokenizers.config import TokenizerConfig
@@ -149,6 +149,12 @@ class PretrainedText(Encoder):
                 f"not {context}; lower it"
             )
         self.features = self.local_features = int(self.model.config.hidden_size)
+
+    @property
+    def wrapped(self) -> nn.Module:
+        """The model of transformers."""
+        model: nn.Module = self.model
+        return model
 
     def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""

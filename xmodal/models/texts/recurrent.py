@@ -40,6 +40,16 @@ class Recurrent(Encoder):
             word, width, layers, batch_first=True, bidirectional=bidirectional
         )
 
+    def layers(self) -> list[list[str]]:
+        """Return the names of the parameters by depth: words, then each layer of states."""
+        names = [f"states.{name}" for name, _ in self.states.named_parameters()]
+        # PyTorch names a layer's weights weight_ih_l0, bias_hh_l0_reverse, …
+        numbers = [int(name.removesuffix("_reverse").rpartition("_l")[2]) for name in names]
+        layers = [list[str]() for _ in range(self.states.num_layers)]
+        for name, number in zip(names, numbers, strict=True):
+            layers[number].append(name)
+        return [["words.weight"], *layers]
+
     def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""
         words = self.dropout(self.words(tokens))
