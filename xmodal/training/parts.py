@@ -77,7 +77,7 @@ def set_modes(method: nn.Module, *, freeze_batch_norm: bool) -> None:
 
 
 class Treatment(NamedTuple):
-    """What parameters of an optimiser's group have in common."""
+    """Settings that the parameters of an optimiser's group share."""
 
     decays: bool
     factor: float  # of the rate
