@@ -104,7 +104,10 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("stages.0.scheduel.final=0", ["unknown key stages.0.scheduel", "did you mean schedule?"]),
         (
             "stages.0.optimizer.learning=1",
-            ["unknown key stages.0.optimizer.learning", "lr, factors, kind, betas, eps, weight"],
+            [
+                "unknown key stages.0.optimizer.learning",
+                "lr, factors, layer_decay, kind, betas, eps, weight",
+            ],
         ),
         ("method.text.layer=2", ["unknown key method.text.layer", "did you mean layers?", "heads"]),
         ("method.image.nam=2", ["unknown key method.image.nam", "did you mean name?", "weights"]),
