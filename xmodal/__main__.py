@@ -4,6 +4,7 @@
     torchrun --nproc-per-node 2 -m xmodal train quickstart        # in two, with or without GPUs
     deepspeed --module xmodal train quickstart                    # on all GPUs of this machine
     xmodal evaluate runs/quickstart
+    xmodal interpolate runs/before runs/after --alpha 0.5 --to models/between
     xmodal tune quickstart --space quickstart
     xmodal shards build pairs --from pairs.csv --to data/mine
 
@@ -22,6 +23,7 @@ from xmodal.errors import run_command
 COMMANDS = {
     "train": "xmodal.commands.train",
     "evaluate": "xmodal.commands.evaluate",
+    "interpolate": "xmodal.commands.interpolate",
     "tune": "xmodal.commands.tune",
     "shards": "shards.__main__",
 }

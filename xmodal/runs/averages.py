@@ -82,7 +82,9 @@ def read_averages(folder: Path, zero: int) -> dict[str, Tensor]:
 
 def _averages_of_all(folder: Path) -> dict[str, Tensor]:
     """Return the averaged weights that every rank has, without ZeRO."""
-    saved = read_optimizer_file(folder / "mp_rank_00_model_states.pt")["optimizer"]
+    saved = read_optimizer_file(folder / "mp_rank_00_model_states.pt").get("optimizer")
+    if saved is None:  # of a checkpoint of weights alone
+        return {}
     states = saved["state"]
     return {
         name: states[number][AVERAGE]

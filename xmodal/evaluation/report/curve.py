@@ -28,6 +28,12 @@ def curve(points: Sequence[Point], name: str) -> str:
     return _drawing(f"{name} by step", lines, last, low, high)
 
 
+def line(points: Sequence[Point], label: str) -> str:
+    """Draw a line through (x, value) points of x from 0 to 1, by the class `smooth`."""
+    values = [y for _, y in points]
+    return _drawing(label, {"smooth": points}, last=1, low=min(values), high=max(values))
+
+
 def precision_recall(precisions: Mapping[str, Sequence[float]], name: str) -> str:
     """Draw lines of precision in percent at recalls from 0 to 1 that are equally far apart.
 
