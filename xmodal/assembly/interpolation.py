@@ -22,8 +22,17 @@ State = Mapping[str, Tensor]  # weights and buffers by name
 # Keys of a method that its weights were trained by, and that no embedding depends on any more.
 _OF_TRAINING = {"weights", "pretrained", "objective", "batch_norm", "collapse"}
 # What a run folder has of its training: a model has the rest.
-_TRAINING = ("lock", "checkpoints", "metrics.jsonl*", "tensorboard", "results.json", "evaluations")
-_TRAINING += ("report", "data.json", "lineage.jsonl", "recipe.yaml", "*.part", "*.other")
+_TRAINING: tuple[str, ...] = ("lock", "checkpoints", "metrics.jsonl*", "tensorboard")
+_TRAINING += (
+    "results.json",
+    "evaluations",
+    "report",
+    "data.json",
+    "lineage.jsonl",
+    "recipe.yaml",
+    "*.part",
+    "*.other",
+)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ _OF_ZERO_3 = (
     "optimizer.param_names",
     "optimizer.fp32_partitioned_groups_flat",
     "optimizer.fp16_groups",
+    "optimizer.persistent_parameters",
 )
 
 
@@ -186,6 +187,9 @@ def fill_weights(engine: Any, read: Callable[[Tensor, dict[str, Any]], Tensor]) 
                 if engine.zero_optimization_stage():
                     torch.distributed.all_reduce(whole)
                 parameter.copy_(whole.view_as(parameter))
+    if engine.zero_optimization_stage() == 3 and (small := engine.optimizer.persistent_parameters):
+        # Those that ZeRO 3 keeps whole: modules read them without asking for them.
+        small[0].all_gather(small)
 
 
 def _shares_of_1_and_2(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
