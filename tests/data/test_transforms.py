@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.shard_sets import encode
 from xmodal.data.decode import BadSample, EncodedImage, open_image
+from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.data.transforms import ImageTransform, central_square, cut, random_crop, resize, snap
 
 SIDE = st.integers(1, 12) | st.integers(1, 700)
@@ -254,3 +255,52 @@ def test_a_snapped_crop_is_whole_pixels_of_the_reduced_image(
         assert part[-1, -1, axis] + reduce == crop[axis] + crop[axis + 2] <= side
         assert abs(crop[axis] - drawn[axis]) < reduce
         assert 0 <= drawn[axis + 2] - crop[axis + 2] < reduce
+
+
+@given(
+    SIDE,
+    SIDE,
+    st.integers(1, 40),
+    st.sampled_from(["shortest", "squash", "longest"]),
+    st.sampled_from(["bicubic", "bilinear", "lanczos"]),
+    st.sampled_from(["torch", "pillow"]),
+)
+def test_any_image_becomes_a_models_square(
+    height: int, width: int, size: int, mode: str, interpolation: str, resizer: str
+) -> None:
+    settings = PreprocessingConfig(
+        resize=mode, interpolation=interpolation, resizer=resizer, fill=200
+    )
+    pixels = np.full((height, width, 3), (10, 100, 200), np.uint8)
+    image = ImageTransform(size, preprocessing=settings)(png(pixels), np.random.default_rng(0))
+    assert image.shape == (3, size, size)
+    assert image.dtype == torch.uint8
+    inside = [channel.unique().tolist() for channel in image]
+    if mode == "longest":
+        assert all(
+            {value} <= set(found) <= {value, 200}
+            for value, found in zip((10, 100, 200), inside, strict=True)
+        )
+    else:
+        assert inside == [[10], [100], [200]]
+
+
+def test_the_longest_side_fits_and_padding_is_the_same_on_both_ends() -> None:
+    settings = PreprocessingConfig(resize="longest", fill=7)
+    pixels = np.full((20, 40, 3), 100, np.uint8)
+    image = ImageTransform(8, preprocessing=settings)(png(pixels), np.random.default_rng(0))
+    assert image[0, :, 3].tolist() == [7, 7, 100, 100, 100, 100, 7, 7]
+    assert (image == image[:1, :, :1]).all()
+
+
+def test_a_random_crop_takes_the_place_of_a_models_resizing_with_its_interpolation() -> None:
+    settings = PreprocessingConfig(resize="squash", interpolation="bilinear", resizer="pillow")
+    pixels = photograph(80, 120)
+    transform = ImageTransform(16, crop=(0.2, 0.4), preprocessing=settings)
+    found = transform(png(pixels), np.random.default_rng(5)).permute(1, 2, 0).numpy()
+    top, left, rows, columns = random_crop(80, 120, (0.2, 0.4), np.random.default_rng(5))
+    part = Image.fromarray(pixels[top : top + rows, left : left + columns])
+    assert (found == np.asarray(part.resize((16, 16), Image.Resampling.BILINEAR))).all()
+    whole = ImageTransform(16, preprocessing=settings)(png(pixels), np.random.default_rng(5))
+    squashed = np.asarray(Image.fromarray(pixels).resize((16, 16), Image.Resampling.BILINEAR))
+    assert (whole.permute(1, 2, 0).numpy() == squashed).all()

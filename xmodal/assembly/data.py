@@ -9,11 +9,10 @@ from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
-from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.data.reader import SampleReader
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.training_set import DataSet, TrainingSet
-from xmodal.data.transforms import ImageTransform
+from xmodal.data.transforms import CENTRAL_SQUARE, ImageTransform
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def mixture(recipe: Recipe, shards: Shards) -> Mixture:
 def evaluation_transform(recipe: Recipe) -> ImageTransform:
     """Return the preprocessing of images that belongs to a recipe's model."""
     image = recipe.method.image
-    return ImageTransform(image.size, preprocessing=image.preprocessing or PreprocessingConfig())
+    return ImageTransform(image.size, preprocessing=image.preprocessing or CENTRAL_SQUARE)
 
 
 def training_set(

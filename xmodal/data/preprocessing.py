@@ -7,6 +7,7 @@ from pydantic import Field
 from xmodal.components.config import Config
 
 Interpolation = Literal["bicubic", "bilinear", "lanczos"]
+Resizer = Literal["torch", "pillow"]
 ResizeMode = Literal["crop", "shortest", "squash", "longest"]
 
 
@@ -31,3 +32,9 @@ class PreprocessingConfig(Config):
         description="`crop` (central square, then resize), `shortest` (resize, then crop), "
         "`squash` (change the aspect ratio), or `longest` (resize, then pad)",
     )
+    resizer: Resizer = Field(
+        "torch",
+        description="`torch`, as Hugging Face's processors, or `pillow`, as open_clip; they differ "
+        "by 1 to 4 grey levels, and by a pixel in the place of some centres",
+    )
+    fill: int = Field(0, ge=0, le=255, description="value of padding; of `longest`")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from xmodal.data.decode import EncodedImage, Reduction
-from xmodal.data.preprocessing import Interpolation, PreprocessingConfig, ResizeMode
+from xmodal.data.preprocessing import PreprocessingConfig
 
 Crop = tuple[int, int, int, int]  # top, left, height, width, in pixels of the whole image
 REDUCTIONS: tuple[Reduction, ...] = (8, 4, 2)  # of the decoder
+CENTRAL_SQUARE = PreprocessingConfig()
 PILLOW = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -34,7 +35,7 @@ class ImageTransform:
     flip: bool = False
     scaled_decoding: bool = False  # halve in the decoder where the crop leaves room
     augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
-    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    preprocessing: PreprocessingConfig = CENTRAL_SQUARE
 
     def __call__(
         self, image: EncodedImage, random: np.random.Generator, out: Tensor | None = None
@@ -52,11 +53,11 @@ class ImageTransform:
         return square if out is None else out.copy_(square)
 
     def _square(self, image: EncodedImage, random: np.random.Generator) -> Tensor:
-        mode, interpolation = self.preprocessing.resize, self.preprocessing.interpolation
-        if self.crop is None and mode != "crop":
-            return fit(image.pixels(), self.size, mode, interpolation)
+        if self.crop is None and self.preprocessing.resize != "crop":
+            return fit(image.pixels(), self.size, self.preprocessing)
         crop, reduce = self.choose(image.height, image.width, random)
-        return resize(cut(image.pixels(reduce), crop, reduce), self.size, interpolation)
+        part = cut(image.pixels(reduce), crop, reduce)
+        return resize(part, self.size, self.preprocessing)
 
     def choose(
         self, height: int, width: int, random: np.random.Generator
@@ -122,55 +123,48 @@ def cut(pixels: np.ndarray, crop: Crop, reduce: int = 1) -> np.ndarray:
     return pixels[top : top + rows, left : left + columns]
 
 
-def resize(pixels: np.ndarray, size: int, interpolation: Interpolation = "bicubic") -> Tensor:
+def resize(pixels: np.ndarray, size: int, by: PreprocessingConfig = CENTRAL_SQUARE) -> Tensor:
     """Resize (height, width, 3) uint8 pixels to (3, size, size) uint8, antialiased.
 
     The result's memory is (size, size, 3), which the pixels share where they have the size.
     """
-    if interpolation != "bicubic":
-        return torch.from_numpy(resize_to(pixels, size, size, interpolation)).permute(2, 0, 1)
+    return resize_to(pixels, size, size, by)
+
+
+def resize_to(pixels: np.ndarray, height: int, width: int, by: PreprocessingConfig) -> Tensor:
+    """Resize pixels to (3, height, width), by the library and interpolation of a model."""
+    if by.resizer == "pillow" and pixels.shape[:2] != (height, width):
+        pillows = Image.fromarray(pixels)
+        pixels = np.array(pillows.resize((width, height), PILLOW[by.interpolation]))
     # Seen as (1, 3, height, width), the pixels are channels-last, which torch resizes in uint8 as
     # they lie, a part of an image too. `[None]` last would give strides that it does not know.
     image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
-    if image.shape[-2:] != (size, size):
-        image = F.interpolate(image, (size, size), mode="bicubic", antialias=True)
+    if image.shape[-2:] != (height, width):
+        image = F.interpolate(image, (height, width), mode=by.interpolation, antialias=True)
     return image[0]
 
 
-def resize_to(
-    pixels: np.ndarray, height: int, width: int, interpolation: Interpolation
-) -> np.ndarray:
-    """Resize uint8 pixels to (height, width, 3) by Pillow, as the libraries do that models are of.
-
-    Pixels that have the size are returned as they are.
+def fit(pixels: np.ndarray, size: int, by: PreprocessingConfig) -> Tensor:
+    """Return (3, size, size) uint8 of a whole image (height, width, 3), by `shortest`, `squash` or
+    `longest` of a model's preprocessing.
     """
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    resized = Image.fromarray(pixels).resize((width, height), PILLOW[interpolation])
-    return np.array(resized)
+    sides = pixels.shape[:2]
+    rows, columns = {
+        "shortest": [int(size * side / min(sides)) for side in sides],
+        "longest": [max(1, round(side * size / max(sides))) for side in sides],
+    }.get(by.resize, [size, size])
+    image = padded(resize_to(pixels, rows, columns, by), size, by.fill)
+    margins = [side - size for side in image.shape[1:]]
+    # Of an odd margin torchvision rounds the half to even, Hugging Face down.
+    down = by.resizer == "torch"
+    top, left = (one // 2 if down else round(one / 2) for one in margins)
+    return image[:, top : top + size, left : left + size]
 
 
-def fit(pixels: np.ndarray, size: int, mode: ResizeMode, interpolation: Interpolation) -> Tensor:
-    """Return (3, size, size) uint8 of a whole image (height, width, 3), by one of the modes
-    `shortest`, `squash` and `longest` of `PreprocessingConfig`.
-    """
-    height, width = pixels.shape[:2]
-    if mode == "squash":
-        return resize(pixels, size, interpolation)
-    shorter, longer = min(height, width), max(height, width)
-    if mode == "shortest":
-        sides = [int(size * side / shorter) for side in (height, width)]
-    else:
-        sides = [max(1, round(side * size / longer)) for side in (height, width)]
-    return centred(resize_to(pixels, sides[0], sides[1], interpolation), size)
-
-
-def centred(pixels: np.ndarray, size: int) -> Tensor:
-    """Return the middle (3, size, size) of pixels (height, width, 3), and black around them."""
-    square = np.zeros((size, size, 3), np.uint8)
-    tops = [round((side - size) / 2) for side in pixels.shape[:2]]
-    rows, columns = (slice(max(top, 0), max(top, 0) + size) for top in tops)
-    part = pixels[rows, columns]
-    top, left = ((size - side + 1) // 2 for side in part.shape[:2])
-    square[top : top + part.shape[0], left : left + part.shape[1]] = part
-    return torch.from_numpy(square).permute(2, 0, 1)
+def padded(image: Tensor, size: int, fill: int) -> Tensor:
+    """Return (3, height, width) with sides of `size` at least, the same added on both ends."""
+    bottom, right = (max(0, size - side) for side in image.shape[1:])
+    if not bottom and not right:
+        return image
+    ends = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
+    return F.pad(image, ends, value=fill)

@@ -118,10 +118,12 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 def _preprocessing(given: Mapping[str, Any]) -> PreprocessingConfig:
     return PreprocessingConfig(
+        resizer="pillow",
         mean=given.get("mean", MEAN),
         std=given.get("std", STD),
         interpolation=given.get("interpolation", "bicubic"),
         resize=given.get("resize_mode", "shortest"),
+        fill=given.get("fill_color", 0),
     )
 
 
