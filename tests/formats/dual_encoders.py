@@ -9,7 +9,7 @@ from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.methods.clip import Clip, ClipConfig
 
 
-def built(encoder: DualEncoder) -> Clip:
+def built(encoder: DualEncoder, vocabulary: int = 8) -> Clip:
     """Return the method that a format describes, with its weights, all of which fit."""
     config = ClipConfig(
         image=encoder.image,
@@ -19,7 +19,7 @@ def built(encoder: DualEncoder) -> Clip:
         embedding=encoder.embedding,
         objective=encoder.objective,
     )
-    method: Clip = config.build(vocabulary=8)
+    method: Clip = config.build(vocabulary=vocabulary)
     method.load_state_dict(dict(encoder.weights))
     return method.eval()
 

@@ -6,6 +6,7 @@ from tests.formats.reference_libraries import References
 from xmodal.formats import big_vision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["separate", "stacked"])
 def test_embeddings_are_those_of_open_clip(references: References, name: str) -> None:
     folder = references.folder("big_vision_arrays")

@@ -1,11 +1,18 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.formats.dual_encoders import built, differences
 from tests.formats.reference_libraries import References
+from xmodal.errors import UserError
 from xmodal.formats import hugging_face, sentence_transformers
+from xmodal.formats.dual_encoder import DualEncoder
 
 MODELS = ["clip", "clip_gelu", "clip_old", "siglip", "siglip_gelu", "siglip2", "chinese_clip"]
 
@@ -23,6 +30,74 @@ def test_embeddings_are_those_of_transformers(folder: Path, name: str) -> None:
     assert max(found.values()) < 1e-5, found
 
 
+MUTATIONS: dict[str, tuple[str, Callable[[DualEncoder], DualEncoder]]] = {
+    "image activation": ("clip", lambda one: _with(one, "image", activation="gelu")),
+    "text activation": ("clip", lambda one: _with(one, "text", activation="gelu")),
+    "tanh in gelu": ("siglip", lambda one: _with(one, "image", activation="gelu")),
+    "tanh in gelu of texts": ("siglip", lambda one: _with(one, "text", activation="gelu")),
+    "epsilon": ("siglip", lambda one: _with(one, "image", eps=1e-4)),
+    "transposed projection": ("clip", lambda one: _transposed(one, "text.head.1.weight")),
+    "transposed attention": (
+        "siglip",
+        lambda one: _transposed(one, "image.backbone.model.attn_pool.proj.weight"),
+    ),
+    "no pre-norm": ("clip", lambda one: _with(one, "image", pre_norm=False)),
+    "not causal": ("clip", lambda one: _with(one, "text", causal=False)),
+    "last token": ("clip", lambda one: _with(one, "text", pooling="class")),
+    "mean of patches": ("clip", lambda one: _with(one, "image", pooling="mean")),
+}
+
+
+def _with(model: DualEncoder, side: str, **keys: Any) -> DualEncoder:
+    """Return a model with other keys of a tower, without the weights that it has no place for."""
+    changed = replace(model, **{side: getattr(model, side).model_copy(update=keys)})
+    kept = {
+        name: weights
+        for name, weights in model.weights.items()
+        if keys.get("pre_norm", True) or ".norm_pre." not in name
+    }
+    return replace(changed, weights=kept)
+
+
+def _transposed(model: DualEncoder, name: str) -> DualEncoder:
+    weights = dict(model.weights)
+    return replace(model, weights=weights | {name: weights[name].T})
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_an_error_in_a_tower_shows(folder: Path, name: str) -> None:
+    source, mutate = MUTATIONS[name]
+    found = differences(
+        built(mutate(hugging_face.read(folder / source))),
+        load_file(folder / f"{source}.safetensors"),
+    )
+    assert max(found.values()) > 1e-5
+
+
+def test_a_checkpoint_in_parts_is_read(folder: Path) -> None:
+    assert len(list((folder / "in_parts").glob("*.safetensors"))) > 1
+    whole, parts = (dict(hugging_face.read(folder / name).weights) for name in ("clip", "in_parts"))
+    assert whole.keys() == parts.keys()
+    assert all(weights.equal(parts[name]) for name, weights in whole.items())
+
+
+def test_a_folder_that_is_no_such_model_is_one_line(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "siglip", tmp_path / "it")
+    settings = json.loads((tmp_path / "it" / "config.json").read_text())
+    for changes, line in (
+        ({"model_type": "siglip2"}, "variable resolution \\(NaFlex\\)"),
+        ({"model_type": "blip"}, "is a model of type blip; xmodal reads those of clip, siglip"),
+        ({"vision_config": {"hidden_act": "relu"}}, "its activation is relu"),
+        ({"vision_config": {"image_size": [24, 32]}}, "its image_size is"),
+        ({"vision_config": {"num_channels": 1}}, "its images have 1 channels"),
+    ):
+        (tmp_path / "it" / "config.json").write_text(json.dumps(settings | changes))
+        assert hugging_face.recognises(tmp_path / "it")
+        with pytest.raises(UserError, match=line):
+            hugging_face.read(tmp_path / "it")
+
+
+@pytest.mark.slow
 def test_sentence_transformers_gives_the_same(references: References, folder: Path) -> None:
     made = references.folder("sentence_clip", folder / "clip")
     expected = load_file(made / "expected.safetensors")

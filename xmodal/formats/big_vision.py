@@ -12,15 +12,14 @@ from torch import Tensor
 from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.errors import UserError
 from xmodal.formats.array_files import map_arrays
-from xmodal.formats.dual_encoder import DualEncoder
+from xmodal.formats.dual_encoder import DualEncoder, objective_of
+from xmodal.formats.hugging_face import siglip_tokenizer
 from xmodal.formats.tensors import LazyTensors, Rule, nested, read_by
 from xmodal.models.heads.mlp import MlpConfig
 from xmodal.models.images.vit import VitConfig
-from xmodal.models.texts.pretrained import PretrainedTokenizerConfig
 from xmodal.models.texts.text_transformer import ClipTextConfig
-from xmodal.objectives.sigmoid import SigmoidConfig
 
-# By their number of ids: the arrays hold none.
+# Who has the tokenizer of so many ids: the arrays hold none.
 _TOKENIZERS = {
     32_000: "google/siglip-base-patch16-224",
     250_000: "google/siglip-base-patch16-256-multilingual",
@@ -45,14 +44,13 @@ def read(path: Path) -> DualEncoder:
         raise UserError(f"{file} is no SigLIP of big_vision: it has no {min(missing)}")
     weights = read_by(_RULES, LazyTensors(dict(_tensors(arrays))), str(file))
     image = _image(arrays, weights)
-    scale, bias = math.exp(float(weights["loss.log_scale"])), float(weights["loss.bias"])
     return DualEncoder(
         image=image,
         text=_text(arrays, weights, file),
         image_head=None,
         text_head=MlpConfig(last="affine"),
         embedding=image.width,
-        objective=SigmoidConfig(scale=scale, bias=bias),
+        objective=objective_of(weights),
         weights=weights,
     )
 
@@ -93,12 +91,11 @@ def _image(arrays: Mapping[str, Any], weights: Mapping[str, Tensor]) -> VitConfi
 def _text(arrays: Mapping[str, Any], weights: Mapping[str, Tensor], file: Path) -> ClipTextConfig:
     ids, width = arrays["txt/Embed_0/embedding"].shape
     queries = next(one for name, one in arrays.items() if "txt" in name and "query/kernel" in name)
-    beside = (file.parent / "tokenizer.json").is_file()
-    name = str(file.parent) if beside else _TOKENIZERS.get(ids)
-    if name is None:
+    if not any((file.parent / name).is_file() for name in ("spiece.model", "tokenizer.json")):
+        known = f", that of {_TOKENIZERS[ids]}" if ids in _TOKENIZERS else ""
         raise UserError(
-            f"{file} reads {ids} token ids, of a tokenizer that xmodal does not know; put its "
-            "tokenizer.json and tokenizer_config.json beside the file"
+            f"{file} holds no tokenizer: put the spiece.model, or the tokenizer.json and "
+            f"tokenizer_config.json, of its {ids:,} token ids beside it{known}"
         )
     return ClipTextConfig(
         context=arrays["txt/pos_embedding"].shape[1],
@@ -109,7 +106,7 @@ def _text(arrays: Mapping[str, Any], weights: Mapping[str, Tensor], file: Path) 
         pooling="last",
         padding="attended",
         token_ids=ids,
-        tokenizer=PretrainedTokenizerConfig(name=name),
+        tokenizer=siglip_tokenizer(file.parent),
     )
 
 

@@ -1,43 +1,38 @@
 """Folders of the transformers library: CLIP, SigLIP, SigLIP 2 of fixed resolution, ChineseCLIP."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.data.tokenizers.siglip import SiglipTokenizerConfig
+from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.extras import require
 from xmodal.formats import hugging_face_names as names
-from xmodal.formats.dual_encoder import DualEncoder
-from xmodal.formats.processor_files import read_preprocessing
-from xmodal.formats.tensors import Rule, read_by
-from xmodal.formats.weight_files import open_weights
-from xmodal.models.config import Activation
+from xmodal.formats.dual_encoder import DualEncoder, objective_of
+from xmodal.formats.hugging_face_settings import ACTIVATIONS, settings_of
+from xmodal.formats.processor_files import read_preprocessing, write_preprocessing
+from xmodal.formats.tensors import Rule, read_by, write_by
+from xmodal.formats.tokenizer_files import special_tokens, write_json, write_tokenizer
+from xmodal.formats.weight_files import open_weights, write_weights
 from xmodal.models.heads.mlp import MlpConfig
 from xmodal.models.images.vit import VitConfig
 from xmodal.models.text_limits import check_files, check_numbers
 from xmodal.models.texts.pretrained import PretrainedTokenizerConfig, TransformersConfig
 from xmodal.models.texts.text_transformer import ClipTextConfig
-from xmodal.objectives.config import ObjectiveConfig
-from xmodal.objectives.info_nce import InfoNCEConfig
-from xmodal.objectives.sigmoid import SigmoidConfig
 from xmodal.small_files import read_small
 
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu": "gelu",
-    "quick_gelu": "quick_gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-}
 _RULES: dict[str, list[Rule]] = {
     "clip": names.CLIP,
     "siglip": names.SIGLIP,
     "chinese_clip": names.CHINESE_CLIP,
 }
+_PROCESSORS = {"clip": "CLIP", "siglip": "Siglip"}
+_WORDS = "text_model.embeddings.token_embedding.weight"
 # Those of its text tower by which ChineseCLIP's differs from another BERT.
 BERT_KEYS = {
     "attention_probs_dropout_prob",
@@ -75,9 +70,28 @@ def read(folder: Path) -> DualEncoder:
         image_head=None if kind == "siglip" else MlpConfig(),
         text_head=MlpConfig(last="affine" if kind == "siglip" else "linear"),
         embedding=image.width if kind == "siglip" else settings.projection_dim,
-        objective=_objective(weights),
+        objective=objective_of(weights),
         weights=weights,
     )
+
+
+def write(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) -> None:
+    """Write a model into a folder, which transformers reads as a CLIP or SigLIP.
+
+    Raises `UserError`, which names the part, for a model that is neither.
+    """
+    settings = settings_of(model, special_tokens(tokenizer))
+    kind = settings["model_type"]
+    tensors = write_by(_RULES[kind], model.weights, "the format of transformers")
+    if kind == "siglip":
+        # One that was trained without a bias has the same scores with a bias of 0.
+        tensors.setdefault("logit_bias", torch.zeros(1))
+    settings["text_config"]["vocab_size"] = len(tensors[_WORDS])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(tokenizer, model.tokenizer.cleaning, folder)
+    write_preprocessing(model.image, _PROCESSORS[kind], folder)
+    write_json(folder / "config.json", settings)
+    write_weights(tensors, folder / "model.safetensors")
 
 
 def _settings_of(folder: Path) -> Mapping[str, Any]:
@@ -143,7 +157,7 @@ def _clip_text(text: Any, folder: Path) -> ClipTextConfig:
         # Before transformers 4.31 all had a 2 there, and the largest id ended a text.
         end=None if end == 2 else end,
         token_ids=text.vocab_size,
-        tokenizer=_tokenizer(folder),
+        tokenizer=PretrainedTokenizerConfig(name=str(folder)),
     )
 
 
@@ -155,7 +169,7 @@ def _siglip_text(text: Any, folder: Path) -> ClipTextConfig:
         pooling="last",
         padding="attended",
         token_ids=text.vocab_size,
-        tokenizer=_tokenizer(folder),
+        tokenizer=siglip_tokenizer(folder),
     )
 
 
@@ -173,8 +187,11 @@ def _bert_text(text: Any, folder: Path) -> TransformersConfig:
 _TEXTS = {"clip": _clip_text, "siglip": _siglip_text, "chinese_clip": _bert_text}
 
 
-def _tokenizer(folder: Path) -> TokenizerConfig:
-    return PretrainedTokenizerConfig(name=str(folder))
+def siglip_tokenizer(folder: Path) -> TokenizerConfig:
+    """Return SigLIP's tokenizer, or the one of SigLIP 2, which is in `tokenizer.json`."""
+    if (folder / "spiece.model").is_file():
+        return SiglipTokenizerConfig(folder=str(folder))
+    return PretrainedTokenizerConfig(name=str(folder), pads="context")
 
 
 def _sizes(part: Any, folder: Path) -> dict[str, Any]:
@@ -199,11 +216,3 @@ def _side(size: int | Sequence[int], name: str, folder: Path) -> int:
     if len(sides) != 1:
         raise UserError(f"{folder}: its {name} is {size}; xmodal reads squares alone")
     return sides.pop()
-
-
-def _objective(weights: Mapping[str, Tensor]) -> ObjectiveConfig:
-    """Return the objective that goes with a model's logits, with its scale and bias."""
-    scale = math.exp(float(weights["loss.log_scale"]))
-    if "loss.bias" in weights:
-        return SigmoidConfig(scale=scale, bias=float(weights["loss.bias"]))
-    return InfoNCEConfig(scale=scale)

@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
 from xmodal.data.preprocessing import Interpolation, PreprocessingConfig, ResizeMode
 from xmodal.errors import UserError
+from xmodal.formats.tokenizer_files import write_json
+from xmodal.models.config import ImageEncoderConfig
 from xmodal.small_files import read_small
 
 # By Pillow's numbers.
@@ -31,6 +35,42 @@ def read_preprocessing(folder: Path, size: int) -> PreprocessingConfig:
             f"{folder}: its preprocessor_config.json prepares images as xmodal does not "
             f"({type(error).__name__}: {error})"
         ) from None
+
+
+def write_preprocessing(image: ImageEncoderConfig, processor: str, folder: Path) -> None:
+    """Write how images are prepared, for a processor of transformers (`CLIP`, `Siglip`).
+
+    A model that crops before it resizes is written as one that resizes before it crops: they differ
+    by less than a pixel. Raises `UserError` for one that fills what images lack of a square.
+    """
+    ours = image.preprocessing or PreprocessingConfig()
+    if ours.resize == "longest":
+        raise UserError(
+            "the format of transformers cannot express method.image.preprocessing.resize: longest; "
+            "export to another format"
+        )
+    square = {"height": image.size, "width": image.size}
+    squashes = ours.resize == "squash"
+    settings = {
+        "image_processor_type": f"{processor}ImageProcessor",
+        "image_mean": ours.mean or OPENAI_CLIP_MEAN,
+        "image_std": ours.std or OPENAI_CLIP_STD,
+        "resample": next(
+            code for code, name in _INTERPOLATIONS.items() if name == ours.interpolation
+        ),
+        "size": square if squashes else {"shortest_edge": image.size},
+        **({} if squashes else {"crop_size": square}),
+        "do_center_crop": not squashes,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "rescale_factor": 1 / 255,
+    }
+    name = {"processor_class": f"{processor}Processor"}
+    # Today's file, and that of versions before 5, which servers have.
+    write_json(folder / "processor_config.json", name | {"image_processor": settings})
+    write_json(folder / "preprocessor_config.json", settings | name)
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

@@ -1,11 +1,22 @@
-"""Folders of the sentence-transformers library that hold a CLIP or SigLIP."""
+"""Folders of the sentence-transformers library: a CLIP or SigLIP; written, any two towers."""
 
 import json
 from pathlib import Path
 
+from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.formats import hugging_face
 from xmodal.formats.dual_encoder import DualEncoder
+from xmodal.formats.sentence_modules import (
+    NORMALIZE,
+    ROUTER,
+    TRANSFORMER,
+    write_router,
+    write_transformer,
+)
+from xmodal.formats.tokenizer_files import write_json
+from xmodal.models.images.vit import VitConfig
+from xmodal.models.texts.text_transformer import ClipTextConfig
 from xmodal.small_files import read_small
 
 MODULES = "modules.json"
@@ -44,3 +55,33 @@ def read(folder: Path) -> DualEncoder:
             "sentence-transformers is method.text={kind: transformers, name: FOLDER}"
         )
     return hugging_face.read(model)
+
+
+def write(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) -> None:
+    """Write a model into a folder, which sentence-transformers reads.
+
+    Raises `UserError`, which names the part, for one that its modules cannot express.
+    """
+    if isinstance(model.image, VitConfig) and isinstance(model.text, ClipTextConfig):
+        hugging_face.write(model, tokenizer, folder)
+        sides = {"text": "pooler_output", "image": "pooler_output"}
+        methods = {side: f"get_{side}_features" for side in sides}
+        write_transformer(
+            folder, sides, methods, "sentence_embedding", pads=model.text.padding == "attended"
+        )
+        first = TRANSFORMER
+    else:
+        write_router(model, tokenizer, folder)
+        first = ROUTER
+    modules = [("", first), ("1_Normalize", NORMALIZE)]
+    (folder / "1_Normalize").mkdir()
+    write_json(folder / "1_Normalize" / "config.json", {})
+    write_json(
+        folder / MODULES,
+        [
+            {"idx": number, "name": str(number), "path": path, "type": kind}
+            for number, (path, kind) in enumerate(modules)
+        ],
+    )
+    kind = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    write_json(folder / "config_sentence_transformers.json", kind)

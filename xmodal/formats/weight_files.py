@@ -63,3 +63,12 @@ def _indexed(path: Path) -> Iterator[tuple[str, Any]]:
         if name != Path(name).name or not (path.parent / name).is_file():
             raise UserError(f"{path} names {name}, which is missing; download it again")
         yield from _in_file(path.parent / name)
+
+
+def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors into a safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    part = path.with_name(path.name + ".part")
+    save_file(dict(tensors), part, metadata={"format": "pt"})
+    part.replace(path)

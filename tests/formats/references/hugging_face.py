@@ -45,7 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any], Processor]] = {
 
 def build(kind: str, text: dict[str, Any], vision: dict[str, Any]) -> torch.nn.Module:
     """Return a model none of whose weights is 0 or 1, in which an error would not show."""
-    options = {} if kind == "Siglip" else {"projection_dim": 24}
+    options = {} if kind == "Siglip" else {"projection_dim": 32}
     config = getattr(transformers, f"{kind}Config")(
         text_config=text, vision_config=vision, **options
     )
@@ -84,6 +84,9 @@ def main() -> None:
         save_file(embed(model, processor), folder / f"{name}.safetensors")
         model.save_pretrained(folder / name)
         processor.write(folder / name, size=vision["image_size"])
+        if name == "clip":
+            model.save_pretrained(folder / "in_parts", max_shard_size="100KB")
+            processor.write(folder / "in_parts", size=vision["image_size"])
 
 
 main()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def clip_tokenizer() -> Any:
     return transformers.CLIPTokenizer(vocabulary, merges, model_max_length=20)
 
 
+@cache  # what is learned depends on the run
 def siglip_tokenizer() -> Any:
     """Return a unigram model with an end token, which pads too, as SigLIP's."""
     tokenizer = Tokenizer(models.Unigram())
