@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from xmodal.data.preprocessing import PreprocessingConfig
+from xmodal.data.tokenizers.clip import ClipTokenizerConfig
+from xmodal.data.tokenizers.config import Padded, TokenizerConfig
 from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder, objective_of
 from xmodal.formats.open_clip_names import IGNORED, rules_of
@@ -22,7 +24,7 @@ from xmodal.models.config import Activation, HeadConfig, ImageEncoderConfig, Tex
 from xmodal.models.heads.mlp import MlpConfig
 from xmodal.models.images.timm_model import TimmConfig
 from xmodal.models.images.vit import VitConfig
-from xmodal.models.texts.pretrained import TransformersConfig
+from xmodal.models.texts.pretrained import PretrainedTokenizerConfig, TransformersConfig
 from xmodal.models.texts.text_transformer import ClipTextConfig
 from xmodal.small_files import read_small
 
@@ -64,24 +66,27 @@ def read(folder: Path) -> DualEncoder:
     Raises `UserError` for a folder that is damaged, or a model with a part that xmodal has not.
     """
     settings, preprocessing = _settings(folder)
-    return model_of(settings, preprocessing, open_weights(folder, WEIGHTS), str(folder))
+    return model_of(settings, preprocessing, open_weights(folder, WEIGHTS), folder)
 
 
 def model_of(
     settings: Mapping[str, Any],
     preprocessing: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    source: str,
+    source: Path,
 ) -> DualEncoder:
-    """Return the model that `model_cfg` and `preprocess_cfg` describe, with open_clip's tensors."""
+    """Return the model that `model_cfg` and `preprocess_cfg` describe, with open_clip's tensors.
+
+    `source` is the folder that may have a tokenizer, or a file.
+    """
     try:
         _check(settings)
         vision, text = settings["vision_cfg"], settings["text_cfg"]
-        weights = read_by(rules_of(settings), tensors, source, IGNORED)
+        weights = read_by(rules_of(settings), tensors, str(source), IGNORED)
         quick = bool(settings.get("quick_gelu"))
         return DualEncoder(
             image=_image(vision, _preprocessing(preprocessing), quick=quick),
-            text=_text(text, quick=quick),
+            text=_text(text, source, quick=quick),
             image_head=_image_head(vision, settings["embed_dim"]),
             text_head=_text_head(text, weights),
             embedding=settings["embed_dim"],
@@ -156,16 +161,18 @@ def _image(
     )
 
 
-def _text(text: Mapping[str, Any], *, quick: bool) -> TextEncoderConfig:
+def _text(text: Mapping[str, Any], folder: Path, *, quick: bool) -> TextEncoderConfig:
     if "hf_model_name" in text:
         return TransformersConfig(
             name=text["hf_model_name"],
             weights="random",
             context=text.get("context_length", 77),
             pooling=HUGGING_FACE_POOLINGS[text.get("hf_pooler_type", "mean_pooler")],
+            clean=_cleaning(text),
         )
     width, pooling = text.get("width", 512), text.get("pool_type", "argmax")
     causal = not text.get("no_causal_mask")
+    attends = not causal or pooling == "last"
     return ClipTextConfig(
         context=text.get("context_length", 77),
         token_ids=text.get("vocab_size", 49408),
@@ -173,9 +180,25 @@ def _text(text: Mapping[str, Any], *, quick: bool) -> TextEncoderConfig:
         causal=causal,
         pooling=TEXT_POOLINGS[pooling],
         end=text.get("eos_id", 2) if pooling == "eos" else None,
-        padding="attended" if not causal or pooling == "last" else "masked",
+        padding="attended" if attends else "masked",
+        tokenizer=_tokenizer(text, folder, "context" if attends else "longest"),
         **_sizes(text, width, quick=quick),
     )
+
+
+def _tokenizer(text: Mapping[str, Any], folder: Path, pads: Padded) -> TokenizerConfig:
+    """Return the tokenizer of the folder, or by its name at the hub; CLIP's where it has none."""
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return ClipTokenizerConfig(folder=str(folder) if folder.is_dir() else None, pads=pads)
+    own = (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
+    return PretrainedTokenizerConfig(
+        name=str(folder) if own else name, clean=_cleaning(text), pads=pads
+    )
+
+
+def _cleaning(text: Mapping[str, Any]) -> Any:
+    return (text.get("tokenizer_kwargs") or {}).get("clean", "whitespace")
 
 
 def _sizes(part: Mapping[str, Any], width: int, *, quick: bool) -> dict[str, Any]:

@@ -30,9 +30,10 @@ def settings_of(model: DualEncoder, end: int | None) -> dict[str, Any]:
     """
     image, text = model.image, model.text
     vision_cfg = _vision(image, model.image_head, model.embedding)
-    text_cfg = _text(text, model.text_head, model.embedding, end)
+    text_cfg = _text(text, model.text_head, end)
     quick = {"quick_gelu": True} if _is_quick(image, text) else {}
-    bias = {"init_logit_bias": model.objective.bias} if _is_sigmoid(model) else {}
+    objective = model.objective
+    bias = {"init_logit_bias": objective.bias} if isinstance(objective, SigmoidConfig) else {}
     # Of open_clip's first kind of model the names are those that other programs know.
     plain = isinstance(image, VitConfig) and "layers" in vision_cfg and set(text_cfg) <= _PLAIN
     return {
@@ -46,10 +47,6 @@ def settings_of(model: DualEncoder, end: int | None) -> dict[str, Any]:
 
 
 _PLAIN = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
-
-
-def _is_sigmoid(model: DualEncoder) -> bool:
-    return isinstance(model.objective, SigmoidConfig)
 
 
 def _cannot(part: str, reason: str) -> UserError:
@@ -169,11 +166,9 @@ def _network(build: Any) -> tuple[Any, ...]:
     return shapes, str(block.mlp.act), block.attn.num_heads, block.norm1.eps, model.global_pool
 
 
-def _text(
-    text: TextEncoderConfig, head: HeadConfig | None, embedding: int, end: int | None
-) -> dict[str, Any]:
+def _text(text: TextEncoderConfig, head: HeadConfig | None, end: int | None) -> dict[str, Any]:
     if isinstance(text, TransformersConfig):
-        return _hugging_face(text, head, embedding)
+        return _hugging_face(text, head)
     if not isinstance(text, ClipTextConfig):
         raise _cannot("text.kind", f"it has no encoder such as {text.kind}")
     if text.padding == "masked" and not text.causal:
@@ -203,9 +198,7 @@ def _pooling(text: ClipTextConfig, end: int | None) -> Mapping[str, Any]:
     raise _cannot("text.pooling", f"its text transformer has no {text.pooling}")
 
 
-def _hugging_face(
-    text: TransformersConfig, head: HeadConfig | None, embedding: int
-) -> dict[str, Any]:
+def _hugging_face(text: TransformersConfig, head: HeadConfig | None) -> dict[str, Any]:
     poolings = {"mean": "mean_pooler", "class": "cls_last_hidden_state_pooler"}
     if text.pooling not in poolings:
         raise _cannot("text.pooling", f"a text tower of transformers has no {text.pooling}")

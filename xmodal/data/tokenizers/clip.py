@@ -12,7 +12,7 @@ from pydantic import Field
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from xmodal.data.cleaning import Cleaning
-from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.data.tokenizers.config import PADDED, Padded, TokenizerConfig
 from xmodal.data.tokens import MAX_TOKENIZER_BYTES, CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.small_files import read_small
@@ -32,6 +32,7 @@ class ClipTokenizerConfig(TokenizerConfig):
         description="folder of a model with merges.txt or bpe_simple_vocab_16e6.txt.gz; null, or "
         "where it has neither: those of an installed open_clip, or of the hub",
     )
+    pads: Padded = Field("longest", description=PADDED)
     builds: ClassVar[str] = "clip_tokenizer"
 
     @property
@@ -41,7 +42,11 @@ class ClipTokenizerConfig(TokenizerConfig):
 
 
 def clip_tokenizer(
-    _captions: Iterable[str], context: int, *, folder: str | None = None
+    _captions: Iterable[str],
+    context: int,
+    *,
+    folder: str | None = None,
+    pads: Padded = "longest",
 ) -> CaptionTokenizer:
     """Return the tokenizer of CLIP, which pads with 0; it reads no captions."""
     path = _in_folder(folder) or _in_open_clip() or _of_hub()
@@ -56,7 +61,7 @@ def clip_tokenizer(
         single=f"{START} $A {END}",
         special_tokens=[(name, tokenizer.token_to_id(name)) for name in (START, END)],
     )
-    tokenizer.enable_padding(pad_id=0)
+    tokenizer.enable_padding(pad_id=0, length=context if pads == "context" else None)
     return CaptionTokenizer(tokenizer, context, "clip")
 
 

@@ -1,9 +1,16 @@
 """The family of tokenizers."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from xmodal.components.component import Component
 from xmodal.data.cleaning import Cleaning
+
+# To what captions are padded.
+Padded = Literal["longest", "context"]
+PADDED = (
+    "`longest` (to the longest caption, padding is masked), or `context` (to the context, and "
+    "padding is part of the caption, as in SigLIP)"
+)
 
 
 class TokenizerConfig(Component):

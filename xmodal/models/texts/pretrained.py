@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from xmodal.data.cleaning import CLEANING, Cleaning
-from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.data.tokenizers.config import PADDED, Padded, TokenizerConfig
 from xmodal.data.tokens import CaptionTokenizer, is_panic
 from xmodal.errors import UserError
 from xmodal.extras import require
@@ -33,11 +33,7 @@ class PretrainedTokenizerConfig(TokenizerConfig):
     name: str = Field(description="hub name or folder of the model")
     weights: Weights = Field("pretrained", description="weights of the model, as of the encoder")
     clean: Cleaning = Field("none", description=f"cleaning of captions: {CLEANING}")
-    pads: Literal["longest", "context"] = Field(
-        "longest",
-        description="`longest` (to the longest caption, padding is masked), or `context` (to the "
-        "context, and padding is part of the caption, as in SigLIP)",
-    )
+    pads: Padded = Field("longest", description=PADDED)
     builds: ClassVar[str] = "pretrained_tokenizer"
 
     @property
@@ -60,9 +56,11 @@ class TransformersConfig(TextEncoderConfig):
     pooling: Literal["mean", "class", "last"] = Field(
         "mean", description="features of a text: `mean` of its tokens, `class` (first) or `last`"
     )
+    clean: Cleaning = Field("none", description=f"cleaning of captions: {CLEANING}")
     settings: dict[str, Any] = Field(
         {}, description="the model's config.json, in place of the one that `name` has"
     )
+    recipe_only: ClassVar[frozenset[str]] = frozenset({"tokenizer", "clean"})
     builds: ClassVar[str] = "PretrainedText"
 
     @property
@@ -86,7 +84,7 @@ class TransformersConfig(TextEncoderConfig):
     @property
     def tokenizer(self) -> TokenizerConfig:
         """The tokenizer that belongs to the model."""
-        return PretrainedTokenizerConfig(name=self.name, weights=self.weights)
+        return PretrainedTokenizerConfig(name=self.name, weights=self.weights, clean=self.clean)
 
     def keep_architecture(self, folder: Path) -> None:
         """Write the encoder's config.json, from which it is built without its weights."""
@@ -177,7 +175,7 @@ def pretrained_tokenizer(
     name: str,
     weights: Weights = "pretrained",
     clean: Cleaning = "none",
-    pads: Literal["longest", "context"] = "longest",
+    pads: Padded = "longest",
 ) -> CaptionTokenizer:
     """Return the tokenizer that belongs to a pretrained encoder; it reads no captions."""
     require("pretrained")
