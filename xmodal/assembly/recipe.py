@@ -28,8 +28,8 @@ from xmodal.yaml_text import read_yaml
 
 # Keys of overrides in the order in which they are read.
 _PLUGINS = re.compile(r"plugins")
-_SOURCES = re.compile(r"(run|method|method\.kind)$|method\.pretrained")
-_ALL = re.compile("")
+_OTHERS = re.compile(r"(?!plugins|method\.)|method\.(kind|pretrained)")
+_METHOD = re.compile(r"method\.(?!kind|pretrained)")
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -95,23 +95,29 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path = RECIPES) -> 
     values = read_yaml(path)
     values.setdefault("run", f"runs/{path.stem}")
     given = [parse_override(override) for override in overrides]
-    # Others may be keys of components that plugins register, or of what a source describes.
-    for first in (_PLUGINS, _SOURCES, _ALL):
+    # Where the package lies says nothing to whoever has to mend an override.
+    source = path.name if path.parent == RECIPES else str(path)
+    # Keys may be of components that plugins register, those of a method of what it begins with.
+    for first in (_PLUGINS, _OTHERS, _METHOD):
         for key, text in [one for one in given if first.match(one[0])]:
             set_text(Recipe, values, key, text)
-            given.remove((key, text))
         import_plugins(_plugins_of(values))
-        if first is _SOURCES:
-            values = _described(values)
-    # Where the package lies says nothing to whoever has to mend an override.
-    return validate(Recipe, values, path.name if path.parent == RECIPES else str(path))
+        if first is _OTHERS:
+            values = _described(values, source)
+    return validate(Recipe, values, source)
 
 
-def _described(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe with what its pretrained model describes, if it has one."""
+def _described(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return the values of a recipe with what its pretrained model describes, if it has one.
+
+    Mistakes of other parts are reported first: a hub may be asked for the model.
+    """
     method = values.get("method")
     if not (isinstance(method, dict) and method.get("pretrained")):
         return values
+    features = {"kind": "features", "features": 1}
+    towers = {"kind": method.get("kind"), "image": features, "text": features}
+    validate(Recipe, values | {"method": towers | {"pretrained": method["pretrained"]}}, source)
     from xmodal.assembly.pretrained import describe  # which imports torch
 
     return describe(values)
