@@ -1,9 +1,9 @@
 """Interpolate the weights of two runs: a model between them, or the curve of several.
 
     python launch/interpolate.py runs/before runs/after --alpha 0.5 --to models/between
-    python launch/interpolate.py A B --alphas 0,0.25,0.5,0.75,1 --to models/curve
+    python launch/interpolate.py B --alphas 0,0.25,0.5,0.75,1 --to models/curve
 
-(1 - alpha) · A + alpha · B (WiSE-FT): at 0 the model A, such as the one that fine-tuning began
+(1 - alpha) · A + alpha · B (WiSE-FT): at 0 the model A, by default the pretrained one that B began
 with, at 1 the model B. --alpha writes a run folder that launch/evaluate.py and `xmodal.load` take.
 --alphas measures each and writes a table and a plot, curve.json and report/index.html.
 """

@@ -75,6 +75,22 @@ def test_a_recipe_that_does_not_fit_its_data(
     assert line in warning
 
 
+def test_settings_of_stages_that_work_against_each_other(make_recipe: MakeRecipe) -> None:
+    free = stage() | {"optimizer": {"kind": "schedule_free_adamw"}}
+    (line,) = of_recipe(make_recipe(data={"val": "shards"}, stages=[free]), 1000)
+    assert line == (
+        "stage main: schedule_free_adamw is made for a rate that does not fall; use "
+        "stages.0.schedule.kind=constant"
+    )
+    free = stage(kind="constant") | {"optimizer": {"kind": "schedule_free_sgd"}}
+    assert of_recipe(make_recipe(data={"val": "shards"}, stages=[free]), 1000) == []
+    evaluated = {"data": {"val": "shards"}, "evaluation": {"every": "50 steps"}}
+    for patience, lines in ((1, 0), (2, 1)):
+        stopping = {"early_stopping": {"patience": patience}}
+        recipe = make_recipe(**evaluated, stages=[stage()], training=stopping)
+        assert len(of_recipe(recipe, 1000)) == lines
+
+
 def test_training_without_validation(make_recipe: MakeRecipe) -> None:
     (warning,) = of_recipe(make_recipe(run="runs/mine"), 1000)
     assert warning.startswith("data.val is null: nothing is measured while training")

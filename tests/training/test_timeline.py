@@ -45,6 +45,7 @@ def test_evaluations_and_checkpoints_come_at_their_steps_and_at_ends(
     timeline = recipe.timeline(100)
     # The stages' ends as well: what a stage has led to is known, and the next begins from there.
     assert after(timeline.evaluates_after, timeline) == [4, 7, 8, 12, 13]
+    assert timeline.evaluations == 5
     assert after(timeline.saves_after, timeline) == [5, 7, 10, 13]
 
 
@@ -54,6 +55,7 @@ def test_zero_leaves_the_ends_alone(make_recipe: MakeRecipe) -> None:
     )
     timeline = recipe.timeline(100)
     assert after(timeline.evaluates_after, timeline) == [9]
+    assert timeline.evaluations == 1
     assert after(timeline.saves_after, timeline) == [9]
 
 
@@ -61,4 +63,5 @@ def test_percentages_are_of_the_run_or_of_a_stage(make_recipe: MakeRecipe) -> No
     recipe = make_recipe(stages=[{"length": "40 steps"}] * 2, evaluation={"every": "25 %"})
     timeline = recipe.timeline(100)
     assert after(timeline.evaluates_after, timeline) == [20, 40, 60, 80]
+    assert timeline.evaluations == 4
     assert timeline.steps(Span("5 %"), 40) == 2

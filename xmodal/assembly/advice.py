@@ -66,6 +66,12 @@ def warnings_of_recipe(
             )
     for span in timeline.stages:
         yield from _warnings_of_stage(span, timeline)
+    stopping = recipe.training.early_stopping
+    if stopping and stopping.patience >= timeline.evaluations:
+        yield (
+            f"training.early_stopping.patience={stopping.patience} never ends the run, which has "
+            f"{timeline.evaluations} evaluations; lower it, or evaluation.every"
+        )
     if recipe.data.val is None:
         yield (
             "data.val is null: nothing is measured while training; set data.val=URL, or measure "

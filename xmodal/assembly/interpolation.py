@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from xmodal.activity import activity
-from xmodal.assembly.build import load_method
+from xmodal.assembly.build import build_method, load_method
+from xmodal.assembly.pretrained import load_pretrained
 from xmodal.assembly.recipe import Recipe, load_recipe, with_values
-from xmodal.assembly.vocabulary import tokenizer_of
+from xmodal.assembly.vocabulary import load_tokenizer, tokenizer_of
 from xmodal.components.differences import differences
-from xmodal.errors import UserError
+from xmodal.errors import UserError, printable
 from xmodal.runs.averages import Weights
 from xmodal.runs.checkpoints.weights_only import write_weights
 from xmodal.runs.run import Run, step_of
@@ -37,17 +38,18 @@ _TRAINING += (
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A checkpoint to interpolate from or to, on the CPU."""
+    """A model to interpolate from or to, on the CPU; its name is a checkpoint or a source."""
 
+    name: str
     recipe: Recipe
     run: Run
     checkpoint: Path
     state: State
-    weights: Weights
 
-    def __str__(self) -> str:
-        averaged = " (averaged weights)" if self.weights == "averaged" else ""
-        return f"{self.checkpoint}{averaged}"
+    @property
+    def vocabulary(self) -> bytes:
+        """The file of its tokenizer."""
+        return tokenizer_of(self.run, self.checkpoint).read_bytes()
 
 
 def load_endpoint(folder: str, checkpoint: str, choice: Weights | None) -> Endpoint:
@@ -56,7 +58,31 @@ def load_endpoint(folder: str, checkpoint: str, choice: Weights | None) -> Endpo
     found = run.find_checkpoint(checkpoint)
     with activity(f"loading {found}"):
         method, _, weights = load_method(recipe, run, found, torch.device("cpu"), choice)
-    return Endpoint(recipe, run, found, method.state_dict(), weights)
+    name = f"{found} (averaged weights)" if weights == "averaged" else str(found)
+    return Endpoint(name, recipe, run, found, method.state_dict())
+
+
+def start_of(one: Endpoint) -> Endpoint:
+    """Return the pretrained model that a run began with, its other weights those of its seed.
+
+    Raises `UserError` where there is none, or its source cannot be read any more.
+    """
+    pretrained = getattr(one.recipe.method, "pretrained", None)
+    if pretrained is None:
+        raise UserError(
+            f"{one.run.path} began without method.pretrained: name the run at alpha 0 before it"
+        )
+    tokenizer = load_tokenizer(one.recipe.method, tokenizer_of(one.run, one.checkpoint))
+    cpu = torch.device("cpu")
+    method = build_method(one.recipe, tokenizer.vocabulary, cpu, of_run=one.run.path)
+    # As in a folder without a checkpoint: the run's own would take the place of its source.
+    begun = one.recipe.model_copy(update={"run": str(one.checkpoint / "begun")})
+    with activity(f"loading {pretrained}"):
+        for line in load_pretrained(method, begun):
+            print(printable(line))
+    return Endpoint(
+        f"the start of {one.run.path}", one.recipe, one.run, one.checkpoint, method.state_dict()
+    )
 
 
 def interpolated(first: State, second: State, alpha: float) -> dict[str, Tensor]:
@@ -77,7 +103,7 @@ def interpolated(first: State, second: State, alpha: float) -> dict[str, Tensor]
 
 def check_alike(first: Endpoint, second: Endpoint) -> None:
     """Raise `UserError` unless two models have one architecture and one tokenizer."""
-    names, advice = f"{first.run.path} and {second.run.path}", "interpolate models of one recipe"
+    names, advice = f"{first.name} and {second.name}", "interpolate models of one recipe"
     for line in differences(first.recipe.method, second.recipe.method):
         if not _OF_TRAINING & {*line.partition(":")[0].split(".")}:
             raise UserError(f"{names} have different architectures: method.{line}; {advice}")
@@ -88,7 +114,7 @@ def check_alike(first: Endpoint, second: Endpoint) -> None:
         if shapes[0] != shapes[1]:
             found = " → ".join(map(str, shapes))
             raise UserError(f"{names} have different weights: {name}: {found}; {advice}")
-    if _vocabulary(first) != _vocabulary(second):
+    if first.vocabulary != second.vocabulary:
         raise UserError(
             f"{names} have different tokenizers, so equal ids mean other texts; {advice}"
         )
@@ -102,17 +128,12 @@ def write_interpolated(first: Endpoint, second: Endpoint, alpha: float, to: Path
     to.mkdir(parents=True, exist_ok=True)
     shutil.copytree(like.path, to, ignore=shutil.ignore_patterns(*_TRAINING), dirs_exist_ok=True)
     run.create(with_values(second.recipe, {"run": str(to), "training.zero": 0}, str(like.recipe)))
-    text = _vocabulary(second)
-    run.tokenizer.write_bytes(text)
+    run.tokenizer.write_bytes(second.vocabulary)
     state = interpolated(first.state, second.state, alpha)
     made = f"its weights are {between(first, second, alpha)}"
-    return write_weights(run, state, step_of(second.checkpoint), text, made)
+    return write_weights(run, state, step_of(second.checkpoint), second.vocabulary, made)
 
 
 def between(first: Endpoint, second: Endpoint, alpha: float) -> str:
     """Return a description of interpolated weights."""
-    return f"{1 - alpha:g} · {first} + {alpha:g} · {second}"
-
-
-def _vocabulary(one: Endpoint) -> bytes:
-    return tokenizer_of(one.run, one.checkpoint).read_bytes()
+    return f"{1 - alpha:g} · {first.name} + {alpha:g} · {second.name}"

@@ -1,9 +1,9 @@
 """Interpolate the weights of two runs: a model between them, or the curve of several.
 
     xmodal interpolate runs/before runs/after --alpha 0.5 --to models/between
-    xmodal interpolate A B --alphas 0,0.25,0.5,0.75,1 --to models/curve
+    xmodal interpolate B --alphas 0,0.25,0.5,0.75,1 --to models/curve
 
-(1 - alpha) · A + alpha · B (WiSE-FT): at 0 the model A, such as the one that fine-tuning began
+(1 - alpha) · A + alpha · B (WiSE-FT): at 0 the model A, by default the pretrained one that B began
 with, at 1 the model B. --alpha writes a run folder that `xmodal evaluate` and `xmodal.load` take.
 --alphas measures each and writes a table and a plot, curve.json and report/index.html.
 """
@@ -51,6 +51,7 @@ def interpolate(given: argparse.Namespace, recipe: Recipe) -> None:
         between,
         check_alike,
         load_endpoint,
+        start_of,
         write_interpolated,
     )
     from xmodal.distributed.environment import start
@@ -59,10 +60,11 @@ def interpolate(given: argparse.Namespace, recipe: Recipe) -> None:
     environment = start(recipe.training.rendezvous_timeout)
     reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
     with watching_peers(environment.rendezvous, recipe.training.watchdog), reports:
-        first, second = (
-            load_endpoint(folder, given.checkpoint, given.weights)
-            for folder in (given.first, given.second)
-        )
+        second = load_endpoint(given.second, given.checkpoint, given.weights)
+        if given.first:
+            first = load_endpoint(given.first, given.checkpoint, given.weights)
+        else:
+            first = start_of(second)
         check_alike(first, second)
         if given.alphas:
             measure(first, second, given, environment)
@@ -90,7 +92,7 @@ def measure(
             evaluation.method.load_state_dict(interpolated(first.state, second.state, alpha))
             rows.append((alpha, evaluation.measure(device).metrics))
     if environment.is_main:
-        models = [str(first), str(second)]
+        models = [first.name, second.name]
         folder = Path(given.to)
         page = write_alphas(folder, folder.name, models, rows, evaluation.describe())
         print_alphas(rows, page)
@@ -109,7 +111,12 @@ def read_arguments(
     parser = ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("first", metavar="A", help="folder of the run at alpha 0")
+    parser.add_argument(
+        "first",
+        metavar="A",
+        nargs="?",
+        help="folder of the run at alpha 0; default: the pretrained model that B began with",
+    )
     parser.add_argument("second", metavar="B", help="folder of the run at alpha 1")
     parser.add_argument("--to", metavar="DIR", required=True, help="new folder for what is written")
     how = parser.add_mutually_exclusive_group(required=True)

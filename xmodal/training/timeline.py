@@ -61,6 +61,13 @@ class Timeline:
             bool(self.evaluate_every) and step % self.evaluate_every == 0
         )
 
+    @property
+    def evaluations(self) -> int:
+        """Number of evaluations until the end."""
+        every = self.evaluate_every
+        ends = [stage.end for stage in self.stages if not every or stage.end % every]
+        return len(ends) + (self.total // every if every else 0)
+
     def saves_after(self, step: int) -> bool:
         """Return whether a checkpoint follows `step` completed steps."""
         return self._ends_stage(step) or (
