@@ -10,6 +10,7 @@ _EXTRAS = {
     "tune": {"ray": "Ray", "optuna": "Optuna"},
     "s3": {"s3fs": "s3fs"},
     "pretrained": {"transformers": "transformers", "ftfy": "ftfy", "regex": "regex"},
+    "export": {"onnx": "ONNX", "onnxruntime": "ONNX Runtime", "onnxscript": "onnxscript"},
 }
 
 

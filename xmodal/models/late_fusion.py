@@ -32,7 +32,7 @@ class LateFusion(nn.Module):
         `without_text` (batch,) is False.
         """
         looks = self.choice.looks(images)
-        chosen = absent = self.absent.expand(len(images), -1)
+        chosen = absent = self.absent.expand(images.shape[0], -1)
         if senses is not None:
             chosen = self.choice(looks, senses)
         if without_text is not None:
