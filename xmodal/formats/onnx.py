@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ TOLERANCE, LEAST_COSINE = 1e-5, 0.999
 
 @dataclass(frozen=True)
 class Side:
-    """What a method encodes by one call: a file, its inputs, and the embedding that it gives."""
+    """Part of a method that one call encodes: its file, its inputs, the embedding that it gives."""
 
     name: str  # of the file: NAME.onnx
     inputs: tuple[str, ...]  # fields of a batch
@@ -50,7 +51,7 @@ def sides_of(method: Method, *, image_features: bool, text_features: bool) -> li
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the inputs of a method look like."""
+    """Sizes of a method's inputs."""
 
     size: int  # of images, in pixels
     context: int  # longest text, in tokens
@@ -69,8 +70,8 @@ class _Exported(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return embeddings (batch, …) float32."""
-        batch = Batch(**dict(zip(self.side.inputs, inputs, strict=True)))
-        embedding: Tensor = getattr(self.method.encode(batch), self.side.embedding)
+        fields: dict[str, Any] = dict(zip(self.side.inputs, inputs, strict=True))
+        embedding: Tensor = getattr(self.method.encode(Batch(**fields)), self.side.embedding)
         return embedding.float()
 
 
@@ -157,13 +158,11 @@ def _example(side: Side, shapes: Shapes, *, samples: int, seed: int) -> tuple[Te
     """Return random inputs of a side."""
     random = torch.Generator().manual_seed(seed)
     longest = shapes.context if shapes.fixed_length else min(shapes.context, 5 + samples)
-    lengths = torch.randint(1, longest + 1, (samples,), generator=random)
-    lengths[0] = longest
-    mask = torch.arange(longest) < lengths[:, None]
+    lengths = longest - torch.arange(samples)[:, None] % max(1, longest)
     size, vocabulary = shapes.size, shapes.vocabulary
     make: dict[str, Callable[[], Tensor]] = {
-        "tokens": lambda: torch.randint(vocabulary, mask.shape, generator=random),
-        "token_mask": lambda: mask,
+        "tokens": lambda: torch.randint(vocabulary, (samples, longest), generator=random),
+        "token_mask": lambda: torch.arange(longest) < lengths,
         "text_features": lambda: torch.randn(samples, *shapes.text_features, generator=random),
     }
     for name in ("images", "targets"):
