@@ -62,7 +62,7 @@ def run(
     killed_at: str = "",
     before: Before | None = None,
     environment: Mapping[str, str] | None = None,
-    seconds: float = 120,
+    seconds: float = 240,
     launcher: bool = True,
 ) -> Done:
     """Run `launch/SCRIPT` to its end on so many ranks, for so many seconds at most.

@@ -22,7 +22,7 @@ CONTEXT.set_forkserver_preload(["tests.preload"])
 def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Call a function of a test module on every rank and return what each rank returned.
 
-    Fails with the ranks' tracebacks where one raises, or takes longer than a minute.
+    Fails with the ranks' tracebacks where one raises, or takes longer than three minutes.
     """
     with tempfile.TemporaryDirectory() as folder:
         torch.save((function, arguments), Path(folder, "call.pt"))
@@ -32,7 +32,7 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
         for process in processes:
             process.start()
         for process in processes:
-            process.join(60)
+            process.join(180)
             process.kill()
         failed = [path.read_text() for path in sorted(Path(folder).glob("*.failed"))]
         assert not failed, "\n".join(failed)
@@ -61,7 +61,7 @@ def _work(folder: str, rank: int, ranks: int) -> None:
             init_method=f"file://{folder}/meeting",
             rank=rank,
             world_size=ranks,
-            timeout=timedelta(seconds=50),
+            timeout=timedelta(seconds=170),
         )
         torch.save(function(*arguments), Path(folder, f"{rank}.pt"))
         dist.barrier()

@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=os.environ | {"NO_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert built.returncode == 0, built.stdout + built.stderr
     return folder / "site"

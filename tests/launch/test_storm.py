@@ -8,6 +8,7 @@ import pytest
 from tests.storm import Storm
 
 
+@pytest.mark.timeout(900)  # on a busy machine; each command has a limit of its own
 def test_fifteen_kills(recipe: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
     figure(Storm(recipe, tmp_path).rage(15))
 

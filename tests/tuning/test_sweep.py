@@ -117,17 +117,18 @@ def test_what_a_sweep_leaves_and_starts_knows_no_secret(
     assert trial.data.s3.secret.read("data.s3.secret") == "never-to-be-seen"
 
 
-def test_a_sweep_of_two_trials_of_two_workers(
-    recipe: Path, space: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_sweep_of_trials_of_two_workers(
+    number: int, recipe: Path, space: Callable[..., Path], tmp_path: Path
 ) -> None:
     sweep = tmp_path / "sweep"
-    words = [recipe, "--space", space(workers=2, resources={"cpus": 0.5}), "--sweep", sweep]
-    words += ["stages.0.length=12 steps"]
+    keys = {"workers": 2, "resources": {"cpus": 0.5}, "trials": number}
+    words = [recipe, "--space", space(**keys), "--sweep", sweep, "stages.0.length=12 steps"]
     done = run("tune.py", *words, seconds=280)
     assert done.code == 0, done.err
     assert not done.err
     trials = journal(sweep)
-    assert [trial.end for trial in trials.values()] == ["finished", "finished"]
+    assert [trial.end for trial in trials.values()] == ["finished"] * number
     assert trials["000"].values == {LR: 3e-4}
     for trial in trials.values():
         assert [one.step for one in trial.measured] == [6, 12]
