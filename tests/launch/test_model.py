@@ -93,6 +93,19 @@ def test_every_method_embeds_as_evaluation_does(
             assert model.score(found, texts).shape == (len(found), len(texts))
     assert found.dtype == torch.float32
     assert found.equal(images)
+    if model.method.contents.composed or model.method.contents.views > 1:
+        refuses_texts(model, "modifications" if model.method.contents.composed else "no texts")
+
+
+def refuses_texts(model: xmodal.Model, why: str) -> None:
+    calls: dict[str, Callable[[], Tensor]] = {
+        "encode_texts": lambda: model.encode_texts(["a"]),
+        "similarity": lambda: model.similarity([b""], ["a"]),
+        "classify": lambda: model.classify([b""], ["a"]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UserError, match=f"^{name}: .* {why}.*; use encode_"):
+            call()
 
 
 def test_images_come_in_every_form(model: xmodal.Model, files: list[bytes], tmp_path: Path) -> None:
@@ -151,10 +164,21 @@ def test_classes_are_named_by_templates(model: xmodal.Model, files: list[bytes])
     [
         (lambda model: model.encode_images([b"nothing"]), "image 0: image does not decode"),
         (lambda model: model.encode_images(["there/is/none.png"]), "there/is/none.png cannot be"),
-        (lambda model: model.encode_images([3]), "image 0: a int is not an image; give a path"),
+        (lambda model: model.encode_images([3]), "image 0: an int is not an image; give a path"),
         (lambda model: model.encode_images(np.zeros((3, 4, 4))), "pixels must be uint8"),
+        (lambda model: model.encode_images(None), "images: None is not an image; give a path"),
+        (lambda model: model.encode_images(3), "images: an int is not an image; give a path"),
+        (lambda model: model.encode_images([b""], batch_size=0), "batch_size=0 must be a whole"),
+        (lambda model: model.encode_texts([3]), "text 0: an int is not a text; give strings"),
+        (lambda model: model.encode_texts(None), "texts: None is not a text; give strings"),
+        (lambda model: model.encode_texts(["a"], batch_size=-1), "batch_size=-1 must be a whole"),
+        (lambda model: model.score(torch.zeros(2, 3), torch.zeros(2, 4)), "score: queries (2, 3)"),
+        (lambda model: model.score(torch.zeros(3), torch.zeros(2, 3)), "queries must be embeddin"),
+        (lambda model: model.score([1], torch.zeros(2, 3)), "a tensor of embeddings, not a list"),
+        (lambda model: model.classify([b""], [None]), "name 0: None is not a name"),
+        (lambda model: model.classify([b""], []), "at least one name and one template"),
         (lambda model: model.encode_images([]), "there is nothing to encode"),
-        (lambda model: model.encode_queries([b""], ["in red"]), "clip composes no queries"),
+        (lambda model: model.encode_queries([b""], ["in red"]), "encode_queries: clip composes"),
         (lambda model: model.classify([b""], ["cat"], ["a photo"]), "template 'a photo' has no {}"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,14 @@ from torch import Tensor
 
 from xmodal.assembly.build import load_method
 from xmodal.assembly.data import evaluation_transform
-from xmodal.assembly.pictures import Picture, read_pictures
+from xmodal.assembly.inputs import (
+    Picture,
+    check_batch_size,
+    check_embeddings,
+    read_features,
+    read_pictures,
+    read_texts,
+)
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch
@@ -58,10 +65,10 @@ def load(
 
 
 class Model:
-    """A trained method with its tokenizer and its preprocessing of images.
+    """A trained method, with its tokenizer and its preprocessing of images.
 
-    Embeddings are float32 on the CPU: (n, dim), or (n, K, dim) of methods with K embeddings an
-    item; of unit length where the method's are.
+    Embeddings are float32 tensors on the CPU: (n, dim), or (n, K, dim) for a method with K
+    embeddings per item (`pvse`). Every vector of xmodal's own methods has length 1.
     """
 
     def __init__(
@@ -81,22 +88,22 @@ class Model:
     ) -> Tensor:
         """Return embeddings of images, preprocessed as in evaluation.
 
-        `images` are paths, PIL images, encoded bytes, or uint8 pixels, (height, width, 3) arrays or
-        (3, height, width) tensors; one of them, any iterable of them, or a tensor (n, 3, height,
-        width). Of a method that trains on features they are (n, …) features. `progress` shows a
-        bar. Raises `UserError` for an image that cannot be read.
+        `images` is one image, an iterable of images, or a tensor (n, 3, height, width). An image is
+        a path, a PIL image, encoded bytes, or uint8 pixels: an array (height, width, 3) or a tensor
+        (3, height, width). A model that was trained on features takes features, (n, …). `progress`
+        shows a bar. Raises `UserError` for an image that cannot be read.
         """
         return self._encode(self._image_batches(images, batch_size), self._images, progress)
 
     def encode_texts(
         self, texts: str | Iterable[str], *, batch_size: int = 256, progress: bool = False
     ) -> Tensor:
-        """Return embeddings of texts, cut at the context that the model was trained with.
+        """Return embeddings of texts, truncated to the context that the model was trained with.
 
-        Raises `UserError` for a method that embeds no texts alone.
+        A model that was trained on features takes features, (n, …). Raises `UserError` for a method
+        that does not embed texts.
         """
-        if self.method.contents.composed or self.method.contents.views > 1:
-            raise UserError(f"{self.recipe.method.kind} embeds no texts by themselves")
+        self._check_texts("encode_texts")
         return self._encode(self._text_batches(texts, batch_size), self._texts, progress)
 
     def encode_queries(
@@ -112,34 +119,55 @@ class Model:
         Raises `UserError` for a method without composed queries, and for unequal numbers.
         """
         if not self.method.contents.composed:
-            raise UserError(f"{self.recipe.method.kind} composes no queries; use encode_images")
+            raise UserError(
+                f"encode_queries: {self.recipe.method.kind} composes no queries; use encode_images"
+            )
         batches = self._query_batches(images, modifications, batch_size)
         return self._encode(batches, lambda batch: self.method.encode(batch).queries, progress)
 
     def score(self, queries: Tensor, gallery: Tensor) -> Tensor:
-        """Return the method's own score of all pairs, (a, b), of embeddings (a, …) and (b, …).
+        """Return the method's score of every query with every item of the gallery, (a, b).
 
-        A learned score takes images first, then texts.
+        `queries` (a, …) and `gallery` (b, …) are embeddings. A learned score (`uncsm`) takes images
+        first, then texts. Raises `UserError` for shapes that do not fit each other.
         """
+        check_embeddings(queries, gallery)
         with self._inference():
-            scores = self.method.score(queries.to(self.device), gallery.to(self.device))
+            scores = self.method.score(
+                queries.to(self.device, torch.float32), gallery.to(self.device, torch.float32)
+            )
         return scores.float().cpu()
 
     def similarity(self, images: Images, texts: str | Iterable[str]) -> Tensor:
-        """Return the score of every image with every text, (images, texts)."""
+        """Return the score of every image with every text, (images, texts).
+
+        Raises `UserError` for a method that does not embed texts.
+        """
+        self._check_texts("similarity")
         return self.score(self.encode_images(images), self.encode_texts(texts))
 
     def classify(
         self,
         images: Images,
-        names: Sequence[str],
-        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        names: str | Iterable[str],
+        templates: str | Iterable[str] = DEFAULT_TEMPLATES,
     ) -> Tensor:
-        """Return the score of every image with every class name, (images, names).
+        """Return the score of every image with every class, (images, names).
 
-        A class is the mean of the embeddings of its name in each of `templates`, which have `{}`
-        in its place (Radford et al. 2021, section 3.1.4).
+        Each name is put in place of `{}` in each of `templates`. The mean of the embeddings of
+        these texts represents the class (Radford et al. 2021, section 3.1.4). The class of the
+        highest score is the predicted one: `names[scores[i].argmax()]`. Raises `UserError` for a
+        method that does not embed texts.
         """
+        self._check_texts("classify")
+        if self.recipe.method.text.reads_features:
+            raise UserError(
+                "classify: the model was trained on features of texts and cannot encode names; "
+                "use score(images, classes) with embeddings of your own texts' features"
+            )
+        names, templates = list(read_texts(names, "name")), list(read_texts(templates, "template"))
+        if not names or not templates:
+            raise UserError("classify: there must be at least one name and one template")
         for template in templates:
             if "{}" not in template:
                 raise UserError(f"template {template!r} has no {{}}, the place of a class's name")
@@ -166,6 +194,20 @@ class Model:
             save_adapter(encoder.wrapped, place)
         return list(folders)
 
+    def _check_texts(self, call: str) -> None:
+        """Raise `UserError` where the method does not embed texts by themselves."""
+        contents, kind = self.method.contents, self.recipe.method.kind
+        if contents.composed:
+            raise UserError(
+                f"{call}: {kind} reads texts only as modifications of images; use encode_queries, "
+                "encode_images for the gallery, and score"
+            )
+        if contents.views > 1:
+            raise UserError(
+                f"{call}: {kind} compares images with images and embeds no texts; use "
+                "encode_images and score"
+            )
+
     def _images(self, batch: Batch) -> Tensor:
         if self.method.contents.composed:
             searched = Batch(targets=batch.images, target_features=batch.image_features)
@@ -179,8 +221,10 @@ class Model:
         return embeddings
 
     def _image_batches(self, images: Images, batch_size: int) -> Iterator[Batch]:
-        if self.recipe.method.image.reads_features:
-            rows = torch.as_tensor(np.asarray(images), dtype=torch.float32)
+        check_batch_size(batch_size)
+        encoder = self.recipe.method.image
+        if encoder.reads_features:
+            rows = read_features(images, encoder.features, "images")
             yield from (Batch(image_features=part) for part in rows.split(batch_size))
             return
         for part in _chunks(read_pictures(images), batch_size):
@@ -188,11 +232,13 @@ class Model:
             yield Batch(images=torch.stack(squares))
 
     def _text_batches(self, texts: str | Iterable[str], batch_size: int) -> Iterator[Batch]:
-        if self.recipe.method.text.reads_features:
-            rows = torch.as_tensor(np.asarray(texts), dtype=torch.float32)
+        check_batch_size(batch_size)
+        encoder = self.recipe.method.text
+        if encoder.reads_features:
+            rows = read_features(texts, encoder.features, "texts")
             yield from (Batch(text_features=part) for part in rows.split(batch_size))
             return
-        for part in _chunks([texts] if isinstance(texts, str) else texts, batch_size):
+        for part in _chunks(read_texts(texts, "text"), batch_size):
             tokens, mask = self.tokenizer(part)
             yield Batch(tokens=tokens, token_mask=mask)
 
@@ -201,8 +247,8 @@ class Model:
     ) -> Iterator[Batch]:
         sources = self._image_batches(images, batch_size)
         changes = self._text_batches(modifications, batch_size)
-        for source, change in zip(sources, changes, strict=True):
-            if source.size != change.size:
+        for source, change in zip_longest(sources, changes):
+            if source is None or change is None or source.size != change.size:
                 raise UserError("there must be as many modifications as images")
             yield source.with_texts(change)
 
