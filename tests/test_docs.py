@@ -196,6 +196,23 @@ def test_documented_recipes_are_right(page: str, text: str, readers_folder: Path
     read_recipe(str(path), [])
 
 
+def test_files_that_pages_tell_the_reader_to_write_pass_the_linter(tmp_path: Path) -> None:
+    for text in TEXTS:
+        for title, code in text.code("python"):
+            if title:
+                (tmp_path / title).write_text(code)
+    config = ["--config", str(ROOT / "pyproject.toml"), "--no-cache", "."]
+    inside = ["--config", 'lint.isort.known-first-party = ["xmodal"]']
+    for check in (["check", *inside], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *check, *config],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+
+
 def test_pages_have_recipes() -> None:
     named = {"docs/data.md", "docs/training.md", "docs/tutorials/own_data.md"}
     assert named <= {page for page, _ in YAML}

@@ -1,11 +1,13 @@
 """A component's file gives its configuration first, and all else once it is needed."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.documented import ROOT, Text
 from xmodal.components.declared import DeclaredModule, declare
 
 SOURCE = '''
@@ -19,6 +21,7 @@ from xmodal.components.config import Config
 
 LONGEST = 7
 import slow_library
+from lazy_library import Fast, Slow  # of which a configuration needs one name
 
 
 class Built(slow_library.Base):
@@ -29,14 +32,28 @@ def made_of(built: Built = Built()) -> Built:
     return built
 
 
-class WordConfig(Config):
+class WordConfig(Config, Fast):
     kind: Literal["word"] = "word"
     made_of: str = "letters"  # a field that is called as a function
     length: int = Field(LONGEST, description="letters")
 
 
 made = Built()
+also_made = Slow()
 '''
+
+LAZY = """
+class Fast:
+    pass
+
+
+def __getattr__(name):
+    if name != "Slow":
+        raise AttributeError(name)
+    import slow_library
+
+    return slow_library.Base
+"""
 
 
 @pytest.fixture
@@ -47,9 +64,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (folder / "word.py").write_text(SOURCE)
     (folder / "plain.py").write_text("raise AssertionError('it declares nothing')")
     (tmp_path / "slow_library.py").write_text("class Base:\n    pass\n")
+    (tmp_path / "lazy_library.py").write_text(LAZY)
     monkeypatch.syspath_prepend(tmp_path)
     yield folder.name
-    for name in [n for n in sys.modules if n.startswith((folder.name, "slow_library"))]:
+    for name in [n for n in sys.modules if n.startswith((folder.name, "slow", "lazy"))]:
         del sys.modules[name]
 
 
@@ -80,3 +98,20 @@ def test_an_error_of_the_rest_is_raised_where_it_is_needed(package: str, tmp_pat
     with pytest.raises(RuntimeError, match="broken"):
         _ = sys.modules[f"{package}.word"].Built
     assert f"{package}.word" not in sys.modules
+
+
+def test_the_objective_of_the_tutorial_needs_no_torch_inside_a_package(tmp_path: Path) -> None:
+    tutorial = Text("", (ROOT / "docs/tutorials/own_loss.md").read_text())
+    (name, source), *_ = [code for code in tutorial.code("python") if code[0]]
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside/__init__.py").touch()
+    (tmp_path / "inside" / name).write_text(source)
+    code = (
+        "import sys; from xmodal.components.declared import declare; "
+        "from xmodal.objectives import ObjectiveConfig; declare('inside'); "
+        "print('margin_info_nce' in ObjectiveConfig.kinds, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False"]

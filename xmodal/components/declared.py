@@ -3,7 +3,8 @@
 A component is one file: its configuration class and the class that it builds. `--help` and a
 wrong key need the configurations of all components, and must not wait for torch. So `declare` runs,
 of each module of a package that configures components, only the statements that its configuration
-classes need; the first access to any other name runs the rest, as an import would have.
+classes need, and of an import only the names; the first access to any other name runs the rest, as
+an import would have.
 """
 
 import ast
@@ -72,10 +73,11 @@ def _declare(name: str, file: Path, source: str) -> None:
 
 def _split(tree: ast.Module, file: str) -> tuple[CodeType, CodeType]:
     """Return the code of a module's configuration classes, and that of the rest."""
-    defined = {name: node for node in tree.body for name in _defined(node)}
+    body = [part for node in tree.body for part in _by_name(node)]
+    defined = {name: node for node in body for name in _defined(node)}
     wanted: set[ast.stmt] = set()
     open_nodes: list[ast.stmt] = [
-        n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Config")
+        n for n in body if isinstance(n, ast.ClassDef) and n.name.endswith("Config")
     ]
     while open_nodes:
         node = open_nodes.pop()
@@ -85,9 +87,17 @@ def _split(tree: ast.Module, file: str) -> tuple[CodeType, CodeType]:
             # A field may have the name of a function: it is stored, and uses none.
             used = {n.id for n in names if isinstance(n.ctx, ast.Load)}
             open_nodes += [defined[name] for name in used if name in defined]
-    parts = ([n for n in tree.body if (n in wanted) is first] for first in (True, False))
+    parts = ([n for n in body if (n in wanted) is first] for first in (True, False))
     head, rest = (compile(ast.Module(part, []), file, "exec") for part in parts)
     return head, rest
+
+
+def _by_name(node: ast.stmt) -> list[ast.stmt]:
+    """Return a statement; `from … import` of several names as one of each."""
+    if not isinstance(node, ast.ImportFrom):
+        return [node]
+    parts = [ast.ImportFrom(node.module, [name], node.level) for name in node.names]
+    return [ast.copy_location(part, node) for part in parts]
 
 
 def _defined(node: ast.stmt) -> Iterator[str]:

@@ -1,10 +1,16 @@
-"""Signals to stop before the end: noted, and handled after the current step."""
+"""Requests to stop before the end: noted, and handled after the current step.
+
+They are signals, and the loss of the launcher: SIGTERM ends `deepspeed` alone, and its ranks would
+train on without anyone who waits for them.
+"""
 
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+import psutil
 
 from xmodal.errors import check_interrupted
 
@@ -23,8 +29,14 @@ class Preemption:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self._signalled = False
+        self._launcher = launcher_processes()
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """True once a signal has arrived, or a process of the launcher has ended."""
+        return self._signalled or launcher_processes() != self._launcher
 
     def __enter__(self) -> Self:
         check_interrupted()
@@ -42,7 +54,7 @@ class Preemption:
             signal.signal(number, self._last(number) if self.asked else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.asked = True
+        self._signalled = True
         if number == signal.SIGINT:
             # Not by a handler of Python's, which would wait for what the process is in.
             signal.signal(number, self._last(number))
@@ -52,3 +64,21 @@ class Preemption:
     def _last(self, number: int) -> Any:
         # Who was asked to stop is about to: another signal is not to end it in another way.
         return signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN
+
+
+def launcher_processes() -> list[int]:
+    """Return the ids of the launcher's processes above this one; without a launcher, none.
+
+    They change when one of them ends, because its children get another parent. `deepspeed` has two:
+    the command, and a process on each node.
+    """
+    if "CROSS_RANK" in os.environ:
+        return [os.getppid(), _parent_of(os.getppid())]
+    return [os.getppid()] if "TORCHELASTIC_RUN_ID" in os.environ else []
+
+
+def _parent_of(process: int) -> int:
+    try:
+        return int(psutil.Process(process).ppid())
+    except psutil.Error:
+        return 0
