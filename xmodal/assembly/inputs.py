@@ -1,4 +1,4 @@
-"""What users of a model hand over in Python: images, texts, features, embeddings."""
+"""Arguments of a model in Python: images, texts, features and embeddings, checked and read."""
 
 import io
 from collections.abc import Iterable, Iterator
