@@ -35,7 +35,7 @@ def read_pictures(pictures: Picture | Iterable[Picture]) -> Iterator[EncodedImag
             raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
 
 
-def read_texts(texts: str | Iterable[str], what: str) -> Iterator[str]:
+def read_texts(texts: object, what: str) -> Iterator[str]:
     """Yield each of some texts, or one; `what` is the noun of messages.
 
     Raises `UserError` for anything else, with its position, from 0.
@@ -82,7 +82,7 @@ def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
         )
 
 
-def check_batch_size(size: int) -> None:
+def check_batch_size(size: object) -> None:
     """Raise `UserError` unless a number of items can be encoded at a time."""
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise UserError(f"batch_size={size!r} must be a whole number of at least 1")
