@@ -9,17 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.data.tokenizers.clip import ClipTokenizerConfig
 from xmodal.data.tokenizers.config import Padded, TokenizerConfig
+from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder, objective_of
 from xmodal.formats.open_clip_names import IGNORED, rules_of
-from xmodal.formats.tensors import read_by
-from xmodal.formats.weight_files import open_weights
+from xmodal.formats.open_clip_settings import settings_of
+from xmodal.formats.tensors import read_by, write_by
+from xmodal.formats.tokenizer_files import special_tokens, write_json, write_tokenizer
+from xmodal.formats.weight_files import open_weights, write_weights
 from xmodal.models.config import Activation, HeadConfig, ImageEncoderConfig, TextEncoderConfig
 from xmodal.models.heads.mlp import MlpConfig
 from xmodal.models.images.timm_model import TimmConfig
@@ -67,6 +72,46 @@ def read(folder: Path) -> DualEncoder:
     """
     settings, preprocessing = _settings(folder)
     return model_of(settings, preprocessing, open_weights(folder, WEIGHTS), folder)
+
+
+def write(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) -> None:
+    """Write a model and its tokenizer into a folder, as open_clip's `local-dir:` reads it.
+
+    An image that is cut before it is resized is written as one that is resized before it is cut:
+    they differ by less than a pixel. Raises `UserError`, which names the part, for a model that
+    open_clip cannot build.
+    """
+    settings = settings_of(model, special_tokens(tokenizer).end)
+    tensors = write_by(rules_of(settings), model.weights, "open_clip's format")
+    # Without a scale of their own, scores are the cosines themselves.
+    tensors.setdefault("logit_scale", torch.zeros(()))
+    text = settings["text_cfg"]
+    if "hf_model_name" not in text:
+        text["vocab_size"] = len(model.weights["text.backbone.words.weight"])
+    folder.mkdir(parents=True, exist_ok=True)
+    if not isinstance(model.tokenizer, ClipTokenizerConfig):
+        text["hf_tokenizer_name"] = text.get("hf_model_name", folder.name)
+        cleaning = model.tokenizer.cleaning
+        clean = cleaning if cleaning in ("lower", "canonicalize") else "whitespace"
+        text["tokenizer_kwargs"] = {"clean": clean}
+        write_tokenizer(tokenizer, cleaning, folder)
+    write_weights(tensors, folder / WEIGHTS[0])
+    config = {"model_cfg": settings, "preprocess_cfg": _preprocess_cfg(model.image)}
+    write_json(folder / CONFIG, config)
+
+
+def _preprocess_cfg(image: ImageEncoderConfig) -> dict[str, Any]:
+    ours = image.preprocessing or PreprocessingConfig()
+    own = timm.get_pretrained_cfg(image.name) if isinstance(image, TimmConfig) else None
+    return {
+        "size": image.size,
+        "mode": "RGB",
+        "mean": ours.mean or (own.mean if own else MEAN),
+        "std": ours.std or (own.std if own else STD),
+        "interpolation": ours.interpolation,
+        "resize_mode": "shortest" if ours.resize == "crop" else ours.resize,
+        "fill_color": ours.fill,
+    }
 
 
 def model_of(
@@ -123,11 +168,11 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 def _preprocessing(given: Mapping[str, Any]) -> PreprocessingConfig:
     return PreprocessingConfig(
-        resizer="pillow",
         mean=given.get("mean", MEAN),
         std=given.get("std", STD),
         interpolation=given.get("interpolation", "bicubic"),
         resize=given.get("resize_mode", "shortest"),
+        resizer="pillow",
         fill=given.get("fill_color", 0),
     )
 

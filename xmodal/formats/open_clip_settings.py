@@ -11,6 +11,7 @@ from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.models.config import HeadConfig, ImageEncoderConfig, TextEncoderConfig
 from xmodal.models.heads.mlp import MlpConfig
+from xmodal.models.images.timm_features import POOLINGS
 from xmodal.models.images.timm_model import TimmConfig
 from xmodal.models.images.vit import Vit, VitConfig
 from xmodal.models.texts.pretrained import TransformersConfig
@@ -117,10 +118,8 @@ def _timm(image: TimmConfig, head: HeadConfig | None, embedding: int) -> dict[st
     return {
         "timm_model_name": image.name,
         "timm_model_pretrained": False,
-        "timm_pool": {"class": "token", "mean": "avg", "attention": "map"}.get(
-            image.pooling or "", ""
-        ),
-        **_timm_head(head, embedding),
+        "timm_pool": POOLINGS[image.pooling] if image.pooling else "",
+        **_timm_head(image, head, embedding),
         "image_size": image.size,
         **_given(
             timm_drop_path=image.options.get("drop_path_rate"),
@@ -136,13 +135,25 @@ def _check_size(name: str, size: int) -> None:
         raise _cannot("image.size", f"it builds {name} for {settings.input_size[-1]} pixels alone")
 
 
-def _timm_head(head: HeadConfig | None, embedding: int) -> dict[str, Any]:
+def _timm_head(image: TimmConfig, head: HeadConfig | None, embedding: int) -> dict[str, Any]:
     if head is None:
         return {"timm_proj": "none"}
-    last = {"timm_proj_bias": isinstance(head, MlpConfig) and head.last == "affine"}
     if _is_perceptron(head, 2 * embedding, hidden_bias=True):
-        return {"timm_proj": "mlp", **last}
+        return {"timm_proj": "mlp", "timm_proj_bias": getattr(head, "last", "") == "affine"}
+    if (
+        _bias(head, "image_head")
+        and image.pooling
+        and POOLINGS[image.pooling] == _pooled_by_default(image.name)
+    ):
+        return {"timm_proj": None}  # in the place of the classifier, as in MobileCLIP
     return {"timm_proj": "linear", "timm_proj_bias": _bias(head, "image_head")}
+
+
+def _pooled_by_default(name: str) -> Any:
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+    pooling = getattr(model, "global_pool", None)
+    return pooling if isinstance(pooling, str) else model.head.global_pool.pool_type
 
 
 def _timm_twin(image: VitConfig, head: HeadConfig | None, embedding: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def timm(name: str, **settings: object) -> dict[str, object]:
 
 MODELS: dict[str, dict] = {
     "clip": {"vision_cfg": VISION, "text_cfg": TEXT},
-    "quick": {"vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True},
+    "quick": {"vision_cfg": VISION, "text_cfg": TEXT, "quick_gelu": True, "embed_dim": 24},
     "custom": {
         "vision_cfg": VISION
         | {"pool_type": "avg", "no_ln_pre": True, "mlp_ratio": 3.0, "ls_init_value": 0.1},
