@@ -21,6 +21,9 @@ def embeddings(place: str) -> dict[str, torch.Tensor]:
     side = size if isinstance(size, int) else size[0]
     images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
     tokens = torch.randint(8, 59, (4, model.context_length))
+    text = getattr(model, "text", None)
+    if getattr(text, "pool_type", None) == "eos":
+        tokens[:, -1] = text.eos_id
     mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
     with torch.no_grad():
         return {
