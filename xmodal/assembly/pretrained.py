@@ -15,6 +15,7 @@ from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.formats.source import read_source
 from xmodal.methods.clip import ClipConfig
 from xmodal.methods.method import Method
+from xmodal.models.adapters import base_weights
 from xmodal.models.positions import fit_positions
 from xmodal.runs.run import Run
 from xmodal.yaml_text import read_yaml
@@ -129,7 +130,7 @@ def _is_same(config: ClipConfig, encoder: DualEncoder, side: str) -> bool:
 @torch.no_grad()
 def _load(method: Method, weights: Mapping[str, Tensor], prefix: str) -> tuple[int, list[str]]:
     """Copy the weights of a part, one tensor at a time; return how many, and log lines."""
-    own = {name: one for name, one in method.state_dict().items() if name.startswith(prefix)}
+    own = {name: one for name, one in base_weights(method).items() if name.startswith(prefix)}
     lines: list[str] = []
     for name, tensor in own.items():
         if name not in weights:
