@@ -21,6 +21,7 @@ from shards.__main__ import read_arguments as read_shards
 from shards.build import build
 from shards.source import find_source
 from tests.documented import ROOT, Text, is_form, pages, texts
+from tests.pretrained_models import write_clip
 from xmodal.assembly.recipe import RECIPES, read_recipe
 from xmodal.components import plugins
 from xmodal.components.component import Component
@@ -84,8 +85,16 @@ def options_of(name: str) -> set[str]:
     return set(re.findall(r"--[\w-]+", answer.stdout))
 
 
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small model under a name of the hub."""
+    folder = tmp_path_factory.mktemp("hub")
+    write_clip(folder / "openai" / "clip-vit-base-patch32")
+    return folder
+
+
 @pytest.fixture
-def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def readers_folder(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with the recipes, spaces and modules that pages tell the reader to write."""
     shutil.copytree(ROOT / "examples" / "plugin", tmp_path, dirs_exist_ok=True)
     for name in ("my.yaml", "mine.yaml", "runs/quickstart-sweep/best.yaml"):
@@ -101,6 +110,7 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         shutil.copy(ROOT / "xmodal" / "spaces" / "quickstart.yaml", tmp_path / name)
     for name in ("benchmarks", "launch", "shards", "xmodal"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "openai").symlink_to(hub / "openai")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(plugins, "_imported", {})
