@@ -78,7 +78,7 @@ def test_a_run_with_adapters_is_evaluated_loaded_merged_and_saved_alone(
 ) -> None:
     run = trained(recipe, tmp_path / "run", 0, 1)
     own = results(run)
-    again = evaluate(run, "--to", tmp_path / "again")
+    again = evaluate(run, "--output", tmp_path / "again")
     assert again.code == 0, again.err
     assert results(tmp_path / "again") == own
     model = xmodal.load(run, device="cpu")
@@ -124,5 +124,5 @@ def test_rates_fall_by_layer_and_groups_are_locked(recipe: Path, tmp_path: Path)
         for name in ("layers.0.norm1", "layers.0.norm2", "layers.1.norm1", "layers.1.norm2", "norm")
         for kind in ("weight", "bias")
     }
-    mistaken = train(*given[:3], "stages.0.lock.image=9")
+    mistaken = train(recipe, f"run={tmp_path}/other", "stages.0.lock.image=9")
     assert "lock.image: the tower has 3 groups (embeddings, blocks.0 to " in mistaken.error
