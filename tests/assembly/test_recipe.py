@@ -110,6 +110,17 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
                 "lr, factors, layer_decay, kind, betas, eps, weight",
             ],
         ),
+        (
+            "data.train=[{url: x, templates: [a photo]}]",
+            ["data.train", "templates make captions of labels: write texts: {labels: 1}"],
+        ),
+        (
+            "data.train=[{url: x, texts: {labels: 1}, templates: [a photo]}]",
+            ["template 'a photo' has no {}, the place of a class's name"],
+        ),
+        ("stages.0.lock.image=0", ["stages.0.lock.image"]),
+        ("method.image.lora.rank=0", ["method.image.lora.rank"]),
+        ("method.text.lora={ranks: 2}", ["unknown key method.text.lora.ranks", "rank?"]),
         ("method.text.layer=2", ["unknown key method.text.layer", "did you mean layers?", "heads"]),
         ("method.image.nam=2", ["unknown key method.image.nam", "did you mean name?", "weights"]),
         ("data.crop.top=1", ["data.crop.top", "'top' is no position", "list of 2"]),
