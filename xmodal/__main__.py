@@ -5,6 +5,7 @@
     deepspeed --module xmodal train quickstart                    # on all GPUs of this machine
     xmodal evaluate runs/quickstart
     xmodal interpolate runs/before runs/after --alpha 0.5 --to models/between
+    xmodal export runs/quickstart --to models/quickstart --format onnx
     xmodal tune quickstart --space quickstart
     xmodal shards build pairs --from pairs.csv --to data/mine
 
@@ -25,6 +26,7 @@ COMMANDS = {
     "evaluate": "xmodal.commands.evaluate",
     "interpolate": "xmodal.commands.interpolate",
     "tune": "xmodal.commands.tune",
+    "export": "xmodal.commands.export",
     "shards": "shards.__main__",
 }
 

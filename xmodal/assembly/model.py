@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xmodal.assembly.build import load_method
 from xmodal.assembly.data import evaluation_transform
+from xmodal.assembly.folders import is_folder_of_model, load_folder
 from xmodal.assembly.inputs import (
     Picture,
     check_batch_size,
@@ -45,23 +46,29 @@ def load(
     device: str | torch.device | None = None,
     plugins: Sequence[str] = (),
 ) -> "Model":
-    """Load the model of a run folder, in evaluation mode.
+    """Load the model of a run folder, of an exported folder, or of one that xmodal can begin with
+    (open_clip, transformers, sentence-transformers, big_vision), in evaluation mode.
 
-    No hub is asked and no global random state changes. `checkpoint` is `latest`, `best` or
-    `step-N`; `weights` are `averaged` or `trained`, by default the averaged ones where the
-    checkpoint has them (`ema`, schedule-free optimisers); `device` is the GPU by default where
-    there is one, else the CPU; `plugins` are modules to import: a run that was trained with plugins
-    needs them, unless they are installed as such or imported already. Raises `UserError` where
-    there is no such run or checkpoint, or it is damaged.
+    No hub is asked, unless the name says so (`hf-hub:openai/clip-vit-base-patch32`), and no global
+    random state changes. Of a run, `checkpoint` is `latest`, `best` or `step-N`, and `weights` are
+    `averaged` or `trained`, by default the averaged ones where the checkpoint has them (`ema`,
+    schedule-free optimisers). `device` is the GPU by default where there is one, else the CPU.
+    `plugins` are modules to import: a run that was trained with plugins needs them, unless they are
+    installed as such or imported already. Raises `UserError` where there is no such run or
+    checkpoint, or it is damaged.
     """
     import_plugins(plugins)
-    recipe = load_recipe(run)
-    opened = Run(run)
-    folder = opened.find_checkpoint(checkpoint)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.random.fork_rng(devices=[]):
-        method, tokenizer, loaded = load_method(recipe, opened, folder, place, weights)
-    return Model(method.eval(), recipe, tokenizer, place, loaded)
+        if not is_folder_of_model(run):
+            recipe, opened = load_recipe(run), Run(run)
+            folder = opened.find_checkpoint(checkpoint)
+            method, tokenizer, loaded = load_method(recipe, opened, folder, place, weights)
+            return Model(method.eval(), recipe, tokenizer, place, loaded)
+        if checkpoint != "latest" or weights:
+            raise UserError(f"{run} is no run folder: it has no checkpoint or weights to choose")
+        method, recipe, tokenizer = load_folder(run, place)
+        return Model(method.eval(), recipe, tokenizer, place)
 
 
 class Model:

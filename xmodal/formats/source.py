@@ -9,7 +9,7 @@ from xmodal.formats.dual_encoder import DualEncoder
 
 # In the order in which they are tried. Each has `recognises(path)` and `read(path)`.
 FORMATS = ("open_clip", "sentence_transformers", "hugging_face", "big_vision")
-_HUB = "hf-hub:"
+HUB = "hf-hub:"
 # Files of a repository: all but weights of other frameworks and in other precisions.
 _SETTINGS = ["*.json", "*.txt", "*.model"]
 
@@ -34,9 +34,9 @@ def read_source(source: str) -> DualEncoder:
 def locate(source: str) -> Path:
     """Return a source's local folder or file, downloaded from the hub where it is a name there."""
     path = Path(source).expanduser()
-    if not source.startswith(_HUB) and path.exists():
+    if not source.startswith(HUB) and path.exists():
         return path
-    name = source.removeprefix(_HUB)
+    name = source.removeprefix(HUB)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
             f"there is no folder or file {source}; give one, or a name at the hub, such as "

@@ -1,0 +1,161 @@
+"""Export of a trained model: a folder that another library, a server or `xmodal.load` reads."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.assembly.build import keep_architecture
+from xmodal.assembly.model import Model
+from xmodal.atomic_files import write_atomically
+from xmodal.errors import UserError
+from xmodal.formats import hugging_face, open_clip, sentence_transformers
+from xmodal.formats.dual_encoder import DualEncoder
+from xmodal.formats.model_card import model_card
+from xmodal.formats.onnx import Shapes, write_onnx
+from xmodal.formats.weight_files import write_weights
+from xmodal.methods.towers import TwoTowers
+from xmodal.models.adapters import merge_adapters
+from xmodal.objectives.info_nce import InfoNCEConfig
+from xmodal.runs.recipe_file import RECIPE, dump_recipe
+from xmodal.small_files import read_small
+
+Format = Literal["xmodal", "onnx", "open_clip", "hf", "sentence-transformers"]
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+_OF_PAIRS: dict[str, Callable[..., None]] = {
+    "open_clip": open_clip.write,
+    "hf": hugging_face.write,
+    "sentence-transformers": sentence_transformers.write,
+}
+_SCALED = ("open_clip", "hf")  # their models have a scale
+
+
+def export(
+    model: Model,
+    folder: Path,
+    to: Format,
+    *,
+    results: Path | None = None,
+    licence: str = "unknown",
+    int8: bool = False,
+) -> list[str]:
+    """Write a model into a new folder, and return lines on what was written.
+
+    The model's adapters are merged, for good. `results` is a results.json for its card. Written
+    beside and renamed. Raises `UserError` for a part that the format cannot express, and where the
+    folder exists.
+    """
+    if folder.exists():
+        raise UserError(f"--to {folder} exists; name a folder that does not")
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+    try:
+        beside.mkdir(parents=True)
+        lines = list(_write(model, beside, to, int8=int8))
+        metrics = {} if results is None else _metrics(results)
+        card = _card(model, folder.name, to, licence, metrics, lines)
+        write_atomically(beside / "README.md", card)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return lines
+
+
+def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[str]:
+    merge_adapters(model.method)
+    if to in _OF_PAIRS:
+        _OF_PAIRS[to](_dual_encoder(model, to), model.tokenizer, folder)
+        return
+    recipe = _without_adapters(model)
+    write_atomically(folder / RECIPE, dump_recipe(recipe))
+    model.tokenizer.save(folder / TOKENIZER)
+    if to == "onnx":
+        yield from write_onnx(model.method, folder, _shapes(model), int8=int8)
+    else:
+        keep_architecture(recipe.method, folder)
+        write_weights(_contiguous(model.method), folder / WEIGHTS)
+
+
+def _contiguous(method: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in method.state_dict().items()}
+
+
+def _without_adapters(model: Model) -> Any:
+    """Return the recipe of a model whose adapters have been merged."""
+    method = model.recipe.method
+    changed = {
+        side: encoder.model_copy(update={"lora": None})
+        for side in ("image", "text")
+        if getattr(encoder := getattr(method, side), "lora", None) is not None
+    }
+    return model.recipe.model_copy(update={"method": method.model_copy(update=changed)})
+
+
+def _dual_encoder(model: Model, to: Format) -> DualEncoder:
+    method, config = model.method, _without_adapters(model).method
+    if not isinstance(method, TwoTowers):
+        raise UserError(
+            f"--format {to} is for two towers, which {config.kind} has not; use --format onnx "
+            "or xmodal"
+        )
+    weights = method.state_dict()
+    if to in _SCALED and "loss.log_scale" not in weights:
+        raise UserError(
+            f"--format {to}: its models have a learned scale of scores, which {config.kind} "
+            "with this objective has not; use --format sentence-transformers, onnx or xmodal"
+        )
+    return DualEncoder(
+        image=config.image,
+        text=config.text,
+        image_head=config.image_head,
+        text_head=config.text_head,
+        embedding=config.embedding,
+        objective=getattr(config, "objective", InfoNCEConfig()),
+        weights=weights,
+    )
+
+
+def _shapes(model: Model) -> Shapes:
+    image, text = model.recipe.method.image, model.recipe.method.text
+    reads_texts = text is not None and not text.reads_features
+    return Shapes(
+        size=0 if image.reads_features else image.size,
+        context=text.context if reads_texts else 0,
+        vocabulary=model.tokenizer.vocabulary,
+        fixed_length=model.tokenizer.padded,
+        image_features=(image.features,) if image.reads_features else (),
+        text_features=() if text is None or reads_texts else (text.features,),
+    )
+
+
+def _metrics(results: Path) -> dict[str, float]:
+    """Return the metrics of a results.json; none where there is no such file."""
+    if not results.is_file():
+        return {}
+    found = json.loads(read_small(results))
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _card(
+    model: Model,
+    name: str,
+    to: Format,
+    licence: str,
+    metrics: dict[str, float],
+    notes: list[str],
+) -> str:
+    recipe, data = model.recipe, model.recipe.data
+    return model_card(
+        name=name,
+        to=to,
+        licence=licence,
+        recipe=dump_recipe(recipe),
+        data={"data.train": data.train, "data.val": data.val},
+        metrics=metrics,
+        notes=[f"torch {torch.__version__}", f"weights: {model.weights}", *notes],
+    )

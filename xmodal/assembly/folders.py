@@ -1,0 +1,86 @@
+"""Models from folders that are no runs: exported ones, and those of other libraries."""
+
+from pathlib import Path
+
+import torch
+
+from xmodal.assembly.build import build_method
+from xmodal.assembly.pretrained import describe, load_pretrained
+from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.assembly.vocabulary import load_tokenizer
+from xmodal.components.validation import validate
+from xmodal.data.tokens import CaptionTokenizer
+from xmodal.errors import UserError
+from xmodal.formats.onnx_model import OnnxMethod
+from xmodal.formats.source import HUB
+from xmodal.formats.weight_files import open_weights
+from xmodal.methods.method import Method
+from xmodal.runs.recipe_file import RECIPE
+from xmodal.runs.run import Run
+
+Loaded = tuple[Method, Recipe, CaptionTokenizer]
+
+
+def is_folder_of_model(source: str | Path) -> bool:
+    """Return whether a source is something else than a run: an exported folder, that of another
+    library, a file, or, by its prefix alone, a name at the hub.
+    """
+    path = Path(source)
+    if str(source).startswith(HUB) or path.is_file():
+        return True
+    is_run = (path / RECIPE).exists() or Run(path).checkpoints.exists()
+    return _is_exported(path) or (path.is_dir() and any(path.iterdir()) and not is_run)
+
+
+def load_folder(source: str | Path, device: torch.device) -> Loaded:
+    """Return the method of an exported folder or of a pretrained source, with its recipe and its
+    tokenizer.
+
+    Raises `UserError` where it is neither, or damaged.
+    """
+    path = Path(source)
+    return _exported(path, device) if _is_exported(path) else _pretrained(str(source), device)
+
+
+def _is_exported(path: Path) -> bool:
+    if not (path / RECIPE).is_file() or Run(path).checkpoints.exists():
+        return False
+    return any(one.suffix in {".safetensors", ".onnx"} for one in path.iterdir())
+
+
+def _exported(path: Path, device: torch.device) -> Loaded:
+    recipe = load_recipe(path)
+    tokenizer = load_tokenizer(recipe.method, Run(path).tokenizer)
+    if any(path.glob("*.onnx")):
+        return _of_onnx(recipe, path), recipe, tokenizer
+    method = build_method(recipe, tokenizer.vocabulary, device, of_run=path)
+    try:
+        method.load_state_dict(dict(open_weights(path)))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit its recipe: {reason}; export it again") from None
+    return method.to(device), recipe, tokenizer
+
+
+def _of_onnx(recipe: Recipe, path: Path) -> Method:
+    image, text = recipe.method.image, recipe.method.text
+    return OnnxMethod(
+        recipe.method.built_class(),
+        path,
+        image_features=image.reads_features,
+        text_features=text is not None and text.reads_features,
+    )
+
+
+def _pretrained(source: str, device: torch.device) -> Loaded:
+    values = {
+        "run": source,
+        "data": {"train": source},
+        "method": {"kind": "clip", "pretrained": source},
+    }
+    recipe = validate(Recipe, describe(values), source)
+    text = recipe.method.text
+    tokenizer = text.tokenizer.build((), text.context)
+    method = build_method(recipe, tokenizer.vocabulary, device)
+    list(load_pretrained(method, recipe))
+    return method.to(device), recipe, tokenizer

@@ -1,0 +1,89 @@
+"""Export a trained model as a folder that other libraries, servers or xmodal.load read.
+
+    xmodal export runs/mine --to mine-hf --format hf
+    xmodal export RUN --to DIR --format open_clip --checkpoint best --license apache-2.0
+    xmodal export RUN --to DIR --format onnx --int8
+
+Formats: xmodal (any method), onnx (the encoders of any method), open_clip and hf (towers of CLIP
+and SigLIP), sentence-transformers (two towers). Each folder has a model card, README.md. RUN is
+a run, or a folder or file that xmodal.load reads.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from xmodal.activity import activity, reporting
+from xmodal.arguments import ArgumentParser, plugin_option
+from xmodal.components.plugins import import_plugins
+from xmodal.errors import UserError, printable
+
+FORMATS = ("xmodal", "onnx", "open_clip", "hf", "sentence-transformers")
+
+
+def main(
+    arguments: Sequence[str], *, prog: str = "xmodal export", description: str | None = __doc__
+) -> None:
+    """Export a model."""
+    given = read_arguments(arguments, prog=prog, description=description)
+    with reporting(partial(print, flush=True)):
+        with activity("importing PyTorch"):
+            # Only now the slow imports: help and a wrong option have been answered.
+            from xmodal.assembly.export import export
+            from xmodal.assembly.model import load
+        with activity(f"loading {given.model}"):
+            model = load(
+                given.model, checkpoint=given.checkpoint, weights=given.weights, device="cpu"
+            )
+        with activity(f"writing {given.to}"):
+            lines = export(
+                model,
+                Path(given.to),
+                given.format,
+                results=Path(given.model) / "results.json",
+                licence=given.license,
+                int8=given.int8,
+            )
+    print(*(printable(line) for line in [*lines, f"{given.to}: {given.format}"]), sep="\n")
+
+
+def read_arguments(
+    arguments: Sequence[str], *, prog: str = "xmodal export", description: str | None = __doc__
+) -> argparse.Namespace:
+    """Return the options of a command line; their plugins are imported."""
+    parser = ArgumentParser(
+        prog=prog,
+        parents=[plugin_option(prog, "components of the run")],
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="RUN", help="folder of a run, or another of a model")
+    parser.add_argument("--to", required=True, metavar="DIR", help="new folder to write")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="what reads it")
+    parser.add_argument(
+        "--checkpoint", default="latest", metavar="NAME", help="latest (default), best, or step-N"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("averaged", "trained"),
+        help="which of its weights; default: averaged (ema, schedule-free), else trained",
+    )
+    parser.add_argument(
+        "--license", default="unknown", metavar="NAME", help="license field of the model card"
+    )
+    parser.add_argument("--int8", action="store_true", help="of onnx: matrices in eight bits")
+    given = parser.parse_args(arguments)
+    import_plugins(given.plugin)
+    check_arguments(given)
+    return given
+
+
+def check_arguments(given: argparse.Namespace) -> None:
+    """Raise `UserError` for options that contradict each other, and for a folder that exists."""
+    if given.int8 and given.format != "onnx":
+        raise UserError(f"--int8 is for --format onnx, not {given.format}")
+    if "://" in given.to:
+        raise UserError(f"--to {given.to}: name a folder on a disk")
+    if Path(given.to).exists():
+        raise UserError(f"--to {given.to} exists; name a folder that does not")
