@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from xmodal.assembly.build import keep_architecture
 from xmodal.assembly.model import Model
 from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
-from xmodal.formats import hugging_face, open_clip, sentence_transformers
 from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.formats.model_card import model_card
 from xmodal.formats.onnx import Shapes, write_onnx
@@ -27,10 +27,11 @@ from xmodal.small_files import read_small
 Format = Literal["xmodal", "onnx", "open_clip", "hf", "sentence-transformers"]
 WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
-_OF_PAIRS: dict[str, Callable[..., None]] = {
-    "open_clip": open_clip.write,
-    "hf": hugging_face.write,
-    "sentence-transformers": sentence_transformers.write,
+# Modules of formats that hold two towers.
+_OF_PAIRS = {
+    "open_clip": "open_clip",
+    "hf": "hugging_face",
+    "sentence-transformers": "sentence_transformers",
 }
 _SCALED = ("open_clip", "hf")  # their models have a scale
 
@@ -69,7 +70,9 @@ def export(
 def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[str]:
     merge_adapters(model.method)
     if to in _OF_PAIRS:
-        _OF_PAIRS[to](_dual_encoder(model, to), model.tokenizer, folder)
+        encoder = _dual_encoder(model, to)
+        module: Any = import_module(f"xmodal.formats.{_OF_PAIRS[to]}")
+        module.write(encoder, model.tokenizer, folder)
         return
     recipe = _without_adapters(model)
     write_atomically(folder / RECIPE, dump_recipe(recipe))
@@ -155,7 +158,7 @@ def _card(
         to=to,
         licence=licence,
         recipe=dump_recipe(recipe),
-        data={"data.train": data.train, "data.val": data.val},
+        data={"data.train": ", ".join(one.url for one in data.train), "data.val": data.val},
         metrics=metrics,
         notes=[f"torch {torch.__version__}", f"weights: {model.weights}", *notes],
     )

@@ -1,0 +1,104 @@
+"""Exported folders hold the model: `xmodal.load` embeds from each as from the run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import xmodal
+from tests.launch.methods import CHANGES
+from xmodal.assembly.build import build_method
+from xmodal.assembly.export import export
+from xmodal.assembly.recipe import read_recipe
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.data.tokenizers.words import train_word_tokenizer
+from xmodal.errors import UserError
+
+CAPTIONS = ["a red circle", "two blue squares", "nothing"]
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+SMALL_CLIP = (
+    "method.image={kind: timm, name: test_resnet, size: 32}",
+    "method.text={kind: transformer, width: 16, heads: 2, layers: 1}",
+    "method.embedding=8",
+)
+
+
+def model_of(kind: str) -> xmodal.Model:
+    """Return a small model with random weights."""
+    changes = SMALL_CLIP if kind == "clip" else CHANGES[kind]
+    recipe = read_recipe(kind, ["data.train=x", "data.val=y", *changes])
+    text = recipe.method.text
+    make = train_word_tokenizer if kind in {"vsepp", "tirg"} else train_tokenizer
+    tokenizer = make(4 * CAPTIONS, getattr(text, "context", 8))
+    method = build_method(recipe, tokenizer.vocabulary, torch.device("cpu"))
+    return xmodal.Model(method.eval(), recipe, tokenizer, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def clip() -> xmodal.Model:
+    return model_of("clip")
+
+
+def test_a_folder_holds_the_model(clip: xmodal.Model, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"relevance/rsum": 440.16, "relevance/rsum_chance": 9.9}))
+    export(clip, tmp_path / "mine", "xmodal", results=results, licence="apache-2.0")
+    loaded = xmodal.load(tmp_path / "mine", device="cpu")
+    images = list(PIXELS)
+    assert torch.equal(loaded.encode_images(images), clip.encode_images(images))
+    assert torch.equal(loaded.encode_texts(CAPTIONS), clip.encode_texts(CAPTIONS))
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert "| rsum | 440.2 | 9.9 |" in card
+    assert "| data.train | x |" in card
+    assert [path.name for path in tmp_path.glob(".*")] == []  # nothing half written
+
+
+def test_onnx_files_embed_features_as_the_model_does(tmp_path: Path) -> None:
+    model = model_of("uncsm")
+    export(model, tmp_path / "onnx", "onnx")
+    loaded = xmodal.load(tmp_path / "onnx", device="cpu")
+    rows = np.random.default_rng(0).normal(size=(3, 24)).astype(np.float32)
+    torch.testing.assert_close(
+        loaded.encode_images(rows), model.encode_images(rows), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_onnx_files_embed_as_the_model_does(tmp_path: Path) -> None:
+    model = model_of("tirg")
+    lines = export(model, tmp_path / "onnx", "onnx")
+    assert [line.split(":")[0] for line in lines] == ["image.onnx", "query.onnx"]
+    loaded = xmodal.load(tmp_path / "onnx", device="cpu")
+    images = list(PIXELS)
+    torch.testing.assert_close(
+        loaded.encode_images(images), model.encode_images(images), rtol=1e-5, atol=1e-5
+    )
+    queries = [one.encode_queries(images, CAPTIONS) for one in (loaded, model)]
+    torch.testing.assert_close(*queries, rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_that_exists_is_kept(clip: xmodal.Model, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine exists; name a folder that does not"):
+        export(clip, tmp_path / "mine", "xmodal")
+
+
+def test_what_a_format_cannot_express_is_one_line_and_leaves_nothing(
+    clip: xmodal.Model, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"method\.image of kind timm"):
+        export(clip, tmp_path / "hf", "hf")
+    with pytest.raises(UserError, match="two towers, which tirg has not"):
+        export(model_of("tirg"), tmp_path / "hf", "hf")
+    with pytest.raises(UserError, match="learned scale of scores, which vsepp"):
+        export(model_of("vsepp"), tmp_path / "hf", "open_clip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_has_no_checkpoint_to_choose(clip: xmodal.Model, tmp_path: Path) -> None:
+    export(clip, tmp_path / "mine", "xmodal")
+    with pytest.raises(UserError, match="is no run folder: it has no checkpoint"):
+        xmodal.load(tmp_path / "mine", checkpoint="best")
