@@ -60,7 +60,7 @@ class CaptionTokenizer:
         """Return ids (captions, length) int64 and mask (captions, length) bool, False on padding;
         `length` is that of the longest caption, or the context where all are padded to it.
         """
-        with _one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
+        with one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
             encoded = self.reader.encode_batch_fast([self.clean(one) for one in captions])
         ids = torch.tensor([one.ids for one in encoded], dtype=torch.int64)
         mask = torch.tensor([one.attention_mask for one in encoded], dtype=torch.bool)
@@ -69,7 +69,7 @@ class CaptionTokenizer:
     def count(self, captions: Sequence[str]) -> TokenCounts:
         """Count truncated captions and unknown words."""
         unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
-        with _one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
+        with one_line("the tokenizer cannot read captions", "use another tokenizer.json"):
             encoded = self.reader.encode_batch([self.clean(one) for one in captions])
         ids = [
             token
@@ -87,7 +87,7 @@ class CaptionTokenizer:
 
 def read_tokenizer(path: Path, context: int, clean: Cleaning = "none") -> CaptionTokenizer:
     """Read a `tokenizer.json`; raises `UserError` for any other file."""
-    with _one_line(f"{path} is no tokenizer", "restore it, or remove it and train again"):
+    with one_line(f"{path} is no tokenizer", "restore it, or remove it and train again"):
         tokenizer = Tokenizer.from_str(read_small(path, MAX_TOKENIZER_BYTES).decode())
         return CaptionTokenizer(tokenizer, context, clean)
 
@@ -98,7 +98,7 @@ def is_panic(error: BaseException) -> bool:
 
 
 @contextmanager
-def _one_line(fault: str, remedy: str) -> Iterator[None]:
+def one_line(fault: str, remedy: str) -> Iterator[None]:
     """Convert errors of the library on a `tokenizer.json` into a `UserError`.
 
     That is anything while it is read, and later a bare `Exception`, or a panic, which is none: a

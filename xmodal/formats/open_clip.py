@@ -162,6 +162,9 @@ def _check(settings: Mapping[str, Any]) -> None:
         given = [name for name in names if settings[part].get(name)]
         if given:
             raise ValueError(f"{part}.{given[0]} has no encoder of xmodal")
+    others = (settings["text_cfg"].get("tokenizer_kwargs") or {}).keys() - {"clean"}
+    if others:
+        raise ValueError(f"text_cfg.tokenizer_kwargs.{min(others)} has no tokenizer of xmodal")
     if isinstance(settings["vision_cfg"].get("layers"), list):
         raise ValueError("vision_cfg.layers: xmodal has no ResNet of CLIP's")  # noqa: TRY004
 

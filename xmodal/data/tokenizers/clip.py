@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from xmodal.data.cleaning import Cleaning
 from xmodal.data.tokenizers.config import PADDED, Padded, TokenizerConfig
-from xmodal.data.tokens import MAX_TOKENIZER_BYTES, CaptionTokenizer
+from xmodal.data.tokens import MAX_TOKENIZER_BYTES, CaptionTokenizer, one_line
 from xmodal.errors import UserError
 from xmodal.small_files import read_small
 
@@ -72,10 +72,8 @@ def _byte_pairs(path: Path) -> models.BPE:
     letters = _letters()
     names = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
     ids = {name: number for number, name in enumerate(names)}
-    try:
+    with one_line(f"{path} holds no merges of CLIP's tokenizer", "restore it"):
         return models.BPE(ids, merges, end_of_word_suffix="</w>")
-    except Exception as error:  # the library raises nothing more particular
-        raise UserError(f"{path} holds no merges of CLIP's tokenizer: {error}") from None
 
 
 def _text(path: Path) -> str:

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from xmodal.data.cleaning import Cleaning
 from xmodal.data.tokenizers.config import TokenizerConfig
-from xmodal.data.tokens import MAX_TOKENIZER_BYTES, CaptionTokenizer
+from xmodal.data.tokens import MAX_TOKENIZER_BYTES, CaptionTokenizer, one_line
 from xmodal.errors import UserError
 from xmodal.extras import require
 from xmodal.small_files import read_small
@@ -33,7 +33,13 @@ class SiglipTokenizerConfig(TokenizerConfig):
 
 def siglip_tokenizer(_captions: Iterable[str], context: int, *, folder: str) -> CaptionTokenizer:
     """Return the tokenizer of a SigLIP folder, which pads with its end; it reads no captions."""
-    model = _read(Path(folder) / FILE)
+    path = Path(folder) / FILE
+    model = _read(path)
+    with one_line(f"{path} is broken", "restore it"):
+        return CaptionTokenizer(_tokenizer(model, context), context, "siglip")
+
+
+def _tokenizer(model: Any, context: int) -> Tokenizer:
     tokenizer = Tokenizer(_pieces(model))
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -50,7 +56,7 @@ def siglip_tokenizer(_captions: Iterable[str], context: int, *, folder: str) -> 
         single=f"$A {END}", special_tokens=[(END, end)]
     )
     tokenizer.enable_padding(pad_id=end, pad_token=END, length=context)
-    return CaptionTokenizer(tokenizer, context, "siglip")
+    return tokenizer
 
 
 def _read(path: Path) -> Any:
