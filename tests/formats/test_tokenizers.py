@@ -13,6 +13,7 @@ from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
 from xmodal.data.tokenizers.clip import ClipTokenizerConfig
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.data.tokenizers.siglip import SiglipTokenizerConfig
+from xmodal.formats.tokenizer_files import write_tokenizer
 from xmodal.methods.clip import ClipConfig
 from xmodal.models.texts.pretrained import PretrainedTokenizerConfig
 from xmodal.models.texts.text_transformer import ClipTextConfig
@@ -75,3 +76,18 @@ def test_ids_equal_the_librarys_and_a_run_needs_its_file_alone(
     assert not differing, f"{len(differing)}, the first: {differing[0]!r:.100}"
     assert bool(mask.all()) == family.padded
     assert (ids[~mask] == tokenizer.pad).all()
+
+
+@pytest.mark.parametrize("name", ["clip", "chinese_clip", "siglip2"])
+def test_ids_of_a_written_tokenizer_equal_the_librarys(
+    name: str, references: References, texts: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = references.folder("token_ids", texts) / name
+    text = method_of(FAMILIES[name], folder).text
+    write_tokenizer(text.tokenizer.build(iter(()), text.context), text.tokenizer, tmp_path)
+    written = AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)
+    padded = {"padding": "max_length", "truncation": True, "max_length": text.context}
+    ids = written(CAPTIONS, return_tensors="pt", **padded)["input_ids"]
+    assert ids.equal(references.tensors("token_ids", texts)[name])

@@ -47,6 +47,14 @@ def test_a_checkpoint_is_never_held_as_a_whole(tmp_path: Path) -> None:
     assert most < size / 4
 
 
+def test_files_of_pytorch_in_parts_are_read(tmp_path: Path) -> None:
+    places = {f"t{part}": f"pytorch_model-{part}.bin" for part in range(2)}
+    for name, place in places.items():
+        torch.save({name: torch.ones(3)}, tmp_path / place)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert {name: one.sum() for name, one in open_weights(tmp_path).items()} == {"t0": 3, "t1": 3}
+
+
 def test_files_of_an_index_are_in_its_folder(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     for name in ("../other.safetensors", "/etc/passwd", "missing.safetensors"):

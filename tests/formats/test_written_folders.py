@@ -154,3 +154,14 @@ def test_a_part_without_a_place_is_named(keys: dict[str, Any], part: str, tmp_pa
     with pytest.raises(UserError, match=f"cannot express {part}"):
         hugging_face.write(*random_model(**keys), tmp_path / "new")
     assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_part_that_no_module_is_for_is_named(tmp_path: Path) -> None:
+    timm = {"kind": "timm", "name": "test_vit", "size": 160, "pooling": "mean"}
+    for image, text, part in (
+        (timm, TEXT, "method.text of kind clip_text beside method.image of kind timm"),
+        (IMAGE, {"kind": "gru"}, "method.image of kind vit beside method.text of kind gru"),
+    ):
+        model, tokenizer = random_model(image=image, text=text | {"tokenizer": {"kind": "bytes"}})
+        with pytest.raises(UserError, match=f"sentence-transformers cannot express {part}"):
+            sentence_transformers.write(model, tokenizer, tmp_path / "new")

@@ -88,7 +88,7 @@ def write(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) -> None
         tensors.setdefault("logit_bias", torch.zeros(1))
     settings["text_config"]["vocab_size"] = len(tensors[_WORDS])
     folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(tokenizer, model.tokenizer.cleaning, folder)
+    write_tokenizer(tokenizer, model.tokenizer, folder)
     write_preprocessing(model.image, _PROCESSORS[kind], folder)
     write_json(folder / "config.json", settings)
     write_weights(tensors, folder / "model.safetensors")

@@ -94,7 +94,7 @@ def write(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) -> None
         cleaning = model.tokenizer.cleaning
         clean = cleaning if cleaning in ("lower", "canonicalize") else "whitespace"
         text["tokenizer_kwargs"] = {"clean": clean}
-        write_tokenizer(tokenizer, cleaning, folder)
+        write_tokenizer(tokenizer, model.tokenizer, folder)
     write_weights(tensors, folder / WEIGHTS[0])
     config = {"model_cfg": settings, "preprocess_cfg": _preprocess_cfg(model.image)}
     write_json(folder / CONFIG, config)

@@ -43,8 +43,10 @@ def write_router(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) 
         raise refused(f"method.image of kind {image.kind} beside method.text of kind {text.kind}")
     if not isinstance(text, TransformersConfig):
         raise refused(f"method.text of kind {text.kind} beside method.image of kind {image.kind}")
+    if image.pooling is not None:  # the library norms before or after it by its own rule
+        raise refused(f"method.image.pooling: {image.pooling}")
     images, texts = (_part(model.weights, f"{side}.") for side in ("image", "text"))
-    kinds = _write_text(text, texts, tokenizer, model.tokenizer.cleaning, folder)
+    kinds = _write_text(text, texts, tokenizer, folder)
     kinds |= _write_head(model.text_head, _part(texts, "head."), folder, "text")
     kinds |= _write_image(image, images, folder)
     kinds |= _write_head(model.image_head, _part(images, "head."), folder, "image")
@@ -94,13 +96,12 @@ def _write_text(
     text: TransformersConfig,
     weights: Mapping[str, Tensor],
     tokenizer: CaptionTokenizer,
-    cleaning: Any,
     folder: Path,
 ) -> dict[str, str]:
     place = folder / "text_0_Transformer"
     text.keep_architecture(place)  # which makes the folder
     write_weights(_part(weights, "backbone.model."), place / "model.safetensors")
-    write_tokenizer(tokenizer, cleaning, place)
+    write_tokenizer(tokenizer, text.tokenizer, place)
     called = {"text": "forward"}
     write_transformer(place, {"text": "last_hidden_state"}, called, "token_embeddings")
     pooling = folder / "text_1_Pooling"

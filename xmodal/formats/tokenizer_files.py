@@ -1,6 +1,7 @@
 """Files of a tokenizer as the transformers library reads them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,9 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 
 from xmodal.atomic_files import write_atomically
 from xmodal.data.cleaning import Cleaning
+from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.data.tokenizers.siglip import FILE as PIECES
+from xmodal.data.tokenizers.siglip import SiglipTokenizerConfig
 from xmodal.data.tokens import CaptionTokenizer
 
 # Names of open_clip, and those by which transformers knows them.
@@ -58,27 +62,32 @@ def special_tokens(tokenizer: CaptionTokenizer) -> SpecialTokens:
     return SpecialTokens(start, around[-1] if around else None, tokenizer.pad)
 
 
-def write_tokenizer(tokenizer: CaptionTokenizer, cleaning: Cleaning, folder: Path) -> None:
+def write_tokenizer(tokenizer: CaptionTokenizer, config: TokenizerConfig, folder: Path) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`; of CLIP, also files of older versions.
 
     Special tokens of CLIP are given the names that transformers asks for. Captions are cleaned as
     far as these files can say it: broken Unicode and HTML entities are not repaired.
     """
     text = tokenizer.tokenizer.to_str()
-    for old, new in _RENAMED.items():
-        text = text.replace(json.dumps(old), json.dumps(new))
+    is_clip = getattr(tokenizer.tokenizer.model, "end_of_word_suffix", None) == "</w>"
+    if is_clip:
+        for old, new in _RENAMED.items():
+            text = text.replace(json.dumps(old), json.dumps(new))
     written = Tokenizer.from_str(text)
     written.no_padding()
     written.no_truncation()
-    is_clip = getattr(written.model, "end_of_word_suffix", None) == "</w>"
     if is_clip:
         _read_as_clip(written)
         _write_clip_files(written, folder)
-    elif before := _CLEANED[cleaning]:
+    elif before := _CLEANED[config.cleaning]:
         after = [] if written.normalizer is None else [written.normalizer]
         written.normalizer = normalizers.Sequence([*before, *after])
     write_atomically(folder / "tokenizer.json", written.to_str(pretty=True))
     settings = _settings(tokenizer, written, is_clip=is_clip)
+    if isinstance(config, SiglipTokenizerConfig) and (Path(config.folder) / PIECES).is_file():
+        # Exact, where what is cleaned before `tokenizer.json` reads it is nearly so.
+        shutil.copyfile(Path(config.folder) / PIECES, folder / PIECES)
+        settings |= {"tokenizer_class": "SiglipTokenizer"}
     write_json(folder / "tokenizer_config.json", settings)
 
 

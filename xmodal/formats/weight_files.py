@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from xmodal.formats.tensors import LazyTensors
 from xmodal.small_files import read_small
 from xmodal.tensor_files import check_tensor_file, load_tensors
 
-NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def open_weights(folder: Path, names: tuple[str, ...] = NAMES) -> Mapping[str, Tensor]:
@@ -62,7 +68,8 @@ def _indexed(path: Path) -> Iterator[tuple[str, Any]]:
     for name in files:
         if name != Path(name).name or not (path.parent / name).is_file():
             raise UserError(f"{path} names {name}, which is missing; download it again")
-        yield from _in_file(path.parent / name)
+        tensors = open_tensors(path.parent / name)
+        yield from ((one, partial(tensors.__getitem__, one)) for one in tensors)
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
