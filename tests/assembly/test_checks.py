@@ -1,6 +1,7 @@
 """What is told before training of a recipe and shards that do not go with its method."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,16 +11,18 @@ from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, write_shards
 from xmodal.assembly.build import first_method
 from xmodal.assembly.checks import (
+    best_metric,
     check_batch_norm,
     check_measurable,
     check_method,
     check_sample_spec,
 )
-from xmodal.assembly.recipe import Recipe
+from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.data.batch import GALLERY, PAIRS, BatchSpec
 from xmodal.data.sample_spec import SampleSpec
 from xmodal.errors import UserError
 from xmodal.methods.method import Method
+from xmodal.training.config import CheckpointConfig
 
 COMPOSED = BatchSpec(composed=True)
 TIRG = {
@@ -220,3 +223,26 @@ def test_ranks_that_cannot_share_an_evaluation_are_refused_before_training(tmp_p
         UserError, match=r"3 ranks cannot share .* there are only 2; use at most so m"
     ):
         check_measurable(shards, 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "protocols", "best"),
+    [
+        ("clip", [], ["relevance"], "text_to_image/recall@10"),
+        ("clip", [], ["class", "relevance"], "text_to_image/recall@10"),
+        ("clip", [], ["class"], "class/map"),
+        ("simsiam", ["checkpoints.best=null"], ["visual"], "visual/map"),
+        ("tirg", ["checkpoints.best=null"], ["composed", "css"], "composed/recall@1"),
+        ("tirg", [], ["composed"], "recall@10"),
+    ],
+)
+def test_the_best_checkpoint_is_chosen_by_what_is_measured(
+    recipe: str, words: list[str], protocols: list[str], best: str
+) -> None:
+    method: Any = SimpleNamespace(learned_score=False)
+    data = ["data.train=a", "data.val=b"]
+    assert best_metric(read_recipe(recipe, [*data, *words]), protocols, method) == best
+
+
+def test_the_default_metric_of_run_folders_of_before_is_the_default() -> None:
+    assert CheckpointConfig(best="text_to_image/recall@10") == CheckpointConfig()

@@ -17,10 +17,10 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import PROBED, SampleSpec, infer_sample_spec
 from xmodal.data.training_set import DataSet
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols.registry import check_protocols, metric_names, resolve
+from xmodal.evaluation.protocols.registry import check_protocols, metric_names, protocol, resolve
 from xmodal.methods.method import Method
-from xmodal.runs.progress import find_metric
-from xmodal.training.config import StageConfig
+from xmodal.runs.progress import find_metric, full_name
+from xmodal.training.config import DEFAULT_BEST, StageConfig
 from xmodal.training.gradient_cache import batch_norms
 from xmodal.training.optimizers.shares import works_on_shares
 from xmodal.training.parts import parameter_groups, select_trained, set_modes, unchanged
@@ -74,11 +74,10 @@ def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequenc
     gallery = SampleReader(shards.gallery) if shards.gallery else None
     check_protocols(protocols, method, SampleReader(shards.val), relevance, gallery)
     names = metric_names(protocols, method)
-    check_best(recipe.checkpoints.best, names)
+    best = best_metric(recipe, protocols, method)
+    check_best(best, names)
     if stopping := recipe.training.early_stopping:
-        check_best(
-            stopping.metric or recipe.checkpoints.best, names, "training.early_stopping.metric"
-        )
+        check_best(stopping.metric or best, names, "training.early_stopping.metric")
     return protocols
 
 
@@ -312,6 +311,17 @@ def check_labels(reader: SampleReader, method: str) -> None:
         f"{method} learns from classes, and the first samples of {reader.manifest.url} have no "
         "`labels` in their JSON; use shards with labels"
     )
+
+
+def best_metric(recipe: Recipe, protocols: Sequence[str], method: Method) -> str:
+    """Return the metric that chooses the best checkpoint: that of `checkpoints.best`, or by default
+    `DEFAULT_BEST` if it is measured, else the headline of the first protocol.
+    """
+    given, names = recipe.checkpoints.best, metric_names(protocols, method)
+    if given or not names or full_name(DEFAULT_BEST, names):
+        return given or DEFAULT_BEST
+    headline = f"{protocols[0]}/{protocol(protocols[0]).headline}"
+    return headline if headline in names else names[0]
 
 
 def check_best(name: str, names: Sequence[str], key: str = "checkpoints.best") -> None:

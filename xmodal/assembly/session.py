@@ -5,7 +5,7 @@ from collections.abc import Callable
 from xmodal.activity import activity
 from xmodal.assembly.advice import lines_before_training
 from xmodal.assembly.build import first_method, keep_architecture, with_vocabulary
-from xmodal.assembly.checks import check_run, check_shards, check_sizes
+from xmodal.assembly.checks import best_metric, check_run, check_shards, check_sizes
 from xmodal.assembly.data import Shards, mixture, mixture_lines, open_shards, training_set
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
@@ -57,7 +57,8 @@ class Session:
         check_shards(recipe, self.shards, ranks)
         self.mixture = mixture(recipe, self.shards)
         self.method = first_method(recipe, self.environment.device)
-        check_run(recipe, self.shards, self.method, ranks)
+        protocols = check_run(recipe, self.shards, self.method, ranks)
+        self.best = best_metric(recipe, protocols, self.method)
 
     def _open_run(self) -> None:
         """Lock the run folder; find out how far the run is and whether its data changed."""
@@ -139,11 +140,12 @@ class Session:
             self.log,
             self.progress,
             self.timeline.total,
+            self.best,
         )
         return Trainer(
             recipe.data,
             recipe.training,
-            recipe.checkpoints,
+            recipe.checkpoints.model_copy(update={"best": self.best}),
             self.run,
             self.environment,
             training_set(recipe, read, self.mixture, self.tokenizer, contents),

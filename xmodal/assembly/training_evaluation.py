@@ -38,6 +38,7 @@ class TrainingEvaluation:
     log: TrainingLog
     progress: Progress
     steps: int  # of the run
+    best: str  # metric that chooses the best checkpoint
 
     def __call__(
         self, method: Method, step: int, span: StageSpan, averaged: bool
@@ -59,9 +60,8 @@ class TrainingEvaluation:
         )
         for line in retrieval.fault_lines():
             self.log.say(line)
-        training, best = self.recipe.training, self.recipe.checkpoints.best
-        if training.early_stopping:
-            watch(self.progress, retrieval.metrics, training.early_stopping, best)
+        if stopping := self.recipe.training.early_stopping:
+            watch(self.progress, retrieval.metrics, stopping, self.best)
         if self.environment.is_main:
             gallery = self.shards.gallery
             hits = SampleReader(gallery) if gallery else None

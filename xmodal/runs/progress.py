@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from xmodal.components.validation import nearest
 from xmodal.data.batch import Fault
 from xmodal.errors import UserError
 
@@ -88,12 +89,20 @@ def find_metric(metrics: Mapping[str, float], name: str, key: str = "checkpoints
     if full is not None:
         return metrics[full]
     known = ", ".join(metrics) or "none of which higher is better: add evaluation.protocols"
-    raise UserError(f"{key}: unknown metric {name}; known metrics: {known}")
+    raise UserError(
+        f"{key}: unknown metric {name}{near_metric(name, metrics)}; known metrics: {known}"
+    )
 
 
 def full_name(name: str, names: Collection[str]) -> str | None:
     """Return the full name of a metric, given with or without its protocol; None if unknown."""
     return next((full for full in names if full == name or full.endswith(f"/{name}")), None)
+
+
+def near_metric(name: str, names: Collection[str]) -> str:
+    """Return a hint at the nearest metric, with or without its protocol; "" if none is near."""
+    parts = [full.split("/") for full in names]
+    return nearest(name, ["/".join(one[at:]) for one in parts for at in range(len(one))])
 
 
 def _named(faults: Sequence[Fault], before: int, what: str, key: str) -> list[str]:

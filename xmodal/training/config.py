@@ -19,6 +19,8 @@ from xmodal.training.optimizers.config import OptimizerConfig
 from xmodal.training.schedules.config import ScheduleConfig
 from xmodal.training.schedules.cosine import CosineConfig
 
+DEFAULT_BEST = "text_to_image/recall@10"
+
 
 class LossConfig(Config):
     """A loss of the method in a stage; a number alone is its weight."""
@@ -173,15 +175,22 @@ class CheckpointConfig(Config):
     keep_last: Annotated[PositiveInt, Mark.FREE] = Field(
         2, description="number of newest checkpoints to keep"
     )
-    best: str = Field(
-        "text_to_image/recall@10",
-        description="metric whose best checkpoint is also kept; the protocol may be omitted",
+    best: str | None = Field(
+        None,
+        description="metric whose best checkpoint is also kept; the protocol may be omitted; null: "
+        "text_to_image/recall@10 where it is measured, else the headline of the first protocol",
     )
     mirror: Annotated[str | None, Mark.FREE, Mark.LASTING] = Field(
         None,
         description="folder of a bucket (s3://…) for copies of checkpoints, made during training "
         "and fetched where the run folder has none; data.s3 and data.storage configure access",
     )
+
+    @field_validator("best")
+    @classmethod
+    def _default_of_before(cls, best: str | None) -> str | None:
+        # In run folders of before it stands as a value, and means the same.
+        return None if best == DEFAULT_BEST else best
 
     @field_validator("mirror")
     @classmethod

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from xmodal.errors import UserError
 from xmodal.evaluation.protocols.registry import all_metric_names
 from xmodal.methods.method import Method
-from xmodal.runs.progress import full_name
+from xmodal.runs.progress import full_name, near_metric
 from xmodal.training.config import StageConfig
 
 
@@ -18,7 +18,7 @@ def check_known(stage: StageConfig, method: Method, protocols: Sequence[str]) ->
         if full_name(name, names) is None:
             raise UserError(
                 f"stage {stage.name} requires {name}, which is no loss, no monitor and no metric "
-                f"of evaluation.protocols; there are {', '.join(names)}"
+                f"of evaluation.protocols{near_metric(name, names)}; there are {', '.join(names)}"
             )
 
 

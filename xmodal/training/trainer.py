@@ -195,7 +195,7 @@ class Trainer:
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
             self.progress.measured = values | metrics
-        improved = self.progress.improves(metrics, self.checkpoints.best)
+        improved = self.progress.improves(metrics, self.checkpoints.best or "")
         is_last = self.stopping or self.progress.stopped
         if improved or is_last or self.timeline.saves_after(step):
             self.checkpointing.save(engine)

@@ -8,7 +8,7 @@ from xmodal.assembly.data import Shards
 from xmodal.assembly.recipe import Recipe
 from xmodal.errors import UserError
 from xmodal.evaluation.protocols.registry import all_metric_names
-from xmodal.runs.progress import full_name
+from xmodal.runs.progress import full_name, near_metric
 from xmodal.training.timeline import Timeline
 from xmodal.tuning.config import PopulationConfig, SpaceConfig
 
@@ -27,8 +27,8 @@ def check_sweep(recipe: Recipe, space: SpaceConfig, shards: Shards, timeline: Ti
     metric = full_name(space.metric, names)
     if metric is None:
         raise UserError(
-            f"metric: {space.metric} is no metric of evaluation.protocols; there are "
-            + ", ".join(names)
+            f"metric: {space.metric} is no metric of evaluation.protocols"
+            f"{near_metric(space.metric, names)}; there are " + ", ".join(names)
         )
     together = timeline.evaluate_every == timeline.checkpoint_every
     if isinstance(space.scheduler, PopulationConfig) and not together:
