@@ -28,7 +28,7 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"components"},
-    {"arguments", "extras", "small_files", "tensor_files", "terminal", "yaml_text"},
+    {"arguments", "extras", "hub", "small_files", "tensor_files", "terminal", "yaml_text"},
     {"activity", "atomic_files", "errors", "lazy_names", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}

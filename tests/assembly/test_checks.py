@@ -231,7 +231,7 @@ def test_ranks_that_cannot_share_an_evaluation_are_refused_before_training(tmp_p
         ("clip", [], ["relevance"], "text_to_image/recall@10"),
         ("clip", [], ["class", "relevance"], "text_to_image/recall@10"),
         ("clip", [], ["class"], "class/map"),
-        ("simsiam", ["checkpoints.best=null"], ["visual"], "visual/map"),
+        ("simsiam", ["checkpoints.best=null"], ["visual"], "visual/map@r"),
         ("tirg", ["checkpoints.best=null"], ["composed", "css"], "composed/recall@1"),
         ("tirg", [], ["composed"], "recall@10"),
     ],
@@ -239,7 +239,8 @@ def test_ranks_that_cannot_share_an_evaluation_are_refused_before_training(tmp_p
 def test_the_best_checkpoint_is_chosen_by_what_is_measured(
     recipe: str, words: list[str], protocols: list[str], best: str
 ) -> None:
-    method: Any = SimpleNamespace(learned_score=False)
+    contents = BatchSpec(views=2, captions=0) if recipe == "simsiam" else BatchSpec()
+    method: Any = SimpleNamespace(learned_score=False, contents=contents)
     data = ["data.train=a", "data.val=b"]
     assert best_metric(read_recipe(recipe, [*data, *words]), protocols, method) == best
 

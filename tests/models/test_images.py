@@ -296,8 +296,18 @@ for config, given in ((image, ()), (text, ()), (text.tokenizer, ((), 8))):
 """
 
 
-def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE is set, and no earlier download is"),
+        ("HF_ENDPOINT", "http://hub.invalid", "hub.invalid cannot be reached, and no earlier"),
+    ],
+)
+def test_a_hub_that_is_not_reached_is_one_line(
+    variable: str, value: str, why: str, tmp_path: Path
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    environment |= {variable: value, "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE],
         env=environment,
@@ -306,13 +316,16 @@ def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    assert "Retrying" not in done.stderr
     image, *texts = done.stdout.splitlines()
-    assert image.startswith("method.image.weights: the hub did not give test_resnet (")
+    assert image.startswith(f"method.image.weights: the hub did not give test_resnet ({why}")
+    assert image.endswith("name: tf_efficientnet_lite0 with weights: package")
     assert len(texts) == 2
     for line in texts:
         assert line.startswith(
             "method.text.name: nobody/no-such-model does not load; it is no local folder, and "
         )
+        assert why in line
 
 
 @pytest.mark.parametrize("name", ["hf-hub:some/body", "local-dir:/some/where", "some/body", "/x"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder
+from xmodal.hub import asking_hub, hub_failure
 
 # In the order in which they are tried. Each has `recognises(path)` and `read(path)`.
 FORMATS = ("open_clip", "sentence_transformers", "hugging_face", "big_vision")
@@ -49,12 +50,13 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*_SETTINGS, "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(name, allow_patterns=["*.bin", "*.pt", "*.npz"])
+        with asking_hub():
+            folder = Path(snapshot_download(name, allow_patterns=[*_SETTINGS, "*.safetensors"]))
+            if not any(folder.glob("*.safetensors")):
+                snapshot_download(name, allow_patterns=["*.bin", "*.pt", "*.npz"])
     except Exception as error:  # of the connection, of the hub, of the name: each its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"there is no folder {name} here, and the hub gave none by that name: {reason}"
+            f"there is no folder {name} here, and the hub gave none by that name: "
+            f"{hub_failure(error)}"
         ) from None
     return folder

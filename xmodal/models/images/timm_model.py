@@ -3,6 +3,7 @@
 import difflib
 import pickle
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
@@ -13,9 +14,10 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from xmodal.errors import UserError
+from xmodal.hub import asking_hub, hub_failure
 from xmodal.models.config import WEIGHTS, ImageEncoderConfig, ImagePooling
 from xmodal.models.images.timm_features import POOLINGS, TimmFeatures
-from xmodal.models.packages import load_by_order, packaged_weights, read_state
+from xmodal.models.packages import load_by_order, packaged_weights, packages_for, read_state
 from xmodal.tensor_files import refusal
 
 
@@ -108,15 +110,16 @@ def _create(name: str, weights: str, size: int, given: Mapping[str, Any]) -> nn.
         pretrained_config = timm.get_pretrained_cfg(name)
         if pretrained_config is not None and pretrained_config.fixed_input_size:
             options.setdefault("img_size", size)
-        model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, **options)
+        with asking_hub() if weights == "hub" else nullcontext():
+            model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, **options)
     except (TypeError, KeyError, AssertionError, RuntimeError) as error:
         raise UserError(f"method.image: timm refuses {name}: {error}") from None
     except pickle.UnpicklingError as error:
         raise UserError(f"method.image.weights: what the hub has {refusal(str(error))}") from None
     except OSError as error:
         raise UserError(
-            f"method.image.weights: the hub did not give {name} "
-            f"({str(error).splitlines()[0]}); give a local file instead, or weights: package"
+            f"method.image.weights: the hub did not give {name} ({hub_failure(error)}); give a "
+            f"local file instead, or {packages_for('image')}"
         ) from None
     if weights not in {"random", "hub"}:
         _load(model, name, weights)

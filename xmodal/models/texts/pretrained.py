@@ -16,9 +16,10 @@ from xmodal.data.tokenizers.config import PADDED, Padded, TokenizerConfig
 from xmodal.data.tokens import CaptionTokenizer, is_panic
 from xmodal.errors import UserError
 from xmodal.extras import require
+from xmodal.hub import asking_hub, hub_failure
 from xmodal.models.config import TextEncoderConfig
 from xmodal.models.encoder import Encoder, Local, masked_local
-from xmodal.models.packages import packaged_weights
+from xmodal.models.packages import packaged_weights, packages_for
 from xmodal.models.text_limits import check_files, check_numbers, check_size
 from xmodal.models.texts.pooling import pool_text
 from xmodal.tensor_files import refusal
@@ -245,7 +246,8 @@ def _check_found(found: Mapping[str, Any]) -> None:
 def _naming(name: str) -> Iterator[None]:
     """Turn what transformers raises on a model into a `UserError` that names it."""
     try:
-        yield
+        with asking_hub():
+            yield
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -254,6 +256,8 @@ def _naming(name: str) -> Iterator[None]:
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, OSError) and not Path(name).is_dir():
+            reason = f"{hub_failure(error)}; give a local folder, or {packages_for('text')}"
         if "trust_remote_code" in str(error) or "custom code" in str(error):
             reason = (
                 "it needs code of its own (auto_map in its config.json), which is never run: name "
