@@ -28,7 +28,7 @@ class Encoder(nn.Module):
         """The network by whose names its library knows weights and adapters."""
         return self
 
-    def layers(self) -> list[list[str]]:
+    def names_by_depth(self) -> list[list[str]]:
         """Return the names of the parameters by depth: embeddings or stem, then each block.
 
         What follows the last block belongs to it.

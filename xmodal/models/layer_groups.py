@@ -20,7 +20,7 @@ Groups = dict[str, list[str]]  # names of parameters by group, from the input to
 
 def layer_groups(encoder: Encoder) -> Groups:
     """Return the names of an encoder's parameters by group: `embeddings`, `blocks.0`, …"""
-    first, *others = encoder.layers()
+    first, *others = encoder.names_by_depth()
     return {EMBEDDINGS: first} | {f"{BLOCKS}.{i}": names for i, names in enumerate(others)}
 
 
@@ -49,7 +49,7 @@ def layer_factors(method: nn.Module, decays: Mapping[str, float]) -> dict[str, f
         f"{name}.{parameter}": decay ** (len(groups) - number)
         for tower, decay in decays.items()
         for name, encoder in _towers(method, tower, "optimizer: layer_decay").items()
-        for groups in (encoder.layers(),)
+        for groups in (encoder.names_by_depth(),)
         for number, group in enumerate(groups)
         for parameter in group
     }

@@ -59,9 +59,9 @@ class TimmFeatures(Encoder):
         model: nn.Module = self.model
         return model
 
-    def layers(self) -> list[list[str]]:
+    def names_by_depth(self) -> list[list[str]]:
         """Return the names of the parameters by depth, as timm groups its layers."""
-        return by_matcher(self.model, "model.") or super().layers()
+        return by_matcher(self.model, "model.") or super().names_by_depth()
 
     def forward(self, images: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of images (batch, 3, height, width) uint8.

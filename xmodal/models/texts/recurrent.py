@@ -40,7 +40,7 @@ class Recurrent(Encoder):
             word, width, layers, batch_first=True, bidirectional=bidirectional
         )
 
-    def layers(self) -> list[list[str]]:
+    def names_by_depth(self) -> list[list[str]]:
         """Return the names of the parameters by depth: words, then each layer of states."""
         names = [f"states.{name}" for name, _ in self.states.named_parameters()]
         # PyTorch names a layer's weights weight_ih_l0, bias_hh_l0_reverse, …
