@@ -232,6 +232,7 @@ def test_the_public_names_are_these() -> None:
         "encode_images",
         "encode_queries",
         "encode_texts",
+        "save_adapters",
         "score",
         "similarity",
     }
