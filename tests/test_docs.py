@@ -85,11 +85,15 @@ def options_of(name: str) -> set[str]:
     return set(re.findall(r"--[\w-]+", answer.stdout))
 
 
+HUB = ("openai/clip-vit-base-patch32", "google/siglip-base-patch16-224")
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small model under a name of the hub."""
+    """A folder with small models under names of the hub."""
     folder = tmp_path_factory.mktemp("hub")
-    write_clip(folder / "openai" / "clip-vit-base-patch32")
+    for name in HUB:
+        write_clip(folder / name)
     return folder
 
 
@@ -110,7 +114,10 @@ def readers_folder(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -
         shutil.copy(ROOT / "xmodal" / "spaces" / "quickstart.yaml", tmp_path / name)
     for name in ("benchmarks", "launch", "shards", "xmodal"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "openai").symlink_to(hub / "openai")
+    for name in HUB:
+        place = tmp_path / name
+        place.parent.mkdir()
+        place.symlink_to(hub / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(plugins, "_imported", {})

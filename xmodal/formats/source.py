@@ -9,7 +9,7 @@ from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.hub import asking_hub, hub_failure
 
 # In the order in which they are tried. Each has `recognises(path)` and `read(path)`.
-FORMATS = ("open_clip", "sentence_transformers", "hugging_face", "big_vision")
+FORMATS = ("openai_archive", "open_clip", "sentence_transformers", "hugging_face", "big_vision")
 HUB = "hf-hub:"
 # Files of a repository: all but weights of other frameworks and in other precisions.
 _SETTINGS = ["*.json", "*.txt", "*.model"]
