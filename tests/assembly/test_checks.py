@@ -17,6 +17,7 @@ from xmodal.assembly.checks import (
     check_method,
     check_sample_spec,
 )
+from xmodal.assembly.data import data_sets, open_shards
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.data.batch import GALLERY, PAIRS, BatchSpec
 from xmodal.data.sample_spec import SampleSpec
@@ -247,3 +248,15 @@ def test_the_best_checkpoint_is_chosen_by_what_is_measured(
 
 def test_the_default_metric_of_run_folders_of_before_is_the_default() -> None:
     assert CheckpointConfig(best="text_to_image/recall@10") == CheckpointConfig()
+
+
+def test_a_data_set_makes_captions_of_the_labels_and_templates_of_the_recipe(
+    tmp_path: Path,
+) -> None:
+    write_shards(tmp_path / "set", [{"a": {"json": described([], labels=["cat"])}}])
+    one = {"url": str(tmp_path / "set"), "texts": {"labels": 1.0}, "templates": ["a {}.", "the {}"]}
+    recipe = recipe_of(tmp_path, data__train=[one], data__feature_cache=None)
+    (data_set,) = data_sets(recipe, open_shards(recipe))
+    (sample,) = data_set.reader.load(range(1))
+    drawn = [sample.draw(d, data_set.texts, templates=data_set.templates) for d in (0.1, 0.9)]
+    assert drawn == ["a cat.", "the cat"]

@@ -463,6 +463,22 @@ def test_each_data_set_has_its_own_texts_and_limits(tmp_path: Path) -> None:
     }
 
 
+def test_labels_and_templates_make_captions(tmp_path: Path) -> None:
+    samples = {
+        f"{n:05d}": {
+            "png": encode(plain(n, (9, 9))),
+            "json": described(["9 9"], labels=[f"{n % 3}"]),
+        }
+        for n in range(30)
+    }
+    options = [{"texts": {"labels": 1.0}, "templates": ["1 {}", "{} 2"]}]
+    dataset = training_set(write_shards(tmp_path, [samples]), options=options)
+    found = Counter(
+        caption for batch in batches(dataset, range(20)) for caption in captions_of(batch)
+    )
+    assert set(found) == {f"1 {n}" for n in range(3)} | {f"{n} 2" for n in range(3)}
+
+
 def test_what_is_left_out_by_choice_is_replaced_and_told_apart(tmp_path: Path) -> None:
     samples = numbered(24)
     for n in (2, 9):

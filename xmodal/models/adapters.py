@@ -67,6 +67,14 @@ def adapted_weights(method: nn.Module) -> set[str]:
     }
 
 
+def borrowed_weights(method: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Yield the modules of DoRA, each with a weight of the layer beside it, which it reads."""
+    for layer in method.modules():
+        for dora in getattr(layer, "lora_magnitude_vector", {}).values():
+            for parameter in layer.base_layer.parameters():  # type: ignore[union-attr]
+                yield dora, parameter
+
+
 def base_weights(method: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a method by the names that they have without adapters."""
     halves = {

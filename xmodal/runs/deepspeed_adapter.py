@@ -9,7 +9,7 @@ import importlib
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import _lru_cache_wrapper
 from importlib.metadata import version
 from operator import attrgetter
@@ -126,6 +126,13 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     check_engine(engine)
     return engine
+
+
+def lend(engine: Any, borrowed: Iterable[tuple[nn.Module, nn.Parameter]]) -> None:
+    """Have ZeRO 3 gather a module's weights, and those of another one that it reads by itself."""
+    if engine.zero_optimization_stage() == 3:
+        for module, parameter in borrowed:
+            deepspeed.zero.register_external_parameter(module, parameter)
 
 
 @torch.no_grad()

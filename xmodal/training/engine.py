@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xmodal.models.adapters import borrowed_weights
 from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.config import StageConfig
@@ -36,6 +37,7 @@ def initialize_engine(
     if stage.ema:
         keep_average(optimizer)
     engine = deepspeed_adapter.initialize(method, optimizer, config)
+    deepspeed_adapter.lend(engine, borrowed_weights(method))
     engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
     return engine
 
