@@ -19,6 +19,7 @@ from xmodal.assembly.interpolation import Endpoint, check_alike, interpolated
 from xmodal.errors import UserError
 from xmodal.evaluation.protocols.registry import logged_metrics
 from xmodal.formats.source import read_source
+from xmodal.models.adapters import merge_adapters
 from xmodal.runs.run import Run
 
 LATEST, BEFORE = STEPS, STEPS - 6
@@ -154,3 +155,21 @@ def test_a_run_knows_the_pretrained_model_that_it_began_with(
     last = weights(tmp_path / "run", 4)
     assert all(end[name].equal(last[name]) for name in last)
     assert not all(end[name].equal(start[name]) for name in last)
+
+
+@pytest.mark.slow
+def test_what_adapters_add_is_interpolated_as_a_weight(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    after = tmp_path / "after"
+    lora = ["method.image.lora={rank: 2}", "stages.0.length=4 steps", "data.val=null"]
+    assert train(recipe, f"run={after}", *lora, "training.zero=2").code == 0
+    adapted = xmodal.load(after, device="cpu")
+    merge_adapters(adapted.method)
+    last, first = adapted.method.state_dict(), weights(finished, LATEST)
+    assert between(finished, after, "--alpha=0.5", f"--to={tmp_path}/half").code == 0
+    for name, found in xmodal.load(tmp_path / "half", device="cpu").method.state_dict().items():
+        torch.testing.assert_close(found, (first[name] + last[name]) / 2, msg=name)
+    val = adapted.recipe.data.train[0].url
+    curve = between(finished, after, "--alphas=0,1", f"--to={tmp_path}/curve", "--data", val)
+    assert curve.folder == tmp_path / "curve"

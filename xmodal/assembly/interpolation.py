@@ -15,6 +15,7 @@ from xmodal.assembly.recipe import Recipe, load_recipe, with_values
 from xmodal.assembly.vocabulary import load_tokenizer, tokenizer_of
 from xmodal.components.differences import differences
 from xmodal.errors import UserError, printable
+from xmodal.models.adapters import merge_adapters
 from xmodal.runs.averages import Weights
 from xmodal.runs.checkpoints.weights_only import write_weights
 from xmodal.runs.run import Run, step_of
@@ -58,8 +59,16 @@ def load_endpoint(folder: str, checkpoint: str, choice: Weights | None) -> Endpo
     found = run.find_checkpoint(checkpoint)
     with activity(f"loading {found}"):
         method, _, weights = load_method(recipe, run, found, torch.device("cpu"), choice)
+    # What adapters add is the product of two matrices: it is interpolated as a weight.
+    merge_adapters(method)
     name = f"{found} (averaged weights)" if weights == "averaged" else str(found)
-    return Endpoint(name, recipe, run, found, method.state_dict())
+    return Endpoint(name, _without_adapters(recipe), run, found, method.state_dict())
+
+
+def _without_adapters(recipe: Recipe) -> Recipe:
+    encoders = {side: getattr(recipe.method, side) for side in ("image", "text")}
+    keys = [f"method.{side}.lora" for side, one in encoders.items() if getattr(one, "lora", None)]
+    return with_values(recipe, dict.fromkeys(keys), recipe.run) if keys else recipe
 
 
 def start_of(one: Endpoint) -> Endpoint:

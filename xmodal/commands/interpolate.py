@@ -81,11 +81,14 @@ def measure(
     from xmodal.assembly.evaluation import EvaluationRequest, load_evaluation
     from xmodal.assembly.interpolation import interpolated
     from xmodal.evaluation.report.alphas import print_alphas, write_alphas
+    from xmodal.models.adapters import merge_adapters
 
     device = environment.device
     request = EvaluationRequest(given.data, given.gallery, given.protocol, weights=given.weights)
     with activity("opening the data"):
-        evaluation = load_evaluation(second.recipe, second.run, second.checkpoint, request, device)
+        recipe = load_recipe(given.second)  # with adapters, if there are any
+        evaluation = load_evaluation(recipe, second.run, second.checkpoint, request, device)
+    merge_adapters(evaluation.method)
     rows = []
     for alpha in given.alphas:
         with activity(f"measuring alpha {alpha:g}"):
