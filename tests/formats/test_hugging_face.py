@@ -13,6 +13,7 @@ from tests.formats.reference_libraries import References
 from xmodal.errors import UserError
 from xmodal.formats import hugging_face, sentence_transformers
 from xmodal.formats.dual_encoder import DualEncoder
+from xmodal.formats.source import read_source
 
 MODELS = ["clip", "clip_gelu", "clip_old", "siglip", "siglip_gelu", "siglip2", "chinese_clip"]
 
@@ -79,6 +80,23 @@ def test_a_checkpoint_in_parts_is_read(folder: Path) -> None:
     whole, parts = (dict(hugging_face.read(folder / name).weights) for name in ("clip", "in_parts"))
     assert whole.keys() == parts.keys()
     assert all(weights.equal(parts[name]) for name, weights in whole.items())
+
+
+def test_a_source_may_be_such_a_folder(folder: Path, tmp_path: Path) -> None:
+    for name in MODELS:
+        assert read_source(str(folder / name)).embedding == (48 if "siglip" in name else 32)
+    (tmp_path / "0_CLIPModel").symlink_to(folder / "clip")
+    module = {"type": "sentence_transformers.models.CLIPModel", "path": "0_CLIPModel"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    with pytest.raises(UserError, match="is no model of images and texts"):
+        read_source(str(tmp_path))  # the module is not within the folder
+    (tmp_path / "0_CLIPModel").unlink()
+    shutil.copytree(folder / "clip", tmp_path / "0_CLIPModel")
+    assert read_source(str(tmp_path)).embedding == 32
+    dense = {"type": "sentence_transformers.models.Dense", "path": "1_Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([module, dense]))
+    with pytest.raises(UserError, match="has a module Dense after its model"):
+        read_source(str(tmp_path))
 
 
 def test_a_folder_that_is_no_such_model_is_one_line(folder: Path, tmp_path: Path) -> None:

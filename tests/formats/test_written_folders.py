@@ -95,6 +95,11 @@ def test_transformers_embeds_as_ours(references: References, tmp_path: Path) -> 
     images = folder / "clip.safetensors"
     theirs = references.folder("transformers_embeddings", tmp_path, images)
     check(models, load_file(images)["images"], theirs)
+    for name, (model, _) in models.items():
+        written = load_file(tmp_path / name / "model.safetensors")
+        assert written["logit_scale"].equal(
+            model.weights["loss.log_scale"].view_as(written["logit_scale"])
+        )
     for name in READ:
         begun, ended = (load_file(one / name / "model.safetensors") for one in (folder, tmp_path))
         assert begun.keys() == ended.keys()

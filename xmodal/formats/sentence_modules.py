@@ -46,8 +46,10 @@ def write_router(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) 
     if image.pooling is not None:  # the library norms before or after it by its own rule
         raise refused(f"method.image.pooling: {image.pooling}")
     images, texts = (_part(model.weights, f"{side}.") for side in ("image", "text"))
-    kinds = _write_text(text, texts, tokenizer, folder)
-    kinds |= _write_head(model.text_head, _part(texts, "head."), folder, "text")
+    head = _part(texts, "head.")
+    width = next((one.shape[1] for one in head.values() if one.ndim == 2), model.embedding)
+    kinds = _write_text(text, texts, tokenizer, width, folder)
+    kinds |= _write_head(model.text_head, head, folder, "text")
     kinds |= _write_image(image, images, folder)
     kinds |= _write_head(model.image_head, _part(images, "head."), folder, "image")
     ways = {side: [name for name in kinds if name.startswith(side)] for side in ("text", "image")}
@@ -96,6 +98,7 @@ def _write_text(
     text: TransformersConfig,
     weights: Mapping[str, Tensor],
     tokenizer: CaptionTokenizer,
+    width: int,
     folder: Path,
 ) -> dict[str, str]:
     place = folder / "text_0_Transformer"
@@ -105,8 +108,7 @@ def _write_text(
     called = {"text": "forward"}
     write_transformer(place, {"text": "last_hidden_state"}, called, "token_embeddings")
     pooling = folder / "text_1_Pooling"
-    width = next(one for name, one in weights.items() if name.endswith("word_embeddings.weight"))
-    settings = {"embedding_dimension": width.shape[1], "pooling_mode": _POOLINGS[text.pooling]}
+    settings = {"embedding_dimension": width, "pooling_mode": _POOLINGS[text.pooling]}
     _write_module(pooling, settings | {"include_prompt": True})
     return {place.name: TRANSFORMER, pooling.name: _POOLING}
 
