@@ -73,7 +73,14 @@ def _escaped(character: str) -> str:
 
 
 class RenamedKeyWarning(FutureWarning):
-    """A key of a configuration has a new name; the old one is accepted for one release."""
+    """A key of a configuration has a new name; the old one is accepted for one release.
+
+    `old` is the key, without its path, that is given.
+    """
+
+    def __init__(self, message: str, old: str) -> None:
+        super().__init__(message)
+        self.old = old
 
 
 def _show_warning(

@@ -29,7 +29,7 @@ WRONG_RECIPES = {
     "no folder of shards": (["RECIPE", "data.train=nowhere"], "there is no folder nowhere"),
     "a part to train": (
         ["RECIPE", "stages.0.train=[imag, loss]"],
-        "'imag' is no part of the method; parts: image, image.backbone, image.head, loss",
+        "stages.0.train: 'imag' is no part of the method (did you mean image?); parts: image, ",
     ),
     "a model": (["RECIPE", "method.image.name=vit_tinny"], "timm has no model vit_tinny; near: "),
     "a metric": (

@@ -141,7 +141,7 @@ def test_parts_have_their_own_rates(towers: Towers) -> None:
         "image.backbone.0.bias",
     }
     assert set(named.values()) == {0.5, 2.0}
-    with pytest.raises(UserError, match="optimizer: factors: 'imag' is no part"):
+    with pytest.raises(UserError, match=r"optimizer\.factors: 'imag' is no part"):
         parameter_groups(towers, StageConfig(optimizer=AdamConfig(factors={"imag": 2.0})))
 
 
@@ -154,5 +154,5 @@ def test_parts_can_keep_their_rate(towers: Towers) -> None:
         name for name, _ in towers.named_parameters() if name.startswith(("text.", "image.head."))
     }
     assert sum(len(group["params"]) for group in groups) == len(list(towers.parameters()))
-    with pytest.raises(UserError, match="schedule: constant: 'texts' is no part"):
+    with pytest.raises(UserError, match=r"schedule\.constant: 'texts' is no part"):
         parameter_groups(towers, StageConfig(schedule=CosineConfig(constant=("texts",))))

@@ -143,8 +143,8 @@ def check_method(recipe: Recipe, method: Method) -> None:
         check_feature_cache(recipe, method)
     with unchanged(method):
         for number, stage in enumerate(recipe.stages):
-            select_trained(method, stage.train, stage.lock)
-            parameter_groups(method, stage)
+            select_trained(method, stage.train, stage.lock, key=f"stages.{number}")
+            parameter_groups(method, stage, f"stages.{number}")
             check_optimizer(stage, recipe.training.zero, f"stages.{number}.optimizer")
             check_losses(method, stage, f"stages.{number}.losses")
 

@@ -101,7 +101,7 @@ def check_protocols(names: Sequence[str]) -> None:
         try:
             check_known(name)
         except ValueError as error:
-            raise UserError(f"--protocol {name} is not allowed: {error}") from None
+            raise UserError(f"--protocol: {name} is not allowed{error}") from None
 
 
 def read_arguments(

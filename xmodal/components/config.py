@@ -37,7 +37,8 @@ class Config(BaseModel):
         for old, new in renamed.items():
             if new in values:
                 raise ValueError(f"{old} is the old name of {new}: write {new} alone")
-            warnings.warn(f"the key {old} is now called {new}", RenamedKeyWarning, stacklevel=2)
+            said = f"the key {old} is now called {new}"
+            warnings.warn(RenamedKeyWarning(said, old), stacklevel=2)
         return {renamed.get(key, key): value for key, value in values.items()}
 
 

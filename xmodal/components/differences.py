@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from xmodal.components.component import models_of
-from xmodal.components.config import Mark
+from xmodal.components.config import Mark, shown
 
 
 def differences(old: BaseModel, new: BaseModel) -> list[str]:
@@ -52,7 +52,7 @@ def marked(model: type[BaseModel], mark: Mark) -> list[str]:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
+    return [f"{key}: {shown(before.get(key))} → {shown(after.get(key))}" for key in keys]
 
 
 def _without(config: BaseModel, mark: Mark) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def _import(name: str) -> ModuleType:
     entry = _announced().get(name)
     module = entry.module if entry else name
     if not _NAME.fullmatch(module):
-        raise UserError(f"plugins: {name!r} is not the name of a module, such as my_losses")
+        raise UserError(
+            f"plugins: {name!r} is not the name of a module, such as my_losses{_of_file(name)}"
+        )
     here = str(Path.cwd())
     if here not in sys.path:  # scripts have their own folder there in its place
         sys.path.append(here)
@@ -101,8 +103,8 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise MissingPluginError(
-                f"plugins: there is no module {module}; install it, or start the command in the "
-                "folder that holds it"
+                f"plugins: there is no module {module}; install it, start the command in the "
+                "folder that holds it, or put that folder into PYTHONPATH or sys.path"
             ) from None
         raise UserError(
             f"plugins: {name} needs the module {error.name}, which is not installed"
@@ -111,6 +113,14 @@ def _import(name: str) -> ModuleType:
         raise
     except Exception as error:
         raise UserError(f"plugins: {name} cannot be imported: {_fault(error)}") from error
+
+
+def _of_file(name: str) -> str:
+    """Return what to write in the place of a file's path."""
+    path = Path(name)
+    if path.suffix != ".py" or not _NAME.fullmatch(path.stem):
+        return ""
+    return f"; write {path.stem}, and start the command in {path.parent} or put it into PYTHONPATH"
 
 
 def _fault(error: Exception) -> str:

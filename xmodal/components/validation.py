@@ -4,9 +4,14 @@ The line also gives the allowed values and the nearest known name.
 """
 
 import difflib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
+from inspect import get_annotations
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -14,19 +19,49 @@ from pydantic_core import ErrorDetails
 from xmodal.components.component import holds_secrets, models_of
 from xmodal.components.config import shown, tag_of
 from xmodal.components.description import describe, literals
-from xmodal.errors import UserError
+from xmodal.errors import RenamedKeyWarning, UserError
 
+PLUGIN_HINT = "; a kind from elsewhere needs its module: plugins=MODULE"
 M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], values: Any, source: str) -> M:
-    """Return values as a model, each mistake in them one line of `UserError` about `source`."""
+    """Return values as a model, the first mistake in them one line of `UserError` about `source`.
+
+    Warnings about renamed keys name the source and the place.
+    """
     try:
-        return model.model_validate(values)
+        with _placing_warnings(values, source):
+            return model.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(detail, model, values) for detail in error.errors()]
-        more = f" (and {len(problems) - 1} more: {'; '.join(problems[1:])})" if problems[1:] else ""
-        raise UserError(f"{source}: {problems[0]}{more}") from None
+        first, *others = error.errors()
+        more = f" (and {len(others)} more mistake{'s' * (len(others) > 1)})" if others else ""
+        raise UserError(f"{source}: {_problem(first, model, values)}{more}") from None
+
+
+@contextmanager
+def _placing_warnings(values: Any, source: str) -> Iterator[None]:
+    """Add the source, and where in the values the key stands, to warnings about renamed keys."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        yield
+    for text, one in {str(one.message): one for one in heard}.items():
+        if isinstance(one.message, RenamedKeyWarning):
+            old = one.message.old
+            places = ", ".join(f"{path}: " for path in _holding(values, old) if path)
+            warnings.warn(RenamedKeyWarning(f"{source}: {places}{text}", old), stacklevel=2)
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+def _holding(values: Any, key: str, path: str = "") -> Iterator[str]:
+    """Yield the paths of all mappings in the values that have a key."""
+    if isinstance(values, dict) and key in values:
+        yield path
+    named = values.items() if isinstance(values, dict) else enumerate(values)
+    for name, value in named:
+        if isinstance(value, dict | list | tuple):
+            yield from _holding(value, key, f"{path}.{name}" if path else str(name))
 
 
 def _problem(detail: ErrorDetails, top: type[BaseModel], values: Any) -> str:
@@ -37,29 +72,68 @@ def _problem(detail: ErrorDetails, top: type[BaseModel], values: Any) -> str:
     value, reason = detail["input"], detail["msg"].removeprefix("Value error, ")
     match detail["type"]:
         case "extra_forbidden":
-            known = list(model.model_fields) if model else []
-            near = _near_key(key, known, top)
-            return f"unknown key {key}{near}; allowed: {', '.join(known)}"
+            return _unknown_key(key, model, top)
         case "missing":
             return f"{key} is missing{f': {field.description}' if field else ''}"
         case "union_tag_not_found":
             return f"{key}.kind is missing; allowed: {', '.join(_tags(field))}"
         case "union_tag_invalid":
-            tag, tags = str(detail["ctx"]["tag"]), _tags(field)
-            near = nearest(tag, tags)
-            return f"{key}.kind: {tag} is not allowed{near}; allowed: {', '.join(tags)}"
+            plugins = _lacks_plugins(top, values)
+            return _unknown_kind(key, str(detail["ctx"]["tag"]), _tags(field), plugins)
+        case "unknown_name":
+            return f"{key}: {shown(value)} is not allowed{detail['msg']}"
         case "model_type" | "model_attributes_type":
             reason = "input should be a mapping of keys"
         case "string_type" if isinstance(value, str | int | float | date):
             reason = f"{reason}: put it in quotes"
         case "value_error" if isinstance(value, dict):
             return f"{key}: {reason}"
-        case "list_type" | "tuple_type" if field and not models_of(field.annotation):
-            return f"{key}: {shown(value)} is not a list; write [{shown(value)}]"
+        case "list_type" | "tuple_type" if field:
+            return _no_list(key, field, value)
     if field and holds_secrets(field.annotation):
         return f"{key}: {reason}"
     near = nearest(str(value), literals(field.annotation) if field else [])
     return f"{key}: {shown(value)} is not allowed: {reason[0].lower()}{reason[1:]}{near}"
+
+
+def _unknown_key(key: str, model: type[BaseModel] | None, top: type[BaseModel]) -> str:
+    known = _own_first(model) if model else []
+    return f"unknown key {key}{_near_key(key, known, top)}; allowed: {', '.join(known)}"
+
+
+def _unknown_kind(key: str, tag: str, tags: list[str], lacks_plugins: bool) -> str:
+    near = nearest(tag, tags)
+    hint = PLUGIN_HINT if lacks_plugins else ""
+    return f"{key}.kind: {tag} is not allowed{near}; allowed: {', '.join(tags)}{hint}"
+
+
+def _no_list(key: str, field: FieldInfo, value: Any) -> str:
+    kinds = [tag for tag in _tags(field) if tag != "None"]
+    listed = f"; kinds: {', '.join(kinds)}" if kinds else ""
+    if holds_secrets(field.annotation):
+        return f"{key}: the value is not a list; write [{{kind: …}}]{listed}"
+    text = _in_yaml(value)
+    return f"{key}: {text} is not a list; write [{text}]{listed}"
+
+
+def _own_first(model: type[BaseModel]) -> list[str]:
+    """Return the fields of a model, its own before those that it inherits."""
+    own = [get_annotations(one).keys() for one in model.__mro__]
+    return sorted(
+        model.model_fields, key=lambda name: next(n for n, one in enumerate(own) if name in one)
+    )
+
+
+def _lacks_plugins(top: type[BaseModel], values: Any) -> bool:
+    """Return whether values may name plugins, and name none."""
+    return "plugins" in top.model_fields and not values.get("plugins")
+
+
+def _in_yaml(value: Any) -> str:
+    """Return a value in one line of YAML."""
+    if not isinstance(value, dict):
+        return shown(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
 
 
 def _locate(

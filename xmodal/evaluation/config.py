@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic_core import PydanticCustomError
 
 from xmodal.components.config import Config, Duration, Span
 from xmodal.components.declared import declare
@@ -18,11 +19,13 @@ def protocol_names() -> list[str]:
 
 
 def check_known(name: str) -> str:
-    """Return a protocol's name; raise `ValueError` where no protocol has it."""
+    """Return a protocol's name; raise `ValueError`, which continues `NAME is not allowed`, where no
+    protocol has it.
+    """
     names = protocol_names()
     if name not in names and not ProtocolConfig.is_known(name):
-        known = ", ".join(map(repr, names[:-1]))
-        raise ValueError(f"input should be {known} or {names[-1]!r}{nearest(name, names)}")
+        hint = f"{nearest(name, names)}; allowed: {', '.join(names)}"
+        raise PydanticCustomError("unknown_name", "{hint}", {"hint": hint})
     return name
 
 

@@ -165,7 +165,7 @@ class TextEncoderConfig(EncoderConfig):
             if not isinstance(tokenizer, dict) or name in tokenizer:
                 raise ValueError(f"{name} is the old name of tokenizer.{name}: write that alone")
             said = f"the key {name} is now called tokenizer.{name}"
-            warnings.warn(said, RenamedKeyWarning, stacklevel=2)
+            warnings.warn(RenamedKeyWarning(said, name), stacklevel=2)
         others = {key: value for key, value in values.items() if key not in found}
         return others | {"tokenizer": tokenizer | {name: values[name] for name in found}}
 

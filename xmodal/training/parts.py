@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from xmodal.components.validation import nearest
 from xmodal.errors import UserError
 from xmodal.models.adapters import adapted_weights
 from xmodal.models.layer_groups import layer_factors, locked_layers
@@ -18,7 +19,11 @@ NO_LOCK: Mapping[str, int | Sequence[str]] = MappingProxyType({})
 
 
 def select_trained(
-    method: nn.Module, patterns: list[str], lock: Mapping[str, int | Sequence[str]] = NO_LOCK
+    method: nn.Module,
+    patterns: list[str],
+    lock: Mapping[str, int | Sequence[str]] = NO_LOCK,
+    *,
+    key: str = "stages",
 ) -> None:
     """Enable gradients of the parameters that match a pattern, and of no others.
 
@@ -27,14 +32,14 @@ def select_trained(
     a pattern that matches nothing, or only what is locked.
     """
     for pattern in patterns:
-        _check_part(method, pattern, "train")
+        _check_part(method, pattern, f"{key}.train")
     kept = locked_layers(method, lock) | adapted_weights(method)
     trained: set[str] = set()
     for pattern in patterns:
         found = {name for name, _ in method.named_parameters() if _matches(name, pattern)} - kept
         if not found:
             raise UserError(
-                f"stages: train: all that {pattern!r} names stays locked, by `lock` or below "
+                f"{key}.train: all that {pattern!r} names stays locked, by `lock` or below "
                 "adapters (lora); remove it, or lock less"
             )
         trained |= found
@@ -85,7 +90,9 @@ class Treatment(NamedTuple):
     use_fallback: bool
 
 
-def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    method: nn.Module, stage: StageConfig, key: str = "stages"
+) -> list[dict[str, Any]]:
     """Return optimiser groups of the trained parameters.
 
     Each has the names of its parameters, its `factor` of the rate, and whether this is `constant`
@@ -96,7 +103,7 @@ def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, An
     # of another decay, zero too.
     weight_decay = getattr(stage.optimizer, "weight_decay", None)
     groups: dict[Treatment, dict[str, nn.Parameter]] = {}
-    for name, treatment in _treatments(method, stage).items():
+    for name, treatment in _treatments(method, stage, key).items():
         groups.setdefault(treatment, {})[name] = method.get_parameter(name)
     return [
         {
@@ -111,14 +118,14 @@ def parameter_groups(method: nn.Module, stage: StageConfig) -> list[dict[str, An
     ]
 
 
-def _treatments(method: nn.Module, stage: StageConfig) -> dict[str, Treatment]:
+def _treatments(method: nn.Module, stage: StageConfig, key: str) -> dict[str, Treatment]:
     """Return what a stage does with each trained parameter, by name."""
     optimizer, constant = stage.optimizer, stage.schedule.constant
     fallback = getattr(optimizer, "fallback", ())
-    parts = {"optimizer: factors": optimizer.factors, "schedule: constant": constant}
-    for where, patterns in (parts | {"optimizer: fallback": fallback}).items():
+    parts = {"optimizer.factors": optimizer.factors, "schedule.constant": constant}
+    for where, patterns in (parts | {"optimizer.fallback": fallback}).items():
         for pattern in patterns:
-            _check_part(method, pattern, where)
+            _check_part(method, pattern, f"{key}.{where}")
     by_layer = layer_factors(method, optimizer.layer_decay)
     found = {}
     for name, parameter in method.named_parameters():
@@ -138,7 +145,8 @@ def _check_part(method: nn.Module, pattern: str, where: str) -> None:
     if not any(_matches(name, pattern) for name in names):
         parts = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)})
         raise UserError(
-            f"stages: {where}: {pattern!r} is no part of the method; parts: {', '.join(parts)}"
+            f"{where}: {pattern!r} is no part of the method{nearest(pattern, parts)}; parts: "
+            + ", ".join(parts)
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xmodal.assembly.recipe import Recipe, with_values
 from xmodal.components.config import Mark
 from xmodal.components.differences import is_marked, marked
-from xmodal.components.validation import validate
+from xmodal.components.validation import nearest, validate
 from xmodal.errors import UserError
 from xmodal.tuning.config import PopulationConfig, SpaceConfig, ValuesConfig
 from xmodal.yaml_text import read_yaml
@@ -37,7 +37,11 @@ def read_space(path: Path, recipe: Recipe) -> SpaceConfig:
     accept.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}; name a YAML file with `space`")
+        known = sorted(file.stem for file in SPACES.glob("*.yaml"))
+        near = nearest(str(path), known)
+        raise UserError(
+            f"there is no space {path}{near}; name a YAML file, or one of: {', '.join(known)}"
+        )
     space = validate(SpaceConfig, read_yaml(path), str(path))
     for key, values in space.space.items():
         for value in values.examples:

@@ -20,7 +20,7 @@ def protocol(name: str) -> Protocol:
     try:
         check_known(name)
     except ValueError as error:
-        raise UserError(f"protocol {name} is unknown: {error}") from None
+        raise UserError(f"protocol: {name} is not allowed{error}") from None
     return _build(ProtocolConfig.kinds[name])
 
 

@@ -85,7 +85,7 @@ class ScheduleConfig(Component):
         for key in sorted(others - {"at"}):
             if values[key] != _OTHERS[key]:
                 line = f"the key {key} has no effect on a schedule of kind {tag_of(cls)}"
-                warnings.warn(line, RenamedKeyWarning, stacklevel=2)
+                warnings.warn(RenamedKeyWarning(line, key), stacklevel=2)
         return {key: value for key, value in values.items() if key not in others}
 
 
