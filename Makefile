@@ -17,7 +17,7 @@ setup: $(VENV)/.installed  ## make .venv with the tested versions (a few GB, mos
 
 references: setup .venv-references/.installed  ## make .venv-references, the libraries that formats are tested with
 
-train: setup  ## make the scenes, train on them, measure (4 minutes on two cores)
+train: setup  ## make the scenes, train on them, measure (2 minutes on two idle cores)
 	deepspeed --log_level critical launch/train.py quickstart
 
 test: setup references  ## run the tests, less the slow ones and those that need a GPU

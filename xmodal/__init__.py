@@ -1,4 +1,4 @@
-"""Training of image-text similarity at scale, and what was trained, put to use.
+"""Train image-text similarity at scale, and use trained models in Python.
 
 import xmodal
 

@@ -112,7 +112,7 @@ def test_plugins_of_installed_packages_are_found_by_kind(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("no_such_plugin", "plugins: there is no module no_such_plugin; install it, or start"),
+        ("no_such_plugin", "plugins: there is no module no_such_plugin; install it, start"),
         ("lacking", "plugins: lacking needs the module no_such_library, which is not installed"),
         ("./a.py", "plugins: './a.py' is not the name of a module"),
         ("broken", r"broken cannot be imported: SyntaxError: .*broken.py, line 2\)"),
@@ -158,7 +158,7 @@ def test_help_lists_the_protocols_of_plugins(
     with pytest.raises(SystemExit):
         evaluate.read_arguments(["RUN", "--plugin", "descent_plugin", "--help"])
     ProtocolConfig.kinds.pop("by-colour")
-    assert "by-colour" in capsys.readouterr().out
+    assert "by-colour" in "".join(capsys.readouterr().out.split())  # lines break at hyphens
 
 
 def install(place: Path, version: str) -> None:
@@ -217,3 +217,19 @@ def test_a_pickled_recipe_finds_its_plugin_in_another_process(place: Path) -> No
         capture_output=True,
     )
     assert b"kind='plain'" in done.stdout, done.stderr
+
+
+def test_a_plugin_that_registers_nothing_is_reported(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "idle_plugin.py").write_text("from xmodal.objectives import ObjectiveConfig\n")
+    plugins.import_plugins(["descent_plugin", "idle_plugin"])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: plugin idle_plugin registers no component (docs/plugins.md)"
+    ]
+    sys.modules.pop("idle_plugin")
+
+
+def test_a_path_in_the_place_of_a_module_is_answered_with_its_name() -> None:
+    with pytest.raises(UserError, match=r"write patches, and start the command in /some/folder or"):
+        plugins.import_plugins(["/some/folder/patches.py"])

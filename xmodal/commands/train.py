@@ -19,6 +19,7 @@ from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, import_plugins_of, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
+from xmodal.data.manifest import check_folder
 from xmodal.errors import own_rank
 from xmodal.extras import require
 from xmodal.runs.restarts import check_restarts
@@ -36,6 +37,7 @@ def main(
     require("train")
     if recipe.checkpoints.mirror is None:  # else the newest checkpoint may not be here yet
         check_restarts(Run(recipe.run), recipe.training.restarts)
+    check_places(recipe)
     # One rank speaks: the others would repeat it.
     with reporting(partial(print, flush=True)) if own_rank() == 0 else nullcontext():
         with activity("importing PyTorch and DeepSpeed"):
@@ -100,6 +102,16 @@ def read_arguments(
     recipe = read_recipe(given.recipe, given.overrides)
     check_source(recipe)
     return recipe
+
+
+def check_places(recipe: Recipe) -> None:
+    """Raise `UserError` where shards are not there, or the run folder is of another recipe: what
+    can be found without PyTorch. The session checks the rest.
+    """
+    for url in [] if recipe.data.build else recipe.data.urls:
+        check_folder(url)
+    if getattr(recipe.method, "text_from", None) is None:  # else another run describes a part
+        Run(recipe.run).check(recipe, has_mirror=recipe.checkpoints.mirror is not None)
 
 
 def check_source(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ Defining the class registers it: every key of a recipe whose type is the family 
 """
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -130,6 +131,12 @@ class Component(Buildable):
     def is_known(cls, kind: str) -> bool:
         """Return whether a kind is registered, after loading installed plugins if necessary."""
         return kind in cls.kinds or (import_announced() and kind in cls.kinds)
+
+
+def registered(family: type[Component] = Component) -> Iterator[type[Component]]:
+    """Yield the components of all families."""
+    for one in family.__subclasses__():
+        yield from one.kinds.values() if "family" in vars(one) else registered(one)
 
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:

@@ -16,11 +16,12 @@ from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from multiprocessing import parent_process
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from xmodal.errors import UserError
+from xmodal.errors import UserError, own_rank
 
 GROUP = "xmodal.plugins"
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -47,6 +48,28 @@ def import_plugins(names: Sequence[str]) -> None:
     for name in names:
         if name not in _imported:
             _imported[name] = _import(name)
+            _warn_if_idle(name, _imported[name])
+
+
+def _warn_if_idle(name: str, module: ModuleType) -> None:
+    """Print a warning, once a job, where a plugin registers nothing: neither its package, nor what
+    it imports from other packages.
+    """
+    from xmodal.components.component import registered
+
+    package = module.__name__.partition(".")[0]
+    imported = [one for one in vars(module).values() if isinstance(one, type)]
+    registers = any(
+        one.__module__.partition(".")[0] == package
+        or (one in imported and not one.__module__.startswith("xmodal."))
+        for one in registered()
+    )
+    if not registers and own_rank() == 0 and parent_process() is None:
+        print(
+            f"warning: plugin {name} registers no component (docs/plugins.md)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def require_plugins(names: Sequence[str]) -> None:

@@ -21,12 +21,14 @@ from xmodal.components.config import shown, tag_of
 from xmodal.components.description import describe, literals
 from xmodal.errors import RenamedKeyWarning, UserError
 
+NAMED_KEYS = 4
 PLUGIN_HINT = "; a kind from elsewhere needs its module: plugins=MODULE"
 M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], values: Any, source: str) -> M:
-    """Return values as a model, the first mistake in them one line of `UserError` about `source`.
+    """Return values as a model, mistakes in them one line of `UserError` about `source`: the first,
+    and the keys of others.
 
     Warnings about renamed keys name the source and the place.
     """
@@ -35,7 +37,9 @@ def validate(model: type[M], values: Any, source: str) -> M:
             return model.model_validate(values)
     except ValidationError as error:
         first, *others = error.errors()
-        more = f" (and {len(others)} more mistake{'s' * (len(others) > 1)})" if others else ""
+        keys = [_locate(one["loc"], model, values)[0] for one in others]
+        cut = ", …" if len(keys) > NAMED_KEYS else ""
+        more = f" (and {len(keys)} more: {', '.join(keys[:NAMED_KEYS])}{cut})" if keys else ""
         raise UserError(f"{source}: {_problem(first, model, values)}{more}") from None
 
 
@@ -90,6 +94,10 @@ def _problem(detail: ErrorDetails, top: type[BaseModel], values: Any) -> str:
             return f"{key}: {reason}"
         case "list_type" | "tuple_type" if field:
             return _no_list(key, field, value)
+    return _wrong_value(key, field, value, reason)
+
+
+def _wrong_value(key: str, field: FieldInfo | None, value: Any, reason: str) -> str:
     if field and holds_secrets(field.annotation):
         return f"{key}: {reason}"
     near = nearest(str(value), literals(field.annotation) if field else [])

@@ -276,6 +276,12 @@ class _Folder:
         return self._sizes[folder].get(name)
 
 
+def check_folder(url: str) -> None:
+    """Raise `UserError` for a folder of shards that is not on the disk; buckets are not asked."""
+    if not (is_remote(url) or "{" in url or Path(url).exists()):
+        raise UserError(_why_no_folder(url))
+
+
 def _why_no_folder(url: str) -> str:
     if url.endswith(_COMPRESSED):
         return (
