@@ -43,7 +43,9 @@ def test_a_run_ends_once_and_says_why(recipe: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_watched_is_refused(recipe: Path, tmp_path: Path) -> None:
     words = [recipe, f"run={tmp_path}/run"]
     wrong = train(*words, "training.early_stopping={metric: recall@7}")
-    assert wrong.error.startswith("training.early_stopping.metric: unknown metric recall@7; known")
+    assert wrong.error.startswith(
+        "training.early_stopping.metric: unknown metric recall@7 (did you "
+    )
     unmeasured = train(*words, "training.early_stopping={}", "data.val=null")
     assert unmeasured.error.startswith("training.early_stopping watches the evaluation of data.val")
     assert not (tmp_path / "run").exists()
