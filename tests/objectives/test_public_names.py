@@ -30,6 +30,11 @@ def test_every_public_name_is_there() -> None:
         _ = xmodal.objectives.InfoNEC
 
 
+def test_every_objective_of_the_package_is_public() -> None:
+    own = [one for one in ObjectiveConfig.kinds.values() if one.__module__.startswith("xmodal.")]
+    assert {one.built_class().__name__ for one in own} <= set(xmodal.objectives.__all__)
+
+
 @pytest.mark.parametrize("kind", sorted(ObjectiveConfig.kinds))
 def test_a_configuration_without_keys_builds_what_the_class_is_without_arguments(kind: str) -> None:
     config = ObjectiveConfig.kinds[kind]()
