@@ -277,8 +277,13 @@ class _Folder:
 
 
 def check_folder(url: str) -> None:
-    """Raise `UserError` for a folder of shards that is not on the disk; buckets are not asked."""
-    if not (is_remote(url) or "{" in url or Path(url).exists()):
+    """Raise `UserError` for a folder of shards that is not on the disk, or is empty; buckets are
+    not asked.
+    """
+    if is_remote(url) or "{" in url or Path(url).is_file():
+        return
+    storage = open_storage(url)
+    if not (storage.list(url) or storage.folders(url)):
         raise UserError(_why_no_folder(url))
 
 
