@@ -84,7 +84,7 @@ def test_where_it_is_not_importable_one_line_says_so(
     trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(place)])
-    missing = "there is no module xmodal_example; install it, or start the command in the folder"
+    missing = "there is no module xmodal_example; install it, start the command in the folder that"
     assert missing in evaluate(trained, "--plugin", "xmodal_example").error
     assert missing in train(*given(place, "whole")).error
 
