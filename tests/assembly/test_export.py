@@ -10,7 +10,7 @@ import torch
 import xmodal
 from tests.launch.methods import CHANGES
 from xmodal.assembly.build import build_method
-from xmodal.assembly.export import export
+from xmodal.assembly.export import Format, export
 from xmodal.assembly.recipe import read_recipe
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokenizers.words import train_word_tokenizer
@@ -96,6 +96,27 @@ def test_what_a_format_cannot_express_is_one_line_and_leaves_nothing(
     with pytest.raises(UserError, match="learned scale of scores, which vsepp"):
         export(model_of("vsepp"), tmp_path / "hf", "open_clip")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_a_library_prepares_in_another_way_are_told(tmp_path: Path) -> None:
+    vit = "{kind: vit, size: 32, patch: 16, width: 16, layers: 1, heads: 2, mlp: 20"
+    text = "method.text={kind: clip_text, width: 16, layers: 1, heads: 2, mlp: 20}"
+    tokenizer = train_tokenizer(CAPTIONS, 77)
+
+    def lines(preprocessing: str, to: Format) -> list[str]:
+        image = f"method.image={vit}, preprocessing: {preprocessing}}}"
+        recipe = read_recipe("clip", ["data.train=x", "data.val=y", image, text])
+        method = build_method(recipe, tokenizer.vocabulary, torch.device("cpu"))
+        model = xmodal.Model(method.eval(), recipe, tokenizer, torch.device("cpu"))
+        found = export(model, tmp_path / f"{to}{preprocessing}", to)
+        card = (tmp_path / f"{to}{preprocessing}" / "README.md").read_text()
+        assert all(line in card for line in found)
+        return [line.partition(", ")[0] for line in found]
+
+    assert lines("null", "hf") == ["images: hf has no resize: crop"]
+    assert lines("{resize: shortest}", "hf") == []
+    assert lines("{resize: shortest}", "open_clip") == ["images: open_clip resizes by pillow"]
+    assert lines("{resize: squash, resizer: pillow}", "open_clip") == []
 
 
 def test_a_folder_has_no_checkpoint_to_choose(clip: xmodal.Model, tmp_path: Path) -> None:

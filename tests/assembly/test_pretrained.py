@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from tests.pretrained_models import write_pretrained
+from xmodal.assembly.build import first_method, with_vocabulary
 from xmodal.assembly.pretrained import load_pretrained
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.errors import UserError
@@ -129,6 +130,25 @@ def test_weights_that_do_not_fit_are_reported(
 ) -> None:
     with pytest.raises(UserError, match=said):
         loaded(read(pretrained=str(source), **method))
+
+
+def test_a_tokenizer_of_more_ids_than_the_tower_has_is_reported(read: Read, source: Path) -> None:
+    recipe = read(pretrained=str(source), text={"token_ids": 200, "tokenizer": {"kind": "bytes"}})
+    method = first_method(recipe, torch.device("cpu"))
+    tokenizer = recipe.method.text.tokenizer.build(iter(()), 16)
+    match = r"method\.text\.tokenizer has ids up to \d+, and method\.text those below 200 alone"
+    with pytest.raises(UserError, match=match):
+        with_vocabulary(method, recipe, tokenizer, torch.device("cpu"))
+    # Special tokens that no caption has, as T5's, are no matter.
+    fitting = recipe.method.text.tokenizer.build(iter(()), 16)
+    largest = fitting.largest_id
+    fitting.tokenizer.add_special_tokens([f"<extra_{number}>" for number in range(200)])
+    assert fitting.vocabulary > largest + 200
+    assert fitting.largest_id == largest
+    text = recipe.method.text.model_copy(update={"token_ids": largest + 1})
+    roomy = recipe.model_copy(update={"method": recipe.method.model_copy(update={"text": text})})
+    method = first_method(roomy, torch.device("cpu"))
+    assert with_vocabulary(method, roomy, fitting, torch.device("cpu")) is method
 
 
 def test_sources_that_are_none_are_reported(read: Read, tmp_path: Path) -> None:

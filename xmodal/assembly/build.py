@@ -8,9 +8,11 @@ import torch
 from xmodal.assembly.recipe import Recipe
 from xmodal.assembly.vocabulary import load_tokenizer, tokenizer_of
 from xmodal.data.tokens import CaptionTokenizer
+from xmodal.errors import UserError
 from xmodal.methods.config import MethodConfig
 from xmodal.methods.method import Method
 from xmodal.models.config import EncoderConfig
+from xmodal.models.layer_groups import encoders_of
 from xmodal.precision import set_precision
 from xmodal.runs.averages import Weights, load_chosen_weights
 from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
@@ -68,13 +70,27 @@ def first_method(recipe: Recipe, device: torch.device) -> Method:
 def with_vocabulary(
     method: Method, recipe: Recipe, tokenizer: CaptionTokenizer, device: torch.device
 ) -> Method:
-    """Return what `first_method` built, or a new one where the vocabulary is of another size."""
+    """Return what `first_method` built, or a new one where the vocabulary is of another size.
+
+    Raises `UserError` where the text encoder has a vocabulary of its own, and the tokenizer a
+    larger one.
+    """
     text = recipe.method.text
+    _check_ids(method, tokenizer)
     if text is None or text.has_own_vocabulary:
         return method
     if tokenizer.vocabulary == _expected_vocabulary(recipe.method):
         return method
     return build_method(recipe, tokenizer.vocabulary, device)
+
+
+def _check_ids(method: Method, tokenizer: CaptionTokenizer) -> None:
+    for encoder in encoders_of(method).values():
+        if encoder.token_ids is not None and tokenizer.largest_id >= encoder.token_ids:
+            raise UserError(
+                f"method.text.tokenizer has ids up to {tokenizer.largest_id}, and method.text "
+                f"those below {encoder.token_ids} alone; use the tokenizer of the model"
+            )
 
 
 def _expected_vocabulary(config: MethodConfig) -> int:

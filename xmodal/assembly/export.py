@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xmodal.assembly.build import keep_architecture
 from xmodal.assembly.model import Model
 from xmodal.atomic_files import write_atomically
+from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.formats.model_card import model_card
@@ -20,6 +21,7 @@ from xmodal.formats.onnx import Shapes, write_onnx
 from xmodal.formats.weight_files import write_weights
 from xmodal.methods.towers import TwoTowers
 from xmodal.models.adapters import merge_adapters
+from xmodal.models.config import ImageEncoderConfig
 from xmodal.objectives.info_nce import InfoNCEConfig
 from xmodal.runs.recipe_file import RECIPE, dump_recipe
 from xmodal.small_files import read_small
@@ -73,6 +75,7 @@ def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[st
         encoder = _dual_encoder(model, to)
         module: Any = import_module(f"xmodal.formats.{_OF_PAIRS[to]}")
         module.write(encoder, model.tokenizer, folder)
+        yield from _other_images(encoder.image, to)
         return
     recipe = _without_adapters(model)
     write_atomically(folder / RECIPE, dump_recipe(recipe))
@@ -82,6 +85,22 @@ def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[st
     else:
         keep_architecture(recipe.method, folder)
         write_weights(_contiguous(model.method), folder / WEIGHTS)
+
+
+def _other_images(image: ImageEncoderConfig, to: Format) -> Iterator[str]:
+    """Yield lines on how a format's library prepares images in another way."""
+    ours = image.preprocessing or PreprocessingConfig()
+    if ours.resize == "crop":
+        yield (
+            f"images: {to} has no resize: crop, and gets shortest (resize, then crop), which "
+            "differs by less than a pixel"
+        )
+    theirs = "pillow" if to == "open_clip" else "torch"
+    if ours.resizer != theirs:
+        yield (
+            f"images: {to} resizes by {theirs}, which differs by 1 to 4 grey levels from "
+            f"method.image.preprocessing.resizer: {ours.resizer}"
+        )
 
 
 def _contiguous(method: nn.Module) -> dict[str, Tensor]:

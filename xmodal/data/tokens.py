@@ -56,6 +56,17 @@ class CaptionTokenizer:
         """Number of token ids."""
         return int(self.tokenizer.get_vocab_size())
 
+    @property
+    def largest_id(self) -> int:
+        """Largest id of a caption: special tokens that none is given (T5's) are not counted."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        words = (
+            number
+            for number in self.tokenizer.get_vocab().values()
+            if not (number in added and added[number].special)
+        )
+        return max(self.pad, *words, *self(["", "\ufffd"])[0].flatten().tolist())
+
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids (captions, length) int64 and mask (captions, length) bool, False on padding;
         `length` is that of the longest caption, or the context where all are padded to it.

@@ -1,7 +1,8 @@
 """Folders of the transformers library: CLIP, SigLIP, SigLIP 2 of fixed resolution, ChineseCLIP."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,26 @@ def _settings(folder: Path) -> Any:
     try:
         check_files(folder)
         check_numbers(PretrainedConfig.get_config_dict(folder)[0])
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with _without_warnings():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # the settings lead the library to whatever error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: its config.json does not load: {reason}") from None
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence the library on its own defaults: those of SigLIP's tokens are not among its ids."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _image(vision: Any, folder: Path, *, is_siglip: bool) -> VitConfig:

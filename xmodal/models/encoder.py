@@ -22,6 +22,7 @@ class Encoder(nn.Module):
 
     features: int  # width of an item's
     local_features: int  # width of a position's or word's
+    token_ids: int | None = None  # that one of texts has, where it has a vocabulary of its own
 
     @property
     def wrapped(self) -> nn.Module:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import open_clip
 import torch
+from processors import siglip_tokenizer
 from safetensors.torch import save_file
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
@@ -39,7 +40,7 @@ MODELS: dict[str, dict] = {
     },
     "siglip": {
         "vision_cfg": timm("test_vit3", timm_pool="map", timm_proj="none"),
-        "text_cfg": SIGLIP_TEXT,
+        "text_cfg": SIGLIP_TEXT | {"vocab_size": 80, "hf_tokenizer_name": "siglip"},
         "custom_text": True,
         "init_logit_bias": -10,
         "embed_dim": 96,
@@ -156,6 +157,8 @@ def write(name: str, folder: Path) -> None:
     }
     config = {"model_cfg": settings, "preprocess_cfg": preprocessing}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
+    if name == "siglip":
+        siglip_tokenizer().save_pretrained(folder)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     save_file(outputs, folder / "outputs" / "outputs.safetensors")
 

@@ -148,6 +148,7 @@ class PretrainedText(Encoder):
                 f"not {context}; lower it"
             )
         self.features = self.local_features = int(self.model.config.hidden_size)
+        self.token_ids = self.model.get_input_embeddings().num_embeddings
 
     @property
     def wrapped(self) -> nn.Module:

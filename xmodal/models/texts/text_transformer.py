@@ -85,8 +85,13 @@ class TextTransformer(Encoder):
         token_ids: int | None = None,
     ) -> None:
         super().__init__()
-        _check(width, heads, vocabulary, token_ids)
+        if width % heads:
+            raise UserError(
+                f"method.text.heads: {heads} heads do not divide width {width}; change one of the "
+                "two"
+            )
         self.features = self.local_features = width
+        self.token_ids = token_ids
         self.causal, self.pooling, self.end = causal, pooling, end
         self.attends_padding = padding == "attended"
         self.words = nn.Embedding(token_ids or vocabulary, width)
@@ -120,15 +125,3 @@ class TextTransformer(Encoder):
         seen = torch.ones_like(mask) if self.attends_padding else mask
         pooled = pool_text(states, tokens, seen, self.pooling, self.end)
         return Local(zero_padding(states, mask), mask, pooled) if local else pooled
-
-
-def _check(width: int, heads: int, vocabulary: int, token_ids: int | None) -> None:
-    if width % heads:
-        raise UserError(
-            f"method.text.heads: {heads} heads do not divide width {width}; change one of the two"
-        )
-    if token_ids is not None and vocabulary > token_ids:
-        raise UserError(
-            f"method.text.token_ids={token_ids} is less than the {vocabulary} ids of the "
-            "tokenizer; use the tokenizer of the model"
-        )
