@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+import xmodal
 from tests.formats.dual_encoders import built, differences
 from tests.formats.reference_libraries import References
 from xmodal.errors import UserError
@@ -97,6 +98,14 @@ def test_a_source_may_be_such_a_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text(json.dumps([module, dense]))
     with pytest.raises(UserError, match="has a module Dense after its model"):
         read_source(str(tmp_path))
+
+
+def test_a_tokenizer_of_another_model_is_one_line(folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(folder / "siglip", tmp_path / "model")
+    for path in (folder / "clip").glob("tokenizer*"):
+        shutil.copy(path, model)
+    with pytest.raises(UserError, match=r"ids up to 599.* below 400 alone"):
+        xmodal.load(model)
 
 
 def test_a_folder_that_is_no_such_model_is_one_line(folder: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def with_vocabulary(
     larger one.
     """
     text = recipe.method.text
-    _check_ids(method, tokenizer)
+    check_ids(method, tokenizer)
     if text is None or text.has_own_vocabulary:
         return method
     if tokenizer.vocabulary == _expected_vocabulary(recipe.method):
@@ -84,7 +84,8 @@ def with_vocabulary(
     return build_method(recipe, tokenizer.vocabulary, device)
 
 
-def _check_ids(method: Method, tokenizer: CaptionTokenizer) -> None:
+def check_ids(method: Method, tokenizer: CaptionTokenizer) -> None:
+    """Raise `UserError` where a tokenizer gives ids that a text encoder has not."""
     for encoder in encoders_of(method).values():
         if encoder.token_ids is not None and tokenizer.largest_id >= encoder.token_ids:
             raise UserError(

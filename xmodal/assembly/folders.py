@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from xmodal.assembly.build import build_method
+from xmodal.assembly.build import build_method, check_ids
 from xmodal.assembly.pretrained import describe, load_pretrained
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.vocabulary import load_tokenizer
@@ -54,6 +54,7 @@ def _exported(path: Path, device: torch.device) -> Loaded:
     if any(path.glob("*.onnx")):
         return _of_onnx(recipe, path), recipe, tokenizer
     method = build_method(recipe, tokenizer.vocabulary, device, of_run=path)
+    check_ids(method, tokenizer)
     try:
         method.load_state_dict(dict(open_weights(path)))
     except RuntimeError as error:
@@ -82,5 +83,6 @@ def _pretrained(source: str, device: torch.device) -> Loaded:
     text = recipe.method.text
     tokenizer = text.tokenizer.build((), text.context)
     method = build_method(recipe, tokenizer.vocabulary, device)
+    check_ids(method, tokenizer)
     list(load_pretrained(method, recipe))
     return method.to(device), recipe, tokenizer
