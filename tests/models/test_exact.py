@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from xmodal.models.exact import ExactLinear, exact_dots, exact_product, plain_dots
+from xmodal.models.exact import (
+    ExactLinear,
+    exact_dots,
+    exact_error,
+    exact_product,
+    plain_dots,
+)
 
 DIMS = st.sampled_from([1, 2, 3, 7, 64, 513, 3000])
 
@@ -42,6 +48,23 @@ def test_no_order_block_or_place_changes_a_bit(dim: int, seed: int) -> None:
     # Of the largest number of a vector, 44 bits are kept.
     atol = float(dim * 2.0**-43 * x.abs().max() * y.abs().max())
     torch.testing.assert_close(plain_dots(x, y, i, j), found.flatten(), rtol=1e-9, atol=atol)
+
+
+@given(
+    dim=DIMS,
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    is_even=st.booleans(),  # numbers of one size, which all lose as much
+)
+def test_what_it_leaves_out_is_bounded(
+    dim: int, seed: int, dtype: torch.dtype, is_even: bool
+) -> None:
+    x, y = vectors(2, dim, seed, dtype)
+    if is_even:
+        x, y = x.sign() * (1 + x.abs().frac()), y.sign() * (1 + y.abs().frac())
+    found = Fraction(exact_product(x[None], y[None]).item())
+    bound = exact_error(dim) * float(x.double().norm() * y.double().norm())
+    assert abs(found - dot(x, y)) <= bound
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

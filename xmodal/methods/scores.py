@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from xmodal.models.exact import exact_dots, exact_product, plain_dots
+from xmodal.models.exact import exact_dots, exact_error, exact_product, plain_dots
 
 Function = Callable[[Tensor, Tensor], Tensor]  # of (a, …) and (b, …), (a, b)
 MARGIN = 8  # roundings besides one for each product and sum: of the norms, and of a kernel's ends
@@ -74,16 +74,16 @@ class DotProduct(Score):
         return self._best(rows, columns, lambda x, y: self.product(_wide(x), _wide(y).T))
 
     def error(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the bound of rounding, γ |x| |y|, in any order of summation (Higham 2002, 3.1)."""
-        dtype, dim = _wide(rows[:0]).dtype, rows.shape[-1]
-        limits = torch.finfo(dtype)
-        unit = (dim + MARGIN) * limits.eps / 2
+        """Return the bound of rounding, γ |x| |y|, in any order of summation (Higham 2002, 3.1),
+        and of what exact scores leave out.
+        """
+        limits, dim, unit = torch.finfo(_wide(rows[:0]).dtype), rows.shape[-1], _rounding(rows)
         if unit >= 0.5:
             return rows.new_full((), math.inf, dtype=torch.float64)
         a, b = (_greatest_norm(side, limits.tiny) for side in (rows, columns))
         # What is too small is lost, and what is too large becomes infinite: then nothing is known.
         lost = limits.tiny * (dim + math.sqrt(dim) * (a + b))
-        bound = unit / (1 - unit) * a * b + lost
+        bound = (unit / (1 - unit) + exact_error(dim)) * a * b + lost
         return bound.where(a * b < limits.max / 4, math.inf)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -112,9 +112,12 @@ class DotProduct(Score):
         rows, columns = block
         if rows.ndim > 2:
             return super().reach(block, i, j, limits, error)
-        # Nearly all that float32 cannot tell, float64 can.
+        # Nearly all that float32 cannot tell, float64 can: of the error its share stays, and that
+        # of what exact scores leave out.
         scores = plain_dots(rows, columns, i, j)
+        left_out = exact_error(rows.shape[1])
         finer = torch.finfo(torch.float64).eps / torch.finfo(_wide(rows[:0]).dtype).eps
+        finer += left_out / (left_out + _rounding(rows))
         reached = scores >= limits
         near = (~((scores - limits).abs() > error * finer)).nonzero()[:, 0]
         reached[near] = exact_dots(rows, columns, i[near], j[near]) >= limits[near]
@@ -142,6 +145,11 @@ def as_score(function: Function) -> Score:
 
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _rounding(x: Tensor) -> float:
+    """Return γ of dot products of vectors such as these, but for terms of higher order."""
+    return (x.shape[-1] + MARGIN) * torch.finfo(_wide(x[:0]).dtype).eps / 2
 
 
 def _greatest_norm(vectors: Tensor, tiny: float) -> Tensor:

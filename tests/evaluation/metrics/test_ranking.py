@@ -103,8 +103,9 @@ def test_ranks_of_real_valued_embeddings(num_images: int, dim: int, seed: int) -
 def test_equal_embeddings_tie_whatever_rounding_does(
     num_images: int, num_texts: int, dim: int, dtype: torch.dtype
 ) -> None:
-    images = torch.randn(1, dim, dtype=dtype).expand(num_images, dim)
-    texts = torch.randn(1, dim, dtype=dtype).expand(num_texts, dim)
+    generator = torch.Generator().manual_seed(153)  # in float64, exact scores are lower than fast
+    images = torch.randn(1, dim, dtype=dtype, generator=generator).expand(num_images, dim)
+    texts = torch.randn(1, dim, dtype=dtype, generator=generator).expand(num_texts, dim)
     pairs = random_pairs(num_images, num_texts, seed=0, extra=0).unique(dim=0)
     ranks = count_ranks(images, texts, pairs)
     assert torch.equal(ranks.image_to_text, num_texts - pairs[:, 0].bincount())
