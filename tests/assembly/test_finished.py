@@ -8,6 +8,7 @@ import pytest
 
 from xmodal.assembly.finished import finished_lines
 from xmodal.assembly.recipe import Recipe
+from xmodal.runs.progress import Progress
 from xmodal.runs.run import Run
 
 MakeRecipe = Callable[..., Recipe]
@@ -18,6 +19,12 @@ def run(tmp_path: Path, make_recipe: MakeRecipe) -> Run:
     run = Run(tmp_path / "run")
     run.create(make_recipe())
     return run
+
+
+def lines_of(run: Run, recipe: Recipe) -> list[str]:
+    """Return the lines of a run that went to its end."""
+    timeline = recipe.timeline(80)
+    return finished_lines(run, recipe, Progress(step=timeline.total), timeline)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +38,7 @@ def run(tmp_path: Path, make_recipe: MakeRecipe) -> Run:
 def test_keys_that_a_finished_run_still_uses_may_change(
     changed: dict[str, Any], run: Run, make_recipe: MakeRecipe
 ) -> None:
-    assert len(finished_lines(run, make_recipe(**changed), 5)) == 1
+    assert len(lines_of(run, make_recipe(**changed))) == 1
 
 
 def test_other_keys_are_reported_to_have_no_effect(run: Run, make_recipe: MakeRecipe) -> None:
@@ -39,6 +46,7 @@ def test_other_keys_are_reported_to_have_no_effect(run: Run, make_recipe: MakeRe
         data={"workers": 1, "s3": {"endpoint": "http://elsewhere"}},
         checkpoints={"keep_last": 5, "mirror": "s3://bucket/copies"},
     )
-    first, warning = finished_lines(run, recipe, 5)
-    assert first.startswith("Finished: step 5 of 5.")
+    first, warning = lines_of(run, recipe)
+    steps = recipe.timeline(80).total
+    assert first.startswith(f"Finished: step {steps} of {steps}.")
     assert "the new data.workers, checkpoints.keep_last has no effect" in warning

@@ -78,9 +78,7 @@ def test_without_any_vocabulary_it_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     monkeypatch.setattr("xmodal.data.cleaning.require", lambda _: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    with pytest.raises(
-        UserError, match=r"no route to host\): pip install open_clip_torch"
-    ) as error:
+    with pytest.raises(UserError, match=r"give it \(.*\): pip install open_clip_torch") as error:
         clip_of(None)
     assert "\n" not in str(error.value)
 

@@ -63,7 +63,7 @@ def test_a_metric_is_found_with_or_without_its_protocol() -> None:
     assert find_metric(METRICS, "text_to_image/recall@1") == 2
     assert find_metric(METRICS, "rsum") == 3
     for wrong in ("sum", "to_image/recall@1", "text_to_image"):
-        with pytest.raises(UserError, match=rf"unknown metric {wrong}; known metrics: val/image"):
+        with pytest.raises(UserError, match=rf"unknown metric {wrong}.*; known metrics: val/image"):
             find_metric(METRICS, wrong)
 
 

@@ -86,7 +86,7 @@ def test_muon_leaves_parts_to_adamw() -> None:
         for name, parameter in towers.named_parameters()
     }
     assert by_muon == {"embedding.weight": False, "layer.weight": True, "layer.bias": False}
-    with pytest.raises(UserError, match="optimizer: fallback: 'embeding' is no part"):
+    with pytest.raises(UserError, match=r"optimizer\.fallback: 'embeding' is no part"):
         parameter_groups(towers, StageConfig(optimizer=timm("muon", fallback=["embeding"])))
 
 
