@@ -20,6 +20,7 @@ import yaml
 from shards.__main__ import read_arguments as read_shards
 from shards.build import build
 from shards.source import find_source
+from tests.commands import free_port
 from tests.documented import ROOT, Text, is_form, pages, texts
 from tests.pretrained_models import write_clip
 from xmodal.assembly.recipe import RECIPES, read_recipe
@@ -282,6 +283,8 @@ def run(folder: Path, command: list[str]) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
+    if command[0] == "deepspeed":  # its own port may be that of another test
+        command = [command[0], f"--master_port={free_port()}", *command[1:]]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )

@@ -75,7 +75,7 @@ class DotProduct(Score):
 
     def error(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the bound of rounding, γ |x| |y|, in any order of summation (Higham 2002, 3.1),
-        and of what exact scores leave out.
+        and of what exact scores cut off.
         """
         limits, dim, unit = torch.finfo(_wide(rows[:0]).dtype), rows.shape[-1], _rounding(rows)
         if unit >= 0.5:
@@ -113,11 +113,11 @@ class DotProduct(Score):
         if rows.ndim > 2:
             return super().reach(block, i, j, limits, error)
         # Nearly all that float32 cannot tell, float64 can: of the error its share stays, and that
-        # of what exact scores leave out.
+        # of what exact scores cut off.
         scores = plain_dots(rows, columns, i, j)
-        left_out = exact_error(rows.shape[1])
+        cut_off = exact_error(rows.shape[1])
         finer = torch.finfo(torch.float64).eps / torch.finfo(_wide(rows[:0]).dtype).eps
-        finer += left_out / (left_out + _rounding(rows))
+        finer += cut_off / (cut_off + _rounding(rows))
         reached = scores >= limits
         near = (~((scores - limits).abs() > error * finer)).nonzero()[:, 0]
         reached[near] = exact_dots(rows, columns, i[near], j[near]) >= limits[near]

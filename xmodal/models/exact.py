@@ -79,7 +79,7 @@ def exact_error(dim: int) -> float:
     """Return the bound of |x·y − `exact_product`| / (|x| |y|) for vectors of `dim` numbers.
 
     A number loses at most half a unit of its last bit, 2^-2b of twice the vector's largest, and
-    the product of two second parts is left out: 5/4 of 4 · 2^-2b for each of `dim` products.
+    the product of two second parts is omitted: 5/4 of 4 · 2^-2b for each of `dim` products.
     """
     return 6 * dim * 2.0 ** (-2 * _bits(dim))
 
