@@ -24,7 +24,7 @@ def missing_references() -> str | None:
 
 
 class References:
-    """What the libraries write, each script once a session for the same arguments."""
+    """Outputs of the libraries, each script run once a session for the same arguments."""
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self.folders = folders

@@ -44,7 +44,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wanted(images: Path, references: References) -> Mapping[str, Tensor]:
-    """What the libraries make of the images, by transform, image and size."""
+    """Pixels that the libraries give, by transform, image and size."""
     return references.tensors("pixels", images)
 
 

@@ -32,7 +32,7 @@ def trained(recipe: Path, run: Path, zero: int, ranks: int, *, killed: bool = Fa
 
 
 def assert_only_adapters_changed(run: Path) -> None:
-    """What has adapters is bit by bit as it was built; they are not, and neither are the heads."""
+    """Weights below adapters stay as they were built; adapters and heads change."""
     model = xmodal.load(run, device="cpu")
     vocabulary = model.tokenizer.vocabulary
     before = build_method(model.recipe, vocabulary, torch.device("cpu")).state_dict()

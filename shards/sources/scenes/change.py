@@ -92,7 +92,7 @@ def _names(scene: Scene, thing: Thing) -> Iterator[Noun]:
 
 
 def _is_possible(scene: Scene, change: Change) -> bool:
-    """Return whether it changes anything and leaves each thing a cell and a kind of its own."""
+    """Return True if it changes anything and each thing keeps a cell and a kind of its own."""
     things = (changed := change.apply(scene)).things
     cells = {(thing.row, thing.column) for thing in things}
     kinds = {(thing.colour, thing.shape, thing.size) for thing in things}
