@@ -21,6 +21,7 @@ LAYERS = [
     {"tuning"},
     {"assembly"},
     {"training"},
+    {"search"},
     {"runs"},
     {"evaluation"},
     {"formats"},

@@ -11,6 +11,7 @@ _EXTRAS = {
     "s3": {"s3fs": "s3fs"},
     "pretrained": {"transformers": "transformers", "ftfy": "ftfy", "regex": "regex"},
     "export": {"onnx": "ONNX", "onnxruntime": "ONNX Runtime", "onnxscript": "onnxscript"},
+    "search": {"faiss": "Faiss", "pyarrow": "PyArrow", "sqlglot": "SQLGlot"},
 }
 
 
