@@ -15,6 +15,7 @@ from torch import Tensor
 from xmodal.activity import tracked
 from xmodal.distributed.collectives import gather, rank, world_size
 from xmodal.evaluation.metrics.ranking import Ranks, count_ranks, top_k
+from xmodal.evaluation.metrics.tiles import Choice
 from xmodal.methods.scores import Function, as_score
 
 PairScore = Callable[[Tensor, Tensor], Tensor]  # of (n, …) and (n, …), (n,)
@@ -69,15 +70,21 @@ def rank_all(
 
 
 def nearest(
-    queries: Tensor, gallery: Tensor, k: int, similarity: Similarity, tile: int
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    similarity: Similarity,
+    tile: int,
+    removed: Choice | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's k best items, best first: scores and int64 indices, (queries, k).
 
-    Works on the calling process alone; a shortlist limits k.
+    Works on the calling process alone; a shortlist limits k. Items that are `removed` for a query
+    come last, with a score of -inf.
     """
     if similarity.rescore is None:
-        return top_k(queries, gallery, k, similarity.score, tile)
-    items, scores = _shortlisted(queries, gallery, similarity, tile)
+        return top_k(queries, gallery, k, similarity.score, tile, removed)
+    items, scores = _shortlisted(queries, gallery, similarity, tile, removed)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     return scores[:, :k], items.gather(1, order)[:, :k]
 
@@ -85,7 +92,8 @@ def nearest(
 def score_chosen(rescore: PairScore, queries: Tensor, gallery: Tensor, chosen: Tensor) -> Tensor:
     """Return the scores of each query (queries, …) with the items `chosen` for it, (queries, k)."""
     rows = torch.arange(len(chosen), device=chosen.device).repeat_interleave(chosen.shape[1])
-    items = chosen.flatten()
+    used, items = chosen.flatten().unique(return_inverse=True)
+    gallery = gallery[used]
     # Equal pairs are scored once, so that they have equal scores whatever `rescore` rounds.
     codes = first_equal(queries)[rows] * len(gallery) + first_equal(gallery)[items]
     codes, which = codes.unique(return_inverse=True)
@@ -109,11 +117,16 @@ def first_equal(items: Tensor) -> Tensor:
 
 
 def _shortlisted(
-    queries: Tensor, gallery: Tensor, similarity: Similarity, tile: int
+    queries: Tensor,
+    gallery: Tensor,
+    similarity: Similarity,
+    tile: int,
+    removed: Choice | None = None,
 ) -> tuple[Tensor, Tensor]:
     assert similarity.rescore is not None
-    _, items = top_k(queries, gallery, similarity.shortlist, similarity.score, tile)
-    return items, score_chosen(similarity.rescore, queries, gallery, items)
+    cheap, items = top_k(queries, gallery, similarity.shortlist, similarity.score, tile, removed)
+    scores = score_chosen(similarity.rescore, queries, gallery, items)
+    return items, scores if removed is None else scores.masked_fill(cheap.isneginf(), -torch.inf)
 
 
 def _ranks_again(
