@@ -1,10 +1,10 @@
 """Index folder: the vectors of an embeddings folder in one file a side, with their metadata.
 
-    index.json                    description; it is written last
-    images.npy, texts.npy         vectors (rows × K, dim), of the embeddings' type, memory-mapped
-    images.arrow, texts.arrow     a record for each row; that of a text has its image's row
-    images.faiss, texts.faiss     the approximate index, where there is one
-    images.lists, texts.lists     its inverted lists
+index.json                    description; it is written last
+images.npy, texts.npy         vectors (rows × K, dim), of the embeddings' type, memory-mapped
+images.arrow, texts.arrow     a record for each row; that of a text has its image's row
+images.faiss, texts.faiss     the approximate index, where there is one
+images.lists, texts.lists     its inverted lists
 """
 
 import warnings

@@ -36,15 +36,16 @@ def own_similarity(model: Scorer | None, query: Query, side: IndexedSide) -> Sim
     one of images and texts: images among images, or texts among texts, are found by the cheap
     score that chooses its shortlist.
     """
-    if model is None or model.method.shortlist is None:
+    cheap = model.method.shortlist if model else None
+    if model is None or cheap is None:
         return Similarity(dot_product)
-    method, device = model.method, model.device
     if query.is_text == (side == "texts"):
-        return Similarity(method.shortlist)
+        return Similarity(cheap)
+    method, device = model.method, model.device
 
     def rescore(images: Tensor, texts: Tensor) -> Tensor:
         with in_evaluation(method):
             return method.score_pairs(images.float().to(device), texts.float().to(device)).cpu()
 
-    learned = Similarity(method.shortlist, rescore, SHORTLIST)
+    learned = Similarity(cheap, rescore, SHORTLIST)
     return learned.swapped() if query.is_text else learned

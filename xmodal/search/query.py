@@ -57,7 +57,7 @@ class Hit:
     def of(cls, row: int, score: float, record: dict[str, Any]) -> "Hit":
         """Return the hit of a row, from its metadata."""
         names = ("key", "caption", "shard", "url", "width", "height")
-        known = {name: record.get(name) for name in names}
+        known: dict[str, Any] = {name: record.get(name) for name in names}
         image = record.get("row", row)
         return cls(row, score, image, labels=record.get("labels") or [], **known)
 

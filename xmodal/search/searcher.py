@@ -1,7 +1,7 @@
 """Search of an index: what launch/search.py, its page and curation call.
 
-    searcher = Searcher.open("indices/mine", model=load_model)
-    hits = searcher.search(Query(text="a red dress"), k=20, where="label = 'dress'")
+searcher = Searcher.open("indices/mine", model=load_model)
+hits = searcher.search(Query(text="a red dress"), k=20, where="label = 'dress'")
 """
 
 from collections.abc import Callable
@@ -51,9 +51,7 @@ class Searcher:
         self._load_model = model
 
     @classmethod
-    def open(
-        cls, index: str | Path, model: Callable[[], SearchModel] | None = None
-    ) -> "Searcher":
+    def open(cls, index: str | Path, model: Callable[[], SearchModel] | None = None) -> "Searcher":
         """Open an index folder; raises `UserError` where it is missing or damaged."""
         return cls(IndexFolder.open(index), model)
 

@@ -21,12 +21,13 @@ from sqlglot.errors import SqlglotError
 from xmodal.components.validation import nearest
 from xmodal.errors import UserError
 
+Node = Any  # of sqlglot's tree: the class has another name in later versions
 Mask = Callable[[pa.RecordBatch], pa.Array]  # of booleans; null is neither true nor false
 Test = Callable[[pa.Array], pa.Array]  # of a column's values
 LONGEST = 2000  # characters
 HINT = "use =, <>, <, <=, >, >=, BETWEEN, IN, LIKE, ILIKE, IS NULL, AND, OR, NOT and parentheses"
 
-_COMPARISONS = {
+_COMPARISONS: dict[type, tuple[Callable, type]] = {
     exp.EQ: (pc.equal, exp.EQ),
     exp.NEQ: (pc.not_equal, exp.NEQ),
     exp.LT: (pc.less, exp.GT),  # with its mirror image: 3 < width is width > 3
@@ -65,7 +66,7 @@ class _Translation:
     def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
 
-    def condition(self, node: exp.Expression) -> Mask:
+    def condition(self, node: Node) -> Mask:
         """Return the mask of a condition."""
         kind = type(node)
         if kind in (exp.And, exp.Or):
@@ -81,7 +82,7 @@ class _Translation:
             return self._comparison(node)
         return self._test(node)
 
-    def _test(self, node: exp.Expression) -> Mask:
+    def _test(self, node: Node) -> Mask:
         """Return the mask of a test of one column: IN, BETWEEN, LIKE, ILIKE, IS NULL."""
         tests: dict[type, tuple[set[str], Callable[[Any, pa.DataType], Test]]] = {
             exp.In: ({"this", "expressions"}, _is_in),
@@ -96,7 +97,7 @@ class _Translation:
             raise _unknown(node)
         return self._over(node.this, lambda dtype: make(node, dtype))
 
-    def _comparison(self, node: exp.Expression) -> Mask:
+    def _comparison(self, node: Node) -> Mask:
         left, right, kind = node.this, node.expression, type(node)
         if isinstance(left, exp.Column) and isinstance(right, exp.Column):
             return self._of_columns(left, right, _COMPARISONS[kind][0])
@@ -109,14 +110,14 @@ class _Translation:
             return lambda batch: pc.invert(equal(batch))
         return self._over(left, lambda dtype: _compare(_COMPARISONS[kind][0], right, dtype))
 
-    def _of_columns(self, left: exp.Column, right: exp.Column, compare: Callable) -> Mask:
+    def _of_columns(self, left: Node, right: Node, compare: Callable) -> Mask:
         a, b = self._name(left), self._name(right)
         types = [self.schema.field(name).type for name in (a, b)]
         if len({*map(_kind, types)}) > 1 or _kind(types[0]) == "list":
             raise UserError(f"where: {a} ({types[0]}) and {b} ({types[1]}) cannot be compared")
         return lambda batch: compare(batch.column(a), batch.column(b))
 
-    def _over(self, column: exp.Column, make: Callable[[pa.DataType], Test]) -> Mask:
+    def _over(self, column: Node, make: Callable[[pa.DataType], Test]) -> Mask:
         """Return the mask of a test of a column; of a list, whether any of its values meets it."""
         name = self._name(column)
         dtype = self.schema.field(name).type
@@ -126,7 +127,7 @@ class _Translation:
         test = make(dtype)
         return lambda batch: test(batch.column(name))
 
-    def _name(self, column: exp.Column) -> str:
+    def _name(self, column: Node) -> str:
         name = column.name
         if column.args.get("table") is not None:
             raise _unknown(column)
@@ -150,27 +151,27 @@ def _any(test: Test, lists: pa.Array) -> pa.Array:
     return pa.array(found)
 
 
-def _compare(compare: Callable, node: exp.Expression, dtype: pa.DataType) -> Test:
+def _compare(compare: Callable, node: Node, dtype: pa.DataType) -> Test:
     value = _value(node, dtype)
     if value.type == pa.float64():  # arrow itself refuses whole numbers that float64 rounds
         return lambda values: compare(pc.cast(values, value.type, safe=False), value)
     return lambda values: compare(values, value)
 
 
-def _is_in(node: exp.In, dtype: pa.DataType) -> Test:
+def _is_in(node: Node, dtype: pa.DataType) -> Test:
     tests = [_compare(pc.equal, one, dtype) for one in node.expressions]
     if not tests:
         raise _unknown(node)
     return lambda values: reduce(pc.or_kleene, (test(values) for test in tests))
 
 
-def _between(node: exp.Between, dtype: pa.DataType) -> Test:
+def _between(node: Node, dtype: pa.DataType) -> Test:
     above = _compare(pc.greater_equal, node.args["low"], dtype)
     below = _compare(pc.less_equal, node.args["high"], dtype)
     return lambda values: pc.and_kleene(above(values), below(values))
 
 
-def _like(node: exp.Like | exp.ILike, dtype: pa.DataType) -> Test:
+def _like(node: Node, dtype: pa.DataType) -> Test:
     if _kind(dtype) != "text":
         raise UserError(f"where: {node.this.name} is no text: LIKE cannot match it")
     pattern, ignore_case = _value(node.expression, dtype).as_py(), isinstance(node, exp.ILike)
@@ -182,14 +183,14 @@ def _like(node: exp.Like | exp.ILike, dtype: pa.DataType) -> Test:
     return test
 
 
-def _is_null(node: exp.Is, dtype: pa.DataType) -> Test:
+def _is_null(node: Node, dtype: pa.DataType) -> Test:
     del dtype
     if not isinstance(node.expression, exp.Null):
         raise _unknown(node)
     return pc.is_null
 
 
-def _value(node: exp.Expression, dtype: pa.DataType) -> pa.Scalar:
+def _value(node: Node, dtype: pa.DataType) -> pa.Scalar:
     """Return a literal as a value that a column's values compare with."""
     sign = 1
     while isinstance(node, exp.Neg):
@@ -217,5 +218,5 @@ def _kind(dtype: pa.DataType) -> str:
     return "text" if pa.types.is_string(dtype) or pa.types.is_large_string(dtype) else "number"
 
 
-def _unknown(node: exp.Expression) -> UserError:
+def _unknown(node: Node) -> UserError:
     return UserError(f"where: {node.sql()[:80]!r} is not supported; {HINT}")
