@@ -84,9 +84,11 @@ def _modification(sample: RawSample) -> None:
 
 
 def _captions(sample: RawSample) -> None:
-    """Read captions as images need them: of a gallery none, with features those that there are."""
+    """Read captions as images need them: of a gallery and with a class none, with features those
+    that there are.
+    """
     said = sample.said()
-    needs_none = sample.record.get("gallery") is True or "text.npy" in sample.files
+    needs_none = sample.record.get("gallery") is True or {"text.npy", "cls"} & sample.files.keys()
     if said.total or not needs_none:
         sample.captions()
 

@@ -249,7 +249,11 @@ class FeaturesOfTexts(Bags):
 
 MISTAKES = {
     **{
-        name: (Bags, {"labels": False}, f"URL has no labels in its samples' JSON, which {name} is")
+        name: (
+            Bags,
+            {"labels": False},
+            f"URL has no labels in its samples' JSON or .cls, which {name}",
+        )
         for name in ("class", "zero-shot", "visual")
     },
     "visual of several embeddings": (

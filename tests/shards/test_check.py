@@ -59,6 +59,7 @@ def test_good_samples_have_no_fault(causes, encode) -> None:
     assert causes(jpg=None, jpeg=encode()) == {}
     assert causes(jpg=None, webp=encode("WEBP"), cls=b"3") == {}
     assert causes(json=None, txt=b"a dog") == {}
+    assert causes(json=None, cls=b"3") == {}
     assert causes(json=b'{"caption": "a dog", "url": null}', txt="ein Hünd".encode()) == {}
     assert causes(json=captions("x" * 10_000)) == {}
 

@@ -14,9 +14,10 @@ from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
-from xmodal.data.sample_spec import PROBED, SampleSpec, infer_sample_spec
+from xmodal.data.sample_spec import PROBED, SampleSpec, evaluated_parts, infer_sample_spec
 from xmodal.data.training_set import DataSet
 from xmodal.errors import UserError
+from xmodal.evaluation.context import EvaluationData
 from xmodal.evaluation.protocols.registry import check_protocols, metric_names, protocol, resolve
 from xmodal.methods.method import Method
 from xmodal.runs.progress import find_metric, full_name
@@ -65,14 +66,16 @@ def _check_training_set(recipe: Recipe, data_set: DataSet, method: Method) -> No
 
 def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequence[str]:
     assert shards.val is not None
-    for one, contents in ((shards.val, method.contents), (shards.gallery, GALLERY)):
+    for one, parts in ((shards.val, method.contents), (shards.gallery, GALLERY)):
         if one:
+            contents = evaluated_parts(SampleReader(one), parts)
             found = infer_sample_spec(SampleReader(one), captions=contents.captions)
             check_sample_spec(recipe, one.url, found, contents, local=method.local)
     relevance = shards.val.relevance
     protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
     gallery = SampleReader(shards.gallery) if shards.gallery else None
-    check_protocols(protocols, method, SampleReader(shards.val), relevance, gallery)
+    reader = SampleReader(shards.val)
+    check_protocols(protocols, EvaluationData(method, reader, shards.val, relevance, gallery))
     names = metric_names(protocols, method)
     best = best_metric(recipe, protocols, method)
     check_best(best, names)

@@ -14,9 +14,9 @@ from xmodal.data.batch import GALLERY
 from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
 from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.sample_spec import evaluated_parts
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
-from xmodal.evaluation.gallery import Relevance
 from xmodal.evaluation.protocols.registry import resolve
 from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.report.measured import Measured, describe, place
@@ -76,9 +76,9 @@ class Evaluation:
 
     def measure(self, device: torch.device) -> Retrieval:
         """Return metrics and retrieved examples. All ranks call this together."""
-        relevance, protocols = self.shards.relevance, self.request.protocols
+        protocols = self.request.protocols
         return measure(
-            self.recipe, self.method, self.dataset, self.gallery, relevance, protocols, device
+            self.recipe, self.method, self.dataset, self.gallery, self.shards, protocols, device
         )
 
     def answer(self, device: torch.device) -> list[Path]:
@@ -174,8 +174,9 @@ def load_evaluation(
     dataset, gallery = sets_to_measure(
         contents, shards, gallery_shards, evaluation_transform(recipe), tokenizer
     )
-    for read, held in ((dataset, contents), (gallery, GALLERY)):
+    for read, parts in ((dataset, contents), (gallery, GALLERY)):
         if read is not None:
+            held = evaluated_parts(read.reader, parts)
             check_sample_spec(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
     return Evaluation(recipe, run, checkpoint, request, method, shards, dataset, gallery, weights)
 
@@ -185,17 +186,21 @@ def measure(
     method: Method,
     dataset: EvaluationSet | ComposedSet,
     gallery: EvaluationSet | None,
-    relevance: Relevance | None,
+    shards: Manifest,
     protocols: Sequence[str] | None,
     device: torch.device,
 ) -> Retrieval:
-    """Measure a method with the settings of its recipe, by `protocols` or by the recipe's own."""
+    """Measure a method with the settings of its recipe, by `protocols` or by the recipe's own.
+
+    `dataset` has the samples of `shards`, or their features.
+    """
     return evaluate_retrieval(
         method,
         dataset,
-        relevance,
+        shards.relevance,
         recipe.evaluation,
         gallery=gallery,
+        original=shards,
         protocols=protocols,
         device=device,
         workers=recipe.data.workers,
@@ -217,7 +222,7 @@ def measure_shards(
     dataset, gallery = sets_to_measure(
         method.contents, read.val, read.gallery, evaluation_transform(recipe), tokenizer
     )
-    return measure(recipe, method, dataset, gallery, shards.val.relevance, None, device)
+    return measure(recipe, method, dataset, gallery, shards.val, None, device)
 
 
 def _gallery_url(

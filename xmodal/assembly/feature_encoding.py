@@ -139,9 +139,13 @@ def _roles(sample: RawSample) -> list[str]:
 
 
 def _record(sample: RawSample, captions: list[str]) -> dict[str, Any]:
-    """Return a sample's JSON, with the captions and image id that its files no longer give."""
+    """Return a sample's JSON, with the captions, classes and image id that its files no longer
+    give.
+    """
     said = {"modification" if sample.composed else "captions": captions} if captions else {}
-    return sample.record | said | ({} if sample.composed else {"image_id": sample.image_id})
+    classes = {"labels": sample.labels()} if "cls" in sample.files else {}
+    ids = {} if sample.composed else {"image_id": sample.image_id}
+    return sample.record | said | classes | ids
 
 
 def _unencoded(sample: RawSample, sides: LockedSides) -> Members:

@@ -15,8 +15,10 @@ from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.assembly.training_evaluation import TrainingEvaluation
 from xmodal.assembly.vocabulary import load_tokenizer, settle_tokenizer
-from xmodal.data.batch import GALLERY
+from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.manifest import Manifest
+from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import evaluated_parts
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
 from xmodal.runs.checkpoints.integrity import recover
@@ -173,10 +175,10 @@ class Session:
                 say=say,
             )
 
-        shards, captions = self.shards, self.method.contents.captions
+        shards, contents = self.shards, self.method.contents
         read = Shards(
-            [cached(one, captions) for one in shards.train],
-            cached(shards.val, captions) if shards.val else None,
+            [cached(one, contents.captions) for one in shards.train],
+            cached(shards.val, _num_captions(shards.val, contents)) if shards.val else None,
             cached(shards.gallery, GALLERY.captions) if shards.gallery else None,
         )
         self.method.cpu()
@@ -220,3 +222,7 @@ class Session:
         step, total = self.progress.step, self.timeline.total
         folder = self.run.checkpoint(step)
         return [f"Resuming from step-{step} of {total} ({folder})"] if 0 < step < total else []
+
+
+def _num_captions(shards: Manifest, contents: BatchSpec) -> int:
+    return evaluated_parts(SampleReader(shards), contents).captions

@@ -1,11 +1,13 @@
 """Specification of a set's samples: images or image features, captions or text features."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from xmodal.data.batch import Fault
+from xmodal.data.batch import BatchSpec, Fault
 from xmodal.data.decode import BadSample, decode_image
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import IMAGES, RawSample
@@ -64,6 +66,27 @@ def _infer(sample: RawSample, texts: Mapping[str, float], captions: int) -> Samp
         None if lower is None else lower.shape,
         sample.composed,
     )
+
+
+def evaluated_parts(reader: SampleReader, contents: BatchSpec) -> BatchSpec:
+    """Return the parts that evaluation reads of each sample: `contents`, without captions where a
+    set has classes in their place.
+    """
+    if not contents.captions or has_captions(reader):
+        return contents
+    return replace(contents, captions=0)
+
+
+def has_captions(reader: SampleReader) -> bool:
+    """Return False for images with classes and no captions, by the first samples of a set."""
+    has_labels = False
+    for number in range(min(PROBED, len(reader))):
+        sample = reader[number]
+        with suppress(BadSample):
+            if sample.composed or sample.said().total or sample.features("text") is not None:
+                return True
+            has_labels = has_labels or bool(sample.labels())
+    return not has_labels
 
 
 def features_of(sample: RawSample, side: str, shape: Shape) -> np.ndarray:

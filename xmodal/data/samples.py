@@ -26,7 +26,7 @@ COMES_TWICE = "key comes twice in its shard"
 FEATURES = ("image", "text", "source", "target", "target.lower")
 # All the files of a sample that are ever read.
 EXTENSIONS = frozenset(
-    ["json", "txt", *(f"{side}.npy" for side in FEATURES), *sum(IMAGES.values(), ())]
+    ["json", "txt", "cls", *(f"{side}.npy" for side in FEATURES), *sum(IMAGES.values(), ())]
 )
 _NO_CAPTIONS = Captions([], [], [])
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which editors put before UTF-8
@@ -171,9 +171,12 @@ class RawSample:
         return self._texts[name]
 
     def labels(self) -> list[str]:
-        """Return the sample's classes; none if its JSON has none."""
+        """Return the sample's classes: those of its JSON, else of `cls`; none if it has neither."""
         if self._labels is None:
-            self._labels = labels_of(self.record.get("labels"))
+            value = self.record.get("labels")
+            if is_missing(value) and (data := self.read("cls")) is not None:
+                value = _utf8(_text(data, "cls"), "cls")
+            self._labels = labels_of(value)
         return self._labels.kept
 
     def label(self) -> str:
@@ -305,7 +308,8 @@ def _utf8(data: bytes, extension: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise BadSample(f"caption in its {extension} is not UTF-8") from None
+        what = "label" if extension == "cls" else "caption"
+        raise BadSample(f"{what} in its {extension} is not UTF-8") from None
 
 
 def _array(data: Any, side: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
+from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
@@ -27,6 +28,7 @@ class EvaluationData:
 
     method: Method
     reader: SampleReader
+    shards: Manifest  # that the samples are of; the reader may have their features
     relevance: Relevance | None
     gallery: SampleReader | None  # images that composed queries are searched in
 
@@ -42,12 +44,18 @@ class EvaluationContext:
     config: EvaluationConfig
     device: torch.device
     queries: Queries | None = None  # composed ones
+    original: Manifest | None = None  # of the samples, if the dataset has their features
     _results: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reader(self) -> SampleReader:
         """The reader of the samples that are measured."""
         return self.dataset.reader
+
+    @property
+    def shards(self) -> Manifest:
+        """The shard set that is measured, which other files may lie beside."""
+        return self.original or self.reader.manifest
 
     @property
     def url(self) -> str:
@@ -95,6 +103,6 @@ class EvaluationContext:
 def without_labels(url: str, protocol: str) -> str:
     """Return the error about shards without labels."""
     return (
-        f"{url} has no labels in its samples' JSON, which {protocol} is measured by; choose "
-        "another protocol, or use shards with labels"
+        f"{url} has no labels in its samples' JSON or .cls, which {protocol} is measured by; "
+        "choose another protocol, or use shards with labels"
     )

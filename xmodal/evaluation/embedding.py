@@ -157,7 +157,9 @@ def _encode(method: Method, batch: EvaluationBatch, device: torch.device) -> tup
         targets = method.encode(searched).targets
         return targets, targets[:0]
     if method.contents.views == 1:
-        return method.encode(images).images, method.encode(batch.texts.to(device)).texts
+        found = method.encode(images).images
+        has_texts = len(batch.owners) > 0
+        return found, method.encode(batch.texts.to(device)).texts if has_texts else found[:0]
     found = method.encode(_with_first_captions(images, batch, device))
     none = found.images[:0]
     return (found.images, none) if found.fused is None else (found.images, none, found.fused)

@@ -12,12 +12,13 @@ from xmodal.data.composed import ComposedSet
 from xmodal.data.evaluation import EvaluationSet
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
+from xmodal.data.sample_spec import evaluated_parts
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
 from xmodal.distributed.collectives import rank
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
-from xmodal.evaluation.context import EvaluationContext
+from xmodal.evaluation.context import EvaluationContext, EvaluationData
 from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
 from xmodal.evaluation.gallery import Gallery, Queries, Relevance
 from xmodal.evaluation.protocols.cirr_submission import write_submission
@@ -62,6 +63,7 @@ def evaluate_retrieval(
     config: EvaluationConfig,
     *,
     gallery: EvaluationSet | None = None,
+    original: Manifest | None = None,
     protocols: Sequence[str] | None = None,
     device: torch.device,
     workers: int,
@@ -69,13 +71,14 @@ def evaluate_retrieval(
 ) -> Retrieval:
     """Measure a method by `protocols`, those of `config` by default, from one pass of encoding.
 
-    Composed queries are searched in `gallery`. All ranks call this, and all get the same result.
-    Raises `UserError` when more than `max_bad_share` of the samples cannot be read, or a
-    protocol is not defined on the set.
+    Composed queries are searched in `gallery`. `original` is the shard set that `dataset` has the
+    features of, if it has. All ranks call this, and all get the same result. Raises `UserError`
+    when more than `max_bad_share` of the samples cannot be read, or a protocol is not defined on
+    the set.
     """
     names = resolve(protocols or config.protocols, method.contents, relevance)
-    searched = gallery.reader if gallery else None
-    check_protocols(names, method, dataset.reader, relevance, searched)
+    shards, searched = original or dataset.reader.manifest, gallery.reader if gallery else None
+    check_protocols(names, EvaluationData(method, dataset.reader, shards, relevance, searched))
     with in_evaluation(method):
         queries = None
         if isinstance(dataset, ComposedSet):
@@ -87,7 +90,9 @@ def evaluate_retrieval(
             size = config.batch_size
             images, faults = embed(method, dataset, size, device=device, workers=workers)
             _check_faults(faults, len(images.numbers), dataset.reader, max_bad_share)
-        context = EvaluationContext(method, dataset, images, relevance, config, device, queries)
+        context = EvaluationContext(
+            method, dataset, images, relevance, config, device, queries, original
+        )
         return _measure(context, list(map(protocol, names)), faults)
 
 
@@ -134,7 +139,8 @@ def sets_to_measure(
     they are searched in.
     """
     if not contents.composed:
-        return evaluation_set(shards, transform, tokenizer, captions=contents.captions > 0), None
+        captions = evaluated_parts(SampleReader(shards), contents).captions > 0
+        return evaluation_set(shards, transform, tokenizer, captions=captions), None
     assert gallery is not None
     queries = ComposedSet(SampleReader(shards), transform, tokenizer)
     return queries, evaluation_set(gallery, transform, tokenizer, captions=False)
@@ -173,12 +179,14 @@ def _shown(context: EvaluationContext, protocols: Sequence[Protocol]) -> list[Pr
 
     Where one has no examples of its own, those of the default protocol are shown.
     """
-    (default,) = resolve(None, context.method.contents, context.relevance)
+    (default,) = map(protocol, resolve(None, context.method.contents, context.relevance))
     found: dict[str | None, Protocol] = {}
     for one in protocols:
         found.setdefault(one.shows, one)
-    if found.pop(None, None) is not None:
-        found.setdefault(protocol(default).shows, protocol(default))
+    if found.pop(None, None) is not None and (
+        len(context.gallery.texts) or not default.needs_captions
+    ):
+        found.setdefault(default.shows, default)
     return list(found.values())
 
 

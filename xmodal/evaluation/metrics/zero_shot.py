@@ -1,5 +1,6 @@
 """Classification of images by the names of their classes (Radford et al. 2021, section 3.1)."""
 
+import torch
 from torch import Tensor
 
 from xmodal.evaluation.metrics.classes import Classes
@@ -21,8 +22,8 @@ def zero_shot_metrics(
     """Name and number of every metric of classification, in percent.
 
     `P/top1` and `P/top5`, the share of images with one of their own classes among the first; and
-    `P/mean_class_recall`, top 1 among the images of a class, as a mean over classes; each with its
-    chance. Images without a class are skipped and counted.
+    `P/mean_class_recall`, top 1 among the images of a class, as a mean over classes that have any;
+    each with its chance. Images without a class are skipped and counted.
 
     Args:
         images: (images, …) embeddings.
@@ -34,21 +35,25 @@ def zero_shot_metrics(
     """
     labelled = classes.of_images.any(1)
     of_images = classes.of_images[labelled]
+    # A further image stands for the classes that no image is of; its rank is dropped.
+    none = ~of_images.any(0, keepdim=True)
+    ranked = torch.cat([images[labelled], images[: int(none.any())]])
+    pairs = torch.cat([of_images, none]).nonzero()
     # Ties count against the model, as in all ranks.
-    ranks = rank_all(images[labelled], prototypes, of_images.nonzero(), similarity, tile)
-    metrics = _accuracies(ranks.image_to_text, of_images)
-    percents = {f"{protocol}/{name}": 100 * float(value) for name, value in metrics.items()}
+    ranks = rank_all(ranked, prototypes, pairs, similarity, tile)
+    percents = accuracies(ranks.image_to_text[: len(of_images)], of_images)
     counts = {
         "num_images": len(of_images),
         "images_skipped": len(images) - len(of_images),
         "num_classes": len(prototypes),
     }
-    return percents | {f"{protocol}/{name}": float(count) for name, count in counts.items()}
+    metrics = percents | {name: float(count) for name, count in counts.items()}
+    return {f"{protocol}/{name}": value for name, value in metrics.items()}
 
 
-def _accuracies(ranks: Tensor, of_images: Tensor) -> dict[str, Tensor]:
-    """Return the metrics and their chance, as shares, from each image's best rank of a class of its
-    own, (images,), and the classes of images, (images, classes) bool.
+def accuracies(ranks: Tensor, of_images: Tensor) -> dict[str, float]:
+    """Return the metrics and their chance, in percent, from each image's best rank of a class of
+    its own, (images,), and the classes of images, (images, classes) bool.
     """
     metrics: dict[str, Tensor] = {}
     for k in CUTOFFS:
@@ -58,10 +63,10 @@ def _accuracies(ranks: Tensor, of_images: Tensor) -> dict[str, Tensor]:
         if k == 1:
             metrics["mean_class_recall"] = _mean_over_classes(correct, of_images)
             metrics["mean_class_recall_chance"] = _mean_over_classes(chance, of_images)
-    return metrics
+    return {name: 100 * float(value) for name, value in metrics.items()}
 
 
 def _mean_over_classes(values: Tensor, of_images: Tensor) -> Tensor:
-    """Return the mean over classes of each one's mean of values (images,)."""
-    belongs = of_images.to(values.dtype)
+    """Return the mean, over classes that have images, of each one's mean of values (images,)."""
+    belongs = of_images[:, of_images.any(0)].to(values.dtype)
     return ((values @ belongs) / belongs.sum(0)).mean()

@@ -57,6 +57,7 @@ class Composed(Protocol):
     lower_is_better = ("median_rank",)
     higher_is_better = tuple(f"recall@{k}" for k in cutoffs)
     shows = "queries"
+    needs_captions = False
 
     def fits(self, contents: BatchSpec) -> bool:
         return contents.composed

@@ -18,7 +18,8 @@ protocol's needs, measures its metrics, and shows them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import ClassVar, Literal
 
 from rich.table import Table
@@ -26,7 +27,7 @@ from rich.table import Table
 from xmodal.data.batch import BatchSpec
 from xmodal.data.decode import BadSample
 from xmodal.data.reader import SampleReader
-from xmodal.data.sample_spec import PROBED
+from xmodal.data.sample_spec import PROBED, has_captions
 from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationContext, EvaluationData, without_labels
 from xmodal.evaluation.gallery import Gallery
@@ -51,6 +52,7 @@ class Protocol(ABC):
         logged: metrics in the line of the training log; none: the headline.
         variants: endings of the name for further measurements, such as `-by-distance`.
         needs_labels: whether samples must have labels.
+        needs_captions: whether samples must have captions, or features of them.
         shows: sort of its retrieved examples; a report shows one protocol of each sort. None: it
             has none, and the report shows those of the default protocol.
     """
@@ -61,6 +63,7 @@ class Protocol(ABC):
     logged: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[tuple[str, ...]] = ()
     needs_labels: ClassVar[bool] = False
+    needs_captions: ClassVar[bool] = True
     shows: ClassVar[Shown | None] = None
 
     @property
@@ -76,8 +79,14 @@ class Protocol(ABC):
         """Raise `UserError` where the method or the first samples show that this protocol cannot
         be measured. It is called before anything is encoded.
         """
-        if self.needs_labels and not _any_label(data.reader):
-            raise UserError(without_labels(data.reader.manifest.url, self.name))
+        url = data.reader.manifest.url
+        if self.needs_labels and not any(labels_of_first(data.reader)):
+            raise UserError(without_labels(url, self.name))
+        if self.needs_captions and not has_captions(data.reader):
+            raise UserError(
+                f"{url} has classes and no captions, which {self.name} is measured by; choose "
+                "another protocol, such as zero-shot"
+            )
 
     @abstractmethod
     def measure(self, context: EvaluationContext) -> Metrics:
@@ -130,11 +139,8 @@ class Protocol(ABC):
         return [metric for metric in known if f"{name}/{metric}" in metrics]
 
 
-def _any_label(reader: SampleReader) -> bool:
+def labels_of_first(reader: SampleReader) -> Iterator[list[str]]:
+    """Yield the labels of each of the first samples that can be used."""
     for number in range(min(PROBED, len(reader))):
-        try:
-            if reader[number].labels():
-                return True
-        except BadSample:
-            continue
-    return False
+        with suppress(BadSample):
+            yield reader[number].labels()

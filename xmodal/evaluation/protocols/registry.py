@@ -4,11 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from xmodal.data.batch import BatchSpec
-from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
 from xmodal.evaluation.config import check_known
 from xmodal.evaluation.context import EvaluationData
-from xmodal.evaluation.gallery import Relevance
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.protocol import Protocol
@@ -45,22 +43,16 @@ def fitting(contents: BatchSpec) -> list[str]:
     return [one.name for one in all_protocols() if one.fits(contents)]
 
 
-def check_protocols(
-    names: Sequence[str],
-    method: Method,
-    reader: SampleReader,
-    relevance: Relevance | None,
-    gallery: SampleReader | None = None,
-) -> None:
+def check_protocols(names: Sequence[str], data: EvaluationData) -> None:
     """Raise `UserError` where the method or the first samples show that a protocol cannot be
-    measured. `gallery` holds the images that composed queries are searched in.
+    measured.
     """
-    data = EvaluationData(method, reader, relevance, gallery)
+    contents = data.method.contents
     for one in map(protocol, names):
-        if not one.fits(method.contents):
+        if not one.fits(contents):
             raise UserError(
                 f"{one.name} is not for this method; it is measured by "
-                + " or ".join(fitting(method.contents))
+                + " or ".join(fitting(contents))
             )
         one.check(data)
 

@@ -51,6 +51,7 @@ class Visual(Protocol):
     logged: ClassVar[tuple[str, ...]] = ("recall@1",)
     variants = (WITH_TEXT,)
     needs_labels = True
+    needs_captions = False
     shows = "images"
 
     def fits(self, contents: BatchSpec) -> bool:

@@ -5,13 +5,16 @@ from typing import ClassVar, Literal
 
 from rich.table import Table
 
+from xmodal.data.class_files import NAMES, ClassFiles, is_number, read_class_files
+from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationContext, EvaluationData
 from xmodal.evaluation.embedding import class_prototypes
+from xmodal.evaluation.metrics.classes import Classes, numbered_classes
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
 from xmodal.evaluation.metrics.zero_shot import HIGHER_IS_BETTER, zero_shot_metrics
 from xmodal.evaluation.protocols.config import ProtocolConfig
-from xmodal.evaluation.protocols.protocol import Metrics, Protocol
+from xmodal.evaluation.protocols.protocol import Metrics, Protocol, labels_of_first
 from xmodal.evaluation.report.section import Row, Section, measured_cell
 from xmodal.evaluation.report.tables import add_columns, new_table, with_chance
 from xmodal.methods.method import Method
@@ -34,6 +37,7 @@ class ZeroShot(Protocol):
     higher_is_better = HIGHER_IS_BETTER
     variants = (BY_DISTANCE,)
     needs_labels = True
+    needs_captions = False
 
     def check(self, data: EvaluationData) -> None:
         super().check(data)
@@ -42,12 +46,13 @@ class ZeroShot(Protocol):
                 "zero-shot encodes the names of classes, but method.text is kind: features: the "
                 "shards hold what its encoder made of captions; choose another protocol"
             )
+        _check_labels(data.reader, read_class_files(data.shards))
 
     def measure(self, context: EvaluationContext) -> Metrics:
         return measure_zero_shot(context, self.name)
 
     def table(self, metrics: Mapping[str, float], name: str) -> Table:
-        table = new_table(f"{name}: {images_and_classes(metrics, name)}")
+        table = new_table(f"{name}: {_sizes(metrics, name)}")
         add_columns(table, "", *(head for label in LABELS.values() for head in (label, "chance")))
         cells = with_chance(metrics, *(f"{name}/{one}" for one in LABELS))
         table.add_row("image → class", *cells)
@@ -56,16 +61,21 @@ class ZeroShot(Protocol):
     def section(self, metrics: Mapping[str, float], name: str) -> Section:
         heads = ["", *(f"{label}, %" for label in LABELS.values())]
         cells = [measured_cell(metrics, f"{name}/{one}") for one in LABELS]
-        return Section(images_and_classes(metrics, name), heads, [Row("image → class", cells)])
+        return Section(_sizes(metrics, name), heads, [Row("image → class", cells)])
 
 
 def measure_zero_shot(context: EvaluationContext, protocol: str) -> Metrics:
-    """Measure the classification of images by the names of their classes."""
-    config, classes, images = context.config, context.classes, context.gallery.images
+    """Measure the classification of images by the names of their classes.
+
+    Names and templates are those of the files beside the shards, if there are any, else the labels
+    themselves and the templates of the recipe.
+    """
+    config, images, files = context.config, context.gallery.images, read_class_files(context.shards)
+    classes, templates = _classes(context, files), files.templates or config.templates
     prototypes = class_prototypes(
         context.method,
         classes.names,
-        config.templates,
+        templates,
         context.dataset.tokenizer,
         config.batch_size,
         context.device,
@@ -75,6 +85,7 @@ def measure_zero_shot(context: EvaluationContext, protocol: str) -> Metrics:
         metrics |= zero_shot_metrics(
             images, classes, prototypes, similarity, protocol + variant, config.tile
         )
+        metrics[f"{protocol}{variant}/num_templates"] = float(len(templates))
     return metrics
 
 
@@ -82,6 +93,30 @@ def images_and_classes(metrics: Mapping[str, float], name: str) -> str:
     """Return the numbers of images and classes, in words."""
     images, classes = metrics[f"{name}/num_images"], metrics[f"{name}/num_classes"]
     return f"{images:,.0f} images × {classes:,.0f} classes"
+
+
+def _sizes(metrics: Mapping[str, float], name: str) -> str:
+    sizes, templates = images_and_classes(metrics, name), metrics.get(f"{name}/num_templates")
+    return sizes if templates is None else f"{sizes}, templates: {templates:,.0f}"
+
+
+def _classes(context: EvaluationContext, files: ClassFiles) -> Classes:
+    if files.names is None:
+        return context.classes
+    return numbered_classes(context.gallery, files.names, files.number)
+
+
+def _check_labels(reader: SampleReader, files: ClassFiles) -> None:
+    """Raise `UserError` where the first labels are not those of the files beside the shards."""
+    labels = {label for labels in labels_of_first(reader) for label in labels}
+    if files.names is not None:
+        for label in labels:
+            files.number(label)
+    elif "cls" in reader[0].files and all(map(is_number, labels)):
+        raise UserError(
+            f"the classes of {files.shards} are numbers, which say nothing to zero-shot: write "
+            f"{NAMES} beside its shards, a line for the name of each class from 0"
+        )
 
 
 def _reads_text(method: Method) -> bool:
