@@ -6,6 +6,8 @@
     xmodal evaluate runs/quickstart
     xmodal interpolate runs/before runs/after --alpha 0.5 --to models/between
     xmodal export runs/quickstart --to models/quickstart --format onnx
+    xmodal index embeddings/mine --to indices/mine
+    xmodal search indices/mine "a red dress"
     xmodal tune quickstart --space quickstart
     xmodal shards build pairs --from pairs.csv --to data/mine
 
@@ -27,6 +29,8 @@ COMMANDS = {
     "interpolate": "xmodal.commands.interpolate",
     "tune": "xmodal.commands.tune",
     "export": "xmodal.commands.export",
+    "index": "xmodal.commands.index",
+    "search": "xmodal.commands.search",
     "shards": "shards.__main__",
 }
 

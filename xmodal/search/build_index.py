@@ -78,8 +78,6 @@ def _absolute(url: str) -> str:
 
 def is_there(target: Path, wanted: IndexInfo) -> bool:
     """Return whether a folder is the wanted index; raises `UserError` where it is anything else."""
-    if is_remote(str(target)):
-        raise UserError(f"--to {target}: name a folder on a disk; an index is memory-mapped")
     if not target.exists() and not target.is_symlink():
         return False
     found = read_index_info(target)

@@ -48,7 +48,7 @@ class Searcher:
 
     def __init__(self, index: IndexFolder, model: Callable[[], SearchModel] | None = None) -> None:
         self.index, self.info = index, index.info
-        self._load_model = model
+        self.load_model = model
 
     @classmethod
     def open(cls, index: str | Path, model: Callable[[], SearchModel] | None = None) -> "Searcher":
@@ -58,9 +58,9 @@ class Searcher:
     @cached_property
     def model(self) -> SearchModel:
         """The model, loaded when it is first needed."""
-        if self._load_model is None:
+        if self.load_model is None:
             raise UserError("this query needs the model of the embeddings, and none was given")
-        return self._load_model()
+        return self.load_model()
 
     @cached_property
     def sides(self) -> dict[IndexedSide, Side]:

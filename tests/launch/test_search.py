@@ -1,0 +1,74 @@
+"""launch/index.py and launch/search.py, on embeddings that were made up."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands import Done, run
+from tests.search.embedding_folders import image_record, write_embeddings
+
+HOSTILE = "<script>alert('x')</script>"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of forty pictures in a shard."""
+    folder = tmp_path_factory.mktemp("search")
+    records, shard = [], b""
+    for number in range(40):
+        file = io.BytesIO()
+        Image.new("RGB", (32, 24), (6 * number, 0, 0)).save(file, "PNG")
+        place = {"offset": len(shard), "size": file.tell()}
+        shard += file.getvalue()
+        label = "red" if number >= 20 else "dark"
+        records.append(image_record(f"k{number}", caption=HOSTILE, labels=[label], **place))
+    (folder / "000000.tar").write_bytes(shard)
+    vectors = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
+    write_embeddings(folder / "e", [(vectors, records)], shards=[str(folder / "000000.tar")])
+    done = run("index.py", folder / "e", "--to", folder / "i")
+    assert done.code == 0, done
+    assert done.out.splitlines()[:1] == ["images: 40 rows of 16 numbers"]
+    return folder / "i"
+
+
+def search(index: Path, *words: object) -> Done:
+    return run("search.py", index, "--page", index.parent / "page.html", *words)
+
+
+def test_hits_are_a_table_and_a_page_with_pictures(index: Path) -> None:
+    done = search(index, "--like", "k3", "-k", "5", "--where", "label = 'red'")
+    assert done.code == 0, done
+    rows = [line.split() for line in done.out.splitlines() if "000000.tar" in line]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert all("red" in row and int(row[2][1:]) >= 20 for row in rows)
+    page = (index.parent / "page.html").read_text()
+    assert page.count("data:image/jpeg") == 6  # the query's too
+    assert HOSTILE not in page
+    assert "&lt;script&gt;" in page
+    assert all(row[2] in page for row in rows)
+
+
+def test_mistakes_are_one_line_before_the_search(index: Path) -> None:
+    assert "unknown column lable (did you mean label" in search(
+        index, "--like", "k3", "--where", "lable = 'red'"
+    ).error.replace("labels", "label")
+    assert "no image of the index has the key k99" in search(index, "--like", "k99").error
+    assert "/runs/made, the model of the embeddings, is missing" in search(index, "a dog").error
+    assert "search by one of" in search(index).error
+    assert "search by one of" in search(index, "a", "--like", "b").error
+    assert "--modification is of an image" in search(index, "a", "--modification", "b").error
+    assert "there is no such file" in search(index, "--image", "missing.png").error
+    other = run("search.py", index, "--like", "k3", "--page", index / "index.json")
+    assert "exists and is no page of a search" in other.error
+    done = run("index.py", index.parent / "e", "--to", index.parent)
+    assert "exists and is no index" in done.error
+    done = run("index.py", index.parent / "e", "--to", index, "--memory", "some")
+    assert "--memory some is no size" in done.error
+    done = run("index.py", index.parent / "e", "--to", "s3://bucket/index")
+    assert "name a folder on a disk" in done.error
+    done = run("index.py", index, "--to", index.parent / "j")
+    assert "has no embeddings.json" in done.error
+    assert "already" in run("index.py", index.parent / "e", "--to", index).out
