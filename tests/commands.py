@@ -106,6 +106,11 @@ def evaluate(*arguments: object, **options: Any) -> Done:
     return run("evaluate.py", *arguments, **options)
 
 
+def embed(*arguments: object, **options: Any) -> Done:
+    """Run launch/embed.py; the options are those of `run`."""
+    return run("embed.py", *arguments, **options)
+
+
 def by_launcher(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run launch/train.py by DeepSpeed's launcher on two processes."""
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators=2"]

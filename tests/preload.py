@@ -14,7 +14,9 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 import timm  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
+import xmodal.assembly.embedding_job
 import xmodal.assembly.session
+import xmodal.commands.embed
 import xmodal.commands.evaluate
 import xmodal.commands.train
 import xmodal.runs.deepspeed_adapter  # noqa: F401

@@ -311,6 +311,8 @@ def test_documented_python_runs(trained: Path) -> None:
         Image.new("RGB", (40, 30), "red").save(trained / name)
     if not (trained / "runs" / "quickstart").exists():
         (trained / "runs" / "quickstart").symlink_to("mine")
+    shards = ["--data", "data/mine/val", "--to", "embeddings/scenes"]
+    run(trained, ["python", "launch/embed.py", "runs/mine", *shards])
     snippets = []
     for text in TEXTS:
         for title, code in text.code("python"):

@@ -211,7 +211,7 @@ def test_features_stand_in_for_either_side(
         else:
             assert batch.texts.text_features is None
             assert captions_of(batch.texts) == batch.captions
-        expected = [f"{n} {c}" for n in chunk for c in range(2)] if captions else []
+        expected = [f"{n} {c}" if captions else "" for n in chunk for c in range(2)]
         assert batch.captions == expected
         assert len(set(batch.images.image_ids.tolist())) == len(chunk)
 

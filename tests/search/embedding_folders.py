@@ -1,5 +1,6 @@
 """Folders of embeddings, written without a model: what reads them is tested with these."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -69,3 +70,15 @@ def write_embeddings(
     info.faults, info.dropped = {}, {}
     (folder / INFO).write_text(info.model_dump_json(indent=1))
     return folder
+
+
+def embedded_files(folder: Path) -> dict[str, Any]:
+    """Return all files of a folder of embeddings, but for its lock and what time decides."""
+    files: dict[str, Any] = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
+    info = json.loads(files[INFO])
+    del info["samples_per_second"]
+    return files | {INFO: info}

@@ -26,7 +26,7 @@ from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
-from xmodal.evaluation.embedding import class_prototypes, in_evaluation
+from xmodal.evaluation.embedding import class_prototypes, encode_images, in_evaluation
 from xmodal.methods.method import Method
 from xmodal.models.adapter_files import save_adapter
 from xmodal.models.adapters import adapted_encoders
@@ -216,12 +216,7 @@ class Model:
             )
 
     def _images(self, batch: Batch) -> Tensor:
-        if self.method.contents.composed:
-            searched = Batch(targets=batch.images, target_features=batch.image_features)
-            embeddings: Tensor = self.method.encode(searched).targets
-        else:
-            embeddings = self.method.encode(batch).images
-        return embeddings
+        return encode_images(self.method, batch)
 
     def _texts(self, batch: Batch) -> Tensor:
         embeddings: Tensor = self.method.encode(batch).texts

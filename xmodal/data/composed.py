@@ -1,6 +1,6 @@
 """Batches of composed queries for evaluation: one query per modification of a source image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from xmodal.data.batch import Batch, Fault
-from xmodal.data.decode import BadSample
 from xmodal.data.evaluation import image_batch, read_each, read_image, text_batch
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec
@@ -26,7 +25,9 @@ class ComposedBatch:
 
     numbers: Tensor  # (queries,) int64, the samples' numbers in the manifest
     queries: Batch  # images are the sources, captions the modifications
-    records: list[dict[str, Any]]  # of each query, as `record_of` returns it
+    records: list[Any]  # of each query, as the set's `describe` returns it
+    targets: Batch  # as images, if the set reads them: of the queries that have one
+    owners: Tensor  # (targets,) int64, each target's row in `queries`
     faults: tuple[Fault, ...]
 
 
@@ -35,18 +36,30 @@ class _Query:
     """One query."""
 
     source: Tensor  # as `read_image` returns it
+    target: Tensor | None
     modification: str
     text_features: np.ndarray | None  # (1, …)
-    record: dict[str, Any]
+    record: Any
 
 
 class ComposedSet(Dataset[ComposedBatch]):
-    """Selected queries of a manifest, each source with the central crop, without targets."""
+    """Selected queries of a manifest, each source with the central crop and, if `targets`, its
+    target where that is published.
+
+    `describe` returns what else of a sample is wanted, or raises `BadSample`.
+    """
 
     def __init__(
-        self, reader: SampleReader, transform: ImageTransform, tokenizer: CaptionTokenizer
+        self,
+        reader: SampleReader,
+        transform: ImageTransform,
+        tokenizer: CaptionTokenizer,
+        *,
+        targets: bool = False,
+        describe: Callable[[RawSample], Any] | None = None,
     ) -> None:
         self.reader, self.transform, self.tokenizer = reader, transform, tokenizer
+        self.targets, self.describe = targets, describe or record_of
 
     def __getitem__(self, numbers: Sequence[int]) -> ComposedBatch:
         read, faults = read_each(self.reader, numbers, self._query)
@@ -57,10 +70,13 @@ class ComposedSet(Dataset[ComposedBatch]):
             features = [query.text_features for query in found if query.text_features is not None]
             texts = text_batch([query.modification for query in found], features, self.tokenizer)
             queries = queries.with_texts(texts)
+        targets = {n: one.target for n, one in enumerate(found) if one.target is not None}
         return ComposedBatch(
             torch.tensor(list(read), dtype=torch.int64),
             queries,
             [query.record for query in found],
+            image_batch(list(targets.values()), self.kind) if targets else Batch(),
+            torch.tensor(list(targets), dtype=torch.int64),
             faults,
         )
 
@@ -70,12 +86,14 @@ class ComposedSet(Dataset[ComposedBatch]):
         return infer_sample_spec(self.reader)
 
     def _query(self, sample: RawSample) -> _Query:
-        record = record_of(sample)
+        record, modification = self.describe(sample), sample.modification()
         text_features = None
         if self.kind.text is not None:
             text_features = features_of(sample, "text", self.kind.text)[:1]
-        source = read_image(sample, "source", self.kind, self.transform)
-        return _Query(source, record["modification"], text_features, record)
+        source, target = read_image(sample, "source", self.kind, self.transform), None
+        if self.targets and sample.has_image("target"):
+            target = read_image(sample, "target", self.kind, self.transform)
+        return _Query(source, target, modification, text_features, record)
 
 
 def record_of(sample: RawSample) -> dict[str, Any]:
@@ -84,10 +102,8 @@ def record_of(sample: RawSample) -> dict[str, Any]:
     `target_id` is None if it is not published; `target_ids` (all relevant ones) and `members` are
     empty if there are none. Raises `BadSample` if the sample is not a query.
     """
-    if not sample.composed:
-        raise BadSample("no modification in its json")
     return sample.record | {
-        "modification": sample.captions()[0],
+        "modification": sample.modification(),
         "source_id": sample.source_id,
         "target_id": sample.target_id,
         "target_ids": sample.ids("target_ids"),

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ class EvaluationBatch:
     images: Batch
     texts: Batch
     owners: Tensor  # (captions,) int64, each caption's row in `images`
-    captions: list[str]
+    captions: list[str]  # "" where features have none
     labels: list[list[str]]  # the classes that each image is of
+    records: list[Any]  # of each image, as the set's `describe` returns it
     faults: tuple[Fault, ...]
 
 
@@ -46,10 +47,14 @@ class _Pair:
     text_features: np.ndarray | None  # (captions, …)
     image_id: int
     labels: list[str]
+    record: Any
 
 
 class EvaluationSet(Dataset[EvaluationBatch]):
-    """Selected samples of a manifest with the central crop and, if `captions`, every caption."""
+    """Selected samples of a manifest with the central crop and, if `captions`, every caption.
+
+    `describe` returns what else of a sample is wanted, or raises `BadSample`.
+    """
 
     def __init__(
         self,
@@ -58,9 +63,10 @@ class EvaluationSet(Dataset[EvaluationBatch]):
         tokenizer: CaptionTokenizer,
         *,
         captions: bool = True,
+        describe: Callable[[RawSample], Any] = lambda _: None,
     ) -> None:
         self.reader, self.transform, self.tokenizer = reader, transform, tokenizer
-        self.captions = captions
+        self.captions, self.describe = captions, describe
 
     def __getitem__(self, numbers: Sequence[int]) -> EvaluationBatch:
         read, faults = read_each(self.reader, numbers, self._pair)
@@ -73,7 +79,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
         if pairs and self.captions:
             features = [pair.text_features for pair in pairs if pair.text_features is not None]
             texts = text_batch(captions, features, self.tokenizer)
-        counts = torch.tensor([_num_texts(pair) for pair in pairs], dtype=torch.int64)
+        counts = torch.tensor([len(pair.captions) for pair in pairs], dtype=torch.int64)
         return EvaluationBatch(
             torch.tensor(list(read), dtype=torch.int64),
             images,
@@ -81,6 +87,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             torch.repeat_interleave(torch.arange(len(pairs)), counts),
             captions,
             [pair.labels for pair in pairs],
+            [pair.record for pair in pairs],
             faults,
         )
 
@@ -94,7 +101,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
         captions = list[str]()
         if self.kind.text is not None:
             text_features = features_of(sample, "text", self.kind.text)
-            captions = sample.said().kept
+            captions = sample.said().kept or [""] * len(text_features)
         elif self.captions:
             captions = sample.captions()
         return _Pair(
@@ -103,6 +110,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             text_features,
             hash_id(sample.image_id),
             sample.labels(),
+            self.describe(sample),
         )
 
 
@@ -175,10 +183,6 @@ class _ErrorsAsItems(Dataset[T | UserError]):
             return self.dataset[index]
         except UserError as error:
             return error
-
-
-def _num_texts(pair: _Pair) -> int:
-    return len(pair.captions if pair.text_features is None else pair.text_features)
 
 
 def _begin_worker(_: int) -> None:

@@ -18,15 +18,20 @@ _GAP_NEAR, _GAP_FAR = 1 << 14, 1 << 20
 _HEADERS = 2 * BLOCK
 
 Interval = tuple[int, int]
+# Of each shard its index, and which of its samples have the key of an earlier one.
+Indices = Recent[tuple[ShardIndex, frozenset[int]]]
 # Of the shards that were read last, by all readers of a process: more than the lanes of a run.
-_indices: Recent[tuple[ShardIndex, frozenset[int]]] = Recent(512)
+RECENT_INDICES: Indices = Recent(512)
 
 
 class SampleReader:
-    """Reads the samples of a manifest, which are numbered in its order, at their byte offsets."""
+    """Reads the samples of a manifest, which are numbered in its order, at their byte offsets.
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
+    `indices` keeps those of shards that were read last.
+    """
+
+    def __init__(self, manifest: Manifest, indices: Indices = RECENT_INDICES) -> None:
+        self.manifest, self.indices = manifest, indices
         self.storage = manifest.storage
         self._gap = _GAP_FAR if manifest.storage.far else _GAP_NEAR
         self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
@@ -36,10 +41,14 @@ class SampleReader:
     def __len__(self) -> int:
         return self._ends[-1]
 
+    def numbers_of(self, shard: int) -> range:
+        """Return the numbers of the samples of the manifest's shard `shard`."""
+        return range(self._ends[shard - 1] if shard else 0, self._ends[shard])
+
     def locate(self, number: int) -> tuple[Shard, Sample]:
         """Return the shard and the members of sample `number`."""
         shard = bisect_right(self._ends, number)
-        start = self._ends[shard - 1] if shard else 0
+        start = self.numbers_of(shard).start
         return self.manifest.shards[shard], self._index(shard)[0][number - start]
 
     def __getitem__(self, number: int) -> RawSample:
@@ -62,8 +71,7 @@ class SampleReader:
     def will_load(self, numbers: Sequence[int]) -> None:
         """Announce that samples, mostly adjacent ones, are loaded soon."""
         for shard, members in self._by_shard(numbers):
-            start = self._ends[shard - 1] if shard else 0
-            index = self._index(shard)[0]
+            start, index = self.numbers_of(shard).start, self._index(shard)[0]
             first, last = (index[number - start].members for number in (members[0], members[-1]))
             begin = min(offset for offset, _ in first.values())
             end = max(offset + size for offset, size in last.values())
@@ -76,7 +84,7 @@ class SampleReader:
             index = self.manifest.index(self.manifest.shards[shard])
             return index, index.repeats()
 
-        return _indices.get(self, shard, read)
+        return self.indices.get(self, shard, read)
 
     def _by_shard(self, numbers: Sequence[int]) -> list[tuple[int, list[int]]]:
         """Return the shards that samples are in, each with the numbers of its samples in order."""
@@ -87,7 +95,7 @@ class SampleReader:
         self, shard: int, numbers: Sequence[int], wanted: frozenset[str]
     ) -> Iterator[tuple[int, RawSample]]:
         url = self.manifest.shards[shard].url
-        start = self._ends[shard - 1] if shard else 0
+        start = self.numbers_of(shard).start
         index, repeats = self._index(shard)
         samples = [index[number - start] for number in numbers]
         end = self.manifest.shards[shard].num_bytes
@@ -103,7 +111,7 @@ class SampleReader:
                     doubt = doubt or self._examine(shard)
                 is_kept = data is None or extension.endswith("npy")
                 files[extension] = data if is_kept else bytes(data or b"")
-            yield number, RawSample(url, sample.key, files, doubt)
+            yield number, RawSample(url, sample.key, files, doubt, places)
 
     def _examine(self, shard: int) -> str | None:
         """Find out, once, what a header means that is not that of the file in the index.

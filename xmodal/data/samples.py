@@ -1,17 +1,16 @@
 """A sample read from its tar: its captions, images, features and ids."""
 
 import hashlib
-import io
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from xmodal.data.decode import BadSample
+from xmodal.data.feature_arrays import read_array
 from xmodal.data.fields import Captions, Labels, captions_of, id_of, ids_of, is_missing, labels_of
 from xmodal.data.limits import MAX_CAPTIONS, MAX_SAMPLE_BYTES, MAX_TEXT_BYTES
 
@@ -31,23 +30,26 @@ EXTENSIONS = frozenset(
 _NO_CAPTIONS = Captions([], [], [])
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which editors put before UTF-8
 _parse = msgspec.json.Decoder().decode
-_FLOAT32 = np.dtype("<f4")
-_MAGIC = b"\x93NUMPY\x01\x00"
-_MAX_ARRAY_HEADER = 10_000  # bytes, NumPy's own limit
 
 
 class RawSample:
     """Files of a sample by extension, and its place.
 
-    A file that reaches past the end of its tar is None. `doubt` is a fault of the whole sample.
+    A file that reaches past the end of its tar is None. `doubt` is a fault of the whole sample;
+    `places` are the offset and size of each file in the tar, where known.
     Every method raises `BadSample` for unusable data; faults of parts are listed in `dropped`, and
     the other parts are returned.
     """
 
     def __init__(
-        self, shard: str, key: str, files: Mapping[str, Any], doubt: str | None = None
+        self,
+        shard: str,
+        key: str,
+        files: Mapping[str, Any],
+        doubt: str | None = None,
+        places: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
-        self.shard, self.key, self.files = shard, key, files
+        self.shard, self.key, self.files, self.places = shard, key, files, places
         self._record: dict[str, Any] | None = None
         self._texts: dict[str, Captions] = {}  # by the key of the JSON, or `txt`
         self._labels: Labels | None = None
@@ -82,6 +84,10 @@ class RawSample:
             raise BadSample("no image: expected a member " + ", ".join(IMAGES[role]))
         return data
 
+    def has_image(self, role: str = "image") -> bool:
+        """Return True if the sample has a file of an image, or of its features."""
+        return any(name in self.files for name in (*IMAGES[role], f"{role}.npy"))
+
     def features(self, side: str) -> np.ndarray | None:
         """Return features of the `image`, (features,) or (regions, features), or of the `text`,
         (captions, …), one row for each of `captions()`; None if the sample has none.
@@ -91,7 +97,7 @@ class RawSample:
         data = self.read(f"{side}.npy")
         if data is None:
             return None
-        values = _array(data, side)
+        values = read_array(data, side)
         if side != "text":
             return values
         said = self.said()
@@ -149,6 +155,12 @@ class RawSample:
             cause = "no caption: expected captions in its json, or a txt"
             raise BadSample(said.dropped[0] if said.dropped else cause)
         return said.kept
+
+    def modification(self) -> str:
+        """Return the modification of a query."""
+        if not self.composed:
+            raise BadSample("no modification in its json")
+        return self.captions()[0]
 
     def said(self) -> Captions:
         """Return the usable captions, and the faults of the others."""
@@ -310,40 +322,3 @@ def _utf8(data: bytes, extension: str) -> str:
     except UnicodeDecodeError:
         what = "label" if extension == "cls" else "caption"
         raise BadSample(f"{what} in its {extension} is not UTF-8") from None
-
-
-def _array(data: Any, side: str) -> np.ndarray:
-    start = 10 + data[8] + 256 * data[9] if len(data) > 10 else 0
-    dtype, shape, order = _header(bytes(data[:start]) if start <= _MAX_ARRAY_HEADER else b"")
-    count = math.prod(shape)
-    if dtype is None or len(data) != start + count * dtype.itemsize:
-        raise BadSample(f"{side}.npy is no array of numbers in NumPy's format 1, or is truncated")
-    if side == "text" and (len(shape) not in (2, 3) or not count):
-        raise BadSample("text.npy has no row a caption")
-    if side != "text" and (len(shape) not in (1, 2) or not count):
-        raise BadSample(f"{side}.npy has another shape than (features,) or (regions, features)")
-    if count * 4 > MAX_SAMPLE_BYTES:
-        raise BadSample(f"{side}.npy has over {MAX_SAMPLE_BYTES // 4:,} values")
-    values: np.ndarray = np.ndarray(shape, dtype, data, start, order=order)
-    if dtype is not _FLOAT32 or order == "F":
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32, order="C")
-    # A finite sum of squares tells of all of them, at a fraction of the time and without warnings.
-    if not math.isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
-        raise BadSample(f"{side}.npy has values that are not finite")
-    return values
-
-
-@lru_cache(maxsize=1024)
-def _header(text: bytes) -> tuple[np.dtype | None, tuple[int, ...], Literal["C", "F"]]:
-    """Read an array's kind, shape and order; what would need a pickle has no kind."""
-    if not text.startswith(_MAGIC):
-        return None, (), "C"
-    try:
-        file = io.BytesIO(text[len(_MAGIC) :])
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception:  # whatever the bytes lead Python's parser to
-        return None, (), "C"
-    if dtype.kind not in "fiu" or min(shape, default=0) < 0:
-        return None, (), "C"
-    return (_FLOAT32 if dtype == _FLOAT32 else dtype), shape, "F" if fortran else "C"

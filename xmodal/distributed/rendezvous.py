@@ -47,6 +47,10 @@ class Rendezvous:
         keys = [f"{place}/{one}" for one in range(self.ranks)]
         self.store.wait(keys, timedelta(seconds=seconds))
 
+    def all_reached(self, place: str) -> bool:
+        """Return whether all ranks have reached a place, without waiting for them."""
+        return bool(self.store.check([f"{place}/{one}" for one in range(self.ranks)]))
+
     def absent(self, place: str) -> list[str]:
         """Return the names of ranks that have not reached a place.
 

@@ -76,6 +76,16 @@ def embed_queries(
     return found, gather_objects(faults, Fault)
 
 
+def encode_images(method: Method, images: Batch) -> Tensor:
+    """Return the embeddings of images as they are searched: of composed methods as targets."""
+    if method.contents.composed:
+        searched = Batch(targets=images.images, target_features=images.image_features)
+        targets: Tensor = method.encode(searched).targets
+        return targets
+    found: Tensor = method.encode(images).images
+    return found
+
+
 def class_prototypes(
     method: Method,
     names: Sequence[str],
@@ -153,8 +163,7 @@ def _encode(method: Method, batch: EvaluationBatch, device: torch.device) -> tup
     """Return images and texts, and images with their texts where the method makes such."""
     images = batch.images.to(device)
     if method.contents.composed:
-        searched = Batch(targets=images.images, target_features=images.image_features)
-        targets = method.encode(searched).targets
+        targets = encode_images(method, images)
         return targets, targets[:0]
     if method.contents.views == 1:
         found = method.encode(images).images

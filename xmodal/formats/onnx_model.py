@@ -29,8 +29,8 @@ class OnnxMethod(Method):
         self.of, self.contents = of, of.contents
         self.sides = sides_of(self, image_features=image_features, text_features=text_features)
         self.sessions: dict[str, Any] = {}
-        for side in self.sides:
-            path = folder / f"{side.name}.onnx"
+        self.files = [folder / f"{side.name}.onnx" for side in self.sides]
+        for side, path in zip(self.sides, self.files, strict=True):
             try:
                 self.sessions[side.name] = onnxruntime.InferenceSession(
                     path, providers=onnxruntime.get_available_providers()

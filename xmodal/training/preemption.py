@@ -10,8 +10,6 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-import psutil
-
 from xmodal.errors import check_interrupted
 
 # Schedulers send the first before they take a job's machines away, the second where a job has asked
@@ -78,6 +76,8 @@ def launcher_processes() -> list[int]:
 
 
 def _parent_of(process: int) -> int:
+    import psutil
+
     try:
         return int(psutil.Process(process).ppid())
     except psutil.Error:

@@ -1,0 +1,94 @@
+"""Embedding of a shard set by all ranks of a job, each whole shards, until all parts are there."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from xmodal.activity import activity
+from xmodal.distributed.collectives import gather_objects
+from xmodal.distributed.environment import Environment
+from xmodal.errors import UnfinishedError
+from xmodal.search.embeddings import EmbeddingsInfo
+from xmodal.search.shard_embedder import ShardEmbedder, check_share, deal
+
+_REACHED, _ENDED, _INTERRUPTED = "embedded", "ended", "interrupted"
+_PAUSE = 0.5  # seconds between two looks at the other ranks
+
+
+def embed_shards(
+    embedder: ShardEmbedder, environment: Environment, say: Callable[[str], None]
+) -> EmbeddingsInfo | None:
+    """Write the parts that are missing, this rank its own; rank 0 returns the description.
+
+    Raises `UnfinishedError` where a rank was interrupted, and `UserError` where too many samples
+    are bad.
+    """
+    folder = embedder.folder
+    done = set(gather_objects(sorted(folder.finished()) if environment.is_main else []))
+    sizes = {n: one.num_bytes for n, one in enumerate(embedder.shards) if n not in done}
+    if environment.is_main:
+        for line in _opening_lines(len(done), len(sizes), environment.ranks):
+            say(line)
+    mine = deal(sizes, environment.ranks)[environment.rank]
+    begun = time.perf_counter()
+    try:
+        for line in _embed(embedder, mine):
+            say(line)
+    except UnfinishedError:
+        _note(environment, _INTERRUPTED)
+        raise
+    _note(environment, _ENDED)
+    return _finish(embedder, environment, done, begun) if environment.is_main else None
+
+
+def _opening_lines(done: int, left: int, ranks: int) -> Iterator[str]:
+    if done and left:
+        yield f"Resuming: {done:,} of {done + left:,} shards are embedded"
+    if 0 < left < ranks:
+        yield f"warning: {left} shards are left, so that {ranks - left} of {ranks} ranks are idle"
+
+
+def _embed(embedder: ShardEmbedder, mine: list[int]) -> Iterator[str]:
+    """Embed shards, and yield a line about each."""
+    begun = time.perf_counter()
+    for number, (shard, part) in enumerate(embedder.embed(mine), 1):
+        seconds, begun = time.perf_counter() - begun, time.perf_counter()
+        bad = sum(part.faults.values())
+        yield (
+            f"Embedded {shard.name} ({number:,} of {len(mine):,}): {part.samples:,} samples"
+            f"{f', {bad:,} bad' if bad else ''}, {shard.num_samples / seconds:,.0f} samples/s"
+        )
+
+
+def _note(environment: Environment, value: str) -> None:
+    if environment.rendezvous:
+        environment.rendezvous.note(_REACHED, value)
+
+
+def _finish(
+    embedder: ShardEmbedder, environment: Environment, done: set[int], begun: float
+) -> EmbeddingsInfo:
+    """Wait for the other ranks, and write what is known now that all parts are there."""
+    folder, parts = embedder.folder, range(len(embedder.shards))
+    _wait(environment)
+    seconds = time.perf_counter() - begun
+    with activity("reading the summaries of all parts"):
+        total = folder.summarise(parts)
+    read = sum(shard.num_samples for shard in embedder.shards)
+    check_share(sum(total.faults.values()), read, embedder.faults.max_bad_share, "")
+    new = sum(embedder.shards[number].num_samples for number in parts if number not in done)
+    return folder.finish(total, new / seconds if new else None)
+
+
+def _wait(environment: Environment) -> None:
+    """Wait for all ranks to end; the pulse ends this one where one is lost.
+
+    It is no collective: ranks may end more than half an hour apart.
+    """
+    meeting = environment.rendezvous
+    if meeting is None:
+        return
+    with activity("waiting for the other ranks"):
+        while not meeting.all_reached(_REACHED):
+            time.sleep(_PAUSE)
+    if _INTERRUPTED in (meeting.value(_REACHED, rank) for rank in range(environment.ranks)):
+        raise UnfinishedError("A rank was interrupted. Rerun the same command to resume.")
