@@ -56,7 +56,7 @@ def karpathy_splits(path: Path, picture: Callable[[Mapping[str, Any]], Path]) ->
     of val and test keep their first five captions.
     """
     images: dict[str, list[Mapping[str, Any]]] = {}
-    with _karpathys(path):
+    with in_format(path, "one of Karpathy's splits"):
         for image in read_json(path)["images"]:
             name = "train" if image["split"] == "restval" else image["split"]
             images.setdefault(name, []).append(image)
@@ -70,7 +70,7 @@ def _karpathy_split(
     picture: Callable[[Mapping[str, Any]], Path],
 ) -> Split:
     items = []
-    with _karpathys(path):
+    with in_format(path, "one of Karpathy's splits"):
         for image in images:
             captions = [stripped(sentence["raw"]) for sentence in image["sentences"]]
             kept = captions if name == "train" else captions[:NUM_EVALUATED_CAPTIONS]
@@ -80,11 +80,12 @@ def _karpathy_split(
 
 
 @contextmanager
-def _karpathys(path: Path) -> Iterator[None]:
+def in_format(path: Path | str, what: str) -> Iterator[None]:
+    """Convert what broken contents of a file lead to within the context into a `UserError`."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not one of Karpathy's splits (no {error})") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is not {what} (no {error})") from None
 
 
 def stripped(caption: Any) -> Any:

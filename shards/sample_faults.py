@@ -45,6 +45,7 @@ def _uses(sample: RawSample) -> Iterator[Callable[[], object]]:
     else:
         yield lambda: sample.image_id
         yield partial(_captions, sample)
+        yield sample.false_captions
         needed = ["image"]
     yield sample.labels
     for role in dict.fromkeys([*needed, *roles]):

@@ -41,6 +41,8 @@ class Item:
 
     `image_features` are (features,) or (regions, features), `text_features` (captions, features);
     they are stored in float32. An item with features may lack the image or captions.
+    `false_captions` has for each caption those that are false of the image. `details` are further
+    fields of the sample's JSON, for protocols.
     """
 
     image_id: str
@@ -49,6 +51,8 @@ class Item:
     labels: Sequence[str] = ()
     image_features: "np.ndarray | None" = None
     text_features: "np.ndarray | None" = None
+    false_captions: Sequence[Sequence[str]] = ()
+    details: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -73,7 +77,11 @@ class Item:
     def record(self) -> dict[str, object]:
         """Contents of the sample's JSON file."""
         record: dict[str, object] = {"image_id": self.image_id, "captions": list(self.captions)}
-        return record | ({"labels": list(self.labels)} if self.labels else {})
+        if self.labels:
+            record["labels"] = list(self.labels)
+        if self.false_captions:
+            record["false_captions"] = [list(one) for one in self.false_captions]
+        return record | self.details
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from xmodal.data.fields import Captions, captions_of
 def without_bad_captions(split: Split) -> Split:
     """Return the split without unusable captions, which are added to its `skipped`.
 
-    Their rows of text features and lists of relevant images are removed too.
+    Their rows of text features and lists of relevant images and of false captions are removed too.
     """
     items: list[Item | Composed] = []
     skipped, relevance = list(split.skipped), dict(split.relevance or {})
@@ -42,4 +42,7 @@ def _only(item: Item, captions: Captions) -> Item:
     features = item.text_features
     if features is not None and len(features) == captions.total:
         features = features[captions.places]
-    return replace(item, captions=captions.kept, text_features=features)
+    false = item.false_captions
+    if len(false) == captions.total:
+        false = [false[place] for place in captions.places]
+    return replace(item, captions=captions.kept, text_features=features, false_captions=false)

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmodal.data.decode import BadSample
-from xmodal.data.fields import captions_of, id_of, ids_of, is_missing, labels_of, relevance_of
+from xmodal.data.fields import (
+    captions_of,
+    false_captions_of,
+    id_of,
+    ids_of,
+    is_missing,
+    labels_of,
+    relevance_of,
+)
 from xmodal.data.limits import MAX_CAPTIONS
 
 NAN = float("nan")
@@ -76,6 +84,29 @@ def test_more_captions_than_anything_has_are_refused_at_once() -> None:
     assert captions_of(["a"] * MAX_CAPTIONS).total == MAX_CAPTIONS
     with pytest.raises(BadSample, match="more than 1,000 captions"):
         captions_of(["a"] * (MAX_CAPTIONS + 1))
+
+
+def test_false_captions_follow_the_captions_that_are_kept() -> None:
+    said = captions_of(["a", "", "b"])
+    found = false_captions_of([["x", " "], ["y"], ["b", "z"]], said)
+    assert found.kept == [["x"], ["z"]]
+    assert found.dropped == ["false caption is empty", "false caption is the caption itself"]
+    for missing in MISSING:
+        assert false_captions_of(missing, said) == ([[], []], [])
+
+
+@pytest.mark.parametrize(
+    "wrong", ["x", ["x", "y", "z"], [["x"]], {"a": ["x"]}, [["x"], "y", ["z"]]]
+)
+def test_false_captions_of_another_form_are_dropped(wrong: object) -> None:
+    found = false_captions_of(wrong, captions_of(["a", "b", "c"]))
+    form = "false_captions is no list with a list for each caption"
+    assert found == ([[], [], []], [form])
+
+
+def test_more_false_captions_than_anything_has_are_refused() -> None:
+    with pytest.raises(BadSample, match="more than 1,000 false captions"):
+        false_captions_of([["x"] * 501, ["x"] * 500], captions_of(["a", "b"]))
 
 
 @pytest.mark.parametrize("value", MISSING)

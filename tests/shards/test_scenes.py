@@ -17,6 +17,7 @@ from shards.sources import scenes
 from shards.sources.scenes.change import draw_change
 from shards.sources.scenes.draw import IMAGE_SIZE, draw
 from shards.sources.scenes.grammar import own_claims, put_into_words
+from shards.sources.scenes.swap import draw_swap
 from shards.sources.scenes.world import (
     COLOURS,
     COLUMNS,
@@ -207,6 +208,32 @@ def test_samples_never_change():
     (image,) = scenes.captioned(0, "train", 1)
     assert image.scene.things[0].shape == "cross"
     assert image.captions[2] == "a red cross to the right of a big white cross"
+
+
+@given(SEEDS)
+def test_a_swapped_caption_is_false_and_has_the_same_words(seed):
+    rng = random.Random(seed)
+    scene = draw_scene(rng)
+    swap = draw_swap(scene, rng)
+    if swap is None:
+        return
+    caption, false = swap.put_into_words(rng)
+    assert is_true(caption, scene)
+    assert not is_true(false, scene)
+    words, others = (sorted(re.sub(r"\ban\b", "a", text).split()) for text in (caption, false))
+    assert words == others
+    assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", f"{caption} {false}")
+    assert caption != false
+
+
+def test_swaps_are_of_colours_and_sizes_of_held_out_scenes():
+    items = scenes.read(swapped=300)["swapped"]().items
+    counts = Counter(item.details["category"] for item in items)
+    assert set(counts) == {"colour", "size"}
+    assert min(counts.values()) > 90
+    assert all([len(one) for one in item.false_captions] == [1] for item in items)
+    few = scenes.read(swapped=20)["swapped"]().items
+    assert [item.record for item in items[:20]] == [item.record for item in few]
 
 
 def test_labels_are_the_shapes(val):

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.decode import BadSample, open_image
+from xmodal.data.fields import id_of
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec, parts_dropped
 from xmodal.data.samples import RawSample, hash_id
@@ -22,6 +23,17 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 
 T = TypeVar("T")
+
+
+@dataclass
+class Contrast:
+    """A caption of an image, and captions that are false of it."""
+
+    number: int  # of the sample in the manifest
+    caption: str
+    false: list[str]
+    category: str | None  # what the false captions are false in
+    group: str | None  # samples that are judged together
 
 
 @dataclass
@@ -35,6 +47,7 @@ class EvaluationBatch:
     captions: list[str]  # "" where features have none
     labels: list[list[str]]  # the classes that each image is of
     records: list[Any]  # of each image, as the set's `describe` returns it
+    contrasts: list[Contrast]
     faults: tuple[Fault, ...]
 
 
@@ -48,6 +61,7 @@ class _Pair:
     image_id: int
     labels: list[str]
     record: Any
+    contrasts: list[Contrast]  # numbered later
 
 
 class EvaluationSet(Dataset[EvaluationBatch]):
@@ -88,6 +102,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             captions,
             [pair.labels for pair in pairs],
             [pair.record for pair in pairs],
+            [replace(one, number=n) for n, pair in read.items() for one in pair.contrasts],
             faults,
         )
 
@@ -111,7 +126,21 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             hash_id(sample.image_id),
             sample.labels(),
             self.describe(sample),
+            _contrasts(sample) if self.captions else [],
         )
+
+
+def _contrasts(sample: RawSample) -> list[Contrast]:
+    false_captions = sample.false_captions()
+    if not any(false_captions):
+        return []
+    names = (id_of(sample.record.get(name), name) for name in ("category", "group"))
+    category, group = names
+    return [
+        Contrast(0, caption, false, category, group)
+        for caption, false in zip(sample.said().kept, false_captions, strict=True)
+        if false
+    ]
 
 
 def read_each(

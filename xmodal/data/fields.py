@@ -42,6 +42,13 @@ class Captions(NamedTuple):
         return len(self.kept) + len(self.dropped)
 
 
+class FalseCaptions(NamedTuple):
+    """Usable false captions of each caption, and the faults of the others."""
+
+    kept: list[list[str]]
+    dropped: list[str]
+
+
 class Labels(NamedTuple):
     """Usable classes of a value, and the faults of the others."""
 
@@ -68,6 +75,33 @@ def captions_of(value: object, name: str = "caption") -> Captions:
     faults = [_caption_fault(one, name) for one in found]
     places = [place for place, fault in enumerate(faults) if fault is None]
     return Captions([found[place] for place in places], places, [one for one in faults if one])
+
+
+def false_captions_of(value: object, captions: Captions) -> FalseCaptions:
+    """Return for each usable caption those that are false of the image: one list a caption.
+
+    A missing value gives none. A list of another form is dropped as a whole. Raises `BadSample` if
+    there are too many.
+    """
+    if is_missing(value):
+        return FalseCaptions([[] for _ in captions.kept], [])
+    if not (
+        isinstance(value, list)
+        and len(value) == captions.total
+        and all(isinstance(one, list) for one in value)
+    ):
+        fault = "false_captions is no list with a list for each caption"
+        return FalseCaptions([[] for _ in captions.kept], [fault])
+    if sum(map(len, value)) > MAX_CAPTIONS:
+        raise BadSample(f"more than {MAX_CAPTIONS:,} false captions")
+    found = [captions_of(one, "false caption") for one in value]
+    dropped = [fault for one in found for fault in one.dropped]
+    kept = [
+        [one for one in found[place].kept if one != caption]
+        for caption, place in zip(captions.kept, captions.places, strict=True)
+    ]
+    same = sum(len(found[place].kept) for place in captions.places) - sum(map(len, kept))
+    return FalseCaptions(kept, dropped + ["false caption is the caption itself"] * same)
 
 
 def id_of(value: object, name: str = "image_id") -> str | None:

@@ -11,7 +11,17 @@ import numpy as np
 
 from xmodal.data.decode import BadSample
 from xmodal.data.feature_arrays import read_array
-from xmodal.data.fields import Captions, Labels, captions_of, id_of, ids_of, is_missing, labels_of
+from xmodal.data.fields import (
+    Captions,
+    FalseCaptions,
+    Labels,
+    captions_of,
+    false_captions_of,
+    id_of,
+    ids_of,
+    is_missing,
+    labels_of,
+)
 from xmodal.data.limits import MAX_CAPTIONS, MAX_SAMPLE_BYTES, MAX_TEXT_BYTES
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -53,6 +63,7 @@ class RawSample:
         self._record: dict[str, Any] | None = None
         self._texts: dict[str, Captions] = {}  # by the key of the JSON, or `txt`
         self._labels: Labels | None = None
+        self._false: FalseCaptions | None = None
         if ".." in key and ".." in key.split("/"):
             doubt = doubt or "`..` in its path"
         self.doubt = doubt
@@ -61,7 +72,8 @@ class RawSample:
     def dropped(self) -> list[str]:
         """Faults of captions and labels dropped so far."""
         causes = [cause for texts in self._texts.values() for cause in texts.dropped]
-        return causes + self._labels.dropped if self._labels else causes
+        parts = (part for part in (self._labels, self._false) if part)
+        return causes + [cause for part in parts for cause in part.dropped]
 
     def read(self, *extensions: str) -> Any:
         """Return the first file that the sample has of `extensions`, or None."""
@@ -181,6 +193,12 @@ class RawSample:
                 what = "caption" if name == "captions" else name
                 self._texts[name] = captions_of(self.record.get(name), what)
         return self._texts[name]
+
+    def false_captions(self) -> list[list[str]]:
+        """Return of each of `captions()` the captions that are false of the image, if any."""
+        if self._false is None:
+            self._false = false_captions_of(self.record.get("false_captions"), self.said())
+        return self._false.kept
 
     def labels(self) -> list[str]:
         """Return the sample's classes: those of its JSON, else of `cls`; none if it has neither."""

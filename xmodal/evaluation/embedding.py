@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from xmodal.activity import activity, tracked
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.composed import ComposedSet
-from xmodal.data.evaluation import EvaluationBatch, EvaluationSet, evaluation_batches
+from xmodal.data.evaluation import Contrast, EvaluationBatch, EvaluationSet, evaluation_batches
 from xmodal.data.reader import SampleReader
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.distributed.collectives import gather, gather_objects, rank, world_size
@@ -43,16 +43,27 @@ def embed(
     """Encode a shard set, each rank its part, and gather all embeddings on every rank."""
     parts: list[tuple[Tensor, ...]] = []
     labels: list[list[str]] = []
+    contrasts: list[Contrast] = []
     faults: list[Fault] = []
     for batch in own_batches(dataset, dataset.reader, batch_size, workers=workers):
         faults.extend(batch.faults)
+        contrasts.extend(batch.contrasts)
         labels.extend(batch.labels)
         parts.append(_embed_batch(method, batch, device))
     with activity("waiting for the other ranks"):
         columns = [gather(torch.cat(column)) for column in zip(*parts, strict=True)]
     numbers, image_ids, images, owner_numbers, texts, *fused = columns
     owners = torch.searchsorted(numbers, owner_numbers)
-    gallery = Gallery(numbers, image_ids, images, owners, texts, gather_objects(labels), *fused)
+    gallery = Gallery(
+        numbers,
+        image_ids,
+        images,
+        owners,
+        texts,
+        gather_objects(labels),
+        *fused,
+        contrasts=gather_objects(contrasts, Contrast),
+    )
     return gallery, gather_objects(faults, Fault)
 
 
@@ -84,6 +95,22 @@ def encode_images(method: Method, images: Batch) -> Tensor:
         return targets
     found: Tensor = method.encode(images).images
     return found
+
+
+def embed_captions(
+    method: Method,
+    captions: Sequence[str],
+    tokenizer: CaptionTokenizer,
+    batch_size: int,
+    device: torch.device,
+) -> Tensor:
+    """Encode captions, each rank its part, and gather all embeddings, (captions, …)."""
+    parts = []
+    for chunk in tracked(own_chunks(len(captions), batch_size), "embedding captions: batch"):
+        tokens, mask = tokenizer(captions[chunk.start : chunk.stop])
+        parts.append(method.encode(Batch(tokens=tokens, token_mask=mask).to(device)).texts)
+    with activity("waiting for the other ranks"):
+        return gather(torch.cat(parts))
 
 
 def class_prototypes(

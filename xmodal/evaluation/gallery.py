@@ -1,11 +1,13 @@
 """Embeddings of a whole shard set: images with their captions, and composed queries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from xmodal.data.evaluation import Contrast
 
 # Of each image id, for every caption, the ids of the images that it describes.
 Relevance = Mapping[str, Sequence[Sequence[str]]]
@@ -22,6 +24,7 @@ class Gallery:
     texts: Tensor  # (texts, …); no row where a method embeds images alone
     labels: list[list[str]]  # of each image; a text has those of its image
     fused: Tensor | None = None  # (images, dim), each image with its first caption
+    contrasts: list[Contrast] = field(default_factory=list)  # captions with false ones
 
     def caption_numbers(self) -> Tensor:
         """Return each text's number among the captions of its image, from 0: (texts,) int64."""

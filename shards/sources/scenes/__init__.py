@@ -11,6 +11,7 @@ from shards.source import Composed, Item, Reads, SourceConfig, Split, Splits
 from shards.sources.scenes.change import draw_change
 from shards.sources.scenes.draw import draw
 from shards.sources.scenes.grammar import Claim, own_claims, put_into_words
+from shards.sources.scenes.swap import draw_swap
 from shards.sources.scenes.world import Scene, draw_scene
 from xmodal.errors import UserError
 
@@ -21,6 +22,8 @@ drawn, is among those of the other splits.
 train, val                     images with five captions each that are true of them, and the
                                shapes in them as labels; relevance.json of val names for each
                                caption all the scenes that it is true of
+swapped                        images with a caption and, as its false caption, the same words with
+                               the colours or sizes of two shapes swapped; `category` says which
 composed_train, composed_val   a scene, one change to it in words, and the scene so changed
 composed_gallery               what composed_val is searched in: its sources and targets, and of
                                each source a scene that is changed otherwise
@@ -36,6 +39,7 @@ class ScenesConfig(SourceConfig):
     seed: int = 0
     train: int = 20_000
     val: int = 500
+    swapped: int = 500
     composed_train: int = 20_000
     composed_val: int = 500
     layout: ClassVar[str] = LAYOUT
@@ -48,17 +52,20 @@ def read(
     seed: int = 0,
     train: int = 20_000,
     val: int = 500,
+    swapped: int = 500,
     composed_train: int = 20_000,
     composed_val: int = 500,
 ) -> Splits:
     """The splits by name; raises `UserError` for a split of no samples."""
     counts = {"composed_train": composed_train, "composed_val": composed_val}
-    for name, count in {"train": train, "val": val, **counts}.items():
+    plain = {"train": train, "val": val, "swapped": swapped}
+    for name, count in {**plain, **counts}.items():
         if count < 1:
             raise UserError(f"{name}={count}: a split of scenes has at least one")
     return {
         "train": lambda: Split([own.item() for own in captioned(seed, "train", train)]),
         "val": lambda: _with_relevance(captioned(seed, "val", val)),
+        "swapped": partial(_swapped, seed, swapped),
         **{name: partial(_composed, seed, name, count) for name, count in counts.items()},
         "composed_gallery": partial(_gallery, seed, composed_val),
     }
@@ -149,6 +156,26 @@ def _caption(image_id: str, scene: Scene, rng: random.Random) -> Captioned:
 
 def _with_relevance(images: Sequence[Captioned]) -> Split:
     return Split([image.item() for image in images], relevance(images))
+
+
+def _swapped(seed: int, count: int) -> Split:
+    rngs = _randoms(seed, "swapped", count)
+    return Split([_swapped_item(f"swapped-{index:06}", rng) for index, rng in enumerate(rngs)])
+
+
+def _swapped_item(image_id: str, rng: random.Random) -> Item:
+    swap = None
+    while swap is None:
+        scene = _draw_where(True, rng)
+        swap = draw_swap(scene, rng)
+    caption, false = swap.put_into_words(rng)
+    return Item(
+        image_id,
+        partial(jpeg, scene),
+        [caption],
+        false_captions=[[false]],
+        details={"category": swap.attribute},
+    )
 
 
 def _composed(seed: int, split: str, count: int) -> Split:

@@ -190,7 +190,12 @@ def cell_words(row: str, column: str) -> str:
 
 def word_for(meaning: str, rng: random.Random) -> str:
     """One of the words for an attribute's value or a relation."""
-    return rng.choice(_WORDS.get(meaning, (meaning,)))
+    return rng.choice(words_for(meaning))
+
+
+def words_for(meaning: str) -> tuple[str, ...]:
+    """All the words for an attribute's value or a relation."""
+    return _WORDS.get(meaning, (meaning,))
 
 
 def with_article(words: str) -> str:

@@ -36,6 +36,7 @@ from xmodal.evaluation.report.section import Row, Section, measured_cell
 from xmodal.evaluation.report.tables import add_columns, new_table, percent
 from xmodal.evaluation.retrieved import RetrievedExample
 from xmodal.methods.method import Method
+from xmodal.models.features import Features
 
 Shown = Literal["captions", "images", "queries"]
 Metrics = dict[str, float]  # `PROTOCOL/METRIC` and its value
@@ -132,6 +133,15 @@ class Protocol(ABC):
             raise UserError(
                 f"{self.name} compares one embedding of an image with {other}, and this method has "
                 f"{gallery.images.shape[1]} of each; choose another protocol"
+            )
+
+    def check_reads_text(self, method: Method, what: str) -> None:
+        """Raise `UserError` for a method that reads features of texts, and cannot encode others."""
+        texts = [part for name, part in method.named_modules() if name.split(".")[0] == "text"]
+        if any(isinstance(part, Features) for part in texts):
+            raise UserError(
+                f"{self.name} encodes {what}, but method.text is kind: features: the shards hold "
+                "what its encoder made of captions; choose another protocol"
             )
 
     def _measured(self, metrics: Mapping[str, float], name: str) -> list[str]:

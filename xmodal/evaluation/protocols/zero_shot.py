@@ -17,8 +17,6 @@ from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.protocol import Metrics, Protocol, labels_of_first
 from xmodal.evaluation.report.section import Row, Section, measured_cell
 from xmodal.evaluation.report.tables import add_columns, new_table, with_chance
-from xmodal.methods.method import Method
-from xmodal.models.features import Features
 
 LABELS = {"top1": "top 1", "top5": "top 5", "mean_class_recall": "class recall"}
 
@@ -41,11 +39,7 @@ class ZeroShot(Protocol):
 
     def check(self, data: EvaluationData) -> None:
         super().check(data)
-        if not _reads_text(data.method):
-            raise UserError(
-                "zero-shot encodes the names of classes, but method.text is kind: features: the "
-                "shards hold what its encoder made of captions; choose another protocol"
-            )
+        self.check_reads_text(data.method, "the names of classes")
         _check_labels(data.reader, read_class_files(data.shards))
 
     def measure(self, context: EvaluationContext) -> Metrics:
@@ -117,8 +111,3 @@ def _check_labels(reader: SampleReader, files: ClassFiles) -> None:
             f"the classes of {files.shards} are numbers, which say nothing to zero-shot: write "
             f"{NAMES} beside its shards, a line for the name of each class from 0"
         )
-
-
-def _reads_text(method: Method) -> bool:
-    texts = [part for name, part in method.named_modules() if name.split(".")[0] == "text"]
-    return not any(isinstance(part, Features) for part in texts)
