@@ -81,7 +81,7 @@ class Item:
             record["labels"] = list(self.labels)
         if self.false_captions:
             record["false_captions"] = [list(one) for one in self.false_captions]
-        return record | self.details
+        return {**record, **self.details}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ ORDERS = {"coco_order": "coco_order.json", "flickr30k_order": "flickr30k_order.j
 
 
 class AroConfig(SourceConfig):
-    """ARO: captions of other relations, attributions and orders, beside the true ones."""
+    """ARO: photographs with captions, and false ones of another relation, attribution or order."""
 
     kind: Literal["aro"] = "aro"
     layout: ClassVar[str] = LAYOUT

@@ -52,7 +52,7 @@ def embed(
         parts.append(_embed_batch(method, batch, device))
     with activity("waiting for the other ranks"):
         columns = [gather(torch.cat(column)) for column in zip(*parts, strict=True)]
-    numbers, image_ids, images, owner_numbers, texts, *fused = columns
+    numbers, image_ids, images, owner_numbers, texts, *rest = columns
     owners = torch.searchsorted(numbers, owner_numbers)
     gallery = Gallery(
         numbers,
@@ -61,7 +61,7 @@ def embed(
         owners,
         texts,
         gather_objects(labels),
-        *fused,
+        fused=rest[0] if rest else None,
         contrasts=gather_objects(contrasts, Contrast),
     )
     return gallery, gather_objects(faults, Fault)

@@ -1,4 +1,4 @@
-"""Choice of the true caption among false ones, and of two captions for two images.
+"""Choice of an image's own caption among false ones, and of two captions for two images.
 
 Ties count as wrong: a caption must score higher than each false one. Chance is that of a random
 order of scores that differ.
@@ -25,11 +25,11 @@ class Judged:
 
     true: Tensor  # (captions,) float64, score of the caption
     false: Tensor  # (captions,) float64, the highest score of its false captions
-    options: Tensor  # (captions,) int64, captions to choose from, the true one included
+    options: Tensor  # (captions,) int64, captions to choose from, its own one included
 
     @property
     def correct(self) -> Tensor:
-        """Whether the true caption is chosen, (captions,) bool."""
+        """True where the image's own caption is chosen, (captions,) bool."""
         return self.true > self.false
 
 

@@ -1,4 +1,4 @@
-"""`aro`: the true caption among captions of another order, relation or attribution.
+"""`aro`: an image's own caption among those of another order, relation or attribution.
 
 Yuksekgonul et al. 2023, arXiv 2210.01936. What they print is the mean over relations, or over
 pairs of attributes: `aro/category_mean`; of the sets of order `aro/accuracy`.

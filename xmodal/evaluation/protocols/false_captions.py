@@ -1,4 +1,4 @@
-"""`false-captions`: the true caption of an image is chosen among captions that are false of it."""
+"""`false-captions`: an image's own caption is chosen among captions that are false of it."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -31,7 +31,7 @@ from xmodal.methods.scores import Score, as_score
 
 
 class FalseCaptionsConfig(ProtocolConfig):
-    """Accuracy of the choice of the true caption among false ones."""
+    """Accuracy of the choice of an image's own caption among false ones."""
 
     kind: Literal["false-captions"] = "false-captions"
     builds: ClassVar[str] = "FalseCaptions"
@@ -46,7 +46,7 @@ class FalseCaptions(Protocol):
     """
 
     name = "false-captions"
-    higher_is_better = HIGHER_IS_BETTER
+    higher_is_better: ClassVar[tuple[str, ...]] = HIGHER_IS_BETTER
     variants = (BY_DISTANCE,)
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     counts: ClassVar[str] = "num_captions"

@@ -1,4 +1,4 @@
-"""`sugarcrepe`: the true caption or the false one, in SugarCrepe's seven categories.
+"""`sugarcrepe`: an image's own caption or a false one, in SugarCrepe's seven categories.
 
 Hsieh et al. 2023, arXiv 2306.14610.
 """
