@@ -21,8 +21,9 @@ from shards.skipped import BY_SOURCE, SUFFIX, SUFFIXES, by_cause, read_skipped, 
 from shards.source import Relevance, Source, Split, Splits, find_source
 from shards.texts import without_bad_captions
 from xmodal.activity import activity
+from xmodal.data.digests import Digests
 from xmodal.data.manifest import MANIFEST_NAME, RELEVANCE_NAME, read_manifest, write_manifest
-from xmodal.data.shard_index import Digests, index_path, read_index, write_index
+from xmodal.data.shard_index import index_path, read_index, write_index
 from xmodal.errors import UserError, printable
 
 __all__ = ["PLAN_NAME", "build"]

@@ -14,17 +14,10 @@ from shards.parallel import progress, run_parallel
 from shards.place import find_tars, name_of, storage_of
 from shards.sample_faults import Fault, judge
 from xmodal.data.decode import BadSample
+from xmodal.data.digests import NO_DIGESTS, Digests, sha256_of
 from xmodal.data.manifest import MANIFEST_NAME, read_manifest
 from xmodal.data.samples import COMES_TWICE, RawSample, read_sample
-from xmodal.data.shard_index import (
-    NO_DIGESTS,
-    NO_NAME_OF_INDEX,
-    Digests,
-    ShardIndex,
-    index_path,
-    is_readable,
-    sha256_of,
-)
+from xmodal.data.shard_index import NO_NAME_OF_INDEX, ShardIndex, index_path, is_readable
 from xmodal.data.storage import Storage
 from xmodal.data.tar import Sample, grouped, scan_tar
 from xmodal.errors import UserError, printable

@@ -36,7 +36,16 @@ DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in 
 SHARDS_MAY_IMPORT = {
     *(
         f"xmodal.data.{name}"
-        for name in ("decode", "fields", "limits", "manifest", "shard_index", "storage", "tar")
+        for name in (
+            "decode",
+            "digests",
+            "fields",
+            "limits",
+            "manifest",
+            "shard_index",
+            "storage",
+            "tar",
+        )
     ),
     "xmodal.atomic_files",
     "xmodal.components.plugins",

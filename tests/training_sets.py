@@ -29,7 +29,14 @@ def mixture_of(
     *manifests: Manifest, weights: Sequence[float] = (), lanes: int = LANES, window: int = WINDOW
 ) -> Mixture:
     sizes = [[shard.num_samples for shard in one.shards] for one in manifests]
-    return Mixture(sizes, weights or [1] * len(sizes), seed=SEED, lanes=lanes, window=window)
+    return Mixture(
+        sizes,
+        weights or [1] * len(sizes),
+        seed=SEED,
+        lanes=lanes,
+        window=window,
+        sample_weights=[one.sample_weights for one in manifests],
+    )
 
 
 def training_set(

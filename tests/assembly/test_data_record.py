@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.keep_lists import write_keep_list
 from tests.recipes import recipe_of
 from tests.shard_sets import Members, numbered, write_shards
 from xmodal.assembly.data_record import DataRecord, Resumed
-from xmodal.data.manifest import Digests, Manifest, read_manifest, write_manifest
+from xmodal.data.digests import Digests
+from xmodal.data.keep_list import keep_only
+from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.errors import UserError
 from xmodal.runs.progress import Progress
 
@@ -139,3 +142,42 @@ def test_the_record_is_plain_json(run: Path) -> None:
     fingerprint = read_manifest(run.parent / "set").fingerprint
     assert sets["data.train"][0]["fingerprint"] == fingerprint
     assert list(sets) == ["data.train", "data.val"]
+
+
+def kept(run: Path, weights: list[float] | None = None, first: int = 0) -> Manifest:
+    """The view of the training shards that has 12 of their 20 samples."""
+    named = [(f"set-{n // 10:06d}.tar", SAMPLES[n][0]) for n in range(first, first + 12)]
+    path = write_keep_list(run.parent / "keep.parquet", named, weights)
+    return keep_only(read_manifest(run.parent / "set"), str(path))
+
+
+def resume_kept(run: Path, view: Manifest, **changes: object) -> Resumed:
+    recipe = recipe_of(run.parent, stage=STAGE, data__batch_size=4, **changes)
+    return DataRecord({"data.train": [view]}).resume(run, recipe, Progress(step=5))
+
+
+def test_other_samples_or_weights_of_a_keep_list_are_other_data(run: Path) -> None:
+    DataRecord({"data.train": [kept(run)]}).write(run)
+    assert resume_kept(run, kept(run)) == Resumed(12, [])
+    folder = run.parent / "set"
+    with pytest.raises(UserError, match=rf"\({folder}: its keep-list has changed\);"):
+        resume_kept(run, kept(run, first=1))
+    weighted = kept(run, [2.0] * 11 + [8.0])
+    said = rf"\({folder}: its keep-list has changed, 30 samples, 12 before\)"
+    with pytest.raises(UserError, match=said):
+        resume_kept(run, weighted)
+    accepted = resume_kept(run, weighted, data__accept=weighted.fingerprint)
+    assert accepted.epoch == 30
+    assert accepted.lines[1].endswith("; 30 steps in all, 12 before, and schedules follow")
+    DataRecord({"data.train": [weighted]}).write(run)
+    assert resume_kept(run, kept(run, [2.0] * 11 + [8.0])) == Resumed(30, [])
+
+
+def test_a_record_from_before_keep_lists_is_resumed(run: Path) -> None:
+    sets = json.loads((run / "data.json").read_text())
+    for one in (*sets["data.train"], *sets["data.val"]):
+        del one["kept"], one["epoch_samples"]
+    (run / "data.json").write_text(json.dumps(sets))
+    assert resume(run) == Resumed(20, [])
+    shards(run.parent / "set", 10, 10, 5)
+    assert refusal(run) == "1 shard added (set-000002.tar), 25 samples, 20 before"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.keep_lists import Named, write_keep_list
 from tests.processes import on_ranks
 from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, encode, write_shards
@@ -19,6 +20,7 @@ from xmodal.assembly.data import evaluation_transform
 from xmodal.assembly.feature_cache import cached_features, locked_sides
 from xmodal.assembly.feature_encoding import LockedSides
 from xmodal.assembly.recipe import Recipe
+from xmodal.data.keep_list import keep_only
 from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.mixture import Mixture
@@ -178,6 +180,24 @@ def test_features_are_computed_once(
     other_heads = recipe_of(tmp_path, method__embedding=4, data__batch_size=32)
     assert computed(other_heads, manifest, said) == first
     assert len(said) == once
+
+
+def test_features_of_a_keep_list_are_of_its_samples_whatever_their_weights(
+    manifest: Manifest, tmp_path: Path, no_encoding: Callable[[], None]
+) -> None:
+    recipe, path = recipe_of(tmp_path), tmp_path / "keep.parquet"
+
+    def kept(named: list[Named], weights: list[float] | None = None) -> Manifest:
+        return keep_only(manifest, str(write_keep_list(path, named, weights)))
+
+    named = [(shard.name, one.key) for shard in manifest.shards for one in manifest.index(shard)]
+    some = [*named[3:20:2], *named[38:]]
+    features = computed(recipe, kept(some))
+    assert [shard.num_samples for shard in features.shards] == [9, 2]
+    assert_same_gallery(gallery_of(recipe, features), gallery_of(recipe, kept(some)))
+    assert computed(recipe, kept(some[1:])).url != features.url
+    no_encoding()
+    assert computed(recipe, kept(some, [0.5] * len(some))) == features
 
 
 def test_what_an_interrupted_run_has_written_is_kept(

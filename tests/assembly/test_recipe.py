@@ -359,6 +359,10 @@ def test_data_sets_to_mix_are_a_list_or_one_url(read: Callable[..., Recipe]) -> 
         ("b", 1.0, {}),
     ]
     assert [one.url for one in read("data.train=[a, {url: b}]").data.train] == ["a", "b"]
+    kept = read("data.train={url: a, keep: list.parquet}")
+    assert [(one.url, one.keep) for one in kept.data.train] == [("a", "list.parquet")]
+    (again,) = yaml.safe_load(dump_recipe(kept))["data"]["train"]
+    assert (again["url"], again["keep"]) == ("a", "list.parquet")
     for wrong, line in [
         ("data.train=[]", "data.train"),
         ("data.train=[{url: a}, {url: b, weight: 2}]", "give every data set a weight, or none"),

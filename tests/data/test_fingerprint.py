@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from tests.shard_sets import numbered, write_shards
-from xmodal.data.manifest import Digests, read_manifest, write_manifest
+from xmodal.data.digests import Digests
+from xmodal.data.manifest import read_manifest, write_manifest
 
 SAMPLES = list(numbered(12).items())
 

@@ -27,12 +27,12 @@ def lines_before_training(
     """Yield warnings about a recipe and a survey of its data, and the size of a vocabulary of
     words.
     """
-    samples = sum(shards.num_samples for shards in train)
+    samples = sum(shards.epoch_samples for shards in train)
     for warning in warnings_of_recipe(recipe, contents, timeline, samples):
         yield f"warning: {warning}"
     if contents.composed:
         return  # a query's target is named by an id of its own, or the query is bad
-    for shards in {one.url: one for one in (*train, val) if one}.values():
+    for shards in {(one.url, one.fingerprint): one for one in (*train, val) if one}.values():
         found = survey(SampleReader(shards), tokenizer, captions=contents.captions > 0)
         if _has_unknown_words(recipe) and found.tokens.tokens:
             share = found.tokens.unknown / found.tokens.tokens

@@ -88,8 +88,8 @@ def check_whole(shards: Manifest, max_bad_share: float) -> None:
     """Raise `UserError` where too much of the shards is cut off."""
     if shards.lost > max_bad_share * max(shards.num_samples, 1000):
         raise UserError(
-            f"{shards.warnings[0]}: about {shards.lost:,} of {shards.num_samples:,} samples in "
-            f"{len(shards.warnings)} such shards, more than data.max_bad_share={max_bad_share:g}; "
+            f"{shards.truncated[0]}: about {shards.lost:,} of {shards.num_samples:,} samples in "
+            f"{len(shards.truncated)} such shards, more than data.max_bad_share={max_bad_share:g}; "
             "write them again, or run `python -m shards index` on the rest"
         )
 

@@ -7,12 +7,14 @@ from xmodal.activity import activity
 from xmodal.assembly.data_record import DataRecord
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
+from xmodal.data.config import DataConfig, DataSetConfig
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import CENTRAL_SQUARE, ImageTransform
+from xmodal.extras import require
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def open_shards(recipe: Recipe) -> Shards:
     """Read the manifests of all shard sets of a recipe."""
     data = recipe.data
     with activity("reading the indices of the shards"):
-        train = [read_manifest(one.url, data.access, data.cache) for one in data.train]
+        train = [_open_training_set(one, data) for one in data.train]
         val, gallery = (
             read_manifest(url, data.access, data.cache) if url else None
             for url in (data.val, data.gallery)
@@ -52,9 +54,19 @@ def open_shards(recipe: Recipe) -> Shards:
     return Shards(train, val, gallery)
 
 
+def _open_training_set(one: DataSetConfig, data: DataConfig) -> Manifest:
+    manifest = read_manifest(one.url, data.access, data.cache)
+    if one.keep is None:
+        return manifest
+    require("search")
+    from xmodal.data.keep_list import keep_only  # which imports pyarrow
+
+    return keep_only(manifest, one.keep, data.access)
+
+
 def epoch_samples(recipe: Recipe, shards: Shards) -> int:
     """Return the samples of an epoch of a recipe."""
-    return recipe.data.epoch or sum(one.num_samples for one in shards.train)
+    return recipe.data.epoch or sum(one.epoch_samples for one in shards.train)
 
 
 def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
@@ -70,12 +82,13 @@ def mixture(recipe: Recipe, shards: Shards) -> Mixture:
     return Mixture(
         [[shard.num_samples for shard in manifest.shards] for manifest in shards.train],
         [
-            one.weight or manifest.num_samples
+            one.weight or manifest.epoch_samples
             for one, manifest in zip(recipe.data.train, shards.train, strict=True)
         ],
         seed=recipe.training.seed,
         lanes=recipe.data.num_lanes,
         window=recipe.data.window,
+        sample_weights=[manifest.sample_weights for manifest in shards.train],
     )
 
 
@@ -119,7 +132,7 @@ def mixture_lines(recipe: Recipe, shards: Shards, order: Mixture) -> list[str]:
     if len(shards.train) == 1:
         return []
     return [
-        f"{one.url}: {manifest.num_samples:,} samples, {count} of every {order.lanes} "
+        f"{one.url}: {manifest.epoch_samples:,} samples, {count} of every {order.lanes} "
         f"({count / order.lanes:.1%})"
         for one, manifest, count in zip(recipe.data.train, shards.train, order.counts, strict=True)
     ]

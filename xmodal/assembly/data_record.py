@@ -13,6 +13,7 @@ from typing import Any
 
 from xmodal.assembly.recipe import Recipe
 from xmodal.atomic_files import write_atomically
+from xmodal.data.digests import digest_of
 from xmodal.data.manifest import Manifest
 from xmodal.errors import UserError
 from xmodal.runs.progress import Progress
@@ -20,7 +21,8 @@ from xmodal.small_files import read_small
 
 NAME = "data.json"
 _NUM_EXAMPLES = 3
-# A data set of a record: its URL, fingerprint, and each shard's samples, bytes and digests by URL.
+# A data set of a record: its URL, fingerprint, samples of an epoch, each shard's samples, bytes and
+# digests by URL, and the digest of the samples that a keep-list keeps, "" without one.
 SetRecord = dict[str, Any]
 
 
@@ -50,7 +52,7 @@ class DataRecord:
         accept the new ones.
         """
         train = self.manifests["data.train"]
-        epoch = recipe.data.epoch or sum(one.num_samples for one in train)
+        epoch = recipe.data.epoch or sum(one.epoch_samples for one in train)
         if not progress.step:
             return Resumed(epoch, [])
         before = _read(folder / NAME)
@@ -96,7 +98,7 @@ class DataRecord:
 def _described(manifest: Manifest) -> SetRecord:
     shards = {
         shard.url: [
-            shard.num_samples,
+            shard.kept.total if shard.kept else shard.num_samples,
             shard.indexed_bytes,
             index,
             shard.digests.headers,
@@ -104,7 +106,17 @@ def _described(manifest: Manifest) -> SetRecord:
         ]
         for shard, index in zip(manifest.shards, manifest.index_digests, strict=True)
     }
-    return {"url": manifest.url, "fingerprint": manifest.fingerprint, "shards": shards}
+    return {
+        "url": manifest.url,
+        "fingerprint": manifest.fingerprint,
+        "epoch_samples": manifest.epoch_samples,
+        "kept": digest_of("".join(kept).encode()) if (kept := _kept(manifest)) else "",
+        "shards": shards,
+    }
+
+
+def _kept(manifest: Manifest) -> list[str]:
+    return [f"{one.name} {one.kept.digest}\n" for one in manifest.shards if one.kept]
 
 
 def _read(path: Path) -> dict[str, list[SetRecord]] | None:
@@ -126,6 +138,7 @@ def _difference(old: SetRecord, new: SetRecord) -> str:
     was, now = old["shards"], new["shards"]
     kept = was.keys() & now.keys()
     parts = [
+        *(["its keep-list has changed"] if old.get("kept", "") != new["kept"] else []),
         *_named("added", [url for url in now if url not in was]),
         *_named("removed", [url for url in was if url not in now]),
         *_named("changed", [url for url in now if url in kept and _differ(was[url], now[url])]),
@@ -153,7 +166,8 @@ def _named(what: str, urls: Sequence[str]) -> Iterator[str]:
 
 
 def _num_samples(one: SetRecord) -> int:
-    return sum(shard[0] for shard in one["shards"].values())
+    """Return the samples of an epoch; records of before have those of their shards alone."""
+    return one.get("epoch_samples") or sum(shard[0] for shard in one["shards"].values())
 
 
 def _accepted(

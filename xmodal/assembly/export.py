@@ -177,7 +177,7 @@ def _card(
         to=to,
         licence=licence,
         recipe=dump_recipe(recipe),
-        data={"data.train": ", ".join(one.url for one in data.train), "data.val": data.val},
+        data={"data.train": ", ".join(map(str, data.train)), "data.val": data.val},
         metrics=metrics,
         notes=[f"torch {torch.__version__}", f"weights: {model.weights}", *notes],
     )

@@ -33,7 +33,7 @@ from xmodal.assembly.feature_encoding import (
 )
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import Fault
-from xmodal.data.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
+from xmodal.data.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest, write_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import parts_dropped
 from xmodal.data.samples import IMAGES
@@ -176,7 +176,7 @@ def _digest(
     """Return the digest of everything that the features depend on."""
     config = recipe.method
     settings = {
-        "shards": [manifest.storage.identity(shard.url) for shard in manifest.shards],
+        "shards": [_identity(manifest, shard) for shard in manifest.shards],
         "image": _settings(config.image) if sides.image else None,
         "text": _settings(config.text) if config.text and sides.text else None,
         "tokenizer": tokenizer.tokenizer.to_str() if sides.text else None,
@@ -191,6 +191,12 @@ def _digest(
         for tensor in encoder_of(method, side).state_dict().values() if is_locked else ():
             digest.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _identity(manifest: Manifest, shard: Shard) -> str:
+    """Return a string that changes with the samples of a shard, not with their weights."""
+    identity = manifest.storage.identity(shard.url)
+    return f"{identity} {shard.kept.numbers_digest}" if shard.kept else identity
 
 
 def _settings(config: EncoderConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, import_plugins_of, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
+from xmodal.data.kept import check_keep_list
 from xmodal.data.manifest import check_folder
 from xmodal.errors import own_rank
 from xmodal.extras import require
@@ -110,6 +111,8 @@ def check_places(recipe: Recipe) -> None:
     """
     for url in [] if recipe.data.build else recipe.data.urls:
         check_folder(url)
+    for url in recipe.data.keep_lists:
+        check_keep_list(url)
     if getattr(recipe.method, "text_from", None) is None:  # else another run describes a part
         Run(recipe.run).check(recipe, has_mirror=recipe.checkpoints.mirror is not None)
 

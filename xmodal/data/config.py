@@ -28,7 +28,11 @@ class DataSetConfig(Config):
         description="its shards: a folder, or tars with braces (DIR/train-{0000..0099}.tar), on "
         "disk or in s3://"
     )
-
+    keep: str | None = Field(
+        None,
+        description="keep-list: a parquet file with columns shard and key, and weight (expected "
+        "occurrences an epoch) if wanted; only its samples are read; null: all",
+    )
     weight: PositiveFloat | None = Field(
         None,
         description="its share of every batch, relative to the other weights; null: its "
@@ -46,6 +50,9 @@ class DataSetConfig(Config):
     )
     min_side: PositiveInt = Field(1, description="skip images with a side of fewer pixels")
     max_pixels: PositiveInt = Field(MAX_PIXELS, description="skip images of more pixels")
+
+    def __str__(self) -> str:
+        return self.url if self.keep is None else f"{self.url} (samples of {self.keep})"
 
     @model_validator(mode="after")
     def _of_labels(self) -> Self:
@@ -158,7 +165,7 @@ class DataConfig(Config):
     @field_validator("train", mode="before")
     @classmethod
     def _url_alone(cls, train: Any) -> Any:
-        sets = [train] if isinstance(train, str) else train
+        sets = [train] if isinstance(train, str | dict) else train
         if not isinstance(sets, list | tuple):
             return sets
         return [{"url": one} if isinstance(one, str) else one for one in sets]
@@ -199,6 +206,11 @@ class DataConfig(Config):
     def urls(self) -> list[str]:
         """URLs of all shards, for training and evaluation."""
         return [*(one.url for one in self.train), *filter(None, (self.val, self.gallery))]
+
+    @property
+    def keep_lists(self) -> list[str]:
+        """URLs of the keep-lists of training data sets."""
+        return [one.keep for one in self.train if one.keep is not None]
 
     @property
     def num_lanes(self) -> int:

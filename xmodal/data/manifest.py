@@ -9,27 +9,21 @@ seek away.
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+import numpy as np
 
+from xmodal.data.braces import expand_braces
 from xmodal.data.decode import BadSample
+from xmodal.data.digests import NO_DIGESTS, Digests, digest_of
 from xmodal.data.fields import relevance_of
-from xmodal.data.shard_index import (
-    NO_DIGESTS,
-    Digests,
-    ShardIndex,
-    digest_of,
-    how_to_index,
-    index_path,
-    read_index,
-)
+from xmodal.data.kept import Kept
+from xmodal.data.occurrences import epoch_size
+from xmodal.data.shard_index import ShardIndex, how_to_index, index_path, read_index
 from xmodal.data.storage import Storage, is_remote, open_storage, split_url
 from xmodal.data.storage.config import CacheConfig, StorageConfig
 from xmodal.data.tar import BrokenShard, Sample, grouped, scan_tar
@@ -38,9 +32,6 @@ from xmodal.errors import UserError
 MANIFEST_NAME = "shardindex.json"
 RELEVANCE_NAME = "relevance.json"
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
-_GROUP = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.(-?[0-9]{1,18}))?")
-_MOST = 1_000_000  # shards that braces may stand for
 # Bytes of either JSON of a folder, which take up to twenty times as much when they are parsed.
 _MOST_BYTES = 2**29
 
@@ -49,7 +40,8 @@ _MOST_BYTES = 2**29
 class Shard:
     """One tar of a shard set: its URL, number of samples, and size in bytes.
 
-    `indexed_bytes` is its size when it was indexed.
+    `indexed_bytes` is its size when it was indexed. With `kept`, its samples are those that a
+    keep-list names.
     """
 
     url: str
@@ -57,10 +49,16 @@ class Shard:
     num_bytes: int
     indexed_bytes: int
     digests: Digests = NO_DIGESTS
+    kept: Kept | None = None
 
     @property
     def name(self) -> str:
         return split_url(self.url)[1]
+
+    @property
+    def lost(self) -> float:
+        """Estimate of the number of samples beyond the end of a truncated tar."""
+        return self.num_samples * (1 - self.num_bytes / max(self.indexed_bytes, 1))
 
 
 @dataclass(frozen=True)
@@ -68,32 +66,63 @@ class Manifest:
     """A shard set: its shards in order, and the relevance of its captions.
 
     `relevance` maps an image id to one list of image ids for each of its captions: the relevant
-    images, the image itself included. None if the set has no relevance file.
-    `warnings` are lines about faults that training can tolerate; `lost` estimates the number of
-    samples beyond the end of truncated shards.
+    images, the image itself included. None if the set has no relevance file. `unknown` is a line
+    about samples that a keep-list names and the set does not have.
     """
 
     url: str
     shards: tuple[Shard, ...]
     relevance: dict[str, list[list[str]]] | None = None
-    warnings: tuple[str, ...] = ()
-    lost: int = 0
+    unknown: str | None = None
     storage: Storage = field(default_factory=lambda: open_storage(""), compare=False, repr=False)
 
     @property
     def num_samples(self) -> int:
         return sum(shard.num_samples for shard in self.shards)
 
+    @property
+    def sample_weights(self) -> list[np.ndarray] | None:
+        """Expected occurrences of each shard's samples in an epoch; None: each comes once."""
+        kept = [
+            one.kept.weights for one in self.shards if one.kept and one.kept.weights is not None
+        ]
+        return kept or None
+
+    @cached_property
+    def epoch_samples(self) -> int:
+        """Number of samples of an epoch, those that come again included."""
+        weights = self.sample_weights
+        return self.num_samples if weights is None else epoch_size(weights)
+
+    @property
+    def truncated(self) -> list[str]:
+        """A line for each truncated shard, which training can tolerate."""
+        return [
+            f"shard {one.url} is truncated: {one.num_bytes:,} of {one.indexed_bytes:,} bytes; its "
+            "samples beyond them count as bad"
+            for one in self.shards
+            if one.num_bytes < one.indexed_bytes
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [*self.truncated, *([self.unknown] if self.unknown else [])]
+
+    @property
+    def lost(self) -> int:
+        """Estimate of the number of samples beyond the end of truncated shards."""
+        return round(sum(one.lost for one in self.shards))
+
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of the data: `sha256-` and 16 hexadecimal digits.
 
-        It depends on the shards in their order: name, number of samples, size and digests, not on
-        their folder.
+        It depends on the shards in their order: name, number of samples, size and digests, on what
+        a keep-list keeps of them, and not on their folder.
         """
         lines = [
             f"{one.name} {one.num_samples} {one.indexed_bytes} {one.digests.headers} "
-            f"{one.digests.sha256} {index}\n"
+            f"{one.digests.sha256} {index}{f' {one.kept.digest}' if one.kept else ''}\n"
             for one, index in zip(self.shards, self.index_digests, strict=True)
         ]
         digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape"))
@@ -110,15 +139,20 @@ class Manifest:
             return tuple(pool.map(digest, self.shards))
 
     def index(self, shard: Shard) -> ShardIndex:
-        """Read the index of a shard.
+        """Read the index of a shard, of the samples that are kept of it.
 
         Raises `UserError` when it is damaged or counts other samples than the manifest.
         """
+        index = self._whole_index(shard)
+        return index.only(shard.kept.numbers.tolist()) if shard.kept else index
+
+    def _whole_index(self, shard: Shard) -> ShardIndex:
         index = read_index(shard.url, self.storage, shard.indexed_bytes)
-        if len(index) != shard.num_samples:
+        total = shard.kept.total if shard.kept else shard.num_samples
+        if len(index) != total:
             raise UserError(
                 f"{index_path(shard.url)} has {len(index)} samples, {MANIFEST_NAME} says "
-                f"{shard.num_samples}: {how_to_index(split_url(shard.url)[0])}"
+                f"{total}: {how_to_index(split_url(shard.url)[0])}"
             )
         return index
 
@@ -127,7 +161,7 @@ class Manifest:
 
         Raises `UserError` if it has other samples: it is not the tar that was indexed.
         """
-        index, found, whole = self.index(shard), list[Sample](), True
+        index, found, whole = self._whole_index(shard), list[Sample](), True
         with scan_tar(shard.url, self.storage) as scan:
             try:
                 found.extend(sample for sample, _ in grouped(scan))
@@ -155,15 +189,13 @@ def read_manifest(
     storage = open_storage(url, access, cache)
     folders: dict[str, _Folder] = {}
     shards: list[Shard] = []
-    for part in _expanded(url):
+    for part in expand_braces(url):
         place, name = split_url(part) if part.endswith((".tar", MANIFEST_NAME)) else (part, None)
         place = place.rstrip("/") or place
         if place not in folders:
             folders[place] = _Folder(place, storage)
         shards += folders[place].shards(None if name == MANIFEST_NAME else name)
-    warnings = tuple(line for folder in folders.values() for line in folder.warnings)
-    lost = round(sum(folder.lost for folder in folders.values()))
-    return Manifest(url, tuple(shards), _relevance(folders.values()), warnings, lost, storage)
+    return Manifest(url, tuple(shards), _relevance(folders.values()), storage=storage)
 
 
 def write_manifest(
@@ -200,8 +232,6 @@ class _Folder:
 
     def __init__(self, folder: str, storage: Storage) -> None:
         self.folder, self.storage = folder, storage
-        self.warnings: list[str] = []
-        self.lost = 0.0
         self._sizes = {folder: storage.list(folder)}
         if MANIFEST_NAME not in self._sizes[folder]:
             if not (self._sizes[folder] or storage.folders(folder)):
@@ -250,12 +280,6 @@ class _Folder:
                 f"shard {url} has {size:,} bytes, {MANIFEST_NAME} says {recorded:,}: "
                 f"changed? If it is right, {how_to_index(self.folder)}"
             )
-        if recorded is not None and size < recorded:
-            self.lost += entry["nsamples"] * (1 - size / recorded)
-            self.warnings.append(
-                f"shard {url} is truncated: {size:,} of {recorded:,} bytes; its samples beyond "
-                "them count as bad"
-            )
         if entry["nsamples"] == 0:
             raise UserError(f"shard {url} is empty: remove it and {how_to_index(self.folder)}")
         index, index_bytes = index_path(url), self._size(index_path(url))
@@ -302,28 +326,6 @@ def _relevance(folders: Iterable[_Folder]) -> dict[str, list[list[str]]] | None:
     if any(each is None for each in found):
         return None
     return {key: value for each in found if each for key, value in each.items()}
-
-
-def _expanded(url: str) -> list[str]:
-    """Return the URLs that braces stand for; raises `UserError` for none or too many."""
-    if not url.strip():
-        raise UserError("the URL of shards is empty: name their folder, or s3://BUCKET/FOLDER")
-    if is_remote(url) and not url.partition("://")[2].strip("/"):
-        raise UserError(f"{url} names no bucket: write {url.rstrip('/')}//BUCKET/FOLDER")
-    if math.prod(map(_num_alternatives, _GROUP.findall(url))) > _MOST:
-        raise UserError(f"{url}: its braces expand to more than {_MOST:,} names")
-    try:
-        return list(braceexpand(url))
-    except UnbalancedBracesError:
-        raise UserError(f"{url}: a brace is not closed") from None
-
-
-def _num_alternatives(group: str) -> int:
-    span = _RANGE.fullmatch(group)
-    if span is None:
-        return group.count(",") + 1
-    first, last, step = (int(number or 1) for number in span.groups())
-    return abs(last - first) // max(abs(step), 1) + 1
 
 
 def _shard_entries(path: str, storage: Storage) -> list[dict]:

@@ -9,6 +9,8 @@ data set, the mixture is its plan.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from xmodal.data.plan import Plan
 from xmodal.errors import UserError
 
@@ -21,7 +23,9 @@ class Place(NamedTuple):
 
 
 class Mixture:
-    """The endless order of data sets with `weights`, given their shards' sizes."""
+    """The endless order of data sets with `weights`, given their shards' sizes, and of each set the
+    weights of its samples; see `Plan`.
+    """
 
     def __init__(
         self,
@@ -31,12 +35,21 @@ class Mixture:
         seed: int,
         lanes: int,
         window: int,
+        sample_weights: Sequence[Sequence[np.ndarray] | None] = (),
     ) -> None:
         self.lanes = lanes
         self.counts = share_lanes(weights, lanes)
+        of_samples = sample_weights or [None] * len(sizes)
         self.plans = [
-            Plan(of_set, seed=seed, lanes=count, window=window, data_set=number)
-            for number, (of_set, count) in enumerate(zip(sizes, self.counts, strict=True))
+            Plan(
+                sizes[number],
+                seed=seed,
+                lanes=count,
+                window=window,
+                data_set=number,
+                sample_weights=of_samples[number],
+            )
+            for number, count in enumerate(self.counts)
         ]
         # Lanes of a set lie side by side: ranks take every so-manieth, and so equally many of each.
         self._owners = [(d, index) for d, count in enumerate(self.counts) for index in range(count)]

@@ -8,6 +8,9 @@ same samples would else meet in every epoch. Inside a lane, blocks of `window` s
 the first block of each is cut short at random, so that lanes do not all begin their next block at
 once. Epochs follow each other without a seam, so every global batch is full, every sample comes
 exactly once an epoch, and nothing depends on the number of ranks or workers.
+
+Weighted samples come several times an epoch or not in every one. All of this then holds for entries
+in the place of samples, and `occurrences.py` says which sample each entry of an epoch stands for.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SHARDS, _PHASE, _BLOCK, _TURN = range(4)  # what a permutation or number is drawn for
+from xmodal.data.occurrences import Occurrences
+
+_SHARDS, _PHASE, _BLOCK, _TURN, _OFFSET = range(5)  # what a permutation or number is drawn for
 
 
 class Block(NamedTuple):
@@ -31,18 +36,29 @@ class Block(NamedTuple):
 
 
 class Plan:
-    """The endless order of a data set of `sum(shard_sizes)` samples.
+    """The endless order of a data set of shards, of `num_samples` samples an epoch.
 
     Samples are numbered in the manifest's order: shard by shard, as they stand in the tars. Of
-    several data sets each has an order of its own, by its number `data_set`. Memory is that of the
-    shards and of one block a lane, not of the samples.
+    several data sets each has an order of its own, by its number `data_set`. `sample_weights` are
+    the expected occurrences of each shard's samples in an epoch; None: every sample comes once.
+    Memory is that of the shards and of one block a lane, not of the samples; with weights, that of
+    them and of one shard a lane.
     """
 
     def __init__(
-        self, shard_sizes: Sequence[int], *, seed: int, lanes: int, window: int, data_set: int = 0
+        self,
+        shard_sizes: Sequence[int],
+        *,
+        seed: int,
+        lanes: int,
+        window: int,
+        data_set: int = 0,
+        sample_weights: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.shard_sizes = np.asarray(shard_sizes, dtype=np.int64)
-        self.num_samples = int(self.shard_sizes.sum())
+        self.occurrences = None if sample_weights is None else Occurrences(sample_weights)
+        occurrences = self.occurrences
+        self.num_samples = occurrences.num_entries if occurrences else int(self.shard_sizes.sum())
         self.seed, self.lanes, self.window, self.data_set = seed, lanes, window, data_set
         self._starts = np.cumsum(self.shard_sizes) - self.shard_sizes
         # Around the seam of two epochs, lanes read blocks of both.
@@ -50,6 +66,7 @@ class Plan:
         self._phases = lru_cache(maxsize=2)(self._draw_phases)
         self._turns = lru_cache(maxsize=2)(self._draw_turns)
         self.samples_of = lru_cache(maxsize=4 * lanes)(self._permute_block)
+        self._entries = lru_cache(maxsize=2 * lanes)(self._samples_of_entries)
 
     def sample_at(self, position: int) -> int:
         """Return the number of the sample at a position."""
@@ -101,21 +118,41 @@ class Plan:
         """Return at which of its samples a lane begins in an epoch."""
         return self._turns(epoch)[lane] % (self._lane_start(lane + 1) - self._lane_start(lane))
 
-    def _permute_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the shards of an epoch in order, and the place at which each ends."""
-        shards = _permutation(self._draw(epoch, 0, _SHARDS, len(self.shard_sizes)))
-        return shards, np.cumsum(self.shard_sizes[shards])
+    def _permute_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the shards of an epoch in order, and the places at which each begins and ends."""
+        sizes = self.shard_sizes
+        if self.occurrences:
+            sizes = self.occurrences.shard_sizes(self._offset(epoch))
+        shards = _permutation(self._draw(epoch, 0, _SHARDS, len(sizes)))
+        ends = np.cumsum(sizes[shards])
+        return shards, ends - sizes[shards], ends
 
     def _permute_block(self, block: Block) -> np.ndarray:
         """Return the numbers of a block's samples in the order in which they come, (samples,)."""
-        shards, ends = self._shards(block.epoch)
+        shards, begins, ends = self._shards(block.epoch)
         drawn = self._draw(block.epoch, block.start, _BLOCK, block.stop - block.start)
         start, stop = self._lane_start(block.lane), self._lane_start(block.lane + 1)
         first = (self._turn(block.epoch, block.lane) + block.start - start) % (stop - start)
         places = start + first + _permutation(drawn)
         order = np.searchsorted(ends, places, side="right")
-        inside = places - (ends[order] - self.shard_sizes[shards[order]])
+        inside = places - begins[order]
+        if self.occurrences:
+            for one in np.unique(order).tolist():
+                entries = self._entries(block.epoch, int(shards[one]))
+                inside[order == one] = entries[inside[order == one]]
         return self._starts[shards[order]] + inside
+
+    def _samples_of_entries(self, epoch: int, shard: int) -> np.ndarray:
+        """Return the sample of each entry of a weighted shard in an epoch, (entries,)."""
+        assert self.occurrences is not None
+        return self.occurrences.samples(shard, self._offset(epoch))
+
+    def _offset(self, epoch: int) -> float:
+        """Return the random number in [0, 1) by which an epoch resamples weighted samples.
+
+        It has 24 bits, so that adding it to the number of an entry is exact.
+        """
+        return int(self._draw(epoch, 0, _OFFSET, 1)[0] >> np.uint64(40)) * 2.0**-24
 
     def _draw(self, epoch: int, place: int, purpose: int, count: int) -> np.ndarray:
         """Return random 64-bit integers, (count,), the same on every machine and version.

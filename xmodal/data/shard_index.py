@@ -1,13 +1,14 @@
 """Index of a tar, the `.idx` beside it: places of the files of each sample, in DALI's format."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from xmodal.data.digests import NO_DIGESTS, Digests, digest_of, sha256_of
 from xmodal.data.storage import Storage, open_storage, split_url
 from xmodal.data.tar import BrokenShard, Sample, Tally, grouped, key_and_extension, scan_tar
 from xmodal.data.tar_headers import BLOCK
@@ -85,13 +86,26 @@ class ShardIndex(Sequence[Sample]):
     def _remedy(self) -> str:
         return how_to_index(split_url(self.path)[0])
 
+    def only(self, numbers: Sequence[int]) -> "ShardIndex":
+        """Return the index of some of the samples, by their rising numbers."""
+        part = copy(self)
+        part._count = len(numbers)
+        part._lines = [self._lines[number] for number in numbers] if self._lines else []
+        part._table = self._table and self._table.only(numbers)
+        return part
+
+    def keys(self) -> list[bytes]:
+        """Return the keys of the samples."""
+        if self._table is None:
+            return [one.key.encode("utf-8", "surrogateescape") for one in self]
+        return [name[: name.index(b".", name.rfind(b"/") + 1)] for name in self._table.names]
+
     def repeats(self) -> frozenset[int]:
         """Return the numbers of samples that repeat the key of an earlier sample."""
-        table = self._table
-        keys: Sequence[bytes | str] = [one.key for one in self] if table is None else table.names
+        keys = self.keys()
         if len(set(keys)) == len(keys):
             return frozenset()
-        first: dict[bytes | str, int] = {}
+        first: dict[bytes, int] = {}
         return frozenset(n for n, key in enumerate(keys) if first.setdefault(key, n) != n)
 
 
@@ -133,6 +147,10 @@ class _Table(NamedTuple):
         lower = [one.decode("utf-8", "surrogateescape").lower() for one in extensions]
         return cls(lower, columns[3], places) if len(set(lower)) == len(lower) else None
 
+    def only(self, numbers: Sequence[int]) -> "_Table":
+        names, places = [self.names[n] for n in numbers], [self.places[n] for n in numbers]
+        return _Table(self.extensions, names, places)
+
     def sample(self, number: int) -> Sample:
         name = self.names[number].decode("utf-8", "surrogateescape")
         folder, slash, base = name.rpartition("/")
@@ -158,18 +176,6 @@ def read_index(
 def index_path(tar: str | Path) -> str:
     """Return the path of a tar's index: `a/b.idx` for `a/b.tar`."""
     return str(tar).removesuffix(".tar") + ".idx"
-
-
-@dataclass(frozen=True)
-class Digests:
-    """Digests of a shard, as hexadecimal digits; None if not computed."""
-
-    index: str | None = None  # of its .idx: names, places and sizes of the files
-    headers: str | None = None  # of all headers in the tar: times and owners too
-    sha256: str | None = None  # of all bytes of the tar
-
-
-NO_DIGESTS = Digests()
 
 
 @dataclass(frozen=True)
@@ -264,15 +270,6 @@ def _dotted(sample: Sample, names: Sequence[str]) -> str | None:
     return None
 
 
-def sha256_of(url: str, storage: Storage) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with storage.open(url) as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _again(keys: Iterable[str]) -> Iterator[str]:
     """Yield, once each, what comes again."""
     return (key for key, count in Counter(keys).items() if count > 1)
@@ -325,11 +322,6 @@ def _header_count(line: str, path: str) -> int:
     if match is None:
         raise UserError(f"{path} is no index of a tar: {how_to_index(split_url(path)[0])}")
     return int(match[1])
-
-
-def digest_of(data: bytes) -> str:
-    """Return a digest of 128 bits, as hexadecimal digits."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def how_to_index(folder: str) -> str:
