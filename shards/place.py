@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from xmodal.data.manifest import without_tars
+from xmodal.data.no_shards import without_tars
 from xmodal.data.storage import Storage, is_remote, open_storage
 from xmodal.errors import UserError
 

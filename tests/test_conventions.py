@@ -42,6 +42,7 @@ SHARDS_MAY_IMPORT = {
             "fields",
             "limits",
             "manifest",
+            "no_shards",
             "shard_index",
             "storage",
             "tar",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from xmodal.atomic_files import write_atomically
 from xmodal.data.manifest import Shard, read_manifest, write_manifest
-from xmodal.data.shard_index import read_index, write_index
+from xmodal.data.shard_index import read_index, read_keys, write_index
+from xmodal.data.storage.local import LocalStorage
 from xmodal.data.tar import Member, Sample, TarScan, key_and_extension, tar_samples
 from xmodal.errors import UserError
 from xmodal.runs.lock import acquire_run_lock
@@ -385,6 +386,9 @@ def test_what_index_writes_it_can_read_whatever_the_names(
     indexed = write_index(folder / "s.tar")
     read = read_index(folder / "s.tar")[:]
     assert len(read) == indexed.num_samples
+    if read:
+        keys = read_keys(str(folder / "s.tar"), LocalStorage())
+        assert keys == [sample.key.encode("utf-8", "surrogateescape") for sample in read]
     found = scanned(folder / "s.tar")
     skipped = sum(n for cause, n in indexed.doubts.counts.items() if "samples are skipped" in cause)
     assert len(found) == len(read) + skipped

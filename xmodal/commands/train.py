@@ -20,7 +20,7 @@ from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import Recipe, import_plugins_of, read_recipe
 from xmodal.commands.arguments import add_recipe, key_lines
 from xmodal.data.kept import check_keep_list
-from xmodal.data.manifest import check_folder
+from xmodal.data.no_shards import check_folder
 from xmodal.errors import own_rank
 from xmodal.extras import require
 from xmodal.runs.restarts import check_restarts

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from xmodal.data.keep_list_file import COLUMNS, Rows, read_rows, shown
 from xmodal.data.kept import Kept
 from xmodal.data.manifest import Manifest, Shard
+from xmodal.data.shard_index import read_keys
 from xmodal.data.storage import open_storage
 from xmodal.data.storage.config import StorageConfig
 from xmodal.errors import UserError, printable
@@ -74,33 +75,32 @@ def _check_names(manifest: Manifest, numbers: np.ndarray, url: str) -> None:
 
 def _find(manifest: Manifest, shard: Shard, rows: Rows, of_shard: np.ndarray, url: str) -> _Found:
     """Find the samples of a shard that some rows name."""
-    index = manifest.index(shard)
-    keys, known = rows.keys.take(pa.array(of_shard)), pa.array(index.keys(), pa.large_binary())
+    known = pa.array(read_keys(shard.url, manifest.storage), pa.large_binary())
+    manifest.check_count(shard, len(known))
+    keys = rows.keys.take(of_shard)
     found = pc.index_in(keys, value_set=known)
     unknown = [shown(key) for key in keys.filter(found.is_null())[:_NUM_EXAMPLES].to_pylist()]
     of_shard = of_shard[found.is_valid().to_numpy(zero_copy_only=False)]
     numbers = found.drop_null().to_numpy()
     order = np.argsort(numbers, kind="stable")
     numbers, of_shard = numbers[order], of_shard[order]
-    _check_once(numbers, known, index.repeats(), f"keep-list {url} names {shard.name}", shard.url)
+    _check_once(numbers, known, f"keep-list {url} names {shard.name}", shard.url)
     weights = None if rows.weights is None else rows.weights[of_shard]
-    return _Found(shard, Kept(len(index), numbers, weights), found.null_count, unknown)
+    return _Found(shard, Kept(shard.num_samples, numbers, weights), found.null_count, unknown)
 
 
-def _check_once(
-    numbers: np.ndarray, keys: pa.Array, repeats: frozenset[int], named: str, shard: str
-) -> None:
+def _check_once(numbers: np.ndarray, known: pa.Array, named: str, shard: str) -> None:
     """Raise `UserError` where rows name a sample twice, or a key that its shard has twice."""
     again = numbers[1:][numbers[1:] == numbers[:-1]]
     if len(again):
-        key = shown(keys[int(again[0])].as_py())
+        key = shown(known[int(again[0])].as_py())
         raise UserError(f"{named}, {key} twice: remove one of the rows")
-    twice = {keys[number].as_py() for number in repeats}
-    twice &= set(keys.take(pa.array(numbers)).to_pylist()) if twice else twice
-    if twice:
+    there = known.filter(pc.is_in(known, value_set=known.take(numbers)))
+    if len(there) > len(numbers):
+        ((key, _),) = Counter(there.to_pylist()).most_common(1)
         raise UserError(
-            f"{named}, {shown(min(twice))}, a key that {shard} has twice: remove the row, or "
-            "rename the files in the tar and index it again"
+            f"{named}, {shown(key)}, a key that {shard} has twice: remove the row, or rename the "
+            "files in the tar and index it again"
         )
 
 

@@ -22,16 +22,16 @@ from xmodal.data.decode import BadSample
 from xmodal.data.digests import NO_DIGESTS, Digests, digest_of
 from xmodal.data.fields import relevance_of
 from xmodal.data.kept import Kept
+from xmodal.data.no_shards import why_no_folder, without_tars
 from xmodal.data.occurrences import epoch_size
 from xmodal.data.shard_index import ShardIndex, how_to_index, index_path, read_index
-from xmodal.data.storage import Storage, is_remote, open_storage, split_url
+from xmodal.data.storage import Storage, open_storage, split_url
 from xmodal.data.storage.config import CacheConfig, StorageConfig
 from xmodal.data.tar import BrokenShard, Sample, grouped, scan_tar
 from xmodal.errors import UserError
 
 MANIFEST_NAME = "shardindex.json"
 RELEVANCE_NAME = "relevance.json"
-_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 # Bytes of either JSON of a folder, which take up to twenty times as much when they are parsed.
 _MOST_BYTES = 2**29
 
@@ -148,13 +148,17 @@ class Manifest:
 
     def _whole_index(self, shard: Shard) -> ShardIndex:
         index = read_index(shard.url, self.storage, shard.indexed_bytes)
+        self.check_count(shard, len(index))
+        return index
+
+    def check_count(self, shard: Shard, count: int) -> None:
+        """Raise `UserError` unless the index of a shard has as many samples as the manifest."""
         total = shard.kept.total if shard.kept else shard.num_samples
-        if len(index) != total:
+        if count != total:
             raise UserError(
-                f"{index_path(shard.url)} has {len(index)} samples, {MANIFEST_NAME} says "
+                f"{index_path(shard.url)} has {count} samples, {MANIFEST_NAME} says "
                 f"{total}: {how_to_index(split_url(shard.url)[0])}"
             )
-        return index
 
     def holds_index(self, shard: Shard) -> bool:
         """Scan a tar and compare its samples with its index; return True if the tar is complete.
@@ -219,14 +223,6 @@ def write_manifest(
     storage.write(f"{folder}/{MANIFEST_NAME}", text.encode())
 
 
-def without_tars(folder: str, storage: Storage) -> str:
-    """Return an error message for a folder without shards that names subfolders with shards."""
-    below = [f"{folder}/{name}" for name in storage.folders(folder)]
-    meant = [each for each in below if any(name.endswith(".tar") for name in storage.list(each))]
-    hint = f": is one of these meant? {' '.join(meant[:8])}" if meant else ", nor a folder in it"
-    return f"{folder} has no .tar{hint}"
-
-
 class _Folder:
     """A folder of shards, listed once."""
 
@@ -235,7 +231,7 @@ class _Folder:
         self._sizes = {folder: storage.list(folder)}
         if MANIFEST_NAME not in self._sizes[folder]:
             if not (self._sizes[folder] or storage.folders(folder)):
-                raise UserError(_why_no_folder(folder))
+                raise UserError(why_no_folder(folder))
             if not any(name.endswith(".tar") for name in self._sizes[folder]):
                 raise UserError(without_tars(folder, storage))
             raise UserError(f"{folder} has no {MANIFEST_NAME}: {how_to_index(folder)}")
@@ -298,27 +294,6 @@ class _Folder:
         if folder not in self._sizes:
             self._sizes[folder] = self.storage.list(folder)
         return self._sizes[folder].get(name)
-
-
-def check_folder(url: str) -> None:
-    """Raise `UserError` for a folder of shards that is not on the disk, or is empty; buckets are
-    not asked.
-    """
-    if is_remote(url) or "{" in url or Path(url).is_file():
-        return
-    storage = open_storage(url)
-    if not (storage.list(url) or storage.folders(url)):
-        raise UserError(_why_no_folder(url))
-
-
-def _why_no_folder(url: str) -> str:
-    if url.endswith(_COMPRESSED):
-        return (
-            f"{url} is compressed: unpack it to a plain .tar, and {how_to_index(split_url(url)[0])}"
-        )
-    if not is_remote(url) and Path(url).is_file():
-        return f"{url} is a file: name the folder of its shards"
-    return f"there is no folder {url} with shards"
 
 
 def _relevance(folders: Iterable[_Folder]) -> dict[str, list[list[str]]] | None:

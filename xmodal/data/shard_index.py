@@ -30,6 +30,10 @@ _DOTTED = (
     "files of several samples may be one: write another character in place of that dot"
 )
 _REPEATED = "keys come twice, the later samples count as bad"
+# The key in a line whose first file has no space in its name.
+_FIRST_KEY = re.compile(
+    rb"^([^ \n]+) [0-9]+ [0-9]+ ((?:[^ \n]*/)?[^ ./\n]*)\.(?:[^ \n]*\.)?\1(?= |$)", re.MULTILINE
+)
 _INDEX_HEADER = re.compile(r"v1\.[0-2] ([0-9]{1,15})")
 
 
@@ -165,12 +169,28 @@ def read_index(
 
     Raises `UserError` if it is missing or damaged.
     """
+    return ShardIndex(_read_text(tar, storage), index_path(tar), num_bytes)
+
+
+def read_keys(tar: str, storage: Storage) -> list[bytes]:
+    """Return the keys of a tar's samples, several times faster than its whole index is read.
+
+    Raises `UserError` if its `.idx` is missing or damaged.
+    """
+    text, path = _read_text(tar, storage), index_path(tar)
+    found = _FIRST_KEY.findall(text)
+    header = text.partition(b"\n")[0].decode("utf-8", "replace")
+    if len(found) != _header_count(header, path):
+        return ShardIndex(text, path).keys()
+    return [key for _, key in found]
+
+
+def _read_text(tar: str | Path, storage: Storage | None) -> bytes:
     path = index_path(tar)
     try:
-        text = (storage or open_storage(path)).read(path)
+        return (storage or open_storage(path)).read(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {how_to_index(split_url(path)[0])}") from None
-    return ShardIndex(text, path, num_bytes)
 
 
 def index_path(tar: str | Path) -> str:
