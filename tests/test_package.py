@@ -45,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_all_that_is_beside_the_code(wheel: Path) -> None:
-    kinds = {".py", ".yaml", ".html", ".css", ".typed"}
+    kinds = {".py", ".yaml", ".html", ".css", ".js", ".svg", ".typed"}
     files = {
         str(path.relative_to(ROOT))
         for folder in ("xmodal", "shards")

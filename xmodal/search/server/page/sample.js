@@ -1,0 +1,36 @@
+// The dialog of a sample: its picture, captions, metadata and neighbours.
+
+import { element, image, pictureOf } from "/results.js";
+import { fetchHits, fetchJson } from "/requests.js";
+
+const NEIGHBOURS = 12;
+const byId = (id) => document.getElementById(id);
+
+// Fill the dialog with a sample and open it; `onOpen` is called with a neighbour's row.
+export async function openSample(row, version, onOpen) {
+  const sample = await fetchJson(`/api/sample/${encodeURIComponent(row)}`);
+  const [title, ...others] = sample.captions.length ? sample.captions : [sample.key];
+  byId("sample-title").textContent = title;
+  byId("sample-captions").replaceChildren(...others.map((text) => element("li", { textContent: text, dir: "auto" })));
+  Object.assign(byId("sample-image"), { src: pictureOf(sample.row, version), alt: title });
+  byId("sample-fields").replaceChildren(...fieldsOf(sample));
+  byId("neighbours").replaceChildren();
+  if (!byId("sample").open) byId("sample").showModal();
+  byId("sample").scrollTop = 0;
+  const { hits } = await fetchHits({ like: sample.row, side: "images" }, 0, NEIGHBOURS);
+  byId("neighbours").replaceChildren(...hits.map((hit) => neighbourElement(hit, version, onOpen)));
+}
+
+function fieldsOf({ row, captions, caption, labels, width, height, size, ...rest }) {
+  const fields = { row, labels: (labels ?? []).join(", "), size: `${width} × ${height}, ${size.toLocaleString("en")} bytes`, ...rest };
+  const known = Object.entries(fields).filter(([, value]) => value !== null && value !== "");
+  return known.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value, dir: "auto" })]);
+}
+
+function neighbourElement(hit, version, onOpen) {
+  const caption = hit.caption ?? hit.key;
+  const made = element("button", { type: "button", className: "picture", title: caption }, image(hit.image, version, caption));
+  made.setAttribute("aria-label", `Open: ${caption}`);
+  made.addEventListener("click", () => onOpen(hit.image));
+  return element("li", {}, made);
+}
