@@ -4,10 +4,11 @@
     python launch/search.py INDEX --image FILE
     python launch/search.py INDEX --image FILE --modification "in blue"
     python launch/search.py INDEX --like KEY -k 50 --where "label = 'shirt' AND width >= 224"
+    python launch/search.py INDEX --serve
 
 Prints a table of the hits and writes them with their pictures as a page. INDEX is a folder that
 launch/index.py wrote. The model that made the embeddings encodes texts and images; where it has
-moved, name it with --model.
+moved, name it with --model. --serve opens a page to search with, at http://127.0.0.1:8000.
 """
 
 import sys

@@ -81,8 +81,9 @@ class Tab:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.evaluate("window.isLeft = true")
         self.send("Page.navigate", url=url)
-        self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
+        self.wait("!window.isLeft && document.readyState === 'complete'")
 
     def click(self, selector: str) -> None:
         """Click in the middle of the first element of a selector."""
@@ -145,7 +146,7 @@ def open_tab(profile: Path) -> Iterator[Tab]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     # The browser reads its commands from descriptor 3, and writes to 4.
-    words = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", PROGRAM, *OPTIONS]
+    words = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", PROGRAM, *OPTIONS]
     process = subprocess.Popen(
         [*words, f"--user-data-dir={profile}"],
         pass_fds=(theirs_in, theirs_out),

@@ -4,22 +4,29 @@
     xmodal search INDEX --image FILE
     xmodal search INDEX --image FILE --modification "in blue"
     xmodal search INDEX --like KEY -k 50 --where "label = 'shirt' AND width >= 224"
+    xmodal search INDEX --serve
 
 Prints a table of the hits and writes them with their pictures as a page. INDEX is a folder that
 xmodal index wrote. The model that made the embeddings encodes texts and images; where it has
-moved, name it with --model.
+moved, name it with --model. --serve opens a page to search with, at http://127.0.0.1:8000.
 """
 
 import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser, plugin_option
 from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError
 from xmodal.extras import require
+
+if TYPE_CHECKING:
+    from xmodal.search.searcher import Searcher
+
+LOOPBACK, PORT = "127.0.0.1", 8000
 
 
 def main(
@@ -32,18 +39,33 @@ def main(
         with activity("importing PyTorch"):
             # Only now the slow imports: help and a wrong option have been answered.
             from xmodal.assembly.indexed_model import indexed_model
-            from xmodal.search.hits_page import check_page, print_hits, write_page
-            from xmodal.search.query import Query
             from xmodal.search.searcher import Searcher
-        page = Path(given.page)
-        check_page(page)
-        query = Query(given.text or given.modification, given.image, given.like)
         searcher = Searcher.open(given.index)
         searcher.load_model = partial(indexed_model, searcher.info.model, given.model)
-        hits = searcher.search(query, given.side, given.k, where=given.where)
-        print_hits(hits)
-        write_page(page, searcher, query, hits)
+        answer = serve_page if given.serve else write_hits
+        answer(searcher, given)
+
+
+def write_hits(searcher: "Searcher", given: argparse.Namespace) -> None:
+    """Print the hits of a query, and write them as a page."""
+    from xmodal.search.hits_page import check_page, print_hits, write_page
+    from xmodal.search.query import Query
+
+    page = Path(given.page)
+    check_page(page)
+    query = Query(given.text or given.modification, given.image, given.like)
+    hits = searcher.search(query, given.side, given.k, where=given.where)
+    print_hits(hits)
+    write_page(page, searcher, query, hits)
     print(f"page: {page}")
+
+
+def serve_page(searcher: "Searcher", given: argparse.Namespace) -> None:
+    """Serve a page to search with, until Ctrl-C."""
+    from xmodal.search.server.server import serve
+
+    host, port = given.host or LOOPBACK, PORT if given.port is None else given.port
+    serve(searcher, host, port, partial(print, flush=True))
 
 
 def read_arguments(
@@ -74,6 +96,15 @@ def read_arguments(
         "--page", default="search.html", metavar="FILE", help="page to write; default: search.html"
     )
     parser.add_argument("--model", metavar="RUN", help="where the model of the embeddings is now")
+    parser.add_argument("--serve", action="store_true", help="serve a page to search with")
+    parser.add_argument(
+        "--port", type=int, metavar="N", help=f"port of the page; default: {PORT}; 0: any free one"
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help=f"address to listen at; default: {LOOPBACK}; others ask for a token that is printed",
+    )
     given = parser.parse_intermixed_args(arguments)
     import_plugins(given.plugin)
     check_arguments(given)
@@ -82,6 +113,11 @@ def read_arguments(
 
 def check_arguments(given: argparse.Namespace) -> None:
     """Raise `UserError` for options that contradict each other, and a file that is missing."""
+    if given.serve:
+        check_serving(given)
+        return
+    if given.port is not None or given.host is not None:
+        raise UserError("--port and --host are of --serve")
     if [given.text, given.image, given.like].count(None) != 2:
         raise UserError("search by one of TEXT, --image and --like")
     if given.modification is not None and given.image is None:
@@ -90,3 +126,11 @@ def check_arguments(given: argparse.Namespace) -> None:
         raise UserError(f"--image {given.image}: there is no such file")
     if given.k < 1:
         raise UserError(f"-k {given.k} must be at least 1")
+
+
+def check_serving(given: argparse.Namespace) -> None:
+    """Raise `UserError` where a query is given beside --serve, or a port that is none."""
+    if [given.text, given.image, given.like, given.modification, given.where] != [None] * 5:
+        raise UserError("--serve takes no query: the page asks for it")
+    if not 0 <= (given.port or 0) < 2**16:
+        raise UserError(f"--port {given.port}: a port is 0 to 65535")

@@ -2,20 +2,23 @@
 
 import http.client
 import json
+import os
+import re
+import signal
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
 
+from tests.processes import CONTEXT
 from tests.search.embedding_folders import image_record, write_embeddings
 from tests.search.server.colour_index import (
     COLOURS,
@@ -26,15 +29,17 @@ from tests.search.server.colour_index import (
     colour_searcher,
     embed,
     picture,
+    write_colour_index,
 )
+from tests.search.server.running import serving
 from tests.services.browser import HOSTILE
-from xmodal.errors import UserError
+from xmodal.errors import UserError, run_command
 from xmodal.search.build_index import build_index
 from xmodal.search.embeddings import Embeddings
 from xmodal.search.query import Query
 from xmodal.search.searcher import Searcher
 from xmodal.search.server.api import MAX_HITS, MAX_UPLOAD_BYTES
-from xmodal.search.server.server import MAX_CONNECTIONS, SearchServer
+from xmodal.search.server.server import MAX_CONNECTIONS, SearchServer, serve
 
 CAPTIONS = [text for text in HOSTILE if text.isprintable()]
 
@@ -58,18 +63,6 @@ class Reply:
         assert line
         assert "\n" not in line
         return f"{self.status} {line}"
-
-
-@contextmanager
-def serving(searcher: Searcher, host: str = "127.0.0.1") -> Iterator[SearchServer]:
-    with SearchServer(searcher, host, 0) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -468,9 +461,40 @@ def test_addresses_that_cannot_be_listened_at(server: SearchServer, searcher: Se
     taken = server.server_port
     for host, port, line in (
         ("127.0.0.1", taken, f"port {taken} is in use; name another one with --port"),
-        ("127.0.0.1", 70_000, "--port 70000: a port is at most 65535"),
         ("192.0.2.1", 0, r"--host 192\.0\.2\.1 is no address of this machine"),
         ("nowhere.invalid", 0, r"--host nowhere\.invalid is no address of"),
     ):
         with pytest.raises(UserError, match=line):
             SearchServer(searcher, host, port)
+
+
+def serve_colours(folder: Path, out: Path) -> None:
+    """Serve as the command does, in a process of its own."""
+    index = Searcher.open(folder / "index", colour_model)
+
+    def say(line: str) -> None:
+        with out.open("a") as file:
+            print(line, file=file)
+
+    run_command(lambda: serve(index, "127.0.0.1", 0, say))
+
+
+def test_ctrl_c_ends_it_cleanly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_colour_index(tmp_path)
+    process = CONTEXT.Process(target=serve_colours, args=(tmp_path, tmp_path / "out"))
+    process.start()
+    end = time.monotonic() + 60
+    while not (tmp_path / "out").exists() or "\n" not in (tmp_path / "out").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    (line,) = (tmp_path / "out").read_text().splitlines()
+    found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ searches (.*); Ctrl-C ends it", line)
+    assert found
+    assert found[2] == str(tmp_path / "index")
+    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+    connection.request("GET", "/api/info")
+    assert connection.getresponse().status == 200  # and it stays connected
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 0
+    assert capfd.readouterr().err == ""

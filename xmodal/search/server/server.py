@@ -24,8 +24,6 @@ from xmodal.search.server.answers import Answer, Refused, failure
 from xmodal.search.server.api import MAX_UPLOAD_BYTES, Api
 from xmodal.search.server.site import Request, Site, read_target
 
-LOOPBACK = "127.0.0.1"
-PORT = 8000
 MAX_CONNECTIONS = 64
 SECONDS = 30  # that a connection may be silent
 DISCARDED = 4 * MAX_UPLOAD_BYTES  # bytes that are read of a body that is refused
@@ -33,9 +31,7 @@ CHUNK = 2**16
 LENGTH = re.compile(r"[0-9]{1,18}")
 
 
-def serve(
-    searcher: Searcher, host: str = LOOPBACK, port: int = PORT, say: Callable[[str], None] = print
-) -> None:
+def serve(searcher: Searcher, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve the page of an index until Ctrl-C; `say` is called with its address.
 
     The address is taken before the model is loaded. Raises `UserError` where it cannot be.
@@ -58,8 +54,6 @@ class SearchServer(ThreadingHTTPServer):
 
     def __init__(self, searcher: Searcher, host: str, port: int) -> None:
         self._free = BoundedSemaphore(MAX_CONNECTIONS)
-        if not 0 <= port < 2**16:
-            raise UserError(f"--port {port}: a port is at most 65535")
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self.address_family = found[0]
