@@ -72,3 +72,15 @@ def test_mistakes_are_one_line_before_the_search(index: Path) -> None:
     done = run("index.py", index, "--to", index.parent / "j")
     assert "has no embeddings.json" in done.error
     assert "already" in run("index.py", index.parent / "e", "--to", index).out
+
+
+def test_mistakes_before_a_page_is_served(index: Path) -> None:
+    for words, line in (
+        (["a dog", "--serve"], "--serve takes no query: the page asks for it"),
+        (["--serve", "--where", "width > 1"], "--serve takes no query: the page asks for it"),
+        (["--serve", "--port", "70000"], "--port 70000: a port is 0 to 65535"),
+        (["a dog", "--port", "0"], "--port and --host are of --serve"),
+        (["--serve", "--host", "192.0.2.1"], "--host 192.0.2.1 is no address of this machine"),
+        (["--serve", "--port", "0"], "/runs/made, the model of the embeddings, is missing"),
+    ):
+        assert line in run("search.py", index, *words).error

@@ -171,11 +171,19 @@ def test_a_sample_with_its_neighbours(tab: Tab, server: SearchServer) -> None:
     assert_pictures_load(tab)
     tab.click("#neighbours li:nth-child(2) button")
     tab.wait(f"new URLSearchParams(location.search).get('sample') !== '{row}'")
-    tab.press("Escape")
-    tab.wait("!document.querySelector('#sample').open && !location.search.includes('sample')")
-    all_of(tab, "red")
+    closed = "!document.querySelector('#sample').open && !location.search.includes('sample')"
+    tab.evaluate("history.back()")
+    tab.wait(closed)
     tab.evaluate("history.forward()")
     tab.wait("document.querySelector('#sample').open")
+    entries = tab.evaluate("history.length")
+    for number in (4, 5):
+        tab.press("Escape")
+        tab.wait(closed)
+        tab.click(f".hit:nth-child({number}) .open")
+        tab.wait("document.querySelector('#sample').open")
+    assert tab.evaluate("history.length") == entries
+    all_of(tab, "red")
     tab.click("#sample-like")
     tab.wait("!document.querySelector('#sample').open && location.search.startsWith('?like=')")
     all_of(tab, "red")

@@ -2,7 +2,7 @@
 
 import { addressOf, fetchHits, fetchJson, readAddress } from "/requests.js";
 import { hitElement, moveByKeys, pictureOf } from "/results.js";
-import { openSample } from "/sample.js";
+import { closeSample, openSample } from "/sample.js";
 
 const COUNT = 40; // hits that are fetched at a time
 const byId = (id) => document.getElementById(id);
@@ -20,23 +20,24 @@ function complain(error) {
   byId("error").textContent = error ? error.message : "";
 }
 
-// Go to another search, as a new entry of the history; `replace`: in place of the present one.
-function go(changes, { replace = false } = {}) {
-  const before = keyOf(state), address = location.search, old = state;
+// Go to another search or sample. An entry of the history that opened a sample is spare once that is
+// closed: the one before shows the same, so the next takes its place.
+function go(changes) {
+  const old = state, before = keyOf(old), spare = history.state?.spare ?? false;
   state = { ...state, ...changes };
   if (state.upload && !uploads.includes(state.upload)) uploads.push(state.upload);
-  const entry = { upload: uploads.indexOf(state.upload), opened: Boolean(state.sample && !old.sample) || (replace && history.state?.opened) };
-  const next = addressOf(state);
-  if (replace || (next === `/${address}` && before === keyOf(state))) history.replaceState(entry, "", next);
-  else history.pushState(entry, "", next);
-  show(before !== keyOf(state));
+  const same = before === keyOf(state), opening = Boolean(state.sample && !old.sample);
+  const entry = { upload: uploads.indexOf(state.upload), spare: same && (spare || opening) };
+  const replaces = same ? spare || !opening : spare && !old.sample;
+  history[replaces ? "replaceState" : "pushState"](entry, "", addressOf(state));
+  show(!same);
 }
 
 function show(changed) {
   fillForm();
   if (changed) search();
-  if (state.sample) openSample(state.sample, info.version, (row) => go({ sample: String(row) }, { replace: true })).catch(complain);
-  else if (dialog.open) dialog.close();
+  if (state.sample) openSample(state.sample, info.version, openRow).catch(complain);
+  else closeSample();
 }
 
 function fillForm() {
@@ -141,7 +142,9 @@ function listenToForm() {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const words = text.value.trim() ? { text: text.value, like: "", upload: null } : { text: "" };
+    const before = keyOf(state);
     go({ ...words, modification: modification.value, where: where.value.trim(), side: form.elements.side.value });
+    if (before === keyOf(state)) search(); // again, as after a failure
   });
   byId("sides").addEventListener("change", () => form.requestSubmit());
   byId("choose").addEventListener("click", () => file.click());
@@ -186,12 +189,12 @@ function listenToKeys() {
       focusFirst();
     }
   });
-  byId("close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  dialog.addEventListener("close", () => {
-    if (!state.sample) return;
-    if (history.state?.opened) history.back();
-    else go({ sample: "" }, { replace: true });
+  const leave = () => go({ sample: "" });
+  byId("close").addEventListener("click", leave);
+  dialog.addEventListener("click", (event) => event.target === dialog && leave());
+  dialog.addEventListener("cancel", (event) => {
+    event.preventDefault(); // Escape: closed here and now, rather than when the browser gets to it
+    leave();
   });
   byId("sample-like").addEventListener("click", () => searchLike(state.sample));
 }

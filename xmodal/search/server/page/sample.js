@@ -5,10 +5,13 @@ import { fetchHits, fetchJson } from "/requests.js";
 
 const NEIGHBOURS = 12;
 const byId = (id) => document.getElementById(id);
+let wanted = null; // the row that is to be shown: answers about others come too late
 
 // Fill the dialog with a sample and open it; `onOpen` is called with a neighbour's row.
 export async function openSample(row, version, onOpen) {
+  wanted = row;
   const sample = await fetchJson(`/api/sample/${encodeURIComponent(row)}`);
+  if (wanted !== row) return;
   const [title, ...others] = sample.captions.length ? sample.captions : [sample.key];
   byId("sample-title").textContent = title;
   byId("sample-captions").replaceChildren(...others.map((text) => element("li", { textContent: text, dir: "auto" })));
@@ -18,7 +21,14 @@ export async function openSample(row, version, onOpen) {
   if (!byId("sample").open) byId("sample").showModal();
   byId("sample").scrollTop = 0;
   const { hits } = await fetchHits({ like: sample.row, side: "images" }, 0, NEIGHBOURS);
+  if (wanted !== row) return;
   byId("neighbours").replaceChildren(...hits.map((hit) => neighbourElement(hit, version, onOpen)));
+}
+
+// Close the dialog, also where its sample is still to come.
+export function closeSample() {
+  wanted = null;
+  if (byId("sample").open) byId("sample").close();
 }
 
 function fieldsOf({ row, captions, caption, labels, width, height, size, ...rest }) {
