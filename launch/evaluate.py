@@ -1,8 +1,9 @@
-"""Measure a run's checkpoint: retrieval of captions, of classes, of images; gap, zero-shot.
+"""Measure a run's checkpoint: retrieval of captions, of classes, of images; gap, zero-shot, probes.
 
     python launch/evaluate.py runs/quickstart
     python launch/evaluate.py runs/flickr8k_locked --data URL --checkpoint best
     python launch/evaluate.py RUN --protocol class --protocol gap
+    python launch/evaluate.py RUN --data URL --probe-train URL --protocol linear-probe
     python launch/evaluate.py RUN --data QUERIES --gallery URL --protocol fashion200k
     python launch/evaluate.py RUN --data TEST1 --gallery URL --protocol cirr --submission DIR
     deepspeed --num_accelerators 2 launch/evaluate.py RUN      # the work dealt to two processes

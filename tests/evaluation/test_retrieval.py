@@ -23,7 +23,7 @@ from xmodal.evaluation.protocols import coco_1k_5fold
 from xmodal.evaluation.protocols.coco_1k_5fold import Coco1kFiveFold
 from xmodal.evaluation.protocols.coco_5k import Coco5k
 from xmodal.evaluation.protocols.flickr_1k import Flickr1k
-from xmodal.evaluation.protocols.registry import fitting, metric_names
+from xmodal.evaluation.protocols.registry import fitting, metric_names, needs_training_set
 from xmodal.evaluation.protocols.sugarcrepe import CATEGORIES
 from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.retrieval import (
@@ -149,7 +149,8 @@ def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WITHOUT_A_SCORE = ("gap", "class-normalised", "visual", "visual-graded")
-OF_PAIRS = fitting(Bags.contents)
+# Those that are fitted on another set are measured in test_classification.py.
+OF_PAIRS = [one for one in fitting(Bags.contents) if not needs_training_set([one])]
 RELEVANCE = {f"i{n}": [[f"i{n}", f"i{(n + 3) % IMAGES}"]] * 5 for n in range(IMAGES)}
 LESS_IS_BETTER = (
     r"_chance$|/median_rank$|/num_\w+$|/queries(_skipped)?$|/images_skipped$|^gap|/groups_skipped$"
@@ -284,6 +285,10 @@ MISTAKES = {
         {},
         "composed is not for this method; it is measured by all-captions or aro or class or ",
     ),
+    **{
+        name: (Bags, {}, f"{name} is fitted on labelled shards: name them in data.probe_train, or")
+        for name in ("linear-probe", "knn")
+    },
     "zero-shot of features": (
         FeaturesOfTexts,
         {"texts": True},

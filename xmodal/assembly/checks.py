@@ -66,16 +66,17 @@ def _check_training_set(recipe: Recipe, data_set: DataSet, method: Method) -> No
 
 def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequence[str]:
     assert shards.val is not None
-    for one, parts in ((shards.val, method.contents), (shards.gallery, GALLERY)):
+    others = (shards.gallery, shards.probe_train)
+    for one, parts in ((shards.val, method.contents), *((one, GALLERY) for one in others)):
         if one:
             contents = evaluated_parts(SampleReader(one), parts)
             found = infer_sample_spec(SampleReader(one), captions=contents.captions)
             check_sample_spec(recipe, one.url, found, contents, local=method.local)
     relevance = shards.val.relevance
     protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
-    gallery = SampleReader(shards.gallery) if shards.gallery else None
-    reader = SampleReader(shards.val)
-    check_protocols(protocols, EvaluationData(method, reader, shards.val, relevance, gallery))
+    readers = (SampleReader(one) if one else None for one in others)
+    data = EvaluationData(method, SampleReader(shards.val), shards.val, relevance, *readers)
+    check_protocols(protocols, data)
     names = metric_names(protocols, method)
     best = best_metric(recipe, protocols, method)
     check_best(best, names)

@@ -19,16 +19,17 @@ from xmodal.extras import require
 
 @dataclass(frozen=True)
 class Shards:
-    """The shard sets that a recipe names; `val` and `gallery` where it names them."""
+    """The shard sets that a recipe names; all but `train` where it names them."""
 
     train: Sequence[Manifest]
     val: Manifest | None = None
     gallery: Manifest | None = None
+    probe_train: Manifest | None = None
 
     @property
     def measured(self) -> list[Manifest]:
         """The sets that evaluations read."""
-        return [shards for shards in (self.val, self.gallery) if shards]
+        return [one for one in (self.val, self.gallery, self.probe_train) if one]
 
     @property
     def every(self) -> list[Manifest]:
@@ -38,8 +39,13 @@ class Shards:
     @property
     def record(self) -> DataRecord:
         """The record of the sets for the run folder."""
-        val, gallery = ([one] if one else [] for one in (self.val, self.gallery))
-        return DataRecord({"data.train": self.train, "data.val": val, "data.gallery": gallery})
+        measured = {
+            "data.val": self.val,
+            "data.gallery": self.gallery,
+            "data.probe_train": self.probe_train,
+        }
+        sets = {role: [one] if one else [] for role, one in measured.items()}
+        return DataRecord({"data.train": self.train, **sets})
 
 
 def open_shards(recipe: Recipe) -> Shards:
@@ -47,11 +53,11 @@ def open_shards(recipe: Recipe) -> Shards:
     data = recipe.data
     with activity("reading the indices of the shards"):
         train = [_open_training_set(one, data) for one in data.train]
-        val, gallery = (
+        measured = (
             read_manifest(url, data.access, data.cache) if url else None
-            for url in (data.val, data.gallery)
+            for url in (data.val, data.gallery, data.probe_train)
         )
-    return Shards(train, val, gallery)
+        return Shards(train, *measured)
 
 
 def _open_training_set(one: DataSetConfig, data: DataConfig) -> Manifest:

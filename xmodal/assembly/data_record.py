@@ -35,7 +35,7 @@ class Resumed:
 
 
 class DataRecord:
-    """The data sets of a run by their role: `data.train`, `data.val` and `data.gallery`."""
+    """The data sets of a run by their role: `data.train`, `data.val` and others."""
 
     def __init__(self, sets: Mapping[str, Sequence[Manifest]]) -> None:
         self.manifests = {role: list(each) for role, each in sets.items() if each}
@@ -61,7 +61,7 @@ class DataRecord:
         lines = [
             f"warning: {role} changed since step {progress.step} ({change}): metrics before and "
             "after it are not comparable"
-            for role in ("data.val", "data.gallery")
+            for role in ("data.val", "data.gallery", "data.probe_train")
             if (change := self._change(role, before))
         ]
         change = self._change("data.train", before)

@@ -17,7 +17,7 @@ from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.sample_spec import evaluated_parts
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
-from xmodal.evaluation.protocols.registry import resolve
+from xmodal.evaluation.protocols.registry import needs_training_set, resolve
 from xmodal.evaluation.report.examples import load_examples
 from xmodal.evaluation.report.measured import Measured, describe, place
 from xmodal.evaluation.report.results import (
@@ -30,6 +30,7 @@ from xmodal.evaluation.retrieval import (
     Retrieval,
     answer_cirr,
     evaluate_retrieval,
+    images_to_fit_on,
     sets_to_measure,
 )
 from xmodal.methods.method import Method
@@ -46,6 +47,7 @@ class EvaluationRequest:
     Attributes:
         data: URL of the shards to measure on.
         gallery: URL of the shards that composed queries are searched in.
+        probe_train: URL of the labelled shards that probes are fitted on.
         protocols: names.
         output: folder for the results.
         submission: folder for the files of CIRR's server.
@@ -58,6 +60,7 @@ class EvaluationRequest:
     output: str | None = None
     submission: str | None = None
     weights: Weights | None = None
+    probe_train: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,13 @@ class Evaluation:
     shards: Manifest
     dataset: EvaluationSet | ComposedSet
     gallery: EvaluationSet | None
+    probe_train: EvaluationSet | None  # where a protocol is fitted
     weights: Weights  # that the method has
 
     def measure(self, device: torch.device) -> Retrieval:
         """Return metrics and retrieved examples. All ranks call this together."""
-        protocols = self.request.protocols
-        return measure(
-            self.recipe, self.method, self.dataset, self.gallery, self.shards, protocols, device
-        )
+        sets = (self.dataset, self.gallery, self.probe_train)
+        return measure(self.recipe, self.method, *sets, self.shards, self.request.protocols, device)
 
     def answer(self, device: torch.device) -> list[Path]:
         """Write the submission to CIRR's server, on the first rank; return its files."""
@@ -99,6 +101,7 @@ class Evaluation:
     def describe(self) -> Measured:
         """Return the description of everything that the metrics depend on."""
         gallery = self.gallery.reader.manifest if self.gallery else None
+        probe_train = self.probe_train.reader.manifest if self.probe_train else None
         names = self._resolve(self.request.protocols or self.recipe.evaluation.protocols)
         weights, config = digest_of(self.checkpoint), self.recipe.evaluation
         return describe(
@@ -106,6 +109,7 @@ class Evaluation:
             weights,
             self.shards,
             gallery,
+            probe_train,
             names,
             config,
             averaged=self.weights == "averaged",
@@ -148,7 +152,11 @@ class Evaluation:
         protocols.
         """
         data, request = self.recipe.data, self.request
-        given = ((request.data, data.val), (request.gallery, data.gallery))
+        given = (
+            (request.data, data.val),
+            (request.gallery, data.gallery),
+            (request.probe_train, data.probe_train),
+        )
         return (
             self.run.latest() == self.checkpoint
             and (measured.averaged or not read_averages(self.checkpoint, self.recipe.training.zero))
@@ -171,14 +179,15 @@ def load_evaluation(
     contents = method.contents
     gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None
-    dataset, gallery = sets_to_measure(
-        contents, shards, gallery_shards, evaluation_transform(recipe), tokenizer
-    )
-    for read, parts in ((dataset, contents), (gallery, GALLERY)):
+    transform = evaluation_transform(recipe)
+    dataset, gallery = sets_to_measure(contents, shards, gallery_shards, transform, tokenizer)
+    probe_train = images_to_fit_on(_probe_shards(recipe, request), transform, tokenizer)
+    for read, parts in ((dataset, contents), (gallery, GALLERY), (probe_train, GALLERY)):
         if read is not None:
             held = evaluated_parts(read.reader, parts)
             check_sample_spec(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
-    return Evaluation(recipe, run, checkpoint, request, method, shards, dataset, gallery, weights)
+    sets = (shards, dataset, gallery, probe_train)
+    return Evaluation(recipe, run, checkpoint, request, method, *sets, weights)
 
 
 def measure(
@@ -186,6 +195,7 @@ def measure(
     method: Method,
     dataset: EvaluationSet | ComposedSet,
     gallery: EvaluationSet | None,
+    probe_train: EvaluationSet | None,
     shards: Manifest,
     protocols: Sequence[str] | None,
     device: torch.device,
@@ -200,6 +210,7 @@ def measure(
         shards.relevance,
         recipe.evaluation,
         gallery=gallery,
+        probe_train=probe_train,
         original=shards,
         protocols=protocols,
         device=device,
@@ -219,10 +230,21 @@ def measure_shards(
     """Measure a method on data.val of `shards`, from `read`: the same shards, or their features."""
     assert shards.val is not None
     assert read.val is not None
-    dataset, gallery = sets_to_measure(
-        method.contents, read.val, read.gallery, evaluation_transform(recipe), tokenizer
-    )
-    return measure(recipe, method, dataset, gallery, shards.val, None, device)
+    transform = evaluation_transform(recipe)
+    sets = sets_to_measure(method.contents, read.val, read.gallery, transform, tokenizer)
+    probe_train = images_to_fit_on(read.probe_train, transform, tokenizer)
+    return measure(recipe, method, *sets, probe_train, shards.val, None, device)
+
+
+def _probe_shards(recipe: Recipe, request: EvaluationRequest) -> Manifest | None:
+    """Return the shards that probes are fitted on; None where there is no such protocol."""
+    data = recipe.data
+    if not needs_training_set(request.protocols or recipe.evaluation.protocols or []):
+        if request.probe_train:
+            raise UserError("--probe-train is for --protocol linear-probe and knn; name one")
+        return None
+    url = request.probe_train or data.probe_train
+    return read_manifest(url, data.access, data.cache) if url else None
 
 
 def _gallery_url(

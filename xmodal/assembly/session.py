@@ -179,7 +179,10 @@ class Session:
         read = Shards(
             [cached(one, contents.captions) for one in shards.train],
             cached(shards.val, _num_captions(shards.val, contents)) if shards.val else None,
-            cached(shards.gallery, GALLERY.captions) if shards.gallery else None,
+            *(
+                cached(one, GALLERY.captions) if one else None
+                for one in (shards.gallery, shards.probe_train)
+            ),
         )
         self.method.cpu()
         return read

@@ -77,8 +77,8 @@ class TrainingEvaluation:
     def _described(self, method: Method, step: int, val: Manifest, averaged: bool) -> Measured:
         config, checkpoint = self.recipe.evaluation, self.run.checkpoint(step).name
         names = resolve(config.protocols, method.contents, val.relevance)
-        gallery = self.shards.gallery
-        return describe(checkpoint, None, val, gallery, names, config, averaged=averaged)
+        sets = (val, self.shards.gallery, self.shards.probe_train)
+        return describe(checkpoint, None, *sets, names, config, averaged=averaged)
 
     def _write(self, retrieval: Retrieval, examples: Sequence[Example], measured: Measured) -> None:
         write_results(

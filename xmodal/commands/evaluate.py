@@ -1,4 +1,4 @@
-"""Measure a run's checkpoint: retrieval of captions, of classes, of images; gap, zero-shot.
+"""Measure a run's checkpoint: retrieval of captions, of classes, of images; gap, zero-shot, probes.
 
     xmodal evaluate runs/quickstart
     xmodal evaluate RUN --data URL --checkpoint best --protocol class --protocol gap
@@ -61,6 +61,7 @@ def measure(given: argparse.Namespace, recipe: Recipe) -> None:
         given.output,
         given.submission,
         given.weights,
+        given.probe_train,
     )
     environment = start(recipe.training.rendezvous_timeout)
     reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
@@ -131,6 +132,12 @@ def _add_options(parser: ArgumentParser) -> None:
         help="shards that composed queries are searched in; default: its data.gallery",
     )
     parser.add_argument(
+        "--probe-train",
+        metavar="URL",
+        help="labelled shards that linear-probe and knn are fitted on; default: its "
+        "data.probe_train",
+    )
+    parser.add_argument(
         "--checkpoint", default="latest", metavar="NAME", help="latest (default), best, or step-N"
     )
     parser.add_argument(
@@ -161,9 +168,10 @@ def _add_options(parser: ArgumentParser) -> None:
 
 def check_arguments(given: argparse.Namespace) -> None:
     """Raise `UserError` for options that are empty, or contradict each other."""
-    for option in ("data", "gallery", "checkpoint", "submission", "output"):
+    for option in ("data", "gallery", "probe_train", "checkpoint", "submission", "output"):
         if getattr(given, option) is not None and not getattr(given, option).strip():
-            raise UserError(f"--{option} is empty; give it a value, or omit it")
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} is empty; give it a value, or omit it")
         if option in ("submission", "output") and "://" in (getattr(given, option) or ""):
             raise UserError(f"--{option} {getattr(given, option)}: name a folder on a disk")
     if given.submission and given.protocol not in (None, ["cirr"]):

@@ -75,6 +75,9 @@ class DataConfig(Config):
         None,
         description="shards of gallery images, if data.val has composed queries",
     )
+    probe_train: str | None = Field(
+        None, description="labelled shards that the protocols linear-probe and knn are fitted on"
+    )
     epoch: PositiveInt | None = Field(
         None, description="samples that count as an epoch; null: those of all data sets together"
     )
@@ -146,7 +149,7 @@ class DataConfig(Config):
         "computed once for all runs; for images it needs crop: null and flip: false",
     )
 
-    @field_validator("val", "gallery")
+    @field_validator("val", "gallery", "probe_train")
     @classmethod
     def _not_empty(cls, url: str | None) -> str | None:
         if url is not None and not url.strip():
@@ -205,7 +208,8 @@ class DataConfig(Config):
     @property
     def urls(self) -> list[str]:
         """URLs of all shards, for training and evaluation."""
-        return [*(one.url for one in self.train), *filter(None, (self.val, self.gallery))]
+        measured = (self.val, self.gallery, self.probe_train)
+        return [*(one.url for one in self.train), *filter(None, measured)]
 
     @property
     def keep_lists(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Batches for evaluation: every sample once, with all its captions."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ class EvaluationBatch:
     labels: list[list[str]]  # the classes that each image is of
     records: list[Any]  # of each image, as the set's `describe` returns it
     contrasts: list[Contrast]
+    digests: Tensor  # (images,) int64, equal for images of equal files
     faults: tuple[Fault, ...]
 
 
@@ -62,6 +64,7 @@ class _Pair:
     labels: list[str]
     record: Any
     contrasts: list[Contrast]  # numbered later
+    digest: int  # of the file that the image is read from
 
 
 class EvaluationSet(Dataset[EvaluationBatch]):
@@ -103,6 +106,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             [pair.labels for pair in pairs],
             [pair.record for pair in pairs],
             [replace(one, number=n) for n, pair in read.items() for one in pair.contrasts],
+            torch.tensor([pair.digest for pair in pairs], dtype=torch.int64),
             faults,
         )
 
@@ -127,6 +131,7 @@ class EvaluationSet(Dataset[EvaluationBatch]):
             sample.labels(),
             self.describe(sample),
             _contrasts(sample) if self.captions else [],
+            _digest(sample.image() if self.kind.image is None else sample.read("image.npy")),
         )
 
 
@@ -212,6 +217,12 @@ class _ErrorsAsItems(Dataset[T | UserError]):
             return self.dataset[index]
         except UserError as error:
             return error
+
+
+def _digest(data: bytes) -> int:
+    """Return an int64 that is the same for the same bytes."""
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _begin_worker(_: int) -> None:

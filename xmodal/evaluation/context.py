@@ -31,6 +31,7 @@ class EvaluationData:
     shards: Manifest  # that the samples are of; the reader may have their features
     relevance: Relevance | None
     gallery: SampleReader | None  # images that composed queries are searched in
+    probe_train: SampleReader | None = None  # labelled images to fit on
 
 
 @dataclass
@@ -45,6 +46,8 @@ class EvaluationContext:
     device: torch.device
     queries: Queries | None = None  # composed ones
     original: Manifest | None = None  # of the samples, if the dataset has their features
+    probe_train: Gallery | None = None  # labelled images to fit on
+    probe_url: str = ""  # of these
     _results: dict[str, Any] = field(default_factory=dict)
 
     @property

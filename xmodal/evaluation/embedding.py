@@ -52,7 +52,7 @@ def embed(
         parts.append(_embed_batch(method, batch, device))
     with activity("waiting for the other ranks"):
         columns = [gather(torch.cat(column)) for column in zip(*parts, strict=True)]
-    numbers, image_ids, images, owner_numbers, texts, *rest = columns
+    numbers, image_ids, digests, images, owner_numbers, texts, *rest = columns
     owners = torch.searchsorted(numbers, owner_numbers)
     gallery = Gallery(
         numbers,
@@ -62,6 +62,7 @@ def embed(
         texts,
         gather_objects(labels),
         fused=rest[0] if rest else None,
+        digests=digests,
         contrasts=gather_objects(contrasts, Contrast),
     )
     return gallery, gather_objects(faults, Fault)
@@ -183,7 +184,8 @@ def _embed_batch(
     assert ids is not None
     images, texts, *fused = _encode(method, batch, device)
     owners = numbers[batch.owners[: len(texts)]]
-    return numbers.to(device), ids.to(device), images, owners.to(device), texts, *fused
+    known = (one.to(device) for one in (numbers, ids, batch.digests))
+    return *known, images, owners.to(device), texts, *fused
 
 
 def _encode(method: Method, batch: EvaluationBatch, device: torch.device) -> tuple[Tensor, ...]:

@@ -25,6 +25,7 @@ class Gallery:
     labels: list[list[str]]  # of each image; a text has those of its image
     fused: Tensor | None = None  # (images, dim), each image with its first caption
     contrasts: list[Contrast] = field(default_factory=list)  # captions with false ones
+    digests: Tensor | None = None  # (images,) int64, equal for images of equal files
 
     def caption_numbers(self) -> Tensor:
         """Return each text's number among the captions of its image, from 0: (texts,) int64."""

@@ -23,7 +23,12 @@ from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
 from xmodal.evaluation.gallery import Gallery, Queries, Relevance
 from xmodal.evaluation.protocols.cirr_submission import write_submission
 from xmodal.evaluation.protocols.protocol import Protocol
-from xmodal.evaluation.protocols.registry import check_protocols, protocol, resolve
+from xmodal.evaluation.protocols.registry import (
+    check_protocols,
+    needs_training_set,
+    protocol,
+    resolve,
+)
 from xmodal.evaluation.protocols.search import Search
 from xmodal.evaluation.retrieved import RetrievedExample
 from xmodal.methods.method import Method
@@ -63,6 +68,7 @@ def evaluate_retrieval(
     config: EvaluationConfig,
     *,
     gallery: EvaluationSet | None = None,
+    probe_train: EvaluationSet | None = None,
     original: Manifest | None = None,
     protocols: Sequence[str] | None = None,
     device: torch.device,
@@ -71,14 +77,16 @@ def evaluate_retrieval(
 ) -> Retrieval:
     """Measure a method by `protocols`, those of `config` by default, from one pass of encoding.
 
-    Composed queries are searched in `gallery`. `original` is the shard set that `dataset` has the
-    features of, if it has. All ranks call this, and all get the same result. Raises `UserError`
-    when more than `max_bad_share` of the samples cannot be read, or a protocol is not defined on
-    the set.
+    Composed queries are searched in `gallery`, and probes fitted on `probe_train`. `original` is
+    the shard set that `dataset` has the features of, if it has. All ranks call this, and all get
+    the same result. Raises `UserError` when more than `max_bad_share` of the samples cannot be
+    read, or a protocol is not defined on the set.
     """
     names = resolve(protocols or config.protocols, method.contents, relevance)
-    shards, searched = original or dataset.reader.manifest, gallery.reader if gallery else None
-    check_protocols(names, EvaluationData(method, dataset.reader, shards, relevance, searched))
+    shards = original or dataset.reader.manifest
+    searched, fitted = (one.reader if one else None for one in (gallery, probe_train))
+    data = EvaluationData(method, dataset.reader, shards, relevance, searched, fitted)
+    check_protocols(names, data)
     with in_evaluation(method):
         queries = None
         if isinstance(dataset, ComposedSet):
@@ -93,6 +101,12 @@ def evaluate_retrieval(
         context = EvaluationContext(
             method, dataset, images, relevance, config, device, queries, original
         )
+        if probe_train and needs_training_set(names):
+            size = config.batch_size
+            fitted_on, more = embed(method, probe_train, size, device=device, workers=workers)
+            _check_faults(more, len(fitted_on.numbers), probe_train.reader, max_bad_share)
+            context.probe_train, context.probe_url = fitted_on, probe_train.reader.manifest.url
+            faults = faults + more
         return _measure(context, list(map(protocol, names)), faults)
 
 
@@ -126,6 +140,15 @@ def evaluation_set(
 ) -> EvaluationSet:
     """Return a shard set as evaluation reads it: every image, and every caption or none."""
     return EvaluationSet(SampleReader(manifest), transform, tokenizer, captions=captions)
+
+
+def images_to_fit_on(
+    manifest: Manifest | None, transform: ImageTransform, tokenizer: CaptionTokenizer
+) -> EvaluationSet | None:
+    """Return the images of `data.probe_train`, where there is such a set."""
+    if manifest is None:
+        return None
+    return evaluation_set(manifest, transform, tokenizer, captions=False)
 
 
 def sets_to_measure(

@@ -26,6 +26,8 @@ OTHERS = {
     "templates": replace(MEASURED, templates=["b {}"]),
     "all_pairs": replace(MEASURED, all_pairs=3),
     "shortlist": replace(MEASURED, shortlist=6),
+    "class names": replace(MEASURED, class_names="d1"),
+    "probe_train": replace(MEASURED, probe_train=DATA),
 }
 
 

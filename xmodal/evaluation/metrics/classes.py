@@ -26,14 +26,17 @@ def classes_of(gallery: Gallery) -> Classes:
     """Return the classes that a gallery's images are labelled with."""
     names = sorted({label for labels in gallery.labels for label in labels})
     column = {name: number for number, name in enumerate(names)}
-    return numbered_classes(gallery, names, column.__getitem__)
-
-
-def numbered_classes(
-    gallery: Gallery, names: Sequence[str], number: Callable[[str], int]
-) -> Classes:
-    """Return the classes `names`, of which a label stands for that of its `number`."""
-    of_images = torch.zeros(len(gallery.labels), len(names), dtype=torch.bool)
-    for row, labels in enumerate(gallery.labels):
-        of_images[row, [number(label) for label in labels]] = True
+    of_images = memberships(gallery.labels, column.__getitem__, len(names))
     return Classes(names, of_images.to(gallery.images.device))
+
+
+def memberships(
+    labels: Sequence[Sequence[str]], number: Callable[[str], int], count: int
+) -> Tensor:
+    """Return which images are of which of `count` classes, (images, classes) bool, by the `number`
+    that each label stands for.
+    """
+    of_images = torch.zeros(len(labels), count, dtype=torch.bool)
+    for row, own in enumerate(labels):
+        of_images[row, [number(label) for label in own]] = True
+    return of_images

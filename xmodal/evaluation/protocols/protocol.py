@@ -54,6 +54,7 @@ class Protocol(ABC):
         variants: endings of the name for further measurements, such as `-by-distance`.
         needs_labels: whether samples must have labels.
         needs_captions: whether samples must have captions, or features of them.
+        needs_training_set: whether it is fitted on the images of `data.probe_train`.
         shows: sort of its retrieved examples; a report shows one protocol of each sort. None: it
             has none, and the report shows those of the default protocol.
     """
@@ -65,6 +66,7 @@ class Protocol(ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     needs_labels: ClassVar[bool] = False
     needs_captions: ClassVar[bool] = True
+    needs_training_set: ClassVar[bool] = False
     shows: ClassVar[Shown | None] = None
 
     @property

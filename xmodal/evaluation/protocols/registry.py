@@ -38,6 +38,11 @@ def resolve(names: Sequence[str] | None, contents: BatchSpec, relevance: object)
     return list(dict.fromkeys(found))
 
 
+def needs_training_set(names: Iterable[str]) -> bool:
+    """Return whether any of some protocols is fitted on `data.probe_train`."""
+    return any(protocol(name).needs_training_set for name in names)
+
+
 def fitting(contents: BatchSpec) -> list[str]:
     """Return the protocols that fit a method with such batches."""
     return [one.name for one in all_protocols() if one.fits(contents)]

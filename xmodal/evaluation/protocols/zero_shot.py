@@ -10,7 +10,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationContext, EvaluationData
 from xmodal.evaluation.embedding import class_prototypes
-from xmodal.evaluation.metrics.classes import Classes, numbered_classes
+from xmodal.evaluation.metrics.classes import Classes, memberships
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
 from xmodal.evaluation.metrics.zero_shot import HIGHER_IS_BETTER, zero_shot_metrics
 from xmodal.evaluation.protocols.config import ProtocolConfig
@@ -97,7 +97,9 @@ def _sizes(metrics: Mapping[str, float], name: str) -> str:
 def _classes(context: EvaluationContext, files: ClassFiles) -> Classes:
     if files.names is None:
         return context.classes
-    return numbered_classes(context.gallery, files.names, files.number)
+    gallery = context.gallery
+    of_images = memberships(gallery.labels, files.number, len(files.names))
+    return Classes(files.names, of_images.to(gallery.images.device))
 
 
 def _check_labels(reader: SampleReader, files: ClassFiles) -> None:

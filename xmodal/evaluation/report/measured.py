@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from xmodal.data.class_files import read_class_files
 from xmodal.data.manifest import Manifest
 from xmodal.evaluation.config import EvaluationConfig
+from xmodal.evaluation.protocols.registry import needs_training_set
 
+_LATER = ("averaged", "class_names", "probe_train")  # keys that descriptions of before have not
 LONGEST = 40  # characters of a URL in the name of a folder
 
 
@@ -44,10 +47,12 @@ class Measured:
         data: the queries, or the pairs.
         gallery: shards that composed queries are searched in.
         protocols: by their own names.
-        templates: captions of zero-shot classification.
+        templates: captions of zero-shot classification, the recipe's or the shards' own.
         all_pairs: most pairs that a learned score is computed for.
         shortlist: number of items that it orders where there are more pairs.
         averaged: whether the weights are the averages that the checkpoint has beside the trained.
+        class_names: digest of the names of classes that lie beside the shards.
+        probe_train: shards that probes are fitted on.
     """
 
     checkpoint: str
@@ -59,12 +64,15 @@ class Measured:
     all_pairs: int
     shortlist: int
     averaged: bool = False
+    class_names: str | None = None
+    probe_train: ShardSet | None = None
 
     def __str__(self) -> str:
         weights = " (averaged weights)" if self.averaged else ""
         searched = f", searched in {self.gallery.url}" if self.gallery else ""
+        fitted = f", fitted on {self.probe_train.url}" if self.probe_train else ""
         by = ", ".join(self.protocols)
-        return f"{self.checkpoint}{weights} on {self.data.url}{searched} by {by}"
+        return f"{self.checkpoint}{weights} on {self.data.url}{searched}{fitted} by {by}"
 
     @property
     def name(self) -> str:
@@ -91,22 +99,26 @@ def describe(
     weights: str | None,
     data: Manifest,
     gallery: Manifest | None,
+    probe_train: Manifest | None,
     protocols: Sequence[str],
     config: EvaluationConfig,
     *,
     averaged: bool,
 ) -> Measured:
     """Return the description of an evaluation by `protocols`, each under its own name."""
+    files = read_class_files(data) if "zero-shot" in protocols else None
     return Measured(
         checkpoint,
         weights,
         ShardSet.of(data),
         ShardSet.of(gallery) if gallery else None,
         list(protocols),
-        config.templates,
+        list((files and files.templates) or config.templates),
         config.all_pairs,
         config.shortlist,
         averaged,
+        _digest(files.names) if files and files.names else None,
+        ShardSet.of(probe_train) if probe_train and needs_training_set(protocols) else None,
     )
 
 
@@ -117,13 +129,12 @@ def identity(measured: dict[str, Any]) -> dict[str, Any]:
     """
     sets = {
         name: shards and {**shards, "url": place(shards["url"])}
-        for name in ("data", "gallery")
-        for shards in [measured[name]]
+        for name in ("data", "gallery", "probe_train")
+        for shards in [measured.get(name) if name == "probe_train" else measured[name]]
     }
     known = {**measured, **sets}
-    if not known.get("averaged"):  # as all descriptions of before are
-        known.pop("averaged", None)
-    return known
+    later = [name for name in _LATER if not known.get(name)]  # as all descriptions of before are
+    return {name: value for name, value in known.items() if name not in later}
 
 
 def place(url: str) -> str:
