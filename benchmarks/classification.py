@@ -79,7 +79,7 @@ def measure_both(folder: Path, images: int) -> tuple[Numbers, Numbers]:
         {"zero-shot": folder / "classes", "all-captions": folder / "captions"},
     )
     write_set(sets["zero-shot"], images, captions=False)
-    write_set(sets["all-captions"], images, captions=True)
+    write_set(sets["all-captions"], images // 4, captions=True)
     command = [str(PYTHON), str(HERE / "measure_classification.py"), str(model)]
     theirs = run([*command, *map(str, sets.values())], [ALONE])
     ours = {name: value for protocol, one in sets.items()
