@@ -4,6 +4,7 @@
     torchrun --nproc-per-node 2 -m xmodal train quickstart        # in two, with or without GPUs
     deepspeed --module xmodal train quickstart                    # on all GPUs of this machine
     xmodal evaluate runs/quickstart
+    xmodal compare runs/first runs/second --to comparisons/mine
     xmodal embed runs/quickstart --data data/scenes/val --to embeddings/scenes
     xmodal interpolate runs/before runs/after --alpha 0.5 --to models/between
     xmodal export runs/quickstart --to models/quickstart --format onnx
@@ -27,6 +28,7 @@ from xmodal.errors import run_command
 COMMANDS = {
     "train": "xmodal.commands.train",
     "evaluate": "xmodal.commands.evaluate",
+    "compare": "xmodal.commands.compare",
     "embed": "xmodal.commands.embed",
     "interpolate": "xmodal.commands.interpolate",
     "tune": "xmodal.commands.tune",

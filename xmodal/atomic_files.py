@@ -7,10 +7,15 @@ from typing import IO, Any
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file atomically: to a temporary name, then renamed."""
+    write_bytes_atomically(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Write a file atomically: to a temporary name, then renamed."""
     part = path.with_name(path.name + ".part")
     try:
-        with open_itself(part, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
+        with open_itself(part, "wb") as file:
+            file.write(data)
         part.replace(path)
     except OSError as error:  # which names no file where the disk is full
         raise OSError(error.errno, error.strerror, str(path)) from error

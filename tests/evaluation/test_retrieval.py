@@ -19,6 +19,7 @@ from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.embedding import embed, in_evaluation
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.protocols import coco_1k_5fold
 from xmodal.evaluation.protocols.coco_1k_5fold import Coco1kFiveFold
 from xmodal.evaluation.protocols.coco_5k import Coco5k
@@ -141,6 +142,19 @@ def measured(
     )
 
 
+def metrics_of(results: list[PerQuery]) -> dict[str, float]:
+    """Return the metrics that results of queries tell, by their names."""
+    metrics = {}
+    for one in results:
+        assert len({len(one.numbers), len(one.captions)}) == 1
+        for name, values in one.values.items():
+            metrics[f"{one.name}/{name}"] = float(values.mean())
+        for name, ranks in one.ranks.items():
+            for k in (10,) if "/dress" in one.name or "/shirt" in one.name else (1, 5, 10):
+                metrics[f"{one.name}/{name}@{k}"] = 100 * float((ranks < k).double().mean())
+    return metrics
+
+
 @pytest.fixture
 def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     for split in (Flickr1k, Coco5k, Coco1kFiveFold):
@@ -182,6 +196,15 @@ def test_all_protocols_from_one_pass_are_what_each_is_alone(
     assert {name for name in better if "-by-distance/" not in name} == set(
         metric_names(OF_PAIRS, method)
     )
+
+
+@pytest.mark.usefixtures("_small_splits")
+def test_the_results_of_queries_are_those_that_metrics_are_means_of(shards: Path) -> None:
+    found = measured(Learned(), shards, *OF_PAIRS, relevance=RELEVANCE)
+    explained = metrics_of(found.per_query)
+    assert explained == {name: pytest.approx(found.metrics[name]) for name in explained}
+    # Recalls of six protocols in two directions, accuracies, and the scores of groups; twice.
+    assert len(explained) > 2 * (5 * 2 * 3 + 3 + 7 + 3)
 
 
 @pytest.mark.parametrize("protocol", ["all-captions", "class", "zero-shot"])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.evaluation.test_retrieval import metrics_of
 from tests.processes import on_ranks
 from tests.shard_sets import Members, encode, plain, write_shards
 from tests.training_sets import TOKENIZER, npy
@@ -179,6 +180,24 @@ def test_what_is_counted_is_what_the_embeddings_say(shards: tuple[Path, Path]) -
 def of_a_rank(shards: tuple[Path, Path]) -> tuple[dict[str, float], list[str]]:
     found = measured(shards, "composed", "fashion-iq")
     return found.metrics, [str(find.query) for find in found.examples]
+
+
+def test_the_results_of_queries_are_those_that_metrics_are_means_of(
+    shards: tuple[Path, Path],
+) -> None:
+    names = [name for name in fitting(Sum.contents) if name != "css"]  # which has recall@1 alone
+    found = measured(shards, *names)
+    explained = metrics_of(found.per_query)
+    known = {name: value for name, value in found.metrics.items() if name in explained}
+    assert {name: explained[name] for name in known} == pytest.approx(known)
+    assert {name.rpartition("/")[0] for name in known} == {
+        "cirr",
+        "composed",
+        "fashion-iq/dress",
+        "fashion-iq/shirt",
+        "fashion200k",
+        "mit-states",
+    }
 
 
 def test_all_ranks_get_the_same(shards: tuple[Path, Path]) -> None:

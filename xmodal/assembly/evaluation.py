@@ -129,6 +129,7 @@ class Evaluation:
             recipe=dump_recipe(self.recipe),
             history=self.run.history(),
             ended=read_state(self.checkpoint).get("stopped") if folder == self.run.path else None,
+            per_query=retrieval.per_query,
         )
         return folder
 

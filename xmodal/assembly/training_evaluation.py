@@ -90,4 +90,5 @@ class TrainingEvaluation:
             recipe=dump_recipe(self.recipe),
             history=self.run.history(),
             ended=self.progress.stopped,
+            per_query=retrieval.per_query,
         )

@@ -31,6 +31,7 @@ class Contrast:
     """A caption of an image, and captions that are false of it."""
 
     number: int  # of the sample in the manifest
+    place: int  # of the caption among those of the sample
     caption: str
     false: list[str]
     category: str | None  # what the false captions are false in
@@ -142,8 +143,10 @@ def _contrasts(sample: RawSample) -> list[Contrast]:
     names = (id_of(sample.record.get(name), name) for name in ("category", "group"))
     category, group = names
     return [
-        Contrast(0, caption, false, category, group)
-        for caption, false in zip(sample.said().kept, false_captions, strict=True)
+        Contrast(0, place, caption, false, category, group)
+        for place, (caption, false) in enumerate(
+            zip(sample.said().kept, false_captions, strict=True)
+        )
         if false
     ]
 

@@ -21,6 +21,7 @@ from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.context import EvaluationContext, EvaluationData
 from xmodal.evaluation.embedding import embed, embed_queries, in_evaluation
 from xmodal.evaluation.gallery import Gallery, Queries, Relevance
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.protocols.cirr_submission import write_submission
 from xmodal.evaluation.protocols.protocol import Protocol
 from xmodal.evaluation.protocols.registry import (
@@ -44,6 +45,7 @@ class Retrieval:
     examples: list[RetrievedExample]  # of a few queries
     faults: list[Fault]  # samples that were skipped
     warnings: list[str] = field(default_factory=list)  # of metrics that any model would reach
+    per_query: list[PerQuery] = field(default_factory=list)
 
     def fault_lines(self) -> list[str]:
         """Return lines about the samples that were skipped: the first ones by name."""
@@ -194,7 +196,9 @@ def _measure(
         with activity(f"{one.name}, {context.sizes}"):
             metrics |= one.measure(context)
     examples = [example for one in _shown(context, protocols) for example in one.examples(context)]
-    return Retrieval(metrics, examples, faults, _saturated(metrics, context.gallery, context.url))
+    per_query = [results for one in protocols for results in one.per_query(context)]
+    warnings = _saturated(metrics, context.gallery, context.url)
+    return Retrieval(metrics, examples, faults, warnings, per_query)
 
 
 def _shown(context: EvaluationContext, protocols: Sequence[Protocol]) -> list[Protocol]:

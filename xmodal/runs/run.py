@@ -1,7 +1,8 @@
 """Run folder: all files of a run.
 
 `recipe.yaml`, `tokenizer.json`, `metrics.jsonl` (one line per logged step or evaluation),
-`tensorboard/`, `checkpoints/step-N/` and `latest`, `results.json`, `report/index.html`.
+`tensorboard/`, `checkpoints/step-N/` and `latest`, `results.json`, `queries.safetensors`,
+`report/index.html`.
 """
 
 import json
@@ -35,6 +36,7 @@ _PARTS = {
     "checkpoints": True,
     "checkpoints/latest": False,
     "results.json": False,
+    "queries.safetensors": False,
     "evaluations": True,
     "report": True,
     "report/index.html": False,

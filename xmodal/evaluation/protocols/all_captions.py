@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from xmodal.evaluation.gallery import Gallery, Relevance
 from xmodal.evaluation.metrics.ranking import Ranks
 from xmodal.evaluation.metrics.recall import CUTOFFS, DIRECTIONS, HIGHER_IS_BETTER, recall_metrics
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE, rank_all
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.ground_truth import ground_truth
 from xmodal.evaluation.protocols.protocol import Metrics, Protocol, Shown
@@ -44,6 +46,20 @@ class Ranking:
         for variant, ranks in self.ranks.items():
             metrics |= recall_metrics(ranks, self.relevant_pairs, protocol + variant)
         return metrics
+
+    def per_query(self, protocol: str) -> list[PerQuery]:
+        """Return the ranks of each image and each caption, under the name of each variant."""
+        numbers = self.gallery.numbers
+        of_captions = numbers[self.gallery.owners], self.gallery.caption_numbers()
+        found = []
+        for variant, ranks in self.ranks.items():
+            images, texts = (f"{protocol}{variant}/{direction}" for direction in DIRECTIONS)
+            none = torch.zeros_like(numbers)
+            found += [
+                PerQuery(images, "image", numbers, none, {"recall": ranks.image_to_text}),
+                PerQuery(texts, "caption", *of_captions, {"recall": ranks.text_to_image}),
+            ]
+        return found
 
 
 class AllCaptions(Protocol):
@@ -78,6 +94,9 @@ class AllCaptions(Protocol):
         similarity = context.similarities(gallery.images, gallery.texts)[""]
         tile = context.config.tile
         return top_hits(gallery, found.relevant_pairs, found.ranks[""], similarity, tile)
+
+    def per_query(self, context: EvaluationContext) -> list[PerQuery]:
+        return self.ranking(context).per_query(self.name)
 
     def table(self, metrics: Mapping[str, float], name: str) -> Table:
         table = new_table(f"{name}: {gallery_sizes(metrics, name)}", f"rsum {rsum(metrics, name)}")

@@ -4,7 +4,8 @@ from typing import ClassVar, Literal
 
 from xmodal.evaluation.context import EvaluationContext
 from xmodal.evaluation.gallery import Gallery
-from xmodal.evaluation.protocols.all_captions import rank_captions
+from xmodal.evaluation.per_query import PerQuery, joined
+from xmodal.evaluation.protocols.all_captions import Ranking, rank_captions
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.karpathy import KarpathySplit
 from xmodal.evaluation.protocols.protocol import Metrics
@@ -27,11 +28,20 @@ class Coco1kFiveFold(KarpathySplit):
     shows = None
 
     def measure(self, context: EvaluationContext) -> Metrics:
-        gallery = self.five_captions(context.gallery, context.reader)
-        of_folds = [
-            rank_captions(context, fold, None).metrics(self.name) for fold in folds(gallery)
-        ]
+        of_folds = [fold.metrics(self.name) for fold in self.rank_folds(context)]
         return {name: sum(fold[name] for fold in of_folds) / len(of_folds) for name in of_folds[0]}
+
+    def rank_folds(self, context: EvaluationContext) -> list[Ranking]:
+        """Rank the captions of each fold, once."""
+        gallery = self.five_captions(context.gallery, context.reader)
+        return context.once(
+            self.name, lambda: [rank_captions(context, fold, None) for fold in folds(gallery)]
+        )
+
+    def per_query(self, context: EvaluationContext) -> list[PerQuery]:
+        of_folds = [fold.per_query(self.name) for fold in self.rank_folds(context)]
+        # Folds have equally many queries, so that the mean over all is that over folds.
+        return [joined(parts) for parts in zip(*of_folds, strict=True)]
 
 
 def folds(gallery: Gallery) -> list[Gallery]:

@@ -7,6 +7,7 @@ Ties count against the model.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from rich.table import Table
 
 from xmodal.data.batch import BatchSpec
@@ -21,6 +22,7 @@ from xmodal.evaluation.gallery import Gallery, Queries
 from xmodal.evaluation.metrics.own_ranks import OwnRanks
 from xmodal.evaluation.metrics.recall import median_rank
 from xmodal.evaluation.metrics.tiles import Choice
+from xmodal.evaluation.per_query import NOWHERE, PerQuery
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.protocol import Metrics, Protocol
 from xmodal.evaluation.protocols.search import Search
@@ -97,14 +99,33 @@ class Composed(Protocol):
     def measure(self, context: EvaluationContext) -> Metrics:
         queries = _queries_of(context)
         self.check_records(queries.records, context.url)
-        return self.measure_queries(queries, context.gallery, context.config.tile)
+        return self.metrics_of(*self.searched(context))
 
     def measure_queries(self, queries: Queries, gallery: Gallery, tile: int) -> Metrics:
         """Return every metric of queries that are searched in a gallery, recalls in percent."""
         search = Search(queries, gallery, tile)
-        found = search.ranks(search.relevant, self.removed(search))
+        return self.metrics_of(search, search.ranks(search.relevant, self.removed(search)))
+
+    def searched(self, context: EvaluationContext) -> tuple[Search, OwnRanks]:
+        """Return the queries and their ranks, computed once."""
+        search = Search(_queries_of(context), context.gallery, context.config.tile)
+        return context.once(
+            self.name, lambda: (search, search.ranks(search.relevant, self.removed(search)))
+        )
+
+    def per_query(self, context: EvaluationContext) -> list[PerQuery]:
+        return [self.results_of(*self.searched(context), self.name)]
+
+    def results_of(self, search: Search, found: OwnRanks, name: str) -> PerQuery:
+        """Return the rank of each query, under a name."""
+        numbers = search.queries.numbers
+        ranks = found.ranks.masked_fill(found.relevant == 0, NOWHERE)
+        return PerQuery(name, "query", numbers, torch.zeros_like(numbers), {"recall": ranks})
+
+    def metrics_of(self, search: Search, found: OwnRanks) -> Metrics:
+        """Return every metric of queries by their ranks."""
         counts = {
-            "num_queries": len(queries.records),
+            "num_queries": len(search.queries.records),
             "num_images": len(search.gallery.images),
             "num_without_target": int((found.relevant == 0).sum()),
         }

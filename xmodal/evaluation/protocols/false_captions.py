@@ -20,9 +20,11 @@ from xmodal.evaluation.metrics.contrasts import (
     Judged,
     choice_metrics,
     judge,
+    rows_by_category,
     score_pairs,
 )
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.protocol import Metrics, Protocol
 from xmodal.evaluation.report.section import Row, Section, measured_cell
@@ -73,6 +75,21 @@ class FalseCaptions(Protocol):
     def metrics_of(self, judged: Judged, contrasts: list[Contrast], name: str) -> Metrics:
         """Return the metrics under the name of the protocol or of a variant."""
         return choice_metrics(judged, [one.category for one in contrasts], name)
+
+    def per_query(self, context: EvaluationContext) -> list[PerQuery]:
+        contrasts = context.gallery.contrasts
+        found = []
+        for variant, judged in judge_contrasts(context).items():
+            found += self.results_of(judged, contrasts, self.name + variant)
+        return found
+
+    def results_of(self, judged: Judged, contrasts: list[Contrast], name: str) -> list[PerQuery]:
+        """Return whether each caption is chosen, of all and of each category."""
+        numbers, captions = torch.tensor([(one.number, one.place) for one in contrasts]).T
+        values = {"accuracy": 100 * judged.correct.double()}
+        whole = PerQuery(name, "caption", numbers, captions, values=values)
+        rows = rows_by_category([one.category for one in contrasts])
+        return [whole, *(whole.of(own, f"{name}/{category}") for category, own in rows.items())]
 
     def table(self, metrics: Mapping[str, float], name: str) -> Table:
         table = new_table(f"{name}: {self.sizes(metrics, name)}")

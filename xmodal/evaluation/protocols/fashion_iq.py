@@ -6,9 +6,10 @@ import torch
 
 from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
-from xmodal.evaluation.context import EvaluationData
+from xmodal.evaluation.context import EvaluationContext, EvaluationData
 from xmodal.evaluation.metrics.own_ranks import OwnRanks
 from xmodal.evaluation.metrics.tiles import Choice
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.protocols.composed import Composed, readable
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.protocol import Metrics
@@ -57,6 +58,15 @@ class FashionIq(Composed):
             of_categories = [metrics[f"{self.name}/{category}/{name}"] for category in categories]
             metrics[f"{self.name}/{name}"] = sum(of_categories) / len(of_categories)
         return metrics
+
+    def per_query(self, context: EvaluationContext) -> list[PerQuery]:
+        search, found = self.searched(context)
+        whole, of_queries = self.results_of(search, found, self.name), _categories(search)
+        rows = {
+            category: torch.tensor([row for row, one in enumerate(of_queries) if one == category])
+            for category in sorted(set(of_queries))
+        }
+        return [whole.of(own, f"{self.name}/{category}") for category, own in rows.items()]
 
 
 def _categories(search: Search) -> list[str]:

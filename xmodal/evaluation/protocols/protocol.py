@@ -32,6 +32,7 @@ from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationContext, EvaluationData, without_labels
 from xmodal.evaluation.gallery import Gallery
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.report.section import Row, Section, measured_cell
 from xmodal.evaluation.report.tables import add_columns, new_table, percent
 from xmodal.evaluation.retrieved import RetrievedExample
@@ -103,6 +104,15 @@ class Protocol(ABC):
         context: EvaluationContext,  # noqa: ARG002
     ) -> list[RetrievedExample]:
         """Return retrieved examples of the sort `shows`. All ranks call this together."""
+        return []
+
+    def per_query(
+        self,
+        context: EvaluationContext,  # noqa: ARG002
+    ) -> list[PerQuery]:
+        """Return the results of each query, for comparisons, once all is measured. All ranks call
+        this together.
+        """
         return []
 
     def variants_of(self, method: Method) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from xmodal.evaluation.metrics.contrasts import (
     group_metrics,
     group_scores,
 )
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.false_captions import FalseCaptions
 from xmodal.evaluation.protocols.protocol import Metrics
@@ -56,6 +57,13 @@ class Winoground(FalseCaptions):
         scores = group_scores(judged, torch.tensor(pairs))
         categories = [contrasts[first].category for first, _ in pairs]
         return group_metrics(scores, categories, name) | {f"{name}/groups_skipped": float(skipped)}
+
+    def results_of(self, judged: Judged, contrasts: list[Contrast], name: str) -> list[PerQuery]:
+        pairs, _ = groups_of(contrasts)
+        first = torch.tensor([contrasts[row].number for row, _ in pairs])
+        scores = group_scores(judged, torch.tensor(pairs))
+        values = {metric: 100 * right.double() for metric, right in scores.items()}
+        return [PerQuery(name, "image", first, torch.zeros_like(first), values=values)]
 
     def sizes(self, metrics: Mapping[str, float], name: str) -> str:
         skipped = metrics[f"{name}/groups_skipped"]

@@ -34,6 +34,25 @@ def line(points: Sequence[Point], label: str) -> str:
     return _drawing(label, {"smooth": points}, last=1, low=min(values), high=max(values))
 
 
+def overlaid(lines: Mapping[str, Sequence[Point]], name: str) -> str:
+    """Draw moving averages of (step, value) points of several runs, by the class of each.
+
+    Points that are not finite are skipped, and lines with less than two; without any the string is
+    empty.
+    """
+    finite = {
+        kind: _thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
+        for kind, points in lines.items()
+    }
+    smooth = {kind: smoothed(points) for kind, points in finite.items() if len(points) > 1}
+    if not smooth:
+        return ""
+    places = [point for points in smooth.values() for point in points]
+    last = max(x for x, _ in places) or 1.0
+    values = [y for _, y in places]
+    return _drawing(f"{name} by step", smooth, last, min(values), max(values))
+
+
 def precision_recall(precisions: Mapping[str, Sequence[float]], name: str) -> str:
     """Draw lines of precision in percent at recalls from 0 to 1 that are equally far apart.
 

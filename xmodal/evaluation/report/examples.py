@@ -27,8 +27,8 @@ def load_examples(
 
 def _example(found: RetrievedExample, samples: SampleReader, gallery: SampleReader) -> Example:
     query, sample = found.query, samples[found.query.number]
-    image = None if query.role == "caption" else _image(sample, query)
-    text = None if query.role == "image" else _caption(sample, query)
+    image = None if query.role == "caption" else picture_of(sample, query)
+    text = None if query.role == "image" else text_of(sample, query)
     hits = [
         Hit(_item(gallery[part.number], part), relevant, score)
         for part, relevant, score in found.hits
@@ -37,17 +37,19 @@ def _example(found: RetrievedExample, samples: SampleReader, gallery: SampleRead
 
 
 def _item(sample: RawSample, part: Part) -> Picture | str:
-    return _caption(sample, part) if part.role == "caption" else _image(sample, part)
+    return text_of(sample, part) if part.role == "caption" else picture_of(sample, part)
 
 
-def _image(sample: RawSample, part: Part) -> np.ndarray:
+def picture_of(sample: RawSample, part: Part) -> np.ndarray:
+    """Return the picture of a sample, a query's source, as pixels; grey where it has none."""
     try:
         return decode_image(sample.image("source" if part.role == "query" else "image"))
     except BadSample:
         return np.full((64, 64, 3), 200, np.uint8)  # a sample of features has no image to show
 
 
-def _caption(sample: RawSample, part: Part) -> str:
+def text_of(sample: RawSample, part: Part) -> str:
+    """Return a caption of a sample, or its labels or key where it has none."""
     try:
         return sample.captions()[part.caption]
     except BadSample:

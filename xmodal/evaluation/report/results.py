@@ -9,7 +9,9 @@ from typing import Any
 
 from xmodal.atomic_files import write_atomically
 from xmodal.errors import UserError
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.report.measured import Measured, identity
+from xmodal.evaluation.report.query_file import write_queries
 from xmodal.evaluation.report.run_report import Example, write_report
 from xmodal.small_files import read_small
 
@@ -27,17 +29,22 @@ def write_results(
     recipe: str,
     history: Sequence[Mapping[str, Any]],
     ended: str | None = None,
+    per_query: Sequence[PerQuery] = (),
 ) -> None:
     """Write `results.json` and the report of an evaluation.
 
     `results.json` maps the name of each metric to its number, `measured` to the description, and
-    `ended` to the reason why the run has ended before its last step, where it has.
+    `ended` to the reason why the run has ended before its last step, where it has. Results of each
+    query go into `queries.safetensors`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     results = {**metrics, MEASURED: asdict(measured)}
     if ended:
         results[ENDED] = ended
-    write_atomically(folder / FILE, json.dumps(results, indent=1) + "\n")
+    text = json.dumps(results, indent=1) + "\n"
+    # First: what is left of a kill between the two belongs to no results, and is not read.
+    write_queries(folder, text, per_query)
+    write_atomically(folder / FILE, text)
     write_report(folder, title, metrics, examples, history, recipe, measured, ended)
 
 

@@ -27,7 +27,10 @@ from xmodal.runs.run import STEP, Run, read_state, step_of
 from xmodal.small_files import read_small
 
 # What goes with every checkpoint, as it is then.
-BESIDE = ("tokenizer.json", "data.json", "metrics.jsonl", "results.json", "report/index.html")
+BESIDE = (
+    *("tokenizer.json", "data.json", "metrics.jsonl", "results.json", "queries.safetensors"),
+    "report/index.html",
+)
 _CHUNK = 8 * 2**20  # bytes
 _MOST = 16 * 2**20  # bytes that are read of a list of files or a recipe
 
