@@ -68,11 +68,19 @@ class Browser:
     def __init__(self, profiles: Path) -> None:
         self.profiles = profiles
 
-    def open(self, page: Path) -> Shown:
-        """Return a page's elements and text after five seconds of its own time."""
+    def open(self, page: Path, width: int = 800) -> Shown:
+        """Return a page's elements and text after five seconds of its own time, in a window of a
+        width.
+        """
         profile = self.profiles / f"profile-{len(list(self.profiles.iterdir()))}"
         dumped = subprocess.run(
-            [PROGRAM, *OPTIONS, f"--user-data-dir={profile}", page.absolute().as_uri()],
+            [
+                PROGRAM,
+                *OPTIONS,
+                f"--window-size={width},600",
+                f"--user-data-dir={profile}",
+                page.absolute().as_uri(),
+            ],
             capture_output=True,
             timeout=100,
         )
