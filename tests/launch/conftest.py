@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from shards.build import build
-from tests.commands import train
+from tests.commands import embed, train
 from tests.launch.methods import CHANGES, CLASSES, IMAGE, SAMPLES, STAGES, TEXT, length
 from tests.shard_sets import described, write_shards
 from tests.training_sets import npy
@@ -31,6 +31,14 @@ def queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"composed_train": 32, "composed_val": 12}
     build("scenes", folder, splits=(*counts, "composed_gallery"), options=counts)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 scenes in shards of ten."""
+    folder = tmp_path_factory.mktemp("tens")
+    build("scenes", folder, splits=("val",), options={"val": 48}, samples_per_shard=10)
+    return folder / "val"
 
 
 def write_recipe(path: Path, scenes: Path) -> Path:
@@ -84,6 +92,16 @@ def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = train(recipe, f"run={folder}")
     assert done.code == 0, done.err
     (folder / "printed").write_text(done.out)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_tens(finished: Path, tens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embeddings of these by that run, of an undisturbed command on one rank."""
+    folder = tmp_path_factory.mktemp("embeddings") / "whole"
+    given = ["--data", tens, "--to", folder, "--dtype", "float32", "--batch-size", 8]
+    done = embed(finished, *given)
+    assert done.code == 0, done
     return folder
 
 

@@ -2,8 +2,12 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 import tarfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,12 @@ from PIL import Image
 
 import xmodal
 from shards.build import build
-from tests.commands import Done, embed
+from tests.commands import Done, embed, run, train
+from tests.pretrained_models import write_clip
 from tests.search.embedding_folders import embedded_files
 from xmodal.search.embeddings import INFO, Embeddings
+
+EMBEDDER = "xmodal.search.shard_embedder:ShardEmbedder"
 
 
 def embedded(*arguments: object, **options: Any) -> Embeddings:
@@ -26,24 +33,10 @@ def embedded(*arguments: object, **options: Any) -> Embeddings:
     return Embeddings(str(arguments[arguments.index("--to") + 1]))
 
 
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 scenes in shards of ten."""
-    folder = tmp_path_factory.mktemp("tens")
-    build("scenes", folder, splits=("val",), options={"val": 48}, samples_per_shard=10)
-    return folder / "val"
-
-
-@pytest.fixture(scope="session")
-def whole(finished: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embeddings of an undisturbed command on one rank."""
-    folder = tmp_path_factory.mktemp("embeddings") / "whole"
-    embedded(finished, "--data", shards, "--to", folder, "--dtype", "float32", "--batch-size", 8)
-    return folder
-
-
-def test_every_image_and_caption_has_its_vector(finished: Path, shards: Path, whole: Path) -> None:
-    found, model = Embeddings(whole), xmodal.load(finished, device="cpu")
+def test_every_image_and_caption_has_its_vector(
+    finished: Path, tens: Path, embedded_tens: Path
+) -> None:
+    found, model = Embeddings(embedded_tens), xmodal.load(finished, device="cpu")
     assert (found.info.parts, found.info.sides, found.info.dim) == (5, ["images", "texts"], 64)
     assert (found.info.samples, found.info.faults) == (48, {})
     assert found.info.samples_per_second > 0
@@ -65,25 +58,23 @@ def test_every_image_and_caption_has_its_vector(finished: Path, shards: Path, wh
         assert all(row["labels"] for row in rows)
 
 
-def picture(tar: Path, row: dict[str, Any]) -> bytes:
-    """Return the bytes of an image at the place that its row says; check them with its tar."""
+def picture(tar: Path, row: dict[str, Any], role: str = "") -> bytes:
+    """Return the bytes of an image at the place that its row says, that of its role in the tar."""
     data = tar.read_bytes()[row["offset"] : row["offset"] + row["size"]]
     with tarfile.open(tar) as opened:
-        (name,) = [
-            n for n in opened.getnames() if n.startswith(f"{row['key']}.") and "json" not in n
-        ]
-        assert opened.extractfile(name).read() == data
+        names = {name.rpartition(".")[0]: name for name in opened.getnames() if "json" not in name}
+        assert opened.extractfile(names[row["key"] + role]).read() == data
     return data
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_change_nothing(
-    ranks: int, finished: Path, shards: Path, whole: Path, tmp_path: Path
+    ranks: int, finished: Path, tens: Path, embedded_tens: Path, tmp_path: Path
 ) -> None:
-    given = ["--data", shards, "--to", tmp_path / "dealt", "--dtype", "float32", "--batch-size", 8]
+    given = ["--data", tens, "--to", tmp_path / "dealt", "--dtype", "float32", "--batch-size", 8]
     done = embed(finished, *given, ranks=ranks)
     assert done.code == 0, done
-    assert embedded_files(tmp_path / "dealt") == embedded_files(whole)
+    assert embedded_files(tmp_path / "dealt") == embedded_files(embedded_tens)
     # The same command again has nothing left to do.
     before = (tmp_path / "dealt" / INFO).read_bytes()
     again = embed(finished, *given)
@@ -93,17 +84,17 @@ def test_ranks_change_nothing(
 
 
 def test_it_resumes_where_it_was_killed(
-    finished: Path, shards: Path, whole: Path, tmp_path: Path
+    finished: Path, tens: Path, embedded_tens: Path, tmp_path: Path
 ) -> None:
     to = tmp_path / "killed"
-    given = [finished, "--data", shards, "--to", to, "--dtype", "float32", "--batch-size", 8]
+    given = [finished, "--data", tens, "--to", to, "--dtype", "float32", "--batch-size", 8]
     done = embed(*given, killed_at="xmodal.search.shard_embedder:encode_batch:5")
     assert done.code == -9
     assert len(list((to / "metadata").glob("*.parquet"))) == 1
     done = embed(*given)
     assert done.code == 0, done
     assert done.out.startswith("Resuming: 1 of 5 shards are embedded\n")
-    assert embedded_files(to) == embedded_files(whole)
+    assert embedded_files(to) == embedded_files(embedded_tens)
 
 
 def test_bad_samples_are_skipped_named_and_counted(finished: Path, tmp_path: Path) -> None:
@@ -141,40 +132,42 @@ def spoil(tar: Path, number: int) -> None:
         file.write(b"x" * member.size)
 
 
-def test_mistakes_are_one_line(finished: Path, shards: Path, whole: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(
+    finished: Path, tens: Path, embedded_tens: Path, tmp_path: Path
+) -> None:
     def error(*arguments: object) -> str:
         return embed(*arguments).error
 
     to = tmp_path / "to"
-    assert "there is no such folder" in error(tmp_path / "no", "--data", shards, "--to", to)
+    assert "there is no such folder" in error(tmp_path / "no", "--data", tens, "--to", to)
     assert "no folder" in error(finished, "--data", tmp_path / "no", "--to", to)
-    assert "--dtype" in error(finished, "--data", shards, "--to", to, "--dtype", "int8")
+    assert "--dtype" in error(finished, "--data", tens, "--to", to, "--dtype", "int8")
     assert not to.exists()
     # What is there stays.
-    before = embedded_files(whole)
+    before = embedded_files(embedded_tens)
     for message, option in (
-        ("embeddings of other dtype (float32, not float16)", ["--data", shards]),
-        ("embeddings of other data", ["--data", shards / "val-000000.tar", "--dtype", "float32"]),
+        ("embeddings of other dtype (float32, not float16)", ["--data", tens]),
+        ("embeddings of other data", ["--data", tens / "val-000000.tar", "--dtype", "float32"]),
         (
             "embeddings of other model (clip step-24 trained, not clip step-18 trained)",
-            ["--data", shards, "--dtype", "float32", "--checkpoint", "step-18"],
+            ["--data", tens, "--dtype", "float32", "--checkpoint", "step-18"],
         ),
     ):
-        assert message in error(finished, *option, "--to", whole)
-    assert embedded_files(whole) == before
+        assert message in error(finished, *option, "--to", embedded_tens)
+    assert embedded_files(embedded_tens) == before
     to.mkdir()
     (to / "thesis.tex").touch()
     assert f"--to {to} holds something else (thesis.tex)" in error(
-        finished, "--data", shards, "--to", to
+        finished, "--data", tens, "--to", to
     )
     file = tmp_path / "file"
     file.touch()
-    assert "cannot be written" in error(finished, "--data", shards, "--to", file)
+    assert "cannot be written" in error(finished, "--data", tens, "--to", file)
 
 
-def test_images_without_captions_are_embedded(finished: Path, shards: Path, tmp_path: Path) -> None:
+def test_images_without_captions_are_embedded(finished: Path, tens: Path, tmp_path: Path) -> None:
     """What reads captions in training embeds images that have none."""
-    bare = shutil.copytree(shards, tmp_path / "bare")
+    bare = shutil.copytree(tens, tmp_path / "bare")
     for tar in bare.glob("*.tar"):
         strip(tar)
     build_index(bare)
@@ -207,3 +200,114 @@ def build_index(folder: Path) -> None:
     from shards.index import index
 
     index(str(folder), 1)
+
+
+@pytest.mark.slow
+def test_folders_of_models_embed_too(
+    finished: Path, tens: Path, embedded_tens: Path, tmp_path: Path
+) -> None:
+    """An exported run has the embeddings of the run; a pretrained model has its own."""
+    exported, clip = tmp_path / "exported", write_clip(tmp_path / "clip")
+    done = run("export.py", finished, "--to", exported, "--format", "xmodal")
+    assert done.code == 0, done
+    given = ["--data", tens, "--dtype", "float32", "--batch-size", 8]
+    found = embedded(exported, *given, "--to", tmp_path / "a")
+    assert (found.info.model.checkpoint, found.info.model.source) == (None, str(exported))
+    for ours, theirs in zip(found, Embeddings(embedded_tens), strict=True):
+        assert (ours.vectors() == theirs.vectors()).all()
+    found = embedded(clip, *given, "--to", tmp_path / "b")
+    pictures = [picture(Path(found.parts[0].shard), row) for row in rows_of(found)]
+    expected = xmodal.load(clip, device="cpu").encode_images(pictures)
+    assert np.allclose(found.parts[0].vectors(), expected, atol=1e-6)
+    for folder in (exported, clip):
+        error = embed(folder, *given, "--to", tmp_path / "c", "--checkpoint", "best").error
+        assert "no checkpoint or weights to choose" in error
+
+
+def rows_of(found: Embeddings) -> list[dict[str, Any]]:
+    """Return the metadata of the first part."""
+    return found.parts[0].metadata().to_pylist()
+
+
+METHODS = {
+    "pvse": (["images", "texts"], 2),
+    "simsiam": (["images"], 1),
+    "ptf_simcm": (["images"], 1),
+    "tirg": (["images", "queries"], 1),
+    "dim": (["images", "queries"], 1),
+    "uncsm": (["images", "texts"], 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_embeds_what_it_searches(
+    method: str,
+    given: Callable[[str], list[str]],
+    scenes: Path,
+    queries: Path,
+    classes: Path,
+    tmp_path: Path,
+) -> None:
+    trained, to = tmp_path / "run", tmp_path / "to"
+    done = train(*given(method), f"run={trained}")
+    assert done.code == 0, done
+    data = {"tirg": queries / "composed_train", "dim": queries / "composed_train"}
+    url = data.get(method, classes / "val" if method == "uncsm" else scenes / "val")
+    found = embedded(trained, "--data", url, "--to", to, "--dtype", "float32", ranks=2)
+    sides, each = METHODS[method]
+    assert (found.info.sides, found.info.embeddings_per_item) == (sides, each)
+    model = xmodal.load(trained, device="cpu")
+    for part in found:
+        rows = part.metadata().to_pylist()
+        for side in sides:
+            assert part.vectors(side).shape[1] == found.info.dim
+            assert np.allclose(np.linalg.norm(part.vectors(side), axis=1), 1, atol=1e-5)
+        if method == "uncsm":  # on features
+            assert {row["width"] for row in rows} == {row["offset"] for row in rows} == {None}
+            continue
+        role = ".target" if "queries" in sides else ""
+        pictures = [picture(Path(part.shard), row, role) for row in rows]
+        expected = model.encode_images(pictures).reshape(-1, found.info.dim)
+        assert np.allclose(part.vectors(), expected, atol=1e-6)
+        if "queries" in sides:
+            said = part.queries().to_pylist()
+            sources = [picture(Path(part.shard), row, ".source") for row in said]
+            expected = model.encode_queries(sources, [row["caption"] for row in said])
+            assert np.allclose(part.vectors("queries"), expected, atol=1e-6)
+            assert [rows[row["row"]]["number"] for row in said] == [row["number"] for row in said]
+    if "queries" in sides:  # plain images are a gallery
+        gallery = queries / "composed_gallery"
+        found = embedded(trained, "--data", gallery, "--to", tmp_path / "gallery")
+        assert found.info.sides == ["images"]
+    else:
+        wrong = queries / "composed_train"
+        assert "composed queries" in embed(trained, "--data", wrong, "--to", tmp_path / "no").error
+
+
+def ask_to_stop(number: signal.Signals, rank: int, embedder: Any, *_: Any) -> None:
+    """Send a rank a signal as it begins its second shard."""
+    if os.environ.get("RANK", "0") == str(rank) and embedder.faults.seen:
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 2)])
+def test_asked_to_stop_it_resumes(
+    number: signal.Signals,
+    ranks: int,
+    finished: Path,
+    tens: Path,
+    embedded_tens: Path,
+    tmp_path: Path,
+) -> None:
+    to = tmp_path / "stopped"
+    given = [finished, "--data", tens, "--to", to, "--dtype", "float32", "--batch-size", 8]
+    before = {f"{EMBEDDER}._embed_shard": partial(ask_to_stop, number, ranks - 1)}
+    stopped = embed(*given, ranks=ranks, before=before)
+    assert stopped.code == 75, stopped
+    assert stopped.err.endswith("nterrupted. Rerun the same command to resume.\n")
+    assert not [path for path in to.rglob("*") if path.name.endswith(".part")]
+    done = embed(*given, ranks=ranks)
+    assert done.code == 0, done
+    assert embedded_files(to) == embedded_files(embedded_tens)

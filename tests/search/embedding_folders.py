@@ -1,7 +1,7 @@
 """Folders of embeddings, written without a model: what reads them is tested with these."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,11 +74,17 @@ def write_embeddings(
 
 def embedded_files(folder: Path) -> dict[str, Any]:
     """Return all files of a folder of embeddings, but for its lock and what time decides."""
-    files: dict[str, Any] = {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "lock"
-    }
+    return comparable(
+        {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "lock"
+        }
+    )
+
+
+def comparable(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return files of embeddings by name, without what time decides."""
     info = json.loads(files[INFO])
     del info["samples_per_second"]
-    return files | {INFO: info}
+    return {**files, INFO: info}

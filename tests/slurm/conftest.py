@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.conftest import finished, recipe, scenes  # noqa: F401
+from tests.launch.conftest import embedded_tens, finished, recipe, scenes, tens  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,4 +1,6 @@
-"""`slurm/shards.sbatch` and `slurm/evaluate.sbatch`, on a real Slurm of two nodes."""
+"""`slurm/shards.sbatch`, `slurm/evaluate.sbatch` and `slurm/embed.sbatch`, on a real Slurm of two
+nodes.
+"""
 
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import pytest
 
 from shards.build import build
 from tests.run_folders import results
+from tests.search.embedding_folders import embedded_files
 from tests.services.slurm import Slurm
 from tests.slurm.conftest import ROOT
 
@@ -41,3 +44,16 @@ def test_two_nodes_evaluate_a_run(slurm: Slurm, finished: Path, tmp_path: Path) 
     assert slurm.wait(number, 200)["ExitCode"] == "0:0", (tmp_path / "log").read_text()
     assert results(finished) == pytest.approx(before)
     assert "text → image" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow  # the ranks of launch/embed.py are tested without Slurm
+def test_two_nodes_embed_shards(
+    slurm: Slurm, finished: Path, tens: Path, embedded_tens: Path, tmp_path: Path
+) -> None:
+    out = [f"--output={tmp_path}/log", f"--job-name={tmp_path}/job", "--nodes=2"]
+    words = [str(finished), "--data", str(tens), "--to", f"{tmp_path}/to"]
+    words += ["--dtype", "float32", "--batch-size", "8"]
+    number = slurm.submit(*out, "slurm/embed.sbatch", *words, cwd=ROOT)
+    assert slurm.wait(number, 200)["ExitCode"] == "0:0", (tmp_path / "log").read_text()
+    assert embedded_files(tmp_path / "to") == embedded_files(embedded_tens)
+    assert "samples/s" in (tmp_path / "log").read_text()
