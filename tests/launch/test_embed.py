@@ -306,7 +306,7 @@ def test_asked_to_stop_it_resumes(
     before = {f"{EMBEDDER}._embed_shard": partial(ask_to_stop, number, ranks - 1)}
     stopped = embed(*given, ranks=ranks, before=before)
     assert stopped.code == 75, stopped
-    assert stopped.err.endswith("nterrupted. Rerun the same command to resume.\n")
+    assert stopped.err == "Interrupted. Rerun the same command to resume.\n"
     assert not [path for path in to.rglob("*") if path.name.endswith(".part")]
     done = embed(*given, ranks=ranks)
     assert done.code == 0, done

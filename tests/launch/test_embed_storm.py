@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from shards.build import build
 from tests.commands import embed, train
 from tests.launch.methods import IMAGE, TEXT
 from tests.search.embedding_folders import comparable, embedded_files
@@ -24,6 +25,7 @@ from xmodal.search.embeddings import Embeddings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+OPTIONS = ("--dtype", "float32", "--batch-size", 3)
 # Functions in which a command is killed, each when it is called for the so-manieth time.
 KILLS = [
     ("xmodal.search.output_folder:OutputFolder._write", 1),
@@ -39,12 +41,29 @@ KILLS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def fours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 scenes in shards of four: whatever is killed, there are shards left."""
+    folder = tmp_path_factory.mktemp("fours")
+    build("scenes", folder, splits=("val",), options={"val": 160}, samples_per_shard=4)
+    return folder / "val"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Path, fours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embeddings of these by one command on one rank."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "to"
+    done = embed(finished, "--data", fours, "--to", folder, *OPTIONS)
+    assert done.code == 0, done
+    return folder
+
+
 def test_ten_kills_leave_nothing(
-    finished: Path, tens: Path, embedded_tens: Path, tmp_path: Path
+    finished: Path, fours: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Ranks 0 and 1 are killed in turn, in the beginning, in the midst and at the end of a part."""
-    storm(finished, tens, tmp_path / "to", KILLS)
-    assert embedded_files(tmp_path / "to") == embedded_files(embedded_tens)
+    storm(finished, fours, tmp_path / "to", KILLS)
+    assert embedded_files(tmp_path / "to") == embedded_files(undisturbed)
 
 
 def storm(
@@ -55,7 +74,7 @@ def storm(
     environment: Mapping[str, str] | None = None,
 ) -> None:
     """Kill a command so often on two ranks, then let it end."""
-    given = [run, "--data", data, "--to", to, "--dtype", "float32", "--batch-size", 8]
+    given = [run, "--data", data, "--to", to, *OPTIONS]
     for number, (place, call) in enumerate(kills):
         with tempfile.TemporaryDirectory() as folder:
             mark = Path(folder, "struck")
@@ -82,15 +101,15 @@ KILLS_OF_UPLOADS = [
 @pytest.mark.s3
 def test_ten_kills_leave_nothing_in_a_bucket(
     finished: Path,
-    tens: Path,
-    embedded_tens: Path,
+    fours: Path,
+    undisturbed: Path,
     s3: Gateway,
     tmp_path: Path,
 ) -> None:
     """Shards and embeddings lie in a bucket, which the run's own recipe says how to reach."""
     bucket = s3.bucket()
     storage: S3Storage = S3Config(endpoint=s3.endpoint, **s3.places).build()
-    for path in tens.iterdir():
+    for path in fours.iterdir():
         storage.write(f"{bucket}/shards/{path.name}", path.read_bytes())
     run = tmp_path / "run"
     run.symlink_to(finished)
@@ -102,12 +121,12 @@ def test_ten_kills_leave_nothing_in_a_bucket(
         found |= {f"{name}/{file}": storage.read(f"{to}/{name}/{file}") for file in files}
     found |= {name: storage.read(f"{to}/{name}") for name in storage.list(to)}
     # They differ in what says where the shards lie.
-    ours, theirs = comparable(found), embedded_files(embedded_tens)
+    ours, theirs = comparable(found), embedded_files(undisturbed)
     assert ours.keys() == theirs.keys()
     assert {k: v for k, v in ours.items() if v != theirs[k]}.keys() == {"embeddings.json"}
     part = Embeddings(to, [S3Config(endpoint=s3.endpoint, **s3.places)]).parts[0]
-    assert (part.vectors() == Embeddings(embedded_tens).parts[0].vectors()).all()
-    assert part.metadata() == Embeddings(embedded_tens).parts[0].metadata()
+    assert (part.vectors() == Embeddings(undisturbed).parts[0].vectors()).all()
+    assert part.metadata() == Embeddings(undisturbed).parts[0].metadata()
 
 
 COUNT, SHARDS = 10_000, 20

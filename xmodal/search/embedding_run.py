@@ -8,7 +8,7 @@ from xmodal.distributed.collectives import gather_objects
 from xmodal.distributed.environment import Environment
 from xmodal.errors import UnfinishedError
 from xmodal.search.embeddings import EmbeddingsInfo
-from xmodal.search.shard_embedder import ShardEmbedder, check_share, deal
+from xmodal.search.shard_embedder import INTERRUPTED, ShardEmbedder, check_share, deal
 
 _REACHED, _ENDED, _INTERRUPTED = "embedded", "ended", "interrupted"
 _PAUSE = 0.5  # seconds between two looks at the other ranks
@@ -37,7 +37,9 @@ def embed_shards(
         _note(environment, _INTERRUPTED)
         raise
     _note(environment, _ENDED)
-    return _finish(embedder, environment, done, begun) if environment.is_main else None
+    _wait(embedder, environment)
+    seconds = time.perf_counter() - begun
+    return _finish(embedder, list(sizes), seconds) if environment.is_main else None
 
 
 def _opening_lines(done: int, left: int, ranks: int) -> Iterator[str]:
@@ -64,23 +66,8 @@ def _note(environment: Environment, value: str) -> None:
         environment.rendezvous.note(_REACHED, value)
 
 
-def _finish(
-    embedder: ShardEmbedder, environment: Environment, done: set[int], begun: float
-) -> EmbeddingsInfo:
-    """Wait for the other ranks, and write what is known now that all parts are there."""
-    folder, parts = embedder.folder, range(len(embedder.shards))
-    _wait(environment)
-    seconds = time.perf_counter() - begun
-    with activity("reading the summaries of all parts"):
-        total = folder.summarise(parts)
-    read = sum(shard.num_samples for shard in embedder.shards)
-    check_share(sum(total.faults.values()), read, embedder.faults.max_bad_share, "")
-    new = sum(embedder.shards[number].num_samples for number in parts if number not in done)
-    return folder.finish(total, new / seconds if new else None)
-
-
-def _wait(environment: Environment) -> None:
-    """Wait for all ranks to end; the pulse ends this one where one is lost.
+def _wait(embedder: ShardEmbedder, environment: Environment) -> None:
+    """Wait for all ranks to end; the pulse ends this one where another is lost.
 
     It is no collective: ranks may end more than half an hour apart.
     """
@@ -89,6 +76,20 @@ def _wait(environment: Environment) -> None:
         return
     with activity("waiting for the other ranks"):
         while not meeting.all_reached(_REACHED):
+            if embedder.interrupted():
+                raise UnfinishedError(INTERRUPTED)
             time.sleep(_PAUSE)
     if _INTERRUPTED in (meeting.value(_REACHED, rank) for rank in range(environment.ranks)):
-        raise UnfinishedError("A rank was interrupted. Rerun the same command to resume.")
+        raise UnfinishedError(INTERRUPTED)
+
+
+def _finish(embedder: ShardEmbedder, new: list[int], seconds: float) -> EmbeddingsInfo:
+    """Write what is known now that all parts are there, `new` of them in so many seconds."""
+    folder, shards = embedder.folder, embedder.shards
+    with activity("reading the summaries of all parts"):
+        digests = embedder.dataset.reader.manifest.index_digests
+        total = folder.summarise(embedder.info.model.digest, digests)
+    read = sum(shard.num_samples for shard in shards)
+    check_share(sum(total.faults.values()), read, embedder.faults.max_bad_share, "")
+    embedded = sum(shards[number].num_samples for number in new)
+    return folder.finish(total, embedded / seconds if new else None)

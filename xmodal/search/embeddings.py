@@ -89,10 +89,13 @@ def read_info(folder: str, storage: Storage) -> EmbeddingsInfo | None:
     Raises `UserError` where it is damaged, or of a later version.
     """
     url = f"{folder}/{INFO}"
-    try:
-        info = EmbeddingsInfo.model_validate_json(storage.read(url, 0, MAX_INFO_BYTES))
-    except FileNotFoundError:
+    size = storage.list(folder).get(INFO)
+    if size is None:
         return None
+    if size > MAX_INFO_BYTES:
+        raise UserError(f"{url} is over {MAX_INFO_BYTES:,} bytes; restore it, or embed again")
+    try:
+        info = EmbeddingsInfo.model_validate_json(storage.read(url))
     except ValidationError as error:
         cause = error.errors()[0]["msg"]
         raise UserError(f"{url} is damaged ({cause}); restore it, or embed again") from None

@@ -1,6 +1,6 @@
 """Folder that embeddings are written into: begun once, resumed, and finished when all is there."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -73,12 +73,21 @@ class OutputFolder:
         """Return the numbers of the parts that are written."""
         return finished_parts(self.url, self.storage)
 
-    def summarise(self, parts: Collection[int]) -> PartSummary:
-        """Return the sum of the summaries of parts that are written."""
+    def summarise(self, model: str, shards: Sequence[str]) -> PartSummary:
+        """Return the sum of the summaries of all parts.
+
+        Raises `UserError` for one that is not of the digests of the model and of its shard.
+        """
+        parts = range(len(shards))
         with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(partial(read_summary, self.url, storage=self.storage), parts))
-        total = PartSummary("", "")
-        for one in found:
+            found = pool.map(partial(read_summary, self.url, storage=self.storage), parts)
+        total = PartSummary(model, "")
+        for number, (one, shard) in enumerate(zip(found, shards, strict=True)):
+            if (one.model, one.shard) != (model, shard):
+                raise UserError(
+                    f"part {number} of {self.url} is of another model or shard; remove its "
+                    "metadata, and rerun"
+                )
             total.samples += one.samples
             total.rows = {side: total.rows.get(side, 0) + n for side, n in one.rows.items()}
             total.faults = add_counts(total.faults, one.faults)

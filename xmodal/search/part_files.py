@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from xmodal.data.batch import Fault
 from xmodal.data.storage import Storage
+from xmodal.errors import UserError
 from xmodal.search.embeddings import METADATA, VECTORS, EmbeddingsInfo, Side, part_url
 
 ROW_GROUP = 8192  # rows of a table that are held until they are written
@@ -205,8 +206,14 @@ def create_seekable(url: str, storage: Storage) -> Iterator[BinaryIO]:
 
 
 def read_summary(folder: str, number: int, storage: Storage) -> PartSummary:
-    """Read the summary of a part that is written."""
-    file = pa.PythonFile(storage.open(part_url(folder, METADATA["images"], number, "parquet")), "r")
-    with file:
-        notes = pq.read_metadata(file).metadata or {}
-    return PartSummary(**json.loads(notes[SUMMARY]))
+    """Read the summary of a part that is written.
+
+    Raises `UserError` where its file is missing or damaged.
+    """
+    url = part_url(folder, METADATA["images"], number, "parquet")
+    try:
+        with pa.PythonFile(storage.open(url), "r") as file:
+            notes = pq.read_metadata(file).metadata
+        return PartSummary(**json.loads(notes[SUMMARY]))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{url} is missing or damaged ({error}); remove it, and rerun") from None

@@ -21,6 +21,7 @@ from xmodal.search.output_folder import OutputFolder
 from xmodal.search.part_files import PartSummary, PartWriter, write_part
 
 EmbeddingSet = EvaluationSet | ComposedSet
+INTERRUPTED = "Interrupted. Rerun the same command to resume."
 PROBED = 64  # samples of a set, one of which must be usable
 
 
@@ -172,7 +173,7 @@ class ShardEmbedder:
         ):
             for chunk in chunks:
                 if self.interrupted():
-                    raise UnfinishedError("Interrupted. Rerun the same command to resume.")
+                    raise UnfinishedError(INTERRUPTED)
                 with activity("waiting for data"):
                     batch = next(batches)
                 self._write(part, batch, chunks[0].start)
