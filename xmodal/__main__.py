@@ -10,6 +10,7 @@
     xmodal export runs/quickstart --to models/quickstart --format onnx
     xmodal index embeddings/mine --to indices/mine
     xmodal search indices/mine "a red dress"
+    xmodal curate duplicates embeddings/mine --to curated/duplicates
     xmodal tune quickstart --space quickstart
     xmodal shards build pairs --from pairs.csv --to data/mine
 
@@ -35,6 +36,7 @@ COMMANDS = {
     "export": "xmodal.commands.export",
     "index": "xmodal.commands.index",
     "search": "xmodal.commands.search",
+    "curate": "xmodal.commands.curate",
     "shards": "shards.__main__",
 }
 

@@ -1,0 +1,50 @@
+"""Leakage: images of a test set that the train set has too."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xmodal.errors import UserError
+from xmodal.search.curation.alike import Rule, find_alike
+from xmodal.search.curation.duplicates import numbers_of, pair_table
+from xmodal.search.curation.outcome import SHOWN, Figure, Outcome, Section
+from xmodal.search.searcher import Searcher
+
+
+def leakage(train: Searcher, test: Searcher, rule: Rule, work: Path) -> Outcome:
+    """Find the images of `train` that are near duplicates of one of `test`; they are left out.
+
+    Table `pairs`: test_shard, test_key, shard, key, and how alike they are.
+    """
+    if train.info.model.digest != test.info.model.digest:
+        raise UserError("both sets must be embedded with one model; embed one of them again")
+    alike = find_alike(test, train, rule, work)
+    kept = np.ones(len(train.sides["images"]), bool)
+    kept[alike.pairs.second] = False
+    leaked = np.unique(alike.pairs.first)
+    return Outcome(
+        numbers={
+            "train images": f"{len(kept):,}",
+            "test images": f"{len(test.sides['images']):,}",
+            **numbers_of(alike),
+            "test images that leaked": f"{len(leaked):,}",
+            "kept of train": f"{kept.sum():,}",
+            "left out": f"{(~kept).sum():,}",
+        },
+        kept=kept,
+        tables={"pairs": pair_table(alike.pairs, test, train, ("test_", ""))},
+        sections=[
+            Section(
+                f"Test image {number + 1}",
+                [
+                    Figure(test, int(row), "test"),
+                    *(
+                        Figure(train, int(one), "train")
+                        for one in alike.pairs.second[alike.pairs.first == row]
+                    ),
+                ],
+            )
+            for number, row in enumerate(leaked[:SHOWN])
+        ],
+        shown=f"{min(SHOWN, len(leaked)):,} of {len(leaked):,} test images that leaked",
+    )
