@@ -46,7 +46,9 @@ def read_arguments(
     )
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
     for name, (meaning, add_options) in TASKS.items():
-        task = tasks.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
+        task = tasks.add_parser(
+            name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}."
+        )
         task.add_argument("embeddings", metavar="EMBEDDINGS", help="folder, or an index of it")
         task.add_argument("--to", required=True, metavar="DIR", help="new folder to write")
         add_options(task)
@@ -102,12 +104,12 @@ def _outliers(task: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--deviations",
         type=float,
-        default=4.0,
+        default=3.0,
         metavar="D",
-        help="leave out what is so many robust standard deviations farther than the median "
-        "distance; default: 4",
+        help="remove what is so many robust standard deviations farther than the median "
+        "distance; default: 3",
     )
-    task.add_argument("--drop", type=share, metavar="SHARE", help="leave out this share instead")
+    task.add_argument("--drop", type=share, metavar="SHARE", help="remove this share instead")
 
 
 def _confused(task: argparse.ArgumentParser) -> None:
@@ -131,7 +133,7 @@ def _mine(task: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="M",
-        help="leave out what scores higher than the pair itself less M; default: 0",
+        help="remove what scores higher than the pair itself less M; default: 0",
     )
 
 

@@ -1,1 +1,1 @@
-"""Curation: what embeddings tell of a shard set, and lists of the samples to keep. A file a task."""
+"""Curation: what embeddings tell of a shard set, and which samples to keep; a file a task."""

@@ -1,8 +1,8 @@
 """Pairs of images that show the same, in one set or between two: what makes a near duplicate.
 
 Rule `pictures`: of each image's 10 nearest neighbours by embedding, those are candidates whose
-similarity is two standard deviations above that of random pairs; a candidate is confirmed where
-the small grey pictures of both correlate by 0.95 or more (`xmodal.search.curation.pictures`).
+similarity is two standard deviations above that of random pairs, or 0.7; a candidate is confirmed
+where the small grey pictures of both correlate by 0.95 or more (`xmodal.search.curation.pictures`).
 Rule `embeddings`: the similarity of the embeddings reaches a threshold; no image is read.
 """
 
@@ -24,6 +24,7 @@ from xmodal.search.searcher import Searcher
 NEIGHBOURS = 10
 CORRELATION = 0.95
 DEVIATIONS = 2  # above random pairs
+ENOUGH = 0.7  # of a candidate, where random pairs are that similar: many are copies
 SAMPLE = 1000  # images of either set, whose pairs are the random ones
 
 
@@ -86,14 +87,14 @@ def find_alike(first: Searcher, second: Searcher | None, rule: Rule, work: Path)
 
 
 def background(queries: Tensor, gallery: Tensor) -> float:
-    """Return the similarity that two standard deviations of random pairs lie below."""
+    """Return the similarity two standard deviations above that of random pairs, at most 0.7."""
     a, b = (side[:: -(-len(side) // SAMPLE) or 1].float() for side in (queries, gallery))
     scores = dot_product(a, b)
     if queries is gallery:
         scores = scores[~torch.eye(len(scores), dtype=torch.bool)]
     if scores.numel() < 2:
-        return -1.0
-    return float(scores.mean() + DEVIATIONS * scores.std())
+        return ENOUGH
+    return min(ENOUGH, float(scores.mean() + DEVIATIONS * scores.std()))
 
 
 def _candidates(queries: Tensor, gallery: Tensor, lowest: float, within: bool) -> Pairs:

@@ -39,7 +39,7 @@ def clip_score(searcher: Searcher, threshold: float | None, best: float | None) 
             **_quantiles(own),
             "least score kept": least,
             "kept": f"{kept.sum():,}",
-            "left out": f"{(~kept).sum():,}",
+            "removed": f"{(~kept).sum():,}",
         },
         kept=kept,
         tables={"scores": captions.append_column("score", pa.array(of_captions))},
@@ -59,7 +59,7 @@ def _quantiles(own: np.ndarray) -> dict[str, str]:
 def _sections(searcher: Searcher, own: np.ndarray, order: np.ndarray, kept: int) -> list[Section]:
     groups = {
         "Lowest": order[::-1][:FIGURES],
-        "Left out last": order[kept : kept + FIGURES],
+        "Removed last": order[kept : kept + FIGURES],
         "Kept last": order[max(0, kept - FIGURES) : kept][::-1],
         "Highest": order[:FIGURES],
     }

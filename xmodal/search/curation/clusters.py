@@ -13,9 +13,11 @@ from xmodal.search.searcher import Searcher
 
 POINTS = 256  # images a cluster that k-means is trained on, as faiss advises
 ROUNDS = 20
+BEGINNINGS = 5  # of which the best clusters count
 SEED = 0
 BLOCK = 65536  # images that are assigned at a time
-FIGURES = 8  # of a cluster, on the contact sheet
+FIGURES = 6  # of a cluster, on the contact sheet
+SHEETS = 100  # clusters on it
 MOST_WEIGHT = 100.0
 
 
@@ -50,7 +52,7 @@ def clusters(searcher: Searcher, number: int) -> Outcome:
         weights=weights,
         tables={"clusters": pa.table(table)},
         sections=list(_sections(searcher, labels, similarity, sizes)),
-        shown="of each cluster the images nearest to its centre",
+        shown=f"of the largest {SHEETS} clusters the images nearest to their centres",
     )
 
 
@@ -60,11 +62,18 @@ def _centres(vectors: Tensor, number: int) -> np.ndarray:
 
     step = max(1, len(vectors) // (number * POINTS))
     sample = _flat(vectors[::step][: number * POINTS])
-    settings = {"niter": ROUNDS, "seed": SEED, "spherical": True, "min_points_per_centroid": 1}
-    kmeans = faiss.Kmeans(sample.shape[1], number, **settings, max_points_per_centroid=POINTS)
+    kmeans = faiss.Kmeans(
+        sample.shape[1],
+        number,
+        niter=ROUNDS,
+        nredo=BEGINNINGS,
+        seed=SEED,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=POINTS,
+    )
     kmeans.train(sample)
-    centres: np.ndarray = kmeans.centroids
-    return centres
+    return np.asarray(kmeans.centroids)
 
 
 def _assigned(vectors: Tensor, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +107,7 @@ def _sections(
 ) -> Iterator[Section]:
     order = np.lexsort((-similarity, labels))
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    for number in np.flatnonzero(sizes).tolist():
+    for number in np.flatnonzero(sizes)[:SHEETS].tolist():
         rows = order[starts[number] : starts[number + 1]][:FIGURES]
         figures = [Figure(searcher, int(r), f"{similarity[r]:.3f}") for r in rows]
         yield Section(f"Cluster {number}: {sizes[number]:,} images", figures)

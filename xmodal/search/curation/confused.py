@@ -14,7 +14,7 @@ def confused(searcher: Searcher, number: int) -> Outcome:
     """Find the `number` samples whose image the model most prefers to give to captions of another
     sample: by margin, the score with these minus that with its own captions.
 
-    Samples with a margin above 0 among them are left out of the keep-list. Table `pairs`: shard,
+    Samples with a margin above 0 among them are not in the keep-list. Table `pairs`: shard,
     key, other_shard, other_key, score, other_score, margin.
     """
     scores = SampleScores(searcher)
@@ -38,7 +38,7 @@ def confused(searcher: Searcher, number: int) -> Outcome:
             "samples": f"{len(scores):,}",
             "images nearer to captions of another": f"{(margin > 0).sum():,}",
             "kept": f"{kept.sum():,}",
-            "left out": f"{(~kept).sum():,}",
+            "removed": f"{(~kept).sum():,}",
         },
         kept=kept,
         tables={"pairs": pa.table(table)},

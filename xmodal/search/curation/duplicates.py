@@ -32,7 +32,7 @@ def duplicates(searcher: Searcher, rule: Rule, work: Path) -> Outcome:
             **numbers_of(alike),
             "groups": f"{len(groups):,}",
             "kept": f"{kept.sum():,}",
-            "left out": f"{(~kept).sum():,}",
+            "removed": f"{(~kept).sum():,}",
         },
         kept=kept,
         tables={
@@ -101,5 +101,5 @@ def _section(
     if not np.isnan(inside.correlation).any():
         least += f", correlation {inside.correlation.min():.3f}"
     rows = sorted(map(int, group), key=lambda row: not kept[row])[:LARGEST_SHOWN]
-    figures = [Figure(searcher, row, "kept" if kept[row] else "left out") for row in rows]
+    figures = [Figure(searcher, row, "kept" if kept[row] else "removed") for row in rows]
     return Section(f"Group {number}: {len(group)} images, least {least}", figures)

@@ -12,7 +12,7 @@ from xmodal.search.searcher import Searcher
 
 
 def leakage(train: Searcher, test: Searcher, rule: Rule, work: Path) -> Outcome:
-    """Find the images of `train` that are near duplicates of one of `test`; they are left out.
+    """Find the images of `train` that are near duplicates of one of `test`; they are removed.
 
     Table `pairs`: test_shard, test_key, shard, key, and how alike they are.
     """
@@ -29,7 +29,7 @@ def leakage(train: Searcher, test: Searcher, rule: Rule, work: Path) -> Outcome:
             **numbers_of(alike),
             "test images that leaked": f"{len(leaked):,}",
             "kept of train": f"{kept.sum():,}",
-            "left out": f"{(~kept).sum():,}",
+            "removed": f"{(~kept).sum():,}",
         },
         kept=kept,
         tables={"pairs": pair_table(alike.pairs, test, train, ("test_", ""))},

@@ -1,4 +1,4 @@
-"""What a task of curation has found: numbers, tables, a keep-list and a page with pictures."""
+"""Outcome of a task of curation: numbers, tables, a keep-list and a page with pictures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task has found.
+    """Outcome of a task.
 
     Attributes:
         numbers: what is printed, by its name.

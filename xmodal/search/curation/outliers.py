@@ -16,13 +16,13 @@ def outliers(searcher: Searcher, neighbours: int, deviations: float, drop: float
     """Find images that are far from their nearest `neighbours`: by distance, 1 minus the mean
     similarity with them.
 
-    Left out is what lies more than so many robust standard `deviations` (of the median deviation)
+    Removed is what lies more than so many robust standard `deviations` (of the median deviation)
     above the median distance; or the share `drop` of the images. Table `distances`: shard, key,
     distance.
     """
     vectors = searcher.sides["images"].vectors
     blocks = nearest_in_blocks(vectors, vectors, neighbours, "comparing embeddings", others)
-    near = torch.cat([torch.empty(0, 0), *(block.scores for block in blocks)]).double()
+    near = torch.cat([block.scores for block in blocks]).double()
     distance = 1 - near.masked_fill(near.isinf(), torch.nan).nanmean(1).numpy()
     order = np.argsort(-distance, kind="stable")
     limit = _limit(distance, deviations) if drop is None else _share(distance[order], drop)
@@ -34,7 +34,7 @@ def outliers(searcher: Searcher, neighbours: int, deviations: float, drop: float
             "median distance": f"{np.median(distance):.4f}" if len(kept) else "none",
             "greatest distance kept": f"{limit:.4f}",
             "kept": f"{kept.sum():,}",
-            "left out": f"{(~kept).sum():,}",
+            "removed": f"{(~kept).sum():,}",
         },
         kept=kept,
         tables={"distances": pa.table({**places(searcher, rows), "distance": distance})},
@@ -49,14 +49,14 @@ def _limit(distance: np.ndarray, deviations: float) -> float:
 
 
 def _share(farthest: np.ndarray, drop: float) -> float:
-    """Return the greatest distance that is kept where a share is left out."""
+    """Return the greatest distance that is kept where a share is removed."""
     return float(farthest[min(len(farthest) - 1, int(drop * len(farthest)))])
 
 
 def _sections(
     searcher: Searcher, distance: np.ndarray, order: np.ndarray, kept: np.ndarray
 ) -> list[Section]:
-    groups = {"Left out": order[~kept[order]], "Kept last": order[kept[order]]}
+    groups = {"Removed": order[~kept[order]], "Kept last": order[kept[order]]}
     return [
         Section(name, [Figure(searcher, int(r), f"{distance[r]:.3f}") for r in rows[:FIGURES]])
         for name, rows in groups.items()

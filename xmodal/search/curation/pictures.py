@@ -58,7 +58,9 @@ class GreyPictures:
 def grey_picture(data: bytes) -> np.ndarray:
     """Return an encoded image as (64, 64) uint8; raises `BadSample`."""
     image = open_image(data)
-    smaller: Iterator[Reduction] = (n for n in (8, 4, 2) if min(image.height, image.width) >= n * SIDE)
+    smaller: Iterator[Reduction] = (
+        n for n in (8, 4, 2) if min(image.height, image.width) >= n * SIDE
+    )
     pixels = Image.fromarray(image.pixels(next(smaller, 1))).convert("L")
     return np.asarray(pixels.resize((SIDE, SIDE), Image.Resampling.BOX))
 

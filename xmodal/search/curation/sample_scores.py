@@ -83,7 +83,7 @@ class SampleScores:
 
     @cached_property
     def _traits(self) -> csr_matrix:
-        """What makes samples relevant, (samples, image ids and captions)."""
+        """Image ids and captions of the samples, (samples, image ids and captions)."""
         ids = codes(self.searcher.sides["images"].metadata["image_id"])
         texts = codes(self.captions["caption"])
         rows = np.concatenate([np.arange(len(ids)), self.owner])
@@ -100,7 +100,7 @@ def _score_pairs(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def codes(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a number for each value, equal for equal values, (rows,) int64; nothing equals null."""
+    """Return a number for each value, equal for equal ones, (rows,) int64; none equals null."""
     encoded = pc.dictionary_encode(column).combine_chunks()
     numbers: np.ndarray = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
     missing = numbers < 0

@@ -35,10 +35,11 @@ def curate(task: str, options: Options, target: Path) -> None:
     """Run a task and write its files as the folder `target`, whole or not there."""
     folder = target.with_name(target.name + ".part")
     try:
-        (folder / WORK).mkdir(parents=True)
+        folder.mkdir(parents=True)
     except FileExistsError:
         raise UserError(f"{folder} is in the way, of a run that was ended; remove it") from None
     try:
+        (folder / WORK).mkdir()
         searcher = open_set(options["embeddings"], folder / WORK / "set")
         with activity(task):
             outcome = TASKS[task](searcher, options, folder)
@@ -54,7 +55,7 @@ def curate(task: str, options: Options, target: Path) -> None:
 def open_set(path: str, work: Path) -> Searcher:
     """Open an index; embeddings are consolidated into one first, as the folder `work`."""
     if not (Path(path) / INFO).is_file():
-        build_index(Embeddings(path), work, "exact", 0, lambda line: None)
+        build_index(Embeddings(path), work, "exact", 0, say=lambda _: None)
         path = str(work)
     searcher = Searcher.open(path)
     kind = searcher.info.model.method
