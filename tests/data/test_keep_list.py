@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.keep_lists import Named, rebuild, shard_name, write_keep_list
+from tests.services.s3 import Gateway
 from tests.shard_sets import numbered, write_shards
 from tests.training_sets import assert_same, batches, mixture_of, numbers_of, training_set
 from xmodal.data.keep_list import keep_only
@@ -20,6 +21,7 @@ from xmodal.data.keep_list_file import MAX_WEIGHT
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.shard_index import write_index
+from xmodal.data.storage.s3 import S3Storage
 from xmodal.errors import UserError
 
 SIZES = (7, 5, 9, 3)
@@ -249,6 +251,28 @@ def test_what_is_no_parquet_file_is_refused(whole: Manifest, tmp_path: Path) -> 
         keep_only(whole, str(tmp_path / "none"))
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         keep_only(whole, str(tmp_path))
+
+
+@pytest.mark.s3
+def test_shards_and_list_lie_in_a_bucket(
+    s3: Gateway, whole: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket, storage = s3.bucket(), S3Storage()
+    for path in Path(whole.url).iterdir():
+        storage.write(f"{bucket}/set/{path.name}", path.read_bytes())
+    local = write_keep_list(tmp_path / "keep.parquet", SAMPLES[::2])
+    storage.write(f"{bucket}/keep.parquet", local.read_bytes())
+    view = keep_only(read_manifest(f"{bucket}/set"), f"{bucket}/keep.parquet")
+    assert view.fingerprint == keep_only(whole, str(local)).fingerprint
+    for one, other in zip(
+        *(batches(training_set(of), range(2)) for of in (view, keep_only(whole, str(local)))),
+        strict=True,
+    ):
+        assert one.images.equal(other.images)
+    with pytest.raises(UserError, match="none is missing: restore it"):
+        keep_only(view, f"{bucket}/none")
 
 
 def test_numbers_categories_and_long_strings_are_read(keep: Callable[..., Manifest]) -> None:

@@ -86,7 +86,7 @@ def _find(manifest: Manifest, shard: Shard, rows: Rows, of_shard: np.ndarray, ur
     numbers, of_shard = numbers[order], of_shard[order]
     _check_once(numbers, known, f"keep-list {url} names {shard.name}", shard.url)
     weights = None if rows.weights is None else rows.weights[of_shard]
-    return _Found(shard, Kept(shard.num_samples, numbers, weights), found.null_count, unknown)
+    return _Found(shard, Kept(len(known), numbers, weights), found.null_count, unknown)
 
 
 def _check_once(numbers: np.ndarray, known: pa.Array, named: str, shard: str) -> None:
