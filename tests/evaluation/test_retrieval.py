@@ -203,6 +203,8 @@ def test_the_results_of_queries_are_those_that_metrics_are_means_of(shards: Path
     found = measured(Learned(), shards, *OF_PAIRS, relevance=RELEVANCE)
     explained = metrics_of(found.per_query)
     assert explained == {name: pytest.approx(found.metrics[name]) for name in explained}
+    assert {"class/image_to_text/map", "class-normalised/text_to_image/map@50"} <= explained.keys()
+    assert {"zero-shot/top1", "zero-shot-by-distance/top5"} <= explained.keys()
     # Recalls of six protocols in two directions, accuracies, and the scores of groups; twice.
     assert len(explained) > 2 * (5 * 2 * 3 + 3 + 7 + 3)
 

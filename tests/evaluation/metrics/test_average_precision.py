@@ -19,6 +19,7 @@ from xmodal.evaluation.metrics.average_precision import (
     Precisions,
     chance_average_precision,
     class_metrics,
+    class_precisions,
     judge,
     precisions,
     standardised,
@@ -28,6 +29,12 @@ from xmodal.evaluation.metrics.similarity import Similarity
 from xmodal.methods.scores import dot_product
 
 COSINE = Similarity(dot_product)
+
+
+def metrics_of(found: Gallery, tile: int) -> dict[str, float]:
+    """Return the metrics of a gallery, all named `p`."""
+    classes = classes_of(found)
+    return class_metrics(class_precisions(found, classes, COSINE, tile), found, classes, "p")
 
 
 def places(*relevant: int, ties: tuple[int, ...] = ()) -> Precisions:
@@ -167,7 +174,7 @@ def test_a_set_by_hand() -> None:
     found = gallery(["cat"], ["dog", "pet"], ["cat", "pet"], [], captions=1)
     found.images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.0, -1.0]])
     found.texts = torch.tensor([[0.8, 0.6], [1.0, 0.1], [0.0, 1.0], [0.5, 0.0]])
-    metrics = class_metrics(found, classes_of(found), COSINE, "p", 2048)
+    metrics = metrics_of(found, 2048)
     # Texts by image 0: 1, 0*, 3, 2*; by image 1: 2*, 0, 1*, 3; by image 2: 0*, 2*, 1*, 3.
     image_to_text = ((1 / 2 + 2 / 4) / 2 + (1 + 2 / 3) / 2 + 1) / 3
     # Images by text 0: 2*, 0*, 1, 3; by text 1: 0, 2*, 1*, 3; by text 2: 1*, 2*, 0*, 3.
@@ -190,7 +197,7 @@ def test_all_captions_of_an_image_have_its_classes() -> None:
     found = gallery(["a"], ["b"], captions=3)
     found.images = torch.eye(2)
     found.texts = torch.eye(2).repeat_interleave(3, 0)
-    metrics = class_metrics(found, classes_of(found), COSINE, "p", 2048)
+    metrics = metrics_of(found, 2048)
     assert metrics["p/map"] == 100
     assert metrics["p/text_to_image/queries"] == 6
     assert metrics["p/num_classes"] == 2
@@ -198,7 +205,7 @@ def test_all_captions_of_an_image_have_its_classes() -> None:
 
 def test_random_scores_reach_chance() -> None:
     found = gallery(*([str(n % 5)] for n in range(300)))
-    metrics = class_metrics(found, classes_of(found), COSINE, "p", 2048)
+    metrics = metrics_of(found, 2048)
     for name in ("map", "map@50"):
         for direction in ("image_to_text", "text_to_image"):
             chance = metrics[f"p/{direction}/{name}_chance"]
@@ -224,16 +231,16 @@ def test_a_nan_is_an_error() -> None:
     found = gallery(*[["a"]] * 60)
     found.texts[100, 1] = torch.nan
     with pytest.raises(ValueError, match="a score is NaN of query 0"):
-        class_metrics(found, classes_of(found), COSINE, "p", 2048)
+        metrics_of(found, 2048)
 
 
 def measured(labels: list[list[str]]) -> tuple[dict[str, float], str]:
     """The metrics of a random gallery, and the error where its last image is NaN."""
     found = gallery(*labels)
-    metrics = class_metrics(found, classes_of(found), COSINE, "p", 64)
+    metrics = metrics_of(found, 64)
     found.images[-1] = torch.nan
     with pytest.raises(ValueError, match="NaN") as error:
-        class_metrics(found, classes_of(found), COSINE, "p", 64)
+        metrics_of(found, 64)
     return metrics, str(error.value)
 
 

@@ -14,7 +14,7 @@ from xmodal.data.batch import Batch
 from xmodal.evaluation.embedding import class_prototypes
 from xmodal.evaluation.metrics.classes import Classes
 from xmodal.evaluation.metrics.similarity import Similarity
-from xmodal.evaluation.metrics.zero_shot import zero_shot_metrics
+from xmodal.evaluation.metrics.zero_shot import class_ranks, zero_shot_metrics
 from xmodal.methods.scores import dot_product
 
 COSINE = Similarity(dot_product)
@@ -25,7 +25,8 @@ def classes(of_images: Tensor) -> Classes:
 
 
 def measured(images: Tensor, of_images: Tensor, prototypes: Tensor) -> dict[str, float]:
-    metrics = zero_shot_metrics(images, classes(of_images), prototypes, COSINE, "z", 2048)
+    ranks = class_ranks(images, classes(of_images), prototypes, COSINE, 2048)
+    metrics = zero_shot_metrics(ranks, classes(of_images), "z")
     assert all(name.startswith("z/") for name in metrics)
     return {name.removeprefix("z/"): value for name, value in metrics.items()}
 

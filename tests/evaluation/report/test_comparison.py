@@ -82,6 +82,30 @@ def test_differences_are_paired_over_queries() -> None:
     assert spreads[0] < spreads[1]
 
 
+def test_the_mean_of_both_directions_has_an_interval() -> None:
+    runs = []
+    for name in "ab":
+        values = {
+            direction: torch.arange(50.0).double() + (name == "b") * step
+            for direction, step in (("image_to_text", 2.0), ("text_to_image", 4.0))
+        }
+        numbers = torch.arange(50)
+        found = {
+            f"class/{direction}": PerQuery(
+                f"class/{direction}", "image", numbers, numbers * 0, values={"map": own}
+            )
+            for direction, own in values.items()
+        }
+        metrics = {f"class/{direction}/map": float(own.mean()) for direction, own in values.items()}
+        metrics["class/map"] = sum(metrics.values()) / 2
+        runs.append(Compared(name, metrics, measured(), found))
+    (table,) = tables(runs)
+    difference = table.rows["class/map"][1].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(3)
+    assert difference.interval == pytest.approx((3, 3))
+
+
 def test_the_same_evaluation_does_not_differ() -> None:
     first = run_of("a", 0)
     (table,) = tables([first, replace(first, name="b")])

@@ -6,6 +6,7 @@ against the model: of items with one score, the irrelevant ones come first. So n
 the order of the gallery.
 """
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 
 import torch
@@ -38,17 +39,12 @@ class Precisions:
     curve: Tensor  # (queries, 11) float64, interpolated precision at recall 0, 0.1 … 1
 
 
-def class_metrics(
-    gallery: Gallery, classes: Classes, similarity: Similarity, protocol: str, tile: int
-) -> dict[str, float]:
-    """Name and number of every metric of retrieval by class, in percent.
-
-    An item is relevant that shares a class with the query. Of both directions `P/…/map` and
-    `P/…/map@50`, each with its chance, precision at recall 0.0 to 1.0, and how many queries were
-    measured and how many, for which nothing is relevant, skipped; `P/map` is the directions' mean.
-    """
+def class_precisions(
+    gallery: Gallery, classes: Classes, similarity: Similarity, tile: int
+) -> dict[str, Precisions]:
+    """Judge the order in which images put texts and texts images, by direction."""
     images, texts, owners = gallery.images, gallery.texts, gallery.owners
-    found = {
+    return {
         "image_to_text": precisions(
             images, texts, similarity, lambda rows: classes.shared_by(rows)[:, owners], tile
         ),
@@ -56,6 +52,18 @@ def class_metrics(
             texts, images, similarity.swapped(), lambda rows: classes.shared_by(owners[rows]), tile
         ),
     }
+
+
+def class_metrics(
+    found: Mapping[str, Precisions], gallery: Gallery, classes: Classes, protocol: str
+) -> dict[str, float]:
+    """Name and number of every metric of retrieval by class, in percent.
+
+    An item is relevant that shares a class with the query. Of both directions `P/…/map` and
+    `P/…/map@50`, each with its chance, precision at recall 0.0 to 1.0, and how many queries were
+    measured and how many, for which nothing is relevant, skipped; `P/map` is the directions' mean.
+    """
+    images, texts = gallery.images, gallery.texts
     sizes = {"image_to_text": len(texts), "text_to_image": len(images)}
     directions = {name: _direction(found[name], sizes[name]) for name in DIRECTIONS}
     metrics = {

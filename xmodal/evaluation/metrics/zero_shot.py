@@ -11,26 +11,16 @@ CUTOFFS = (1, 5)
 HIGHER_IS_BETTER = (*(f"top{k}" for k in CUTOFFS), "mean_class_recall")
 
 
-def zero_shot_metrics(
-    images: Tensor,
-    classes: Classes,
-    prototypes: Tensor,
-    similarity: Similarity,
-    protocol: str,
-    tile: int,
-) -> dict[str, float]:
-    """Name and number of every metric of classification, in percent.
-
-    `P/top1` and `P/top5`, the share of images with one of their own classes among the first; and
-    `P/mean_class_recall`, top 1 among the images of a class, as a mean over classes that have any;
-    each with its chance. Images without a class are skipped and counted.
+def class_ranks(
+    images: Tensor, classes: Classes, prototypes: Tensor, similarity: Similarity, tile: int
+) -> Tensor:
+    """Return the best rank of a class of its own of each image that has one, (labelled,).
 
     Args:
         images: (images, …) embeddings.
         classes: which image is of which classes.
         prototypes: (classes, …) embeddings of the classes.
         similarity: orders texts for an image.
-        protocol: P.
         tile: about the largest side of a tile of scores.
     """
     labelled = classes.of_images.any(1)
@@ -40,14 +30,28 @@ def zero_shot_metrics(
     ranked = torch.cat([images[labelled], images[: int(none.any())]])
     pairs = torch.cat([of_images, none]).nonzero()
     # Ties count against the model, as in all ranks.
-    ranks = rank_all(ranked, prototypes, pairs, similarity, tile)
-    percents = accuracies(ranks.image_to_text[: len(of_images)], of_images)
+    return rank_all(ranked, prototypes, pairs, similarity, tile).image_to_text[: len(of_images)]
+
+
+def zero_shot_metrics(ranks: Tensor, classes: Classes, protocol: str) -> dict[str, float]:
+    """Name and number of every metric of classification, in percent.
+
+    `P/top1` and `P/top5`, the share of images with one of their own classes among the first; and
+    `P/mean_class_recall`, top 1 among the images of a class, as a mean over classes that have any;
+    each with its chance. Images without a class are skipped and counted.
+
+    Args:
+        ranks: (labelled,) of the images that have a class, as `class_ranks` returns them.
+        classes: which image is of which classes.
+        protocol: P.
+    """
+    of_images = classes.of_images[classes.of_images.any(1)]
     counts = {
         "num_images": len(of_images),
-        "images_skipped": len(images) - len(of_images),
-        "num_classes": len(prototypes),
+        "images_skipped": len(classes.of_images) - len(of_images),
+        "num_classes": of_images.shape[1],
     }
-    metrics = percents | {name: float(count) for name, count in counts.items()}
+    metrics = accuracies(ranks, of_images) | {name: float(n) for name, n in counts.items()}
     return {f"{protocol}/{name}": value for name, value in metrics.items()}
 
 

@@ -3,20 +3,25 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
 from markupsafe import Markup
 from rich.table import Table
+from torch import Tensor
 
 from xmodal.evaluation.context import EvaluationContext
 from xmodal.evaluation.metrics import average_precision
-from xmodal.evaluation.metrics.average_precision import CURVE, CUTOFF
+from xmodal.evaluation.metrics.average_precision import CURVE, CUTOFF, Precisions, class_precisions
 from xmodal.evaluation.metrics.recall import DIRECTIONS
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
+from xmodal.evaluation.per_query import PerQuery, Role
 from xmodal.evaluation.protocols.all_captions import LABELS, gallery_sizes
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.protocol import Metrics, Protocol
 from xmodal.evaluation.report.curve import precision_recall
 from xmodal.evaluation.report.section import Row, Section, measured_cell
 from xmodal.evaluation.report.tables import add_columns, new_table, percent, with_chance
+
+ByDirection = Mapping[str, Precisions]  # of the queries of each direction
 
 
 class ClassConfig(ProtocolConfig):
@@ -36,12 +41,37 @@ class ByClass(Protocol):
     needs_labels = True
 
     def measure(self, context: EvaluationContext) -> Metrics:
-        gallery, metrics = context.gallery, Metrics()
-        for variant, similarity in context.similarities(gallery.images, gallery.texts).items():
+        metrics = Metrics()
+        for variant, found in self.judged(context).items():
             metrics |= average_precision.class_metrics(
-                gallery, context.classes, similarity, self.name + variant, context.config.tile
+                found, context.gallery, context.classes, self.name + variant
             )
         return metrics
+
+    def judged(self, context: EvaluationContext) -> dict[str, ByDirection]:
+        """Return the result of `judge`, computed once."""
+        return context.once(self.name, lambda: self.judge(context))
+
+    def judge(self, context: EvaluationContext) -> dict[str, ByDirection]:
+        """Judge the orders of both directions, by each variant of the score."""
+        gallery, tile = context.gallery, context.config.tile
+        return {
+            variant: class_precisions(gallery, context.classes, similarity, tile)
+            for variant, similarity in context.similarities(gallery.images, gallery.texts).items()
+        }
+
+    def per_query(self, context: EvaluationContext) -> list[PerQuery]:
+        gallery = context.gallery
+        numbers = gallery.numbers
+        queries: dict[str, tuple[Role, Tensor, Tensor]] = {
+            "image_to_text": ("image", numbers, torch.zeros_like(numbers)),
+            "text_to_image": ("caption", numbers[gallery.owners], gallery.caption_numbers()),
+        }
+        return [
+            _per_query(f"{self.name}{variant}/{direction}", *queries[direction], of_queries)
+            for variant, found in self.judged(context).items()
+            for direction, of_queries in found.items()
+        ]
 
     def table(self, metrics: Mapping[str, float], name: str) -> Table:
         mean = f"mean mAP {_mean(metrics, name)}"
@@ -71,6 +101,14 @@ class ByClass(Protocol):
             "precision, %, by recall",
             LABELS,
         )
+
+
+def _per_query(
+    name: str, role: Role, numbers: Tensor, captions: Tensor, found: Precisions
+) -> PerQuery:
+    """Return the average precision of the queries that have relevant items."""
+    values = {"map": 100 * found.average, f"map@{CUTOFF}": 100 * found.average_at}
+    return PerQuery(name, role, numbers, captions, values=values).of(found.relevant > 0, name)
 
 
 def _sizes(metrics: Mapping[str, float], name: str) -> str:

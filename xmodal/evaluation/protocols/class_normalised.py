@@ -3,11 +3,10 @@
 from typing import ClassVar, Literal
 
 from xmodal.evaluation.context import EvaluationContext
-from xmodal.evaluation.metrics.average_precision import class_metrics, standardised
+from xmodal.evaluation.metrics.average_precision import class_precisions, standardised
 from xmodal.evaluation.metrics.similarity import Similarity
-from xmodal.evaluation.protocols.by_class import ByClass
+from xmodal.evaluation.protocols.by_class import ByClass, ByDirection
 from xmodal.evaluation.protocols.config import ProtocolConfig
-from xmodal.evaluation.protocols.protocol import Metrics
 from xmodal.methods.scores import dot_product
 
 
@@ -24,12 +23,7 @@ class ByClassNormalised(ByClass):
     name = "class-normalised"
     variants = ()
 
-    def measure(self, context: EvaluationContext) -> Metrics:
+    def judge(self, context: EvaluationContext) -> dict[str, ByDirection]:
         self.check_one_embedding(context.gallery, "one of a text")
-        return class_metrics(
-            standardised(context.gallery),
-            context.classes,
-            Similarity(dot_product),
-            self.name,
-            context.config.tile,
-        )
+        gallery, similarity = standardised(context.gallery), Similarity(dot_product)
+        return {"": class_precisions(gallery, context.classes, similarity, context.config.tile)}

@@ -1,9 +1,12 @@
 """`zero-shot`: classification of images by the names of their classes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from rich.table import Table
+from torch import Tensor
 
 from xmodal.data.class_files import NAMES, ClassFiles, is_number, read_class_files
 from xmodal.data.reader import SampleReader
@@ -12,7 +15,13 @@ from xmodal.evaluation.context import EvaluationContext, EvaluationData
 from xmodal.evaluation.embedding import class_prototypes
 from xmodal.evaluation.metrics.classes import Classes, memberships
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
-from xmodal.evaluation.metrics.zero_shot import HIGHER_IS_BETTER, zero_shot_metrics
+from xmodal.evaluation.metrics.zero_shot import (
+    CUTOFFS,
+    HIGHER_IS_BETTER,
+    class_ranks,
+    zero_shot_metrics,
+)
+from xmodal.evaluation.per_query import PerQuery
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.protocol import Metrics, Protocol, labels_of_first
 from xmodal.evaluation.report.section import Row, Section, measured_cell
@@ -26,6 +35,15 @@ class ZeroShotConfig(ProtocolConfig):
 
     kind: Literal["zero-shot"] = "zero-shot"
     builds: ClassVar[str] = "ZeroShot"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Images that have classes, ranked by each variant of a method's score."""
+
+    classes: Classes
+    templates: int
+    ranks: dict[str, Tensor]  # by variant, (labelled,) of an image's best own class
 
 
 class ZeroShot(Protocol):
@@ -43,7 +61,29 @@ class ZeroShot(Protocol):
         _check_labels(data.reader, read_class_files(data.shards))
 
     def measure(self, context: EvaluationContext) -> Metrics:
-        return measure_zero_shot(context, self.name)
+        found, metrics = self.ranked(context), Metrics()
+        for variant, ranks in found.ranks.items():
+            metrics |= zero_shot_metrics(ranks, found.classes, self.name + variant)
+            metrics[f"{self.name}{variant}/num_templates"] = float(found.templates)
+        return metrics
+
+    def ranked(self, context: EvaluationContext) -> Ranked:
+        """Return the result of `rank_classes`, computed once."""
+        return context.once(self.name, lambda: rank_classes(context))
+
+    def per_query(self, context: EvaluationContext) -> list[PerQuery]:
+        found = self.ranked(context)
+        numbers = context.gallery.numbers[found.classes.of_images.any(1)]
+        return [
+            PerQuery(
+                self.name + variant,
+                "image",
+                numbers,
+                torch.zeros_like(numbers),
+                values={f"top{k}": 100 * (ranks < k).double() for k in CUTOFFS},
+            )
+            for variant, ranks in found.ranks.items()
+        ]
 
     def table(self, metrics: Mapping[str, float], name: str) -> Table:
         table = new_table(f"{name}: {_sizes(metrics, name)}")
@@ -58,8 +98,8 @@ class ZeroShot(Protocol):
         return Section(_sizes(metrics, name), heads, [Row("image → class", cells)])
 
 
-def measure_zero_shot(context: EvaluationContext, protocol: str) -> Metrics:
-    """Measure the classification of images by the names of their classes.
+def rank_classes(context: EvaluationContext) -> Ranked:
+    """Rank the classes of the images by their names.
 
     Names and templates are those of the files beside the shards, if there are any, else the labels
     themselves and the templates of the recipe.
@@ -74,13 +114,11 @@ def measure_zero_shot(context: EvaluationContext, protocol: str) -> Metrics:
         config.batch_size,
         context.device,
     )
-    metrics = Metrics()
-    for variant, similarity in context.similarities(images, prototypes).items():
-        metrics |= zero_shot_metrics(
-            images, classes, prototypes, similarity, protocol + variant, config.tile
-        )
-        metrics[f"{protocol}{variant}/num_templates"] = float(len(templates))
-    return metrics
+    ranks = {
+        variant: class_ranks(images, classes, prototypes, similarity, config.tile)
+        for variant, similarity in context.similarities(images, prototypes).items()
+    }
+    return Ranked(classes, len(templates), ranks)
 
 
 def images_and_classes(metrics: Mapping[str, float], name: str) -> str:

@@ -120,15 +120,9 @@ def contributions(run: Compared, metric: str) -> list[tuple[PerQuery, np.ndarray
     """
     found = run.per_query or {}
     prefix, _, name = metric.rpartition("/")
-    if name == "rsum":
-        groups = [found.get(f"{prefix}/{direction}") for direction in DIRECTIONS]
-        if None in groups:
-            return None
-        return [
-            (one, np.sum([_recall(one, "recall", k) for k in CUTOFFS], axis=0))
-            for one in groups
-            if one
-        ]
+    if name in ("rsum", "map") and prefix not in found:
+        both = [found.get(f"{prefix}/{direction}") for direction in DIRECTIONS]
+        return [(one, _share(one, name)) for one in both if one] if all(both) else None
     one = found.get(prefix)
     if one is None:
         return None
@@ -213,6 +207,15 @@ def _same_queries(first: PerQuery, other: PerQuery) -> bool:
 def _recall(one: PerQuery, stem: str, k: int) -> np.ndarray:
     values: np.ndarray = 100.0 * (one.ranks[stem] < k).double().numpy()
     return values
+
+
+def _share(one: PerQuery, name: str) -> np.ndarray:
+    """Return the share that the queries of a direction have in a metric of both."""
+    if name == "map":
+        half: np.ndarray = one.values["map"].numpy() / 2
+        return half
+    recalls: np.ndarray = np.sum([_recall(one, "recall", k) for k in CUTOFFS], axis=0)
+    return recalls
 
 
 def _shards(measured: Mapping[str, Any] | None, part: str) -> tuple[str, object, object]:
