@@ -9,14 +9,16 @@ from xmodal.errors import UserError
 from xmodal.evaluation.per_query import NOWHERE, PerQuery
 from xmodal.evaluation.report.query_file import FILE, read_queries, write_queries
 
+NUMBERS = torch.tensor([[0, 9], [2, 9], [5, 9]])[:, 0]
 FOUND = [
     PerQuery(
         "relevance/image_to_text",
         "image",
-        torch.tensor([0, 2, 5]),
+        NUMBERS,
         torch.zeros(3, dtype=torch.int64),
         {"recall": torch.tensor([0, NOWHERE, 7])},
     ),
+    PerQuery("class/image_to_text", "image", NUMBERS, NUMBERS, values={"map": torch.ones(3)}),
     PerQuery(
         "aro/a/../b",
         "caption",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,18 +20,18 @@ FILE = "queries.safetensors"
 
 def write_queries(folder: Path, results: str, found: Sequence[PerQuery]) -> None:
     """Write the file that belongs to a `results.json` of this text; ranks and values in 32 bits."""
-    from safetensors.torch import save
+    from safetensors.numpy import save
 
-    tensors: dict[str, Tensor] = {}
+    arrays: dict[str, np.ndarray] = {}
     groups = []
     for place, one in enumerate(found):
         parts = {"numbers": one.numbers, "captions": one.captions}
         parts |= {f"ranks.{n}": values.int() for n, values in enumerate(one.ranks.values())}
         parts |= {f"values.{n}": values.float() for n, values in enumerate(one.values.values())}
-        tensors |= {f"{place}.{name}": part.cpu().contiguous() for name, part in parts.items()}
+        arrays |= {f"{place}.{name}": part.cpu().numpy() for name, part in parts.items()}
         groups.append([one.name, one.role, [*one.ranks], [*one.values]])
     metadata = {"results": _digest(results), "groups": json.dumps(groups)}
-    write_bytes_atomically(folder / FILE, save(tensors, metadata))
+    write_bytes_atomically(folder / FILE, save(arrays, metadata))
 
 
 def read_queries(folder: Path, results: str) -> dict[str, PerQuery] | None:
