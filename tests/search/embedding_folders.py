@@ -62,6 +62,7 @@ def write_embeddings(
     for number, (vectors, records) in enumerate(parts):
         with write_part(str(folder), number, info, "s", storage) as part:
             part.add("images", vectors, records)
+            part.summary.samples += len(records)
             if texts:
                 captions = [{"row": n, "caption": r["caption"]} for n, r in enumerate(records)]
                 part.add("texts", -vectors, captions)

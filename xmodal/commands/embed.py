@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xmodal.activity import reporting
+from xmodal.activity import printed, reporting
 from xmodal.arguments import ArgumentParser, plugin_option
 from xmodal.assembly.recipe import load_recipe
 from xmodal.components.plugins import import_plugins
@@ -57,14 +57,19 @@ def embed(given: argparse.Namespace) -> None:
     )
     training = model.recipe.training if model.recipe else TrainingConfig()
     environment, preemption = start(training.rendezvous_timeout), Preemption()
-    say = partial(print, flush=True)
-    reports = reporting(say) if environment.is_main else nullcontext()
+    reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
     with watching_peers(environment.rendezvous, training.watchdog), reports:
         embedder = load_embedder(model, request, environment, lambda: preemption.asked, say)
         with preemption:
             info = embed_shards(embedder, environment, say)
     if info:
         print(*(printable(line) for line in summary_lines(info, given.to)), sep="\n")
+
+
+def say(line: str) -> None:
+    """Print a line of the log."""
+    print(line, flush=True)
+    printed()
 
 
 def summary_lines(info: "EmbeddingsInfo", to: str) -> Iterator[str]:

@@ -29,9 +29,10 @@ def embed_shards(
         for line in _opening_lines(len(done), len(sizes), environment.ranks):
             say(line)
     mine = deal(sizes, environment.ranks)[environment.rank]
+    whose = f" of rank {environment.rank}" if environment.ranks > 1 else ""
     begun = time.perf_counter()
     try:
-        for line in _embed(embedder, mine):
+        for line in _embed(embedder, mine, whose):
             say(line)
     except UnfinishedError:
         _note(environment, _INTERRUPTED)
@@ -49,14 +50,14 @@ def _opening_lines(done: int, left: int, ranks: int) -> Iterator[str]:
         yield f"warning: {left} shards are left, so that {ranks - left} of {ranks} ranks are idle"
 
 
-def _embed(embedder: ShardEmbedder, mine: list[int]) -> Iterator[str]:
+def _embed(embedder: ShardEmbedder, mine: list[int], whose: str) -> Iterator[str]:
     """Embed shards, and yield a line about each."""
     begun = time.perf_counter()
     for number, (shard, part) in enumerate(embedder.embed(mine), 1):
         seconds, begun = time.perf_counter() - begun, time.perf_counter()
         bad = sum(part.faults.values())
         yield (
-            f"Embedded {shard.name} ({number:,} of {len(mine):,}): {part.samples:,} samples"
+            f"Embedded {shard.name} ({number:,} of {len(mine):,}{whose}): {part.samples:,} samples"
             f"{f', {bad:,} bad' if bad else ''}, {shard.num_samples / seconds:,.0f} samples/s"
         )
 
