@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -33,6 +34,8 @@ from tests.search.server.colour_index import (
 )
 from tests.search.server.running import serving
 from tests.services.browser import HOSTILE
+from tests.services.s3 import Gateway
+from xmodal.data.storage import open_storage
 from xmodal.errors import UserError, run_command
 from xmodal.search.build_index import build_index
 from xmodal.search.embeddings import Embeddings
@@ -249,6 +252,25 @@ def test_nothing_else_is_there(server: SearchServer, path: str) -> None:
     reply = ask(server, path)
     assert reply.error.startswith("404 ")
     assert reply.headers["Content-Type"].startswith("application/json")
+
+
+@pytest.mark.s3
+def test_pictures_come_from_a_bucket(
+    s3: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    index, bucket = write_colour_index(tmp_path), s3.bucket()
+    open_storage(bucket).write(f"{bucket}/{SHARD}", (tmp_path / SHARD).read_bytes())
+    (tmp_path / SHARD).unlink()
+    described = json.loads((index / "index.json").read_text())
+    described["data"] |= {"url": bucket, "shards": [f"{bucket}/{SHARD}"]}
+    (index / "index.json").write_text(json.dumps(described))
+    with serving(Searcher.open(index, colour_model)) as server, ThreadPoolExecutor(8) as pool:
+        paths = [f"/picture/{row}" for row in range(PICTURES)]
+        replies = list(pool.map(partial(ask, server), paths))
+    assert {reply.status for reply in replies} == {200}
+    assert replies[60].body == picture(COLOURS["red"], "PNG")
 
 
 def test_a_row_whose_shard_is_not_of_the_index_has_no_picture(tmp_path: Path) -> None:
