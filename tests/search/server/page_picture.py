@@ -1,8 +1,8 @@
 """Make the picture of the page that README.md shows, from the scenes of the quickstart.
 
-    python launch/embed.py runs/quickstart --data data/scenes/val --to embeddings/scenes
-    python launch/index.py embeddings/scenes --to indices/scenes
-    python -m tests.search.server.page_picture indices/scenes docs/search_page.png
+python launch/embed.py runs/quickstart --data data/scenes/val --to embeddings/scenes
+python launch/index.py embeddings/scenes --to indices/scenes
+python -m tests.search.server.page_picture indices/scenes docs/search_page.png
 """
 
 import io
@@ -18,7 +18,7 @@ from tests.services.browser_tab import open_tab
 from xmodal.assembly.indexed_model import indexed_model
 from xmodal.search.searcher import Searcher
 
-SEARCH = {"text": "a yellow star and a blue heart", "where": "label = 'star'"}
+SEARCH = {"text": "a blue star and a yellow circle", "where": "label = 'star'"}
 SIZE = 1200, 690
 LOADED = "[...document.querySelectorAll('.hit img')].slice(0, 12).every(one => one.naturalWidth)"
 
@@ -37,7 +37,8 @@ def main(index: str, target: str) -> None:
         tab.wait("!document.body.matches('.busy')")
         tab.evaluate("new Promise(done => setTimeout(done, 500))")  # what fades has faded
         seen = Image.open(io.BytesIO(tab.picture())).convert("RGB")
-    seen.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+    few = seen.quantize(256, kmeans=8, dither=Image.Dither.NONE)
+    few.save(target, optimize=True)
 
 
 if __name__ == "__main__":

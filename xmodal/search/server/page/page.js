@@ -115,17 +115,15 @@ const searchLike = (row) => {
 const openRow = (row) => go({ sample: String(row) });
 
 function describe() {
-  const total = info.sides[state.side].toLocaleString("en");
+  const total = `${info.sides[state.side].toLocaleString("en")} ${state.side}`;
+  const set = state.where ? `Those of ${total} that meet the filter` : total;
   const what = state.text.trim() ? `“${state.text.trim()}”` : "an image";
-  const change = state.modification.trim() ? `, ${state.modification.trim()}` : "";
-  document.title = isQuery() ? `${what}${change} – search` : "Search";
-  if (!shown) {
-    byId("status").textContent = state.where ? "Nothing meets the filter." : `The index has no ${state.side}.`;
-  } else if (isQuery()) {
-    byId("status").textContent = `${total} ${state.side} by their similarity to ${what}${change}`;
-  } else {
-    byId("status").textContent = `${total} ${state.side} ${state.where ? "before the filter" : "in the index"}. Search by ${info.texts ? "a text or an image" : "an image"}, or click one.`;
-  }
+  const query = state.modification.trim() ? `${what}, ${state.modification.trim()}` : what;
+  document.title = isQuery() ? `${query} – search` : "Search";
+  let line = `${set}${state.where ? "" : " in the index"}. Search by ${info.texts ? "a text or an image" : "an image"}, or click one.`;
+  if (isQuery()) line = `${set}, by their similarity to ${query}`;
+  if (!shown) line = state.where ? "Nothing meets the filter." : `The index has no other ${state.side}.`;
+  byId("status").textContent = line;
 }
 
 function useFile(chosen) {
