@@ -7,7 +7,7 @@
     xmodal search INDEX --serve
 
 Prints a table of the hits and writes them with their pictures as a page. INDEX is a folder that
-xmodal index wrote. The model that made the embeddings encodes texts and images; where it has
+`xmodal index` wrote. The model that made the embeddings encodes texts and images; where it has
 moved, name it with --model. --serve opens a page to search with, at http://127.0.0.1:8000.
 """
 
@@ -35,6 +35,8 @@ def main(
     """Search an index."""
     given = read_arguments(arguments, prog=prog, description=description)
     require("search")
+    if given.image is not None and not Path(given.image).is_file():
+        raise UserError(f"--image {given.image}: there is no such file")
     with reporting(partial(print, flush=True)):
         with activity("importing PyTorch"):
             # Only now the slow imports: help and a wrong option have been answered.
@@ -122,8 +124,6 @@ def check_arguments(given: argparse.Namespace) -> None:
         raise UserError("search by one of TEXT, --image and --like")
     if given.modification is not None and given.image is None:
         raise UserError("--modification is of an image; give --image FILE too")
-    if given.image is not None and not Path(given.image).is_file():
-        raise UserError(f"--image {given.image}: there is no such file")
     if given.k < 1:
         raise UserError(f"-k {given.k} must be at least 1")
 
