@@ -176,13 +176,14 @@ def load_evaluation(
     data = recipe.data
     url = data.val if request.data is None else request.data
     shards = read_manifest(str(url), data.access, data.cache)
+    probe_shards = _probe_shards(recipe, request)
     method, tokenizer, weights = load_method(recipe, run, checkpoint, device, request.weights)
     contents = method.contents
     gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None
     transform = evaluation_transform(recipe)
     dataset, gallery = sets_to_measure(contents, shards, gallery_shards, transform, tokenizer)
-    probe_train = images_to_fit_on(_probe_shards(recipe, request), transform, tokenizer)
+    probe_train = images_to_fit_on(probe_shards, transform, tokenizer)
     for read, parts in ((dataset, contents), (gallery, GALLERY), (probe_train, GALLERY)):
         if read is not None:
             held = evaluated_parts(read.reader, parts)

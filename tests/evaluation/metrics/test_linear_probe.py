@@ -23,6 +23,10 @@ def drawn(seed: int, rows: int = 80, classes: int = 4, dim: int = 5) -> tuple:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), of_rows
 
 
+def one_hot(classes: np.ndarray) -> np.ndarray:
+    return np.eye(classes.max() + 1, dtype=bool)[classes]
+
+
 def scores_of_gradient_descent(
     rows: np.ndarray, classes: np.ndarray, queries: np.ndarray, c: float
 ) -> np.ndarray:
@@ -44,7 +48,7 @@ def scores_of_gradient_descent(
 def test_a_fit_is_the_minimum(classes: int, c: float) -> None:
     rows, of_rows = drawn(0, classes=classes)
     queries = drawn(1)[0]
-    found = fit(rows, of_rows, c)(queries)
+    found = fit(rows, one_hot(of_rows), c)[1](queries)
     # Two classes have one weight between them, with half the penalty of two.
     expected = scores_of_gradient_descent(rows, of_rows, queries, c / 2 if classes == 2 else c)
     expected = expected - expected.mean(1, keepdims=True)
@@ -81,21 +85,37 @@ def test_every_class_keeps_rows_beside_the_validation_part(classes: list[int]) -
 def test_a_probe_is_the_refit_on_all_rows() -> None:
     rows, classes = drawn(2)
     queries, _ = drawn(3)
-    scores, c = linear_probe(rows, classes, queries)
+    scores, c = linear_probe(rows, one_hot(classes), queries)
     held = validation_part(classes)
 
     def accuracy(step: int) -> float:
-        found = fit(rows[~held], classes[~held], strength(step))(rows[held])
+        found = fit(rows[~held], one_hot(classes)[~held], strength(step))[1](rows[held])
         return (found.argmax(1) == classes[held]).mean()
 
     assert c == strength(search(accuracy))
-    np.testing.assert_array_equal(scores, fit(rows, classes, c)(queries))
-    again, _ = linear_probe(rows, classes, queries)
+    np.testing.assert_array_equal(scores, fit(rows, one_hot(classes), c)[1](queries))
+    again, _ = linear_probe(rows, one_hot(classes), queries)
     np.testing.assert_array_equal(scores, again)
 
 
 def test_without_a_second_image_of_any_class_nothing_is_held_back() -> None:
     rows = np.eye(3)
-    scores, c = linear_probe(rows, np.arange(3), rows)
+    scores, c = linear_probe(rows, np.eye(3) > 0, rows)
     assert c == 1
     assert scores.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_an_image_of_several_classes_counts_for_each() -> None:
+    rows, classes = drawn(4)
+    second = drawn(5)[1]
+    both = one_hot(classes) | one_hot(second)
+    pairs = both.nonzero()
+    known, scores = fit(rows, both, 2.0)
+    _, expected = fit(rows[pairs[0]], one_hot(pairs[1]), 2.0)
+    np.testing.assert_array_equal(scores(rows), expected(rows))
+    assert known.tolist() == [0, 1, 2, 3]
+    # A class that comes second everywhere has scores too, though none of the part held back.
+    of_rows = np.zeros((6, 3), dtype=bool)
+    of_rows[:, 0], of_rows[3:, 1], of_rows[1, 2] = True, True, True
+    scores, _ = linear_probe(rows[:6], of_rows, rows)
+    assert scores.shape == (len(rows), 3)

@@ -16,28 +16,30 @@ TOLERANCE = 1e-6  # of the gradient
 
 
 def linear_probe(
-    train: np.ndarray, classes: np.ndarray, test: np.ndarray
+    train: np.ndarray, of_train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """Return the scores of a linear classifier of all training rows, and its C.
+    """Return the scores of a linear classifier of all training images, and its C.
 
-    C is what classifies best a fifth of the training rows, by a classifier of the others.
+    C is what classifies best a fifth of the training images, by a classifier of the others.
 
     Args:
-        train: (rows, dim) float64.
-        classes: (rows,) integers from 0, two at least, of each of which there is a row.
+        train: (images, dim) float64.
+        of_train: (images, classes) bool; each class has an image, and each image a class.
         test: (queries, dim) float64.
 
     Returns:
         (queries, classes) float64, and C.
     """
-    held = validation_part(classes)
+    held = validation_part(of_train.argmax(1))
 
     def accuracy(step: int) -> float:
-        scores = fit(train[~held], classes[~held], strength(step))(train[held])
-        return float((np.unique(classes[~held])[scores.argmax(1)] == classes[held]).mean())
+        known, scores = fit(train[~held], of_train[~held], strength(step))
+        found = known[scores(train[held]).argmax(1)]
+        return float(of_train[held][np.arange(len(found)), found].mean())
 
     best = search(accuracy) if held.any() else 0
-    return fit(train, classes, strength(best))(test), strength(best)
+    _, scores = fit(train, of_train, strength(best))
+    return scores(test), strength(best)
 
 
 def strength(step: int) -> float:
@@ -66,7 +68,7 @@ def search(accuracy: Callable[[int], float]) -> int:
 
 
 def validation_part(classes: np.ndarray) -> np.ndarray:
-    """Return (rows,) bool: of each class the second row and every fifth from there."""
+    """Return (images,) bool: of each class, (images,), the second image and every fifth from there."""
     order = classes.argsort(kind="stable")
     starts = np.searchsorted(classes[order], classes[order])
     number = np.empty(len(classes), dtype=np.int64)
@@ -75,11 +77,12 @@ def validation_part(classes: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    rows: np.ndarray, classes: np.ndarray, strength: float
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Fit minimum of C Σ cross entropy + ‖W‖² / 2 (the bias is free), by L-BFGS in float64.
+    images: np.ndarray, of_images: np.ndarray, strength: float
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Minimise C Σ cross entropy + ‖W‖² / 2, the bias free, by L-BFGS in float64.
 
-    Return the function of its scores (n, classes), in order of the classes.
+    An image of several classes counts once for each. Return the classes that there are, (known,),
+    and the function of their scores (n, known).
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -87,10 +90,11 @@ def fit(
     model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
     with warnings.catch_warnings(), activity(f"fitting a linear probe, C = {strength:.3g}"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # as in CLIP's: the last is as good
-        model.fit(rows, classes)
+        rows, classes = of_images.nonzero()
+        model.fit(images[rows], classes)
 
     def scores(queries: np.ndarray) -> np.ndarray:
         found = model.decision_function(queries)
         return np.stack([-found, found], 1) if found.ndim == 1 else found
 
-    return scores
+    return model.classes_, scores

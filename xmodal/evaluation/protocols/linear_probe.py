@@ -52,9 +52,7 @@ class LinearProbe(FittedProtocol):
 
 def _probe(split: LabelledSplit) -> Metrics:
     train, test = (side.double().cpu().numpy() for side in (split.train, split.test))
-    # Of several classes of a training image, the first one in alphabetical order.
-    classes = split.of_train.byte().argmax(1).cpu().numpy()
-    scores, strength = linear_probe(train, classes, test)
+    scores, strength = linear_probe(train, split.of_train.cpu().numpy(), test)
     return ranked(torch.from_numpy(scores), split.of_test.cpu()) | {"C": strength}
 
 
