@@ -68,7 +68,7 @@ def search(accuracy: Callable[[int], float]) -> int:
 
 
 def validation_part(classes: np.ndarray) -> np.ndarray:
-    """Return (images,) bool: of each class, (images,), the second image and every fifth from there."""
+    """Return the second image of each class and every fifth from there, (images,) bool."""
     order = classes.argsort(kind="stable")
     starts = np.searchsorted(classes[order], classes[order])
     number = np.empty(len(classes), dtype=np.int64)
