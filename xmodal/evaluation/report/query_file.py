@@ -28,7 +28,9 @@ def write_queries(folder: Path, results: str, found: Sequence[PerQuery]) -> None
         parts = {"numbers": one.numbers, "captions": one.captions}
         parts |= {f"ranks.{n}": values.int() for n, values in enumerate(one.ranks.values())}
         parts |= {f"values.{n}": values.float() for n, values in enumerate(one.values.values())}
-        arrays |= {f"{place}.{name}": part.cpu().numpy() for name, part in parts.items()}
+        arrays |= {
+            f"{place}.{name}": part.cpu().contiguous().numpy() for name, part in parts.items()
+        }
         groups.append([one.name, one.role, [*one.ranks], [*one.values]])
     metadata = {"results": _digest(results), "groups": json.dumps(groups)}
     write_bytes_atomically(folder / FILE, save(arrays, metadata))
