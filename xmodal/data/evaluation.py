@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from xmodal.data.batch import Batch, Fault
 from xmodal.data.decode import BadSample, open_image
 from xmodal.data.fields import id_of
+from xmodal.data.forked import fork_context
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec, parts_dropped
 from xmodal.data.samples import RawSample, hash_id
@@ -201,7 +202,7 @@ def evaluation_batches(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_begin_worker if workers else None,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context=fork_context() if workers else None,
     )
     for item in loader:
         if isinstance(item, UserError):

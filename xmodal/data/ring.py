@@ -8,7 +8,6 @@ import ctypes
 import gc
 import math
 import mmap
-import multiprocessing
 import os
 import signal
 import traceback
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xmodal.data.forked import fork_context
 from xmodal.errors import LostPeerError, UserError
 
 _ALIGNED = 64  # bytes, of a line of a processor's cache
@@ -87,7 +87,7 @@ class _Workers:
     """Processes, forked so that they share the slots; each works ahead as far as slots are free."""
 
     def __init__(self, fill: Filler, slots: Sequence[Slot], steps: int, workers: int) -> None:
-        context = multiprocessing.get_context("fork")
+        context = fork_context()
         self._processes: list[BaseProcess] = []
         self._pipes: list[Connection] = []
         self._free: list[Semaphore] = []
