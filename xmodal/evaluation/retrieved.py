@@ -9,9 +9,10 @@ from torch import Tensor
 
 from xmodal.activity import tracked
 from xmodal.evaluation.gallery import Gallery
-from xmodal.evaluation.metrics.ranking import Ranks, top_k
+from xmodal.evaluation.metrics.ranking import Ranks
 from xmodal.evaluation.metrics.similarity import Similarity, nearest
 from xmodal.evaluation.metrics.tiles import Choice
+from xmodal.evaluation.metrics.top_k import top_k
 
 QUERIES = 6  # of each sort, spread evenly over the set
 HITS = 5

@@ -80,11 +80,15 @@ class DotProduct(Score):
         limits, dim, unit = torch.finfo(_wide(rows[:0]).dtype), rows.shape[-1], _rounding(rows)
         if unit >= 0.5:
             return rows.new_full((), math.inf, dtype=torch.float64)
-        a, b = (_greatest_norm(side, limits.tiny) for side in (rows, columns))
+        a, b = self.longest(rows, columns)
         # What is too small is lost, and what is too large becomes infinite: then nothing is known.
         lost = limits.tiny * (dim + math.sqrt(dim) * (a + b))
         bound = (unit / (1 - unit) + exact_error(dim)) * a * b + lost
         return bound.where(a * b < limits.max / 4, math.inf)
+
+    def longest(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return at least the lengths of the longest row and column, (), float64 each."""
+        return greatest_norm(rows), greatest_norm(columns)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the exact scores (a, b), float64."""
@@ -152,8 +156,10 @@ def _rounding(x: Tensor) -> float:
     return (x.shape[-1] + MARGIN) * torch.finfo(_wide(x[:0]).dtype).eps / 2
 
 
-def _greatest_norm(vectors: Tensor, tiny: float) -> Tensor:
+def greatest_norm(vectors: Tensor) -> Tensor:
     """Return at least the greatest length, (), float64; infinite or NaN where a vector is so."""
-    norms = torch.linalg.vector_norm(_wide(vectors), dim=-1)
+    wide = _wide(vectors)
+    norms = torch.linalg.vector_norm(wide, dim=-1)
     # Squares that underflow are missing from the sum.
+    tiny = torch.finfo(wide.dtype).tiny
     return 1.01 * norms.amax().double() + math.sqrt(vectors.shape[-1] * tiny)

@@ -86,7 +86,8 @@ class Searcher:
         searched = self._side(side)
         allowed = self._allowed(query, searched, where)
         vector = self.encode(query)
-        similarity = self._similarity(query, side)
+        model = self.model if is_learned(self.info.model.method) else None
+        similarity = own_similarity(model, query, side, searched.info.longest)
         scores, rows = nearest_rows(searched, vector, start + k, similarity, allowed)
         found = list(zip(rows.tolist(), scores.tolist(), strict=True))[start:]
         return [Hit.of(row, score, searched.record(row)) for row, score in found]
@@ -169,10 +170,6 @@ class Searcher:
             allowed = torch.ones(len(side), dtype=torch.bool) if allowed is None else allowed
             allowed[self.row_of(query.like)] = False
         return allowed
-
-    def _similarity(self, query: Query, side: IndexedSide) -> Any:
-        learned = is_learned(self.info.model.method)
-        return own_similarity(self.model if learned else None, query, side)
 
     def _checked(self, vector: Tensor) -> Tensor:
         each, dim = self.info.embeddings_per_item, self.info.dim

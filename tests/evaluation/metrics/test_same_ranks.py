@@ -15,8 +15,9 @@ from torch import Tensor
 from tests.evaluation.metrics.test_ranking import assert_equal_ranks, random_pairs, ranks_by_sorting
 from xmodal.evaluation.metrics.average_precision import precisions
 from xmodal.evaluation.metrics.own_ranks import own_ranks
-from xmodal.evaluation.metrics.ranking import count_ranks, top_k
+from xmodal.evaluation.metrics.ranking import count_ranks
 from xmodal.evaluation.metrics.similarity import Similarity, rank_all
+from xmodal.evaluation.metrics.top_k import top_k
 from xmodal.methods.scores import DotProduct, dot_product
 from xmodal.models.metric_network import MetricNetwork
 

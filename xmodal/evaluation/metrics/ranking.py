@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xmodal.activity import activity, tracked
-from xmodal.evaluation.metrics.tiles import Choice, Places, Tiles
+from xmodal.evaluation.metrics.tiles import Places, Tiles
 from xmodal.methods.scores import DENSE, Function, as_score, dot_product
 
 
@@ -64,74 +64,6 @@ def count_ranks(
     best = _best_scores(tiles, relevant_places)
     image_to_text, text_to_image = _count_rivals(tiles, relevant_places, *best)
     return Ranks(image_to_text, text_to_image)
-
-
-@torch.no_grad()
-def top_k(
-    queries: Tensor,
-    gallery: Tensor,
-    k: int,
-    score: Function = dot_product,
-    tile: int = 2048,
-    removed: Choice | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Find each query's k best items, best first; of equal scores the lowest index first.
-
-    Works on the calling process alone.
-
-    Args:
-        queries: (num_queries, …) embeddings.
-        gallery: (num_items, …) embeddings.
-        k: number of items; all items where the gallery has fewer.
-        score: maps blocks (a, …) of queries and (b, …) of items to scores (a, b), as of
-            `count_ranks`.
-        tile: about the largest side of a tile of scores.
-        removed: items that a query must not retrieve; they come last, with a score of -inf.
-
-    Returns:
-        Exact scores (num_queries, k), float64, and int64 indices (num_queries, k).
-
-    Raises:
-        ValueError: a score is NaN.
-    """
-    tiles = Tiles(queries, gallery, as_score(score), tile)
-    found = [_top_k_of_row(tiles, row, k, removed) for row in range(tiles.num_rows)]
-    scores, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return scores, indices
-
-
-def _top_k_of_row(tiles: Tiles, row: int, k: int, removed: Choice | None) -> tuple[Tensor, Tensor]:
-    best: list[Tensor] = []
-    if removed is not None:
-        rows = tiles.spans(row * tiles.num_columns)[0]
-        gone = removed(torch.arange(rows.start, rows.stop, device=tiles.rows.device))
-    for number in range(row * tiles.num_columns, (row + 1) * tiles.num_columns):
-        columns = tiles.spans(number)[1]
-        scores = tiles.exact(number)
-        if scores.amax().isnan():
-            raise ValueError(f"a score is NaN among items {columns.start} to {columns.stop - 1}")
-        if removed is not None:
-            scores = scores.masked_fill(gone[:, columns], -math.inf)
-        indices = torch.arange(columns.start, columns.stop, device=scores.device)
-        candidates = [scores, indices.expand_as(scores)]
-        if best:
-            candidates = [torch.cat(both, 1) for both in zip(best, candidates, strict=True)]
-        # What was kept stands first and has the lower indices.
-        order = _first_of_stable_sort(candidates[0], k)
-        best = [candidate.gather(1, order) for candidate in candidates]
-    return best[0], best[1]
-
-
-def _first_of_stable_sort(scores: Tensor, k: int) -> Tensor:
-    """Return the first k places (rows, k) of scores (rows, n) in a stable sort, greatest first."""
-    k = min(k, scores.shape[1])
-    values, places = scores.topk(k, dim=1)
-    # torch.topk is far faster, but leaves open which of equal scores it takes.
-    if (scores >= values[:, -1:]).sum() > values.numel():
-        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    places = places.sort(dim=1).values
-    order = scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices
-    return places.gather(1, order)
 
 
 def _best_scores(tiles: Tiles, relevant_places: Places) -> tuple[Tensor, Tensor]:

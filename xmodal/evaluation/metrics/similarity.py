@@ -14,8 +14,9 @@ from torch import Tensor
 
 from xmodal.activity import tracked
 from xmodal.distributed.collectives import gather, rank, world_size
-from xmodal.evaluation.metrics.ranking import Ranks, count_ranks, top_k
+from xmodal.evaluation.metrics.ranking import Ranks, count_ranks
 from xmodal.evaluation.metrics.tiles import Choice
+from xmodal.evaluation.metrics.top_k import top_k
 from xmodal.methods.scores import Function, as_score
 
 PairScore = Callable[[Tensor, Tensor], Tensor]  # of (n, …) and (n, …), (n,)

@@ -31,14 +31,21 @@ class Tiles:
     """The scores of all rows with all columns, in numbered tiles that are computed on demand.
 
     Tiles are of about `tile` rows and columns, and in rows of tiles of about `tile`² scores where
-    `whole_rows` are wanted at a time.
+    `whole_rows` are wanted at a time. Where they are `shared` among processes, there are several.
     """
 
     def __init__(
-        self, rows: Tensor, columns: Tensor, score: Score, tile: int, *, whole_rows: bool = False
+        self,
+        rows: Tensor,
+        columns: Tensor,
+        score: Score,
+        tile: int,
+        *,
+        whole_rows: bool = False,
+        shared: bool = True,
     ) -> None:
         self.rows, self.columns, self.score = rows, columns, score
-        blocks = MIN_EXACT_BLOCKS if self.error is None else MIN_BLOCKS
+        blocks = (MIN_EXACT_BLOCKS if self.error is None else MIN_BLOCKS) if shared else 1
         self.height = _block_size(len(rows), tile, blocks)
         self.width = _block_size(len(columns), tile, blocks)
         if whole_rows:

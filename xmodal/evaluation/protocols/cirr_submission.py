@@ -7,8 +7,8 @@ from xmodal.atomic_files import write_atomically
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import hash_id
 from xmodal.errors import UserError
-from xmodal.evaluation.metrics.ranking import top_k
 from xmodal.evaluation.metrics.tiles import Choice
+from xmodal.evaluation.metrics.top_k import top_k
 from xmodal.evaluation.protocols.cirr import Cirr
 from xmodal.evaluation.protocols.search import Search
 from xmodal.evaluation.report.results import check_writable
