@@ -30,7 +30,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_embeddings(folder / "e", [(vectors, records)], shards=[str(folder / "000000.tar")])
     done = run("index.py", folder / "e", "--to", folder / "i")
     assert done.code == 0, done
-    assert done.out.splitlines()[:1] == ["images: 40 rows of 16 numbers"]
+    assert done.out.splitlines()[:1] == ["images: 40 rows of 16 numbers, exact search"]
     return folder / "i"
 
 

@@ -34,8 +34,9 @@ def built(
 def test_an_index_has_the_embeddings_and_their_records(tmp_path: Path) -> None:
     embeddings = embedded(tmp_path / "e")
     assert built(embeddings, tmp_path / "i") == [
-        "images: 20 rows of 8 numbers",
-        "texts: 20 rows of 8 numbers",
+        "images: 20 rows of 8 numbers, exact search",
+        "texts: 20 rows of 8 numbers, exact search",
+        "loading takes 0.00 GB of memory; 0.00 GB are memory-mapped",
     ]
     index = IndexFolder.open(tmp_path / "i")
     assert index.info.kind == "exact"

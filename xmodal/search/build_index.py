@@ -1,7 +1,7 @@
 """Building of an index folder from embeddings: whole, or not there."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xmodal.activity import activity
@@ -10,15 +10,20 @@ from xmodal.data.storage import is_remote
 from xmodal.errors import UserError
 from xmodal.search.consolidated import consolidate
 from xmodal.search.embeddings import Embeddings
+from xmodal.search.hnsw import FACTORY as HNSW
+from xmodal.search.hnsw import HIGHEST, build_hnsw, check_memory
 from xmodal.search.index_folder import (
     INFO,
     SIDES,
     IndexedSide,
+    IndexFolder,
     IndexInfo,
     Kind,
-    SideInfo,
     read_index_info,
 )
+from xmodal.search.ivf import build_ivf, plan_ivf
+from xmodal.search.recall import least_effort
+from xmodal.search.vector_file import VectorFile
 
 EXACT_VECTORS = 200_000  # up to so many, exact search takes a few hundredths of a second
 
@@ -41,9 +46,13 @@ def build_index(
         return
     part = _empty_part(target)
     try:
-        for side in [side for side in SIDES if side in embeddings.info.sides]:
+        for side in indexed_sides(embeddings):
+            info.sides[side] = consolidate(embeddings, side, part)
+        for side in info.sides:
             with activity(f"indexing {side}"):
-                info.sides[side] = _build_side(embeddings, side, part, info, say)
+                _approximate(IndexFolder(part, info), side)
+        for line in _report(part, info):
+            say(line)
         write_atomically(part / INFO, info.model_dump_json(indent=1))
         part.rename(target)
     finally:
@@ -52,11 +61,12 @@ def build_index(
 
 def describe(embeddings: Embeddings, kind: Kind | None, memory: int) -> IndexInfo:
     """Return the description of the index to build, without its sides."""
-    info = embeddings.info
-    sides: list[IndexedSide] = [side for side in SIDES if side in info.sides]
+    info, sides = embeddings.info, indexed_sides(embeddings)
     if not any(embeddings.num_rows(side) for side in sides):
         raise UserError(f"{embeddings.url} has no images or texts to search")
     vectors = max(embeddings.num_rows(side) for side in sides) * info.embeddings_per_item
+    if kind == "hnsw":
+        check_memory(vectors, info.dim, memory)
     return IndexInfo(
         kind=kind or ("exact" if vectors <= EXACT_VECTORS else "ivf"),
         memory=memory,
@@ -70,6 +80,11 @@ def describe(embeddings: Embeddings, kind: Kind | None, memory: int) -> IndexInf
         dtype=info.dtype,
         sides={},
     )
+
+
+def indexed_sides(embeddings: Embeddings) -> list[IndexedSide]:
+    """Return the sides of embeddings that are indexed."""
+    return [side for side in SIDES if side in embeddings.info.sides]
 
 
 def _absolute(url: str) -> str:
@@ -100,14 +115,37 @@ def _empty_part(target: Path) -> Path:
     return part
 
 
-def _build_side(
-    embeddings: Embeddings,
-    side: IndexedSide,
-    folder: Path,
-    info: IndexInfo,
-    say: Callable[[str], None],
-) -> SideInfo:
-    found = consolidate(embeddings, side, folder)
+def _approximate(index: IndexFolder, name: IndexedSide) -> None:
+    """Build the approximate index of a side, where it is to have one."""
+    info, side = index.info, index.side(name)
+    file, memory = VectorFile(side.vector_path), info.memory
+    if info.kind == "exact" or len(side) < 2:
+        return
+    if info.kind == "hnsw":
+        build_hnsw(file, index.path, name)
+        factory, highest = HNSW, HIGHEST
+    else:
+        plan = plan_ivf(len(file), info.dim, memory)
+        if plan is None:
+            return
+        build_ivf(file, plan, index.path, name, memory)
+        factory, highest = plan.factory, plan.lists
+    others = [index.side(other) for other in info.sides if other != name]
+    info.sides[name].approximation = least_effort(side, factory, others, highest)
+
+
+def _report(folder: Path, info: IndexInfo) -> Iterator[str]:
+    """Yield lines about what was built."""
     each = f" × {info.embeddings_per_item}" if info.embeddings_per_item > 1 else ""
-    say(f"{side}: {found.rows:,} rows{each} of {info.dim} numbers")
-    return found
+    for name, side in info.sides.items():
+        line, found = f"{name}: {side.rows:,} rows{each} of {info.dim} numbers", side.approximation
+        if found is None:
+            yield f"{line}, exact search"
+            continue
+        recalls = ", ".join(f"{value:.3f} of {one}" for one, value in found.recall.items())
+        effort = "efSearch" if info.kind == "hnsw" else "nprobe"
+        yield f"{line}, {found.factory} with {effort} {found.effort}"
+        yield f"{name}: recall@10 against exact search {recalls} ({found.queries} queries each)"
+    mapped = sum(one.stat().st_size for one in folder.iterdir() if one.suffix != ".faiss")
+    loaded = sum(one.stat().st_size for one in folder.glob("*.faiss"))
+    yield f"loading takes {loaded / 1e9:.2f} GB of memory; {mapped / 1e9:.2f} GB are memory-mapped"

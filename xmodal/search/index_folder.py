@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from xmodal.errors import UserError
+from xmodal.search.approximate import Approximation
 from xmodal.search.embeddings import DataInfo, ModelInfo
 
 INFO = "index.json"
@@ -51,7 +52,7 @@ class IndexInfo(BaseModel):
 
     version: int = VERSION
     kind: Kind
-    memory: int | None  # bytes that were allowed to the build
+    memory: int  # bytes that were allowed to the build
     embeddings: str  # absolute URL
     model: ModelInfo
     data: DataInfo
@@ -73,10 +74,15 @@ class Side:
     def __len__(self) -> int:
         return self.info.rows
 
+    @property
+    def vector_path(self) -> Path:
+        """File of the vectors."""
+        return self.folder / f"{self.name}.npy"
+
     @cached_property
     def vectors(self) -> Tensor:
         """Vectors (rows, dim) of every row, or (rows, K, dim); never written to."""
-        path = self.folder / f"{self.name}.npy"
+        path = self.vector_path
         try:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -87,6 +93,15 @@ class Side:
         with warnings.catch_warnings(action="ignore"):  # that it cannot be written to
             vectors = torch.from_numpy(mapped)
         return vectors if each == 1 else vectors.view(len(self), each, -1)
+
+    @cached_property
+    def approximation(self) -> Approximation | None:
+        """The approximate index; None where search is exact."""
+        info = self.info.approximation
+        if info is None:
+            return None
+        path = self.folder / f"{self.name}.faiss"
+        return Approximation(path, info.factory, info.effort, self.embeddings_per_item)
 
     @cached_property
     def metadata(self) -> pa.Table:
@@ -128,7 +143,8 @@ class IndexFolder:
         if name not in self.info.sides:
             known = " and ".join(self.info.sides)
             raise UserError(f"{self.path} has no {name} to search, only {known}")
-        return Side(self.path, name, self.info.sides[name], self.info.embeddings_per_item)
+        info = self.info
+        return Side(self.path, name, info.sides[name], info.embeddings_per_item)
 
 
 def read_index_info(path: Path) -> IndexInfo | None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from xmodal.evaluation.metrics.similarity import Similarity, nearest
 from xmodal.search.index_folder import Side
 
-TILE = 2016  # rows whose scores are computed at a time
+TILE = 4032  # rows whose scores are computed at a time
 
 
 def nearest_rows(
@@ -17,11 +17,17 @@ def nearest_rows(
     The query is (dim,) or (K, dim) float32. Of equal scores the lowest row comes first. `allowed`,
     (rows,) bool, are the rows that may be found.
     """
-    gallery = side.vectors
-    if not len(gallery) or (allowed is not None and not allowed.any()):
-        return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
-    removed = None if allowed is None else ~allowed[None]
-    choice = None if removed is None else (lambda _: removed)
+    gallery, nothing = side.vectors, (torch.zeros(0).double(), torch.zeros(0).long())
+    if not len(gallery):
+        return nothing
+    if side.approximation is not None:
+        depth = max(k, similarity.shortlist)
+        among = side.approximation.candidates(query, depth, allowed)
+        if not len(among):
+            return nothing
+        scores, places = nearest(query[None], gallery[among], k, similarity, TILE)
+        return scores[0], among[places[0]]
+    choice = None if allowed is None else (lambda _: ~allowed[None])
     scores, rows = nearest(query[None], gallery, k, similarity, TILE, choice)
     found = scores[0] > -torch.inf
     return scores[0][found], rows[0][found]
