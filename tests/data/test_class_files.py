@@ -7,7 +7,7 @@ import pytest
 from tests.shard_sets import described, encode, plain, write_shards
 from xmodal.data.class_files import NAMES, TEMPLATES, ClassFiles, read_class_files
 from xmodal.data.decode import BadSample
-from xmodal.data.manifest import Manifest, read_manifest
+from xmodal.data.manifest import Manifest, Shard, read_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
 from xmodal.errors import UserError
@@ -72,6 +72,37 @@ def test_folders_with_different_files_are_not_measured_together(tmp_path: Path) 
         (tmp_path / name / NAMES).write_text(f"{name}\n")
     with pytest.raises(UserError, match=r"test: its folders have different classnames\.txt"):
         read_class_files(read_manifest(f"{tmp_path}/{{a,b}}/test"))
+
+
+class Bucket:
+    """A storage of some files, which notes what is read."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files, self.read_urls = files, list[str]()
+
+    def read(self, url: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.read_urls.append(url)
+        if url not in self.files:
+            raise FileNotFoundError(url)
+        return self.files[url][start:stop]
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket", "s3://bucket/set", "s3://bucket/set/test"])
+def test_files_lie_in_a_bucket(folder: str) -> None:
+    above = "s3://bucket/set" if folder.endswith("test") else "s3://bucket"
+    bucket = Bucket({f"{above}/{NAMES}": b"cat\ndog\n"})
+    shard = Shard(f"{folder}/0.tar", 1, 1, 1)
+    assert read_class_files(Manifest(folder, (shard,), storage=bucket)).names == ("cat", "dog")
+    assert {url.rpartition("/")[0] for url in bucket.read_urls} == {folder, above}
+
+
+def test_a_file_that_is_too_large_is_one_line() -> None:
+    bucket = Bucket({f"s3://b/{NAMES}": b"x" * (2**24 + 1)})
+    shards = Manifest("s3://b", (Shard("s3://b/0.tar", 1, 1, 1),), storage=bucket)
+    with pytest.raises(
+        UserError, match=r"^s3://b/classnames\.txt is over 16,777,216 bytes; remove"
+    ):
+        read_class_files(shards)
 
 
 def test_cls_is_the_class_where_the_json_has_none(tmp_path: Path) -> None:

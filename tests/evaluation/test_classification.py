@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import top_k_accuracy_score
 
-from tests.evaluation.test_retrieval import CPU, DIM, Bags, TwoSenses, of_views
+from tests.evaluation.test_retrieval import (
+    CPU,
+    DIM,
+    Alike,
+    AlikeWithoutTexts,
+    Bags,
+    TwoSenses,
+    of_views,
+)
 from tests.processes import on_ranks
 from tests.shard_sets import write_shards
 from tests.training_sets import TOKENIZER, npy
@@ -206,6 +214,14 @@ def test_splits_that_do_not_fit_are_one_line(labels: str | None, line: str, fold
             fitted(folder / "test", train, one)
         expected = line.replace("TRAIN", str(train)).replace("TEST", str(folder / "test"))
         assert str(error.value).startswith(expected.replace("PROBE", one))
+
+
+@pytest.mark.parametrize("kind", [Alike, AlikeWithoutTexts])
+def test_methods_of_views_have_the_same_images(
+    kind: type[Method], folder: Path, train: Path
+) -> None:
+    found = fitted(folder / "test", train, method=kind())
+    assert found == fitted(folder / "test", train)
 
 
 def test_several_embeddings_an_image_are_one_line(folder: Path, train: Path) -> None:
