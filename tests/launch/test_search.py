@@ -1,4 +1,4 @@
-"""launch/index.py and launch/search.py, on embeddings that were made up."""
+"""launch/index.py and launch/search.py, on embeddings that were made up and on those of a run."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from tests.commands import Done, run
+from tests.pretrained_models import write_clip
 from tests.search.embedding_folders import image_record, write_embeddings
+from xmodal.search.searcher import Searcher
 
 HOSTILE = "<script>alert('x')</script>"
 
@@ -84,3 +86,39 @@ def test_mistakes_before_a_page_is_served(index: Path) -> None:
         (["--serve", "--port", "0"], "/runs/made, the model of the embeddings, is missing"),
     ):
         assert line in run("search.py", index, *words).error
+
+
+@pytest.fixture(scope="module")
+def index_of_run(embedded_tens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the embeddings of a run."""
+    target = tmp_path_factory.mktemp("run") / "index"
+    assert run("index.py", embedded_tens, "--to", target, "--kind", "exact").code == 0
+    return target
+
+
+def test_texts_and_images_are_encoded_by_the_model_of_the_embeddings(
+    finished: Path, index_of_run: Path, tmp_path: Path
+) -> None:
+    searcher = Searcher.open(index_of_run)
+    picture = tmp_path / "query.png"
+    picture.write_bytes(searcher.picture(7))
+    record = searcher.record(7)
+    done = search(index_of_run, "--image", picture, "-k", "3")
+    assert done.code == 0, done
+    first = next(line for line in done.out.splitlines() if ".tar" in line).split()
+    assert [first[1], first[2], first[-1]] == ["1.0000", record["key"], record["shard"]]
+    # Its caption, among captions, is as near as can be; the run may be named.
+    words = ["--in", "texts", "-k", "1", "--model", finished]
+    done = search(index_of_run, record["caption"], *words)
+    assert done.code == 0, done
+    assert " 1.0000 " in done.out
+    composed = search(index_of_run, "--image", picture, "--modification", "in blue")
+    assert "clip composes no queries" in composed.error
+
+
+def test_another_model_is_refused(index_of_run: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "other")
+    done = search(index_of_run, "a scene", "--model", tmp_path / "other")
+    assert "other is not the model of the embeddings, or has changed since" in done.error
+    missing = search(index_of_run, "a scene", "--model", tmp_path / "no")
+    assert "no is no run folder" in missing.error

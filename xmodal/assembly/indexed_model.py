@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import cast
 
+from xmodal.assembly.embedding_job import model_digest
+from xmodal.assembly.folders import is_folder_of_model
 from xmodal.assembly.model import Model, load
-from xmodal.data.storage import is_remote
 from xmodal.errors import UserError
 from xmodal.runs.averages import Weights
 from xmodal.search.embeddings import ModelInfo
@@ -16,10 +17,18 @@ def indexed_model(info: ModelInfo, moved: str | None = None) -> Model:
     Raises `UserError` where it is not there, or is another one.
     """
     source = moved or info.source
-    is_path = Path(info.source).is_absolute() and not is_remote(info.source)
-    if not moved and is_path and not Path(source).exists():
+    if not moved and Path(source).is_absolute() and not Path(source).exists():
         raise UserError(
             f"{source}, the model of the embeddings, is missing; name it with --model RUN"
         )
-    weights = cast(Weights | None, info.weights)
-    return load(source, checkpoint=info.checkpoint or "latest", weights=weights)
+    if is_folder_of_model(source):
+        model = load(source)
+    else:
+        weights = cast(Weights | None, info.weights)
+        model = load(source, checkpoint=info.checkpoint or "latest", weights=weights)
+    if model_digest(model) != info.digest:
+        raise UserError(
+            f"{source} is not the model of the embeddings, or has changed since; name that with "
+            "--model RUN, or embed again"
+        )
+    return model
