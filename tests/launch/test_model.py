@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 import xmodal
 from tests.commands import evaluate, train
 from tests.launch.methods import CHANGES, STAGES
+from tests.shard_sets import encode, plain
 from xmodal.data.manifest import read_manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
@@ -26,6 +27,7 @@ from xmodal.evaluation.embedding import embed, embed_queries
 from xmodal.evaluation.retrieval import sets_to_measure
 
 CPU = torch.device("cpu")
+CUT = encode(plain(7))[:-20]  # a picture whose end is missing
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +165,7 @@ def test_classes_are_named_by_templates(model: xmodal.Model, files: list[bytes])
     ("use", "line"),
     [
         (lambda model: model.encode_images([b"nothing"]), "image 0: image does not decode"),
+        (lambda model: model.encode_images([CUT]), "image 0: image does not decode (truncated)"),
         (lambda model: model.encode_images(["there/is/none.png"]), "there/is/none.png cannot be"),
         (lambda model: model.encode_images([3]), "image 0: an int is not an image; give a path"),
         (lambda model: model.encode_images(np.zeros((3, 4, 4))), "pixels must be uint8"),

@@ -1,7 +1,7 @@
 """Arguments of a model in Python: images, texts, features and embeddings, checked and read."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ NO_IMAGE = "is not an image; give a path, bytes, a PIL image, or pixels"
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 
 
-def read_pictures(pictures: Picture | Iterable[Picture]) -> Iterator[EncodedImage]:
-    """Yield each of some pictures, or one, ready to be decoded.
+def read_pictures(
+    pictures: Picture | Iterable[Picture], prepare: Callable[[EncodedImage], Tensor]
+) -> Iterator[Tensor]:
+    """Yield each of some pictures, or one, decoded and prepared.
 
     A tensor (n, 3, height, width) and an array (n, height, width, 3) are n of them. The images are
     decoded by the decoder of training. Raises `UserError` for what cannot be read, with its path or
@@ -28,7 +30,7 @@ def read_pictures(pictures: Picture | Iterable[Picture]) -> Iterator[EncodedImag
     for number, picture in enumerate(_each(pictures)):
         name = picture if isinstance(picture, str | Path) else f"image {number}"
         try:
-            yield _open(picture)
+            yield prepare(_open(picture))
         except BadSample as cause:
             raise UserError(f"{name}: {cause}") from None
         except OSError as error:

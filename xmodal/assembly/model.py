@@ -229,9 +229,8 @@ class Model:
             rows = read_features(images, encoder.features, "images")
             yield from (Batch(image_features=part) for part in rows.split(batch_size))
             return
-        for part in _chunks(read_pictures(images), batch_size):
-            squares = [self.transform(one, np.random.default_rng(0)) for one in part]
-            yield Batch(images=torch.stack(squares))
+        squares = read_pictures(images, lambda one: self.transform(one, np.random.default_rng(0)))
+        yield from (Batch(images=torch.stack(part)) for part in _chunks(squares, batch_size))
 
     def _text_batches(self, texts: str | Iterable[str], batch_size: int) -> Iterator[Batch]:
         check_batch_size(batch_size)
