@@ -81,8 +81,15 @@ class Tab:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self._load("Page.navigate", url=url)
+
+    def reload(self) -> None:
+        """Load the page anew."""
+        self._load("Page.reload")
+
+    def _load(self, method: str, **parameters: Any) -> None:
         self.evaluate("window.isLeft = true")
-        self.send("Page.navigate", url=url)
+        self.send(method, **parameters)
         self.wait("!window.isLeft && document.readyState === 'complete'")
 
     def click(self, selector: str) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from tests.search.embedding_folders import image_record, write_embeddings
+from xmodal.assembly.inputs import read_pictures
 from xmodal.data.batch import BatchSpec
-from xmodal.data.decode import decode_image
 from xmodal.search.build_index import build_index
 from xmodal.search.embeddings import Embeddings
 from xmodal.search.searcher import Searcher
@@ -61,7 +61,7 @@ def colour_model(*, composed: bool = False) -> Any:
     """Return a model that embeds the mean colour of images, and names of colours in texts."""
 
     def encode_images(images: Sequence[bytes]) -> Tensor:
-        means = [decode_image(one).mean(axis=(0, 1)) for one in images]
+        means = read_pictures(images, lambda one: torch.from_numpy(one.pixels().mean((0, 1))))
         return torch.from_numpy(np.stack([embed(mean) for mean in means]))
 
     def encode_texts(texts: Sequence[str]) -> Tensor:

@@ -108,6 +108,8 @@ def test_search_by_an_uploaded_image_and_back(
     assert tab.evaluate("document.querySelector('#chosen').hidden")
     tab.evaluate("history.forward()")
     all_of(tab, "green")
+    tab.reload()
+    tab.wait(f"{STATUS}.startsWith('The uploaded image was not kept: choose it again.')")
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])

@@ -373,7 +373,7 @@ def png_of(width: int, height: int) -> bytes:
         (png_of(8_000, 8_000), "the image cannot be used: image is too large (over 50,000,000"),
         (
             picture(COLOURS["red"])[:-20],
-            "the image cannot be used: image does not decode (truncated)",
+            "image 0: image does not decode (truncated)",
         ),
     ],
     ids=["empty", "svg", "postscript", "bomb", "large", "truncated"],

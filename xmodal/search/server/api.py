@@ -22,7 +22,6 @@ MAX_UPLOAD_BYTES = 20 * 2**20
 MAX_UPLOAD_PIXELS = 50_000_000
 MAX_HITS = 1000  # of a search, on all its pages together: a learned score orders no more
 MAX_TEXT = 2000  # characters
-UNUSABLE = "the image cannot be used"
 
 
 class SearchParameters(BaseModel, extra="forbid", frozen=True):
@@ -86,11 +85,8 @@ class Api:
         """
         start, size = parameters.start, min(parameters.k, MAX_HITS - parameters.start)
         query = self._query(parameters, image)
-        try:
-            with self._lock:
-                hits = self._hits(query, parameters, size + 1)
-        except BadSample as cause:  # found as its pixels are decoded
-            raise UserError(f"{UNUSABLE}: {cause}") from None
+        with self._lock:
+            hits = self._hits(query, parameters, size + 1)
         found = [hit.record() for hit in hits[:size]]
         if query is None:
             found = [one | {"score": None} for one in found]
@@ -150,4 +146,4 @@ def _check_upload(image: bytes) -> None:
     try:
         open_image(image, max_pixels=MAX_UPLOAD_PIXELS)
     except BadSample as cause:
-        raise UserError(f"{UNUSABLE}: {cause}") from None
+        raise UserError(f"the image cannot be used: {cause}") from None

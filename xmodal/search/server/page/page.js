@@ -123,7 +123,8 @@ function describe() {
   let line = `${set}${state.where ? "" : " in the index"}. Search by ${info.texts ? "a text or an image" : "an image"}, or click one.`;
   if (isQuery()) line = `${set}, by their similarity to ${query}`;
   if (!shown) line = state.where ? "Nothing meets the filter." : `The index has no other ${state.side}.`;
-  byId("status").textContent = line;
+  const isLost = history.state?.upload >= 0 && !state.upload; // the page was loaded anew
+  byId("status").textContent = isLost ? `The uploaded image was not kept: choose it again. ${line}` : line;
 }
 
 function useFile(chosen) {

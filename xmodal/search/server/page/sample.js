@@ -32,9 +32,10 @@ export function closeSample() {
 }
 
 function fieldsOf({ row, captions, caption, labels, width, height, size, ...rest }) {
-  const fields = { row, labels: (labels ?? []).join(", "), size: `${width} × ${height}, ${size.toLocaleString("en")} bytes`, ...rest };
+  const pixels = width && height ? `${width} × ${height}` : null;
+  const fields = { row, labels: (labels ?? []).join(", "), pixels, bytes: size, ...rest };
   const known = Object.entries(fields).filter(([, value]) => value !== null && value !== "");
-  return known.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value, dir: "auto" })]);
+  return known.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: String(value), dir: "auto" })]);
 }
 
 function neighbourElement(hit, version, onOpen) {
