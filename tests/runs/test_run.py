@@ -53,6 +53,7 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(
 
 
 def test_of_a_long_list_of_changes_the_first_are_named(run: Run, make_recipe: MakeRecipe) -> None:
+    run.log({"step": 1})
     longer = make_recipe(stages=[{"length": "1 epoch", "name": f"s{n}"} for n in range(9)])
     with pytest.raises(UserError, match=r"; \d+ more\); name another run") as caught:
         run.check(longer)
@@ -74,11 +75,22 @@ def test_foreign_folders_and_files_are_refused(tmp_path: Path, make_recipe: Make
 
 
 def test_another_recipe_is_refused_with_what_differs(run: Run, make_recipe: MakeRecipe) -> None:
+    run.log({"step": 1})
     with pytest.raises(UserError) as caught:
         run.check(make_recipe(data={"batch_size": 20, "workers": 0}, training={"seed": 1}))
     line = str(caught.value)
     assert "data.batch_size: 10 → 20; training.seed: 0 → 1" in line
     assert "data.workers" not in line
+
+
+def test_a_start_that_failed_binds_no_recipe(run: Run, make_recipe: MakeRecipe) -> None:
+    other = make_recipe(data={"batch_size": 20})
+    run.check(other)
+    run.create(other)
+    assert load_recipe(run.path) == other
+    save(run, 1)
+    with pytest.raises(UserError, match="another recipe"):
+        run.check(make_recipe())
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,7 @@ def test_what_no_weight_depends_on_may_change(
     ],
 )
 def test_what_weights_depend_on_may_not(run: Run, make_recipe: MakeRecipe, parts: dict) -> None:
+    run.log({"step": 1})
     with pytest.raises(UserError, match="another recipe"):
         run.check(make_recipe(**parts))
 

@@ -76,13 +76,22 @@ class Run:
                     "name another folder, or restore the file"
                 )
             return
-        check_same(read_recipe_file(self.path, type(recipe)), recipe, f"run={self.path}")
+        begun = read_recipe_file(self.path, type(recipe))
+        # Of a start that failed nothing depends on the recipe: another one may follow.
+        if self.has_begun or has_mirror:
+            check_same(begun, recipe, f"run={self.path}")
         # It is made before recipe.yaml is.
         if not self.checkpoints.exists() and not has_mirror:
             raise UserError(
                 f"run={self.path} has lost its folder {self.checkpoints.name}; restore it, or name "
                 "another run"
             )
+
+    @property
+    def has_begun(self) -> bool:
+        """True once a step has been logged or saved."""
+        logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return logged or bool(self._steps())
 
     def create(self, recipe: BaseModel) -> None:
         """Create the folder and save the resolved recipe in it."""
