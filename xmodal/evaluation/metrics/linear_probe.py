@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from xmodal.activity import activity
+from xmodal.distributed.collectives import gather_objects, rank, world_size
 
 STEPS = 8  # strengths of regularisation a decade
 HIGHEST = 6 * STEPS  # C is 10 ** (step / STEPS), from 1e-6 to 1e6
@@ -20,7 +21,8 @@ def linear_probe(
 ) -> tuple[np.ndarray, float]:
     """Return the scores of a linear classifier of all training images, and its C.
 
-    C is what classifies best a fifth of the training images, by a classifier of the others.
+    C is what classifies best a fifth of the training images, by a classifier of the others. All
+    ranks call this together.
 
     Args:
         train: (images, dim) float64.
@@ -50,14 +52,15 @@ def strength(step: int) -> float:
 def search(accuracy: Callable[[int], float]) -> int:
     """Return the step of the highest accuracy that CLIP's search finds, of equals the smallest.
 
-    It begins with seven, a hundredfold each, and halves the interval around the best so far.
+    It begins with seven, a hundredfold each, and halves the interval around the best so far. All
+    ranks call it, and share the work.
     """
     found: dict[int, float] = {}
 
     def peak(steps: Iterable[int]) -> int:
-        for step in steps:
-            if abs(step) <= HIGHEST and step not in found:
-                found[step] = accuracy(step)
+        new = [step for step in steps if abs(step) <= HIGHEST and step not in found]
+        own = new[rank() :: world_size()]
+        found.update(gather_objects([(step, accuracy(step)) for step in own]))
         return max(sorted(found), key=found.__getitem__)
 
     best, width = peak(range(-HIGHEST, HIGHEST + 1, FIRST)), FIRST // 2

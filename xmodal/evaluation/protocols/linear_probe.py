@@ -33,8 +33,9 @@ class LinearProbe(FittedProtocol):
 
     def measure(self, context: EvaluationContext) -> Metrics:
         split = self.split(context)
-        # On one rank for all.
-        found = gather_objects([_probe(split)] if rank() == 0 else [])[0]
+        found = _probe(split)
+        # Those of one rank for all: processors may differ in the last bits.
+        found = gather_objects([found] if rank() == 0 else [])[0]
         return {f"{self.name}/{metric}": value for metric, value in (found | split.counts).items()}
 
     def table(self, metrics: Mapping[str, float], name: str) -> Table:
