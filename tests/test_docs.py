@@ -313,6 +313,7 @@ def test_documented_python_runs(trained: Path) -> None:
         (trained / "runs" / "quickstart").symlink_to("mine")
     shards = ["--data", "data/mine/val", "--to", "embeddings/scenes"]
     run(trained, ["python", "launch/embed.py", "runs/mine", *shards])
+    run(trained, ["python", "launch/index.py", "embeddings/scenes", "--to", "indices/scenes"])
     snippets = []
     for text in TEXTS:
         for title, code in text.code("python"):

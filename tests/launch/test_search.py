@@ -1,15 +1,19 @@
 """launch/index.py and launch/search.py, on embeddings that were made up and on those of a run."""
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import Done, run
+from tests.commands import Done, embed, run, train
 from tests.pretrained_models import write_clip
 from tests.search.embedding_folders import image_record, write_embeddings
+from xmodal.assembly.indexed_model import indexed_model
+from xmodal.search.query import Query
 from xmodal.search.searcher import Searcher
 
 HOSTILE = "<script>alert('x')</script>"
@@ -122,3 +126,40 @@ def test_another_model_is_refused(index_of_run: Path, tmp_path: Path) -> None:
     assert "other is not the model of the embeddings, or has changed since" in done.error
     missing = search(index_of_run, "a scene", "--model", tmp_path / "no")
     assert "no is no run folder" in missing.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["uncsm", "pvse"])
+def test_hits_have_the_methods_own_score(
+    given: Callable[[str], list[str]],
+    scenes: Path,
+    classes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    assert train(*given(method), f"run={tmp_path}/run").code == 0
+    data = classes if method == "uncsm" else scenes
+    words = ["--data", data / "val", "--to", tmp_path / "e", "--dtype", "float32"]
+    assert embed(tmp_path / "run", *words).code == 0
+    assert run("index.py", tmp_path / "e", "--to", tmp_path / "i").code == 0
+    searcher = Searcher.open(tmp_path / "i")
+    searcher.load_model = partial(indexed_model, searcher.info.model)
+    model = indexed_model(searcher.info.model)
+    images, texts = (searcher.sides[name].vectors for name in ("images", "texts"))
+    expected = model.score(images[3:4], texts)[0]
+    hits = searcher.search(Query(like=3), "texts", k=len(texts))
+    assert [hit.score for hit in hits] == pytest.approx(
+        expected.sort(descending=True).values.tolist(), abs=1e-5
+    )
+    assert [hit.score for hit in hits] == pytest.approx(
+        expected[[hit.row for hit in hits]].tolist(), abs=1e-5
+    )
+    expected = model.score(images, texts[5:6])[:, 0]
+    monkeypatch.setattr(model, "encode_texts", lambda _: texts[5:6])
+    searcher.load_model = lambda: model
+    searcher.__dict__.pop("model", None)
+    hits = searcher.search(Query(text="any"), k=10)
+    assert [hit.score for hit in hits] == pytest.approx(
+        expected.sort(descending=True).values[:10].tolist(), abs=1e-5
+    )
