@@ -261,11 +261,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(workplace: Path) -> Path:
-    """That folder after the README's way of one's own data: every command but TensorBoard's."""
+    """That folder after the README's way of one's own data: every command but TensorBoard's, and
+    the comparison with another run.
+    """
     section = ROOT.joinpath("README.md").read_text().split("## Train on your own data")[1]
     block = section.split("```sh\n")[1].split("```")[0]
     commands = Text("block", f"```sh\n{block}```\n").commands
-    walked = [command for command in commands if command[0] != "tensorboard"]
+    skipped = {"tensorboard", "launch/compare.py"}
+    walked = [command for command in commands if not skipped & {*command}]
     assert len(walked) == 4
     run(workplace, ["python", "-m", "shards", "index", "data/mine/val"])
     for command in walked:
