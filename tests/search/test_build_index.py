@@ -1,6 +1,8 @@
 """Building of an index: whole or not there, and never over anything else."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from xmodal.search.embeddings import Embeddings, EmbeddingsInfo
 from xmodal.search.index_folder import IndexFolder, Kind
 
 MEMORY = 10**9
+ROOT = Path(__file__).parents[2]
 
 
 def embedded(folder: Path, rows: int = 20, **options: bool) -> Embeddings:
@@ -103,6 +106,31 @@ def test_what_a_killed_build_left_is_no_index_and_is_replaced(
     built(embeddings, tmp_path / "i")
     assert not (tmp_path / "i.part").exists()
     IndexFolder.open(tmp_path / "i")
+
+
+def test_two_builds_do_not_write_into_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xmodal.runs.lock.SECONDS", 0)
+    embeddings = embedded(tmp_path / "e")
+    # Locks are a process's: another one has to keep it.
+    script = f"""
+import sys
+from pathlib import Path
+from xmodal.runs.lock import acquire_run_lock
+file = acquire_run_lock(Path({str(tmp_path)!r}, "i.part"), "it")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=r"i\.part is in use by process"):
+            built(embeddings, tmp_path / "i")
+        other.communicate()
+    built(embeddings, tmp_path / "i")
+    assert {one.suffix for one in (tmp_path / "i").iterdir()} == {".npy", ".arrow", ".json"}
 
 
 def test_wrong_embeddings_are_named(tmp_path: Path) -> None:

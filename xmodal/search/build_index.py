@@ -2,12 +2,15 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from xmodal.activity import activity
 from xmodal.atomic_files import write_atomically
 from xmodal.data.storage import is_remote
 from xmodal.errors import UserError
+from xmodal.runs.lock import acquire_run_lock
+from xmodal.runs.run import LOCK
 from xmodal.search.consolidated import consolidate
 from xmodal.search.embeddings import Embeddings
 from xmodal.search.hnsw import FACTORY as HNSW
@@ -44,8 +47,8 @@ def build_index(
     if is_there(target, info):
         say(f"{target} is an index of {embeddings.url} already")
         return
-    part = _empty_part(target)
-    try:
+    part = target.with_name(target.name + ".part")
+    with _locked(part):
         for side in indexed_sides(embeddings):
             info.sides[side] = consolidate(embeddings, side, part)
         for side in info.sides:
@@ -54,9 +57,8 @@ def build_index(
         for line in _report(part, info):
             say(line)
         write_atomically(part / INFO, info.model_dump_json(indent=1))
+        (part / LOCK).unlink()
         part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def describe(embeddings: Embeddings, kind: Kind | None, memory: int) -> IndexInfo:
@@ -102,17 +104,22 @@ def is_there(target: Path, wanted: IndexInfo) -> bool:
     raise UserError(f"--to {target} exists and {what}; name another folder, or remove it")
 
 
-def _empty_part(target: Path) -> Path:
-    """Return the folder in which an index is built; what an ended build left there is removed."""
-    part = target.with_name(target.name + ".part")
+@contextmanager
+def _locked(part: Path) -> Iterator[None]:
+    """Lock the folder in which an index is built; remove what is in it before, and all of it at the
+    end.
+    """
     ours = {f"{side}.{kind}" for side in SIDES for kind in ("npy", "arrow", "faiss", "lists")}
-    if part.is_dir() and {one.name for one in part.iterdir()} <= ours | {INFO, "blocks"}:
-        shutil.rmtree(part)
-    try:
-        part.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"{part} is in the way; remove it") from None
-    return part
+    ours |= {INFO, LOCK, "blocks"}
+    if part.exists() and not (part.is_dir() and {one.name for one in part.iterdir()} <= ours):
+        raise UserError(f"{part} is in the way; remove it")
+    with acquire_run_lock(part, str(part)):
+        try:
+            for one in [one for one in part.iterdir() if one.name != LOCK]:
+                shutil.rmtree(one) if one.is_dir() else one.unlink()
+            yield
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _approximate(index: IndexFolder, name: IndexedSide) -> None:
