@@ -19,6 +19,7 @@ from xmodal.activity import activity
 from xmodal.methods.scores import dot_product
 from xmodal.search.curation.nearest import nearest_in_blocks, others
 from xmodal.search.curation.pictures import PAIRS, GreyPictures, correlations
+from xmodal.search.index_folder import Side
 from xmodal.search.searcher import Searcher
 
 NEIGHBOURS = 10
@@ -73,10 +74,11 @@ def find_alike(first: Searcher, second: Searcher | None, rule: Rule, work: Path)
 
     Small pictures are written into the folder `work`.
     """
-    queries = first.sides["images"].vectors
-    gallery = queries if second is None else second.sides["images"].vectors
-    lowest = background(queries, gallery) if rule.similarity is None else rule.similarity
-    candidates = _candidates(queries, gallery, lowest, second is None)
+    queries, gallery = (one.sides["images"] for one in (first, second or first))
+    lowest = rule.similarity
+    if lowest is None:
+        lowest = background(queries.vectors, gallery.vectors)
+    candidates = _candidates(queries.vectors, gallery, lowest, second is None)
     if rule.name == "embeddings":
         return Alike(candidates, lowest, len(candidates), 0)
     greys = [GreyPictures(first, work / "first.npy")]
@@ -97,7 +99,7 @@ def background(queries: Tensor, gallery: Tensor) -> float:
     return min(ENOUGH, float(scores.mean() + DEVIATIONS * scores.std()))
 
 
-def _candidates(queries: Tensor, gallery: Tensor, lowest: float, within: bool) -> Pairs:
+def _candidates(queries: Tensor, gallery: Side, lowest: float, within: bool) -> Pairs:
     choice = others if within else None
     blocks = nearest_in_blocks(queries, gallery, NEIGHBOURS, "comparing embeddings", choice)
     found = [torch.stack(_as_double(block.pairs(lowest))) for block in blocks]

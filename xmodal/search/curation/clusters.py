@@ -25,7 +25,8 @@ def clusters(searcher: Searcher, number: int) -> Outcome:
     """Cluster the embeddings of images by spherical k-means into `number` clusters.
 
     The keep-list has all samples, with weights by which each cluster is seen equally often in an
-    epoch of the same length; none above 100. Table `clusters`: shard, key, cluster, and the
+    epoch of the same length; no sample has more than 100 times the weight of one of a cluster of
+    mean size. Table `clusters`: shard, key, cluster, and the
     similarity to its centre. Clusters are numbered by size, the largest first.
     """
     vectors = searcher.sides["images"].vectors
@@ -37,6 +38,7 @@ def clusters(searcher: Searcher, number: int) -> Outcome:
     labels = _by_size(labels, number)
     sizes = np.bincount(labels, minlength=number)
     weights = np.minimum(len(labels) / (np.count_nonzero(sizes) * sizes[labels]), MOST_WEIGHT)
+    weights /= weights.mean()
     rows = np.arange(len(labels))
     table = {**places(searcher, rows), "cluster": labels, "similarity": similarity}
     return Outcome(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from xmodal.activity import tracked
 from xmodal.methods.scores import dot_product
+from xmodal.search.index_folder import Side
 
 BLOCK = 1024  # queries
 TILE = 8192  # items
@@ -34,18 +35,42 @@ class Nearest:
 
 
 def nearest_in_blocks(
-    queries: Tensor, gallery: Tensor, k: int, what: str, choice: Choice | None = None
+    queries: Tensor, side: Side, k: int, what: str, choice: Choice | None = None
 ) -> Iterator[Nearest]:
-    """Yield the k nearest items of blocks of queries (n, dim) or (n, K, dim), by dot product."""
+    """Yield the k nearest items of a side for blocks of queries (n, dim) or (n, K, dim), by dot
+    product: of all items, or of what the side's approximate index finds.
+    """
+    find = _among_all if side.approximation is None else _among_found
     for block in tracked(torch.arange(len(queries)).split(BLOCK), f"{what}: block"):
-        best = BestSoFar(len(block), k)
-        vectors = queries[block].float()
-        for tile in torch.arange(len(gallery)).split(TILE):
-            scores = dot_product(vectors, gallery[tile[0] : tile[-1] + 1].float())
-            if choice is not None:
-                scores = scores.masked_fill(~choice(block, tile), -torch.inf)
-            best.add(scores, tile)
-        yield Nearest(block, *best.sorted())
+        yield Nearest(block, *find(queries[block].float(), block, side, k, choice))
+
+
+def _among_all(
+    queries: Tensor, block: Tensor, side: Side, k: int, choice: Choice | None
+) -> tuple[Tensor, Tensor]:
+    best = BestSoFar(len(block), k)
+    for tile in torch.arange(len(side)).split(TILE):
+        scores = dot_product(queries, side.vectors[tile[0] : tile[-1] + 1].float())
+        if choice is not None:
+            scores = scores.masked_fill(~choice(block, tile), -torch.inf)
+        best.add(scores, tile)
+    return best.sorted()
+
+
+def _among_found(
+    queries: Tensor, block: Tensor, side: Side, k: int, choice: Choice | None
+) -> tuple[Tensor, Tensor]:
+    assert side.approximation is not None
+    scores, rows = torch.full((len(block), k), -torch.inf), torch.zeros(len(block), k).long()
+    for place, query in enumerate(queries):
+        found = side.approximation.candidates(query, k + 1)
+        if choice is not None:
+            found = found[choice(block[place : place + 1], found)[0]]
+        best = BestSoFar(1, k)
+        best.add(dot_product(query[None], side.vectors[found].float()), found)
+        own_scores, own_rows = best.sorted()
+        scores[place, : own_rows.shape[1]], rows[place, : own_rows.shape[1]] = own_scores, own_rows
+    return scores, rows
 
 
 def others(rows: Tensor, columns: Tensor) -> Tensor:

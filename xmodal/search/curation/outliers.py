@@ -20,8 +20,8 @@ def outliers(searcher: Searcher, neighbours: int, deviations: float, drop: float
     above the median distance; or the share `drop` of the images. Table `distances`: shard, key,
     distance.
     """
-    vectors = searcher.sides["images"].vectors
-    blocks = nearest_in_blocks(vectors, vectors, neighbours, "comparing embeddings", others)
+    images = searcher.sides["images"]
+    blocks = nearest_in_blocks(images.vectors, images, neighbours, "comparing embeddings", others)
     near = torch.cat([block.scores for block in blocks]).double()
     distance = 1 - near.masked_fill(near.isinf(), torch.nan).nanmean(1).numpy()
     order = np.argsort(-distance, kind="stable")
