@@ -38,7 +38,7 @@ def nearest_in_blocks(
     queries: Tensor, side: Side, k: int, what: str, choice: Choice | None = None
 ) -> Iterator[Nearest]:
     """Yield the k nearest items of a side for blocks of queries (n, dim) or (n, K, dim), by dot
-    product: of all items, or of what the side's approximate index finds.
+    product: of all items, or of the candidates of the side's approximate index.
     """
     find = _among_all if side.approximation is None else _among_found
     for block in tracked(torch.arange(len(queries)).split(BLOCK), f"{what}: block"):
