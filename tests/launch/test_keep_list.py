@@ -12,6 +12,7 @@ from tests.commands import train
 from tests.keep_lists import Named, write_keep_list
 from tests.run_folders import STEP, note_ids, noted_ids, steps
 from tests.shard_sets import write_shards
+from xmodal.commands.curate import read_arguments
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.reader import SampleReader
 
@@ -124,10 +125,9 @@ def test_a_list_of_datacomp_names_the_command_that_converts_it(
     keep = tmp_path / "uids.npy"
     keep.touch()
     line = train(*words(recipe, tmp_path / "run", kept(whole, keep))).error
-    assert line.endswith(
-        f"run `python launch/curate.py keep-list {keep} --data EMBEDDINGS --to "
-        f"{keep.with_suffix('.parquet')}`"
-    )
+    command = f"keep-list EMBEDDINGS --from {keep} --to {keep.with_suffix('')}"
+    assert f"run `python launch/curate.py {command}`" in line
+    assert read_arguments(command.split()).source == str(keep)
     assert not (tmp_path / "run").exists()
 
 

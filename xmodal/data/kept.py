@@ -40,10 +40,11 @@ def check_keep_list(url: str) -> None:
     not asked.
     """
     if url.endswith(".npy"):
-        to = url.removesuffix(".npy") + ".parquet"
+        to = url.removesuffix(".npy")
         raise UserError(
             f"keep-list {url} is of DataComp's format, and training reads parquet: run "
-            f"`python launch/curate.py keep-list {url} --data EMBEDDINGS --to {to}`"
+            f"`python launch/curate.py keep-list EMBEDDINGS --from {url} --to {to}` "
+            f"and name {to}/keep.parquet"
         )
     if not is_remote(url) and not Path(url).is_file():
         raise UserError(f"keep-list {url} is missing: restore it, or name another file")
