@@ -262,6 +262,22 @@ def test_a_recipe_is_found_by_name_or_path(tmp_path: Path) -> None:
         load_recipe(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("method.pretraned", "pretrained"),
+        ("method.image.sise", "size"),
+        ("method.text.lora.ranks", "rank"),
+    ],
+)
+def test_an_unknown_key_is_found_before_a_hub_is_asked(
+    key: str, near: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xmodal.formats.source.locate", pytest.fail)
+    with pytest.raises(UserError, match=rf"unknown key {key} \(did you mean {near}\?\)"):
+        read_recipe("finetune_clip", [f"{key}=x"])
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_load_and_are_the_same_when_read_back(path: Path, tmp_path: Path) -> None:
     needs_model = "method.pretrained=" in path.read_text()

@@ -108,6 +108,22 @@ def test_other_keys_are_yaml(folder: Path) -> None:
     assert recipe.stages[0].optimizer.lr == 1e-3
 
 
+def test_a_single_value_does_not_drop_the_keys_of_a_list(tmp_path: Path) -> None:
+    labelled = [{"url": "a", "texts": {"labels": 1}, "templates": ["a photo of a {}."]}]
+    path = tmp_path / "labels.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | {"data": {"train": labelled}}))
+    message = (
+        r"^data\.train: a single value would drop the recipe's url, texts, templates; change a "
+        r"key, such as data\.train\.0\.url=…, or replace all of it: data\.train=\[…\]$"
+    )
+    with pytest.raises(UserError, match=message):
+        read_recipe(str(path), ["data.train=b"])
+    (kept,) = read_recipe(str(path), ["data.train.0.url=b"]).data.train
+    assert (kept.url, kept.texts) == ("b", {"labels": 1})
+    (replaced,) = read_recipe(str(path), ["data.train=[b]", "data.train=c"]).data.train
+    assert (replaced.url, replaced.texts) == ("c", {})
+
+
 @pytest.mark.parametrize("text", ["'a", '"a: b', "[a"])
 def test_what_begins_as_yaml_and_is_none_is_refused(text: str, folder: Path) -> None:
     key = "data.train" if text.startswith("[") else "run"

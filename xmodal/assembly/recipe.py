@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from xmodal.components.config import Config, Mark
 from xmodal.components.overrides import parse_override, set_text, set_value
 from xmodal.components.plugins import import_plugins, plugin_folders, require_plugins
-from xmodal.components.validation import nearest, validate
+from xmodal.components.validation import check_path, nearest, validate
 from xmodal.data.config import DataConfig
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
@@ -103,14 +103,15 @@ def read_recipe(name: str, overrides: Sequence[str], folder: Path = RECIPES) -> 
             set_text(Recipe, values, key, text)
         import_plugins(_plugins_of(values))
         if first is _OTHERS:
-            values = _described(values, source)
+            values = _described(values, [key for key, _ in given], source)
     return validate(Recipe, values, source)
 
 
-def _described(values: dict[str, Any], source: str) -> dict[str, Any]:
+def _described(values: dict[str, Any], keys: Sequence[str], source: str) -> dict[str, Any]:
     """Return the values of a recipe with what its pretrained model describes, if it has one.
 
-    Mistakes of other parts are reported first: a hub may be asked for the model.
+    Mistakes of other parts, and unknown ones of the method's own and the overrides' `keys`, are
+    reported first: a hub may be asked for the model.
     """
     method = values.get("method")
     if not (isinstance(method, dict) and method.get("pretrained")):
@@ -118,6 +119,8 @@ def _described(values: dict[str, Any], source: str) -> dict[str, Any]:
     features = {"kind": "features", "features": 1}
     towers = {"kind": method.get("kind"), "image": features, "text": features}
     validate(Recipe, values | {"method": towers | {"pretrained": method["pretrained"]}}, source)
+    for key in [*(f"method.{name}" for name in method), *keys]:
+        check_path(Recipe, values, key, source)
     from xmodal.assembly.pretrained import describe  # which imports torch
 
     return describe(values)

@@ -61,7 +61,7 @@ class TrainingEvaluation:
         for line in retrieval.fault_lines():
             self.log.say(line)
         if stopping := self.recipe.training.early_stopping:
-            watch(self.progress, retrieval.metrics, stopping, self.best)
+            watch(self.progress, retrieval.metrics, stopping, self.best, self.steps)
         if self.environment.is_main:
             gallery = self.shards.gallery
             hits = SampleReader(gallery) if gallery else None

@@ -43,7 +43,23 @@ def set_text(model: type[BaseModel], values: dict[str, Any], key: str, text: str
         value = text
     is_null = text in _NULL and (not text or NoneType in get_args(annotation))
     is_quoted = isinstance(value, str) and text[0] in _QUOTES and text[-1] == text[0]
-    node[last] = text if is_name and not (is_null or is_quoted) else value
+    value = text if is_name and not (is_null or is_quoted) else value
+    if not isinstance(value, list | dict):
+        _check_drops_nothing(node, last, key)
+    node[last] = value
+
+
+def _check_drops_nothing(node: Any, last: Any, key: str) -> None:
+    """Raise `UserError` where a single value would replace a list of mappings of several keys."""
+    items = node[last] if isinstance(node, list) else node.get(last)
+    mappings = [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
+    names = list(dict.fromkeys(name for one in mappings for name in one))
+    if len(names) > 1:
+        first = next(at for at, one in enumerate(items) if isinstance(one, dict) and one)
+        raise UserError(
+            f"{key}: a single value would drop the recipe's {', '.join(names)}; change a key, such "
+            f"as {key}.{first}.{names[0]}=…, or replace all of it: {key}=[…]"
+        )
 
 
 def set_value(model: type[BaseModel], values: dict[str, Any], key: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from xmodal.components.component import holds_secrets, models_of
-from xmodal.components.config import shown, tag_of
+from xmodal.components.config import Was, shown, tag_of
 from xmodal.components.description import describe, literals
 from xmodal.errors import RenamedKeyWarning, UserError
 
@@ -41,6 +41,29 @@ def validate(model: type[M], values: Any, source: str) -> M:
         cut = ", …" if len(keys) > NAMED_KEYS else ""
         more = f" (and {len(keys)} more: {', '.join(keys[:NAMED_KEYS])}{cut})" if keys else ""
         raise UserError(f"{source}: {_problem(first, model, values)}{more}") from None
+
+
+def check_path(model: type[BaseModel], values: Any, key: str, source: str) -> None:
+    """Raise `UserError` for a key, a path of names and positions, that values cannot have, of
+    whatever kind its parents may still become.
+    """
+    models, path = [model], ""
+    for part in key.split("."):
+        if not part.isdigit():
+            path = f"{path}.{part}" if path else part
+            fields = [one.model_fields[part] for one in models if part in one.model_fields]
+            if models and not fields and not any(part in _old_names(one) for one in models):
+                known = list(dict.fromkeys(name for one in models for name in _own_first(one)))
+                raise UserError(f"{source}: unknown key {path}{_near_key(path, known, model)}")
+            models = [one for field in fields for one in models_of(field.annotation)]
+        values = _part(values, part)
+        chosen = _chosen(models, values)
+        models = [chosen] if chosen else models
+
+
+def _old_names(model: type[BaseModel]) -> list[str]:
+    marks = (mark for field in model.model_fields.values() for mark in field.metadata)
+    return [mark.name for mark in marks if isinstance(mark, Was)]
 
 
 @contextmanager

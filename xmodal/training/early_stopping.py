@@ -7,10 +7,14 @@ from xmodal.training.config import EarlyStoppingConfig
 
 
 def watch(
-    progress: Progress, metrics: Mapping[str, float], config: EarlyStoppingConfig, best: str
+    progress: Progress,
+    metrics: Mapping[str, float],
+    config: EarlyStoppingConfig,
+    best: str,
+    steps: int,
 ) -> None:
     """Note the metrics of an evaluation in `progress`, and with `patience` of them without a gain
-    the reason why the run is stopped.
+    the reason why the run is stopped before the last of its `steps`.
 
     `best` is the metric that is watched where the configuration names none. What is noted is saved
     with each checkpoint, so a run that resumes waits no longer.
@@ -22,7 +26,7 @@ def watch(
         progress.evaluations_without_gain = 0
         return
     progress.evaluations_without_gain += 1
-    if progress.evaluations_without_gain >= config.patience:
+    if progress.evaluations_without_gain >= config.patience and progress.step < steps:
         gain = f" by more than {config.min_gain:g}" if config.min_gain else ""
         progress.stopped = (
             f"{name} was {progress.watched:.2f} at step {progress.watched_step} and has not risen"
