@@ -45,17 +45,19 @@ def set_text(model: type[BaseModel], values: dict[str, Any], key: str, text: str
     is_quoted = isinstance(value, str) and text[0] in _QUOTES and text[-1] == text[0]
     value = text if is_name and not (is_null or is_quoted) else value
     if not isinstance(value, list | dict):
-        _check_drops_nothing(node, last, key)
+        _check_drops_nothing(node, last, annotation, key)
     node[last] = value
 
 
-def _check_drops_nothing(node: Any, last: Any, key: str) -> None:
+def _check_drops_nothing(node: Any, last: Any, annotation: Any, key: str) -> None:
     """Raise `UserError` where a single value would replace a list of mappings of several keys."""
     items = node[last] if isinstance(node, list) else node.get(last)
     mappings = [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
-    names = list(dict.fromkeys(name for one in mappings for name in one))
+    held = {name for one in mappings for name in one}
+    known = (name for model in models_of(annotation) for name in model.model_fields)
+    names = [name for name in dict.fromkeys(known) if name in held]
     if len(names) > 1:
-        first = next(at for at, one in enumerate(items) if isinstance(one, dict) and one)
+        first = items.index(mappings[0])
         raise UserError(
             f"{key}: a single value would drop the recipe's {', '.join(names)}; change a key, such "
             f"as {key}.{first}.{names[0]}=…, or replace all of it: {key}=[…]"
