@@ -23,14 +23,15 @@ SMALL = {
 } | CHANGES
 
 
-def method_of(kind: str) -> tuple[Method, Shapes]:
+def method_of(kind: str, *changes: str) -> tuple[Method, Shapes]:
     """Return a small method with random weights, and what its inputs look like."""
-    recipe = read_recipe(kind, ["data.train=x", "data.val=x", *SMALL[kind]])
+    recipe = read_recipe(kind, ["data.train=x", "data.val=x", *(changes or SMALL[kind])])
     image, text = recipe.method.image, recipe.method.text
     shapes = Shapes(
         size=0 if image.reads_features else image.size,
         context=0 if text is None or text.reads_features else text.context,
         vocabulary=50,
+        fixed_length=getattr(text, "padding", "masked") == "attended",
         image_features=(image.features,) if image.reads_features else (),
         text_features=(text.features,) if text is not None and text.reads_features else (),
     )
@@ -63,6 +64,63 @@ def test_files_compute_what_the_method_does(kind: str, tmp_path: Path) -> None:
     for side in sides:
         _, cosine = compare(method, side, tmp_path / f"{side.name}.onnx", shapes)
         assert cosine >= LEAST_COSINE
+
+
+VIT = "{kind: vit, size: 16, patch: 8, width: 8, layers: 1, heads: 2, mlp: 16"
+CLIP_TEXT = "kind: clip_text, width: 16, layers: 1, heads: 2, mlp: 32, context: 12"
+SIGLIP = "causal: false, padding: attended"
+OTHERS = [
+    "",
+    "pooling: class",
+    "pooling: mean",
+    "pooling: end_of_text, end: 3",
+    "causal: false",
+    SIGLIP,
+    f"{SIGLIP}, pooling: mean",
+    f"{SIGLIP}, pooling: end_of_text",
+]
+
+
+# One alone is cheap enough, that of CLIP.
+@pytest.mark.parametrize(
+    "text",
+    ["pooling: end_of_text", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)],
+)
+def test_files_of_every_pooling_of_clip_text(text: str, tmp_path: Path) -> None:
+    changes = (
+        "method.image={kind: features, features: 6}",
+        f"method.text={{{CLIP_TEXT}, {text}}}",
+        "method.embedding=8",
+    )
+    method, shapes = method_of("clip", *changes)
+    assert len(list(write_onnx(method, tmp_path, shapes))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "image",
+    [
+        "",
+        "pooling: mean, norm_after_pooling: true",
+        "pooling: attention, class_token: false, pre_norm: false, patch_bias: true",
+    ],
+)
+def test_files_of_every_pooling_of_vit(image: str, tmp_path: Path) -> None:
+    changes = (f"method.image={VIT}, {image}}}", f"method.text={{{CLIP_TEXT}}}")
+    method, shapes = method_of("clip", *changes, "method.embedding=8")
+    assert len(list(write_onnx(method, tmp_path, shapes))) == 2
+
+
+def test_what_onnx_runtime_refuses_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, shapes = method_of("uncsm")
+    run = onnx._run
+    monkeypatch.setattr(
+        onnx, "_run", lambda path, side, given: run(path, side, [one[:, :-1] for one in given])
+    )
+    with pytest.raises(UserError, match=r"image\.onnx: ONNX Runtime cannot run .*[Ii]nvalid dim"):
+        list(write_onnx(method, tmp_path, shapes))
 
 
 def test_a_file_that_computes_something_else_is_refused(

@@ -149,7 +149,11 @@ def _run(path: Path, side: Side, given: Sequence[Tensor]) -> np.ndarray:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     values = {name: value.numpy() for name, value in zip(side.inputs, given, strict=True)}
-    (embeddings,) = session.run(None, values)
+    try:
+        (embeddings,) = session.run(None, values)
+    except Exception as error:  # the runtime's own kinds of errors are those of its extension
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path.name}: ONNX Runtime cannot run this encoder: {reason}") from error
     result: np.ndarray = embeddings
     return result
 

@@ -24,4 +24,5 @@ def pool_text(
     else:
         end_of_text = tokens.amax(1, keepdim=True) if end is None else end
         place = (tokens == end_of_text).long().argmax(1)
-    return states[torch.arange(len(states), device=states.device), place]
+    # `len` would be a constant to the exporter to ONNX: the file would read that many texts alone.
+    return states[torch.arange(states.shape[0], device=states.device), place]
