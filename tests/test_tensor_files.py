@@ -44,7 +44,10 @@ def test_no_plain_pickle_is_executed(name: str, protocol: int, tmp_path: Path) -
 def test_what_is_no_such_file_is_one_line(data: bytes, tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     file.write_bytes(data)
-    with pytest.raises(UserError, match=rf"^{file} holds no tensors, or is damaged$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{file} holds no tensors, or is damaged; restore it, or download it again$",
+    ):
         load_tensors(file)
     with pytest.raises(UserError, match=r"none\.pt is missing$"):
         load_tensors(tmp_path / "none.pt")

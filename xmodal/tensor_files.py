@@ -23,6 +23,7 @@ from xmodal.errors import UserError
 _NUMBERS: list[Any] = [scalar, np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
 # Of safetensors: room for some 100,000 tensors, each of which takes kilobytes to be read.
 _MAX_HEADER_BYTES = 1 << 23
+DAMAGED = "holds no tensors, or is damaged; restore it, or download it again"
 _NAME = re.compile(r"GLOBAL ([\w.]+)")  # in what PyTorch's reader says
 
 
@@ -52,7 +53,7 @@ def load_tensors(
     except OSError:
         raise
     except Exception as error:  # a reader raises whatever the bytes lead it to
-        raise UserError(f"{path} holds no tensors, or is damaged") from error
+        raise UserError(f"{path} {DAMAGED}") from error
 
 
 def check_tensor_file(path: Path) -> None:
@@ -63,7 +64,7 @@ def check_tensor_file(path: Path) -> None:
     if path.suffix == ".safetensors":
         header = int.from_bytes(first, "little")
         if len(first) < 8 or header > size - 8:
-            raise UserError(f"{path} holds no tensors, or is damaged")
+            raise UserError(f"{path} {DAMAGED}")
         if header > _MAX_HEADER_BYTES:
             raise UserError(
                 f"{path} is refused: its header is {header:,} bytes, of at most "
@@ -74,7 +75,7 @@ def check_tensor_file(path: Path) -> None:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
         except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError):
-            raise UserError(f"{path} holds no tensors, or is damaged") from None
+            raise UserError(f"{path} {DAMAGED}") from None
         stored = all(one.compress_type == zipfile.ZIP_STORED for one in members)
         if not stored or sum(one.file_size for one in members) > size:
             raise UserError(
@@ -87,7 +88,7 @@ def refusal(message: str) -> str:
     """Translate an error message of PyTorch's restricted unpickler."""
     asked = _NAME.search(message)
     if asked is None:
-        return "holds no tensors, or is damaged"
+        return DAMAGED
     return (
         f"is refused: it asks for {asked[1]}, and a file of tensors holds no code; "
         "save the tensors alone (a state dict, or safetensors)"

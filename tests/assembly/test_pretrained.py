@@ -136,7 +136,7 @@ def test_a_tokenizer_of_more_ids_than_the_tower_has_is_reported(read: Read, sour
     recipe = read(pretrained=str(source), text={"token_ids": 200, "tokenizer": {"kind": "bytes"}})
     method = first_method(recipe, torch.device("cpu"))
     tokenizer = recipe.method.text.tokenizer.build(iter(()), 16)
-    match = r"method\.text\.tokenizer has ids up to \d+, and method\.text those below 200 alone"
+    match = r"method\.text\.tokenizer has ids up to \d+, and method\.text those below 200;"
     with pytest.raises(UserError, match=match):
         with_vocabulary(method, recipe, tokenizer, torch.device("cpu"))
     # Special tokens that no caption has, as T5's, are no matter.
@@ -149,6 +149,24 @@ def test_a_tokenizer_of_more_ids_than_the_tower_has_is_reported(read: Read, sour
     roomy = recipe.model_copy(update={"method": recipe.method.model_copy(update={"text": text})})
     method = first_method(roomy, torch.device("cpu"))
     assert with_vocabulary(method, roomy, fitting, torch.device("cpu")) is method
+
+
+def test_a_tokenizer_of_another_model_is_reported(read: Read, source: Path) -> None:
+    def refusal(**text: Any) -> str:
+        recipe = read(pretrained=str(source), text={"tokenizer": {"kind": "bytes"}, **text})
+        method = first_method(recipe, torch.device("cpu"))
+        tokenizer = recipe.method.text.tokenizer.build(iter(()), 16)
+        with pytest.raises(UserError) as caught:
+            with_vocabulary(method, recipe, tokenizer, torch.device("cpu"))
+        return str(caught.value)
+
+    assert "has ids up to 257, and method.text those below 1000;" in refusal(token_ids=1000)
+    ended = refusal(token_ids=300, pooling="end_of_text", end=77)
+    assert "does not end captions with the id 77, which method.text.end looks for" in ended
+    ended = read(pretrained=str(source), text={"pooling": "end_of_text", "end": 1})
+    method = first_method(ended, torch.device("cpu"))
+    tokenizer = ended.method.text.tokenizer.build(iter(()), 16)
+    assert with_vocabulary(method, ended, tokenizer, torch.device("cpu")) is method
 
 
 def test_sources_that_are_none_are_reported(read: Read, tmp_path: Path) -> None:

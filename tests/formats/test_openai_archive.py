@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from tests.formats.dual_encoders import built, differences
 from tests.formats.reference_libraries import References
+from xmodal.data.tokenizers.clip import ClipTokenizerConfig
 from xmodal.errors import UserError
 from xmodal.formats.source import read_source
 
@@ -18,6 +19,7 @@ def test_embeddings_are_those_of_open_clip(references: References) -> None:
     encoder = read_source(str(folder / "archive.pt"))
     found = differences(built(encoder), load_file(folder / "outputs.safetensors"))
     assert max(found.values()) < 1e-5, found
+    assert encoder.text.tokenizer == ClipTokenizerConfig(folder=str(folder))  # beside the file
     assert (encoder.image.activation, encoder.image.heads) == ("quick_gelu", 2)
 
 

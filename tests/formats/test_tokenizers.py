@@ -8,11 +8,16 @@ from typing import NamedTuple
 import pytest
 
 from tests.data.unicode_captions import captions
-from tests.formats.reference_libraries import References
+from tests.formats.reference_libraries import PYTHON, References
+from tests.pretrained_models import small_model
 from xmodal.assembly.vocabulary import load_tokenizer, make_tokenizer
+from xmodal.data.tokenizers import clip
 from xmodal.data.tokenizers.clip import ClipTokenizerConfig
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.data.tokenizers.siglip import SiglipTokenizerConfig
+from xmodal.errors import UserError
+from xmodal.formats import open_clip
+from xmodal.formats.source import read_source
 from xmodal.formats.tokenizer_files import write_tokenizer
 from xmodal.methods.clip import ClipConfig
 from xmodal.models.texts.pretrained import PretrainedTokenizerConfig
@@ -38,6 +43,16 @@ FAMILIES = {
     ),
 }
 CAPTIONS = captions(1000)
+TEXT = {
+    "kind": "clip_text",
+    "tokenizer": {"kind": "clip"},
+    "token_ids": 49408,
+    "pooling": "end_of_text",
+    "width": 8,
+    "layers": 1,
+    "heads": 2,
+    "mlp": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +106,28 @@ def test_ids_of_a_written_tokenizer_equal_the_librarys(
     padded = {"padding": "max_length", "truncation": True, "max_length": text.context}
     ids = written(CAPTIONS, return_tensors="pt", **padded)["input_ids"]
     assert ids.equal(references.tensors("token_ids", texts)[name])
+
+
+def test_clips_vocabulary_is_read_from_any_of_its_files(
+    references: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (library,) = PYTHON.parents[1].glob("lib/*/site-packages/open_clip")
+    tokenizer = clip.clip_tokenizer((), 77, folder=str(library))
+    monkeypatch.setattr(clip, "_in_open_clip", lambda: None)
+    monkeypatch.setattr(clip, "HUB", "no/such")
+    of_run, hugging_face, exported = (tmp_path / name for name in ("run", "hf", "exported"))
+    of_run.mkdir(), hugging_face.mkdir()
+    tokenizer.save(of_run / "tokenizer.json")
+    write_tokenizer(tokenizer, ClipTokenizerConfig(), hugging_face)
+    for other in hugging_face.glob("*.txt"):
+        other.unlink()
+    open_clip.write(small_model(text=TEXT), tokenizer, exported)
+    read = read_source(str(exported)).text.tokenizer
+    assert read == ClipTokenizerConfig(folder=str(exported))
+    wanted, _ = tokenizer(CAPTIONS[:100])
+    for folder in (of_run, hugging_face, exported):
+        ids, _ = ClipTokenizerConfig(folder=str(folder)).build((), 77)(CAPTIONS[:100])
+        assert ids.equal(wanted), folder.name
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ t\nh e\n")
+    with pytest.raises(UserError, match=r"holds no merges of CLIP's .*do not end in </w>"):
+        ClipTokenizerConfig(folder=str(tmp_path)).build((), 77)

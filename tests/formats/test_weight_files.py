@@ -84,3 +84,27 @@ def test_arrays_are_mapped_and_hold_no_objects(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "it.npz", **arrays)
     with pytest.raises(UserError, match="compressed"):
         map_arrays(tmp_path / "it.npz")
+
+
+def test_a_training_checkpoint_of_open_clip_is_its_state_dict(tmp_path: Path) -> None:
+    state = {f"module.{name}": torch.full((2,), float(name)) for name in "12"}
+    torch.save({"epoch": 3, "name": "x", "state_dict": state}, tmp_path / "epoch_3.pt")
+    found = open_weights(tmp_path)
+    assert {name: one.tolist() for name, one in found.items()} == {"1": [1, 1], "2": [2, 2]}
+    torch.save({"module.1": torch.ones(1), "other": torch.ones(1)}, tmp_path / "epoch_3.pt")
+    assert open_weights(tmp_path).keys() == {"module.1", "other"}
+    torch.save({"state_dict": 3}, tmp_path / "epoch_4.pt")
+    several = r"has several files of weights \(epoch_3\.pt, epoch_4\.pt\); leave one of them"
+    with pytest.raises(UserError, match=several):
+        open_weights(tmp_path)
+    (tmp_path / "epoch_3.pt").unlink()
+    with pytest.raises(UserError, match="has no state dict"):
+        open_weights(tmp_path)
+
+
+def test_a_truncated_file_is_to_be_downloaded_again(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(100)}, path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match="download it again"):
+        open_weights(tmp_path)

@@ -17,7 +17,7 @@ from xmodal.models.features import Features
 from xmodal.models.packages import packaged_weights
 from xmodal.models.texts.features import TextFeaturesConfig
 from xmodal.models.texts.gru import Gru, GruConfig
-from xmodal.models.texts.pretrained import PretrainedText, TransformersConfig
+from xmodal.models.texts.pretrained import PretrainedText, TransformersConfig, pretrained_tokenizer
 from xmodal.models.texts.transformer import Transformer, TransformerConfig
 
 CAPTIONS = [
@@ -142,6 +142,15 @@ def test_a_folder_that_does_not_load_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("there", [[], ["tokenizer_config.json"], ["vocab.json"], ["merges.txt"]])
+def test_a_folder_without_a_vocabulary_is_named(tmp_path: Path, there: list[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    for name in there:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=r"has no files of a tokenizer \(tokenizer\.json, or vocab"):
+        pretrained_tokenizer((), 8, name=str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -174,6 +183,7 @@ def with_code(tmp_path: Path) -> Path:
     (folder / "tokenizer_config.json").write_text(settings)
     code = f"open({str(tmp_path / 'executed')!r}, 'w')\nfrom transformers import BertConfig as Own"
     (folder / "own.py").write_text(code)
+    (folder / "vocab.txt").touch()
     return folder
 
 

@@ -85,13 +85,22 @@ def with_vocabulary(
 
 
 def check_ids(method: Method, tokenizer: CaptionTokenizer) -> None:
-    """Raise `UserError` where a tokenizer gives ids that a text encoder has not."""
+    """Raise `UserError` where the tokenizer is not the one of a text encoder's ids.
+
+    It gives ids that the encoder has not, fewer than half of those that it has, or captions
+    without the end that the encoder pools.
+    """
     for encoder in encoders_of(method).values():
-        if encoder.token_ids is not None and tokenizer.largest_id >= encoder.token_ids:
-            raise UserError(
-                f"method.text.tokenizer has ids up to {tokenizer.largest_id}, and method.text "
-                f"those below {encoder.token_ids} alone; use the tokenizer of the model"
-            )
+        if encoder.token_ids is None:
+            continue
+        ids, end = tokenizer.largest_id + 1, encoder.end_id
+        if not encoder.token_ids / 2 <= ids <= encoder.token_ids:
+            fault = f"has ids up to {ids - 1}, and method.text those below {encoder.token_ids}"
+        elif end is not None and end not in tokenizer([""])[0]:
+            fault = f"does not end captions with the id {end}, which method.text.end looks for"
+        else:
+            continue
+        raise UserError(f"method.text.tokenizer {fault}; use the tokenizer of the model")
 
 
 def _expected_vocabulary(config: MethodConfig) -> int:

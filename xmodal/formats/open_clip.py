@@ -23,7 +23,12 @@ from xmodal.formats.dual_encoder import DualEncoder, objective_of
 from xmodal.formats.open_clip_names import IGNORED, rules_of
 from xmodal.formats.open_clip_settings import settings_of
 from xmodal.formats.tensors import read_by, write_by
-from xmodal.formats.tokenizer_files import special_tokens, write_json, write_tokenizer
+from xmodal.formats.tokenizer_files import (
+    special_tokens,
+    write_json,
+    write_merges,
+    write_tokenizer,
+)
 from xmodal.formats.weight_files import open_weights, write_weights
 from xmodal.models.config import Activation, HeadConfig, ImageEncoderConfig, TextEncoderConfig
 from xmodal.models.heads.mlp import MlpConfig
@@ -89,7 +94,10 @@ def write(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) -> None
     if "hf_model_name" not in text:
         text["vocab_size"] = len(model.weights["text.backbone.words.weight"])
     folder.mkdir(parents=True, exist_ok=True)
-    if not isinstance(model.tokenizer, ClipTokenizerConfig):
+    if isinstance(model.tokenizer, ClipTokenizerConfig):
+        # Its library brings this tokenizer along; xmodal reads it beside the model.
+        write_merges(tokenizer, folder)
+    else:
         text["hf_tokenizer_name"] = text.get("hf_model_name", folder.name)
         cleaning = model.tokenizer.cleaning
         clean = cleaning if cleaning in ("lower", "canonicalize") else "whitespace"
@@ -122,7 +130,7 @@ def model_of(
 ) -> DualEncoder:
     """Return the model that `model_cfg` and `preprocess_cfg` describe, with open_clip's tensors.
 
-    `source` is the folder that may have a tokenizer, or a file.
+    `source` is the folder that may have a tokenizer, or a file in it.
     """
     try:
         _check(settings)
@@ -238,7 +246,8 @@ def _tokenizer(text: Mapping[str, Any], folder: Path, pads: Padded) -> Tokenizer
     """Return the tokenizer of the folder, or by its name at the hub; CLIP's where it has none."""
     name = text.get("hf_tokenizer_name")
     if not name:
-        return ClipTokenizerConfig(folder=str(folder) if folder.is_dir() else None, pads=pads)
+        place = folder if folder.is_dir() else folder.parent
+        return ClipTokenizerConfig(folder=str(place), pads=pads)
     own = (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
     return PretrainedTokenizerConfig(
         name=str(folder) if own else name, clean=_cleaning(text), pads=pads

@@ -78,7 +78,7 @@ def write_tokenizer(tokenizer: CaptionTokenizer, config: TokenizerConfig, folder
     written.no_truncation()
     if is_clip:
         _read_as_clip(written)
-        _write_clip_files(written, folder)
+        _write_clip_files(tokenizer, written, folder)
     elif before := _CLEANED[config.cleaning]:
         after = [] if written.normalizer is None else [written.normalizer]
         written.normalizer = normalizers.Sequence([*before, *after])
@@ -135,10 +135,15 @@ def _read_as_clip(tokenizer: Tokenizer) -> None:
     tokenizer.model.unk_token = END
 
 
-def _write_clip_files(tokenizer: Tokenizer, folder: Path) -> None:
-    model = json.loads(tokenizer.to_str())["model"]
-    write_json(folder / "vocab.json", model["vocab"])
-    pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
+def write_merges(tokenizer: CaptionTokenizer, folder: Path) -> None:
+    """Write `merges.txt` of a tokenizer of byte pairs."""
+    merges = json.loads(tokenizer.tokenizer.to_str())["model"]["merges"]
+    pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in merges)
     write_atomically(folder / "merges.txt", "\n".join(["#version: 0.2", *pairs, ""]))
+
+
+def _write_clip_files(tokenizer: CaptionTokenizer, written: Tokenizer, folder: Path) -> None:
+    write_json(folder / "vocab.json", json.loads(written.to_str())["model"]["vocab"])
+    write_merges(tokenizer, folder)
     names = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
     write_json(folder / "special_tokens_map.json", names)

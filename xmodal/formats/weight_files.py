@@ -11,7 +11,7 @@ from torch import Tensor
 from xmodal.errors import UserError
 from xmodal.formats.tensors import LazyTensors
 from xmodal.small_files import read_small
-from xmodal.tensor_files import check_tensor_file, load_tensors
+from xmodal.tensor_files import DAMAGED, check_tensor_file, load_tensors
 
 NAMES = (
     "model.safetensors",
@@ -19,32 +19,51 @@ NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_KINDS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+_PARALLEL = "module."
 
 
 def open_weights(folder: Path, names: tuple[str, ...] = NAMES) -> Mapping[str, Tensor]:
-    """Return the tensors of the first file of `names` that a folder has.
+    """Return the tensors of the first file of `names` that a folder has, or of the only one that
+    it has by another name.
 
     An index (`….index.json`) names the files of a checkpoint in parts. Raises `UserError` where
     there is no such file, or one cannot be read.
     """
     path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
-        raise UserError(f"{folder} has no weights: none of {', '.join(names)}")
+    path = path or _only_file(folder, names)
     if path.name.endswith(".index.json"):
         return LazyTensors(dict(_indexed(path)))
     return open_tensors(path)
 
 
+def _only_file(folder: Path, names: tuple[str, ...]) -> Path:
+    """Return a folder's only file of weights, such as a training checkpoint of open_clip's."""
+    found = sorted(path for kind in _KINDS for path in folder.glob(kind))
+    if not found:
+        raise UserError(f"{folder} has no weights: none of {', '.join(names)}")
+    if len(found) > 1:
+        several = ", ".join(path.name for path in found)
+        raise UserError(f"{folder} has several files of weights ({several}); leave one of them")
+    return found[0]
+
+
 def open_tensors(path: Path) -> Mapping[str, Tensor]:
-    """Return the tensors of a safetensors file, or of a PyTorch file, read when asked for."""
+    """Return the tensors of a safetensors file, or of a PyTorch file, read when asked for.
+
+    Of a training checkpoint they are its `state_dict`, without the prefix of a parallel model.
+    """
     if path.suffix == ".safetensors":
         return LazyTensors(dict(_in_file(path)))
     tensors = load_tensors(path, mapped=True)
+    if isinstance(tensors, dict):
+        tensors = tensors.get("state_dict", tensors)
     if not isinstance(tensors, dict) or not all(
         isinstance(one, Tensor) for one in tensors.values()
     ):
         raise UserError(f"{path} has no state dict; save that (torch.save(model.state_dict(), …))")
-    return tensors
+    wrapped = all(name.startswith(_PARALLEL) for name in tensors)
+    return {name.removeprefix(_PARALLEL) if wrapped else name: tensors[name] for name in tensors}
 
 
 def _in_file(path: Path) -> Iterator[tuple[str, Any]]:
@@ -56,7 +75,7 @@ def _in_file(path: Path) -> Iterator[tuple[str, Any]]:
         for name in file.keys():  # noqa: SIM118 - a file, not a dictionary
             yield name, lambda name=name: file.get_tensor(name)
     except SafetensorError as error:
-        raise UserError(f"{path} holds no tensors, or is damaged: {error}") from None
+        raise UserError(f"{path} {DAMAGED} ({error})") from None
 
 
 def _indexed(path: Path) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Base class of encoders: features of an item as a whole, and of each of its parts."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ class Encoder(nn.Module):
     features: int  # width of an item's
     local_features: int  # width of a position's or word's
     token_ids: int | None = None  # that one of texts has, where it has a vocabulary of its own
+    # Part of transformers' CLIP and SigLIP that is the same network, by whose names adapters go.
+    tower_of_transformers: ClassVar[str | None] = None
+    end_id: int | None = None  # of the token that one of texts looks for, where it has one
 
     @property
     def wrapped(self) -> nn.Module:

@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import io
+import json
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from xmodal.small_files import read_small
 
 START, END = "<start_of_text>", "<end_of_text>"  # as open_clip calls them
 MERGES = 49152 - 256 - 2
-FILES = ("bpe_simple_vocab_16e6.txt.gz", "merges.txt")
+FILES = ("bpe_simple_vocab_16e6.txt.gz", "merges.txt", "tokenizer.json")
 HUB = "openai/clip-vit-base-patch32"
 
 
@@ -30,8 +31,9 @@ class ClipTokenizerConfig(TokenizerConfig):
     kind: Literal["clip"] = "clip"
     folder: str | None = Field(
         None,
-        description="folder of a model with merges.txt or bpe_simple_vocab_16e6.txt.gz; null, or "
-        "where it has neither: those of an installed open_clip, or of the hub",
+        description="folder of a model with bpe_simple_vocab_16e6.txt.gz, merges.txt or "
+        "tokenizer.json; null, or where it has none: those of an installed open_clip, or of the "
+        "hub",
     )
     pads: Padded = Field("longest", description=PADDED)
     builds: ClassVar[str] = "clip_tokenizer"
@@ -67,14 +69,32 @@ def clip_tokenizer(
 
 
 def _byte_pairs(path: Path) -> models.BPE:
-    """Return the model of a file of merges, one pair a line below a line of its version."""
-    lines = _text(path).split("\n")[1 : MERGES + 1]
-    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines if line)]
+    """Return the model of a file that holds the merges of CLIP's tokenizer."""
+    merges = _of_json(path) if path.suffix == ".json" else _of_lines(path)
     letters = _letters()
     names = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
     ids = {name: number for number, name in enumerate(names)}
-    with one_line(f"{path} holds no merges of CLIP's tokenizer", "restore it"):
+    with one_line(f"{path} holds no merges of CLIP's tokenizer", "restore it, or remove it"):
+        if merges and not any(right.endswith("</w>") for _, right in merges):
+            raise ValueError("its words do not end in </w>")
         return models.BPE(ids, merges, end_of_word_suffix="</w>")
+
+
+def _of_lines(path: Path) -> list[tuple[str, str]]:
+    """Return the merges of a file, one pair a line below a line of its version."""
+    lines = _text(path).split("\n")[1 : MERGES + 1]
+    return [(left, right) for left, _, right in (line.partition(" ") for line in lines if line)]
+
+
+def _of_json(path: Path) -> list[tuple[str, str]]:
+    """Return the merges of a tokenizer.json; older ones hold a pair as one text.
+
+    Raises `UserError` for one of another tokenizer.
+    """
+    with one_line(f"{path} holds no merges of CLIP's tokenizer", "restore it, or remove it"):
+        merges = json.loads(_text(path))["model"]["merges"]
+        pairs = [one.split(" ") if isinstance(one, str) else one for one in merges]
+        return [(left, right) for left, right in pairs]
 
 
 def _text(path: Path) -> str:
@@ -114,6 +134,6 @@ def _of_hub() -> Path:
     except Exception as error:  # whatever the network leads it to
         raise UserError(
             f"the vocabulary of CLIP's tokenizer is not here, and the hub did not give it "
-            f"({hub_failure(error)}): pip install open_clip_torch, or put {FILES[0]} into the "
-            "model's folder"
+            f"({hub_failure(error)}): pip install open_clip_torch, or put {FILES[0]} or "
+            "tokenizer.json beside the model"
         ) from None

@@ -54,6 +54,8 @@ class Vit(TimmFeatures):
     by attention of a learned query. `mean` and `std` are those of CLIP by default.
     """
 
+    tower_of_transformers = "vision_model"
+
     def __init__(
         self,
         *,

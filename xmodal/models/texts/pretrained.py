@@ -25,6 +25,9 @@ from xmodal.models.texts.pooling import pool_text
 from xmodal.tensor_files import refusal
 
 Weights = Literal["pretrained", "package", "random"]
+# Files that hold a tokenizer's vocabulary, any one set of them. Without any, the library makes a
+# tokenizer of a few special tokens, to which all texts are alike.
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("*.model",))
 
 
 class PretrainedTokenizerConfig(TokenizerConfig):
@@ -184,7 +187,9 @@ def pretrained_tokenizer(
     from transformers import AutoTokenizer
 
     with _naming(name):
-        tokenizer = AutoTokenizer.from_pretrained(_source(name, weights), trust_remote_code=False)
+        source = _source(name, weights)
+        _check_vocabulary(Path(source))
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
@@ -209,6 +214,18 @@ def _source(name: str, weights: Weights) -> str:
     check_files(Path(source))
     check_numbers(PretrainedConfig.get_config_dict(source)[0])
     return source
+
+
+def _check_vocabulary(folder: Path) -> None:
+    """Raise `UserError` where a local folder has no vocabulary."""
+    if folder.is_dir() and not any(
+        all(any(folder.glob(name)) for name in names) for names in _VOCABULARIES
+    ):
+        known = ", or ".join(" and ".join(names) for names in _VOCABULARIES)
+        raise UserError(
+            f"{folder} has no files of a tokenizer ({known}); copy them from the model that this "
+            "was trained from"
+        )
 
 
 def _model_settings(name: str, weights: Weights, given: Mapping[str, Any]) -> Any:

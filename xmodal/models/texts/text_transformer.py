@@ -66,6 +66,8 @@ class TextTransformer(Encoder):
     Padding follows the caption. Where it is attended to, captions come padded to the context.
     """
 
+    tower_of_transformers = "text_model"
+
     def __init__(
         self,
         vocabulary: int,
@@ -92,7 +94,8 @@ class TextTransformer(Encoder):
             )
         self.features = self.local_features = width
         self.token_ids = token_ids
-        self.causal, self.pooling, self.end = causal, pooling, end
+        self.causal, self.pooling = causal, pooling
+        self.end_id = end if pooling == "end_of_text" else None
         self.attends_padding = padding == "attended"
         self.words = nn.Embedding(token_ids or vocabulary, width)
         self.positions = nn.Parameter(torch.empty(context, width))
@@ -123,5 +126,5 @@ class TextTransformer(Encoder):
             states = block(states, attn_mask=attended, is_causal=self.causal)
         states = self.norm(states)
         seen = torch.ones_like(mask) if self.attends_padding else mask
-        pooled = pool_text(states, tokens, seen, self.pooling, self.end)
+        pooled = pool_text(states, tokens, seen, self.pooling, self.end_id)
         return Local(zero_padding(states, mask), mask, pooled) if local else pooled
