@@ -14,6 +14,7 @@ from xmodal.errors import UserError
 from xmodal.methods.clip import Clip
 from xmodal.models.adapter_files import save_adapter
 from xmodal.models.adapters import adapted_encoders, adapted_weights, base_weights, merge_adapters
+from xmodal.models.encoder import Encoder
 from xmodal.models.layer_groups import layer_groups
 from xmodal.training.parts import select_trained
 
@@ -146,19 +147,17 @@ def test_targets_may_be_modules_as_in_peft() -> None:
 # Files of peft.
 
 
-def networks(method: Clip) -> list[tuple[str, nn.Module]]:
-    return [(n.split(".")[0], e.wrapped) for n, e in adapted_encoders(method).items()]
+def encoders(method: Clip) -> list[tuple[str, Encoder]]:
+    return [(n.split(".")[0], e) for n, e in adapted_encoders(method).items()]
 
 
-@pytest.mark.parametrize(("text", "dora"), [(TEXT, False), (CLIP_TEXT, True)])
-def test_peft_puts_our_adapters_on_its_own_model(
-    text: dict[str, Any], dora: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_peft_puts_our_adapters_on_its_own_model(dora: bool, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    method, plain = adapted(text=text, dora=dora), two_towers(text=text)
-    for side, network in networks(method):
-        save_adapter(network, tmp_path / side)
+    method, plain = adapted(dora=dora), two_towers()
+    for side, encoder in encoders(method):
+        save_adapter(encoder, tmp_path / side)
         assert {path.name for path in (tmp_path / side).iterdir()} == {
             "adapter_config.json",
             "adapter_model.safetensors",
@@ -213,17 +212,23 @@ def test_adapters_of_peft_are_read(text: dict[str, Any], dora: bool, tmp_path: P
 
 def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "image"
-    save_adapter(networks(adapted())[0][1], folder)
+    save_adapter(encoders(adapted())[0][1], folder)
 
     def refusal(**lora: Any) -> str:
         with pytest.raises(UserError) as caught:
             two_towers(IMAGE | {"lora": LORA | {"weights": str(folder)} | lora})
         return str(caught.value)
 
-    assert "has r=4, the recipe 2; change rank to it" in refusal(rank=2)
-    assert "has lora_alpha=8.0, the recipe 1.0; change alpha to it" in refusal(alpha=1)
-    assert "has use_dora=False, the recipe True; change dora to it" in refusal(dora=True)
-    assert "has more than the recipe's targets: blocks.0.mlp.fc1" in refusal(targets=["attention"])
+    assert "has r=4, the recipe 2; change method.image.lora.rank to 4" in refusal(rank=2)
+    assert "has lora_alpha=8.0, the recipe 1.0; change method.image.lora.alpha to 8.0" in refusal(
+        alpha=1
+    )
+    assert "has use_dora=False, the recipe True; change method.image.lora.dora to False" in refusal(
+        dora=True
+    )
+    more = refusal(targets=["attention"])
+    assert "has more than the recipe's targets: blocks.0.mlp.fc1" in more
+    assert more.endswith("targets to [attn.proj, attn.qkv, mlp.fc1, mlp.fc2]")
     assert "holds no adapter of peft" in refusal(weights=str(tmp_path))
     config = folder / "adapter_config.json"
     values = json.loads(config.read_text())

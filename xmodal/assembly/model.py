@@ -192,13 +192,16 @@ class Model:
         """
         adapted = adapted_encoders(self.method)
         if not adapted:
-            raise UserError("the model has no adapters; method.image.lora and method.text.lora do")
+            raise UserError(
+                "the model has no adapters: train one with method.image.lora or method.text.lora, "
+                "as the recipe lora_clip does"
+            )
         folders = {Path(folder) / name.split(".")[0]: one for name, one in adapted.items()}
         for place in folders:
             if place.exists():
                 raise UserError(f"{place} exists; name another folder for the adapters")
         for place, encoder in folders.items():
-            save_adapter(encoder.wrapped, place)
+            save_adapter(encoder, place)
         return list(folders)
 
     def _check_texts(self, call: str) -> None:

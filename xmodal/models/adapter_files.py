@@ -1,10 +1,12 @@
 """Adapters alone, in peft's files: `adapter_config.json` and `adapter_model.safetensors`.
 
 Names are those of the network as its own library knows it, so that peft puts our adapters on a
-model of timm's or transformers': `PeftModel.from_pretrained(network, folder)`.
+model of timm's or transformers': `PeftModel.from_pretrained(network, folder)`. For `vit` and
+`clip_text` that is transformers, with its `CLIPTextModel`, `SiglipTextModel` and so on.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from xmodal.errors import UserError
+from xmodal.models.adapter_names import (
+    JOINED,
+    PREFIX,
+    from_transformers,
+    targets,
+    to_transformers,
+)
 from xmodal.models.attention import SplitAttention
+from xmodal.models.encoder import Encoder
 from xmodal.small_files import read_small
 from xmodal.tensor_files import load_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # peft adds the change of this projection of PyTorch's attention twice: half of it is written.
 _ADDED_TWICE = ".base_layer.out_proj.lora_B."
-_PREFIX = "base_model.model."  # that peft puts before the names of the network
 # What peft's adapters can be besides, each with the only value that ours have.
 _PLAIN: dict[str, Any] = {
     "peft_type": "LORA",
@@ -32,55 +41,75 @@ _PLAIN: dict[str, Any] = {
 _OURS = {"r": "rank", "lora_alpha": "alpha", "use_dora": "dora"}  # keys of peft, of the recipe
 
 
-def save_adapter(network: Any, folder: Path) -> None:
-    """Write the adapter of a network into a new folder, as peft does."""
+def save_adapter(encoder: Encoder, folder: Path) -> None:
+    """Write the adapter of an encoder into a new folder, as peft does."""
     from safetensors.torch import save_file
 
+    network: Any = encoder.wrapped
     config = network.peft_config["default"].to_dict()
-    config |= {"target_modules": _peft_targets(network, config["target_modules"])}
-    config |= {"inference_mode": True}
-    folder.mkdir(parents=True)
     tensors = {
         name: one.detach().cpu().contiguous() / _times(name)
         for name, one in _named(network).items()
     }
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    renamed = to_transformers(tensors) if encoder.tower_of_transformers else None
+    modules = targets(renamed) if renamed else _peft_targets(network, config["target_modules"])
+    config |= {"target_modules": modules, "inference_mode": True}
+    folder.mkdir(parents=True)
+    save_file(renamed or tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2, default=sorted) + "\n")
 
 
-def load_adapter(network: Any, folder: Path, key: str) -> None:
-    """Read an adapter that peft saved into that of a network.
+def load_adapter(encoder: Encoder, folder: Path, key: str) -> None:
+    """Read an adapter that peft saved into that of an encoder.
 
     Raises `UserError`, which names the recipe's `key`, where the folder holds none, or another.
     """
-    where = f"{key}.weights: {folder}"
-    try:
-        config = json.loads(read_small(folder / CONFIG))
-        saved = load_tensors(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where} holds no adapter of peft: {error}") from None
-    _check_config(config, network.peft_config["default"], where)
+    where, network = f"{key}.weights: {folder}", encoder.wrapped
+    config, saved, times = _read(encoder, folder, where)
+    _check_config(config, network.peft_config["default"], where, key, times)  # type: ignore[index]
     own = _named(network)
     for name in sorted(own.keys() ^ saved.keys()):
         fault = "lacks" if name in own else "has more than the recipe's targets:"
-        raise UserError(f"{where} {fault} {name.removeprefix(_PREFIX)}; change {key}.targets")
+        kinds = ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", one) for one in targets(saved)}))
+        raise UserError(
+            f"{where} {fault} {name.removeprefix(PREFIX)}; change {key}.targets to [{kinds}]"
+        )
     for name, tensor in own.items():
         if tensor.shape != saved[name].shape:
             raise UserError(
-                f"{where} is for another network: {name.removeprefix(_PREFIX)} is "
+                f"{where} is for another network: {name.removeprefix(PREFIX)} is "
                 f"{tuple(saved[name].shape)}, not {tuple(tensor.shape)}"
             )
         tensor.data.copy_(saved[name] * _times(name))
 
 
-def _check_config(theirs: Mapping[str, Any], ours: Any, where: str) -> None:
+def _read(encoder: Encoder, folder: Path, where: str) -> tuple[Any, dict[str, Tensor], int]:
+    """Return peft's configuration, tensors by the names of the network, and by how many times
+    their rank has grown.
+    """
+    try:
+        config = json.loads(read_small(folder / CONFIG))
+        saved, tower = load_tensors(folder / WEIGHTS), encoder.tower_of_transformers
+        return config, *(from_transformers(saved, tower) if tower else (saved, 1))
+    except FileNotFoundError:
+        raise UserError(f"{where} holds no adapter of peft: it has no {CONFIG}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{where} holds no adapter of peft: {error}") from None
+
+
+def _check_config(theirs: Mapping[str, Any], ours: Any, where: str, key: str, times: int) -> None:
     for name, only in _PLAIN.items():
         if theirs.get(name, only) not in (only, None):
             raise UserError(f"{where}: adapters with {name}={theirs[name]} are not supported")
-    for name, key in _OURS.items():
+    joined = f" for each of {times} layers that are one here ({JOINED})" if times > 1 else ""
+    for name, of_recipe in _OURS.items():
         own, value = getattr(ours, name), theirs.get(name, False)
-        if value != own:
-            raise UserError(f"{where} has {name}={value}, the recipe {own}; change {key} to it")
+        grown = value if isinstance(value, bool) else times * value
+        if grown != own:
+            raise UserError(
+                f"{where} has {name}={value}{joined}, the recipe {own}; change {key}.{of_recipe} "
+                f"to {grown}"
+            )
 
 
 def _times(name: str) -> int:
@@ -100,12 +129,12 @@ def _named(network: nn.Module) -> dict[str, Tensor]:
             name = name.replace("magnitude_vector.default.weight", "magnitude_vector")
             name = name.replace(".default", "")
             half = next((one for one in renamed if name.startswith(one)), "")
-            named[_PREFIX + renamed.get(half, half) + name.removeprefix(half)] = parameter
+            named[PREFIX + renamed.get(half, half) + name.removeprefix(half)] = parameter
     return named
 
 
-def _peft_targets(network: nn.Module, targets: list[str]) -> list[str]:
-    split, parents = _split(network), {name: name.rpartition(".")[0] for name in targets}
+def _peft_targets(network: nn.Module, names: list[str]) -> list[str]:
+    split, parents = _split(network), {name: name.rpartition(".")[0] for name in names}
     return sorted({parent if parent in split else name for name, parent in parents.items()})
 
 

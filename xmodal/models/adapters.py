@@ -44,7 +44,7 @@ def add_adapters(encoder: Encoder, config: LoraConfig, key: str) -> None:
     )
     inject_adapter_in_model(peft_config, network)
     if config.weights:
-        load_adapter(network, Path(config.weights), key)
+        load_adapter(encoder, Path(config.weights), key)
 
 
 def has_adapters(encoder: Encoder) -> bool:
