@@ -18,6 +18,7 @@ from xmodal.data.survey import Survey
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokenizers.words import train_word_tokenizer
 from xmodal.data.tokens import TokenCounts
+from xmodal.models.images.vit import VitConfig
 
 MakeRecipe = Callable[..., Recipe]
 BYTES = train_tokenizer(["a red cat"], 64, vocabulary=300)
@@ -39,6 +40,20 @@ def stage(length: str = "100 steps", **schedule: Any) -> dict[str, Any]:
 def test_a_sound_recipe_and_data_are_silent(make_recipe: MakeRecipe) -> None:
     assert of_recipe(make_recipe(data={"val": "shards"}), 1000) == []
     assert of_data(make_recipe()) == []
+
+
+def test_pixels_that_no_patch_reads_are_told(make_recipe: MakeRecipe) -> None:
+    def lines(size: int) -> list[str]:
+        image = {"kind": "vit", "size": size, "patch": 16}
+        recipe = make_recipe(data={"val": "shards"})
+        vit = VitConfig.model_validate(image)
+        method = recipe.method.model_copy(update={"image": vit})
+        return of_recipe(recipe.model_copy(update={"method": method}), 1000)
+
+    (line,) = lines(70)
+    assert line.startswith("method.image.size=70 is no multiple of method.image.patch=16: the last")
+    assert line.endswith("6 pixels of each side are not read; use 64 or 80")
+    assert lines(64) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Exported folders hold the model: `xmodal.load` embeds from each as from the run."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 import xmodal
 from tests.launch.methods import CHANGES
 from xmodal.assembly.build import build_method
-from xmodal.assembly.export import Format, export
+from xmodal.assembly.export import Format, _other_texts, export
 from xmodal.assembly.recipe import read_recipe
+from xmodal.commands.export import main, read_arguments
+from xmodal.data.cleaning import Cleaning
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokenizers.words import train_word_tokenizer
 from xmodal.errors import UserError
+from xmodal.formats.model_card import model_card
 
 CAPTIONS = ["a red circle", "two blue squares", "nothing"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
@@ -115,11 +119,83 @@ def test_images_that_a_library_prepares_in_another_way_are_told(tmp_path: Path) 
 
     assert lines("null", "hf") == ["images: hf has no resize: crop"]
     assert lines("{resize: shortest}", "hf") == []
-    assert lines("{resize: shortest}", "open_clip") == ["images: open_clip resizes by pillow"]
-    assert lines("{resize: squash, resizer: pillow}", "open_clip") == []
+    repairs = "texts: open_clip repairs broken Unicode and HTML entities (&amp;)"
+    resizes = "images: open_clip resizes by pillow"
+    assert lines("{resize: shortest}", "open_clip") == [resizes, repairs]
+    assert lines("{resize: squash, resizer: pillow}", "open_clip") == [repairs]
+
+
+@pytest.mark.parametrize(
+    ("cleaning", "to", "line"),
+    [
+        ("none", "open_clip", "open_clip repairs"),
+        ("siglip", "open_clip", "open_clip repairs"),
+        ("clip", "open_clip", None),
+        ("none", "hf", None),
+        ("clip", "hf", "hf leaves"),
+        ("lower", "sentence-transformers", "sentence-transformers leaves"),
+    ],
+)
+def test_texts_that_a_library_reads_in_another_way_are_told(
+    cleaning: Cleaning, to: Format, line: str | None
+) -> None:
+    found = [one.partition(" broken")[0] for one in _other_texts(cleaning, to)]
+    assert found == ([f"texts: {line}"] if line else [])
+
+
+def test_a_place_that_cannot_be_is_one_line(clip: xmodal.Model, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made: Not a directory; name another"):
+        export(clip, tmp_path / "file" / "x", "xmodal")
+    with pytest.raises(UserError, match="cannot be made: "):
+        export(clip, Path("/proc/x1"), "xmodal")
+    with pytest.raises(UserError, match="file is no folder; name another place"):
+        read_arguments(["RUN", "--format", "xmodal", "--to", str(tmp_path / "file" / "x" / "y")])
+
+
+def test_a_card_has_no_folders_of_this_machine() -> None:
+    card = model_card(
+        name="it",
+        to="onnx",
+        licence="mit",
+        recipe="run: /home/me/runs/it\nlist: [/a/b/c.tar, 's3://bucket/a/{0..3}.tar']\nbelow: a/b",
+        data={"data.train": "/data/x/{00..12}.tar, https://host/a/b.tar"},
+        metrics={},
+        notes=["weights: trained"],
+    )
+    assert "run: it\nlist: [c.tar, 's3://bucket/a/{0..3}.tar']\nbelow: a/b\n" in card
+    assert "| data.train | {00..12}.tar, https://host/a/b.tar |" in card
+
+
+def test_what_was_begun_is_removed_when_it_is_terminated(
+    clip: xmodal.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xmodal.assembly.model.load", lambda *_, **__: clip)
+    begun = []
+
+    def terminated(*_: object, **__: object) -> str:
+        begun.extend(path.name for path in tmp_path.iterdir())
+        signal.raise_signal(signal.SIGTERM)
+        return ""
+
+    monkeypatch.setattr("xmodal.assembly.export.model_card", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        main(["RUN", "--format", "xmodal", "--to", str(tmp_path / "mine")])
+    assert caught.value.code == 143
+    assert begun == [".mine.part"]
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_folder_has_no_checkpoint_to_choose(clip: xmodal.Model, tmp_path: Path) -> None:
     export(clip, tmp_path / "mine", "xmodal")
     with pytest.raises(UserError, match="is no run folder: it has no checkpoint"):
         xmodal.load(tmp_path / "mine", checkpoint="best")
+
+
+def test_a_name_at_the_hub_is_told_its_prefix() -> None:
+    for name in ("google/siglip-base-patch16-224", "./runs/it", "runs"):
+        with pytest.raises(UserError) as caught:
+            xmodal.load(name)
+        assert ("write hf-hub:google/siglip" in str(caught.value)) == name.startswith("google")

@@ -172,9 +172,22 @@ def test_a_tokenizer_of_another_model_is_reported(read: Read, source: Path) -> N
 def test_sources_that_are_none_are_reported(read: Read, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder or file"):
         read(pretrained=str(tmp_path / "none"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="in no format that xmodal reads"):
-        read(pretrained=str(tmp_path / "empty"))
+    config = tmp_path / "it" / "config.json"
+    config.parent.mkdir()
+    for text, said in (
+        (None, r"in no format that xmodal reads .*: it has none of their files"),
+        ("{", r"its config\.json is damaged; download it again"),
+        ('{"model_type": "bert"}', r"is of a model of type bert, without two towers; name a model"),
+    ):
+        if text:
+            config.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read(pretrained=str(config.parent))
+    for key in ("pretraned=x", "txet.context=9"):
+        with pytest.raises(UserError, match=f"unknown key method.{key[:4]}"):
+            read(f"method.{key}", pretrained=str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"unknown key method\.pretraned"):
+        read(pretrained=str(tmp_path / "none"), pretraned="x")
     with pytest.raises(UserError, match=r"unknown key data\.bach_size"):
         read("data.bach_size=3", pretrained=str(tmp_path / "none"))
 

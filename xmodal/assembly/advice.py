@@ -1,6 +1,7 @@
 """Warnings about settings and data with which training would learn little, each one line."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
@@ -64,6 +65,7 @@ def warnings_of_recipe(
                 f"data.batch_size={batch} makes {_counted(timeline.total)} of this training set; "
                 f"data.batch_size={size} makes about {_counted(steps)}"
             )
+    yield from _warnings_of_patches(recipe.method.image)
     for span in timeline.stages:
         yield from _warnings_of_stage(span, timeline)
     stopping = recipe.training.early_stopping
@@ -76,6 +78,17 @@ def warnings_of_recipe(
         yield (
             "data.val is null: nothing is measured while training; set data.val=URL, or measure "
             f"afterwards: python launch/evaluate.py {recipe.run} --data URL"
+        )
+
+
+def _warnings_of_patches(image: Any) -> Iterator[str]:
+    patch = getattr(image, "patch", None)  # of a vision transformer by its sizes
+    if patch and image.size % patch:
+        rest = image.size % patch
+        yield (
+            f"method.image.size={image.size} is no multiple of method.image.patch={patch}: the "
+            f"last {rest} pixels of each side are not read; use {image.size - rest} or "
+            f"{image.size - rest + patch}"
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xmodal.assembly.build import keep_architecture
 from xmodal.assembly.model import Model
 from xmodal.atomic_files import write_atomically
+from xmodal.data.cleaning import Cleaning
 from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder
@@ -59,6 +60,9 @@ def export(
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
     try:
         beside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--to {folder} cannot be made: {error.strerror}; name another") from None
+    try:
         lines = list(_write(model, beside, to, int8=int8))
         metrics = {} if results is None else _metrics(results)
         card = _card(model, folder.name, to, licence, metrics, lines)
@@ -76,6 +80,7 @@ def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[st
         module: Any = import_module(f"xmodal.formats.{_OF_PAIRS[to]}")
         module.write(encoder, model.tokenizer, folder)
         yield from _other_images(encoder.image, to)
+        yield from _other_texts(encoder.tokenizer.cleaning, to)
         return
     recipe = _without_adapters(model)
     write_atomically(folder / RECIPE, dump_recipe(recipe))
@@ -100,6 +105,22 @@ def _other_images(image: ImageEncoderConfig, to: Format) -> Iterator[str]:
         yield (
             f"images: {to} resizes by {theirs}, which differs by 1 to 4 grey levels from "
             f"method.image.preprocessing.resizer: {ours.resizer}"
+            + (
+                ""
+                if ours.resize in ("squash", "longest")
+                else ", and cuts some centres a pixel off"
+            )
+        )
+
+
+def _other_texts(ours: Cleaning, to: Format) -> Iterator[str]:
+    """Yield a line where a format's library repairs texts, and the model does not, or reversely."""
+    repairs = ours not in ("none", "siglip")
+    if repairs != (to == "open_clip"):
+        yield (
+            f"texts: {to} {'leaves' if repairs else 'repairs'} broken Unicode and HTML entities "
+            f"(&amp;), which the model's own tokenizer {'repairs' if repairs else 'leaves'}"
+            + ("" if repairs else ", and joins spaces")
         )
 
 

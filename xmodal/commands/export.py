@@ -10,9 +10,13 @@ a run, or a folder or file that xmodal.load reads.
 """
 
 import argparse
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser, plugin_option
@@ -27,7 +31,7 @@ def main(
 ) -> None:
     """Export a model."""
     given = read_arguments(arguments, prog=prog, description=description)
-    with reporting(partial(print, flush=True)):
+    with reporting(partial(print, flush=True)), _removing_what_is_begun():
         with activity("importing PyTorch"):
             # Only now the slow imports: help and a wrong option have been answered.
             from xmodal.assembly.export import export
@@ -46,6 +50,21 @@ def main(
                 int8=given.int8,
             )
     print(*(printable(line) for line in [*lines, f"{given.to}: {given.format}"]), sep="\n")
+
+
+@contextmanager
+def _removing_what_is_begun() -> Iterator[None]:
+    """Have SIGTERM end the command as an error does, which removes what is not whole."""
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(*_: Any) -> None:
+    print("Terminated; nothing was written. Run the same command again.", file=sys.stderr)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def read_arguments(
@@ -87,3 +106,6 @@ def check_arguments(given: argparse.Namespace) -> None:
         raise UserError(f"--to {given.to}: name a folder on a disk")
     if Path(given.to).exists():
         raise UserError(f"--to {given.to} exists; name a folder that does not")
+    parent = next(one for one in Path(given.to).absolute().parents if one.exists())
+    if not parent.is_dir():
+        raise UserError(f"--to {given.to}: {parent} is no folder; name another place")

@@ -1,5 +1,6 @@
 """Model cards: README.md of an exported folder, as model hubs and their readers expect it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ model, processor = AutoModel.from_pretrained("FOLDER"), AutoProcessor.from_pretr
 
 model = SentenceTransformer("FOLDER")""",
 }
+# Folders of this machine before a name: to a reader of the card they say nothing.
+_FOLDERS = re.compile(r"(?<![\w.:/~-])/(?:[^\s/'\"`|,;:]+/)+(?=[^\s/])")
 _OWN = """import xmodal
 
 model = xmodal.load("FOLDER")"""
@@ -41,7 +44,8 @@ def model_card(
     """Return the card of a model: what it is, its use, its data, its metrics, its recipe.
 
     `data` are the shards by their key in the recipe, `metrics` those of the run's results, named
-    by their protocol; `notes` are lines on what was written.
+    by their protocol; `notes` are lines on what was written. Of absolute paths the last name is
+    left; addresses (`s3://…`) stay.
     """
     front = {
         "license": licence,
@@ -65,7 +69,7 @@ def model_card(
     ]
     if notes:
         parts[3:3] = ["\n".join(f"- {note}" for note in notes)]
-    return "\n\n".join(parts) + "\n"
+    return _FOLDERS.sub("", "\n\n".join(parts)) + "\n"
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

@@ -1,5 +1,6 @@
 """Sources of pretrained models: a local folder or file, or a name at the Hugging Face hub."""
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.hub import asking_hub, hub_failure
+from xmodal.small_files import read_small
 
 # In the order in which they are tried. Each has `recognises(path)` and `read(path)`.
 FORMATS = ("openai_archive", "open_clip", "sentence_transformers", "hugging_face", "big_vision")
@@ -27,8 +29,24 @@ def read_source(source: str) -> DualEncoder:
             found: DualEncoder = module.read(path)
             return found
     raise UserError(
-        f"{source} is in no format that xmodal reads ({', '.join(FORMATS)}): "
-        f"{'it has none of their files' if path.is_dir() else 'it is a single file'}"
+        f"{source} is in no format that xmodal reads ({', '.join(FORMATS)}): {_fault(path)}"
+    )
+
+
+def _fault(path: Path) -> str:
+    """Return why no format knows a folder or file."""
+    config = path / "config.json"
+    if not path.is_dir():
+        return "it is a single file of another kind, or is damaged"
+    if not config.is_file():
+        return "it has none of their files"
+    try:
+        kind = json.loads(read_small(config)).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return "its config.json is damaged; download it again"
+    return (
+        f"its config.json is of a model of type {kind}, without two towers; name a model of text "
+        "alone by method.text={kind: transformers, name: FOLDER}"
     )
 
 

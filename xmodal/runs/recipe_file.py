@@ -32,6 +32,8 @@ def read_recipe_file(run: str | Path, model: type[R]) -> R:
         fault = f"it has no {RECIPE}; train one first"
         if not Path(run).is_dir():
             fault = "it is a file" if Path(run).exists() else "there is no such folder"
+            if not Path(run).exists() and str(run).count("/") == 1 and str(run)[0] not in "./~":
+                fault += f"; of a model at the hub, write hf-hub:{run}"
         raise UserError(f"{run} is no run folder: {fault}")
     try:
         with warnings.catch_warnings():
