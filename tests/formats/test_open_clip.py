@@ -185,7 +185,7 @@ def test_models_with_other_parts_are_reported(tmp_path: Path, settings: dict, sa
         ("text", {"pooling": "mean"}, "method.text.pooling"),
         ("text", {"causal": False}, "method.text.padding"),
         ("text", {"activation": "quick_gelu"}, "method.text.activation"),
-        ("image", {"pooling": "attention"}, "timm has no vision transformer of these sizes"),
+        ("image", {"pooling": "attention"}, "which has no vision transformer of these sizes"),
     ],
 )
 def test_what_open_clip_cannot_build_is_reported(

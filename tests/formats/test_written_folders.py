@@ -119,6 +119,15 @@ def test_sentence_transformers_embeds_as_ours(references: References, tmp_path: 
             image_head={"hidden": [40], "last": "affine"},
             text_head={"normalise": True, "hidden": [40, 30], "activation": "relu"},
         ),
+        "clip_text": random_model(
+            image={"kind": "timm", "name": "test_resnet", "size": 24},
+            image_head={"hidden": [40], "last": "affine"},
+            text=TEXT,
+            text_head={"last": "affine"},
+        ),
+        "clip_image": random_model(
+            text=chinese, text_head={"hidden": [30]}, image_head={"normalise": True}
+        ),
         "no_heads": random_model(
             image={
                 "kind": "timm",
@@ -162,11 +171,12 @@ def test_a_part_without_a_place_is_named(keys: dict[str, Any], part: str, tmp_pa
 
 
 def test_a_part_that_no_module_is_for_is_named(tmp_path: Path) -> None:
-    timm = {"kind": "timm", "name": "test_vit", "size": 160, "pooling": "mean"}
+    timm = {"kind": "timm", "name": "test_vit", "size": 160}
     for image, text, part in (
-        (timm, TEXT, "method.text of kind clip_text beside method.image of kind timm"),
-        (IMAGE, {"kind": "gru"}, "method.image of kind vit beside method.text of kind gru"),
+        (timm, TEXT | {"causal": False}, "method.text.causal: False"),
+        (timm | {"pooling": "mean"}, TEXT, "method.image.pooling: mean"),
+        (IMAGE, {"kind": "gru"}, "method.text of kind gru beside method.image of kind vit"),
     ):
         model, tokenizer = random_model(image=image, text=text | {"tokenizer": {"kind": "bytes"}})
-        with pytest.raises(UserError, match=f"sentence-transformers cannot express {part}"):
+        with pytest.raises(UserError, match=f"transformers cannot express {part}"):
             sentence_transformers.write(model, tokenizer, tmp_path / "new")

@@ -15,7 +15,7 @@ from xmodal.errors import UserError
 from xmodal.extras import require
 from xmodal.formats import hugging_face_names as names
 from xmodal.formats.dual_encoder import DualEncoder, objective_of
-from xmodal.formats.hugging_face_settings import ACTIVATIONS, settings_of
+from xmodal.formats.hugging_face_settings import ACTIVATIONS, settings_of, tower_settings
 from xmodal.formats.processor_files import read_preprocessing, write_preprocessing
 from xmodal.formats.tensors import Rule, read_by, write_by
 from xmodal.formats.tokenizer_files import special_tokens, write_json, write_tokenizer
@@ -91,6 +91,25 @@ def write(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) -> None
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(tokenizer, model.tokenizer, folder)
     write_preprocessing(model.image, _PROCESSORS[kind], folder)
+    write_json(folder / "config.json", settings)
+    write_weights(tensors, folder / "model.safetensors")
+
+
+def write_tower(model: DualEncoder, side: str, tokenizer: CaptionTokenizer, folder: Path) -> None:
+    """Write the tower of a side without its projection, as the half of a CLIP of transformers.
+
+    Raises `UserError`, which names the part, for a tower that is none.
+    """
+    settings = tower_settings(getattr(model, side), special_tokens(tokenizer))
+    own = {name: model.weights[name] for name in model.weights if f"{side}.backbone." in name}
+    named = write_by(names.CLIP, own, "the format of transformers")
+    tensors = {name.partition(".")[2]: one for name, one in named.items()}
+    folder.mkdir(parents=True)
+    if side == "text":
+        settings["vocab_size"] = len(tensors[_WORDS.partition(".")[2]])
+        write_tokenizer(tokenizer, model.tokenizer, folder)
+    else:
+        write_preprocessing(model.image, "CLIP", folder, alone=True)
     write_json(folder / "config.json", settings)
     write_weights(tensors, folder / "model.safetensors")
 

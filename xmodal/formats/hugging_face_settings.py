@@ -54,21 +54,41 @@ def refused(what: str) -> UserError:
     return UserError(f"the format of transformers cannot express {what}; export to another format")
 
 
+def tower_settings(tower: VitConfig | ClipTextConfig, special: SpecialTokens) -> dict[str, Any]:
+    """Return the settings of CLIP's tower of images or of texts alone, without its projection.
+
+    Raises `UserError`, which names the first part that such a tower has not.
+    """
+    side = "image" if isinstance(tower, VitConfig) else "text"
+    if faults := [*_tower_faults(side, tower, "clip")]:
+        raise refused(f"{faults[0]}, where a CLIP has none")
+    if isinstance(tower, VitConfig):
+        return {"architectures": ["CLIPVisionModel"], "dtype": "float32", **_vision(tower, "clip")}
+    settings = _text(tower, "clip") | _ends(tower, special)
+    return {"architectures": ["CLIPTextModel"], "dtype": "float32", **settings}
+
+
 def _faults(model: DualEncoder, image: VitConfig, text: ClipTextConfig, kind: str) -> Iterator[str]:
     """Yield the keys by which a model is neither of transformers' kinds."""
-    for side, tower, fixed in (("image", image, _IMAGES[kind]), ("text", text, _TEXTS[kind])):
-        for key, value in fixed.items():
-            if getattr(tower, key) != value:
-                yield f"method.{side}.{key}: {getattr(tower, key)}"
-        if tower.layer_scale is not None:
-            yield f"method.{side}.layer_scale: {tower.layer_scale}"
-    if image.norm_after_pooling:
-        yield "method.image.norm_after_pooling: true"
-    if kind == "clip" and text.pooling not in ("end_of_text", "last"):
-        yield f"method.text.pooling: {text.pooling}"
+    yield from _tower_faults("image", image, kind)
+    yield from _tower_faults("text", text, kind)
     yield from _wrong_heads(model, kind)
     if kind == "clip" and "loss.bias" in model.weights:
         yield f"method.objective of kind {model.objective.kind}, whose bias"
+
+
+def _tower_faults(side: str, tower: VitConfig | ClipTextConfig, kind: str) -> Iterator[str]:
+    fixed = _IMAGES if isinstance(tower, VitConfig) else _TEXTS
+    for key, value in fixed[kind].items():
+        if getattr(tower, key) != value:
+            yield f"method.{side}.{key}: {getattr(tower, key)}"
+    if tower.layer_scale is not None:
+        yield f"method.{side}.layer_scale: {tower.layer_scale}"
+    if isinstance(tower, VitConfig):
+        if tower.norm_after_pooling:
+            yield "method.image.norm_after_pooling: true"
+    elif kind == "clip" and tower.pooling not in ("end_of_text", "last"):
+        yield f"method.text.pooling: {tower.pooling}"
 
 
 def _wrong_heads(model: DualEncoder, kind: str) -> Iterator[str]:
@@ -89,10 +109,6 @@ def _last(head: HeadConfig | None) -> str | None:
 def _clip(
     model: DualEncoder, image: VitConfig, text: ClipTextConfig, special: SpecialTokens
 ) -> dict[str, Any]:
-    ends = {"bos_token_id": special.start, "pad_token_id": special.pad}
-    end = special.end if text.end is None else text.end
-    if end is None:
-        raise refused("a tokenizer without an end token, at which CLIP's texts are pooled")
     shared = {"projection_dim": model.embedding}
     return {
         "architectures": ["CLIPModel"],
@@ -100,9 +116,16 @@ def _clip(
         "dtype": "float32",
         "logit_scale_init_value": math.log(getattr(model.objective, "scale", 1 / 0.07)),
         **shared,
-        "text_config": _text(text, "clip") | ends | {"eos_token_id": end} | shared,
+        "text_config": _text(text, "clip") | _ends(text, special) | shared,
         "vision_config": _vision(image, "clip") | shared,
     }
+
+
+def _ends(text: ClipTextConfig, special: SpecialTokens) -> dict[str, Any]:
+    end = special.end if text.end is None else text.end
+    if end is None:
+        raise refused("a tokenizer without an end token, at which CLIP's texts are pooled")
+    return {"bos_token_id": special.start, "pad_token_id": special.pad, "eos_token_id": end}
 
 
 def _siglip(

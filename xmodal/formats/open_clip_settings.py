@@ -164,7 +164,11 @@ def _timm_twin(image: VitConfig, head: HeadConfig | None, embedding: int) -> dic
         if _network(build) == wanted:
             twin = TimmConfig(name=name, size=image.size, pooling=image.pooling)
             return _timm(twin, head, embedding)
-    raise _cannot("image", f"timm has no vision transformer of these sizes for {image.size} pixels")
+    raise _cannot(
+        "image",
+        "it builds such by their names in timm, which has no vision transformer of these sizes "
+        f"for {image.size} pixels",
+    )
 
 
 def _network(build: Any) -> tuple[Any, ...]:

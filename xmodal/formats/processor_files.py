@@ -37,8 +37,11 @@ def read_preprocessing(folder: Path, size: int) -> PreprocessingConfig:
         ) from None
 
 
-def write_preprocessing(image: ImageEncoderConfig, processor: str, folder: Path) -> None:
-    """Write how images are prepared, for a processor of transformers (`CLIP`, `Siglip`).
+def write_preprocessing(
+    image: ImageEncoderConfig, processor: str, folder: Path, *, alone: bool = False
+) -> None:
+    """Write how images are prepared, for a processor of transformers (`CLIP`, `Siglip`), or for a
+    tower of images alone.
 
     A model that crops before it resizes is written as one that resizes before it crops: they differ
     by less than a pixel. Raises `UserError` for one that fills what images lack of a square.
@@ -67,6 +70,9 @@ def write_preprocessing(image: ImageEncoderConfig, processor: str, folder: Path)
         "do_convert_rgb": True,
         "rescale_factor": 1 / 255,
     }
+    if alone:
+        write_json(folder / "preprocessor_config.json", settings)
+        return
     name = {"processor_class": f"{processor}Processor"}
     # Today's file, and that of versions before 5, which servers have.
     write_json(folder / "processor_config.json", name | {"image_processor": settings})

@@ -14,13 +14,16 @@ from torch import Tensor
 from xmodal.data.preprocessing import PreprocessingConfig
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
+from xmodal.formats import hugging_face
 from xmodal.formats.dual_encoder import DualEncoder
 from xmodal.formats.tokenizer_files import write_json, write_tokenizer
 from xmodal.formats.weight_files import write_weights
 from xmodal.models.config import HeadConfig
 from xmodal.models.heads.mlp import MlpConfig
 from xmodal.models.images.timm_model import TimmConfig
+from xmodal.models.images.vit import VitConfig
 from xmodal.models.texts.pretrained import TransformersConfig
+from xmodal.models.texts.text_transformer import ClipTextConfig
 
 ROUTER = "sentence_transformers.base.modules.router.Router"
 TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
@@ -39,18 +42,27 @@ def write_router(model: DualEncoder, tokenizer: CaptionTokenizer, folder: Path) 
     Raises `UserError` for a part that no module of sentence-transformers is for.
     """
     image, text = model.image, model.text
-    if not isinstance(image, TimmConfig):
+    if not isinstance(image, TimmConfig | VitConfig):
         raise refused(f"method.image of kind {image.kind} beside method.text of kind {text.kind}")
-    if not isinstance(text, TransformersConfig):
+    if not isinstance(text, TransformersConfig | ClipTextConfig):
         raise refused(f"method.text of kind {text.kind} beside method.image of kind {image.kind}")
-    if image.pooling is not None:  # the library norms before or after it by its own rule
+    # Of timm's the library norms before or after it by its own rule.
+    if isinstance(image, TimmConfig) and image.pooling is not None:
         raise refused(f"method.image.pooling: {image.pooling}")
     images, texts = (_part(model.weights, f"{side}.") for side in ("image", "text"))
     head = _part(texts, "head.")
     width = next((one.shape[1] for one in head.values() if one.ndim == 2), model.embedding)
-    kinds = _write_text(text, texts, tokenizer, width, folder)
+    kinds = (
+        _write_text(text, texts, tokenizer, width, folder)
+        if isinstance(text, TransformersConfig)
+        else _write_tower(model, "text", tokenizer, folder)
+    )
     kinds |= _write_head(model.text_head, head, folder, "text")
-    kinds |= _write_image(image, images, folder)
+    kinds |= (
+        _write_image(image, images, folder)
+        if isinstance(image, TimmConfig)
+        else _write_tower(model, "image", tokenizer, folder)
+    )
     kinds |= _write_head(model.image_head, _part(images, "head."), folder, "image")
     ways = {side: [name for name in kinds if name.startswith(side)] for side in ("text", "image")}
     parameters = {"default_route": "text", "allow_empty_key": True}
@@ -111,6 +123,16 @@ def _write_text(
     settings = {"embedding_dimension": width, "pooling_mode": _POOLINGS[text.pooling]}
     _write_module(pooling, settings | {"include_prompt": True})
     return {place.name: TRANSFORMER, pooling.name: _POOLING}
+
+
+def _write_tower(
+    model: DualEncoder, side: str, tokenizer: CaptionTokenizer, folder: Path
+) -> dict[str, str]:
+    """Write half of a CLIP."""
+    place = folder / f"{side}_0_Transformer"
+    hugging_face.write_tower(model, side, tokenizer, place)
+    write_transformer(place, {side: "pooler_output"}, {side: "forward"}, "sentence_embedding")
+    return {place.name: TRANSFORMER}
 
 
 def _write_image(image: TimmConfig, weights: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
