@@ -29,7 +29,7 @@ from xmodal.evaluation.protocols.registry import protocol
 
 STEPS = 10
 CPU = torch.device("cpu")
-NO_TWIN = "open_clip's format cannot express method.image: timm has no vision transformer of these"
+NO_TWIN = "open_clip's format cannot express method.image: it builds such by their names in timm"
 
 
 @dataclass

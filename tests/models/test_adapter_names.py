@@ -12,6 +12,7 @@ from xmodal.errors import UserError
 from xmodal.formats import hugging_face
 from xmodal.methods.clip import Clip, ClipConfig
 from xmodal.models.adapter_files import save_adapter
+from xmodal.models.adapter_names import PREFIX, from_transformers, to_transformers
 from xmodal.models.adapters import adapted_encoders, base_weights
 
 CLASSES = {"image": "CLIPVisionModel", "text": "CLIPTextModel"}
@@ -149,3 +150,11 @@ def test_what_does_not_fit_says_what_to_write(folder: Path, tmp_path: Path) -> N
     assert "lacks blocks.0.attn.proj.lora_A.weight; change method.text.lora.targets to [" in other
     assert other.endswith("[attn.qkv]")
     assert "DoRA of some of q_proj, k_proj and v_proj" in refusal(two, dora=True, rank=8, alpha=16)
+
+
+def test_names_without_a_place_there_stay_ours() -> None:
+    names = ("blocks.0.attn.qkv.lora_A.weight", "attn_pool.proj.lora_A.weight")
+    tensors = {PREFIX + name: torch.ones(2, 3) for name in names}
+    assert to_transformers(tensors) is None
+    found, times = from_transformers(tensors, "vision_model")
+    assert (found, times) == (tensors, 1)  # and those of before are read
