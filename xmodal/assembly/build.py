@@ -18,6 +18,10 @@ from xmodal.runs.averages import Weights, load_chosen_weights
 from xmodal.runs.checkpoints.integrity import check_whole_checkpoint
 from xmodal.runs.run import Run
 
+# Least share of a text encoder's ids that its tokenizer gives. A model's own gives nearly all, one
+# whose vocabulary is lost a few special ones.
+FEWEST_IDS = 1 / 32
+
 
 def build_method(
     recipe: Recipe, vocabulary: int, device: torch.device, *, of_run: Path | None = None
@@ -87,14 +91,14 @@ def with_vocabulary(
 def check_ids(method: Method, tokenizer: CaptionTokenizer) -> None:
     """Raise `UserError` where the tokenizer is not the one of a text encoder's ids.
 
-    It gives ids that the encoder has not, fewer than half of those that it has, or captions
-    without the end that the encoder pools.
+    It gives ids that the encoder has not, far fewer than it has, or captions without the end that
+    the encoder pools.
     """
     for encoder in encoders_of(method).values():
         if encoder.token_ids is None:
             continue
         ids, end = tokenizer.largest_id + 1, encoder.end_id
-        if not encoder.token_ids / 2 <= ids <= encoder.token_ids:
+        if not FEWEST_IDS * encoder.token_ids <= ids <= encoder.token_ids:
             fault = f"has ids up to {ids - 1}, and method.text those below {encoder.token_ids}"
         elif end is not None and end not in tokenizer([""])[0]:
             fault = f"does not end captions with the id {end}, which method.text.end looks for"
