@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+HUB = "hf-hub:"  # a name that begins so is one at the hub
+
 
 @contextmanager
 def asking_hub() -> Iterator[None]:

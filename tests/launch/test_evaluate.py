@@ -5,12 +5,23 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+import xmodal
 from tests.commands import evaluate, train
+from tests.commands import run as command
 from tests.launch.conftest import STEPS
+from tests.pretrained_models import write_pretrained
 from tests.run_folders import measured, results
 from tests.shard_sets import encode, plain, write_shards
+from xmodal.data.evaluation import EvaluationSet
+from xmodal.data.manifest import read_manifest
+from xmodal.data.reader import SampleReader
+from xmodal.evaluation.config import EvaluationConfig
+from xmodal.evaluation.retrieval import evaluate_retrieval
 from xmodal.runs.run import Run
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -181,6 +192,39 @@ def test_output_takes_a_folder_of_its_own_alone(run: Path, scenes: Path, tmp_pat
     assert contents(tmp_path) == {**before, tmp_path / "notes": b"mine"}
 
 
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_pretrained_model_is_measured(ranks: int, scenes: Path, tmp_path: Path) -> None:
+    source, to = write_pretrained(tmp_path / "models" / "clip"), tmp_path / "results"
+    files = contents(source)
+    words = (source, "--data", scenes / "val", "--output", to)
+    done = evaluate(*words, ranks=ranks)
+    assert done.folder == to
+    assert f"\n{source} on {scenes}/val by relevance" in f"\n{done.out}"
+    assert done.out.count("report: ") == 1
+    model, data = xmodal.load(source, device="cpu"), read_manifest(str(scenes / "val"))
+    dataset = EvaluationSet(SampleReader(data), model.transform, model.tokenizer)
+    given = (model.method, dataset, data.relevance, EvaluationConfig())
+    expected = evaluate_retrieval(*given, device=CPU, workers=0, max_bad_share=0)
+    assert results(to) == pytest.approx(expected.metrics)
+    assert contents(source) == files
+    assert evaluate(*words).folder == to  # the same measurement again
+    weights = measured(to)["weights"]
+    other = write_pretrained(tmp_path / "other" / "clip", embedding=4)
+    assert "holds results of something else" in evaluate(other, *words[1:]).error
+    assert measured(to)["weights"] == weights
+
+
+@pytest.mark.parametrize("to", ["xmodal", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_an_exported_model_is_measured_as_its_run(to: str, run: Path, tmp_path: Path) -> None:
+    own, folder = results(evaluate(run).folder), tmp_path / "model"
+    assert command("export.py", run, "--to", folder, "--format", to).code == 0
+    files = contents(folder)
+    assert "name a folder for the results: --output DIR" in evaluate(folder).error
+    done = evaluate(folder, "--output", tmp_path / "results")  # on the shards of its recipe
+    assert results(done.folder) == pytest.approx(own, abs=1e-6 if to == "xmodal" else 1e-3)
+    assert contents(folder) == files
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_checkpoints_that_ranks_share(zero: int, recipe: Path, tmp_path: Path) -> None:
@@ -285,9 +329,24 @@ MISTAKES = {
         ["RUN", "--gallery", "SCENES/val"],
         "--gallery is for composed queries, and RUN has none",
     ),
-    "a folder that is none": (["SCENES"], "is no run folder: it has no recipe.yaml"),
+    "a folder that is none": (["SCENES"], "is no run folder; to measure a model that"),
     "a folder that is missing": (["SCENES/x"], "x is no run folder: there is no such folder"),
-    "a file": (["RUN/recipe.yaml"], "recipe.yaml is no run folder: it is a file"),
+    "a model and no data": (
+        ["hf-hub:a/b", "--output", "x"],
+        "no shards to measure on; give --data",
+    ),
+    "a model and no folder for results": (
+        ["RUN/checkpoints", "--data", "x"],
+        "checkpoints is no run folder; to measure a model that is none, name a folder for the",
+    ),
+    "a model and a checkpoint": (
+        ["RUN/recipe.yaml", "--checkpoint", "best"],
+        "recipe.yaml is no run folder: it has no checkpoint or weights to choose",
+    ),
+    "a file": (
+        ["RUN/recipe.yaml", "--data", "SCENES/val", "--output", "RUN/new"],
+        "recipe.yaml is in no format that xmodal reads",
+    ),
     "a checkpoint that is not kept": (
         ["RUN", "--checkpoint", "step-3"],
         "keeps no checkpoint step-3; there are: step-",

@@ -1,19 +1,15 @@
 """Embedding of a shard set by a model: what is encoded, and what the folder is described by."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from xmodal.activity import activity
 from xmodal.assembly.checks import check_sample_spec
-from xmodal.assembly.folders import is_folder_of_model
-from xmodal.assembly.model import Model, load
-from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.assembly.model import Model
+from xmodal.assembly.model_digest import model_digest
+from xmodal.assembly.model_source import ModelSource
 from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.composed import ComposedSet
 from xmodal.data.config import DataConfig
@@ -27,11 +23,7 @@ from xmodal.data.storage import is_remote
 from xmodal.distributed.environment import Environment
 from xmodal.errors import UserError
 from xmodal.evaluation.retrieval import NAMED_FAULTS
-from xmodal.formats.onnx_model import OnnxMethod
-from xmodal.formats.source import HUB
-from xmodal.runs.averages import Weights
-from xmodal.runs.recipe_file import RECIPE
-from xmodal.runs.run import Run
+from xmodal.hub import HUB
 from xmodal.search.embeddings import DataInfo, EmbeddingsInfo, ModelInfo, Side
 from xmodal.search.output_folder import OutputFolder
 from xmodal.search.shard_embedder import (
@@ -63,32 +55,6 @@ class EmbeddingRequest:
     batch_size: int | None = None
     workers: int | None = None
     max_bad_share: float | None = None
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model by what `xmodal.load` takes; of a run, the checkpoint by its own name."""
-
-    source: str
-    checkpoint: str | None
-    weights: Weights | None
-    recipe: Recipe | None  # where it is a run, or was exported from one
-
-    def load(self, device: torch.device) -> Model:
-        """Load the model."""
-        checkpoint = self.checkpoint or "latest"
-        return load(self.source, checkpoint=checkpoint, weights=self.weights, device=device)
-
-
-def find_model(source: str, checkpoint: str, weights: Weights | None) -> ModelSource:
-    """Find a model without reading its weights; raises `UserError` where there is none."""
-    recipe = load_recipe(source) if (Path(source) / RECIPE).is_file() else None
-    if is_folder_of_model(source):
-        if checkpoint != "latest" or weights:
-            raise UserError(f"{source} is no run folder: it has no checkpoint or weights to choose")
-        return ModelSource(source, None, None, recipe)
-    recipe = recipe or load_recipe(source)  # which says what is missing
-    return ModelSource(source, Run(source).find_checkpoint(checkpoint).name, weights, recipe)
 
 
 def load_embedder(
@@ -218,22 +184,3 @@ def describe_embeddings(
 def absolute(url: str) -> str:
     """Return a path that means the same in every working directory; URLs stay as they are."""
     return url if is_remote(url) else str(Path(url).absolute())
-
-
-def model_digest(model: Model) -> str:
-    """Return the digest of everything that embeddings depend on: settings, tokenizer, weights."""
-    settings = {
-        "method": model.recipe.method.model_dump(mode="json"),
-        "preprocessing": repr(model.transform),
-        "tokenizer": model.tokenizer.tokenizer.to_str(),
-        "context": model.tokenizer.context,
-        "bf16": model.method.bf16,
-    }
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
-    for name, tensor in model.method.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
-    for path in model.method.files if isinstance(model.method, OnnxMethod) else ():
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()

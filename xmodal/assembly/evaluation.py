@@ -1,4 +1,4 @@
-"""Evaluation of a run's checkpoint: its method, its shards, and the folder for its results."""
+"""Evaluation of a model: its method, its shards, and the folder for its results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,15 @@ from pathlib import Path
 
 import torch
 
-from xmodal.assembly.build import load_method
 from xmodal.assembly.checks import check_sample_spec
 from xmodal.assembly.data import Shards, evaluation_transform
+from xmodal.assembly.model import Model
+from xmodal.assembly.model_digest import model_digest
+from xmodal.assembly.model_source import ModelSource
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import GALLERY
 from xmodal.data.composed import ComposedSet
+from xmodal.data.config import DataConfig
 from xmodal.data.evaluation import EvaluationSet
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.sample_spec import evaluated_parts
@@ -34,10 +37,10 @@ from xmodal.evaluation.retrieval import (
     sets_to_measure,
 )
 from xmodal.methods.method import Method
-from xmodal.runs.averages import Weights, read_averages
+from xmodal.runs.averages import read_averages
 from xmodal.runs.checkpoints.integrity import digest_of
 from xmodal.runs.recipe_file import dump_recipe
-from xmodal.runs.run import Run, read_state
+from xmodal.runs.run import read_state
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,6 @@ class EvaluationRequest:
         protocols: names.
         output: folder for the results.
         submission: folder for the files of CIRR's server.
-        weights: which of the checkpoint's; None: the averaged ones where it has them.
     """
 
     data: str | None = None
@@ -59,24 +61,30 @@ class EvaluationRequest:
     protocols: list[str] | None = None
     output: str | None = None
     submission: str | None = None
-    weights: Weights | None = None
     probe_train: str | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The method of a checkpoint, and the sets to measure it on."""
+    """A model, and the sets to measure it on."""
 
-    recipe: Recipe
-    run: Run
-    checkpoint: Path
+    source: ModelSource
     request: EvaluationRequest
-    method: Method
+    model: Model
     shards: Manifest
     dataset: EvaluationSet | ComposedSet
     gallery: EvaluationSet | None
     probe_train: EvaluationSet | None  # where a protocol is fitted
-    weights: Weights  # that the method has
+
+    @property
+    def recipe(self) -> Recipe:
+        """The model's recipe."""
+        return self.model.recipe
+
+    @property
+    def method(self) -> Method:
+        """The model's method."""
+        return self.model.method
 
     def measure(self, device: torch.device) -> Retrieval:
         """Return metrics and retrieved examples. All ranks call this together."""
@@ -103,32 +111,33 @@ class Evaluation:
         gallery = self.gallery.reader.manifest if self.gallery else None
         probe_train = self.probe_train.reader.manifest if self.probe_train else None
         names = self._resolve(self.request.protocols or self.recipe.evaluation.protocols)
-        weights, config = digest_of(self.checkpoint), self.recipe.evaluation
+        source = self.source
         return describe(
-            self.checkpoint.name,
-            weights,
+            source.path.name,
+            digest_of(source.path) if source.run else model_digest(self.model),
             self.shards,
             gallery,
             probe_train,
             names,
-            config,
-            averaged=self.weights == "averaged",
+            self.recipe.evaluation,
+            averaged=self.model.weights == "averaged",
         )
 
     def write(self, retrieval: Retrieval, measured: Measured) -> Path:
         """Write results and report into the folder that they belong in, and return it."""
         gallery = self.gallery.reader if self.gallery else None
         examples = load_examples(retrieval.examples, self.dataset.reader, gallery)
-        folder = self.results_folder(measured)
+        folder, run = self.results_folder(measured), self.source.run
+        ended = read_state(self.source.path).get("stopped") if run and folder == run.path else None
         write_results(
             folder,
-            self.run.path.name,
+            (run.path if run else self.source.path).name,
             retrieval.metrics,
             examples,
             measured,
             recipe=dump_recipe(self.recipe),
-            history=self.run.history(),
-            ended=read_state(self.checkpoint).get("stopped") if folder == self.run.path else None,
+            history=run.history() if run else (),
+            ended=ended,
             per_query=retrieval.per_query,
         )
         return folder
@@ -138,7 +147,10 @@ class Evaluation:
 
         Raises `UserError` where it holds something else, or cannot be written in.
         """
-        run, output = self.run, self.request.output
+        run, output = self.source.run, self.request.output
+        if run is None:
+            check_folder(Path(str(output)), measured)
+            return Path(str(output))
         theirs = read_results(run.path)[1]
         is_own = self.is_runs_own(measured)
         if not output and is_own and (theirs is None or measured.of_same_data(theirs)):
@@ -152,15 +164,18 @@ class Evaluation:
         """Return whether training measures the same: newest checkpoint, weights, data and
         protocols.
         """
-        data, request = self.recipe.data, self.request
+        data, request, run = self.recipe.data, self.request, self.source.run
         given = (
             (request.data, data.val),
             (request.gallery, data.gallery),
             (request.probe_train, data.probe_train),
         )
         return (
-            self.run.latest() == self.checkpoint
-            and (measured.averaged or not read_averages(self.checkpoint, self.recipe.training.zero))
+            run is not None
+            and run.latest() == self.source.path
+            and (
+                measured.averaged or not read_averages(self.source.path, self.recipe.training.zero)
+            )
             and all(url is None or (ours and place(url) == place(ours)) for url, ours in given)
             and set(measured.protocols) == set(self._resolve(self.recipe.evaluation.protocols))
         )
@@ -170,26 +185,37 @@ class Evaluation:
 
 
 def load_evaluation(
-    recipe: Recipe, run: Run, checkpoint: Path, request: EvaluationRequest, device: torch.device
+    source: ModelSource, request: EvaluationRequest, device: torch.device
 ) -> Evaluation:
-    """Load a checkpoint and its sets; raises `UserError` where method and data do not fit."""
-    data = recipe.data
-    url = data.val if request.data is None else request.data
-    shards = read_manifest(str(url), data.access, data.cache)
-    probe_shards = _probe_shards(recipe, request)
-    method, tokenizer, weights = load_method(recipe, run, checkpoint, device, request.weights)
-    contents = method.contents
-    gallery_url = _gallery_url(recipe, run, request, composed=contents.composed)
+    """Load a model and its sets; raises `UserError` where they do not fit each other."""
+    url, data = _data(source, request)
+    shards = read_manifest(url, data.access, data.cache)
+    probe_shards = _probe_shards(source.recipe, data, request)
+    model = source.load(device)
+    recipe, contents, given = (
+        model.recipe,
+        model.method.contents,
+        (model.transform, model.tokenizer),
+    )
+    gallery_url = _gallery_url(source, data, request, composed=contents.composed)
     gallery_shards = read_manifest(gallery_url, data.access, data.cache) if gallery_url else None
-    transform = evaluation_transform(recipe)
-    dataset, gallery = sets_to_measure(contents, shards, gallery_shards, transform, tokenizer)
-    probe_train = images_to_fit_on(probe_shards, transform, tokenizer)
+    dataset, gallery = sets_to_measure(contents, shards, gallery_shards, *given)
+    probe_train = images_to_fit_on(probe_shards, *given)
     for read, parts in ((dataset, contents), (gallery, GALLERY), (probe_train, GALLERY)):
         if read is not None:
             held = evaluated_parts(read.reader, parts)
-            check_sample_spec(recipe, read.reader.manifest.url, read.kind, held, local=method.local)
-    sets = (shards, dataset, gallery, probe_train)
-    return Evaluation(recipe, run, checkpoint, request, method, *sets, weights)
+            check_sample_spec(
+                recipe, read.reader.manifest.url, read.kind, held, local=model.method.local
+            )
+    return Evaluation(source, request, model, shards, dataset, gallery, probe_train)
+
+
+def _data(source: ModelSource, request: EvaluationRequest) -> tuple[str, DataConfig]:
+    """Return the URL of the shards to measure on, and the settings by which shards are read."""
+    if source.recipe is None:
+        return str(request.data), DataConfig.model_validate({"train": request.data})
+    data = source.recipe.data
+    return str(data.val if request.data is None else request.data), data
 
 
 def measure(
@@ -238,10 +264,12 @@ def measure_shards(
     return measure(recipe, method, *sets, probe_train, shards.val, None, device)
 
 
-def _probe_shards(recipe: Recipe, request: EvaluationRequest) -> Manifest | None:
+def _probe_shards(
+    recipe: Recipe | None, data: DataConfig, request: EvaluationRequest
+) -> Manifest | None:
     """Return the shards that probes are fitted on; None where there is no such protocol."""
-    data = recipe.data
-    if not needs_training_set(request.protocols or recipe.evaluation.protocols or []):
+    own = recipe.evaluation.protocols if recipe else None
+    if not needs_training_set(request.protocols or own or []):
         if request.probe_train:
             raise UserError("--probe-train is for --protocol linear-probe and knn; name one")
         return None
@@ -250,15 +278,15 @@ def _probe_shards(recipe: Recipe, request: EvaluationRequest) -> Manifest | None
 
 
 def _gallery_url(
-    recipe: Recipe, run: Run, request: EvaluationRequest, *, composed: bool
+    source: ModelSource, data: DataConfig, request: EvaluationRequest, *, composed: bool
 ) -> str | None:
     """Return the shards that composed queries are searched in; None for other methods."""
     if not composed:
         for option in ("gallery", "submission"):
             if getattr(request, option):
-                raise UserError(f"--{option} is for composed queries, and {run.path} has none")
+                raise UserError(f"--{option} is for composed queries, and {source.source} has none")
         return None
-    url = request.gallery or recipe.data.gallery
+    url = request.gallery or data.gallery
     if url is None:
-        raise UserError(f"{run.path} was trained without data.gallery; give --gallery URL")
+        raise UserError(f"{source.source} was trained without data.gallery; give --gallery URL")
     return url

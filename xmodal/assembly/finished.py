@@ -29,8 +29,7 @@ def is_finished(run: Run, recipe: Recipe, timeline: Timeline, progress: Progress
 def finished_lines(run: Run, recipe: Recipe, progress: Progress, timeline: Timeline) -> list[str]:
     """Return log lines about a finished run that is started again."""
     steps = timeline.total
-    is_early = progress.stopped and progress.step < steps
-    end = ended_early(progress, steps) if is_early else f"Finished: step {steps} of {steps}"
+    end = ended_early(progress, steps) if progress.stopped else f"Finished: step {steps} of {steps}"
     lines = [f"{end}. For another training, name another run=DIR."]
     without_effect = changes(load_recipe(run.path), recipe, apart_from=Mark.LASTING)
     changed = [line.split(":")[0] for line in without_effect]

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from xmodal.assembly.build import build_method, check_ids
+from xmodal.assembly.model_source import is_exported
 from xmodal.assembly.pretrained import describe, load_pretrained
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.assembly.vocabulary import load_tokenizer
@@ -12,24 +13,11 @@ from xmodal.components.validation import validate
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.formats.onnx_model import OnnxMethod
-from xmodal.formats.source import HUB
 from xmodal.formats.weight_files import open_weights
 from xmodal.methods.method import Method
-from xmodal.runs.recipe_file import RECIPE
 from xmodal.runs.run import Run
 
 Loaded = tuple[Method, Recipe, CaptionTokenizer]
-
-
-def is_folder_of_model(source: str | Path) -> bool:
-    """Return whether a source is something else than a run: an exported folder, that of another
-    library, a file, or, by its prefix alone, a name at the hub.
-    """
-    path = Path(source)
-    if str(source).startswith(HUB) or path.is_file():
-        return True
-    is_run = (path / RECIPE).exists() or Run(path).checkpoints.exists()
-    return _is_exported(path) or (path.is_dir() and any(path.iterdir()) and not is_run)
 
 
 def load_folder(source: str | Path, device: torch.device) -> Loaded:
@@ -39,13 +27,7 @@ def load_folder(source: str | Path, device: torch.device) -> Loaded:
     Raises `UserError` where it is neither, or damaged.
     """
     path = Path(source)
-    return _exported(path, device) if _is_exported(path) else _pretrained(str(source), device)
-
-
-def _is_exported(path: Path) -> bool:
-    if not (path / RECIPE).is_file() or Run(path).checkpoints.exists():
-        return False
-    return any(one.suffix in {".safetensors", ".onnx"} for one in path.iterdir())
+    return _exported(path, device) if is_exported(path) else _pretrained(str(source), device)
 
 
 def _exported(path: Path, device: torch.device) -> Loaded:

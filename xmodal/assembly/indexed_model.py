@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import cast
 
-from xmodal.assembly.embedding_job import model_digest
-from xmodal.assembly.folders import is_folder_of_model
 from xmodal.assembly.model import Model, load
+from xmodal.assembly.model_digest import model_digest
+from xmodal.assembly.model_source import is_folder_of_model
 from xmodal.errors import UserError
 from xmodal.runs.averages import Weights
 from xmodal.search.embeddings import ModelInfo

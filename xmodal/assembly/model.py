@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xmodal.assembly.build import load_method
 from xmodal.assembly.data import evaluation_transform
-from xmodal.assembly.folders import is_folder_of_model, load_folder
+from xmodal.assembly.folders import load_folder
 from xmodal.assembly.inputs import (
     Picture,
     check_batch_size,
@@ -21,6 +21,7 @@ from xmodal.assembly.inputs import (
     read_pictures,
     read_texts,
 )
+from xmodal.assembly.model_source import is_folder_of_model
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch

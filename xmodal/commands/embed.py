@@ -13,19 +13,16 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xmodal.activity import printed, reporting
 from xmodal.arguments import ArgumentParser, plugin_option
-from xmodal.assembly.recipe import load_recipe
+from xmodal.assembly.model_source import ModelSource, find_model
 from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError, printable
 
 if TYPE_CHECKING:
     from xmodal.search.embeddings import EmbeddingsInfo
-
-HUB = "hf-hub:"
 
 
 def main(
@@ -33,25 +30,23 @@ def main(
 ) -> None:
     """Embed a shard set, as one rank of a job."""
     given = read_arguments(arguments, prog=prog, description=description)
-    if not given.model.startswith(HUB) and not Path(given.model).exists():
-        load_recipe(given.model)  # which says that there is none
+    model = find_model(given.model, given.checkpoint, given.weights)
     # Only now the slow imports: help and a wrong model have been answered.
     from xmodal.distributed.peers import losing_peers
 
     with losing_peers():
-        embed(given)
+        embed(model, given)
 
 
-def embed(given: argparse.Namespace) -> None:
+def embed(model: ModelSource, given: argparse.Namespace) -> None:
     """Load the model, and embed this rank's shards."""
-    from xmodal.assembly.embedding_job import EmbeddingRequest, find_model, load_embedder
+    from xmodal.assembly.embedding_job import EmbeddingRequest, load_embedder
     from xmodal.distributed.environment import start
     from xmodal.distributed.pulse import watching_peers
     from xmodal.search.embedding_run import embed_shards
     from xmodal.training.config import TrainingConfig
     from xmodal.training.preemption import Preemption
 
-    model = find_model(given.model, given.checkpoint, given.weights)
     request = EmbeddingRequest(
         given.data, given.to, given.dtype, given.batch_size, given.workers, given.max_bad_share
     )

@@ -1,12 +1,14 @@
-"""Measure a run's checkpoint: retrieval of captions, of classes, of images; gap, zero-shot, probes.
+"""Measure a model: retrieval of captions, of classes, of images; gap, zero-shot, probes.
 
     xmodal evaluate runs/quickstart
     xmodal evaluate RUN --data URL --checkpoint best --protocol class --protocol gap
+    xmodal evaluate hf-hub:openai/clip-vit-base-patch32 --data URL --output DIR
 
 Prints a table a protocol and writes results.json and report/index.html. The results of the newest
 checkpoint on the run's own data.val, by its own protocols, are the run's own and go into RUN; all
-others into a folder of RUN/evaluations, or into the DIR of --output. With --submission it writes
-the two files that CIRR's server takes, and nothing else.
+others into a folder of RUN/evaluations, or into the DIR of --output. In place of RUN stands any
+folder or hf-hub: name that xmodal.load takes, with --output. With --submission it writes the two
+files that CIRR's server takes, and nothing else.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser, plugin_option
-from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.assembly.model_source import ModelSource, find_model
 from xmodal.components.plugins import import_plugins
 from xmodal.errors import UserError, printable
 from xmodal.evaluation.config import check_known, protocol_names
@@ -31,45 +33,55 @@ if TYPE_CHECKING:
 def main(
     arguments: Sequence[str], *, prog: str = "xmodal evaluate", description: str | None = __doc__
 ) -> None:
-    """Measure a checkpoint, as one rank of a job."""
+    """Measure a model, as one rank of a job."""
     given = read_arguments(arguments, prog=prog, description=description)
-    recipe = load_recipe(given.run)
+    source = find_model(given.run, given.checkpoint, given.weights)
     check_protocols(given.protocol or [])
-    if (given.data or recipe.data.val) is None:
-        raise UserError(f"{given.run} was trained without data.val; give --data URL")
+    check_source(source, given)
     # Only now the slow imports: help and a wrong run have been answered.
     from xmodal.distributed.peers import losing_peers
 
     with losing_peers():
-        measure(given, recipe)
+        measure(given, source)
 
 
-def measure(given: argparse.Namespace, recipe: Recipe) -> None:
-    """Load the checkpoint, and measure it or write a submission."""
+def check_source(source: ModelSource, given: argparse.Namespace) -> None:
+    """Raise `UserError` where shards, or a folder for the results, are named nowhere."""
+    if source.run is None and not (given.output or given.submission):
+        raise UserError(
+            f"{source.source} is no run folder; to measure a model that is none, name a folder for "
+            "the results: --output DIR"
+        )
+    if given.data is None and source.recipe is None:
+        raise UserError(f"{source.source} names no shards to measure on; give --data URL")
+    if given.data is None and source.recipe and source.recipe.data.val is None:
+        raise UserError(f"{source.source} was trained without data.val; give --data URL")
+
+
+def measure(given: argparse.Namespace, source: ModelSource) -> None:
+    """Load the model, and measure it or write a submission."""
     from xmodal.assembly.evaluation import EvaluationRequest, load_evaluation
     from xmodal.distributed.environment import start
     from xmodal.distributed.pulse import watching_peers
     from xmodal.evaluation.protocols.cirr_submission import check_submission
-    from xmodal.runs.run import Run
+    from xmodal.training.config import TrainingConfig
 
-    run = Run(given.run)
-    checkpoint = run.find_checkpoint(given.checkpoint)
     request = EvaluationRequest(
         given.data,
         given.gallery,
         given.protocol,
         given.output,
         given.submission,
-        given.weights,
         given.probe_train,
     )
-    environment = start(recipe.training.rendezvous_timeout)
+    training = source.recipe.training if source.recipe else TrainingConfig()
+    environment = start(training.rendezvous_timeout)
     reports = reporting(partial(print, flush=True)) if environment.is_main else nullcontext()
-    with watching_peers(environment.rendezvous, recipe.training.watchdog), reports:
+    with watching_peers(environment.rendezvous, training.watchdog), reports:
         if given.submission:
             check_submission(Path(given.submission))  # before the work
-        with activity(f"loading {checkpoint}"):
-            evaluation = load_evaluation(recipe, run, checkpoint, request, environment.device)
+        with activity(f"loading {source.path}"):
+            evaluation = load_evaluation(source, request, environment.device)
         if given.submission:
             paths = evaluation.answer(environment.device)
             print(*paths, sep="\n", end="\n" * environment.is_main)
@@ -81,7 +93,7 @@ def evaluate(evaluation: "Evaluation", environment: "Environment") -> None:
     """Measure, print the metrics, and write them into their folder."""
     from xmodal.evaluation.report.run_report import print_results
 
-    run, measured = evaluation.run, evaluation.describe()
+    source, measured = evaluation.source, evaluation.describe()
     evaluation.results_folder(measured)  # where it refuses, before the work
     retrieval = evaluation.measure(environment.device)
     if not environment.is_main:
@@ -89,10 +101,11 @@ def evaluate(evaluation: "Evaluation", environment: "Environment") -> None:
     for line in [*retrieval.fault_lines(), *retrieval.warnings]:
         print(line)
     folder = evaluation.write(retrieval, measured)
-    has_own_place = folder == run.path or evaluation.request.output
-    if not has_own_place and evaluation.is_runs_own(measured):
+    run = source.run
+    has_own_place = evaluation.request.output or (run and folder == run.path)
+    if run and not has_own_place and evaluation.is_runs_own(measured):
         print(f"{run.results} is of other data or settings than there are now, and stays as it is")
-    print(printable(f"{run.checkpoints}/{measured}"))
+    print(printable(f"{source.path.parent}/{measured}"))
     print_results(retrieval.metrics, folder)
 
 
@@ -124,7 +137,7 @@ def read_arguments(
 
 
 def _add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or another of a model")
     parser.add_argument("--data", metavar="URL", help="shards to measure on; default: its data.val")
     parser.add_argument(
         "--gallery",
@@ -160,7 +173,8 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="folder for the results; default: RUN for the run's own, else one of RUN/evaluations",
+        help="folder for the results; default: RUN for the run's own, else one of RUN/evaluations; "
+        "needed where there is no run",
     )
     # The DeepSpeed launcher gives it to every script; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)

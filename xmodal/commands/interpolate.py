@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from xmodal.activity import activity, reporting
 from xmodal.arguments import ArgumentParser
+from xmodal.assembly.model_source import find_model
 from xmodal.assembly.recipe import Recipe, load_recipe
 from xmodal.commands.evaluate import check_protocols
 from xmodal.components.plugins import import_plugins
@@ -84,10 +85,10 @@ def measure(
     from xmodal.models.adapters import merge_adapters
 
     device = environment.device
-    request = EvaluationRequest(given.data, given.gallery, given.protocol, weights=given.weights)
+    request = EvaluationRequest(given.data, given.gallery, given.protocol)
     with activity("opening the data"):
-        recipe = load_recipe(given.second)  # with adapters, if there are any
-        evaluation = load_evaluation(recipe, second.run, second.checkpoint, request, device)
+        source = find_model(given.second, second.checkpoint.name, given.weights)  # with adapters
+        evaluation = load_evaluation(source, request, device)
     merge_adapters(evaluation.method)
     rows = []
     for alpha in given.alphas:

@@ -7,12 +7,11 @@ from typing import Any
 
 from xmodal.errors import UserError
 from xmodal.formats.dual_encoder import DualEncoder
-from xmodal.hub import asking_hub, hub_failure
+from xmodal.hub import HUB, asking_hub, hub_failure
 from xmodal.small_files import read_small
 
 # In the order in which they are tried. Each has `recognises(path)` and `read(path)`.
 FORMATS = ("openai_archive", "open_clip", "sentence_transformers", "hugging_face", "big_vision")
-HUB = "hf-hub:"
 # Files of a repository: all but weights of other frameworks and in other precisions.
 _SETTINGS = ["*.json", "*.txt", "*.model"]
 

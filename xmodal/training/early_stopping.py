@@ -35,8 +35,9 @@ def watch(
 
 
 def ended_early(progress: Progress, steps: int) -> str:
-    """Return a line about a run that was stopped before the last of its steps."""
-    return f"Stopped early at step {progress.step} of {steps}: {progress.stopped}"
+    """Return a line about a run that has a reason for its end."""
+    end = "Stopped early at" if progress.step < steps else "Finished:"
+    return f"{end} step {progress.step} of {steps}: {progress.stopped}"
 
 
 def _counted(evaluations: int) -> str:
