@@ -62,7 +62,8 @@ def test_a_folder_holds_the_model(clip: xmodal.Model, tmp_path: Path) -> None:
 
 def test_onnx_files_embed_features_as_the_model_does(tmp_path: Path) -> None:
     model = model_of("uncsm")
-    export(model, tmp_path / "onnx", "onnx")
+    lines = export(model, tmp_path / "onnx", "onnx")
+    assert lines[0] == "scores: onnx holds the encoders, not the learned score of uncsm"
     loaded = xmodal.load(tmp_path / "onnx", device="cpu")
     rows = np.random.default_rng(0).normal(size=(3, 24)).astype(np.float32)
     torch.testing.assert_close(

@@ -7,9 +7,10 @@ import torch
 import yaml
 
 import xmodal
-from tests.commands import train
+from tests.commands import evaluate, train
+from tests.commands import run as command
 from tests.documented import texts
-from tests.pretrained_models import write_clip
+from tests.pretrained_models import write_clip, write_pretrained
 from tests.run_folders import results, steps, weights
 from xmodal.formats import hugging_face
 from xmodal.models.adapters import base_weights
@@ -43,6 +44,20 @@ def test_adapters_of_a_pretrained_clip_leave_its_weights(
     trained = [p for n, p in model.method.named_parameters() if ".lora_B" in n]
     assert len(trained) == 2 * 2 * 4
     assert all(parameter.abs().max() > 0 for parameter in trained)
+
+
+@pytest.mark.slow
+def test_what_is_exported_is_measured_as_its_run(scenes: Path, tmp_path: Path) -> None:
+    source, run = write_pretrained(tmp_path / "source"), tmp_path / "run"
+    given = (f"data.train={scenes}/train", "stages.0.optimizer.lr=2e-3")
+    fine_tune("finetune_clip", source, scenes, run, *given)
+    before = evaluate(source, "--data", scenes / "val", "--output", tmp_path / "before")
+    assert results(before.folder) != results(run)
+    for to in ("open_clip", "xmodal"):  # hf resizes by torch, and this model by Pillow
+        folder = tmp_path / "models" / to
+        assert command("export.py", run, "--to", folder, "--format", to).code == 0
+        done = evaluate(folder, "--data", scenes / "val", "--output", tmp_path / "results" / to)
+        assert results(done.folder) == pytest.approx(results(run), abs=1e-4), to
 
 
 @pytest.mark.slow

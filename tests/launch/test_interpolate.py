@@ -91,7 +91,8 @@ def test_a_curve_ends_at_both_models(before: Path, finished: Path, tmp_path: Pat
 
 def test_a_mistake_is_one_line(finished: Path, tmp_path: Path) -> None:
     words = [finished, finished, f"--to={tmp_path}/new"]
-    assert "argument --alpha: 1.5 is not between 0 and 1" in between(*words, "--alpha=1.5").error
+    wrong = between(*words, "--alpha=1.5").error
+    assert "argument --alpha: '1.5' is no number between 0 and 1" in wrong
     wrong = between(*words, "--alphas=0,x").error
     assert "argument --alphas: 'x' is no number between 0 and 1" in wrong
     assert "one of the arguments --alpha --alphas is required" in between(*words).error

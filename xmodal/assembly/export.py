@@ -75,6 +75,9 @@ def export(
 
 def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[str]:
     merge_adapters(model.method)
+    if model.method.learned_score and to != "xmodal":
+        kind = model.recipe.method.kind
+        yield f"scores: {to} holds the encoders, not the learned score of {kind}"
     if to in _OF_PAIRS:
         encoder = _dual_encoder(model, to)
         module: Any = import_module(f"xmodal.formats.{_OF_PAIRS[to]}")
