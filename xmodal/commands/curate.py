@@ -14,6 +14,7 @@ what was found, report.html with pictures, and keep.parquet, which data.train ta
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,7 @@ def _rule(task: argparse.ArgumentParser) -> None:
     )
     task.add_argument(
         "--similarity",
-        type=float,
+        type=similarity,
         metavar="S",
         help="least similarity of embeddings; default: two standard deviations above random pairs",
     )
@@ -93,7 +94,7 @@ def _leakage(task: argparse.ArgumentParser) -> None:
 
 
 def _clip_score(task: argparse.ArgumentParser) -> None:
-    task.add_argument("--threshold", type=float, metavar="SCORE", help="least score to keep")
+    task.add_argument("--threshold", type=similarity, metavar="SCORE", help="least score to keep")
     task.add_argument("--best", type=share, metavar="SHARE", help="share to keep, such as 0.3")
 
 
@@ -103,7 +104,7 @@ def _outliers(task: argparse.ArgumentParser) -> None:
     )
     task.add_argument(
         "--deviations",
-        type=float,
+        type=not_negative,
         default=3.0,
         metavar="D",
         help="remove what is so many robust standard deviations farther than the median "
@@ -130,7 +131,7 @@ def _mine(task: argparse.ArgumentParser) -> None:
     )
     task.add_argument(
         "--margin",
-        type=float,
+        type=margin,
         default=0.0,
         metavar="M",
         help="remove what scores higher than the pair itself less M; default: 0",
@@ -148,6 +149,31 @@ def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def similarity(text: str) -> float:
+    """Return a similarity, from -1 to 1."""
+    return _within(text, 1, "similarity")
+
+
+def margin(text: str) -> float:
+    """Return a difference of similarities, from -2 to 2."""
+    return _within(text, 2, "difference of similarities")
+
+
+def not_negative(text: str) -> float:
+    """Return a finite number, at least 0."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0")
+    return number
+
+
+def _within(text: str, limit: int, what: str) -> float:
+    number = float(text)
+    if not -limit <= number <= limit:
+        raise argparse.ArgumentTypeError(f"{text} is no {what}: -{limit} to {limit}")
     return number
 
 

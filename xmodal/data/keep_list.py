@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xmodal.data.keep_list_file import COLUMNS, Rows, read_rows, shown
+from xmodal.data.keep_list_file import Rows, read_rows, shown
 from xmodal.data.kept import Kept
 from xmodal.data.manifest import Manifest, Shard
 from xmodal.data.shard_index import read_keys
@@ -58,7 +58,7 @@ def keep_only(manifest: Manifest, url: str, access: Iterable[StorageConfig] = ()
     )
     unknown = _unknown_line(rows, found, manifest, url)
     if not shards:
-        raise UserError(unknown or f"keep-list {url} is empty: {COLUMNS}")
+        raise UserError(unknown or f"keep-list {url} keeps no sample: it has no rows")
     return replace(manifest, shards=shards, unknown=unknown)
 
 

@@ -31,6 +31,11 @@ def changed(data: bytes, how: str) -> bytes:
     return file.getvalue()
 
 
+def damage(shards: Path, part: bytes) -> None:
+    for tar in shards.glob("*.tar"):
+        tar.write_bytes(tar.read_bytes().replace(part, bytes(len(part))))
+
+
 def test_planted_duplicates_are_found(tmp_path: Path) -> None:
     pictures = scenes(40)
     planted = {40: (3, "re-encoded"), 41: (3, "mirrored"), 42: (7, "cropped"), 43: (20, "mirrored")}
@@ -100,12 +105,25 @@ def test_the_rule_of_embeddings_reads_no_image(tmp_path: Path) -> None:
     assert naive == {(2, 4), (2, 9), (4, 9)}
 
 
-def test_images_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
-    searcher = made_set(tmp_path, np.repeat(unit(6, 8), 2, 0))  # whose shards are nowhere
-    alike = find_alike(searcher, None, Rule(similarity=0.99), tmp_path)
-    assert (len(alike.pairs), alike.candidates, alike.unreadable) == (0, 6, 12)
-    outcome = duplicates(searcher, Rule(similarity=0.99), tmp_path)
-    assert outcome.numbers["images that could not be read"] == "12"
+def test_damaged_images_are_counted(tmp_path: Path) -> None:
+    pictures = scenes(20)
+    folder = write_pictures(tmp_path, pictures + pictures)
+    damage(folder.parent / "shards", pictures[19][-600:])
+    outcome = duplicates(open_set(str(folder), tmp_path / "set"), Rule(), tmp_path)
+    assert outcome.numbers["images that could not be read"] == "2"
+    assert outcome.numbers["groups"] == "19"
+    for one in pictures[10:19]:
+        damage(folder.parent / "shards", one[-600:])
+    with pytest.raises(UserError, match=r"20 of 40 images of .* cannot be read: build .* --rule"):
+        duplicates(open_set(str(folder), tmp_path / "again"), Rule(), tmp_path)
+
+
+def test_images_whose_shards_are_gone_are_an_error(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path, [*scenes(2), *scenes(2)])
+    for tar in (tmp_path / "shards").glob("*.tar"):
+        tar.unlink()
+    with pytest.raises(UserError, match=r"\.tar is missing.*put the shards back, or .* --rule"):
+        duplicates(open_set(str(folder), tmp_path / "set"), Rule(), tmp_path)
 
 
 def test_the_background_is_that_of_random_pairs(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def test_every_task_writes_its_files(
     embeddings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {
-        "duplicates": [],
-        "leakage": ["--against", str(embeddings)],
+        "duplicates": ["--rule", "embeddings", "--similarity", "0.99"],
+        "leakage": ["--against", str(embeddings), "--rule", "embeddings", "--similarity", "1"],
         "clip-score": ["--best", "0.5"],
         "outliers": ["--neighbours", "3"],
         "confused": ["--number", "4"],
@@ -74,6 +74,11 @@ def test_wrong_options_are_one_line(embeddings: Path, tmp_path: Path) -> None:
         "--rule embeddings needs --similarity": ["duplicates", "x", "--rule", "embeddings", *to],
         "give one of --threshold SCORE and --best SHARE": ["clip-score", "x", *to],
         "is no share between 0 and 1": ["clip-score", "x", "--best", "30", *to],
+        "7 is no similarity: -1 to 1": ["duplicates", "x", "--similarity", "7", *to],
+        "nan is no similarity": ["duplicates", "x", "--similarity", "nan", *to],
+        "9 is no similarity": ["clip-score", "x", "--threshold", "9", *to],
+        "-3 is no number from 0": ["outliers", "x", "--deviations", "-3", *to],
+        "5 is no difference of similarities: -2 to 2": ["mine", "x", "--margin", "5", *to],
         "is less than 1": ["mine", "x", "--number", "0", *to],
         "exists; name a folder that does not": ["outliers", "x", "--to", str(tmp_path)],
         "name a folder on a disk": ["outliers", "x", "--to", "s3://bucket/to"],
@@ -84,6 +89,15 @@ def test_wrong_options_are_one_line(embeddings: Path, tmp_path: Path) -> None:
             read_arguments(words)
     with pytest.raises(UserError, match=r"has no embeddings\.json"):
         main(["outliers", str(tmp_path / "nothing"), *to])
+    assert {path.name for path in tmp_path.iterdir()} == {"embeddings"}
+
+
+def test_what_would_keep_nothing_is_refused(embeddings: Path, tmp_path: Path) -> None:
+    to = ["--to", str(tmp_path / "to")]
+    with pytest.raises(UserError, match="all 12 samples would be removed"):
+        main(["clip-score", str(embeddings), "--threshold", "1", *to])
+    with pytest.raises(UserError, match="no sample has a hard negative at --margin 2"):
+        main(["mine", str(embeddings), "--margin", "2", *to])
     assert {path.name for path in tmp_path.iterdir()} == {"embeddings"}
 
 

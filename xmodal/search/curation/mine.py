@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from xmodal.errors import UserError
 from xmodal.search.curation.hardest import hardest_samples
 from xmodal.search.curation.outcome import SHOWN, Figure, Outcome, Section, places
 from xmodal.search.curation.sample_scores import SampleScores
@@ -49,6 +50,8 @@ def mine(searcher: Searcher, k: int, margin: float, folder: Path) -> Outcome:
                 found[name] += len(column.flatten())
             if not sections:
                 sections = [*_sections(searcher, rows, hard.to_images, own)]
+    if not any(found.values()):
+        raise UserError(f"no sample has a hard negative at --margin {margin:g}; give a smaller one")
     return Outcome(
         numbers={
             "samples": f"{len(scores):,}",

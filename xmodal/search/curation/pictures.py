@@ -24,6 +24,8 @@ PART = 0.95  # share of a side that a crop may leave
 PLACES = 5  # of such a part along a side
 PAIRS = 1024  # compared at a time
 READERS = 8  # threads
+UNREADABLE = 0.1  # share of images that may be damaged
+REMEDY = "or compare embeddings alone: --rule embeddings --similarity S"
 
 
 class GreyPictures:
@@ -36,7 +38,10 @@ class GreyPictures:
         self.unreadable = 0
 
     def load(self, rows: np.ndarray) -> None:
-        """Read the images of rows; one that cannot be read is like no other."""
+        """Read the images of rows; a damaged one is like no other.
+
+        Raises `UserError` where more than a tenth of them are damaged, or one is not there.
+        """
         with (
             activity("reading images", len(rows)) as done,
             ThreadPoolExecutor(READERS) as pool,
@@ -47,12 +52,19 @@ class GreyPictures:
                     self.unreadable += picture is None
                     self.pixels[row] = 0 if picture is None else picture
                     done.advance()
+        if self.unreadable > UNREADABLE * len(rows):
+            raise UserError(
+                f"{self.unreadable:,} of {len(rows):,} images of {self.searcher.info.data.url} "
+                f"cannot be read: build these shards again, {REMEDY}"
+            )
 
     def _read(self, row: int) -> np.ndarray | None:
         try:
             return grey_picture(self.searcher.picture(row))
-        except (BadSample, UserError):
+        except BadSample:
             return None
+        except UserError as error:
+            raise UserError(f"{error}: put the shards back, {REMEDY}") from None
 
 
 def grey_picture(data: bytes) -> np.ndarray:

@@ -43,6 +43,7 @@ def curate(task: str, options: Options, target: Path) -> None:
         searcher = open_set(options["embeddings"], folder / WORK / "set")
         with activity(task):
             outcome = TASKS[task](searcher, options, folder)
+            check_kept(outcome)
             about = {"task": task, **options}
             write_outcome(outcome, searcher, folder, f"Curation: {task}", about)
         shutil.rmtree(folder / WORK)
@@ -64,6 +65,12 @@ def open_set(path: str, work: Path) -> Searcher:
     if "images" not in searcher.sides or not len(searcher.sides["images"]):
         raise UserError(f"{path} has no images")
     return searcher
+
+
+def check_kept(outcome: Outcome) -> None:
+    """Raise `UserError` where an outcome keeps nothing: no training could use its list."""
+    if outcome.kept is not None and not outcome.kept.any():
+        raise UserError(f"all {len(outcome.kept):,} samples would be removed; keep more of them")
 
 
 def print_outcome(outcome: Outcome, target: Path) -> None:
