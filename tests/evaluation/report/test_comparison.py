@@ -212,6 +212,19 @@ def test_a_table_is_printed_and_curves_lie_over_each_other(
     assert text.count('class="difference better"') >= 1
 
 
+def test_the_legend_names_what_is_drawn_and_keys_are_counted(tmp_path: Path) -> None:
+    runs = [run_of("a", 0, history=[]), run_of("b", 1, recipe=["x"]), run_of("c", 2)]
+    runs[2] = replace(runs[2], recipe=["x", "y"])
+    page = tmp_path / "report" / "index.html"
+    write_page(page, "mine", runs, tables(runs), [], [])
+    text = page.read_text()
+    legend = text.partition("<h2>Training</h2>")[2].partition("</p>")[0]
+    assert re.findall(r'line-(\d)">(\w)<', legend) == [("1", "b"), ("2", "c")]
+    assert "a has no training log, and no curves" in text
+    assert "1 key differs from a<" in text
+    assert "2 keys differ from a<" in text
+
+
 def hostile_page(path: Path) -> Path:
     texts = " ".join(HOSTILE)
     picture = np.zeros((8, 8, 3), np.uint8)

@@ -10,6 +10,7 @@ from xmodal.evaluation.report.curve import (
     MOST_POINTS,
     WIDTH,
     curve,
+    overlaid,
     precision_recall,
     smoothed,
     ticks,
@@ -46,6 +47,17 @@ def test_points_that_are_not_finite_are_left_out() -> None:
     assert len(lines_of(curve(points, "loss"))["raw"]) == 2
     assert curve(points[:3], "loss") == ""
     assert curve([], "loss") == ""
+
+
+def test_a_line_of_one_point_is_a_dot_beside_others() -> None:
+    drawing = overlaid({"a": [(0, 1.0), (4, 3.0)], "b": [(4, 2.0)], "c": []}, "rsum")
+    (dot,) = ET.fromstring(drawing).iter("circle")
+    lines = lines_of(drawing)
+    assert (set(lines), dot.attrib["class"]) == ({"a"}, "b")
+    (_, bottom), (right, top) = lines["a"]
+    assert float(dot.attrib["cx"]) == right
+    assert float(dot.attrib["cy"]) == pytest.approx((bottom + top) / 2, abs=0.1)
+    assert overlaid({"a": [(4, 1.0)], "b": [(4, 2.0)]}, "rsum") == ""
 
 
 def test_a_long_run_stays_a_small_picture() -> None:

@@ -37,15 +37,15 @@ def line(points: Sequence[Point], label: str) -> str:
 def overlaid(lines: Mapping[str, Sequence[Point]], name: str) -> str:
     """Draw moving averages of (step, value) points of several runs, by the class of each.
 
-    Points that are not finite are skipped, and lines with less than two; without any the string is
-    empty.
+    A line of one point is a dot. Points that are not finite are skipped; where no line has two the
+    string is empty.
     """
     finite = {
         kind: _thinned([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
         for kind, points in lines.items()
     }
-    smooth = {kind: smoothed(points) for kind, points in finite.items() if len(points) > 1}
-    if not smooth:
+    smooth = {kind: smoothed(points) for kind, points in finite.items() if points}
+    if all(len(points) < 2 for points in smooth.values()):
         return ""
     places = [point for points in smooth.values() for point in points]
     last = max(x for x, _ in places) or 1.0
@@ -118,4 +118,6 @@ def _thinned(points: list[Point]) -> list[Point]:
 
 
 def _polyline(name: str, places: Sequence[Point]) -> str:
+    if len(places) == 1:
+        return f'<circle class="{name}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="4"/>'
     return f'<polyline class="{name}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
