@@ -38,8 +38,10 @@ def test_a_lock_that_is_no_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run/lock cannot be written: Is a directory; move away"):
         acquire_run_lock(tmp_path / "run", "run=there")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/run/lock cannot be written: Not a directory; move"):
-        acquire_run_lock(tmp_path / "file" / "run", "run=there")
+    for folder, why in (("file/run", "Not a directory"), ("file", "File exists")):
+        line = f"^run=there cannot be made a folder: {why}; name another folder$"
+        with pytest.raises(UserError, match=line):
+            acquire_run_lock(tmp_path / folder, "run=there")
 
 
 def test_a_file_system_without_locks_is_one_line(

@@ -32,7 +32,7 @@ def acquire_run_lock(folder: Path, what: str) -> IO[str]:
     """
     start = this_start()
     until = time.monotonic() + (SECONDS_OF_LOST if start["restart"] else SECONDS)
-    file = _opened(folder / LOCK)
+    file = _opened(folder, what)
     with activity(f"waiting for the lock of {what}"):
         # POSIX locks are not inherited by forked processes, and NFS supports them.
         while not _locked(file):
@@ -51,9 +51,15 @@ def acquire_run_lock(folder: Path, what: str) -> IO[str]:
     return file
 
 
-def _opened(path: Path) -> IO[str]:
+def _opened(folder: Path, what: str) -> IO[str]:
+    path = folder / LOCK
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be made a folder: {error.strerror or error}; name another folder"
+        ) from None
+    try:
         return open_itself(path, "a+")
     except OSError as error:
         raise UserError(
