@@ -251,6 +251,11 @@ def test_probes_are_shown(
     said = capsys.readouterr().out
     assert f"linear-probe: {COUNT} images, fitted on 150, 4 classes" in said
     assert f"C = {found['linear-probe/C']:.3g}" in said
+    assert "is tried" not in said
+    for c, end in ((1e6, "largest"), (1e-6, "smallest")):
+        print_results(found | {"linear-probe/C": c}, tmp_path)
+        hint = f"C = {c:.3g}, the {end} that is tried: another may be better"
+        assert hint in capsys.readouterr().out
     assert "20-NN" in said
     page = write_report(tmp_path, "run", found, [], [], "").read_text()
     assert f"{COUNT} images, fitted on 150, 4 classes · C = " in page

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from xmodal.distributed.collectives import gather_objects, rank
 from xmodal.evaluation.context import EvaluationContext
-from xmodal.evaluation.metrics.linear_probe import linear_probe
+from xmodal.evaluation.metrics.linear_probe import HIGHEST, linear_probe, strength
 from xmodal.evaluation.metrics.zero_shot import HIGHER_IS_BETTER, accuracies
 from xmodal.evaluation.protocols.config import ProtocolConfig
 from xmodal.evaluation.protocols.labelled_split import FittedProtocol, LabelledSplit, split_sizes
@@ -53,8 +53,8 @@ class LinearProbe(FittedProtocol):
 
 def _probe(split: LabelledSplit) -> Metrics:
     train, test = (side.double().cpu().numpy() for side in (split.train, split.test))
-    scores, strength = linear_probe(train, split.of_train.cpu().numpy(), test)
-    return ranked(torch.from_numpy(scores), split.of_test.cpu()) | {"C": strength}
+    scores, chosen = linear_probe(train, split.of_train.cpu().numpy(), test)
+    return ranked(torch.from_numpy(scores), split.of_test.cpu()) | {"C": chosen}
 
 
 def ranked(scores: torch.Tensor, of_images: torch.Tensor) -> Metrics:
@@ -67,4 +67,7 @@ def ranked(scores: torch.Tensor, of_images: torch.Tensor) -> Metrics:
 
 
 def _strength(metrics: Mapping[str, float], name: str) -> str:
-    return f"C = {metrics[f'{name}/C']:.3g}"
+    chosen = metrics[f"{name}/C"]
+    end = {strength(HIGHEST): "largest", strength(-HIGHEST): "smallest"}.get(chosen)
+    hint = f", the {end} that is tried: another may be better" if end else ""
+    return f"C = {chosen:.3g}{hint}"
