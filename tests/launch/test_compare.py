@@ -58,7 +58,7 @@ def test_mistakes_are_one_line(finished: Path, tmp_path: Path) -> None:
             main([*map(str, words), "--to", str(tmp_path / "to")])
         return str(error.value)
 
-    assert fails(finished) == "runs named: 1; name two to 8"
+    assert fails(finished) == "name 2 to 8 runs to compare, not 1"
     assert fails(finished, finished) == "a run is named twice; name each once"
     (tmp_path / "empty").mkdir()
     line = f"{tmp_path}/empty has no results.json; evaluate the run first"

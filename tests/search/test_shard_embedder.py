@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.search.embedding_folders import embedded_files, image_record, write_embeddings
 from tests.search.test_embeddings import made
+from xmodal.commands.embed import summary_lines
 from xmodal.data.batch import Fault
 from xmodal.errors import UserError
 from xmodal.search.embeddings import INFO, Embeddings
@@ -43,6 +44,21 @@ def test_the_first_bad_samples_are_named_and_too_many_are_an_error() -> None:
 def folder_of(path: Path) -> OutputFolder:
     rows = [image_record(f"{n}") for n in range(2)]
     return OutputFolder(str(write_embeddings(path, [(made(2, 4), rows)] * 2)))
+
+
+def test_one_part_is_named_as_one(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    info = Embeddings(tmp_path).info
+    for parts, named in ((1, "in 1 part"), (2, "in 2 parts")):
+        line = next(summary_lines(info.model_copy(update={"parts": parts}), "to"))
+        assert named in line.split(", ")
+
+
+def test_a_file_as_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = f"^--to {tmp_path}/file cannot be made a folder: File exists; name another folder$"
+    with pytest.raises(UserError, match=line):
+        OutputFolder(f"{tmp_path}/file").check("sha256-1", "float16")
 
 
 def test_a_finished_folder_stays_as_it_is(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def read_arguments(
 def check_arguments(given: argparse.Namespace) -> None:
     """Raise `UserError` for too few or too many runs, and for a folder that is not new."""
     if not 2 <= len(given.runs) <= MOST:
-        raise UserError(f"runs named: {len(given.runs)}; name two to {MOST}")
+        raise UserError(f"name 2 to {MOST} runs to compare, not {len(given.runs)}")
     folders = [Path(run).absolute() for run in given.runs]
     if len(set(folders)) < len(folders):
         raise UserError("a run is named twice; name each once")

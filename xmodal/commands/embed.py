@@ -71,7 +71,8 @@ def summary_lines(info: "EmbeddingsInfo", to: str) -> Iterator[str]:
     """Yield lines about finished embeddings."""
     rows = ", ".join(f"{number:,} {side}" for side, number in (info.rows or {}).items())
     speed = f", {info.samples_per_second:,.0f} samples/s" if info.samples_per_second else ""
-    yield f"{to}: {rows} of {info.dim} values, {info.dtype}, in {info.parts:,} parts{speed}"
+    parts = f"{info.parts:,} {'part' if info.parts == 1 else 'parts'}"
+    yield f"{to}: {rows} of {info.dim} values, {info.dtype}, in {parts}{speed}"
     for what, causes in (("bad samples", info.faults), ("dropped parts", info.dropped)):
         if causes:
             named = ", ".join(f"{cause}: {number:,}" for cause, number in causes.items())

@@ -47,7 +47,7 @@ def _opening_lines(done: int, left: int, ranks: int) -> Iterator[str]:
     if done and left:
         yield f"Resuming: {done:,} of {done + left:,} shards are embedded"
     if 0 < left < ranks:
-        yield f"warning: {ranks - left} of {ranks} ranks are idle: a shard is embedded by one rank"
+        yield f"warning: idle ranks: {ranks - left} of {ranks}; each shard is embedded by one rank"
 
 
 def _embed(embedder: ShardEmbedder, mine: list[int], whose: str) -> Iterator[str]:
