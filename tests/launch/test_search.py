@@ -69,6 +69,8 @@ def test_mistakes_are_one_line_before_the_search(index: Path) -> None:
     assert "there is no such file" in search(index, "--image", "missing.png").error
     other = run("search.py", index, "--like", "k3", "--page", index / "index.json")
     assert "exists and is no page of a search" in other.error
+    other = run("search.py", index, "--like", "k3", "--page", index)
+    assert f"--page {index} is no file; name one, such as {index}/search.html" in other.error
     done = run("index.py", index.parent / "e", "--to", index.parent)
     assert "exists and is no index" in done.error
     done = run("index.py", index.parent / "e", "--to", index, "--memory", "some")

@@ -1,5 +1,6 @@
 """Approximate indices: recall on clustered vectors, filters, memory, and the same index again."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -174,10 +175,24 @@ def test_too_few_vectors_are_searched_exactly(tmp_path: Path) -> None:
 
 def test_damaged_indices_are_one_line(tmp_path: Path) -> None:
     built(written(tmp_path / "e", clustered(ROWS)), tmp_path / "i", "ivf")
-    (tmp_path / "i" / "images.lists").unlink()
-    with pytest.raises(UserError, match=r"images\.faiss is damaged") as raised:
-        Searcher.open(tmp_path / "i").sides["images"].approximation.index  # noqa: B018
-    assert "\n" not in str(raised.value)
-    (tmp_path / "i" / "images.faiss").write_bytes(b"nothing")
+    built(written(tmp_path / "f", clustered(ROWS // 2)), tmp_path / "j", "ivf")
+    lists, graph = tmp_path / "i" / "images.lists", tmp_path / "i" / "images.faiss"
+    kept = lists.read_bytes()
+    for damaged in (kept[:-1], kept[:1000], b"", kept + b"more"):
+        lists.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"images\.lists is damaged \([0-9,]+ bytes") as raised:
+            Searcher.open(tmp_path / "i")
+        assert "\n" not in str(raised.value)
+    lists.unlink()
+    with pytest.raises(UserError, match=r"images\.lists is damaged \(it is missing\)"):
+        Searcher.open(tmp_path / "i")
+    for name in ("images.faiss", "images.lists"):
+        shutil.copy(tmp_path / "j" / name, tmp_path / "i" / name)
+    with pytest.raises(UserError, match=rf"images\.faiss is damaged \({ROWS // 2} vectors of 16"):
+        Searcher.open(tmp_path / "i")
+    graph.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"images\.faiss is damaged"):
-        Searcher.open(tmp_path / "i").sides["images"].approximation.index  # noqa: B018
+        Searcher.open(tmp_path / "i")
+    graph.unlink()
+    with pytest.raises(UserError, match=r"images\.faiss is damaged"):
+        Searcher.open(tmp_path / "i")

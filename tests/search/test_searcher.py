@@ -118,8 +118,12 @@ def test_keys_are_those_of_one_image(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 images have the key same; write SHARD/KEY, such as 000"):
         searcher.row_of("same")
     assert searcher.row_of("000001.tar/same") == 1
-    with pytest.raises(UserError, match="no image of the index has the key other"):
+    with pytest.raises(
+        UserError, match=r"no image of the index has the key other; keys are such as same$"
+    ):
         searcher.row_of("other")
+    with pytest.raises(UserError, match=r"the key me; keys are such as same$"):
+        searcher.row_of("me")
     with pytest.raises(UserError, match="there is no row 2 among the 2 images"):
         searcher.row_of(2)
     with pytest.raises(UserError, match="has no texts to search, only images"):

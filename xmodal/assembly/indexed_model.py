@@ -21,14 +21,22 @@ def indexed_model(info: ModelInfo, moved: str | None = None) -> Model:
         raise UserError(
             f"{source}, the model of the embeddings, is missing; name it with --model RUN"
         )
-    if is_folder_of_model(source):
-        model = load(source)
-    else:
-        weights = cast(Weights | None, info.weights)
-        model = load(source, checkpoint=info.checkpoint or "latest", weights=weights)
+    try:
+        model = _loaded(source, info)
+    except UserError as error:
+        if not moved:
+            raise
+        raise UserError(f"--model {moved} is not the model of the embeddings: {error}") from None
     if model_digest(model) != info.digest:
         raise UserError(
             f"{source} is not the model of the embeddings, or has changed since; name that with "
             "--model RUN, or embed again"
         )
     return model
+
+
+def _loaded(source: str, info: ModelInfo) -> Model:
+    if is_folder_of_model(source):
+        return load(source)
+    weights = cast(Weights | None, info.weights)
+    return load(source, checkpoint=info.checkpoint or "latest", weights=weights)

@@ -54,7 +54,10 @@ def read_arguments(
         help="default: exact up to 200,000 vectors, then ivf",
     )
     parser.add_argument(
-        "--memory", default="4GB", metavar="SIZE", help="bytes to build within; default: 4GB"
+        "--memory",
+        default="4GB",
+        metavar="SIZE",
+        help="memory to build within, 256MiB or more; default: 4GB",
     )
     given = parser.parse_args(arguments)
     if "://" in given.to:

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from xmodal.errors import UserError
+from xmodal.search.inverted_lists import map_lists
 
 DEPTH = 100  # hits are of a multiple, so that pages of one search agree
 FEW = 20_000  # rows that a filter leaves, up to which all are compared
 SPARE = 2  # candidates a hit
 SPARE_OF_PQ = 20  # whose codes are coarse
+
+
+def name_of_effort(factory: str) -> str:
+    """Return faiss' name of the effort of an index."""
+    return "efSearch" if factory.startswith("HNSW") else "nprobe"
 
 
 class Approximation:
@@ -37,16 +43,19 @@ class Approximation:
         try:
             index = faiss.read_index(str(self.path), flags)
             if not self.is_graph:
-                lists = faiss.downcast_InvertedLists(index.invlists)
-                # faiss itself would look in the working folder, or print where it looks.
-                lists.filename = str(self.path.with_suffix(".lists"))
-                lists.do_mmap()
+                map_lists(index, self.path.with_suffix(".lists"))
             return index
-        except RuntimeError as error:
-            reason = str(error).rpartition(": ")[2]
-            raise UserError(
-                f"{self.path} is damaged ({reason}); index the embeddings again"
-            ) from None
+        except (RuntimeError, MemoryError, AttributeError) as error:
+            raise self._damaged(str(error).rpartition(": ")[2]) from None
+
+    def check(self, vectors: int, dim: int) -> None:
+        """Raise `UserError` unless the files are there and have so many vectors."""
+        found = self.index.ntotal, self.index.d
+        if found != (vectors, dim):
+            raise self._damaged(f"{found[0]} vectors of {found[1]} numbers")
+
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(f"{self.path} is damaged ({reason}); index the embeddings again")
 
     def candidates(self, query: Tensor, k: int, allowed: Tensor | None = None) -> Tensor:
         """Return rows, in order, among which the k nearest to a query are likely to be.

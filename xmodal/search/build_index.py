@@ -11,6 +11,7 @@ from xmodal.data.storage import is_remote
 from xmodal.errors import UserError
 from xmodal.runs.lock import acquire_run_lock
 from xmodal.runs.run import LOCK
+from xmodal.search.approximate import DEPTH, SPARE, name_of_effort
 from xmodal.search.consolidated import consolidate
 from xmodal.search.embeddings import Embeddings
 from xmodal.search.hnsw import FACTORY as HNSW
@@ -130,15 +131,16 @@ def _approximate(index: IndexFolder, name: IndexedSide) -> None:
         return
     if info.kind == "hnsw":
         build_hnsw(file, index.path, name)
+        lowest = DEPTH * SPARE * info.embeddings_per_item  # faiss' queue holds all candidates
         factory, highest = HNSW, HIGHEST
     else:
         plan = plan_ivf(len(file), info.dim, memory)
         if plan is None:
             return
         build_ivf(file, plan, index.path, name, memory)
-        factory, highest = plan.factory, plan.lists
+        factory, lowest, highest = plan.factory, 1, plan.lists
     others = [index.side(other) for other in info.sides if other != name]
-    info.sides[name].approximation = least_effort(side, factory, others, highest)
+    info.sides[name].approximation = least_effort(side, factory, others, lowest, highest)
 
 
 def _report(folder: Path, info: IndexInfo) -> Iterator[str]:
@@ -150,9 +152,13 @@ def _report(folder: Path, info: IndexInfo) -> Iterator[str]:
             yield f"{line}, exact search"
             continue
         recalls = ", ".join(f"{value:.3f} of {one}" for one, value in found.recall.items())
-        effort = "efSearch" if info.kind == "hnsw" else "nprobe"
-        yield f"{line}, {found.factory} with {effort} {found.effort}"
+        effort = f"{name_of_effort(found.factory)} {found.effort}"
+        yield f"{line}, {found.factory} with {effort}"
         yield f"{name}: recall@10 against exact search {recalls} ({found.queries} queries each)"
     mapped = sum(one.stat().st_size for one in folder.iterdir() if one.suffix != ".faiss")
     loaded = sum(one.stat().st_size for one in folder.glob("*.faiss"))
-    yield f"loading takes {loaded / 1e9:.2f} GB of memory; {mapped / 1e9:.2f} GB are memory-mapped"
+    yield f"loading takes {_size(loaded)} of memory; {_size(mapped)} are memory-mapped"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"

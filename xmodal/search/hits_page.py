@@ -34,6 +34,8 @@ def check_page(path: Path) -> None:
     """Raise `UserError` where a page cannot be written, or would replace a file of the user's."""
     if not path.parent.is_dir():
         raise UserError(f"--page {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--page {path} is no file; name one, such as {path / 'search.html'}")
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         raise UserError(f"--page {path} exists and is no page of a search; name another file")
 

@@ -74,6 +74,14 @@ class Side:
     def __len__(self) -> int:
         return self.info.rows
 
+    def check(self, dim: int) -> None:
+        """Open all files; raises `UserError` where one is missing, or is not of these rows."""
+        if self.vectors.shape[-1] != dim:
+            raise _damaged(self.vector_path, f"vectors of {self.vectors.shape[-1]} numbers")
+        _ = self.metadata
+        if self.approximation is not None:
+            self.approximation.check(len(self) * self.embeddings_per_item, dim)
+
     @property
     def vector_path(self) -> Path:
         """File of the vectors."""
@@ -88,8 +96,8 @@ class Side:
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(path, error) from None
         each = self.embeddings_per_item
-        if len(mapped) != len(self) * each:
-            raise _damaged(path, f"{len(mapped)} vectors of {len(self)} rows")
+        if mapped.ndim != 2 or len(mapped) != len(self) * each:
+            raise _damaged(path, f"shape {mapped.shape} for {len(self)} rows")
         with warnings.catch_warnings(action="ignore"):  # that it cannot be written to
             vectors = torch.from_numpy(mapped)
         return vectors if each == 1 else vectors.view(len(self), each, -1)
@@ -136,15 +144,23 @@ class IndexFolder:
         info = read_index_info(Path(path))
         if info is None:
             raise UserError(f"{path} has no {INFO}: name a folder that launch/index.py wrote")
-        return cls(Path(path), info)
+        opened = cls(Path(path), info)
+        for side in opened.sides.values():
+            side.check(info.dim)
+        return opened
+
+    @cached_property
+    def sides(self) -> dict[IndexedSide, Side]:
+        """The sides that are indexed, by name."""
+        each = self.info.embeddings_per_item
+        return {name: Side(self.path, name, one, each) for name, one in self.info.sides.items()}
 
     def side(self, name: IndexedSide) -> Side:
         """Return a side; raises `UserError` where the index has none of it."""
-        if name not in self.info.sides:
-            known = " and ".join(self.info.sides)
+        if name not in self.sides:
+            known = " and ".join(self.sides)
             raise UserError(f"{self.path} has no {name} to search, only {known}")
-        info = self.info
-        return Side(self.path, name, info.sides[name], info.embeddings_per_item)
+        return self.sides[name]
 
 
 def read_index_info(path: Path) -> IndexInfo | None:

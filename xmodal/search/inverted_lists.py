@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 
 from xmodal.activity import tracked
+from xmodal.errors import UserError
 
 ROUND = 8  # rows a list has room for are a multiple, so that ids are aligned
 
@@ -59,6 +60,26 @@ class Blocks:
                 lists.lists.push_back(place)
             lists.totsize = file.tell()
         return lists
+
+
+def map_lists(index: Any, path: Path) -> None:
+    """Map the file of an index' lists; raises `UserError` where it is not as it was written.
+
+    A map that is longer than its file ends the process where it is read.
+    """
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    size = path.stat().st_size if path.is_file() else None
+    if size != lists.totsize:
+        found = "it is missing" if size is None else f"{size:,} bytes, not {lists.totsize:,}"
+        raise UserError(f"{path} is damaged ({found}); index the embeddings again")
+    ends, row = [0], lists.code_size + 8  # a code and its id
+    places = [lists.lists.at(n) for n in range(lists.nlist)]
+    ends += [one.offset + one.capacity * row for one in places]
+    if max(ends) > size or sum(one.size for one in places) != index.ntotal:
+        raise RuntimeError("it does not fit its lists")
+    # faiss itself would look in the working folder, or print where it looks.
+    lists.filename = str(path)
+    lists.do_mmap()
 
 
 class _Block:

@@ -13,6 +13,7 @@ from torch import Tensor
 from xmodal.activity import activity
 from xmodal.evaluation.metrics.similarity import Similarity
 from xmodal.evaluation.metrics.top_k import top_k
+from xmodal.search.approximate import name_of_effort
 from xmodal.search.index_folder import ApproximationInfo, IndexedSide, Side
 from xmodal.search.nearest_rows import TILE, nearest_rows
 from xmodal.search.own_score import KnownLengths
@@ -44,15 +45,18 @@ class Sample:
     k: int
 
 
-def least_effort(side: Side, factory: str, others: list[Side], highest: int) -> ApproximationInfo:
-    """Return the least effort, a power of two, with a recall at 10 of `WANTED`; else the highest.
+def least_effort(
+    side: Side, factory: str, others: list[Side], lowest: int, highest: int
+) -> ApproximationInfo:
+    """Return the least effort, doubled from the lowest, with a recall at 10 of `WANTED`; else the
+    highest.
 
     `side` has its faiss index in its folder. `others` are the sides that queries come from as well.
     """
     samples = [_sample(origin, side) for origin in [side, *others] if len(origin)]
-    found, effort = None, 1
+    found, effort = None, lowest
     while found is None or (min(found.recall.values()) < WANTED and effort <= highest):
-        with activity(f"measuring recall with effort {effort}"):
+        with activity(f"measuring recall with {name_of_effort(factory)} {effort}"):
             found = _measured(side, factory, effort, samples)
         effort *= 2
     return found

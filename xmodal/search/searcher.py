@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -62,10 +63,10 @@ class Searcher:
             raise UserError("this query needs the model of the embeddings, and none was given")
         return self.load_model()
 
-    @cached_property
+    @property
     def sides(self) -> dict[IndexedSide, Side]:
         """The sides that are indexed, by name."""
-        return {name: self.index.side(name) for name in self.info.sides}
+        return self.index.sides
 
     def search(
         self,
@@ -83,7 +84,7 @@ class Searcher:
         """
         if k < 1 or start < 0:
             raise UserError(f"k = {k} must be at least 1, and start = {start} at least 0")
-        searched = self._side(side)
+        searched = self.index.side(side)
         allowed = self._allowed(query, searched, where)
         vector = self.encode(query)
         model = self.model if is_learned(self.info.model.method) else None
@@ -95,7 +96,7 @@ class Searcher:
     def encode(self, query: Query) -> Tensor:
         """Return the embedding of a query, (dim,) or (K, dim) float32."""
         if query.like is not None:
-            return self._side("images").vectors[self.row_of(query.like)].float()
+            return self.index.side("images").vectors[self.row_of(query.like)].float()
         if not query.is_composed:
             encoded = (
                 self.model.encode_texts([query.text])
@@ -112,7 +113,7 @@ class Searcher:
 
     def row_of(self, like: str | int) -> int:
         """Return the row of an image by its key, or SHARD/KEY; raises `UserError` for any other."""
-        images = self._side("images")
+        images = self.index.side("images")
         if isinstance(like, int):
             images.record(like)
             return like
@@ -124,7 +125,7 @@ class Searcher:
             found = pc.or_(found, named)
         rows = pc.indices_nonzero(found).to_pylist()
         if not rows:
-            raise UserError(f"no image of the index has the key {like}")
+            raise UserError(f"no image of the index has the key {like}{_example(key, table)}")
         if len(rows) > 1:
             place = f"{table['shard'][rows[0]]}/{key}"
             raise UserError(
@@ -134,7 +135,7 @@ class Searcher:
 
     def record(self, row: int, side: IndexedSide = "images") -> dict[str, Any]:
         """Return the metadata of a row; raises `UserError` where there is no such row."""
-        return self._side(side).record(row)
+        return self.index.side(side).record(row)
 
     def picture(self, row: int) -> bytes:
         """Return the encoded image of a row of images, read from its shard.
@@ -160,9 +161,6 @@ class Searcher:
         """URL of each shard by its name."""
         return {split_url(url)[1]: url for url in self.info.data.shards}
 
-    def _side(self, name: IndexedSide) -> Side:
-        return self.sides[name] if name in self.sides else self.index.side(name)
-
     def _allowed(self, query: Query, side: Side, where: str | None) -> Tensor | None:
         """Return which rows may be found, (rows,) bool; None: all."""
         allowed = None if where is None else torch.from_numpy(meeting(where, side.metadata))
@@ -179,3 +177,11 @@ class Searcher:
                 "name the model of the embeddings"
             )
         return vector.float()
+
+
+def _example(key: str, table: pa.Table) -> str:
+    """Return which key there is, for a message: one that ends as a key that there is not."""
+    if not len(table):
+        return ""
+    ending = pc.index(pc.ends_with(table["key"], key), True).as_py()
+    return f"; keys are such as {table['key'][max(ending, 0)]}"
