@@ -39,7 +39,7 @@ def test_an_index_has_the_embeddings_and_their_records(tmp_path: Path) -> None:
     assert built(embeddings, tmp_path / "i") == [
         "images: 20 rows of 8 numbers, exact search",
         "texts: 20 rows of 8 numbers, exact search",
-        "loading takes 0.00 MB of memory; 0.00 MB are memory-mapped",
+        "loading takes 0.00 MB of memory; 0.01 MB are memory-mapped",
     ]
     index = IndexFolder.open(tmp_path / "i")
     assert index.info.kind == "exact"

@@ -68,9 +68,9 @@ def map_lists(index: Any, path: Path) -> None:
     A map that is longer than its file ends the process where it is read.
     """
     lists = faiss.downcast_InvertedLists(index.invlists)
-    size = path.stat().st_size if path.is_file() else None
+    size = path.stat().st_size if path.is_file() else -1
     if size != lists.totsize:
-        found = "it is missing" if size is None else f"{size:,} bytes, not {lists.totsize:,}"
+        found = "it is missing" if size < 0 else f"{size:,} bytes, not {lists.totsize:,}"
         raise UserError(f"{path} is damaged ({found}); index the embeddings again")
     ends, row = [0], lists.code_size + 8  # a code and its id
     places = [lists.lists.at(n) for n in range(lists.nlist)]
