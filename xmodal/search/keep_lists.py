@@ -47,8 +47,8 @@ def read_uids(path: Path) -> np.ndarray:
         uids = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no array of NumPy's ({error})") from None
+    except (OSError, ValueError, EOFError):
+        raise UserError(f"{path} is no array of NumPy's, or is damaged") from None
     if uids.dtype != UIDS or uids.ndim != 1:
         raise UserError(f"{path} holds {uids.dtype} of shape {uids.shape}, not uids: (n,) of u8,u8")
     return np.asarray(uids)
@@ -71,7 +71,10 @@ def uids_of(column: pa.ChunkedArray) -> np.ndarray:
         good = pc.fill_null(pc.match_substring_regex(texts, r"\A[0-9a-fA-F]{32}\z"), False)
         if not pc.all(good, min_count=0).as_py():
             row = start + pc.index(good, False).as_py()
-            raise UserError(f"the sample of row {row:,} has no uid of {_DIGITS} hexadecimal digits")
+            raise UserError(
+                f"the sample of row {row:,} has no uid of {_DIGITS} hexadecimal digits: write them "
+                "into the JSON of the samples, and embed again"
+            )
         halves = np.frombuffer(bytes.fromhex("".join(texts.to_pylist())), ">u8")
         uids["f0"][start : start + _BLOCK] = halves[0::2]
         uids["f1"][start : start + _BLOCK] = halves[1::2]

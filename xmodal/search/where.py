@@ -24,6 +24,7 @@ from xmodal.errors import UserError
 Node = Any  # of sqlglot's tree: the class has another name in later versions
 Mask = Callable[[pa.RecordBatch], pa.Array]  # of booleans; null is neither true nor false
 Test = Callable[[pa.Array], pa.Array]  # of a column's values
+LABELS = "labels"  # of which `label` is any
 LONGEST = 2000  # characters
 HINT = "use =, <>, <, <=, >, >=, BETWEEN, IN, LIKE, ILIKE, IS NULL, AND, OR, NOT and parentheses"
 
@@ -58,6 +59,13 @@ def meeting(where: str, table: pa.Table) -> np.ndarray:
     found = [pc.fill_null(mask(batch), False) for batch in table.to_batches()]
     parts = [np.asarray(one.to_numpy(zero_copy_only=False), bool) for one in found]
     return np.concatenate([np.zeros(0, bool), *parts])
+
+
+def columns_of(schema: pa.Schema) -> list[str]:
+    """Return the names that a condition may use: `label` beside the columns, where there are
+    labels.
+    """
+    return [*(["label"] if LABELS in schema.names else []), *schema.names]
 
 
 class _Translation:
@@ -131,16 +139,13 @@ class _Translation:
         name = column.name
         if column.args.get("table") is not None:
             raise _unknown(column)
-        if name == "label" and "labels" in self.schema.names:
-            name = "labels"
-        if name not in self.schema.names:
-            hint = nearest(name, self.schema.names)
+        known = columns_of(self.schema)
+        if name not in known:
+            hint = nearest(name, known)
             if getattr(column.this, "quoted", False):
                 hint += "; text is written in single quotes"
-            raise UserError(
-                f"where: unknown column {name}{hint}; columns are {', '.join(self.schema.names)}"
-            )
-        return name
+            raise UserError(f"where: unknown column {name}{hint}; columns are {', '.join(known)}")
+        return name if name in self.schema.names else LABELS
 
 
 def _any(test: Test, lists: pa.Array) -> pa.Array:

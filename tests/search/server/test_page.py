@@ -255,12 +255,16 @@ def test_mistakes_are_shown_in_a_line(tab: Tab, server: SearchServer) -> None:
     shown = tab.wait(
         "!document.querySelector('#error').hidden && document.querySelector('#error').textContent"
     )
-    assert shown.startswith("where: unknown column lable (did you mean label")
+    assert shown.startswith("where: unknown column lable (did you mean label?)")
     search_for(tab, "label = 'red'", "#where")
     tab.wait(f"{READY} && document.querySelector('#error').hidden")
+    open_page(tab, server, "?sample=99999")
+    tab.wait(f"{READY} && document.querySelector('#error').textContent.includes('no row 99999')")
+    assert not tab.evaluate("document.querySelector('#error').hidden")
     # A browser itself reports an answer that is a mistake; nothing else was reported.
-    (line,) = tab.complaints
+    (line, lost) = tab.complaints
     assert "status of 400" in line
+    assert "status of 404" in lost
     tab.complaints.clear()
 
 
@@ -297,9 +301,9 @@ def test_an_image_is_modified(tab: Tab, browser: Browser, tmp_path: Path) -> Non
 
 
 def test_hostile_text_is_shown_and_does_nothing(tab: Tab, browser: Browser, tmp_path: Path) -> None:
-    with serving(colour_searcher(tmp_path, CAPTIONS)) as server:
+    with serving(colour_searcher(tmp_path, [*CAPTIONS, "\u202elive"])) as server:
         open_page(tab, server)
-        assert tab.evaluate(CAPTIONS_SHOWN)[: len(CAPTIONS)] == CAPTIONS
+        assert tab.evaluate(CAPTIONS_SHOWN)[: len(CAPTIONS) + 1] == [*CAPTIONS, "\\u202elive"]
         elements = "document.querySelectorAll('script, iframe, a, meta, svg').length"
         assert tab.evaluate(elements) == 5  # the page's own
         for number, text in enumerate(CAPTIONS):

@@ -109,7 +109,7 @@ def test_the_index_is_described(server: SearchServer) -> None:
     info = ask(server, "/api/info").value
     assert info["sides"] == {"images": PICTURES, "texts": PICTURES}
     assert (info["texts"], info["modifications"]) == (True, False)
-    assert {"key", "caption", "labels", "shard"} <= set(info["columns"]["images"])
+    assert {"key", "caption", "label", "labels", "shard"} <= set(info["columns"]["images"])
 
 
 def test_searches_are_those_of_the_python_api(server: SearchServer, searcher: Searcher) -> None:
@@ -193,19 +193,21 @@ def test_pictures_are_cached_by_the_name_of_the_contents(server: SearchServer) -
 @pytest.mark.parametrize(
     ("target", "line"),
     [
-        ("?where=lable+%3D+1", "where: unknown column lable (did you mean label"),
+        ("?where=lable+%3D+1", "where: unknown column lable (did you mean label?)"),
         ("?where=" + "(" * 1900, "where: "),
         ("?where=1;DROP+TABLE+x", "where: "),
-        ("?where=" + "x" * 2001, "where: string should have at most 2000 characters"),
-        ("?text=" + "x" * 2001, "text: string should have at most 2000 characters"),
-        ("?like=-1", "like: input should be greater than or equal to 0"),
-        ("?like=k7", "like: input should be a valid integer"),
+        ("?where=" + "x" * 2001, "where has at most 2,000 characters"),
+        ("?text=" + "x" * 2001, "text has at most 2,000 characters"),
+        ("?like=-1", "like is the row of an image; where=key"),
+        ("?like=k7", "like is the row of an image; where=key"),
+        ("?like=000000003", "like is the row of an image; where=key"),
+        ("?k=x", "k is a whole number"),
         (f"?like={PICTURES}", f"there is no row {PICTURES} among the {PICTURES} images"),
         ("?like=1&text=a", "a query has a text, an image or an indexed image"),
-        ("?k=0", "k: input should be greater than or equal to 1"),
-        ("?k=101", "k: input should be less than or equal to 100"),
-        (f"?start={MAX_HITS}", f"start: input should be less than {MAX_HITS}"),
-        ("?side=queries", "side: input should be 'images' or 'texts'"),
+        ("?k=0", "k is at least 1"),
+        ("?k=101", "k is at most 100"),
+        (f"?start={MAX_HITS - 1}&k=2", f"start + k is at most {MAX_HITS:,}"),
+        ("?side=queries", "side is 'images' or 'texts'"),
         ("?page=2", "unknown parameter page; there are: text, like,"),
         ("?k=1&k=2", "a parameter is given twice"),
         ("?text=%ff", "the parameters are no UTF-8, or too many"),
@@ -336,7 +338,7 @@ def test_other_addresses_need_the_token(searcher: Searcher) -> None:
             separator = "&" if "?" in path else "?"
             for wrong in ("", token[:-1], "é", token.swapcase()):
                 given = f"{path}{separator}token={quote(wrong)}"
-                assert ask(server, given).error.startswith("401 ")
+                assert ask(server, given).error.startswith("401 the token is wrong")
             assert ask(server, path, Cookie=f"a=b; {cookie}{token}; c=d").status == 200
         upload = picture(COLOURS["red"])
         assert ask(server, "/api/search", upload).error.startswith("401 ")
@@ -366,7 +368,7 @@ def png_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("upload", "line"),
     [
-        (b"", "the image cannot be used: image does not decode (not an image)"),
+        (b"", "the body is empty; send an image in it"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "the image cannot be used: image does not"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "the image cannot be used: image does not decode"),
         (png_of(60_000, 60_000), "the image cannot be used: image is too large"),
@@ -410,7 +412,9 @@ def test_other_requests(server: SearchServer) -> None:
     assert ask(server, "/" + "x" * 70_000).error.startswith("414 ")
     assert ask(server, "/api/info", b"body").error == "405 POST is for /api/search"
     assert ask(server, "/api/info", method="DELETE").error.startswith("501 ")
-    assert ask(server, "/", method="HEAD").status == 501
+    head, page = ask(server, "/", method="HEAD"), ask(server, "/")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(page.body))
 
 
 def raw(server: SearchServer, data: bytes) -> bytes:

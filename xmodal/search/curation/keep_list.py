@@ -1,6 +1,8 @@
 """Conversion of keep-lists: DataComp's npy of uids to parquet, and back."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +23,17 @@ def keep_list(searcher: Searcher, source: Path, folder: Path) -> Outcome:
     """
     samples = searcher.sides["images"].metadata
     if source.suffix == ".npy":
-        return _from_uids(read_uids(source), samples, source)
+        return _from_uids(_read(read_uids, source), samples, source)
     if source.suffix == ".parquet":
-        return _to_uids(read_keep_list(source), samples, source, folder)
+        return _to_uids(_read(read_keep_list, source), samples, source, folder)
     raise UserError(f"--from {source}: name a file .npy (DataComp's uids) or .parquet")
+
+
+def _read(read: Callable[[Path], Any], source: Path) -> Any:
+    try:
+        return read(source)
+    except UserError as error:
+        raise UserError(f"--from {error}") from None
 
 
 def _from_uids(wanted: np.ndarray, samples: pa.Table, source: Path) -> Outcome:

@@ -1,22 +1,23 @@
 """JSON API of an index: what it holds, searches, samples and pictures, as plain values."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import islice
 from threading import Lock
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from xmodal.data.decode import BadSample, open_image
 from xmodal.errors import UserError
 from xmodal.search.query import Hit, Query
 from xmodal.search.searcher import Searcher
 from xmodal.search.server.pictures import for_browser
-from xmodal.search.where import meeting
+from xmodal.search.where import columns_of, meeting
 
 MAX_UPLOAD_BYTES = 20 * 2**20
 MAX_UPLOAD_PIXELS = 50_000_000
@@ -24,29 +25,52 @@ MAX_HITS = 1000  # of a search, on all its pages together: a learned score order
 MAX_TEXT = 2000  # characters
 
 
+_MISTAKES = {
+    "string_too_long": "has at most {max_length:,} characters",
+    "greater_than_equal": "is at least {ge}",
+    "less_than_equal": "is at most {le:,}",
+    "literal_error": "is {expected}",
+}
+
+
+def _row(given: object) -> object:
+    """Return the digits of a row; raises `ValueError` for those of a key, which begin with 0."""
+    if isinstance(given, str) and not re.fullmatch("0|[1-9][0-9]*", given):
+        raise ValueError(given)
+    return given
+
+
 class SearchParameters(BaseModel, extra="forbid", frozen=True):
     """Parameters of a search. Without a query, rows are listed in the order of the index."""
 
     text: str = Field("", max_length=MAX_TEXT, description="a text to search by")
-    like: int | None = Field(None, ge=0, description="row of an indexed image to search by")
+    like: Annotated[int | None, BeforeValidator(_row)] = Field(
+        None, ge=0, description="row of an indexed image to search by"
+    )
     modification: str = Field("", max_length=MAX_TEXT, description="change to the image, in words")
     where: str = Field("", max_length=MAX_TEXT, description="condition on the metadata, in SQL")
     side: Literal["images", "texts"] = Field("images", description="what is searched")
     k: int = Field(20, ge=1, le=100, description="number of hits")
-    start: int = Field(0, ge=0, lt=MAX_HITS, description="number of better hits to skip")
+    start: int = Field(0, ge=0, description="number of better hits to skip")
 
     @classmethod
     def of(cls, given: Mapping[str, str]) -> "SearchParameters":
         """Return what is given as parameters; raises `UserError` for the first mistake."""
         try:
-            return cls.model_validate(dict(given))
+            found = cls.model_validate(dict(given))
+            if found.start + found.k > MAX_HITS:
+                raise UserError(f"start + k is at most {MAX_HITS:,}")
+            return found
         except ValidationError as error:
             first = error.errors()[0]
-        name, message = str(first["loc"][0]), first["msg"]
-        if first["type"] == "extra_forbidden":
+        name, kind = str(first["loc"][0]), first["type"]
+        if kind == "extra_forbidden":
             known = ", ".join(cls.model_fields)
             raise UserError(f"unknown parameter {name[:80]}; there are: {known}")
-        raise UserError(f"{name}: {message[0].lower()}{message[1:]}")
+        if name == "like":
+            raise UserError("like is the row of an image; where=key = 'KEY' lists that of a key")
+        line = _MISTAKES.get(kind, "is a whole number").format(**first.get("ctx", {}))
+        raise UserError(f"{name} {line}")
 
 
 class Api:
@@ -71,7 +95,7 @@ class Api:
             "method": info.model.method,
             "kind": info.kind,
             "sides": {name: len(side) for name, side in sides.items()},
-            "columns": {name: schema.names for name, schema in columns.items()},
+            "columns": {name: columns_of(schema) for name, schema in columns.items()},
             "texts": not contents.composed and contents.views == 1,
             "modifications": contents.composed,
             "max_upload_bytes": MAX_UPLOAD_BYTES,
@@ -83,7 +107,7 @@ class Api:
 
         Raises `UserError` for a query or a condition that cannot be.
         """
-        start, size = parameters.start, min(parameters.k, MAX_HITS - parameters.start)
+        start, size = parameters.start, parameters.k
         query = self._query(parameters, image)
         with self._lock:
             hits = self._hits(query, parameters, size + 1)
@@ -143,6 +167,8 @@ class Api:
 
 def _check_upload(image: bytes) -> None:
     """Raise `UserError` unless the bytes are an image of bounded size."""
+    if not image:
+        raise UserError("the body is empty; send an image in it")
     try:
         open_image(image, max_pixels=MAX_UPLOAD_PIXELS)
     except BadSample as cause:

@@ -100,6 +100,10 @@ class Handler(BaseHTTPRequestHandler):
         """Answer a GET."""
         self._answer(is_post=False)
 
+    def do_HEAD(self) -> None:
+        """Answer as a GET, without the body."""
+        self._answer(is_post=False)
+
     def do_POST(self) -> None:
         """Answer a POST."""
         self._answer(is_post=True)
@@ -136,7 +140,8 @@ class Handler(BaseHTTPRequestHandler):
         self._check_origin(path)
         access = self.server.access
         if not access.is_allowed(self.headers.get("Cookie", ""), parameters.get("token")):
-            raise Refused(401, "the token is missing: open the address that the server printed")
+            what = "wrong" if "token" in parameters else "missing"
+            raise Refused(401, f"the token is {what}: open the address that the server printed")
         if path != "/":
             parameters.pop("token", None)
         return self.server.site.answer(

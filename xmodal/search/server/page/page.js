@@ -1,7 +1,7 @@
 // The page of an index: a search is a state, which the address has, and whose hits are shown.
 
 import { addressOf, fetchHits, fetchJson, readAddress } from "/requests.js";
-import { hitElement, moveByKeys, pictureOf } from "/results.js";
+import { hitElement, moveByKeys, pictureOf, visible } from "/results.js";
 import { closeSample, openSample } from "/sample.js";
 
 const COUNT = 40; // hits that are fetched at a time
@@ -45,10 +45,11 @@ function fillForm() {
   for (const input of form.elements.side) input.checked = input.value === state.side;
   if (preview) URL.revokeObjectURL(preview);
   preview = state.upload ? URL.createObjectURL(state.upload) : null;
+  byId("chosen-image").hidden = false;
   byId("chosen").hidden = !state.upload && !state.like;
   if (byId("chosen").hidden) byId("chosen-image").removeAttribute("src");
   else byId("chosen-image").src = preview ?? pictureOf(state.like, info.version);
-  byId("chosen-name").textContent = state.upload ? state.upload.name : `image ${state.like}`;
+  byId("chosen-name").textContent = state.upload ? visible(state.upload.name) : `image ${state.like}`;
   modification.placeholder = byId("chosen").hidden ? "Choose an image, then say what to change" : "What to change: in blue";
 }
 
@@ -57,6 +58,7 @@ async function search() {
   running?.abort();
   const own = (running = new AbortController());
   more = false;
+  complain(null);
   document.body.classList.add("busy");
   byId("status").textContent = "Searching…";
   try {
@@ -64,7 +66,6 @@ async function search() {
     hits.replaceChildren();
     hits.className = state.side;
     shown = 0;
-    complain(null);
     append(found);
     describe();
     scrollTo(0, 0);
@@ -151,6 +152,7 @@ function listenToForm() {
     useFile(file.files[0]);
     file.value = ""; // so that the same file can be chosen again
   });
+  byId("chosen-image").addEventListener("error", (event) => (event.target.hidden = true)); // no image
   byId("remove").addEventListener("click", () => {
     go({ upload: null, like: "", modification: "" });
     mainBox().focus();
@@ -211,7 +213,7 @@ async function begin() {
   byId("text-box").hidden = !info.texts;
   byId("modification-box").hidden = !info.modifications;
   byId("sides").hidden = Object.keys(info.sides).length < 2;
-  byId("columns").textContent = `Columns: label, ${info.columns.images.join(", ")}`;
+  byId("columns").textContent = `Columns: ${info.columns.images.join(", ")}`;
   listenToForm();
   listenToFiles();
   listenToKeys();

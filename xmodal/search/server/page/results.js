@@ -2,9 +2,14 @@
 
 export const pictureOf = (row, version) => `/picture/${row}?v=${version}`;
 
+// Return a text whose characters that are unseen or turn others around are escaped, as the terminal shows them.
+export const visible = (text) =>
+  text.replace(/(?![\n\r\t\u200c\u200d])[\p{Cc}\p{Cf}]/gu, (one) => `\\u${one.codePointAt(0).toString(16).padStart(4, "0")}`);
+
 // Return an element with its properties and children.
 export function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
+  const shown = Object.entries(properties).map(([key, value]) => [key, typeof value === "string" ? visible(value) : value]);
+  const made = Object.assign(document.createElement(name), Object.fromEntries(shown));
   made.append(...children);
   return made;
 }
@@ -20,7 +25,7 @@ export function image(row, version, caption) {
 export function hitElement(hit, version, onImage, onOpen) {
   const caption = hit.caption ?? hit.key;
   const picture = element("button", { type: "button", className: "picture", title: "Search by this image", tabIndex: -1 }, image(hit.image, version, caption));
-  picture.setAttribute("aria-label", `Search by this image: ${caption}`);
+  picture.setAttribute("aria-label", `Search by this image: ${visible(caption)}`);
   picture.addEventListener("click", () => onImage(hit.image));
   const open = element("button", { type: "button", className: "open" }, element("span", { className: "caption", dir: "auto", textContent: caption }));
   if (hit.score !== null) open.append(element("span", { className: "score", title: "score", textContent: hit.score.toFixed(3) }));

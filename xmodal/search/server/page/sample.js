@@ -1,6 +1,6 @@
 // The dialog of a sample: its picture, captions, metadata and neighbours.
 
-import { element, image, pictureOf } from "/results.js";
+import { element, image, pictureOf, visible } from "/results.js";
 import { fetchHits, fetchJson } from "/requests.js";
 
 const NEIGHBOURS = 12;
@@ -12,7 +12,7 @@ export async function openSample(row, version, onOpen) {
   wanted = row;
   const sample = await fetchJson(`/api/sample/${encodeURIComponent(row)}`);
   if (wanted !== row) return;
-  const [title, ...others] = sample.captions.length ? sample.captions : [sample.key];
+  const [title, ...others] = (sample.captions.length ? sample.captions : [sample.key]).map(visible);
   byId("sample-title").textContent = title;
   byId("sample-captions").replaceChildren(...others.map((text) => element("li", { textContent: text, dir: "auto" })));
   Object.assign(byId("sample-image"), { src: pictureOf(sample.row, version), alt: title });
@@ -41,7 +41,7 @@ function fieldsOf({ row, captions, caption, labels, width, height, size, ...rest
 function neighbourElement(hit, version, onOpen) {
   const caption = hit.caption ?? hit.key;
   const made = element("button", { type: "button", className: "picture", title: caption }, image(hit.image, version, caption));
-  made.setAttribute("aria-label", `Open: ${caption}`);
+  made.setAttribute("aria-label", `Open: ${visible(caption)}`);
   made.addEventListener("click", () => onOpen(hit.image));
   return element("li", {}, made);
 }
