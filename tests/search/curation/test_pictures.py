@@ -59,6 +59,16 @@ def test_other_images_do_not() -> None:
         assert all(compare(a, b)[0] < CORRELATION for b in images[:n])
 
 
+def test_a_bright_sky_is_like_no_other() -> None:
+    """Coarse light and shade alone, as of snow or fog, make no duplicate."""
+    sky = 80 + 120 / (1 + np.exp(np.arange(-32, 32) / 4))[:, None]
+    details = np.random.default_rng(0).normal(size=(2, 16, 16)).repeat(4, 1).repeat(4, 2) * 6
+    a, b = ((sky + one).astype(np.uint8)[None] for one in details)
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.96
+    assert correlations(a, b)[0][0] < 0.6
+    assert correlations(a, a)[0][0] == pytest.approx(1, abs=1e-5)
+
+
 def test_the_smallest_and_the_plainest_images() -> None:
     white = jpeg(Image.new("RGB", (3, 5), "white"))
     assert grey_picture(white).shape == (64, 64)

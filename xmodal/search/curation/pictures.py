@@ -1,8 +1,9 @@
 """Small grey pictures of images, and how alike two of them are: re-encoded, cropped or mirrored.
 
 An image is reduced to 64 × 64 grey pixels whatever its shape. Two are alike where all of one
-correlates with all of the other, or with a part of it that has 95 % of its sides, in 16 × 16 areas;
-the same for its mirror image. A crop or a flip changes an embedding more than it changes these.
+correlates with all of the other, or with a part of it that has 95 % of its sides, in 16 × 16 areas
+less their surroundings; the same for its mirror image. A crop or a flip changes an embedding more
+than it changes these. Without the surroundings, a bright sky above dark ground is like any other.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from xmodal.activity import activity
 from xmodal.data.decode import BadSample, Reduction, open_image
@@ -20,6 +22,8 @@ from xmodal.search.searcher import Searcher
 
 SIDE = 64  # pixels of a small picture
 AREAS = 16  # a side, that are compared
+SURROUNDINGS = 1.5  # areas: the deviation of the Gaussian that averages them
+FAINT = 0.5  # grey levels: a picture of smaller deviation is like no other
 PART = 0.95  # share of a side that a crop may leave
 PLACES = 5  # of such a part along a side
 PAIRS = 1024  # compared at a time
@@ -98,9 +102,16 @@ def windows(pictures: np.ndarray) -> np.ndarray:
     areas = areas.reshape(*areas.shape[:3], PLACES + 1, AREAS).transpose(0, 1, 3, 4, 2)
     parts = areas[:, 1:, 1:].reshape(len(areas), -1, AREAS**2)
     flat = np.concatenate([areas[:, 0, 0].reshape(len(areas), 1, -1), parts], 1)
+    flat -= _surroundings(flat)
     flat -= flat.mean(-1, keepdims=True)
     lengths = np.linalg.norm(flat, axis=-1, keepdims=True)
-    return flat / np.maximum(lengths, AREAS)  # a deviation of one grey level
+    return flat / np.maximum(lengths, FAINT * AREAS)
+
+
+def _surroundings(flat: np.ndarray) -> np.ndarray:
+    areas = flat.reshape(*flat.shape[:-1], AREAS, AREAS)
+    sigma = (0, 0, SURROUNDINGS, SURROUNDINGS)
+    return np.asarray(gaussian_filter(areas, sigma, mode="nearest")).reshape(flat.shape)
 
 
 def _best(whole: np.ndarray, parts: np.ndarray) -> np.ndarray:
