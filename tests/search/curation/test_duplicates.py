@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,11 @@ def test_leaked_images_are_found_and_removed(tmp_path: Path) -> None:
         ("k6", "k30"),
     ]
     assert np.flatnonzero(~outcome.kept).tolist() == [2, 11, 30]
+    assert [one.title for one in outcome.sections] == ["Test image k4", "Test image k6"]
+    notes = [figure.note for one in outcome.sections for figure in one.figures]
+    assert [note.partition(": sim")[0] for note in notes] == ["test", "train"] * 2 + ["train"]
+    assert all(re.search(r"larity \d\.\d{3}, correlation 0\.\d{3}", notes[n]) for n in (1, 3, 4))
+    assert [note.endswith(", mirrored") for note in notes] == [False, False, False, True, True]
 
 
 def test_leakage_compares_embeddings_of_one_model(tmp_path: Path) -> None:

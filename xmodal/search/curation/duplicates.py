@@ -81,6 +81,14 @@ def pair_table(
     )
 
 
+def likeness(pairs: Pairs) -> str:
+    """Say how alike the least alike of some pairs are."""
+    said = f"similarity {pairs.similarity.min():.3f}"
+    if not np.isnan(pairs.correlation).any():
+        said += f", correlation {pairs.correlation.min():.3f}"
+    return said + (", mirrored" if pairs.mirrored.any() else "")
+
+
 def _best(searcher: Searcher, group: np.ndarray) -> int:
     records = [searcher.record(int(row)) for row in group]
     sizes = [((r["width"] or 0) * (r["height"] or 0), r["size"] or 0) for r in records]
@@ -97,9 +105,6 @@ def _section(
     searcher: Searcher, number: int, group: np.ndarray, kept: np.ndarray, pairs: Pairs
 ) -> Section:
     inside = pairs.where(np.isin(pairs.first, group))
-    least = f"similarity {inside.similarity.min():.3f}"
-    if not np.isnan(inside.correlation).any():
-        least += f", correlation {inside.correlation.min():.3f}"
     rows = sorted(map(int, group), key=lambda row: not kept[row])[:LARGEST_SHOWN]
     figures = [Figure(searcher, row, "kept" if kept[row] else "removed") for row in rows]
-    return Section(f"Group {number}: {len(group)} images, least {least}", figures)
+    return Section(f"Group {number}: {len(group)} images, least {likeness(inside)}", figures)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from xmodal.errors import UserError
-from xmodal.search.curation.alike import Rule, find_alike
-from xmodal.search.curation.duplicates import numbers_of, pair_table
+from xmodal.search.curation.alike import Pairs, Rule, find_alike
+from xmodal.search.curation.duplicates import likeness, numbers_of, pair_table
 from xmodal.search.curation.outcome import SHOWN, Figure, Outcome, Section
 from xmodal.search.searcher import Searcher
 
@@ -33,18 +33,15 @@ def leakage(train: Searcher, test: Searcher, rule: Rule, work: Path) -> Outcome:
         },
         kept=kept,
         tables={"pairs": pair_table(alike.pairs, test, train, ("test_", ""))},
-        sections=[
-            Section(
-                f"Test image {number + 1}",
-                [
-                    Figure(test, int(row), "test"),
-                    *(
-                        Figure(train, int(one), "train")
-                        for one in alike.pairs.second[alike.pairs.first == row]
-                    ),
-                ],
-            )
-            for number, row in enumerate(leaked[:SHOWN])
-        ],
+        sections=[_section(test, train, int(row), alike.pairs) for row in leaked[:SHOWN]],
         shown=f"{min(SHOWN, len(leaked)):,} of {len(leaked):,} test images that leaked",
     )
+
+
+def _section(test: Searcher, train: Searcher, row: int, pairs: Pairs) -> Section:
+    of_test = pairs.where(pairs.first == row)
+    found = [
+        Figure(train, int(one), f"train: {likeness(of_test.where(of_test.second == one))}")
+        for one in of_test.second
+    ]
+    return Section(f"Test image {test.record(row)['key']}", [Figure(test, row, "test"), *found])
