@@ -23,10 +23,11 @@ MARK = "<!-- xmodal search -->"  # of a page that may be written again
 
 def print_hits(hits: Sequence[Hit]) -> None:
     """Print a table of hits, best first."""
-    table = Table("rank", "score", "key", "caption", "labels", "shard", box=box.SIMPLE)
+    table = Table("rank", "score", "key", "caption, labels", "shard", box=box.SIMPLE)
     for place, hit in enumerate(hits, 1):
-        words = [hit.key, hit.caption or "", ", ".join(hit.labels), hit.shard]
-        table.add_row(str(place), f"{hit.score:.4f}", *map(Text, words))
+        # Below each other: 80 columns are few.
+        words = "\n".join(filter(None, [hit.caption, ", ".join(hit.labels)]))
+        table.add_row(str(place), f"{hit.score:.4f}", *map(Text, [hit.key, words, hit.shard]))
     console().print(table if hits else "Nothing was found.")
 
 

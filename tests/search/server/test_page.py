@@ -112,6 +112,18 @@ def test_search_by_an_uploaded_image_and_back(
     tab.wait(f"{STATUS}.startsWith('The uploaded image was not kept: choose it again.')")
 
 
+def test_a_file_that_is_no_image_has_no_broken_picture(
+    tab: Tab, server: SearchServer, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    open_page(tab, server)
+    tab.choose("#file", tmp_path / "notes.txt")
+    tab.wait("!document.querySelector('#chosen').hidden")
+    tab.wait("document.querySelector('#chosen-image').hidden")
+    tab.wait("document.querySelector('#error').textContent.includes('does not decode')")
+    tab.complaints.clear()
+
+
 @pytest.mark.parametrize("event", ["drop", "paste"])
 def test_search_by_an_image_that_is_dropped_or_pasted(
     tab: Tab, server: SearchServer, event: str
