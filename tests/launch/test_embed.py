@@ -162,7 +162,7 @@ def test_mistakes_are_one_line(
     )
     file = tmp_path / "file"
     file.touch()
-    assert "cannot be written" in error(finished, "--data", tens, "--to", file)
+    assert f"--to {file} cannot be made a folder" in error(finished, "--data", tens, "--to", file)
 
 
 def test_images_without_captions_are_embedded(finished: Path, tens: Path, tmp_path: Path) -> None:
