@@ -521,7 +521,7 @@ def test_a_generator_is_built_with_its_options_and_relevance(tmp_path: Path, run
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("nothing --to {to}", "unknown source 'nothing'; the sources are: cirr, coco"),
+        ("nothing --to {to}", "unknown source 'nothing'; the sources are: aro, cirr, coco"),
         ("flickr8k --to {to}", "--from is missing"),
         ("flickr8k --to {to} --from {to}/nowhere", "no such file or folder"),
         (

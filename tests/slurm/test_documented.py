@@ -35,7 +35,12 @@ def smaller(word: str) -> str:
 @pytest.mark.parametrize("command", JOBS, ids=" ".join)
 def test_a_documented_job_runs(command: list[str], slurm: Slurm, repository: Path) -> None:
     said = "import sys\nprint(' '.join(sys.argv))\n"
-    for script in ("launch/train.py", "launch/evaluate.py", "shards/__main__.py"):
+    for script in (
+        "launch/train.py",
+        "launch/evaluate.py",
+        "launch/embed.py",
+        "shards/__main__.py",
+    ):
         (repository / script).parent.mkdir(exist_ok=True)
         (repository / script).write_text(said)
     script = next(number for number, word in enumerate(command) if word.startswith("slurm/"))
