@@ -20,7 +20,7 @@ OFFSETS = st.integers(0, 2**24 - 1).map(lambda bits: bits * 2.0**-24)
 
 
 def counts(occurrences: Occurrences, weights: list[np.ndarray], offset: float) -> np.ndarray:
-    """How often each sample comes, (samples,)."""
+    """Return the number of occurrences of each sample, (samples,)."""
     return np.concatenate(
         [
             np.bincount(occurrences.samples(shard, offset), minlength=len(of_shard))

@@ -166,7 +166,7 @@ def test_mistakes_are_one_line(
 
 
 def test_images_without_captions_are_embedded(finished: Path, tens: Path, tmp_path: Path) -> None:
-    """What reads captions in training embeds images that have none."""
+    """A model that reads captions in training embeds images that have none."""
     bare = shutil.copytree(tens, tmp_path / "bare")
     for tar in bare.glob("*.tar"):
         strip(tar)
