@@ -30,7 +30,7 @@ LAYERS = [
     {"distributed", "data"},
     {"components"},
     {"arguments", "extras", "hub", "small_files", "tensor_files", "terminal", "yaml_text"},
-    {"activity", "atomic_files", "errors", "lazy_names", "precision"},
+    {"activity", "atomic_files", "devices", "errors", "lazy_names", "precision"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {

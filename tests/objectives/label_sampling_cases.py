@@ -7,10 +7,21 @@ from torch import Tensor, nn
 
 from tests.objectives.equivalence import Case, Inputs, pair_batches
 from xmodal.objectives.double_triplet import DoubleTriplet
-from xmodal.objectives.label_sampling import sample_triplets
+from xmodal.objectives.label_sampling import Triplets, sample_triplets
 from xmodal.objectives.soft_triplet import SoftTriplet
 
 SEED = 5
+
+
+def listed(drawn: Triplets) -> list[tuple[int, int, int]]:
+    """Each triplet's anchor, positive and negative."""
+    return [
+        (anchor, positive, negative)
+        for anchor in drawn.exist.nonzero()[:, 0].tolist()
+        for positive, negative in zip(
+            drawn.positives[anchor].tolist(), drawn.negatives[anchor].tolist(), strict=True
+        )
+    ]
 
 
 def double_triplet() -> DoubleTriplet:
@@ -38,8 +49,8 @@ def naive_double(module: nn.Module, inputs: Inputs) -> Tensor:
     x, y, ids = inputs.values()
     drawn = sample_triplets(ids.repeat(2), ids, count=module.count, seed=SEED)
     costs: dict[bool, list[Any]] = {True: [], False: []}
-    for a, p, n in zip(*vars(drawn).values(), strict=True):
-        of_x = bool(a < len(x))
+    for a, p, n in listed(drawn):
+        of_x = a < len(x)
         anchor, others = (x[a], y) if of_x else (y[a - len(x)], x)
         near, far = ((anchor - others[i]).pow(2).sum() for i in (p, n))
         costs[of_x].append((module.margin + module.positive_weight * near - far).relu())
@@ -55,7 +66,7 @@ def naive_soft(module: nn.Module, inputs: Inputs) -> Tensor:
     drawn = sample_triplets(labels, labels, count=module.count, seed=SEED, same_items=True)
     costs = [
         (1 + ((both[a] - both[p]).pow(2).sum() - (both[a] - both[n]).pow(2).sum()).exp()).log()
-        for a, p, n in zip(*vars(drawn).values(), strict=True)
+        for a, p, n in listed(drawn)
     ]
     return 0 * both.sum() + sum(costs) / max(1, len(costs))
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.objectives.equivalence import DIM, Case, Inputs, pair_batches
+from tests.objectives.label_sampling_cases import listed
 from tests.objectives.mutual_information_cases import randomised
 from xmodal.objectives.label_sampling import sample_triplets
 from xmodal.objectives.metric_pairs import MetricPairs
@@ -42,7 +43,7 @@ def naive(module: Comparison, inputs: Inputs) -> Tensor:
     weight_v, bias_v, weight_t, bias_t, weight, bias = module.parameters()
     costs = []
     drawn = sample_triplets(ids.repeat(2), ids, count=objective.count, seed=SEED)
-    for a, *partners in zip(*vars(drawn).values(), strict=True):
+    for a, *partners in listed(drawn):
         for partner, is_similar in zip(partners, (True, False), strict=True):
             v, t = (x[a], y[partner]) if a < len(x) else (x[partner], y[a - len(x)])
             hidden = (weight_v @ v + bias_v + weight_t @ t + bias_t).tanh()

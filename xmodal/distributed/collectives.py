@@ -8,7 +8,9 @@ exactly the gradient of the global value, whatever the number of ranks.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 T = TypeVar("T")
+_EQUAL_ROWS = ContextVar("equal rows", default=False)
 
 
 def world_size() -> int:
@@ -30,10 +33,23 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+@contextmanager
+def equal_rows() -> Iterator[None]:
+    """State that within the context all ranks have equally many rows of whatever is gathered.
+
+    Else they have to exchange how many, and wait for the answer.
+    """
+    token = _EQUAL_ROWS.set(True)
+    try:
+        yield
+    finally:
+        _EQUAL_ROWS.reset(token)
+
+
 def row_counts(local: Tensor) -> list[int]:
     """Return how many rows each rank has."""
-    if world_size() == 1:
-        return [local.shape[0]]
+    if world_size() == 1 or _EQUAL_ROWS.get():
+        return [local.shape[0]] * world_size()
     counts = torch.zeros(world_size(), dtype=torch.int64, device=local.device)
     counts[rank()] = local.shape[0]
     dist.all_reduce(counts)

@@ -86,11 +86,12 @@ class _Sides:
 
     def __init__(self, images: Tensor, texts: Tensor) -> None:
         images, texts = images.flatten(0, -2), texts.flatten(0, -2)
+        sides = (images, IMAGE), (texts, TEXT)
         self.sizes = [len(images), len(texts)]
         self.counts = [row_counts(images), row_counts(texts)]
         self.embeddings = torch.cat([images, texts])
-        classes = torch.tensor([IMAGE, TEXT], device=images.device)
-        self.classes = classes.repeat_interleave(torch.tensor(self.sizes, device=images.device))
+        classes = (side.new_full((len(side),), one, dtype=torch.int64) for side, one in sides)
+        self.classes = torch.cat([*classes])
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the share of the mean of both sides' means over the global batch."""

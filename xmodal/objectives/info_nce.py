@@ -105,11 +105,9 @@ def _one_positive(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor
 
 def _many_positives(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
     rows, columns = log_sum_exp(pairs.rows, pairs.all_y, scale=scale, tile=tile)
-    _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
-    sums = pairs.all_y.new_zeros(len(size), pairs.all_y.shape[1]).index_add(0, label, pairs.all_y)
     # The mean over columns of the scores of their rows is that over rows of their columns'.
-    own = label[pairs.own]
-    positives = scale * (pairs.x * (sums[own] / size[own, None])).sum(1)
+    means, _ = pairs.means_of_ids()
+    positives = scale * (pairs.x * means).sum(1)
     return rows - positives, columns[pairs.own] - positives
 
 

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xmodal.devices import copy_to
 from xmodal.distributed.collectives import gather, world_size
 from xmodal.objectives.pairs import Pairs
 
 
 @dataclass(frozen=True)
 class Triplets:
-    """Anchors among some items; positives and negatives among others, of the same label or not."""
+    """Positives and negatives of some anchors, of the same label or not."""
 
-    anchors: Tensor  # (triplets,) int64
-    positives: Tensor  # (triplets,) int64
-    negatives: Tensor  # (triplets,) int64
+    positives: Tensor  # (anchors, count) int64
+    negatives: Tensor  # (anchors, count) int64
+    exist: Tensor  # (anchors,) bool: False where an anchor lacks either, and both mean nothing
 
 
 def sample_triplets(
@@ -25,28 +26,29 @@ def sample_triplets(
 
     Positives are drawn uniformly, with replacement, among the candidates of the anchor's label,
     negatives among all others. With `same_items`, anchor i is candidate i, and not drawn for
-    itself. Anchors without a positive or a negative have no triplets. The same labels and seed
-    give the same triplets everywhere, in O((anchors × count + items) log items).
+    itself. The same labels and seed give the same triplets everywhere, in
+    O((anchors × count + items) log items).
     """
     order = candidates.argsort(stable=True)
     ordered = candidates[order]
     first = torch.searchsorted(ordered, labels)
     size = torch.searchsorted(ordered, labels, right=True) - first
     limits = torch.stack([size - int(same_items), len(candidates) - size])
-    anchors = (limits > 0).all(0).nonzero()[:, 0].repeat_interleave(count)
-    positives, negatives = _uniform(limits[:, anchors], seed)
-    first, size = first[anchors], size[anchors]
+    positives, negatives = _uniform(limits, count, seed)
+    first, size = first[:, None], size[:, None]
     if same_items:
-        positives += positives >= order.argsort()[anchors] - first
+        positives += positives >= order.argsort()[:, None] - first
     negatives += torch.where(negatives >= first, size, 0)
-    return Triplets(anchors, order[first + positives], order[negatives])
+    last = len(candidates) - 1
+    positives, negatives = (order[n.clamp(max=last)] for n in (first + positives, negatives))
+    return Triplets(positives, negatives, exist=(limits > 0).all(0))
 
 
-def _uniform(limits: Tensor, seed: int) -> Tensor:
-    """Return whole numbers from 0 to below each limit, the same on every device."""
+def _uniform(limits: Tensor, count: int, seed: int) -> Tensor:
+    """Return whole numbers from 0 to below each limit, (…, count), the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    shares = torch.rand(limits.shape, generator=generator, dtype=torch.float64)
-    return (shares.to(limits.device) * limits).long()
+    shares = torch.rand(*limits.shape, count, generator=generator, dtype=torch.float64)
+    return (copy_to(limits.device, shares) * limits[..., None]).long()
 
 
 @dataclass(frozen=True)
@@ -59,42 +61,51 @@ class LabelledBatch:
 
     items: Tensor  # (2 × batch, dim), gradients summed over the ranks
     labels: Tensor  # (batch,) int64, of x and of y
-    own: Tensor  # (2 × batch,) bool
+    own: Tensor  # (2 × pairs,) int64: the places of this rank's
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, labels: Tensor) -> "LabelledBatch":
         pairs = Pairs.of(x, y, labels)
-        order = _batch_order(pairs.counts).to(labels.device)
-        own = torch.zeros_like(pairs.all_ids, dtype=torch.bool)
-        own[pairs.own] = True
+        order = _batch_order(pairs.counts, labels.device)
+        own = order.argsort()[pairs.own]
         sides = gather(pairs.x, pairs.counts), pairs.all_y
         items = torch.cat([side.index_select(0, order) for side in sides])
-        return cls(items, pairs.all_ids[order], own[order].repeat(2))
+        return cls(items, pairs.all_ids[order], torch.cat([own, own + len(order)]))
 
     def draw_across(self, count: int, seed: int) -> Triplets:
         """Draw `count` triplets for each x, of it and two y, and for each y, of it and two x."""
         size = len(self.labels)
         drawn = sample_triplets(self.labels.repeat(2), self.labels, count=count, seed=seed)
         # Anchors are all x and then all y, candidates all y of the former and all x of the latter.
-        other = torch.where(drawn.anchors < size, size, 0)
-        return Triplets(drawn.anchors, drawn.positives + other, drawn.negatives + other)
+        other = (torch.arange(2 * size, device=self.own.device) < size)[:, None] * size
+        return Triplets(drawn.positives + other, drawn.negatives + other, drawn.exist)
+
+    def own_triplets(self, drawn: Triplets) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the anchors, positives and negatives of this rank's, (triplets,) int64 each."""
+        positives, negatives = drawn.positives[self.own], drawn.negatives[self.own]
+        anchors = self.own[:, None].expand_as(positives)
+        return anchors.flatten(), positives.flatten(), negatives.flatten()
 
     def squared_distances(self, drawn: Triplets) -> tuple[Tensor, Tensor]:
         """Return those of this rank's anchors to their positives and to their negatives."""
-        own = self.own[drawn.anchors]
-        anchors = self.items.index_select(0, drawn.anchors[own])
-        positive, negative = (
-            (anchors - self.items.index_select(0, others[own])).square().sum(1)
-            for others in (drawn.positives, drawn.negatives)
+        anchors, *others = (
+            self.items.index_select(0, places) for places in self.own_triplets(drawn)
         )
+        positive, negative = ((anchors - other).square().sum(1) for other in others)
         return positive, negative
 
     def mean(self, values: Tensor, drawn: Triplets) -> Tensor:
-        """Return the rank's share of the mean over all triplets, of a value each of its own."""
-        return values.sum() * (world_size() / max(1, len(drawn.anchors)))
+        """Return the rank's share of the mean over all triplets, of a value each of its own.
+
+        Without triplets it is 0.
+        """
+        # The other side of an anchor's pair is a positive. All anchors lack a negative, or none.
+        total = torch.where(drawn.exist.all(), values.sum(), 0)
+        return total * (world_size() / max(1, drawn.positives.numel()))
 
 
-def _batch_order(counts: list[int]) -> Tensor:
+def _batch_order(counts: list[int], device: torch.device | None = None) -> Tensor:
     """Return where the batch's rows, (batch,), are among those gathered in the order of ranks."""
-    places = [torch.arange(count) * len(counts) + rank for rank, count in enumerate(counts)]
+    ranks = len(counts)
+    places = [torch.arange(n, device=device) * ranks + rank for rank, n in enumerate(counts)]
     return torch.cat(places).argsort()

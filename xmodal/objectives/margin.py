@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
@@ -63,9 +62,6 @@ def _positives(pairs: Pairs) -> Tensor:
     Of n pairs of an id with mean ȳ, Σⱼ |x − yⱼ|² = n |x − ȳ|² + Σⱼ |yⱼ − ȳ|². A sum over their n
     rows has the last term n times: each pair takes |y − ȳ|² as often.
     """
-    _, label, size = torch.unique(pairs.all_ids, return_inverse=True, return_counts=True)
-    sums = pairs.all_y.new_zeros(len(size), pairs.all_y.shape[1]).index_add(0, label, pairs.all_y)
-    own = label[pairs.own]
-    means = sums[own] / size[own, None]
+    means, sizes = pairs.means_of_ids()
     spread = (pairs.x - means).square() + (pairs.y - means).square()
-    return size[own] * spread.sum(1)
+    return sizes * spread.sum(1)

@@ -53,14 +53,13 @@ class MetricPairs(nn.Module):
     ) -> Tensor:
         """Return this rank's share, (), of images and texts (pairs, dim) with labels (pairs,).
 
-        The network makes of images (n, dim) and texts (n, dim), which may be none, logits (n, 2):
-        dissimilar, similar. `seed` is of the pairs, and the same on all ranks.
+        The network makes of images (n, dim) and texts (n, dim) logits (n, 2): dissimilar, similar.
+        `seed` is of the pairs, and the same on all ranks.
         """
         batch = LabelledBatch.of(x, y, labels)
         drawn = batch.draw_across(self.count, seed)
-        own = batch.own[drawn.anchors]
-        anchors = drawn.anchors[own].repeat(2)
-        partners = torch.cat([drawn.positives[own], drawn.negatives[own]])
+        anchors, positives, negatives = batch.own_triplets(drawn)
+        anchors, partners = anchors.repeat(2), torch.cat([positives, negatives])
         # Of the batch's items, images come before texts.
         images = batch.items.index_select(0, torch.minimum(anchors, partners))
         texts = batch.items.index_select(0, torch.maximum(anchors, partners))

@@ -58,7 +58,7 @@ class Scores:
     x: Tensor  # (rows, dim) of this rank
     y: Tensor  # (columns, dim) of all ranks
     ids: tuple[Tensor, Tensor]  # (rows,), (columns,): equal ones are no negatives
-    num_negatives: int  # of all ranks
+    num_negatives: Tensor  # () int64, of all ranks
     # (positives,) log Σ exp over the negatives of each positive, and how many they are
     negatives_of_each: Callable[[], tuple[Tensor, Tensor]]
     tile: int | None
@@ -70,12 +70,17 @@ class Scores:
     def negative_mean(self, function: CellFunction) -> Tensor:
         """Return the share of the mean over all negatives, 0 where there are none."""
         total = pair_sum(function, self.x, self.y, self.ids, tile=self.tile)
-        return total * (world_size() / max(self.num_negatives, 1))
+        return total * (world_size() / self._at_least_one).to(total)
 
     def negative_log_mean_exp(self) -> Tensor:
-        """Return log E[eᵀ] over all negatives, of which there must be some."""
+        """Return log E[eᵀ] over all negatives, 0 where there are none."""
         total = total_log_sum_exp(self.x, self.y, self.ids, tile=self.tile)
-        return total - math.log(self.num_negatives)
+        return total.masked_fill(self.num_negatives == 0, 0) - self._at_least_one.log().to(total)
+
+    @property
+    def _at_least_one(self) -> Tensor:
+        """The number of negatives, () float64, 1 where there are none."""
+        return self.num_negatives.clamp(min=1).double()
 
 
 class Estimator(nn.Module):
@@ -120,18 +125,17 @@ class Estimator(nn.Module):
 
     def _dv(self, scores: Scores) -> Tensor:
         positives = scores.positive_mean(scores.positives)
-        if not scores.num_negatives:
-            return positives
-        log_mean = scores.negative_log_mean_exp()
+        log_mean, has_negatives = scores.negative_log_mean_exp(), scores.num_negatives > 0
         if self.training and self.moving_average is not None:
-            log_mean = self._corrected(log_mean, self.moving_average)
-        return positives - log_mean
+            log_mean = self._corrected(log_mean, has_negatives, self.moving_average)
+        return positives - log_mean.masked_fill(~has_negatives, 0)
 
-    def _corrected(self, log_mean: Tensor, rate: float) -> Tensor:
+    def _corrected(self, log_mean: Tensor, has_negatives: Tensor, rate: float) -> Tensor:
         """Return log E[eᵀ] as it is, with the gradient of E[eᵀ] over its moving average."""
         now = log_mean.detach()
         average = torch.logaddexp(self.log_average + math.log1p(-rate), now + math.log(rate))
-        self.log_average.copy_(torch.where(self.log_average.isneginf(), now, average))
+        average = torch.where(self.log_average.isneginf(), now, average)
+        self.log_average.copy_(torch.where(has_negatives, average, self.log_average))
         return now + (now - self.log_average).exp() * (log_mean - now)
 
 
@@ -194,7 +198,7 @@ def _of_pairs(pairs: Pairs, tile: int | None) -> Scores:
         x=pairs.rows,
         y=pairs.all_y,
         ids=pairs.both_ids,
-        num_negatives=int(num_negatives(pairs.all_ids, pairs.all_ids).sum()),
+        num_negatives=num_negatives(pairs.all_ids, pairs.all_ids).sum(),
         negatives_of_each=negatives_of_each,
         tile=tile,
     )
@@ -216,7 +220,7 @@ def _of_positions(items: Pairs, tile: int | None) -> Scores:
         x=rows,
         y=items.all_y,
         ids=(row_ids, items.all_ids),
-        num_negatives=positions * int(num_negatives(items.all_ids, items.all_ids).sum()),
+        num_negatives=positions * num_negatives(items.all_ids, items.all_ids).sum(),
         negatives_of_each=negatives_of_each,
         tile=tile,
     )
@@ -251,7 +255,7 @@ class SampledMutualInformation(Estimator):
             x=negatives[:, None],
             y=column,
             ids=row_ids,
-            num_negatives=int((partners >= 0).sum()),
+            num_negatives=(partners >= 0).sum(),
             negatives_of_each=negatives_of_each,
             tile=self.tile,
         )
@@ -263,8 +267,10 @@ def next_of_another_id(ids: Tensor) -> Tensor:
 
     After the last comes the first. Where all are equal it is −1.
     """
-    changes = (ids != ids.roll(1)).nonzero().squeeze(1)
-    if not len(changes):
-        return torch.full_like(ids, -1)
     places = torch.arange(len(ids), device=ids.device)
-    return changes[torch.searchsorted(changes, places, right=True) % len(changes)]
+    none = len(ids)
+    changes = torch.where(ids != ids.roll(1), places, none)
+    from_here = changes.flip(0).cummin(0).values.flip(0)  # the first change here or later
+    later = from_here.roll(-1)
+    following = torch.where(later == none, from_here[:1], later)
+    return following.masked_fill(following == none, -1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
 from xmodal.objectives.config import MatmulDtype
 from xmodal.objectives.pairwise.multi_vector import pair_scores
-from xmodal.objectives.pairwise.tiles import precise
+from xmodal.objectives.pairwise.tiles import first_equal, num_equal, precise
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,13 @@ class Pairs:
     def positive_scores(self) -> Tensor:
         """Each pair's score x·y, (pairs,), never rounded; of K embeddings the greatest."""
         return pair_scores(self.x, self.y)
+
+    def means_of_ids(self) -> tuple[Tensor, Tensor]:
+        """Return the mean of y over all pairs of each pair's id, (pairs, dim), and their number."""
+        sums = torch.zeros_like(self.all_y)
+        sums = sums.index_add(0, first_equal(self.all_ids, self.all_ids), self.all_y)
+        sizes = num_equal(self.ids, self.all_ids)
+        return sums[first_equal(self.ids, self.all_ids)] / sizes[:, None], sizes
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the rank's share of the batch's mean, given a value a pair, or their sum."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from xmodal.devices import is_on_host
 from xmodal.distributed.collectives import gather, sum_over_ranks
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
 from xmodal.objectives.pairs import Pairs
@@ -125,18 +126,22 @@ class Triplet(Scheduled):
             below=(own.detach(), all_own.detach()) if semi_hard else None,
             tile=self.tile,
         )
-        rows = (found.columns >= 0).nonzero()[:, 0]
-        by_row = self._hinge(pairs, rows, found.columns[rows], own[rows])
+        rows, columns = (torch.arange(len(side), device=own.device) for side in (own, all_own))
+        by_row = self._hinge(pairs, rows, found.columns, own)
         # A column's negative lies on one rank, which has the embeddings of both.
-        negatives = found.rows - pairs.first
-        columns = ((negatives >= 0) & (negatives < len(own))).nonzero()[:, 0]
-        by_column = self._hinge(pairs, negatives[columns], columns, all_own[columns])
+        by_column = self._hinge(pairs, found.rows - pairs.first, columns, all_own)
         # No search finds NaN: what is not finite is to show in the loss all the same.
         return by_row + by_column + 0 * own.sum()
 
     def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
-        x, y = pairs.x.index_select(0, rows), pairs.all_y.index_select(0, columns)
-        return F.relu(self.margin + pair_scores(x, precise(y)) - own).sum()
+        """Return the sum of hinges, (), of rows with columns, as far as both exist here."""
+        counted = (rows >= 0) & (rows < len(pairs.x)) & (columns >= 0)
+        if is_on_host(counted):
+            rows, columns, own, counted = (one[counted] for one in (rows, columns, own, counted))
+        x = pairs.x.index_select(0, rows.clamp(0, len(pairs.x) - 1))
+        y = pairs.all_y.index_select(0, columns.clamp(min=0))
+        hinges = F.relu(self.margin + pair_scores(x, precise(y)) - own)
+        return torch.where(counted, hinges, 0).sum()
 
 
 def _hinges(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:

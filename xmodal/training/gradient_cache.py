@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from xmodal.data.batch import Batch, join
-from xmodal.distributed.collectives import rank, world_size
+from xmodal.distributed.collectives import equal_rows, rank, world_size
 
 
 class GradientCache:
@@ -66,7 +66,8 @@ class GradientCache:
                 tensor.requires_grad_(getattr(first, name).requires_grad)
         if not any(tensor.requires_grad for tensor in _tensors(first).values()):
             self.cached = []  # every encoder is locked: there is nothing to go back to
-        losses: dict[str, Tensor] = method.objective(join(parts))
+        with equal_rows():
+            losses: dict[str, Tensor] = method.objective(join(parts))
         return losses
 
     def _surrogate(self, number: int, cached: Any, method: Any) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from xmodal.devices import is_on_host
 from xmodal.distributed.collectives import world_size
 from xmodal.objectives.pairwise.tiles import Tiles
 
@@ -60,7 +61,7 @@ def statistics(tiles: Tiles, rows: slice, columns: slice) -> tuple[Statistics, S
     # Of nothing but −∞ the maximum must stay finite.
     row_max, column_max = (scores.amax(dim).clamp_(torch.finfo(scores.dtype).min) for dim in (1, 0))
     (row_low, top), (column_low, _) = row_max.aminmax(), column_max.aminmax()
-    if top - torch.minimum(row_low, column_low) < SPREAD:
+    if is_on_host(top) and top - torch.minimum(row_low, column_low) < SPREAD:
         exponentials = scores.sub_(top).exp_()
         return (
             Statistics(top.expand_as(row_max), exponentials.sum(1)),
@@ -87,7 +88,7 @@ def slopes(
     scores = tiles.scores(rows, columns)
     (row_low, row_high), (column_low, column_high) = by_row.aminmax(), by_column.aminmax()
     low, high = torch.minimum(row_low, column_low), torch.maximum(row_high, column_high)
-    if high - low < SPREAD:
+    if is_on_host(high) and high - low < SPREAD:
         row_weights = row_gradient * (low - by_row).exp()
         column_weights = column_gradient * (low - by_column).exp()
         return scores.sub_(low).exp_().mul_(row_weights[:, None] + column_weights)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xmodal.devices import is_on_host
 from xmodal.objectives.pairwise.multi_vector import greatest, spread
 
 CPU_TILE = 512  # 1 MiB of scores in float32: about what a core's own cache holds
@@ -45,7 +46,7 @@ class Tiles:
         scale: Tensor | None = None,
     ) -> None:
         self.x, self.y = x.detach(), y.detach()
-        self.scale = 1.0 if scale is None else float(scale)
+        self.scale = _factor(scale)
         self.dtype = precise(x[:0]).dtype  # of scores and sums
         self.embeddings_per_item = _embeddings_per_item(x), _embeddings_per_item(y)
         self.size = max(1, (size or tile_size(x.device)) // max(self.embeddings_per_item))
@@ -80,9 +81,12 @@ class Tiles:
         if self.buffer is None:  # the first tile is the largest
             self.buffer = x.new_empty(len(x) * len(y), dtype=self.dtype)
         out = self.buffer[: len(x) * len(y)].view(len(x), len(y))
-        if x.dtype == self.dtype:
-            return torch.addmm(out, x, y.T, beta=0, alpha=self.scale, out=out)
-        add_product(out.zero_(), x, y.T, self.scale)
+        if x.dtype != self.dtype:
+            add_product(out.zero_(), x, y.T, self.scale)
+        elif isinstance(self.scale, Tensor):
+            torch.mm(x * self.scale, y.T, out=out)
+        else:
+            torch.addmm(out, x, y.T, beta=0, alpha=self.scale, out=out)
         return out
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
@@ -98,15 +102,22 @@ def block_ranges(values: Tensor, size: int) -> list[tuple[float, float]]:
     return [(low, high) for low, high in torch.stack(ends).tolist()] if ends else []
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+def add_product(total: Tensor, a: Tensor, b: Tensor, scale: float | Tensor = 1.0) -> None:
     """Add scale · a @ b to `total`: multiplied in the precision of b, summed in that of `total`."""
-    if b.dtype == total.dtype:
+    if isinstance(scale, Tensor):
+        total.addcmul_(_product(a, b, total.dtype), scale)
+    elif b.dtype == total.dtype:
         total.addmm_(a, b, alpha=scale)
-    elif b.is_cuda:
-        total.add_(torch.mm(a.to(b.dtype), b, out_dtype=total.dtype), alpha=scale)
     else:
-        # Here products come back rounded to the precision of b once more.
-        total.add_(torch.mm(a.to(b.dtype), b), alpha=scale)
+        total.add_(_product(a, b, total.dtype), alpha=scale)
+
+
+def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    a = a.to(b.dtype)
+    if b.is_cuda and b.dtype != dtype:
+        return torch.mm(a, b, out_dtype=dtype)
+    # On a CPU products come back rounded to the precision of b once more.
+    return torch.mm(a, b).to(dtype)
 
 
 def gradient_of_scale(tiles: Tiles, dx: Tensor) -> Tensor:
@@ -126,9 +137,20 @@ def tile_size(device: torch.device) -> int:
 
 def num_negatives(x_ids: Tensor, y_ids: Tensor) -> Tensor:
     """Return for each row (rows,) how many columns have another id, as int64 (rows,)."""
-    values, counts = torch.unique(y_ids, return_counts=True)
-    place = torch.searchsorted(values, x_ids).clamp(max=len(values) - 1)
-    return len(y_ids) - torch.where(values[place] == x_ids, counts[place], 0)
+    return len(y_ids) - num_equal(x_ids, y_ids)
+
+
+def num_equal(x_ids: Tensor, y_ids: Tensor) -> Tensor:
+    """Return for each row (rows,) how many columns have its id, as int64 (rows,)."""
+    ordered = y_ids.sort().values
+    return torch.searchsorted(ordered, x_ids, right=True) - torch.searchsorted(ordered, x_ids)
+
+
+def first_equal(x_ids: Tensor, y_ids: Tensor) -> Tensor:
+    """Return for each row (rows,) the first column that has its id, as int64 (rows,); −1: none."""
+    ordered, order = y_ids.sort(stable=True)
+    place = torch.searchsorted(ordered, x_ids).clamp(max=len(y_ids) - 1)
+    return torch.where(ordered[place] == x_ids, order[place], -1)
 
 
 class _Ids:
@@ -139,17 +161,18 @@ class _Ids:
     """
 
     def __init__(self, x_ids: Tensor, y_ids: Tensor, size: int) -> None:
-        values, which = torch.unique(y_ids, return_inverse=True)
-        first = torch.full_like(values, len(y_ids))
-        first.scatter_reduce_(0, which, torch.arange(len(y_ids), device=y_ids.device), "amin")
-        place = torch.searchsorted(values, x_ids).clamp(max=len(values) - 1)
-        self.columns = first[which]
-        self.rows = torch.where(values[place] == x_ids, first[place], -1)
+        self.rows, self.columns = first_equal(x_ids, y_ids), first_equal(y_ids, y_ids)
         self.size = size
-        self.ranges = [block_ranges(codes, size) for codes in (self.rows, self.columns)]
+        self.ranges = (
+            [block_ranges(codes, size) for codes in (self.rows, self.columns)]
+            if is_on_host(x_ids)
+            else None
+        )
 
     def may_meet(self, rows: slice, columns: slice) -> bool:
         """Return False only where no row has the id of a column."""
+        if self.ranges is None:
+            return True
         (low, high), (least, most) = (
             ranges[block.start // self.size]
             for ranges, block in zip(self.ranges, (rows, columns), strict=True)
@@ -159,6 +182,13 @@ class _Ids:
     def meet(self, rows: slice, columns: slice) -> Tensor:
         """Return (rows, columns) bool, True where the ids are equal."""
         return self.rows[rows, None] == self.columns[columns]
+
+
+def _factor(scale: Tensor | None) -> float | Tensor:
+    """Return a scale (1,) as a number where it can be read without waiting."""
+    if scale is None:
+        return 1.0
+    return float(scale) if is_on_host(scale) else scale.detach()
 
 
 def _embeddings_per_item(items: Tensor) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xmodal.devices import is_on_host
 from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.objectives.pairwise.statistics import Statistics
 from xmodal.objectives.pairwise.tiles import Tiles, add_product
@@ -66,9 +67,12 @@ class _TotalLogSumExp(torch.autograd.Function):
 
 def _raise_reference(total: Statistics, top: Tensor, dx: Tensor | None, dy: Tensor | None) -> None:
     """Refer all that was added up to the greatest score, if that is far above the reference."""
-    if top > total.reference + SLACK:
-        shrink = (total.reference - top).exp()
-        total.reference = top[None]
-        for sums in (total.sum, dx, dy):
-            if sums is not None:
-                sums.mul_(shrink)
+    is_far = top > total.reference + SLACK
+    if is_on_host(is_far) and not is_far:
+        return
+    reference = torch.where(is_far, top, total.reference)
+    shrink = (total.reference - reference).exp()
+    total.reference = reference
+    for sums in (total.sum, dx, dy):
+        if sums is not None:
+            sums.mul_(shrink)

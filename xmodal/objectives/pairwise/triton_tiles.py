@@ -69,7 +69,10 @@ def _operands(tiles: Tiles, rows: slice, columns: slice) -> tuple[Tensor, ...]:
     x, y = tiles.x[rows], tiles.y[columns]
     codes = (tiles.ids.rows[rows], tiles.ids.columns[columns]) if tiles.ids else (x, y)
     # Scores are scaled, not x: in bf16 its products would be rounded once more.
-    return x, y, x.new_full((1,), tiles.scale, dtype=tiles.dtype), *codes
+    scale = tiles.scale
+    if not isinstance(scale, Tensor):
+        scale = x.new_full((1,), scale)
+    return x, y, scale.to(tiles.dtype), *codes
 
 
 def _shapes(tiles: Tiles, rows: slice, columns: slice) -> dict[str, Any]:
