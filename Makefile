@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: help setup references train test test-slow lint docs bench
+.PHONY: help setup references train test test-slow lint docs bench gpu gpu-wheels
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | column -t -s:
@@ -29,6 +29,14 @@ test-slow: setup references  ## run all the tests, and print the figures of jobs
 bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
 	python -m benchmarks.loader
 	python -m benchmarks.objectives --figure docs/objectives.png
+
+DEVICE ?= cuda
+gpu:  ## prove and time everything on a GPU, in 8 minutes (DEVICE=cpu: in small form on a CPU)
+	@# By .venv where there is one, else by the machine's own Python and the wheels of .wheels.
+	python3 -m benchmarks.gpu --device $(DEVICE)
+
+gpu-wheels: setup  ## download into .wheels what a machine with a GPU, PyTorch and no network lacks
+	python -m benchmarks.gpu.wheels
 
 docs: setup  ## build the documentation site into site/, and fail at any broken link
 	zensical build --clean --strict

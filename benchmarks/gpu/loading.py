@@ -1,0 +1,51 @@
+"""The loader: batches that reach the device as the workers wrote them, and their rate."""
+
+import os
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.photographs import photograph_shards
+from benchmarks.gpu.sections import Bench
+from benchmarks.measure_loader import measure as rate_of
+from benchmarks.measure_loader import ours
+from xmodal.data.batch import Batch
+
+BUSY = 2**12  # rows of the products that the device computes while batches are copied
+
+
+def measure(bench: Bench) -> None:
+    """Compare batches on the device with the same ones in memory, then count samples a second."""
+    count, batch, batches = (64, 16, 12) if bench.small else (512, 256, 60)
+    workers = max(1, min(12, (os.cpu_count() or 2) - 1))
+    shards = photograph_shards(bench.work, count)
+    some = cast("Iterable[Batch]", ours(shards, workers, batch, batches=10))
+    pairs = [_copied(one, bench) for one in some]
+    wrong = sum(not _same(host, there) for host, there in pairs)
+    bench.record(f"batches of {len(pairs)} that changed", wrong, "batches", ok=wrong == 0)
+    found = rate_of(ours(shards, workers, batch, batches), batch)
+    bench.record(f"loader, {workers} workers", found["rate"], "samples/s")
+    bench.record("loader, processor time", found["cpu"], "ms/sample")
+
+
+def _copied(batch: Batch, bench: Bench) -> tuple[dict[str, Tensor], Batch]:
+    """Return a batch's tensors in memory of their own, and the batch on a device that is busy.
+
+    The slot that they were in is filled again while its copy may wait for the device.
+    """
+    host = {name: value.clone() for name, value in _tensors(batch).items()}
+    size = 64 if bench.small else BUSY
+    a = torch.zeros(size, size, device=bench.device)
+    for _ in range(20):
+        a = a @ a
+    return host, batch.to(torch.device(bench.device))
+
+
+def _same(host: dict[str, Tensor], there: Batch) -> bool:
+    return all(value.equal(getattr(there, name).cpu()) for name, value in host.items())
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}

@@ -1,0 +1,67 @@
+"""Every method and loss: three steps in bf16 near those of the CPU, without waits for the device.
+
+On a CPU the waits are those of the tests' pretended device (tests/training/test_stalls.py).
+"""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import torch
+
+from benchmarks.gpu.method_runs import METHODS, losses, make_shards, train
+from benchmarks.gpu.runner import ROOT
+from benchmarks.gpu.sections import Bench
+from benchmarks.gpu.tiny import ON_CPU
+from benchmarks.gpu.waits import waits_in_steps
+from xmodal.distributed.environment import Environment, start
+
+REFERENCE = "float32_on_cpu"
+# Of losses that add up hinges of scores near each other, which bf16 rounds to 8 bits.
+APART = 0.05
+
+
+def measure(bench: Bench) -> None:
+    """Train all methods in bf16 here and in float32 on the CPU, method by method."""
+    make_shards(bench.work)
+    words = ["-m", "benchmarks.gpu.method_runs", str(bench.work), REFERENCE, "fp32"]
+    environment = start()
+    with subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=os.environ | ON_CPU,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as reference:
+        assert reference.stdout
+        for method in METHODS:
+            waits = _train(method, bench, environment)
+            reference.stdout.readline()  # it has trained the method too
+            _compare(method, bench, waits)
+
+
+def _train(method: str, bench: Bench, environment: Environment) -> Counter[str]:
+    """Train a method in bf16; return the waits in its steps."""
+    given = (method, bench.work, "bf16", "bf16", environment)
+    if not torch.cuda.is_available():
+        train(*given)
+        return Counter()
+    with waits_in_steps() as found:
+        train(*given)
+    return found
+
+
+def _compare(method: str, bench: Bench, waits: Counter[str]) -> None:
+    found, expected = (losses(method, bench.work, name) for name in ("bf16", REFERENCE))
+    apart = max(
+        abs(ours[name] - value) / max(1.0, abs(value))
+        for ours, theirs in zip(found, expected, strict=True)
+        for name, value in theirs.items()
+    )
+    note = f"{len(expected)} steps"
+    bench.record(f"{method}: losses beside the CPU's", apart, "", ok=apart <= APART, note=note)
+    if bench.device == "cuda":
+        worst = ", ".join(f"{count} at {place}" for place, count in waits.most_common(3))
+        count = waits.total()
+        bench.record(f"{method}: waits in its steps", count, "waits", ok=count == 0, note=worst)

@@ -1,0 +1,130 @@
+"""CLIP with ViT-B/32, B/16 and L/14 in bf16: samples a second, MFU, peak memory.
+
+On batches that lie on the device, in-process by the parts that a training consists of; then by
+the command itself, from the loader.
+"""
+
+import gc
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.photographs import photograph_shards
+from benchmarks.gpu.sections import Bench
+from benchmarks.gpu.timing import peak_of, seconds_of
+from benchmarks.gpu.tiny import history, launched
+from benchmarks.measure_cache import cached, random_batch
+from xmodal.assembly.build import build_method
+from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.data.batch import Batch
+from xmodal.distributed.environment import start
+from xmodal.training.engine import close_engine, initialize_engine
+
+
+@dataclass(frozen=True)
+class Towers:
+    """A model, and how many pairs a step has."""
+
+    name: str
+    batch: int
+    overrides: tuple[str, ...]
+
+
+MODELS = (
+    Towers("B/32", 2048, ()),
+    Towers("B/16", 1024, ("method.image.name=vit_base_patch16_224",)),
+    Towers(
+        "L/14",
+        384,
+        (
+            "method.image.name=vit_large_patch14_224",
+            "method.text.width=768",
+            "method.text.heads=12",
+            "method.embedding=768",
+        ),
+    ),
+)
+TINY = Towers(
+    "tiny",
+    16,
+    (
+        "method.image.name=vit_tiny_patch16_224",
+        "method.image.size=32",
+        "method.image.options={patch_size: 8, embed_dim: 64, depth: 2, num_heads: 2}",
+        "method.text.layers=2",
+        "method.text.width=64",
+        "method.text.heads=2",
+        "method.text.tokenizer.vocabulary=300",
+        "method.embedding=64",
+    ),
+)
+VARIANTS = {
+    "plain": (),
+    "compiled": ("training.compile=true",),
+    "checkpointed": ("training.checkpoint_activations=blocks",),
+}
+
+
+def measure(bench: Bench) -> None:
+    """Measure all models in each variant, the most telling first, then from the loader."""
+    models = (TINY,) if bench.small else MODELS
+    for variant in VARIANTS:
+        for towers in models:
+            _on_device(towers, variant, bench)
+    for towers in models[:1]:
+        _from_loader(towers, bench)
+
+
+def _on_device(towers: Towers, variant: str, bench: Bench) -> None:
+    """Record a model's steps over one batch that lies on the device."""
+    recipe = _recipe(towers, VARIANTS[variant])
+    device, text = start().device, recipe.method.text
+    size, vocabulary = recipe.method.image.size, text.tokenizer.vocabulary
+    batch = random_batch(towers.batch, size, vocabulary, text.context).to(device)
+    method = build_method(recipe, vocabulary, device)
+    engine = initialize_engine(method, recipe.stages[0], batch_size=towers.batch, ranks=1)
+    name = f"{towers.name}, {variant}"
+    step = partial(_step, engine, batch)
+    seconds = seconds_of(step, bench.device, repeats=3 if bench.small else 8)
+    bench.record(f"{name}: samples", towers.batch / seconds, "samples/s")
+    bench.record(f"{name}: peak memory", peak_of(step), "GiB")
+    close_engine(engine)
+    del engine, step
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _step(engine: Any, batch: Batch) -> None:
+    cached(engine, batch, batch.size)
+    engine.step()
+
+
+def _from_loader(towers: Towers, bench: Bench) -> None:
+    """Record what the training command logs of its pace on shards of photographs."""
+    shards = photograph_shards(bench.work, 64 if bench.small else 512)
+    run = bench.work / "from_loader"
+    steps = 6 if bench.small else 24
+    words = [
+        "launch/train.py",
+        "clip",
+        f"run={run}",
+        f"data.train={shards}",
+        f"data.batch_size={towers.batch}",
+        f"data.workers={1 if bench.small else 14}",
+        f"stages.0.length={steps} steps",
+        f"training.log_every={steps // 3}",
+        "evaluation.every=0",
+        *towers.overrides,
+    ]
+    launched(*words)
+    last = history(run)[-1]
+    bench.record(
+        f"{towers.name}, from the loader: samples", last["samples_per_second"], "samples/s"
+    )
+
+
+def _recipe(towers: Towers, variant: tuple[str, ...]) -> Recipe:
+    data = [f"data.batch_size={towers.batch}", "training.precision=bf16", "training.zero=0"]
+    return read_recipe("clip", [*data, *towers.overrides, *variant])
