@@ -21,6 +21,7 @@ LAYERS = [
     {"tuning"},
     {"assembly"},
     {"training"},
+    {"costs"},
     {"search"},
     {"runs"},
     {"evaluation"},

@@ -23,14 +23,31 @@ T = TypeVar("T")
 _EQUAL_ROWS = ContextVar("equal rows", default=False)
 
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)  # within `as_single_rank`
+
+
 def world_size() -> int:
     """Return the number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _has_others() else 1
 
 
 def rank() -> int:
     """Return the rank of this process; 0 without a process group."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _has_others() else 0
+
+
+def _has_others() -> bool:
+    return dist.is_initialized() and not _ALONE.get()
+
+
+@contextmanager
+def as_single_rank() -> Iterator[None]:
+    """Compute the block as the only rank would, without exchanging anything with the others."""
+    before = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
 
 
 @contextmanager

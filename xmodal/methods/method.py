@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self, TypeVar
 
 import torch
@@ -100,7 +101,8 @@ class Method(nn.Module, ABC):
         return compute(self)
 
 
-def in_precision(method: Method) -> torch.autocast:
+def in_precision(method: Method) -> AbstractContextManager[Any]:
     """Return the context that a method's encoders compute in: bf16 where the run is."""
-    device = next(method.parameters()).device
-    return torch.autocast(device.type, torch.bfloat16, enabled=method.bf16)
+    if not method.bf16:
+        return nullcontext()
+    return torch.autocast(next(method.parameters()).device.type, torch.bfloat16)

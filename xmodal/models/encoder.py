@@ -25,6 +25,8 @@ class Encoder(nn.Module):
     token_ids: int | None = None  # that one of texts has, where it has a vocabulary of its own
     # Part of transformers' CLIP and SigLIP that is the same network, by whose names adapters go.
     tower_of_transformers: ClassVar[str | None] = None
+    # Whether it computes nothing for padding: its cost is that of the words that there are.
+    skips_padding: ClassVar[bool] = False
     end_id: int | None = None  # of the token that one of texts looks for, where it has one
 
     @property

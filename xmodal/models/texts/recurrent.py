@@ -16,6 +16,7 @@ class Recurrent(Encoder):
     Soleymani 2019).
     """
 
+    skips_padding = True
     network: ClassVar[type[nn.GRU | nn.LSTM]]
     word_range: ClassVar[float | None] = None  # words begin uniform within ±this; None: normal
 
@@ -53,11 +54,17 @@ class Recurrent(Encoder):
     def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
         """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""
         words = self.dropout(self.words(tokens))
-        lengths = mask.sum(1).cpu()
-        packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-        # Autocast would have cuDNN compute in float16, whose small gradients vanish.
-        with torch.autocast(words.device.type, enabled=False):
-            _, last = self.states(packed)  # (layers * directions, batch, width), of an LSTM two
-        last = last[0] if isinstance(last, tuple) else last
+        last = self._last_states(words, mask)  # (layers * directions, batch, width)
         pooled = last[-self.directions :].transpose(0, 1).flatten(1)
         return Local(zero_padding(words, mask), mask, pooled) if local else pooled
+
+    def _last_states(self, words: Tensor, mask: Tensor) -> Tensor:
+        if mask.is_meta:  # without values: as if all were as long as the longest
+            last = self.states(words)[1]
+        else:
+            lengths = mask.sum(1).cpu()
+            packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+            # Autocast would have cuDNN compute in float16, whose small gradients vanish.
+            with torch.autocast(words.device.type, enabled=False):
+                last = self.states(packed)[1]
+        return last[0] if isinstance(last, tuple) else last
