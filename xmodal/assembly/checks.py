@@ -20,9 +20,10 @@ from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationData
 from xmodal.evaluation.protocols.registry import check_protocols, metric_names, protocol, resolve
 from xmodal.methods.method import Method
+from xmodal.models.batch_norm import batch_norms
+from xmodal.models.prepare_blocks import check_blocks
 from xmodal.runs.progress import find_metric, full_name
 from xmodal.training.config import DEFAULT_BEST, StageConfig
-from xmodal.training.gradient_cache import batch_norms
 from xmodal.training.optimizers.shares import works_on_shares
 from xmodal.training.parts import parameter_groups, select_trained, set_modes, unchanged
 from xmodal.training.requirements import check_known
@@ -143,6 +144,10 @@ def check_method(recipe: Recipe, method: Method) -> None:
             "ranks need it at different times in evaluation: use training.zero=2"
         )
     check_data(recipe, method.contents)
+    training = recipe.training
+    check_blocks(
+        method, training.checkpoint_activations, compiles=training.compile, zero=training.zero
+    )
     if recipe.data.feature_cache:
         check_feature_cache(recipe, method)
     with unchanged(method):

@@ -27,6 +27,8 @@ class Encoder(nn.Module):
     tower_of_transformers: ClassVar[str | None] = None
     # Whether it computes nothing for padding: its cost is that of the words that there are.
     skips_padding: ClassVar[bool] = False
+    # Whether all inputs in training are of one shape, as images are and texts are not.
+    one_shape: ClassVar[bool] = False
     end_id: int | None = None  # of the token that one of texts looks for, where it has one
 
     @property

@@ -147,6 +147,17 @@ class TrainingConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of the encoders; auto: bf16 on GPUs, fp32 on CPUs"
     )
+    compile: bool = Field(
+        False,
+        description="compile the blocks of the encoders for training (torch.compile); takes "
+        "seconds to minutes of the first step",
+    )
+    checkpoint_activations: Literal["none", "blocks", "selective"] = Field(
+        "none",
+        description="activations that the encoders keep for the backward pass: all (none); the "
+        "inputs of their blocks, which are computed again (blocks); and the outputs of attention "
+        "and of matrix products too (selective)",
+    )
     early_stopping: Annotated[EarlyStoppingConfig | None, Mark.FREE] = Field(
         None, description="end of the run once its evaluations no longer improve; null: none"
     )

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from xmodal.data.batch import Batch, join
 from xmodal.distributed.collectives import equal_rows, rank, world_size
+from xmodal.models.batch_norm import batch_norms, running_statistics_kept
 
 
 class GradientCache:
@@ -158,28 +159,6 @@ def _surrogate(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """
     products = [(again * cached.grad).sum() for again, cached in pairs if cached.grad is not None]
     return torch.stack(products).sum()
-
-
-@contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Keep batch normalisation from counting samples that are encoded again later."""
-    tracking = [norm for norm in batch_norms(module).values() if norm.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in tracking:
-            norm.track_running_stats = True
-
-
-def batch_norms(module: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """Return the layers that normalise over the batch, by name."""
-    return {
-        name: part
-        for name, part in module.named_modules()
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training
-    }
 
 
 def _tensors(embeddings: Any) -> dict[str, Tensor]:

@@ -32,12 +32,13 @@ from xmodal.training.checkpointing import Checkpointing
 from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
 from xmodal.training.ema import set_decay
 from xmodal.training.engine import close_engine, gradient_norm, initialize_engine, set_learning_rate
-from xmodal.training.gradient_cache import GradientCache, batch_norm_lines
+from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.log import TrainingLog
 from xmodal.training.loss_weights import loss_weight
-from xmodal.training.parts import select_trained, set_modes
+from xmodal.training.not_finite import not_finite
 from xmodal.training.preemption import Preemption
 from xmodal.training.requirements import check_requirements
+from xmodal.training.stage_method import first_step, prepare_method, step_patience
 from xmodal.training.timeline import StageSpan, Timeline
 
 # Called with the method, the completed steps, the stage, and whether the weights are averages.
@@ -132,11 +133,15 @@ class Trainer:
         # DeepSpeed leaves its marks on a module for good: all stages but the last train a copy.
         is_last = span is self.timeline.stages[-1]
         method = self.method if is_last else copy.deepcopy(self.method)
-        select_trained(method, span.config.train, span.config.lock)
-        method.begin_stage(tuple(span.config.losses))
-        set_modes(method, freeze_batch_norm=self.freeze_batch_norm)
-        size = self.micro_batch_size * self.environment.ranks
-        self.log.say_all(batch_norm_lines(method, size, self.data.batch_size))
+        lines = prepare_method(
+            method,
+            span.config,
+            self.training,
+            encoded=self.micro_batch_size * self.environment.ranks,
+            batch_size=self.data.batch_size,
+            freeze_batch_norm=self.freeze_batch_norm,
+        )
+        self.log.say_all(lines)
         engine = initialize_engine(
             method,
             span.config,
@@ -156,7 +161,7 @@ class Trainer:
             batch = self._first(batches, span)
             watch = Stopwatch(self.data.batch_size)
             while True:
-                what = "first step" if self.progress.step == self.first else ""
+                what = first_step(self.training) if self.progress.step == self.first else ""
                 with self._watched("step", span), self._activity(span, what):
                     values = self._step(engine, batch, span)
                 self.progress.step += 1
@@ -226,10 +231,9 @@ class Trainer:
         return batch
 
     def _watched(self, what: str, span: StageSpan) -> AbstractContextManager[None]:
-        # A loader's and an engine's first use is slow: files are opened, kernels compiled.
-        factor = 3 if self.progress.step == self.first else 1
+        seconds = step_patience(self.training, is_first=self.progress.step == self.first)
         what = f"{what} {self.progress.step + 1} (stage {span.config.name})"
-        return within(factor * self.training.watchdog, lambda: what)
+        return within(seconds, lambda: what)
 
     def _activity(self, span: StageSpan, what: str) -> AbstractContextManager[Activity]:
         step = f"{span.config.name} step {self.progress.step + 1}/{self.timeline.total}"
@@ -287,17 +291,10 @@ class Trainer:
         values = {name: part / ranks for name, part in zip(losses, parts, strict=True)}
         for name, value in values.items():
             if not math.isfinite(value):
-                self._give_up(self._not_finite(name, value, span))
+                self._give_up(
+                    not_finite(name, value, span, self.progress.step, self.data.batch_size)
+                )
         return {"loss": total / ranks} | {f"loss/{name}": value for name, value in values.items()}
-
-    def _not_finite(self, name: str, value: float, span: StageSpan) -> str:
-        step, size = self.progress.step, self.data.batch_size
-        position = (step - span.origin) * size
-        return (
-            f"the {name} loss is {value} at step {step + 1} (stage {span.config.name}, positions "
-            f"{position} to {position + size - 1} of the data); "
-            "train with a lower optimizer.lr or a longer schedule.warmup in another run=DIR"
-        )
 
     def _stop_on_failure(self, method: Method, span: StageSpan) -> None:
         reason = method.failure_reason()

@@ -25,6 +25,7 @@ class TimmFeatures(Encoder):
     Raises `UserError` where there is no such.
     """
 
+    one_shape = True
     mean: Tensor
     std: Tensor
     lower_features: int  # width of a position of the lower map

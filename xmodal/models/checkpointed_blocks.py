@@ -1,0 +1,83 @@
+"""Activation checkpointing by block (Chen et al. 2016, arXiv 1604.06174).
+
+A block keeps its inputs alone, and is computed again for its part of the backward pass, in the
+same random state: gradients are equal to the last bit. `selective` keeps the outputs of attention
+and of matrix products too, which take most of the time, and computes only the rest again
+(Korthikanti et al. 2022, arXiv 2205.05198).
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+    set_checkpoint_early_stop,
+)
+
+from xmodal.models.batch_norm import statistics_taken_again
+from xmodal.models.blocks import Forward, compute_by
+
+Kept = Literal["blocks", "selective"]
+Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
+# Of convolutions nothing is kept: what follows them may change their output in place.
+_KEPT_OPERATIONS = ("mm", "addmm", "bmm", "baddbmm")
+_ATTENTION = "_scaled_dot_product_"
+
+
+def checkpoint_block(block: nn.Module, kept: Kept, *, compiled: bool = False) -> None:
+    """Have a block keep its inputs for the backward pass, and no more than `kept` says.
+
+    `compiled` is true where the block will be compiled around that.
+    """
+    for part in block.modules():
+        # What changes its input in place would change what is kept, or the input of the block.
+        if getattr(part, "inplace", False):
+            part.inplace = False  # type: ignore[assignment]
+    given: dict[str, Any] = {"context_fn": _selective} if kept == "selective" else {}
+    # A compiler computes operations again, an interpreter modules.
+    by_modules = partial(_by_modules, given.get("context_fn", noop_context_fn), block)
+    compute_by(block, partial(_checkpointed, given) if compiled else by_modules)
+
+
+def _by_modules(
+    contexts: Any, block: nn.Module, forward: Forward, *args: Any, **kwargs: Any
+) -> Any:
+    # To the end: modules within may have to let go of weights that were gathered for them.
+    with set_checkpoint_early_stop(False):
+        given = {"context_fn": partial(_contexts, contexts, block)}
+        return _checkpointed(given, forward, *args, **kwargs)
+
+
+def _checkpointed(given: dict[str, Any], forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **given, **kwargs)
+
+
+def _contexts(given: Any, block: nn.Module) -> Contexts:
+    """Return the contexts of a block's forward, and of its forward again."""
+    first, again = given()
+    return first, _again(again, block)
+
+
+@contextmanager
+def _again(context: AbstractContextManager[Any], block: nn.Module) -> Iterator[None]:
+    with statistics_taken_again(block), context:
+        yield
+
+
+def _selective() -> Contexts:
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _policy(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    name = operation.overloadpacket.__name__
+    kept = name in _KEPT_OPERATIONS or name.startswith(_ATTENTION)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
