@@ -8,6 +8,7 @@ from xmodal.assembly.data_record import DataRecord
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
 from xmodal.data.config import DataConfig, DataSetConfig
+from xmodal.data.deferred import Deferred, can_defer
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
@@ -110,17 +111,22 @@ def training_set(
     order: Mixture,
     tokenizer: CaptionTokenizer,
     contents: BatchSpec,
+    *,
+    defer: bool = False,
 ) -> TrainingSet:
-    """Return the training set whose batches hold `contents`."""
+    """Return the training set whose batches hold `contents`.
+
+    With `defer`, flips and augmentations are left to the training device where it knows them.
+    """
     data = recipe.data
     augment = data.augment.build() if data.augment else None
     transform = replace(
-        evaluation_transform(recipe),
-        crop=data.crop,
-        flip=data.flip,
-        scaled_decoding=data.scaled_decoding,
-        augment=augment,
+        evaluation_transform(recipe), crop=data.crop, scaled_decoding=data.scaled_decoding
     )
+    if defer and can_defer(data.flip, augment):
+        transform = replace(transform, deferred=Deferred(data.flip, augment))
+    else:
+        transform = replace(transform, flip=data.flip, augment=augment)
     return TrainingSet(
         data_sets(recipe, shards),
         order,

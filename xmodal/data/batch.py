@@ -52,6 +52,8 @@ class Batch:
     images: Tensor | None = None  # (batch, 3, height, width) uint8
     second_images: Tensor | None = None  # as `images`, another view of the same
     targets: Tensor | None = None  # as `images`
+    # (batch, views, numbers) float64: of images, second images or targets, not yet applied to them
+    draws: Tensor | None = None
     tokens: Tensor | None = None  # (batch, length) int64, padded to the longest of the batch
     token_mask: Tensor | None = None  # (batch, length) bool, False on padding
     second_tokens: Tensor | None = None  # as `tokens`, the caption of the second view

@@ -1,12 +1,13 @@
 """Training samples: the tensors that each position of a mixture fills in a batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from xmodal.data.batch import PAIRS, BatchSpec, Fault
+from xmodal.data.batch import PAIRS, Batch, BatchSpec, Fault
 from xmodal.data.chance import (
     CAPTION,
     NO_SECOND_TEXT,
@@ -109,8 +110,13 @@ class TrainingSet:
     def _layout_of_images(self, kind: SampleSpec, rows: int) -> dict[str, Space]:
         if kind.image is None:
             # Channels last, as the decoder writes them.
-            size = self.transform.size
-            return {name: ((rows, size, size, 3), np.uint8) for name, _ in self.views}
+            size, deferred = self.transform.size, self.transform.deferred
+            layout: dict[str, Space] = {
+                name: ((rows, size, size, 3), np.uint8) for name, _ in self.views
+            }
+            if deferred:
+                layout["draws"] = ((rows, len(self.views), deferred.width), np.float64)
+            return layout
         shapes = {"target_lower": kind.lower}
         return {
             name: ((rows, *shape), np.float32)
@@ -226,4 +232,15 @@ class TrainingSet:
                     sample.image(role), max_pixels=data_set.max_pixels, min_side=data_set.min_side
                 )
             out = torch.from_numpy(slot[name][row]).permute(2, 0, 1)
-            self.transform(opened[role], generator(self.seed, position, view), out)
+            draws = slot["draws"][row, view] if "draws" in slot else None
+            self.transform(opened[role], generator(self.seed, position, view), out, draws)
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Return a batch on its device with all of its views' augmentations applied."""
+        if batch.draws is None or self.transform.deferred is None:
+            return batch
+        views: dict[str, Any] = {
+            name: self.transform.deferred.apply(getattr(batch, name), batch.draws[:, view])
+            for view, (name, _) in enumerate(self.views)
+        }
+        return replace(batch, draws=None, **views)

@@ -1,7 +1,6 @@
 """Image transform: choose a crop, decode it, and resize it to the encoder's square."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from xmodal.data.augmentations.augmentation import Augmentation
 from xmodal.data.decode import EncodedImage, Reduction
+from xmodal.data.deferred import Augment
 from xmodal.data.preprocessing import PreprocessingConfig
 
 Crop = tuple[int, int, int, int]  # top, left, height, width, in pixels of the whole image
@@ -27,29 +28,37 @@ PILLOW = {
 class ImageTransform:
     """A random crop and flip in training (`crop`, `flip`), the model's preprocessing otherwise.
 
-    A random crop takes its place, with the same interpolation.
+    A random crop takes its place, with the same interpolation. What is `deferred` is drawn alone.
     """
 
     size: int
     crop: tuple[float, float] | None = None
     flip: bool = False
     scaled_decoding: bool = False  # halve in the decoder where the crop leaves room
-    augment: Callable[[Tensor, np.random.Generator], Tensor] | None = None
+    augment: Augment | None = None
+    deferred: Augmentation | None = None
     preprocessing: PreprocessingConfig = CENTRAL_SQUARE
 
     def __call__(
-        self, image: EncodedImage, random: np.random.Generator, out: Tensor | None = None
+        self,
+        image: EncodedImage,
+        random: np.random.Generator,
+        out: Tensor | None = None,
+        draws: np.ndarray | None = None,
     ) -> Tensor:
         """Return (3, size, size) uint8, written to `out` if given.
 
-        The memory is channels-last; any other layout of `out` costs a slow copy. Raises
-        `BadSample` for an image that does not decode, with `out` unchanged.
+        What is drawn for `deferred` is written to `draws`. The memory is channels-last; any other
+        layout of `out` costs a slow copy. Raises `BadSample` for an image that does not decode,
+        with `out` unchanged.
         """
         square = self._square(image, random)
         if self.flip and random.random() < 0.5:
             square = square.flip(2)
         if self.augment:
             square = self.augment(square, random)
+        if self.deferred and draws is not None:
+            draws[:] = self.deferred.draw(random)
         return square if out is None else out.copy_(square)
 
     def _square(self, image: EncodedImage, random: np.random.Generator) -> Tensor:

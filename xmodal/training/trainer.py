@@ -76,8 +76,7 @@ class Trainer:
         self.run, self.environment = run, environment
         self.dataset, self.method, self.evaluate = dataset, method, evaluate
         self.log, self.progress, self.timeline = log, progress, timeline
-        self.report = report
-        self.freeze_batch_norm = freeze_batch_norm
+        self.report, self.freeze_batch_norm = report, freeze_batch_norm
         self.share = data.batch_size // environment.ranks
         self.micro_batch_size = data.micro_batch_size or self.share
         self.preemption = Preemption()
@@ -251,6 +250,7 @@ class Trainer:
         seed = (self.training.seed, self.progress.step)
         progress = span.progress(self.progress.step)
         engine.module.on_step_start(progress, hash(seed) % 2**63)
+        batch = self.dataset.augmented(batch.to(engine.device))
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
         losses = cache.forward()
         weights = {

@@ -1,5 +1,6 @@
 """Views are torchvision's, drawn from the given generator alone, in a known order."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from xmodal.data.augmentations.colour import Colour, ColourConfig, blur
+from tests.data.augmentations.pictures import picture
+from xmodal.data.augmentations.colour import Colour, ColourConfig
 
 NOTHING = {"jitter": 0, "grey": 0, "blur": 0}
-
-
-def picture(size: int = 40, seed: int = 0) -> Tensor:
-    """Smooth colours, (3, size, size) uint8, in channels-last memory."""
-    small = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed)) * 255
-    large = torch.nn.functional.interpolate(small, (size, size), mode="bilinear")
-    return large[0].to(torch.uint8).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def view(image: Tensor, seed: int = 0, **config: Any) -> Tensor:
@@ -70,7 +65,10 @@ def test_draws_are_made_in_order() -> None:
         if random.random() < 0.3:
             wanted = V.rgb_to_grayscale(wanted, 3)
         if random.random() < 0.6:
-            wanted = blur(wanted, random.uniform(0.5, 1))
+            width, sigma = 5, [random.uniform(0.5, 1)] * 2  # of 40 pixels
+            wanted = wanted.permute(1, 2, 0).float().contiguous().permute(2, 0, 1)
+            rows = V.gaussian_blur(wanted, [width, 1], sigma)
+            wanted = V.gaussian_blur(rows, [1, width], sigma).round().to(torch.uint8)
         found = view(
             image,
             seed,
@@ -106,16 +104,49 @@ def test_grey_has_no_colour() -> None:
     assert grey[0].equal(grey[2])
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
-@pytest.mark.parametrize(("size", "width"), [(224, 23), (96, 9), (64, 7), (32, 3), (9, 3)])
-def test_blurring_equals_torchvisions_in_both_directions_at_once(
-    size: int, width: int, sigma: float
-) -> None:
-    image = picture(size)
-    wanted = V.gaussian_blur(image, [width, width], [sigma, sigma])
-    difference = (blur(image, sigma).int() - wanted.int()).abs()
-    assert difference.max() <= 1
-    assert difference.double().mean() < 0.01
+@st.composite
+def colours(draw: st.DrawFn) -> Colour:
+    """Settings, of which each may be the least or the greatest that makes a difference."""
+    shares = st.sampled_from([0.0, 0.5, 1.0])
+    strengths = st.sampled_from([0.0, 0.4, 1.0, 3.0])
+    return Colour(
+        jitter=draw(shares),
+        brightness=draw(strengths),
+        contrast=draw(strengths),
+        saturation=draw(strengths),
+        hue=draw(st.sampled_from([0.0, 0.1, 0.5])),
+        grey=draw(shares),
+        blur=draw(shares),
+        blur_sigma=draw(st.sampled_from([(0.01, 0.01), (0.1, 2.0), (9.0, 9.0)])),
+    )
+
+
+@given(colours(), st.integers(2, 40), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=60)
+def test_a_batch_is_changed_as_its_images_one_by_one(colour: Colour, size: int, seed: int) -> None:
+    noise = torch.randint(0, 256, (3, size, size), generator=torch.Generator().manual_seed(seed))
+    images = [noise.to(torch.uint8), *(picture(size, number) for number in range(5))]
+    drawn = [colour.draw(np.random.default_rng(seed + row)) for row in range(len(images))]
+    found = colour.apply(torch.stack(images), torch.from_numpy(np.stack(drawn)))
+    for row, image in enumerate(images):
+        wanted = colour(image, np.random.default_rng(seed + row))
+        assert (found[row].int() - wanted.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_every_order_of_changes_is_kept_in_a_batch(order: tuple[int, ...]) -> None:
+    changes = [V.adjust_brightness, V.adjust_contrast, V.adjust_saturation, V.adjust_hue]
+    amounts = [1.3, 0.7, 1.4, 0.08]
+    images = torch.stack([picture(24, seed) for seed in range(3)])
+    drawn = torch.zeros(3, 10, dtype=torch.float64)
+    drawn[1, :4] = torch.tensor(amounts, dtype=torch.float64)
+    drawn[1, [4 + change for change in order]] = torch.arange(1.0, 5, dtype=torch.float64)
+    found = Colour().apply(images, drawn)
+    wanted = images[1]
+    for change in order:
+        wanted = changes[change](wanted, amounts[change])
+    assert found[::2].equal(images[::2])
+    assert found[1].equal(wanted)
 
 
 @pytest.mark.parametrize(

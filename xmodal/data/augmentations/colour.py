@@ -5,12 +5,15 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as V
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from xmodal.data.augmentations.adjustments import blend, blur, grey, mean, turn_hue
+from xmodal.data.augmentations.augmentation import Augmentation
 from xmodal.data.augmentations.config import AugmentationConfig
 
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the changes of jitter, as they are drawn
+PLACES = (1, 2, 3, 4)  # of a change in their order
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, description="0: unchanged; s: times 1 - s to 1 + s")]
 
@@ -42,11 +45,13 @@ class ColourConfig(AugmentationConfig):
 
 
 @dataclass(frozen=True)
-class Colour:
+class Colour(Augmentation):
     """Colour jitter, grey and Gaussian blur, each with its probability (Chen et al. 2020).
 
     A strength s changes by a factor from 1 - s to 1 + s, the hue by at most `hue` whole turns.
     """
+
+    width = 10
 
     jitter: float = 0.8
     brightness: float = 0.4
@@ -57,37 +62,80 @@ class Colour:
     blur: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # least and greatest, in pixels
 
-    def __call__(self, image: Tensor, random: np.random.Generator) -> Tensor:
-        """Return a view of an image, both (3, size, size) uint8, drawn from `random` alone."""
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """Return the amounts of brightness, contrast, saturation and hue; their places in the
+        order of changes, from 1, or 0; 1 for grey; the deviation of the blur, or 0.
+        """
+        amounts, places = np.zeros((2, len(PLACES)))
         if random.random() < self.jitter:
-            image = self._jitter(image, random)
-        if random.random() < self.grey:
-            image = V.rgb_to_grayscale(image, num_output_channels=3)
-        if random.random() < self.blur:
-            image = blur(image, random.uniform(*self.blur_sigma))
-        return image
+            factors = (self.brightness, self.contrast, self.saturation)
+            amounts[:HUE] = [_factor(strength, random) for strength in factors]
+            amounts[HUE] = random.uniform(-self.hue, self.hue)
+            places[random.permutation(len(PLACES))] = PLACES
+        is_grey = random.random() < self.grey
+        sigma = random.uniform(*self.blur_sigma) if random.random() < self.blur else 0
+        return np.array([*amounts, *places, is_grey, sigma])
 
-    def _jitter(self, image: Tensor, random: np.random.Generator) -> Tensor:
-        """Change brightness, contrast, saturation and hue, in an order that is drawn."""
-        changes = [
-            (V.adjust_brightness, _factor(self.brightness, random)),
-            (V.adjust_contrast, _factor(self.contrast, random)),
-            (V.adjust_saturation, _factor(self.saturation, random)),
-            (V.adjust_hue, random.uniform(-self.hue, self.hue)),
-        ]
-        for number in random.permutation(len(changes)):
-            change, amount = changes[number]
-            image = change(image, amount)
-        return image
+    def __call__(self, image: Tensor, random: np.random.Generator) -> Tensor:
+        """Return a view of an image: as `apply` does, without the changes that were not drawn."""
+        drawn = self.draw(random)
+        places, is_grey, is_blurred = drawn[4:8], drawn[8], drawn[9]
+        amounts, _, _, sigma = _columns(torch.from_numpy(drawn)[None])
+        pixels = image[None].float()
+        for change in places.argsort() if places.any() else ():
+            pixels = _change(pixels, change, amounts[change])
+        if is_grey:
+            pixels = grey(pixels).expand_as(pixels)
+        if is_blurred:
+            pixels = blur(pixels, sigma)
+        return pixels[0].to(torch.uint8)
+
+    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Return views of images: every change is computed of all, and taken where it was drawn."""
+        amounts, places, is_grey, sigma = _columns(drawn)
+        pixels = _jitter(images.float(), amounts, places)
+        pixels = torch.where(is_grey > 0, grey(pixels), pixels)
+        blurred = blur(pixels, sigma.where(sigma > 0, 1))
+        return torch.where(sigma > 0, blurred, pixels).to(torch.uint8)
 
 
-def blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur a (3, size, size) uint8 image by a Gaussian that is cut to a tenth of the size."""
-    width = max(3, image.shape[-1] // 10 | 1)
-    # Rows, then columns, in channels-last memory: as both at once, in a fifth of the time.
-    image = image.permute(1, 2, 0).float().contiguous().permute(2, 0, 1)
-    rows = V.gaussian_blur(image, [width, 1], [sigma, sigma])
-    return V.gaussian_blur(rows, [1, width], [sigma, sigma]).round_().to(torch.uint8)
+def _columns(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return amounts and places, (changes, batch, 1, 1, 1); grey and sigma, (batch, 1, 1, 1)."""
+    columns = drawn.T[..., None, None, None]
+    return columns[:4], columns[4:8], columns[8], columns[9]
+
+
+def _change(pixels: Tensor, change: int, amount: Tensor) -> Tensor:
+    """Make one change of jitter."""
+    if change == HUE:
+        return turn_hue(pixels, amount)
+    if change == BRIGHTNESS:
+        return blend(pixels, pixels.new_zeros(()), amount)
+    levels = grey(pixels)
+    return blend(pixels, mean(levels) if change == CONTRAST else levels, amount)
+
+
+def _jitter(pixels: Tensor, amounts: Tensor, places: Tensor) -> Tensor:
+    """Change colours in the order of each image: those before the hue, the hue, those after it.
+
+    The hue, which takes most of the time, is turned once for all.
+    """
+    is_before = places < places[HUE]
+    for place in PLACES[:-1]:
+        pixels = _blend(pixels, amounts, is_before & (places == place))
+    turned = turn_hue(pixels, amounts[HUE])
+    pixels = torch.where(places[HUE] > 0, turned, pixels)
+    for place in PLACES[1:]:
+        pixels = _blend(pixels, amounts, ~is_before & (places == place))
+    return pixels
+
+
+def _blend(pixels: Tensor, amounts: Tensor, is_now: Tensor) -> Tensor:
+    """Change of each image what it `is_now` the turn of, (changes, batch, 1, 1, 1); or nothing."""
+    levels = grey(pixels)
+    others = torch.where(is_now[CONTRAST], mean(levels), levels) * ~is_now[BRIGHTNESS]
+    factor = amounts.where(is_now, 1)[:HUE].prod(0)
+    return blend(pixels, others, factor)
 
 
 def _factor(strength: float, random: np.random.Generator) -> float:

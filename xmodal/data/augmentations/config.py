@@ -8,8 +8,9 @@ from xmodal.components.component import Component
 class AugmentationConfig(Component):
     """An augmentation of each view of an image, after crop and flip.
 
-    It builds a function of an image, (3, size, size) uint8, and a `numpy.random.Generator`, which
-    all of its randomness is drawn from, to an image of the same shape and type.
+    It builds an `Augmentation`, which a GPU applies to whole batches, or any function of an image,
+    (3, size, size) uint8, and a `numpy.random.Generator`, which all of its randomness is drawn
+    from, to an image of the same shape and type.
     """
 
     family: ClassVar[str] = "augmentation"
