@@ -40,7 +40,7 @@ def main() -> None:
     assert isinstance(text.tokenizer, BytePairConfig)
     torch.manual_seed(0)
     method = recipe.method.build(vocabulary=text.tokenizer.vocabulary)
-    engine = initialize_engine(method, recipe.stages[0], batch_size=args.batch, ranks=1)
+    engine = initialize_engine(method, recipe.stages[0], recipe.training, args.batch, 1)
     batch = random_batch(
         args.batch, recipe.method.image.size, text.tokenizer.vocabulary, text.context
     )

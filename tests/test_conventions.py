@@ -30,8 +30,18 @@ LAYERS = [
     {"objectives", "models"},
     {"distributed", "data"},
     {"components"},
-    {"arguments", "extras", "hub", "small_files", "tensor_files", "terminal", "yaml_text"},
-    {"activity", "atomic_files", "devices", "errors", "lazy_names", "precision"},
+    {
+        "arguments",
+        "extras",
+        "hub",
+        "precision",
+        "small_files",
+        "tensor_files",
+        "terminal",
+        "yaml_text",
+    },
+    {"activity", "atomic_files", "devices", "errors", "lazy_names"},
+    {"torch_environment"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {

@@ -15,6 +15,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import IO, Any, TextIO
 
+from xmodal.torch_environment import set_torch_environment
+
 # ELOOP: a link in the place of a file that only ever is one.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ELOOP}
 
@@ -145,6 +147,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     disk. `UnfinishedError` and `LostPeerError` exit with code 75, Ctrl-C with 130, a closed pipe
     with 141. All output is `printable`.
     """
+    set_torch_environment()
     code = [1]  # of a bug, whose traceback Python prints
     atexit.register(_end, code)  # registered first, it runs last
     try:

@@ -40,7 +40,7 @@ def test_a_recipe_is_named_for_its_file_and_filled_with_defaults(
         ("data.val=null", "data.val", None),
         ("data.crop=[0.2, 1]", "data.crop", [0.2, 1.0]),
         ("data.crop.0=0.7", "data.crop", [0.7, 1.0]),
-        ("training.zero=2", "training.zero", 2),
+        ("training.zero=2", "training.zero.stage", 2),
         ("stages.0.optimizer.lr=1e-4", "stages.0.optimizer.lr", 1e-4),
         ("stages.0.length=7 steps", "stages.0.length", "7 steps"),
         ("stages.0.train.0=text", "stages.0.train", ["text"]),
@@ -133,6 +133,24 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ("data.batch_size=many", ["data.batch_size: many", "integer"]),
         ("data.workers=-1", ["data.workers: -1", "greater than or equal to 0"]),
         ("training.zero=4", ["training.zero: 4", "0, 1, 2 or 3"]),
+        ("training.zero.stage=4", ["training.zero.stage: 4", "0, 1, 2 or 3"]),
+        ("training.zero.overlapp=1", ["unknown key training.zero.overlapp", "mean overlap?"]),
+        (
+            "training.zero={stage: 2, prefetch_size: 9}",
+            ["training.zero: stage 2 has no prefetch_size; remove it, or use stage 3"],
+        ),
+        (
+            "training.zero={offload_optimizer: cpu}",
+            ["training.zero: stage 0 has no offload_optimizer", "use stage 1, 2 or 3"],
+        ),
+        (
+            "training.zero={stage: 2, offload_optimizer: nvme}",
+            ["training.zero.offload_optimizer.device: nvme is not allowed", "'cpu'"],
+        ),
+        (
+            "training={zero: 1, precision: bf16_weights}",
+            ["training: precision bf16_weights needs ZeRO", "use training.zero=2"],
+        ),
         ("training.precision=fp3", ["training.precision: fp3", "'bf16'", "did you mean fp32?"]),
         ("stages.0.optimizer.lr=-1", ["stages.0.optimizer.lr: -1", "greater than 0"]),
         ("stages.0.optimizer.lr=.inf", ["stages.0.optimizer.lr: inf", "finite"]),
@@ -337,7 +355,7 @@ def test_help_lists_every_key_with_its_meaning(read: Callable[..., Recipe]) -> N
     assert all(meaning for key, (_, meaning) in described.items() if not key.endswith(".kind"))
     assert described["data.train"][0] == "required"
     assert described["data.batch_size"] == ("256", "pairs that the objective sees, all ranks; > 0")
-    assert described["training.precision"][1].endswith("; one of auto, fp32, bf16")
+    assert described["training.precision"][1].endswith("; one of auto, fp32, tf32, bf16, bf16_weights")
     assert described["data.max_bad_share"][1].endswith("; >= 0, <= 1")
     protocols = described["evaluation.protocols"][1]
     assert all(name in protocols for name in ("one of default,", "gap", "cirr"))

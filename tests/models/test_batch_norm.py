@@ -110,6 +110,98 @@ def test_parts_of_a_batch_are_normalised_as_the_whole_is_by_torch(
             close(part["buffers"][name], buffer)
 
 
+class Kernels:
+    """What torch's kernels compute, which run on GPUs alone, for the CPU."""
+
+    @staticmethod
+    def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        variance, mean = torch.var_mean(x.transpose(0, 1).flatten(1), 1, correction=0)
+        return mean, (variance + eps).rsqrt()
+
+    @staticmethod
+    def batch_norm_gather_stats_with_counts(
+        x: Tensor,  # noqa: ARG004
+        means: Tensor,
+        rstds: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+        counts: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        total, counts = counts.sum(), counts[:, None]
+        mean = (counts * means).sum(0) / total
+        squares = counts * (rstds**-2 - eps + (means - mean).square())
+        assert squares.isfinite().all()
+        variance = squares.sum(0) / total
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * total / (total - 1), momentum)
+        return mean, (variance + eps).rsqrt()
+
+    @staticmethod
+    def batch_norm_elemt(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor, _: float
+    ) -> Tensor:
+        standard = (x - wide(mean, x)) * wide(rstd, x)
+        if weight is None or bias is None:
+            return standard
+        return standard * wide(weight, x) + wide(bias, x)
+
+    @staticmethod
+    def batch_norm_backward_reduce(
+        gradient: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, *_: Any
+    ) -> tuple[Tensor, ...]:
+        dims = [dim for dim in range(x.ndim) if dim != 1]
+        of_mean = gradient.sum(dims)
+        of_spread = (gradient * (x - wide(mean, x))).sum(dims)
+        return of_mean, of_spread, of_spread * rstd, of_mean.clone()
+
+    @staticmethod
+    def batch_norm_backward_elemt(
+        gradient: Tensor,
+        x: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        weight: Tensor | None,
+        of_mean: Tensor,
+        of_spread: Tensor,
+        counts: Tensor,
+    ) -> Tensor:
+        total, factor = counts.sum(), rstd if weight is None else rstd * weight
+        through = (x - wide(mean, x)) * wide(rstd.square() * of_spread / total, x)
+        return (gradient - wide(of_mean / total, x) - through) * wide(factor, x)
+
+
+def wide(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (x.ndim - 2))
+
+
+def train_part_by_kernels(make: Make, shape: tuple[int, ...]) -> dict[str, Any]:
+    """`train_part` as on GPUs, in a process of its own."""
+    import xmodal.models.batch_norm as batch_norm
+
+    batch_norm.has_kernels = lambda _: True
+    for name, kernel in vars(Kernels).items():
+        if name.startswith("batch_norm"):
+            assert hasattr(torch, name)
+            setattr(torch, name, kernel.__func__)
+    return train_part(make, shape)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(batch_norm_2d, (4, 5)), (batch_norm_1d, ()), (without_weights, (2, 2))],
+)
+def test_kernels_of_gpus_are_called_as_torch_calls_them(make: Make, shape: tuple[int, ...]) -> None:
+    for own, by_kernels in zip(
+        on_ranks(4, train_part, make, shape),
+        on_ranks(4, train_part_by_kernels, make, shape),
+        strict=True,
+    ):
+        torch.testing.assert_close(by_kernels, own, rtol=1e-10, atol=1e-10)
+
+
 def normalise_in(dtype: torch.dtype, offset: float) -> Tensor:
     module = batch_norm_2d()
     synchronise_batch_norm(module)

@@ -68,6 +68,8 @@ def test_a_name_that_has_moved_is_named() -> None:
     )
     with pytest.raises(UserError, match=r"has no engine.set_gradient_accumulation_boundary \(ZeR"):
         check_engine(engine)
-    engine.set_gradient_accumulation_boundary = print
+    for name in ("set_gradient_accumulation_boundary", "is_gradient_accumulation_boundary"):
+        setattr(engine, name, print)
+    engine.managed_gradient_accumulation = engine.allreduce_gradients = print
     with pytest.raises(UserError, match=r"has no engine\.optimizer\.optimizer\.state \(ZeRO 3\),"):
         check_engine(engine)

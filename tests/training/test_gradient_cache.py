@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.processes import on_ranks
 from xmodal.data.batch import Batch, join
 from xmodal.distributed.collectives import gather, rank, world_size
-from xmodal.training.config import StageConfig
+from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.engine import gradient_norm, initialize_engine
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.parts import parameter_groups, select_trained
@@ -99,7 +99,7 @@ class Method(nn.Module):
 class Case:
     """What a training is made of."""
 
-    zero: int = 0
+    zero: Any = 0  # a stage, or options of it
     micro_batch: int = 3
     dropout: float = 0.0
     norm: bool = False
@@ -112,6 +112,10 @@ class Case:
         # stays that small, and a gradient that is twice too large does not go unnoticed.
         optimizer = {"lr": 2.0, "eps": 1.0, "weight_decay": 0.01}
         return StageConfig.model_validate({"optimizer": optimizer, "clip_norm": 0.3})
+
+    @property
+    def training(self) -> TrainingConfig:
+        return TrainingConfig.model_validate({"zero": self.zero})
 
     def method(self) -> Method:
         method = Method(self.dropout, norm=self.norm)
@@ -144,9 +148,9 @@ def cached(case: Case) -> Trained:
     engine = initialize_engine(
         case.method(),
         case.stage,
-        batch_size=SHARE * world_size(),
-        ranks=world_size(),
-        zero=case.zero,
+        case.training,
+        SHARE * world_size(),
+        world_size(),
     )
     assert not engine.tput_timer.config.enabled  # it waits for the device
     losses, norms = [], []
@@ -154,7 +158,7 @@ def cached(case: Case) -> Trained:
         cache = GradientCache(engine, share(step, rank()).cut(case.micro_batch), (7, step))
         loss = torch.stack(list(cache.forward().values())).sum()
         cache.backward(loss)
-        norm = None if case.zero else gradient_norm(engine.module)
+        norm = None if engine.zero_optimization() else gradient_norm(engine.module)
         engine.step()
         losses.append(float(loss.detach()))
         norms.append(float(norm or engine.get_global_grad_norm()))
@@ -206,6 +210,22 @@ def assert_equal(case: Case) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_training_is_that_of_one_graph(zero: int, dropout: float) -> None:
     assert_equal(Case(zero, dropout=dropout))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "overlap 0": {"stage": 0, "overlap": True, "bucket_size": 50_000},
+    "overlap 1": {"stage": 1, "overlap": True, "bucket_size": 50_000},
+    "overlap 2": {"stage": 2, "overlap": True, "bucket_size": 50_000},
+    "offload 1": {"stage": 1, "offload_optimizer": "cpu"},
+    "offload 2": {"stage": 2, "offload_optimizer": "cpu"},
+    "offload 3": {"stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
+    "secondary": {"stage": 3, "secondary_partition": 2},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_zero_change_no_step(option: str) -> None:
+    assert_equal(Case(OPTIONS[option], dropout=0.5))
 
 
 @pytest.mark.parametrize("zero", [0, 3])

@@ -33,11 +33,11 @@ def build_method(
     them, all are random: no hub is asked. The method is still on the CPU; `device`
     decides the precision that it will compute in.
     """
-    precision = recipe.training.precision
-    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    precision, on_gpu = recipe.training.precision, device.type == "cuda"
+    bf16 = precision in ("bf16", "bf16_weights") or (precision == "auto" and on_gpu)
     # What stays in float32 under bf16 is scores of embeddings, which bf16 has rounded more, and
     # recurrent networks.
-    set_precision(tf32=bf16 and device.type == "cuda")
+    set_precision(tf32=on_gpu and (bf16 or precision == "tf32"))
     torch.manual_seed(recipe.training.seed)
     config = without_weights(recipe.method, of_run) if of_run else recipe.method
     method: Method = config.build(vocabulary=vocabulary, bf16=bf16)
@@ -59,7 +59,7 @@ def load_method(
     check_whole_checkpoint(checkpoint)
     tokenizer = load_tokenizer(recipe.method, tokenizer_of(run, checkpoint))
     method = build_method(recipe, tokenizer.vocabulary, device, of_run=run.path)
-    loaded = load_chosen_weights(method, checkpoint, recipe.training.zero, weights)
+    loaded = load_chosen_weights(method, checkpoint, recipe.training.zero.stage, weights)
     return method.to(device), tokenizer, loaded
 
 

@@ -138,7 +138,7 @@ def check_method(recipe: Recipe, method: Method) -> None:
     """Raise `UserError` for parts to train or losses to minimise that a method does not have, or
     keys of the recipe that do not fit it.
     """
-    if method.learned_score and recipe.training.zero == 3:
+    if method.learned_score and recipe.training.zero.stage == 3:
         raise UserError(
             f"training.zero=3 partitions the network that {recipe.method.kind} scores with, but "
             "ranks need it at different times in evaluation: use training.zero=2"
@@ -154,7 +154,7 @@ def check_method(recipe: Recipe, method: Method) -> None:
         for number, stage in enumerate(recipe.stages):
             select_trained(method, stage.train, stage.lock, key=f"stages.{number}")
             parameter_groups(method, stage, f"stages.{number}")
-            check_optimizer(stage, recipe.training.zero, f"stages.{number}.optimizer")
+            check_optimizer(stage, recipe.training.zero.stage, f"stages.{number}.optimizer")
             check_losses(method, stage, f"stages.{number}.losses")
 
 

@@ -174,7 +174,8 @@ class Evaluation:
             run is not None
             and run.latest() == self.source.path
             and (
-                measured.averaged or not read_averages(self.source.path, self.recipe.training.zero)
+                measured.averaged
+                or not read_averages(self.source.path, self.recipe.training.zero.stage)
             )
             and all(url is None or (ours and place(url) == place(ours)) for url, ours in given)
             and set(measured.protocols) == set(self._resolve(self.recipe.evaluation.protocols))

@@ -21,6 +21,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import evaluated_parts
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
+from xmodal.precision import choose_kernels, refusing_other_kernels
 from xmodal.runs.checkpoints.integrity import recover
 from xmodal.runs.checkpoints.load import read_progress
 from xmodal.runs.checkpoints.mirror import open_mirror
@@ -115,7 +116,9 @@ class Session:
                 self.log.say(line)
             if speaks and not self.progress.step:
                 self._advise()
-            self._trainer(self.prepare(self.log.say)).train()
+            choose_kernels(deterministic=self.recipe.training.deterministic)
+            with refusing_other_kernels("training.deterministic"):
+                self._trainer(self.prepare(self.log.say)).train()
 
     def prepare(self, say: Callable[[str], None]) -> Shards:
         """Finish the method, which needs the run's tokenizer, and return the shards to read.

@@ -65,7 +65,7 @@ def load_text_tower(method: Method, recipe: Recipe) -> None:
     resumed = _own_checkpoint(recipe)
     folder = resumed or _best(config.text_from)
     saved_by = recipe if resumed else load_recipe(config.text_from)
-    theirs = read_weights(folder, saved_by.training.zero)
+    theirs = read_weights(folder, saved_by.training.zero.stage)
     own = method.state_dict()
     fitting = {
         name: weights

@@ -1,7 +1,8 @@
 """Batch normalisation over the global batch, on any backend.
 
-torch's own SyncBatchNorm needs GPUs, and what a rank's part alone normalises depends on the number
-of ranks. Here ranks exchange their moments, on gloo as on NCCL.
+What a rank's part alone normalises depends on the number of ranks. Here ranks exchange their
+moments, on gloo as on NCCL. On GPUs the kernels of torch's SyncBatchNorm compute; that class itself
+needs GPUs, and has the host wait for each layer, to leave out ranks without samples.
 """
 
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ def normalise(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
     """
     if not norm.training or world_size() == 1:
         return nn.BatchNorm2d.forward(norm, x) if x.ndim == 4 else nn.BatchNorm1d.forward(norm, x)
+    if has_kernels(x):
+        return _normalise_by_kernels(x, norm)
     count, mean, variance = _global_moments(x)
     _update_running(norm, mean, variance * count / (count - 1))
     rstd = (variance + norm.eps).rsqrt()
@@ -118,6 +121,96 @@ class _Standardise(torch.autograd.Function):
         through_mean, through_rstd = sum_over_ranks(sums) / count
         gradient = gradient - _wide(through_mean, x) - standard * _wide(through_rstd, x)
         return (gradient * _wide(rstd, x)).to(x.dtype), None, None, None
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Return whether torch has kernels for a tensor's device."""
+    return x.is_cuda
+
+
+def _normalise_by_kernels(x: Tensor, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
+    mean, var, momentum = None, None, norm.momentum
+    if norm.track_running_stats:
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked += 1
+        mean, var = norm.running_mean, norm.running_var
+        if momentum is None:
+            momentum = 1 / float(norm.num_batches_tracked)
+    normalised: Tensor = _Kernels.apply(
+        x.contiguous(memory_format=_layout(x)),
+        norm.weight,
+        norm.bias,
+        mean,
+        var,
+        norm.eps,
+        momentum or 0.0,
+    )
+    return normalised
+
+
+class _Kernels(torch.autograd.Function):
+    """Batch normalisation over all ranks by torch's kernels, which read x twice each way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        eps: float,
+        momentum: float,
+    ) -> Tensor:
+        channels = x.shape[1]
+        if len(x):
+            moments = torch.batch_norm_stats(x, eps)
+        else:  # any finite ones: they count for nothing
+            ones = _precise(x).new_ones(channels)
+            moments = ones, ones
+        count = moments[0].new_full((1,), x.numel() / channels)
+        everywhere = gather(torch.cat([*moments, count])[None], [1] * world_size())
+        means, rstds, counts = everywhere.split([channels, channels, 1], 1)
+        counts = counts.flatten()
+        mean, rstd = torch.batch_norm_gather_stats_with_counts(
+            x, means, rstds, running_mean, running_var, momentum, eps, counts
+        )
+        ctx.save_for_backward(x, weight, mean, rstd, counts.int())
+        if not len(x):
+            return torch.empty_like(x)
+        return torch.batch_norm_elemt(x, weight, bias, mean, rstd, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd, counts = ctx.saved_tensors
+        (gradient,) = gradients
+        gradient = gradient.contiguous(memory_format=_layout(x))
+        weight = None if weight is None else weight.to(mean.dtype)
+        if len(x):
+            *sums, of_weight, of_bias = torch.batch_norm_backward_reduce(
+                gradient, x, mean, rstd, weight, *ctx.needs_input_grad[:3]
+            )
+        else:
+            sums = [torch.zeros_like(mean), torch.zeros_like(mean)]
+            of_weight, of_bias = torch.zeros_like(mean), torch.zeros_like(mean)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            totals = sum_over_ranks(torch.stack(sums))
+            of_x = gradient
+            if len(x):
+                of_x = torch.batch_norm_backward_elemt(  # type: ignore[call-arg]
+                    gradient, x, mean, rstd, weight, *totals, counts
+                )
+        needed = ctx.needs_input_grad
+        of_both = (of_weight if needed[1] else None, of_bias if needed[2] else None)
+        return of_x, *of_both, None, None, None, None
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Return the layout, of the two that the kernels read, which a tensor has or should get."""
+    is_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def _precise(x: Tensor) -> Tensor:

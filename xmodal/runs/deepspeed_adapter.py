@@ -10,7 +10,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import _lru_cache_wrapper
+from functools import _lru_cache_wrapper, partial
 from importlib.metadata import version
 from operator import attrgetter
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xmodal.distributed.gradient_reduction import OverlappingReduction
 from xmodal.errors import UserError
 from xmodal.runs.checkpoints.state_files import Part, equal_parts
 
@@ -38,8 +39,21 @@ _NAMES = {
     "ZeroStageEnum": "deepspeed.runtime.zero.config:ZeroStageEnum",
     "fragment_address": "deepspeed.utils.tensor_fragment:fragment_address",
 }
-_OF_ENGINE = ("checkpoint_engine", "optimizer.param_groups", "set_gradient_accumulation_boundary")
+_OF_ENGINE = (
+    "checkpoint_engine",
+    "optimizer.param_groups",
+    "set_gradient_accumulation_boundary",
+    "is_gradient_accumulation_boundary",
+    "managed_gradient_accumulation",
+    "allreduce_gradients",
+)
 _OF_ZERO_1_AND_2 = (
+    "optimizer.reduce_gradients",
+    "optimizer.ipg_buckets",
+    "optimizer.params_already_reduced",
+    "optimizer.get_param_id",
+    "optimizer.reduce_ready_partitions_and_remove_grads",
+    "optimizer.overlapping_partition_gradients_reduce_epilogue",
     "optimizer.optimizer.state",
     "optimizer.param_names",
     "optimizer.single_partition_of_fp32_groups",
@@ -125,7 +139,46 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
     )
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     check_engine(engine)
+    if not engine.managed_gradient_accumulation():
+        # `step` ends each step, whichever backward pass was the last: DeepSpeed refuses to hear it.
+        engine.set_gradient_accumulation_boundary = lambda _: None
     return engine
+
+
+def overlap_reduction(engine: Any, bucket_size: int, dtype: torch.dtype) -> None:
+    """Have gradients under ZeRO 0 and 1 reduced while a step's last backward pass continues.
+
+    DeepSpeed has no such thing for ZeRO 0. For ZeRO 1 it has, but forgets parameters that only an
+    earlier pass of the step reached: under the gradient cache, those of the objective.
+    """
+    if engine.zero_optimization_stage() == 0:
+        engine.reduction = OverlappingReduction(
+            engine.module.parameters(),
+            bucket_size=bucket_size,
+            dtype=dtype,
+            is_last=engine.is_gradient_accumulation_boundary,
+        )
+        engine.allreduce_gradients = partial(_finish_reduction, engine)
+    elif engine.zero_optimization_stage() == 1:
+        engine.optimizer.reduce_gradients = partial(_reduce_rest, engine.optimizer)
+
+
+def _finish_reduction(engine: Any) -> None:
+    if engine.is_gradient_accumulation_boundary():
+        engine.reduction.finish()
+
+
+def _reduce_rest(optimizer: Any, **_: Any) -> None:
+    """Reduce the gradients of parameters that the last backward pass did not reach."""
+    waiting = {number for one in optimizer.ipg_buckets.values() for *_, number in one.params}
+    for index, group in enumerate(optimizer.bit16_groups):
+        for parameter in group:
+            number = optimizer.get_param_id(parameter)
+            reduced = optimizer.params_already_reduced[number] or number in waiting
+            if parameter.grad is not None and not reduced:
+                optimizer.reduce_ready_partitions_and_remove_grads(parameter, index)
+                waiting.add(number)
+    optimizer.overlapping_partition_gradients_reduce_epilogue()
 
 
 def lend(engine: Any, borrowed: Iterable[tuple[nn.Module, nn.Parameter]]) -> None:
@@ -148,6 +201,8 @@ def copy_weights(engine: Any, method: nn.Module) -> None:
 
 def destroy(engine: Any) -> None:
     """Destroy an engine: its hooks, and the references that DeepSpeed keeps."""
+    if reduction := getattr(engine, "reduction", None):
+        reduction.close()
     engine.destroy()
     _FOUND["forward_stack"].clear()  # ZeRO 3 puts every engine's module on it and takes none off
     for cache in _CACHES:

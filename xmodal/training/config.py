@@ -11,6 +11,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from xmodal.components.config import Config, Duration, Mark, Span, Was
 from xmodal.data.storage import is_remote, scheme_of
@@ -18,6 +19,7 @@ from xmodal.training.optimizers.adamw import AdamWConfig
 from xmodal.training.optimizers.config import OptimizerConfig
 from xmodal.training.schedules.config import ScheduleConfig
 from xmodal.training.schedules.cosine import CosineConfig
+from xmodal.training.zero import ZeroConfig
 
 DEFAULT_BEST = "text_to_image/recall@10"
 
@@ -143,9 +145,17 @@ class TrainingConfig(Config):
     """Settings of the engine and of the run."""
 
     seed: NonNegativeInt = Field(0, description="seed of weights, order, crops and dropout")
-    zero: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="precision of the encoders; auto: bf16 on GPUs, fp32 on CPUs"
+    zero: ZeroConfig = Field(ZeroConfig(), description="DeepSpeed's ZeRO; a number is its stage")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "bf16_weights"] = Field(
+        "auto",
+        description="precision of the encoders; auto: bf16 on GPUs, fp32 on CPUs; bf16: weights "
+        "stay fp32; bf16_weights: ZeRO keeps fp32 weights for the optimiser alone",
+    )
+    communication: Literal["fp32", "bf16"] = Field(
+        "fp32", description="precision of gradients on their way between ranks"
+    )
+    deterministic: bool = Field(
+        False, description="deterministic kernels alone: equal to the last bit on the same GPUs"
     )
     compile: bool = Field(
         False,
@@ -175,6 +185,24 @@ class TrainingConfig(Config):
     restarts: Annotated[NonNegativeInt, Mark.FREE] = Field(
         3, description="times that Slurm starts a job again without a newer checkpoint"
     )
+
+    @field_validator("zero", mode="before")
+    @classmethod
+    def _stage_alone(cls, zero: Any) -> Any:
+        if isinstance(zero, dict | ZeroConfig):
+            return zero
+        if str(zero) not in ("0", "1", "2", "3"):  # of an override, text
+            raise PydanticKnownError("literal_error", {"expected": "0, 1, 2 or 3"})
+        return {"stage": int(zero)}
+
+    @model_validator(mode="after")
+    def _master_weights(self) -> Self:
+        if self.precision == "bf16_weights" and self.zero.stage < 2:
+            raise ValueError(
+                "precision bf16_weights needs ZeRO, which keeps the fp32 weights and adds up "
+                "micro-batches in fp32: use training.zero=2"
+            )
+        return self
 
 
 class CheckpointConfig(Config):

@@ -8,38 +8,58 @@ from torch import nn
 from xmodal.models.adapters import borrowed_weights
 from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
-from xmodal.training.config import StageConfig
+from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.ema import keep_average
 from xmodal.training.parts import parameter_groups
 from xmodal.training.timeline import StageSpan, Timeline
 
 
 def initialize_engine(
-    method: nn.Module, stage: StageConfig, *, batch_size: int, ranks: int, zero: int = 0
+    method: nn.Module, stage: StageConfig, training: TrainingConfig, batch_size: int, ranks: int
 ) -> Any:
     """Return the DeepSpeed engine of a method for one stage, its optimiser new.
 
     It writes checkpoints while training continues.
     """
-    config = {
+    on_gpus, zero = torch.cuda.is_available(), training.zero
+    # Fused: one kernel for all weights, and counters on the device.
+    fused = {"fused": True} if on_gpus and stage.optimizer.fuses else {}
+    optimizer = stage.optimizer.build(parameter_groups(method, stage), **fused)
+    if stage.ema:
+        keep_average(optimizer)
+    config = _deepspeed_config(stage, training, batch_size, ranks)
+    engine = deepspeed_adapter.initialize(method, optimizer, config)
+    if zero.overlaps(on_gpus=on_gpus):
+        sent = torch.bfloat16 if training.communication == "bf16" else torch.float32
+        deepspeed_adapter.overlap_reduction(engine, zero.bucket(on_gpus=on_gpus), sent)
+    deepspeed_adapter.lend(engine, borrowed_weights(method))
+    engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
+    return engine
+
+
+def _deepspeed_config(
+    stage: StageConfig, training: TrainingConfig, batch_size: int, ranks: int
+) -> dict[str, Any]:
+    config: dict[str, Any] = {
         "train_batch_size": batch_size,
         # Not the recipe's micro-batch: GradientCache says itself which backward pass ends a step.
         "train_micro_batch_size_per_gpu": batch_size // ranks,
         "gradient_clipping": stage.clip_norm,
-        "zero_optimization": {"stage": zero},
+        "communication_data_type": training.communication,
+        "zero_optimization": training.zero.options(on_gpus=torch.cuda.is_available()),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
         # It waits for the GPU twice a backward pass.
         "timers": {"throughput": {"enabled": False}},
     }
-    optimizer = stage.optimizer.build(parameter_groups(method, stage))
-    if stage.ema:
-        keep_average(optimizer)
-    engine = deepspeed_adapter.initialize(method, optimizer, config)
-    deepspeed_adapter.lend(engine, borrowed_weights(method))
-    engine.checkpoint_engine = OverlappingWriter(engine.checkpoint_engine)
-    return engine
+    if training.precision == "bf16_weights":
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    if training.zero.offload_optimizer and training.zero.stage > 1:
+        # Else it offloads only gradients that the step's last backward pass reaches, which under
+        # the gradient cache are not those of the objective.
+        config["managed_gradient_accumulation"] = False
+    return config
 
 
 def close_engine(engine: Any) -> None:

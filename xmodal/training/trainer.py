@@ -32,6 +32,7 @@ from xmodal.training.checkpointing import Checkpointing
 from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
 from xmodal.training.ema import set_decay
 from xmodal.training.engine import close_engine, gradient_norm, initialize_engine, set_learning_rate
+from xmodal.training.garbage import ScheduledCollection
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.log import TrainingLog
 from xmodal.training.loss_weights import loss_weight
@@ -113,7 +114,8 @@ class Trainer:
         stage = span.config.name
         with activity(f"starting stage {stage}"), self._patiently(f"the start of stage {stage}"):
             engine = self._start_stage(span)
-        self._train_stage(engine, span)
+        with ScheduledCollection() as self.garbage:
+            self._train_stage(engine, span)
         if span is not self.timeline.stages[-1]:
             copy_weights(engine, self.method)
         close_engine(engine)
@@ -125,7 +127,7 @@ class Trainer:
         """
         checkpoint = None if self.has_trained else self.run.latest()
         self.has_trained = True
-        resumes, zero = self.progress.step > span.start, self.training.zero
+        resumes, zero = self.progress.step > span.start, self.training.zero.stage
         if checkpoint and (not resumes or needs_resharding(checkpoint, zero)):
             with activity(f"loading {checkpoint.name}"):
                 load_weights(self.method, checkpoint, zero)
@@ -142,11 +144,7 @@ class Trainer:
         )
         self.log.say_all(lines)
         engine = initialize_engine(
-            method,
-            span.config,
-            batch_size=self.data.batch_size,
-            ranks=self.environment.ranks,
-            zero=zero,
+            method, span.config, self.training, self.data.batch_size, self.environment.ranks
         )
         if checkpoint and resumes:
             with activity(f"loading {checkpoint.name}"):
@@ -166,6 +164,7 @@ class Trainer:
                 self.progress.step += 1
                 watch.step_done()
                 self.after_step(engine, span, values, watch, loader)
+                self.garbage.after_step(self.progress.step)
                 over = self.progress.stopped or self.progress.step == self.timeline.total
                 if self.stopping and not over:
                     self.checkpointing.finish()

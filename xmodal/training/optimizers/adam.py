@@ -13,6 +13,7 @@ class AdamConfig(OptimizerConfig):
 
     kind: Literal["adam"] = "adam"
     builds: ClassVar[str] = "torch.optim:Adam"
+    fuses: ClassVar[bool] = True
     betas: Annotated[tuple[float, float], Mark.MUTABLE] = Field(
         (0.9, 0.999), description="decay of the two moments"
     )

@@ -13,6 +13,7 @@ class AdamWConfig(OptimizerConfig):
 
     kind: Literal["adamw"] = "adamw"
     builds: ClassVar[str] = "torch.optim:AdamW"
+    fuses: ClassVar[bool] = True
     betas: Annotated[tuple[float, float], Mark.MUTABLE] = Field(
         (0.9, 0.98), description="decay of the two moments"
     )

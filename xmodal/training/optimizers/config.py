@@ -20,6 +20,7 @@ class OptimizerConfig(Component):
     family: ClassVar[str] = "optimiser"
     default_kind: ClassVar[str] = "adamw"
     averages: ClassVar[bool] = False  # whether it keeps averaged weights, as an ema does
+    fuses: ClassVar[bool] = False  # whether its class takes `fused`, a kernel for all weights
 
     lr: Annotated[PositiveFloat, Mark.MUTABLE] = Field(5e-4, description="highest learning rate")
     factors: dict[str, PositiveFloat] = Field(

@@ -13,6 +13,7 @@ class SGDConfig(OptimizerConfig):
 
     kind: Literal["sgd"] = "sgd"
     builds: ClassVar[str] = "torch.optim:SGD"
+    fuses: ClassVar[bool] = True
     momentum: Annotated[float, Mark.MUTABLE] = Field(
         0.9, ge=0, lt=1, description="momentum: share of the last step in the next"
     )
