@@ -37,12 +37,29 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
     """
     if needs_resharding(folder, engine.zero_optimization_stage()):
         load_optimizer(engine, folder)
-        return
+    else:
+        _load_by_deepspeed(engine, folder)
+    place_counters(engine)
+
+
+def _load_by_deepspeed(engine: Any, folder: Path) -> None:
     # What the optimiser has seen is the checkpoint's; what it is to do (decay) is the recipe's.
     options = [{**group, "params": None} for group in engine.optimizer.param_groups]
     engine.load_checkpoint(str(folder.parent), tag=folder.name)
     for group, recipe in zip(engine.optimizer.param_groups, options, strict=True):
         group.update(recipe, params=group["params"])
+
+
+def place_counters(engine: Any) -> None:
+    """Have a fused optimiser's counts of steps on the device of what it steps: it reads them there,
+    and files, or runs without it, have them on the CPU.
+    """
+    from xmodal.runs.deepspeed_adapter import optimizer_shares
+
+    if any(group.get("fused") for group in engine.optimizer.param_groups):
+        for tensor, state, _ in optimizer_shares(engine):
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].to(tensor.device)
 
 
 def load_weights(method: nn.Module, folder: Path, zero: int) -> None:

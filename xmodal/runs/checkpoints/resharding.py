@@ -21,11 +21,14 @@ from torch import Tensor
 from xmodal.runs.checkpoints.state_files import (
     Part,
     equal_parts,
+    optimizer_file,
     read_model_file,
     read_optimizer_file,
 )
 from xmodal.runs.run import read_state
 
+# Of a parameter, the fp32 weights that its optimiser steps; a key of pieces beside those of states.
+MASTER = "master"
 # Of each parameter, what its optimiser knows of it by name, as pieces in the order of the ranks.
 Pieces = Mapping[str, Mapping[str, list[Any]]]
 
@@ -33,7 +36,8 @@ Pieces = Mapping[str, Mapping[str, list[Any]]]
 def load_optimizer(engine: Any, folder: Path) -> None:
     """Load the optimiser's state, saved by another number of ranks, into an engine.
 
-    The engine has the ZeRO stage of the checkpoint, 1 to 3, and its weights already.
+    The engine has the ZeRO stage of the checkpoint, 1 to 3, and its weights already: those that the
+    model computes with. The optimiser's own may be more precise.
     """
     from xmodal.runs.deepspeed_adapter import optimizer_shares
 
@@ -46,7 +50,8 @@ def load_optimizer(engine: Any, folder: Path) -> None:
                     state[key] = copy(saved[0])
                     continue
                 mine = torch.cat(saved)[part.begins : part.begins + part.numel]
-                buffer = state.setdefault(key, torch.zeros_like(flat))
+                is_master = key == MASTER
+                buffer = flat if is_master else state.setdefault(key, torch.zeros_like(flat))
                 buffer[part.start : part.start + part.numel] = mine
 
 
@@ -77,17 +82,19 @@ def _take_counters(groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str
 def _shares_of_file(
     folder: Path, number: int, ranks: int
 ) -> Iterator[tuple[list[Part], dict[str, Any]]]:
-    """Yield each group's parts on a rank, and the flat tensors of its state by name."""
+    """Yield each group's parts on a rank, and the flat tensors of its weights and state by name."""
     saved, states = _saved(folder, number), _base_state(folder, number)["state"]
     if "param_slice_mappings" in saved:  # ZeRO 1 and 2
+        flats = saved["single_partition_of_fp32_groups"]
         for group, mapping in enumerate(saved["param_slice_mappings"]):
             parts = [Part(name, place.start, 0, place.numel) for name, place in mapping.items()]
-            yield parts, states.get(group, {})
+            yield parts, {MASTER: flats[group], **states.get(group, {})}
         return
-    shapes = read_model_file(_file(folder, number, "model"))["param_shapes"]
+    shapes = read_model_file(_model_file(folder, number))["param_shapes"]
     for group, one in enumerate(shapes):
         sizes = {name: shape.numel() for name, shape in one.items()}
-        yield list(equal_parts(sizes, number, ranks)), states.get(group, {})
+        state = {MASTER: saved["fp32_flat_groups"][group], **states.get(group, {})}
+        yield list(equal_parts(sizes, number, ranks)), state
 
 
 def _base_state(folder: Path, number: int) -> dict[str, Any]:
@@ -98,9 +105,9 @@ def _base_state(folder: Path, number: int) -> dict[str, Any]:
 
 
 def _saved(folder: Path, number: int) -> dict[str, Any]:
-    saved: dict[str, Any] = read_optimizer_file(_file(folder, number, "optim"))
+    saved: dict[str, Any] = read_optimizer_file(optimizer_file(folder, number))
     return saved["optimizer_state_dict"]
 
 
-def _file(folder: Path, number: int, what: str) -> Path:
-    return folder / f"zero_pp_rank_{number}_mp_rank_00_{what}_states.pt"
+def _model_file(folder: Path, number: int) -> Path:
+    return folder / f"zero_pp_rank_{number}_mp_rank_00_model_states.pt"

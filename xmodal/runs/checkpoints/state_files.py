@@ -48,6 +48,13 @@ def read_optimizer_file(file: Path) -> Any:
     return load_tensors(file, types=_STAND_INS, mapped=True)
 
 
+def optimizer_file(folder: Path, number: int) -> Path:
+    """Return the file of a rank's optimiser; DeepSpeed marks those of runs with bf16 weights."""
+    name = f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt"
+    marked = folder / f"bf16_{name}"
+    return marked if marked.is_file() else folder / name
+
+
 class Part(NamedTuple):
     """Part of a parameter on a rank: its start in the rank's flat tensor and in the parameter, and
     its number of elements.
@@ -61,9 +68,9 @@ class Part(NamedTuple):
 
 def read_partitioned_weights(folder: Path, ranks: int) -> dict[str, Tensor]:
     """Return the full weights of a ZeRO 3 checkpoint by name, in single precision."""
-    files = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(ranks)]
-    models = [read_model_file(folder / f"{file}_model_states.pt") for file in files]
-    optimizers = [read_optimizer_file(folder / f"{file}_optim_states.pt") for file in files]
+    files = [f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" for rank in range(ranks)]
+    models = [read_model_file(folder / file) for file in files]
+    optimizers = [read_optimizer_file(optimizer_file(folder, rank)) for rank in range(ranks)]
     first = models[0]
     weights = {
         name: buffer.float() if buffer.is_floating_point() else buffer
