@@ -84,7 +84,7 @@ def _on_device(towers: Towers, variant: str, bench: Bench) -> None:
     size, vocabulary = recipe.method.image.size, text.tokenizer.vocabulary
     batch = random_batch(towers.batch, size, vocabulary, text.context).to(device)
     method = build_method(recipe, vocabulary, device)
-    engine = initialize_engine(method, recipe.stages[0], batch_size=towers.batch, ranks=1)
+    engine = initialize_engine(method, recipe.stages[0], recipe.training, towers.batch, 1)
     name = f"{towers.name}, {variant}"
     step = partial(_step, engine, batch)
     seconds = seconds_of(step, bench.device, repeats=3 if bench.small else 8)

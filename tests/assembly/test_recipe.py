@@ -355,7 +355,9 @@ def test_help_lists_every_key_with_its_meaning(read: Callable[..., Recipe]) -> N
     assert all(meaning for key, (_, meaning) in described.items() if not key.endswith(".kind"))
     assert described["data.train"][0] == "required"
     assert described["data.batch_size"] == ("256", "pairs that the objective sees, all ranks; > 0")
-    assert described["training.precision"][1].endswith("; one of auto, fp32, tf32, bf16, bf16_weights")
+    assert described["training.precision"][1].endswith(
+        "; one of auto, fp32, tf32, bf16, bf16_weights"
+    )
     assert described["data.max_bad_share"][1].endswith("; >= 0, <= 1")
     protocols = described["evaluation.protocols"][1]
     assert all(name in protocols for name in ("one of default,", "gap", "cirr"))

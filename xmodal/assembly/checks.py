@@ -146,7 +146,7 @@ def check_method(recipe: Recipe, method: Method) -> None:
     check_data(recipe, method.contents)
     training = recipe.training
     check_blocks(
-        method, training.checkpoint_activations, compiles=training.compile, zero=training.zero
+        method, training.checkpoint_activations, compiles=training.compile, zero=training.zero.stage
     )
     if recipe.data.feature_cache:
         check_feature_cache(recipe, method)
