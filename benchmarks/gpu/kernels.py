@@ -25,9 +25,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 # Differences of value and gradients (Frobenius norms) that rounding explains.
 ALLOWED = {"fp32": 1e-4, "tf32": 2e-2, "bf16": 2e-2}
-# Where another negative is chosen because two score alike, a row of the gradient is another one.
+# Where another negative is chosen because two score alike, a row of the gradient is another one;
+# a CPU rounds scores to bf16 too.
 CHOSEN = ("triplet, hardest", "triplet, semi-hard")
-OF_CHOSEN = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.05}
+OF_CHOSEN = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.3}
 # Pairs and width: ragged blocks and several tiles.
 SHAPES = [(2, 64), (257, 33), (1000, 512), (4097, 768), (9000, 1024)]
 SMALL_SHAPES = [(2, 16), (130, 33)]

@@ -74,7 +74,7 @@ def measure(bench: Bench) -> None:
     """Record time, memory and share of the matrix-product rate of each loss, and the other's."""
     set_precision(tf32=True)
     rate = product_rate(bench, "fp32" if bench.small else "bf16")
-    for batch in (512, 1024) if bench.small else (32_768, 65_536):
+    for batch in (512, 2048) if bench.small else (32_768, 65_536):
         for one in COMPARISONS:
             x, y = pairs(batch, DIM, 0, 1)
             name = f"{one.name} {batch:,}"
@@ -99,7 +99,7 @@ def _record(name: str, loss: Loss, x: Tensor, y: Tensor, bench: Bench) -> tuple[
         x.grad = y.grad = None
         return both_ways(loss, x, y)
 
-    seconds = seconds_of(work, bench.device, repeats=5, warmup=2)
+    seconds = seconds_of(work, bench.device, repeats=2 if bench.small else 5, warmup=2)
     memory = max(peak_of(work), 1e-6)
     bench.record(f"{name}, time", 1000 * seconds, "ms")
     bench.record(f"{name}, memory", memory, "GiB")
