@@ -8,6 +8,7 @@ import torch
 from benchmarks.gpu.sections import Bench
 from benchmarks.gpu.timing import seconds_of
 from benchmarks.measure import hardware
+from xmodal.costs.hardware import find
 from xmodal.errors import UserError
 
 VERSIONS = ("torch", "triton", "deepspeed", "timm")
@@ -38,3 +39,9 @@ def product_rate(bench: Bench, precision: str) -> float:
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     a, b = torch.randn(2, size, size, device=bench.device, dtype=PRECISIONS[precision])
     return 2 * size**3 / seconds_of(lambda: a @ b, bench.device, repeats=10)
+
+
+def peak_rate(bench: Bench, precision: str) -> float:
+    """Return FLOP/s of the GPU by its data sheet; of others, those of a matrix product."""
+    gpu = find(torch.cuda.get_device_name()) if bench.device == "cuda" else None
+    return gpu.peak[precision] if gpu else product_rate(bench, precision)

@@ -26,7 +26,6 @@ def measure(bench: Bench) -> None:
     """Train all methods in bf16 here and in float32 on the CPU, method by method."""
     make_shards(bench.work)
     words = ["-m", "benchmarks.gpu.method_runs", str(bench.work), REFERENCE, "fp32"]
-    environment = start()
     with subprocess.Popen(
         [sys.executable, *words],
         cwd=ROOT,
@@ -35,9 +34,11 @@ def measure(bench: Bench) -> None:
         text=True,
     ) as reference:
         assert reference.stdout
+        environment = start()  # sets variables that are this process's alone
         for method in METHODS:
             waits = _train(method, bench, environment)
-            reference.stdout.readline()  # it has trained the method too
+            if reference.stdout.readline() != f"{method}\n":
+                raise RuntimeError(f"the CPU's {method} has failed")
             _compare(method, bench, waits)
 
 

@@ -1,6 +1,7 @@
 """Runs of a tiny recipe by the commands of launch/, on a GPU and on the CPU beside it."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -51,7 +52,14 @@ def command(*words: object, variables: dict[str, str] | None = None) -> str:
 
 def launched(*words: object) -> None:
     """Run a command by DeepSpeed's launcher on one device."""
-    command("-m", "deepspeed.launcher.runner", "--num_accelerators=1", *words)
+    options = ["--num_accelerators=1", f"--master_port={_free_port()}"]
+    command("-m", "deepspeed.launcher.runner", *options, *words)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def killed(words: Sequence[str], when: Callable[[], bool]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.machine import peak_rate
 from benchmarks.gpu.photographs import photograph_shards
 from benchmarks.gpu.sections import Bench
 from benchmarks.gpu.timing import peak_of, seconds_of
@@ -18,9 +19,11 @@ from benchmarks.gpu.tiny import history, launched
 from benchmarks.measure_cache import cached, random_batch
 from xmodal.assembly.build import build_method
 from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.costs.flops import flops_of_step
 from xmodal.data.batch import Batch
 from xmodal.distributed.environment import start
 from xmodal.training.engine import close_engine, initialize_engine
+from xmodal.training.stage_method import prepare_method
 
 
 @dataclass(frozen=True)
@@ -70,30 +73,36 @@ VARIANTS = {
 def measure(bench: Bench) -> None:
     """Measure all models in each variant, the most telling first, then from the loader."""
     models = (TINY,) if bench.small else MODELS
+    start()
+    peak = peak_rate(bench, "fp32" if bench.small else "bf16")
     for variant in VARIANTS:
         for towers in models:
-            _on_device(towers, variant, bench)
+            _on_device(towers, variant, peak, bench)
+            gc.collect()  # engines are full of circular references
+            torch.cuda.empty_cache()
     for towers in models[:1]:
         _from_loader(towers, bench)
 
 
-def _on_device(towers: Towers, variant: str, bench: Bench) -> None:
-    """Record a model's steps over one batch that lies on the device."""
+def _on_device(towers: Towers, variant: str, peak: float, bench: Bench) -> None:
+    """Record a model's steps over one batch that lies on the device, which has a peak of FLOP/s."""
     recipe = _recipe(towers, VARIANTS[variant])
-    device, text = start().device, recipe.method.text
-    size, vocabulary = recipe.method.image.size, text.tokenizer.vocabulary
-    batch = random_batch(towers.batch, size, vocabulary, text.context).to(device)
-    method = build_method(recipe, vocabulary, device)
-    engine = initialize_engine(method, recipe.stages[0], recipe.training, towers.batch, 1)
+    stage, text, size = recipe.stages[0], recipe.method.text, towers.batch
+    vocabulary = text.tokenizer.vocabulary
+    batch = random_batch(size, recipe.method.image.size, vocabulary, text.context)
+    method = build_method(recipe, vocabulary, torch.device(bench.device))
+    flops = flops_of_step(method, batch).total
+    prepare_method(
+        method, stage, recipe.training, encoded=size, batch_size=size, freeze_batch_norm=False
+    )
+    engine = initialize_engine(method, stage, recipe.training, size, 1)
+    step = partial(_step, engine, batch.to(torch.device(bench.device)))
     name = f"{towers.name}, {variant}"
-    step = partial(_step, engine, batch)
     seconds = seconds_of(step, bench.device, repeats=3 if bench.small else 8)
-    bench.record(f"{name}: samples", towers.batch / seconds, "samples/s")
+    bench.record(f"{name}: samples", size / seconds, "samples/s")
+    bench.record(f"{name}: MFU", flops / seconds / peak)
     bench.record(f"{name}: peak memory", peak_of(step), "GiB")
     close_engine(engine)
-    del engine, step
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def _step(engine: Any, batch: Batch) -> None:
