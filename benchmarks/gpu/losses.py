@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.gpu.machine import product_rate
 from benchmarks.gpu.sections import Bench
-from benchmarks.gpu.timing import peak_of, seconds_of
+from benchmarks.gpu.timing import growth_of, seconds_of
 from benchmarks.measure import (
     Loss,
     both_ways,
@@ -100,7 +100,7 @@ def _record(name: str, loss: Loss, x: Tensor, y: Tensor, bench: Bench) -> tuple[
         return both_ways(loss, x, y)
 
     seconds = seconds_of(work, bench.device, repeats=2 if bench.small else 5, warmup=2)
-    memory = max(peak_of(work), 1e-6)
+    memory = max(growth_of(work), 1e-6)
     bench.record(f"{name}, time", 1000 * seconds, "ms")
     bench.record(f"{name}, memory", memory, "GiB")
     return seconds, memory

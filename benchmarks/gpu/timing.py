@@ -38,8 +38,14 @@ def _on_cpu(work: Callable[[], object]) -> float:
 
 
 def peak_of(work: Callable[[], object]) -> float:
-    """Return GiB by which the peak of memory rises above what was in use before some work."""
-    before = measure.reset_peak()
+    """Return the peak of memory, GiB, while some work is done."""
+    measure.reset_peak()
     work()
     measure.synchronise()
-    return (measure.peak() - before) / GIB
+    return measure.peak() / GIB
+
+
+def growth_of(work: Callable[[], object]) -> float:
+    """Return GiB by which the peak rises above what was in use before some work."""
+    before = measure.reset_peak() / GIB
+    return peak_of(work) - before
