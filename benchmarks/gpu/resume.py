@@ -44,7 +44,7 @@ def _resumed(bench: Bench, zero: int) -> dict[int, float]:
 
 
 def _words(bench: Bench, zero: int, run: Path) -> list[str]:
-    return words(bench.work, run, f"training.zero={zero}")
+    return words(bench.work, run, f"training.zero={zero}", "training.deterministic=true")
 
 
 def _steps(run: Path) -> int:

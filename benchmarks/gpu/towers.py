@@ -98,7 +98,7 @@ def _on_device(towers: Towers, variant: str, peak: float, bench: Bench) -> None:
     prepare_method(
         method, stage, recipe.training, encoded=size, batch_size=size, freeze_batch_norm=False
     )
-    engine = initialize_engine(method, stage, batch_size=size, ranks=1)
+    engine = initialize_engine(method, stage, recipe.training, size, 1)
     step = partial(_step, engine, batch.to(torch.device(bench.device)))
     name = f"{towers.name}, {variant}"
     seconds = seconds_of(step, bench.device, repeats=3 if bench.small else 8)
