@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from xmodal.assembly.data import Shards, data_sets
+from xmodal.assembly.engine_checks import check_partition, check_precision
 from xmodal.assembly.feature_cache import locked_sides
 from xmodal.assembly.feature_encoding import NO_MEAN
 from xmodal.assembly.recipe import Recipe
@@ -43,6 +44,7 @@ def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Seq
     Raises `UserError` where recipe, shards, method and ranks do not fit each other.
     """
     check_method(recipe, method)
+    check_precision(recipe, method)
     check_batch_norm(recipe, method, ranks)
     for one in data_sets(recipe, shards):
         _check_training_set(recipe, one, method)
@@ -100,6 +102,7 @@ def check_sizes(recipe: Recipe, ranks: int) -> None:
     """Raise `UserError` where the ranks do not divide the lanes, and so not the batch, or where
     micro-batches do not divide a rank's share of it.
     """
+    check_partition(recipe, ranks)
     data = recipe.data
     if data.num_lanes % ranks == 0:
         share = data.batch_size // ranks

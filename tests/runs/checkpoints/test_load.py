@@ -1,9 +1,15 @@
-"""Progress of a run, read from its newest checkpoint."""
+"""What a run reads from its newest checkpoint."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from xmodal.runs.checkpoints.load import read_progress
+import pytest
+import torch
+from torch import nn
+
+from xmodal.runs.checkpoints.load import place_counters, read_progress
 from xmodal.runs.run import STATE_FILE, Run
 
 
@@ -15,3 +21,15 @@ def test_a_checkpoint_of_before_counts_skipped_samples_under_the_old_name(tmp_pa
     (run.checkpoints / "latest").write_text("step-4")
     progress = read_progress(run)
     assert (progress.step, progress.skipped, progress.retries) == (4, 3, 1)
+
+
+@pytest.mark.parametrize(("fused", "device"), [(True, "meta"), (None, "cpu")])
+def test_a_fused_optimiser_s_counters_are_where_its_weights_are(fused: Any, device: str) -> None:
+    weight = nn.Parameter(torch.zeros(2, device="meta"))
+    optimizer: Any = SimpleNamespace(
+        param_groups=[{"params": [weight], "names": ["weight"], "fused": fused}],
+        state={weight: {"step": torch.tensor(7.0), "exp_avg": torch.zeros(2, device="meta")}},
+    )
+    engine = SimpleNamespace(optimizer=optimizer, zero_optimization_stage=lambda: 0)
+    place_counters(engine)
+    assert optimizer.state[weight]["step"].device.type == device

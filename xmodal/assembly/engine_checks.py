@@ -1,0 +1,30 @@
+"""Checks that a recipe's ranks and method fit what its engine is asked for."""
+
+from torch import nn
+
+from xmodal.assembly.recipe import Recipe
+from xmodal.data.config import nearest_divisors
+from xmodal.errors import UserError
+from xmodal.methods.method import Method
+
+
+def check_partition(recipe: Recipe, ranks: int) -> None:
+    """Raise `UserError` where the ranks are not so many whole groups of ZeRO's second partition."""
+    group = recipe.training.zero.secondary_partition
+    if ranks % group:
+        raise UserError(
+            f"training.zero.secondary_partition={group} does not divide {ranks} ranks; nearest: "
+            + nearest_divisors(ranks, group)
+        )
+
+
+def check_precision(recipe: Recipe, method: Method) -> None:
+    """Raise `UserError` for bf16 weights of layers that compute in float32."""
+    if recipe.training.precision != "bf16_weights":
+        return
+    for name, module in method.named_modules():
+        if isinstance(module, nn.RNNBase | nn.modules.batchnorm._BatchNorm):
+            raise UserError(
+                f"training.precision=bf16_weights: {name} ({type(module).__name__}) computes in "
+                "float32, by float32 weights; use training.precision=bf16"
+            )
