@@ -91,3 +91,21 @@ def test_all_processes_are_forked_here() -> None:
     files = [path for room in ("xmodal", "shards") for path in (ROOT / room).rglob("*.py")]
     found = [path.name for path in files if pattern.search(path.read_text())]
     assert found == ["forked.py"]
+
+
+ABANDONED = """
+import os, signal, time
+from xmodal.data.forked import fork_context
+
+process = fork_context().Process(target=time.sleep, args=(1000,))
+process.start()
+print(process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_ends_with_a_parent_that_is_killed() -> None:
+    command = [sys.executable, "-c", ABANDONED]
+    # The child holds its standard output open for as long as it lives.
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert result.returncode == -9

@@ -1,13 +1,18 @@
-"""Forked processes that are sure to begin.
+"""Forked processes that are sure to begin, and to end with the process that forked them.
 
 A fork copies the locks that other threads hold, but not the threads that would release them. Before
 3.11.10, CPython itself can wait for such a lock in the child (gh-112275): a thread of gloo that
 frees a tensor as the rank forks is enough. Such a child does nothing, forever. So a child reports
 that it runs, and one that does not is killed and forked again.
+
+A process that is killed, for want of memory say, has no time to end its children; one that waits
+for it, on a queue that nobody reads, would hold its memory for good. So each child watches.
 """
 
 import multiprocessing
 import os
+import threading
+import time
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
@@ -79,10 +84,20 @@ class _SureProcess(ForkProcess):
         return _SurePopen(process_obj)
 
     def run(self) -> None:
-        """Report that the process runs, and run its target."""
+        """Report that the process runs, and run its target, no longer than the parent lives."""
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
         if self.handshake:
             self.handshake.report()
         super().run()
+
+
+def _end_with(parent: int | None) -> None:
+    """End this process once its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 class _SureForkContext(ForkContext):

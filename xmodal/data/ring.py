@@ -96,7 +96,7 @@ class _Workers:
             free = context.Semaphore(len(slots))
             process = context.Process(
                 target=_work,
-                args=(fill, worker, workers, slots, steps, free, sending, os.getpid()),
+                args=(fill, worker, workers, slots, steps, free, sending),
                 name=f"loader {worker}",
                 daemon=True,
             )
@@ -145,7 +145,6 @@ def _work(
     steps: int,
     free: Semaphore,
     pipe: Connection,
-    parent: int,
 ) -> None:
     # Launchers and schedulers send them to every process of a job: the trainer answers, for all.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -155,9 +154,7 @@ def _work(
 
     def in_turn() -> Iterator[Slot]:
         for step in range(steps):
-            while not free.acquire(timeout=1):
-                if os.getppid() != parent:
-                    os._exit(1)
+            free.acquire()
             yield slots[step % len(slots)]
 
     try:
