@@ -1,5 +1,6 @@
 """The contrastive objective with a margin on distances."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
@@ -7,8 +8,8 @@ from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.pairs import Pairs
-from xmodal.objectives.pairwise import Cell, pair_sum
-from xmodal.objectives.pairwise.distances import squared_distances
+from xmodal.objectives.pairwise import pair_sum
+from xmodal.objectives.pairwise.cells import distance_hinges
 
 
 class MarginConfig(TiledConfig, ObjectiveConfig):
@@ -36,7 +37,7 @@ class Margin(nn.Module):
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         pairs = Pairs.of(x, y, ids)
         negatives = pair_sum(
-            self._hinge,
+            partial(distance_hinges, margin=self.margin),
             pairs.x,
             pairs.all_y,
             pairs.both_ids,
@@ -45,15 +46,6 @@ class Margin(nn.Module):
             tile=self.tile,
         )
         return pairs.mean(_positives(pairs).sum() + negatives) / 2
-
-    def _hinge(self, scores: Tensor, row_squares: Tensor, column_squares: Tensor) -> Cell:
-        """[m − d]₊²."""
-        squared, apart = squared_distances(scores, row_squares, column_squares)
-        inverse = squared.rsqrt()
-        hinges = squared.mul_(inverse).neg_().add_(self.margin).clamp_(min=0)
-        slopes = inverse.mul_(hinges).mul_(apart)  # −1 × those by d²
-        by_row, by_column = -slopes.sum(1), -slopes.sum(0)
-        return Cell(hinges.square_().sum(), slopes.mul_(2), by_row, by_column)
 
 
 def _positives(pairs: Pairs) -> Tensor:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,13 +17,13 @@ from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfi
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import (
-    Cell,
     CellFunction,
     log_sum_exp,
     num_negatives,
     pair_sum,
     total_log_sum_exp,
 )
+from xmodal.objectives.pairwise.cells import exp_less_one, softplus
 from xmodal.objectives.pairwise.tiles import precise
 
 Estimate = Literal["jsd", "dv", "nwj", "info_nce"]
@@ -141,30 +140,17 @@ class Estimator(nn.Module):
 
 def _jsd(scores: Scores) -> Tensor:
     positives = scores.positive_mean(log1p_exp(-scores.positives))
-    return 2 * math.log(2) - positives - scores.negative_mean(_softplus)
+    return 2 * math.log(2) - positives - scores.negative_mean(softplus)
 
 
 def _nwj(scores: Scores) -> Tensor:
-    return scores.positive_mean(scores.positives) - scores.negative_mean(_exp_less_one)
+    return scores.positive_mean(scores.positives) - scores.negative_mean(exp_less_one)
 
 
 def _info_nce(scores: Scores) -> Tensor:
     negatives, counts = scores.negatives_of_each()
     costs = log1p_exp(negatives - scores.positives)
     return scores.positive_mean(counts.to(negatives).log1p() - costs)
-
-
-def _softplus(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:  # noqa: ARG001
-    """log(1 + eᵀ)."""
-    # From 40 on it is T, in float64 too.
-    value = F.softplus(scores, threshold=40).sum()
-    return Cell(value, scores.sigmoid_())
-
-
-def _exp_less_one(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:  # noqa: ARG001
-    """exp(T − 1)."""
-    slopes = scores.sub_(1).exp_()
-    return Cell(slopes.sum(), slopes)
 
 
 class MutualInformation(Estimator):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean, world_size
 from xmodal.objectives.numerics import unit
-from xmodal.objectives.pairwise import Cell, CellFunction, pair_sum
-from xmodal.objectives.pairwise.distances import squared_distances
+from xmodal.objectives.pairwise import pair_sum
+from xmodal.objectives.pairwise.cells import laplacian
 from xmodal.objectives.pairwise.tiles import precise
 
 
@@ -57,7 +57,7 @@ class _Rows:
 def _mean_kernel(a: _Rows, b: _Rows, *, gamma: float, tile: int | None) -> Tensor:
     """Return the share of E[k] over all pairs of the rows of a with those of b."""
     total = pair_sum(
-        _laplacian(gamma),
+        partial(laplacian, gamma=gamma),
         a.own,
         b.all,
         (a.own_places, b.places) if a is b else None,
@@ -67,17 +67,3 @@ def _mean_kernel(a: _Rows, b: _Rows, *, gamma: float, tile: int | None) -> Tenso
     )
     with_itself = len(a.own) if a is b else 0  # k is 1, without gradient
     return (total + with_itself) * (world_size() / (len(a.all) * len(b.all)))
-
-
-def _laplacian(gamma: float) -> CellFunction:
-    """exp(−γ d)."""
-
-    def cell(scores: Tensor, row_squares: Tensor, column_squares: Tensor) -> Cell:
-        squared, apart = squared_distances(scores, row_squares, column_squares)
-        distances = squared.sqrt_()
-        kernel = torch.mul(distances, -gamma).exp_()
-        value = kernel.sum()
-        slopes = kernel.mul_(gamma).div_(distances).mul_(apart)
-        return Cell(value, slopes, by_row=-slopes.sum(1) / 2, by_column=-slopes.sum(0) / 2)
-
-    return cell

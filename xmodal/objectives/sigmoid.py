@@ -4,14 +4,14 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
-from xmodal.objectives.pairwise import Cell, pair_sum
+from xmodal.objectives.pairwise import pair_sum
+from xmodal.objectives.pairwise.cells import softplus_with_offset
 
 
 class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
@@ -57,7 +57,7 @@ class Sigmoid(nn.Module):
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
         pairs = Pairs.of(x, y, ids, self.matmul_dtype)
         negatives = pair_sum(
-            _softplus,
+            softplus_with_offset,
             pairs.rows,
             pairs.all_y,
             pairs.both_ids,
@@ -66,11 +66,3 @@ class Sigmoid(nn.Module):
             tile=self.tile,
         )
         return pairs.mean(log1p_exp(-scale * pairs.positive_scores - self.bias).sum() + negatives)
-
-
-def _softplus(scores: Tensor, row_offset: Tensor, _: Tensor) -> Cell:
-    """log(1 + eᶻ), z = score + row offset."""
-    logits = scores.add_(row_offset)
-    slopes = logits.sigmoid()
-    # From 40 on log(1 + eᶻ) is z, in float64 too.
-    return Cell(F.softplus(logits, threshold=40).sum(), slopes, by_row=slopes.sum(1))

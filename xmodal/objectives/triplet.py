@@ -11,7 +11,8 @@ from xmodal.devices import is_on_host
 from xmodal.distributed.collectives import gather, sum_over_ranks
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
 from xmodal.objectives.pairs import Pairs
-from xmodal.objectives.pairwise import Cell, hardest, pair_scores, pair_sum
+from xmodal.objectives.pairwise import hardest, pair_scores, pair_sum
+from xmodal.objectives.pairwise.cells import hinges
 from xmodal.objectives.pairwise.tiles import precise
 from xmodal.objectives.warmup import Scheduled, linear_warmup
 
@@ -106,7 +107,7 @@ class Triplet(Scheduled):
     def _all(self, pairs: Pairs, own: Tensor, all_own: Tensor) -> Tensor:
         """Return the sum of hinges, (), of this rank's rows with all columns."""
         return pair_sum(
-            _hinges,
+            hinges,
             pairs.rows,
             pairs.all_y,
             pairs.both_ids,
@@ -142,16 +143,6 @@ class Triplet(Scheduled):
         y = pairs.all_y.index_select(0, columns.clamp(min=0))
         hinges = F.relu(self.margin + pair_scores(x, precise(y)) - own)
         return torch.where(counted, hinges, 0).sum()
-
-
-def _hinges(scores: Tensor, row_offset: Tensor, column_offset: Tensor) -> Cell:
-    """[score + row offset]₊ + [score + column offset]₊."""
-    by_row = (scores + row_offset).clamp_(min=0)
-    by_column = scores.add_(column_offset).clamp_(min=0)
-    value = by_row.sum() + by_column.sum()
-    active_row, active_column = by_row.sign_(), by_column.sign_()
-    counts = active_row.sum(1), active_column.sum(0)
-    return Cell(value, active_row.add_(active_column), *counts)
 
 
 @torch.no_grad()

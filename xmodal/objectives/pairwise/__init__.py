@@ -16,10 +16,11 @@ makes of positives it computes directly: of these there are few.
 Scores are multiplied in the precision of the inputs, and added up in it, float32 at least.
 """
 
+from xmodal.objectives.pairwise.cells import Cell, CellFunction
 from xmodal.objectives.pairwise.hardest import Hardest, hardest
 from xmodal.objectives.pairwise.log_sum_exp import log_sum_exp
 from xmodal.objectives.pairwise.multi_vector import pair_scores
-from xmodal.objectives.pairwise.pair_sum import Cell, CellFunction, pair_sum
+from xmodal.objectives.pairwise.pair_sum import pair_sum
 from xmodal.objectives.pairwise.tiles import num_negatives
 from xmodal.objectives.pairwise.total import total_log_sum_exp
 

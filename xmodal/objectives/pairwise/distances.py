@@ -17,12 +17,18 @@ def squared_distances(
     limits = torch.finfo(scores.dtype)
     squares = row_squares + column_squares
     squared = torch.add(squares, scores, alpha=-2, out=scores)
-    apart = torch.gt(squared, squares.mul_(8 * _rounding(scores)), out=squares)
+    apart = torch.gt(squared, squares.mul_(8 * product_rounding(scores)), out=squares)
     return squared.mul_(apart).clamp_(limits.tiny, limits.max), apart
 
 
-def _rounding(scores: Tensor) -> float:
-    """Return the relative rounding of the products that scores are sums of."""
-    if scores.is_cuda and torch.get_float32_matmul_precision() != "highest":
-        return 2**-10  # TF32
-    return torch.finfo(scores.dtype).eps
+def product_rounding(values: Tensor) -> float:
+    """Return the relative rounding of products of such values, or that scores are sums of."""
+    if rounds_to_tf32(values):
+        return 2**-10
+    return torch.finfo(torch.promote_types(values.dtype, torch.float32)).eps
+
+
+def rounds_to_tf32(values: Tensor) -> bool:
+    """Return whether products of float32 may be rounded to TF32, as torch's own are."""
+    is_single = values.is_cuda and values.dtype == torch.float32
+    return is_single and torch.get_float32_matmul_precision() != "highest"

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xmodal.distributed.collectives import world_size
+from xmodal.objectives.pairwise.engine import engine_of
 from xmodal.objectives.pairwise.tiles import Tiles
 
 
@@ -38,21 +39,14 @@ def hardest(
     tiles = Tiles(x, y, ids, tile)
     rows, near_rows = _Best(len(x), tiles), _Best(len(x), tiles)
     columns, near_columns = _Best(len(y), tiles), _Best(len(y), tiles)
-    for found in tiles:
-        i, j = found.both
-        rows.add(i, found.scores, 1, j.start)
-        columns.add(j, found.scores, 0, i.start + first_row)
-        if below:
-            limits = below[0][i, None], below[1][j]
-            near_rows.add(i, _under(found.scores, limits[0]), 1, j.start)
-            near_columns.add(j, _under(found.scores, limits[1]), 0, i.start + first_row)
+    for i, j, of_rows, of_columns in engine_of(tiles).greatest(below):
+        for best, top in zip((rows, near_rows), of_rows, strict=False):
+            best.add(i, top.scores, top.places)
+        for best, top in zip((columns, near_columns), of_columns, strict=False):
+            best.add(j, top.scores, top.places + first_row)
     columns.merge_ranks()
     near_columns.merge_ranks()
     return Hardest(near_rows.or_else(rows), near_columns.or_else(columns))
-
-
-def _under(scores: Tensor, limit: Tensor) -> Tensor:
-    return scores.masked_fill(scores >= limit, -torch.inf)
 
 
 class _Best:
@@ -62,12 +56,11 @@ class _Best:
         self.score = tiles.x.new_full((length,), -torch.inf, dtype=tiles.dtype)
         self.index = tiles.x.new_full((length,), -1, dtype=torch.int64)
 
-    def add(self, where: slice, scores: Tensor, dim: int, start: int) -> None:
-        """Take the scores along `dim`, of which the first is number `start`."""
-        top, index = scores.max(dim)
+    def add(self, where: slice, top: Tensor, index: Tensor) -> None:
+        """Take a block's greatest scores, and where they are."""
         better = top > self.score[where]
         self.score[where] = torch.where(better, top, self.score[where])
-        self.index[where] = torch.where(better, index + start, self.index[where])
+        self.index[where] = torch.where(better, index, self.index[where])
 
     def merge_ranks(self) -> None:
         """Keep the best of all ranks, of equal ones the lowest index."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from xmodal.distributed.collectives import sum_over_ranks
-from xmodal.objectives.pairwise import statistics as plain
+from xmodal.objectives.pairwise.engine import engine_of
 from xmodal.objectives.pairwise.statistics import Statistics
 from xmodal.objectives.pairwise.tiles import Tiles, add_product, gradient_of_scale
 
@@ -42,13 +42,13 @@ class _LogSumExp(torch.autograd.Function):
         size: int | None,
     ) -> tuple[Tensor, Tensor]:
         tiles = Tiles(x, y, ids, size, scale)
+        engine = engine_of(tiles)
         rows, columns = (Statistics.of_nothing(len(side), tiles) for side in (x, y))
-        for i, j in tiles.blocks():
-            by_row, by_column = tile_functions(x).statistics(tiles, i, j)
+        for i, j, by_row, by_column in engine.statistics():
             rows.add(i, by_row)
             columns.add(j, by_column)
         columns.add_ranks()
-        ctx.tiles = tiles
+        ctx.engine = engine
         ctx.save_for_backward(x, y, rows.value(), columns.value())
         return rows.value(), columns.value()
 
@@ -59,21 +59,13 @@ class _LogSumExp(torch.autograd.Function):
         row_gradient, column_gradient = gradients[0], sum_over_ranks(gradients[1])
         # An empty sum is −∞, as are its scores: their difference must not be NaN.
         rows, columns = (values.clamp(min=torch.finfo(values.dtype).min) for values in sums)
-        dx, dy = (torch.zeros_like(side, dtype=ctx.tiles.dtype) for side in (x, y))
-        for i, j in ctx.tiles.blocks():
-            slopes = tile_functions(x).slopes(
-                ctx.tiles, i, j, rows[i], columns[j], row_gradient[i], column_gradient[j]
+        tiles = ctx.engine.tiles
+        dx, dy = (torch.zeros_like(side, dtype=tiles.dtype) for side in (x, y))
+        for i, j in tiles.blocks():
+            slopes = ctx.engine.slopes(
+                i, j, (rows[i], row_gradient[i]), (columns[j], column_gradient[j])
             )
-            add_product(dx[i], slopes, y[j], ctx.tiles.scale)
-            add_product(dy[j], slopes.T, x[i], ctx.tiles.scale)
-        by_scale = gradient_of_scale(ctx.tiles, dx) if ctx.needs_input_grad[2] else None
+            add_product(dx[i], slopes, y[j], tiles.scale)
+            add_product(dy[j], slopes.T, x[i], tiles.scale)
+        by_scale = gradient_of_scale(tiles, dx) if ctx.needs_input_grad[2] else None
         return dx, dy, by_scale, None, None
-
-
-def tile_functions(x: Tensor) -> Any:
-    """Return the module whose `statistics` and `slopes` of a tile suit a tensor's device."""
-    if not x.is_cuda or x.dtype == torch.float64:
-        return plain
-    from xmodal.objectives.pairwise import triton_tiles
-
-    return triton_tiles

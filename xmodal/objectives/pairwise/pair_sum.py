@@ -1,28 +1,14 @@
 """A sum of some function of all scores, its gradient found in the same pass."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xmodal.objectives.pairwise.cells import CellFunction
+from xmodal.objectives.pairwise.engine import engine_of
 from xmodal.objectives.pairwise.tiles import Tiles, add_product, gradient_of_scale, precise
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Values of a function of a tile of scores (rows, columns), and its derivatives."""
-
-    value: Tensor  # () the sum over the tile
-    slopes: Tensor  # (rows, columns) derivative by each score
-    by_row: Tensor | None = None  # (rows,) derivative by each row's offset
-    by_column: Tensor | None = None  # (columns,) derivative by each column's offset
-
-
-# Of scores (rows, columns), which it may overwrite, and of offsets (rows, 1) and (1, columns).
-CellFunction = Callable[[Tensor, Tensor, Tensor], Cell]
 
 
 def pair_sum(
@@ -72,15 +58,14 @@ class _PairSum(torch.autograd.Function):
             for tensor, is_needed in zip(inputs, needed, strict=True)
         )
         total = row_offset.new_zeros(())
-        for tile in tiles:
-            i, j = tile.both
-            cell = function(tile.scores, row_offset[i, None], column_offset[None, j])
+        engine = engine_of(tiles, function)
+        for i, j in tiles.blocks():
+            cell = engine.cell(function, i, j, row_offset[i], column_offset[j])
             total += cell.value
-            slopes = tiles.by_product(tile, cell.slopes)
             if dx is not None:
-                add_product(dx[i].flatten(0, -2), slopes, y[j].flatten(0, -2), tiles.scale)
+                add_product(dx[i].flatten(0, -2), cell.slopes, y[j].flatten(0, -2), tiles.scale)
             if dy is not None:
-                add_product(dy[j].flatten(0, -2), slopes.T, x[i].flatten(0, -2), tiles.scale)
+                add_product(dy[j].flatten(0, -2), cell.slopes.T, x[i].flatten(0, -2), tiles.scale)
             if by_row is not None and cell.by_row is not None:
                 by_row[i] += cell.by_row
             if by_column is not None and cell.by_column is not None:
