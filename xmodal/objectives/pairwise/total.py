@@ -1,6 +1,9 @@
-"""The log-sum-exp of all scores together, its gradient found in the same pass."""
+"""The log-sum-exp of all scores together, its gradient found in the same pass.
 
-from typing import Any
+The kernel of a GPU takes two: it writes slopes once, so they must have their reference before.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -8,8 +11,13 @@ from torch.autograd.function import once_differentiable
 
 from xmodal.devices import is_on_host
 from xmodal.distributed.collectives import sum_over_ranks
+from xmodal.objectives.pairwise.engine import engine_of
+from xmodal.objectives.pairwise.plain_engine import PlainEngine
 from xmodal.objectives.pairwise.statistics import Statistics
 from xmodal.objectives.pairwise.tiles import Tiles, add_product
+
+if TYPE_CHECKING:
+    from xmodal.objectives.pairwise.triton_engine import TritonEngine
 
 # How far a score may lie above the reference before all that was added up is rescaled, which takes
 # as long as reading x and y: too seldom to be felt, and far from overflow.
@@ -39,16 +47,11 @@ class _TotalLogSumExp(torch.autograd.Function):
             torch.zeros_like(side, dtype=tiles.dtype) if needed else None
             for side, needed in zip((x, y), ctx.needs_input_grad[:2], strict=True)
         )
-        total = Statistics.of_nothing(1, tiles)
-        for tile in tiles:
-            i, j = tile.both
-            _raise_reference(total, tile.scores.amax(), dx, dy)
-            weights = tile.scores.sub_(total.reference).exp_()
-            total.sum += weights.sum()
-            if dx is not None:
-                add_product(dx[i], weights, y[j])
-            if dy is not None:
-                add_product(dy[j], weights.T, x[i])
+        engine = engine_of(tiles)
+        if isinstance(engine, PlainEngine):
+            total = _in_one_pass(tiles, dx, dy)
+        else:
+            total = _in_two_passes(engine, dx, dy)
         reference = total.reference
         total.add_ranks()
         value = total.value()
@@ -63,6 +66,41 @@ class _TotalLogSumExp(torch.autograd.Function):
         *sums, scale = ctx.saved_tensors
         scale = scale * sum_over_ranks(gradients[0])
         return *(None if saved is None else saved * scale for saved in sums), None, None
+
+
+def _in_one_pass(tiles: Tiles, dx: Tensor | None, dy: Tensor | None) -> Statistics:
+    """Return the log-sum-exp of this rank, and add its gradient, referred to its reference."""
+    total = Statistics.of_nothing(1, tiles)
+    for tile in tiles:
+        _raise_reference(total, tile.scores.amax(), dx, dy)
+        weights = tile.scores.sub_(total.reference).exp_()
+        total.sum += weights.sum()
+        _add_products(tiles, *tile.both, weights, dx, dy)
+    return total
+
+
+def _in_two_passes(engine: "TritonEngine", dx: Tensor | None, dy: Tensor | None) -> Statistics:
+    """Do the same, where the first pass finds the reference."""
+    tiles = engine.tiles
+    rows = Statistics.of_nothing(len(tiles.x), tiles)
+    for i, _, by_row, _ in engine.statistics():
+        rows.add(i, by_row)
+    values = rows.value()
+    reference = values.amax().clamp(min=torch.finfo(values.dtype).min)
+    ones, zeros = torch.ones_like(values), torch.zeros(len(tiles.y), device=values.device)
+    for i, j in tiles.blocks():
+        sides = ((reference.expand_as(of), of) for of in (ones[i], zeros[j]))
+        _add_products(tiles, i, j, engine.slopes(i, j, *sides), dx, dy)
+    return Statistics(reference[None], (values - reference).exp().sum()[None])
+
+
+def _add_products(
+    tiles: Tiles, i: slice, j: slice, weights: Tensor, dx: Tensor | None, dy: Tensor | None
+) -> None:
+    if dx is not None:
+        add_product(dx[i], weights, tiles.y[j])
+    if dy is not None:
+        add_product(dy[j], weights.T, tiles.x[i])
 
 
 def _raise_reference(total: Statistics, top: Tensor, dx: Tensor | None, dy: Tensor | None) -> None:

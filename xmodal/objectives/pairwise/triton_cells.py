@@ -96,10 +96,16 @@ def exp_less_one(scores, rows, columns, inside, first, parameter, rounding):
 
 
 @triton.jit
+def _at_least(values, least):
+    """Return the greater of two. What is no number stays so: `tl.maximum` would drop it."""
+    return tl.where(values < least, least, values)
+
+
+@triton.jit
 def hinges(scores, rows, columns, inside, first, parameter, rounding):
     """[score + row offset]₊ + [score + column offset]₊."""
     by_row, by_column = scores + rows[0][:, None], scores + columns[0][None, :]
-    values = tl.maximum(by_row, 0.0) + tl.maximum(by_column, 0.0)
+    values = _at_least(by_row, 0.0) + _at_least(by_column, 0.0)
     row_active = tl.where(by_row > 0, 1.0, 0.0)
     column_active = tl.where(by_column > 0, 1.0, 0.0)
     kept_of_rows = tl.sum(values, 1), tl.sum(row_active, 1)
@@ -112,7 +118,8 @@ def _distances(scores, rows, columns, rounding):
     squares = rows[0][:, None] + columns[0][None, :]
     squared = squares - 2 * scores
     apart = tl.where(squared > 8 * rounding * squares, 1.0, 0.0)
-    squared = tl.minimum(tl.maximum(squared * apart, 1.1754944e-38), 3.4028235e38)
+    squared = _at_least(squared * apart, 1.1754944e-38)
+    squared = tl.where(squared > 3.4028235e38, 3.4028235e38, squared)
     inverse = tl.rsqrt(squared)
     return inverse, squared * inverse, apart
 
@@ -121,7 +128,7 @@ def _distances(scores, rows, columns, rounding):
 def distance_hinges(scores, rows, columns, inside, first, parameter, rounding):
     """[m − d]₊² of the distance d, m the parameter."""
     inverse, distances, apart = _distances(scores, rows, columns, rounding)
-    hinges = tl.maximum(parameter - distances, 0.0)
+    hinges = _at_least(parameter - distances, 0.0)
     slopes = inverse * hinges * apart  # −1 × those by d²
     kept_of_rows = tl.sum(hinges * hinges, 1), -tl.sum(slopes, 1)
     return 2 * slopes, kept_of_rows, (-tl.sum(slopes, 0),)

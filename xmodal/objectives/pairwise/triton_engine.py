@@ -28,26 +28,38 @@ MULTIPLE = 16  # numbers of a row: 16 bytes at least, and one compiled kernel fo
 
 @dataclass(frozen=True)
 class Family:
-    """A function of the kernel, and how many vectors it returns of rows and of columns."""
+    """A function of the kernel, and how many vectors of rows and columns it takes and returns."""
 
     function: Any
+    takes: int
     of_rows: int
     of_columns: int
     has_slopes: bool = True
 
+    def constants(self, *, has_ids: bool) -> dict[str, Any]:
+        """Return what the kernel is compiled for."""
+        return {
+            "function": self.function,
+            "name": self.function.__name__,
+            "has_ids": has_ids,
+            "has_slopes": self.has_slopes,
+            "takes": self.takes,
+        }
 
-STATISTICS = Family(triton_cells.softmax_statistics, 2, 2, has_slopes=False)
-SLOPES = Family(triton_cells.softmax_slopes, 0, 0)
-GREATEST = Family(triton_cells.greatest, 2, 2, has_slopes=False)
-GREATEST_BELOW = Family(triton_cells.greatest_below, 4, 4, has_slopes=False)
+
+STATISTICS = Family(triton_cells.softmax_statistics, 0, 2, 2, has_slopes=False)
+SLOPES = Family(triton_cells.softmax_slopes, 2, 0, 0)
+GREATEST = Family(triton_cells.greatest, 0, 2, 2, has_slopes=False)
+GREATEST_BELOW = Family(triton_cells.greatest_below, 1, 4, 4, has_slopes=False)
 OF_CELLS: dict[Any, Family] = {
-    cells.softplus: Family(triton_cells.softplus, 1, 0),
-    cells.softplus_with_offset: Family(triton_cells.softplus_with_offset, 2, 0),
-    cells.exp_less_one: Family(triton_cells.exp_less_one, 1, 0),
-    cells.hinges: Family(triton_cells.hinges, 2, 1),
-    cells.distance_hinges: Family(triton_cells.distance_hinges, 2, 1),
-    cells.laplacian: Family(triton_cells.laplacian, 2, 1),
+    cells.softplus: Family(triton_cells.softplus, 1, 1, 0),
+    cells.softplus_with_offset: Family(triton_cells.softplus_with_offset, 1, 2, 0),
+    cells.exp_less_one: Family(triton_cells.exp_less_one, 1, 1, 0),
+    cells.hinges: Family(triton_cells.hinges, 1, 2, 1),
+    cells.distance_hinges: Family(triton_cells.distance_hinges, 1, 2, 1),
+    cells.laplacian: Family(triton_cells.laplacian, 1, 2, 1),
 }
+FAMILIES = [STATISTICS, SLOPES, GREATEST, GREATEST_BELOW, *OF_CELLS.values()]
 
 
 def has_kernel(function: CellFunction) -> bool:
@@ -62,9 +74,7 @@ class TritonEngine:
         self.tiles = tiles
         self.x, self.y = (_whole_rows(side) for side in _multiplied(tiles.x, tiles.y))
         # Scores are scaled, not x: in bf16 its products would be rounded once more.
-        scale = tiles.scale
-        self.scale = scale if isinstance(scale, Tensor) else self.x.new_full((1,), scale)
-        self.scale = self.scale.to(tiles.dtype)
+        self.scale = _vector(tiles.scale, self.x)
         sides = (tiles.ids.rows, tiles.ids.columns) if tiles.ids else ()
         self.codes = [side.to(torch.int32) for side in sides]
 
@@ -116,19 +126,14 @@ class TritonEngine:
         x, y = self.x[i], self.y[j]
         slopes = _slopes_for(self.tiles.x, len(x), len(y)) if family.has_slopes else x
         codes = [codes[where] for codes, where in zip(self.codes, (i, j), strict=False)] or [x, y]
-        vectors = [torch.stack([*side]) if side else self.scale for side in (rows, columns)]
+        vectors = [torch.stack([*side]).float() if side else self.scale for side in (rows, columns)]
         of_rows, of_columns = launch(
             x,
             (len(x), len(y)),
             (family.of_rows, family.of_columns),
             *(x, y, self.scale, *codes, *vectors, slopes),
             *(parameter, product_rounding(self.tiles.x), x.shape[1], slopes.stride(0)),
-            function=family.function,
-            name=family.function.__name__,
-            has_ids=bool(self.codes),
-            has_slopes=family.has_slopes,
-            num_row_vectors=len(rows),
-            num_column_vectors=len(columns),
+            **family.constants(has_ids=bool(self.codes)),
         )
         return slopes, of_rows, of_columns
 
@@ -159,6 +164,13 @@ def _whole_rows(values: Tensor) -> Tensor:
     """Return (rows, width) as descriptors need it: contiguous, aligned, rows of whole 16 bytes."""
     values = F.pad(values, (0, -values.shape[1] % MULTIPLE)).contiguous()
     return values.clone() if values.data_ptr() % 16 else values
+
+
+def _vector(scale: float | Tensor, like: Tensor) -> Tensor:
+    """Return a scale as (1,) float32 on a device, without waiting for it."""
+    if isinstance(scale, Tensor):
+        return scale.float()
+    return torch.full((1,), scale, dtype=torch.float32, device=like.device)
 
 
 def _slopes_for(x: Tensor, rows: int, columns: int) -> Tensor:

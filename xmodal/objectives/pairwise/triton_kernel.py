@@ -22,10 +22,10 @@ def _place(number, down, across, group: tl.constexpr):
 @triton.jit
 def _loaded(vectors, count: tl.constexpr, length, places, inside):
     """Return a block's part of each of some vectors, (count, length), as a tuple."""
-    parts: tuple = ()
+    parts = ()
     for n in tl.static_range(count):
         part = tl.load(vectors + n * length + places, mask=inside, other=0.0)
-        parts = parts + (part,)  # noqa: RUF005 - a tuple of Triton's
+        parts = parts + (part,)  # type: ignore[assignment]  # noqa: RUF005 - Triton's tuple
     return parts
 
 
@@ -66,8 +66,7 @@ def pair_kernel(
     name: tl.constexpr,
     has_ids: tl.constexpr,
     has_slopes: tl.constexpr,
-    num_row_vectors: tl.constexpr,
-    num_column_vectors: tl.constexpr,
+    takes: tl.constexpr,
     block_rows: tl.constexpr,
     block_columns: tl.constexpr,
     block_bytes: tl.constexpr,
@@ -103,8 +102,8 @@ def pair_kernel(
             counted = counted & (row_codes[:, None] != column_codes[None, :])
         found, by_row, by_column = function(
             tl.where(counted, scores, float("-inf")),
-            _loaded(row_vectors, num_row_vectors, num_rows, i, in_rows),
-            _loaded(column_vectors, num_column_vectors, num_columns, j, in_columns),
+            _loaded(row_vectors, takes, num_rows, i, in_rows),
+            _loaded(column_vectors, takes, num_columns, j, in_columns),
             (in_rows, in_columns),
             (row, column),
             parameter,
