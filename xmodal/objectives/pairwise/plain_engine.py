@@ -1,4 +1,4 @@
-"""What losses need of tiles of scores, in plain PyTorch: on any device, in any precision."""
+"""Statistics, slopes and sums of tiles in plain PyTorch: on any device, in any precision."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ class Top(NamedTuple):
 
 
 class PlainEngine:
-    """What losses need of tiles, whose scores are written and read."""
+    """Computes what losses need of tiles, whose scores are written and read."""
 
     def __init__(self, tiles: Tiles) -> None:
         self.tiles = tiles

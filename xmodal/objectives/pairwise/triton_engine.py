@@ -68,7 +68,7 @@ def has_kernel(function: CellFunction) -> bool:
 
 
 class TritonEngine:
-    """What losses need of tiles, by the kernel. Its methods are those of `PlainEngine`."""
+    """Computes what losses need of tiles by the kernel. Its methods are those of `PlainEngine`."""
 
     def __init__(self, tiles: Tiles) -> None:
         self.tiles = tiles
