@@ -75,19 +75,22 @@ def measure(bench: Bench) -> None:
     set_precision(tf32=True)
     rate = product_rate(bench, "fp32" if bench.small else "bf16")
     for batch in (512, 2048) if bench.small else (32_768, 65_536):
+        x, y = pairs(batch, DIM, 0, 1)
         for one in COMPARISONS:
-            x, y = pairs(batch, DIM, 0, 1)
             name = f"{one.name} {batch:,}"
             seconds, memory = _record(f"{name}: ours", one.ours(0, 1), x, y, bench)
             flops = one.num_matmuls * 2 * batch**2 * DIM
             bench.record(f"{name}: share of the matrix-product rate", flops / seconds / rate)
-            peer = open_clip(one.peer) if one.peer and find_spec("open_clip") else one.formula
-            other = one.peer if peer is not one.formula else "full matrix"
+            with_open_clip = bool(one.peer and find_spec("open_clip"))
+            other = one.peer if with_open_clip else "full matrix"
+            peer = open_clip(one.peer) if with_open_clip else one.formula
             try:
                 theirs = _record(f"{name}: {other}", _in_bf16(peer(0, 1), bench), x, y, bench)
             except torch.OutOfMemoryError:
                 bench.record(f"{name}: {other}", "out of memory")
                 continue
+            finally:
+                torch.cuda.empty_cache()
             bench.record(f"{name}: time beside {other}", seconds / theirs[0])
             bench.record(f"{name}: memory beside {other}", memory / theirs[1])
 
