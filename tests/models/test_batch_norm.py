@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
-from xmodal.models.batch_norm import synchronise_batch_norm
+from xmodal.models.batch_norm import _normalise_by_kernels, synchronise_batch_norm
 
 CHANNELS = 3
 SIZES = {1: [12], 2: [4, 8], 4: [1, 5, 0, 6]}  # of the ranks' parts of a batch, by ranks
@@ -200,6 +200,25 @@ def test_kernels_of_gpus_are_called_as_torch_calls_them(make: Make, shape: tuple
         strict=True,
     ):
         torch.testing.assert_close(by_kernels, own, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_of_a_gpu_normalise_as_torch_does(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    found = []
+    for normalise in (nn.BatchNorm2d.forward, lambda norm, x: _normalise_by_kernels(x, norm)):
+        norm = made(batch_norm_2d).float().cuda()
+        values = values_of(0, (8, 8)).to("cuda", dtype).contiguous(memory_format=layout)
+        out = normalise(norm, values.requires_grad_())
+        out.float().sin().sum().backward()
+        found.append([out, values.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()])
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        close = 1e-4 if dtype == torch.float32 else 5e-2
+        torch.testing.assert_close(one, other, rtol=close, atol=close)
 
 
 def normalise_in(dtype: torch.dtype, offset: float) -> Tensor:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,7 +137,10 @@ def write_interpolated(first: Endpoint, second: Endpoint, alpha: float, to: Path
     run, like = Run(to), second.run
     to.mkdir(parents=True, exist_ok=True)
     shutil.copytree(like.path, to, ignore=shutil.ignore_patterns(*_TRAINING), dirs_exist_ok=True)
-    run.create(with_values(second.recipe, {"run": str(to), "training.zero": 0}, str(like.recipe)))
+    whole: dict[str, Any] = {"run": str(to), "training.zero": 0}
+    if second.recipe.training.precision == "bf16_weights":  # which ZeRO alone has
+        whole["training.precision"] = "bf16"
+    run.create(with_values(second.recipe, whole, str(like.recipe)))
     run.tokenizer.write_bytes(second.vocabulary)
     state = interpolated(first.state, second.state, alpha)
     made = f"its weights are {between(first, second, alpha)}"
