@@ -11,6 +11,7 @@
     xmodal index embeddings/mine --to indices/mine
     xmodal search indices/mine "a red dress"
     xmodal curate duplicates embeddings/mine --to curated/duplicates
+    xmodal plan clip --gpus 64 --gpu h100-80                      # before it is queued
     xmodal tune quickstart --space quickstart
     xmodal shards build pairs --from pairs.csv --to data/mine
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "compare": "xmodal.commands.compare",
     "embed": "xmodal.commands.embed",
     "interpolate": "xmodal.commands.interpolate",
+    "plan": "xmodal.commands.plan",
     "tune": "xmodal.commands.tune",
     "export": "xmodal.commands.export",
     "index": "xmodal.commands.index",

@@ -2,14 +2,16 @@
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def is_on_host(tensor: Tensor) -> bool:
     """Return whether a tensor's values can be looked at without waiting for a device.
 
-    Where they can, work that they make superfluous is skipped; a device does it always.
+    Where they can, work that they make superfluous is skipped; a device does it always. Tensors of
+    a planned run have no values.
     """
-    return tensor.device.type == "cpu"
+    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
 
 
 def copy_to(device: torch.device, values: Tensor) -> Tensor:

@@ -1,0 +1,224 @@
+"""A plan equals a count by hand, and what a process needs; what would fail at step 1 fails here."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.commands import ROOT
+from xmodal.assembly.plan_fit import fit
+from xmodal.assembly.plan_table import as_json
+from xmodal.assembly.recipe import read_recipe
+from xmodal.assembly.run_plan import Hardware, Planner, RunPlan
+from xmodal.costs.hardware import GPU, find
+from xmodal.errors import UserError
+
+H100 = find("h100-80")
+# A training whose memory is far above a process's noise, and whose step takes a second.
+SMALL = (
+    "method.image.name=vit_small_patch32_224",
+    "method.text.width=256",
+    "method.text.layers=4",
+    "method.text.context=32",
+    "data.batch_size=32",
+)
+
+
+def plan_of(name: str, *overrides: str, ranks: int = 64, gpu: bool = True) -> RunPlan:
+    """The plan of a recipe on ranks."""
+    hardware = Hardware(ranks, H100 if gpu else None)
+    planner = Planner(read_recipe(name, overrides), hardware, samples=400_000_000)
+    return planner.plan(planner.recipe)
+
+
+@pytest.fixture(scope="module")
+def plan() -> RunPlan:
+    """The recipe clip, ViT-B/32 and a text transformer of width 512, on 64 GPUs."""
+    return plan_of("clip")
+
+
+class TestHandCountOfClip:
+    """What the plan of clip says, counted by hand."""
+
+    ranks, batch, dim = 64, 4096, 512
+    share = batch // ranks
+    image_width, patches, pixels = 768, 49, 3 * 32 * 32
+    text_width, words, vocabulary = 512, 64, 32768
+    layers = 12
+
+    @property
+    def vectors(self) -> int:
+        """Parameters that do not decay: biases, norms, the class token, the temperature."""
+        of_blocks = sum(
+            self.layers * (9 + 4) * width + 2 * width
+            for width in (self.image_width, self.text_width)
+        )
+        return of_blocks + self.image_width + 1
+
+    @property
+    def matrices(self) -> int:
+        """Parameters of two dimensions at least."""
+        image, text = self.image_width, self.text_width
+        blocks = sum(self.layers * 12 * width * width for width in (image, text))
+        embeddings = self.pixels * image + image + (self.patches + 1) * image
+        embeddings += (self.vocabulary + self.words) * text
+        return blocks + embeddings + (image + text) * self.dim
+
+    @property
+    def parameters(self) -> int:
+        return self.matrices + self.vectors
+
+    @property
+    def partition(self) -> int:
+        """Bytes of a number for each parameter of a rank."""
+        return 4 * sum(-(-one // self.ranks) for one in (self.matrices, self.vectors))
+
+    def forward(self, width: int, length: int) -> int:
+        """FLOPs of a sample in the blocks."""
+        return self.layers * (2 * 12 * width * width * length + 4 * length * length * width)
+
+    def test_parameters(self, plan: RunPlan) -> None:
+        assert plan.parameters == plan.stages[0].trained == self.parameters
+
+    def test_flops(self, plan: RunPlan) -> None:
+        image = self.forward(self.image_width, self.patches + 1)
+        pixels = 2 * self.patches * self.pixels * self.image_width  # which have no gradient
+        text = self.forward(self.text_width, self.words)
+        heads = 2 * (self.image_width + self.text_width) * self.dim
+        objective = 2 * self.batch**2 * self.dim
+        flops = plan.stages[0].flops
+        by_hand = self.batch * (3 * (image + text + heads) + 2 * pixels) + 3 * objective
+        assert flops.total == pytest.approx(by_hand, rel=0.01)
+        assert plan.stages[0].computed == flops.total
+
+    def test_memory_of_weights_gradients_and_optimiser(self, plan: RunPlan) -> None:
+        most = plan.stages[0].most
+        normalisation = 2 * 3 * 4  # mean and deviation of pixels
+        assert most["weights"] == 4 * self.parameters + normalisation
+        # ZeRO 1: all gradients, and this rank's share of their mean, which is copied once.
+        assert most["gradients"] == 4 * self.parameters + 2 * self.partition
+        # float32 weights and two moments of this rank's share; a step count of each group.
+        assert most["optimizer"] == 3 * self.partition + 2 * 4
+
+    def test_bytes_sent(self, plan: RunPlan) -> None:
+        sent, others = plan.stages[0].sent, self.ranks - 1
+        weights = 4 * self.parameters * others / self.ranks
+        assert sent["gradients"] == round(2 * weights)
+        assert sent["weights"] == round(weights)
+        texts, ids = 2 * self.share * self.dim * 4 * others, self.share * 8 * others
+        columns = 3 * 2 * self.batch * 4 * others // self.ranks
+        temperature = 2 * 4 * others // self.ranks
+        assert sent["objective"] == texts + ids + columns + temperature
+
+    def test_steps_time_and_checkpoint(self, plan: RunPlan) -> None:
+        (stage,) = plan.stages
+        assert stage.steps == 32 * 400_000_000 // self.batch
+        assert stage.time is not None
+        assert H100 is not None
+        rate = 0.4 * H100.peak["bf16"] * self.ranks
+        assert stage.time.computing == pytest.approx(stage.flops.total / rate)
+        assert plan.seconds == stage.time.total * stage.steps
+        assert stage.checkpoint == pytest.approx(4 * 4 * self.parameters, rel=0.001)
+
+    def test_what_computes_again_to_save_memory(self, plan: RunPlan) -> None:
+        micro = plan_of("clip", "data.micro_batch_size=16")
+        (few,), (many,) = plan.stages, micro.stages
+        encoders = few.flops.forward["image"] + few.flops.forward["text"]
+        assert many.computed == pytest.approx(few.flops.total + 3 / 4 * encoders)
+        assert many.memory["activations"] < 0.4 * few.memory["activations"]
+
+
+def test_a_plan_is_json(plan: RunPlan) -> None:
+    assert json.loads(json.dumps(as_json(plan, {"training.zero": 2})))["gpus"] == 64
+
+
+def planner_of(gpu: GPU | None, *overrides: str, ranks: int = 8) -> Planner:
+    """The planner of the recipe clip on some GPUs."""
+    return Planner(read_recipe("clip", overrides), Hardware(ranks, gpu), 10**6)
+
+
+def gpu_of(gigabytes: float) -> GPU:
+    """An H100 of less memory."""
+    assert H100 is not None
+    return replace(H100, memory=gigabytes * 1e9)
+
+
+TINY = ("method.image.name=test_vit", "method.image.size=160", "method.text.layers=2")
+
+
+def test_fit_changes_nothing_where_all_fits() -> None:
+    assert fit(planner_of(gpu_of(80), *TINY))[1] == {}
+
+
+def test_fit_finds_what_fits_and_gives_its_keys() -> None:
+    planner = planner_of(gpu_of(2.6), *TINY)
+    assert not planner.plan(planner.recipe).fits
+    plan, changes = fit(planner)
+    assert plan.fits
+    added = [f"{key}={value}" for key, value in changes.items()]
+    again = planner_of(gpu_of(2.6), *TINY, *added)
+    assert again.plan(again.recipe).memory == plan.memory
+
+
+def test_what_fits_nowhere_is_one_line() -> None:
+    with pytest.raises(UserError, match="nothing fits"):
+        fit(planner_of(gpu_of(1.6), *TINY, "data.batch_size=64"))
+
+
+def test_a_precision_that_a_gpu_has_not_is_found() -> None:
+    planner = planner_of(find("t4"), *TINY)
+    with pytest.raises(UserError, match=r"precision=auto: t4 computes no bf16; use fp32"):
+        planner.plan(planner.recipe)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "message"),
+    [
+        (["data.batch_size=1000"], 512, "512 ranks do not divide data.batch_size=1000; nearest"),
+        (["data.micro_batch_size=48"], 64, "does not divide data.batch_size"),
+        (["training.zero=1", "stages.0.optimizer={kind: timm, name: muon}"], 8, "whole matrices"),
+        (["stages.0.train=[image.hed]"], 8, "is no part of the method"),
+    ],
+)
+def test_mistakes_are_found(overrides: list[str], ranks: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_of("clip", *TINY, *overrides, ranks=ranks)
+
+
+def test_what_would_fail_at_the_first_step_fails_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def loss(self: object, x: torch.Tensor, y: torch.Tensor, _: object) -> torch.Tensor:
+        return (x @ y.T + torch.zeros(64, 65)).sum()
+
+    monkeypatch.setattr("xmodal.objectives.InfoNCE.forward", loss)
+    with pytest.raises(UserError, match=r"first step would fail on 64 ranks: .*test_run_plan.py"):
+        plan_of("clip", *TINY)
+
+
+PEAKS = [
+    ("1", "8"),
+    *(
+        pytest.param(zero, size, marks=pytest.mark.slow)
+        for zero in "0123"
+        for size in ("null", "16")
+    ),
+]
+
+
+@pytest.mark.parametrize(("zero", "micro_batch"), PEAKS)
+def test_memory_is_what_a_process_peaks_at(zero: str, micro_batch: str) -> None:
+    words = (*SMALL, f"training.zero={zero}", f"data.micro_batch_size={micro_batch}")
+    planned = plan_of("clip", *words, ranks=1, gpu=False).memory
+    # By default, glibc keeps more and more of what is freed.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.assembly.step_process", "clip", *words]
+    answer = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=True
+    )
+    peak = int(answer.stdout.splitlines()[-1])
+    assert planned == pytest.approx(peak, rel=0.15)
