@@ -40,7 +40,7 @@ LAYERS = [
         "terminal",
         "yaml_text",
     },
-    {"activity", "atomic_files", "devices", "errors", "lazy_names"},
+    {"activity", "atomic_files", "devices", "errors", "lazy_names", "phases"},
     {"torch_environment"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.commands import by_launcher, train
 from tests.launch.conftest import STEPS
 from tests.run_folders import changed, evaluations, kept_checkpoints, steps, weights
+from xmodal.phases import PHASES
 from xmodal.runs.run import Run
 
 # A small network with batch normalisation, whose statistics are to be those of all ranks.
@@ -61,6 +62,8 @@ def test_tensorboard_has_every_number_and_the_retrieved_images(finished: Path) -
         *("loss", "loss/contrastive", "temperature", "lr", "grad_norm", "epoch"),
         *("samples_per_second", "data_wait", "seconds_left", "bad_samples"),
         *("skipped", "dropped_parts", "read_retries", "read_wait", "stage"),
+        *("samples_per_second_per_device", "tflops_per_device", "peak_memory_gb"),
+        *(f"time/{name}" for name in PHASES),
     }
     metrics = set(evaluations(finished)[STEPS])
     assert set(board.Tags()["scalars"]) == every_step | metrics

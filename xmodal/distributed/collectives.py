@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xmodal.phases import phase
+
 T = TypeVar("T")
 _EQUAL_ROWS = ContextVar("equal rows", default=False)
 
@@ -69,7 +71,8 @@ def row_counts(local: Tensor) -> list[int]:
         return [local.shape[0]] * world_size()
     counts = torch.zeros(world_size(), dtype=torch.int64, device=local.device)
     counts[rank()] = local.shape[0]
-    dist.all_reduce(counts)
+    with phase("communication"):
+        dist.all_reduce(counts)
     return counts.tolist()
 
 
@@ -90,7 +93,8 @@ class _Gather(torch.autograd.Function):
         ctx.counts = counts
         most = max(counts)
         gathered = local.new_empty(len(counts) * most, *local.shape[1:])
-        dist.all_gather_into_tensor(gathered, _padded(local, most))
+        with phase("communication"):
+            dist.all_gather_into_tensor(gathered, _padded(local, most))
         if min(counts) == most:
             return gathered
         parts = gathered.split(most)
@@ -103,7 +107,8 @@ class _Gather(torch.autograd.Function):
         if min(counts) < most:
             gradient = torch.cat([_padded(part, most) for part in gradient.split(counts)])
         local = gradient.new_empty(most, *gradient.shape[1:])
-        dist.reduce_scatter_tensor(local, gradient.contiguous())
+        with phase("communication"):
+            dist.reduce_scatter_tensor(local, gradient.contiguous())
         return local[: counts[rank()]], None
 
 
@@ -134,7 +139,8 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """Return the elementwise sum over all ranks, without gradients."""
     total = values.detach().clone()
     if world_size() > 1:
-        dist.all_reduce(total)
+        with phase("communication"):
+            dist.all_reduce(total)
     return total
 
 

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from xmodal.phases import phase
+
 
 class OverlappingReduction:
     """Reduces gradients bucket by bucket, each as soon as its last one is complete.
@@ -61,7 +63,8 @@ class OverlappingReduction:
         while len(self.on_their_way) < len(self.buckets):
             self._send()
         for bucket, (flat, work) in zip(self.buckets, self.on_their_way, strict=True):
-            work.wait()
+            with phase("communication"):
+                work.wait()
             flat.mul_(1 / dist.get_world_size())
             means = flat.split([one.numel() for one in bucket])
             for parameter, mean in zip(bucket, means, strict=True):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from xmodal.distributed.gradient_reduction import OverlappingReduction
 from xmodal.errors import UserError
+from xmodal.phases import in_phase
 from xmodal.runs.checkpoints.state_files import Part, equal_parts
 
 if not torch.cuda.is_available():
@@ -34,10 +35,16 @@ _NAMES = {
     "compatible_ops": "deepspeed.ops:__compatible_ops__",
     "compiler": "deepspeed.runtime:compiler",
     "forward_stack": f"{_ZERO}parameter_offload:FWD_MODULE_STACK",
+    "Backend": "deepspeed.comm.torch:TorchBackend",
     "CheckpointEngine": "deepspeed.runtime.checkpoint_engine.checkpoint_engine:CheckpointEngine",
     "LossScaler": "deepspeed.runtime.fp16.loss_scaler:LossScaler",
     "ZeroStageEnum": "deepspeed.runtime.zero.config:ZeroStageEnum",
     "fragment_address": "deepspeed.utils.tensor_fragment:fragment_address",
+}
+# Of its backend: by these it reduces gradients and gathers weights.
+_COLLECTIVES = {
+    *("all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor"),
+    *("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "broadcast"),
 }
 _OF_ENGINE = (
     "checkpoint_engine",
@@ -130,6 +137,15 @@ def _import_muon(compiler: Any) -> None:
 
 
 _import_muon(_FOUND["compiler"])
+
+
+def _time_collectives(backend: Any) -> None:
+    """Count the calls of DeepSpeed's collectives as communication."""
+    for name in vars(backend).keys() & _COLLECTIVES:  # what a version lacks it does not call
+        setattr(backend, name, in_phase("communication", getattr(backend, name)))
+
+
+_time_collectives(_FOUND["Backend"])
 
 
 def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:

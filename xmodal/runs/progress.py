@@ -40,6 +40,16 @@ class Progress:
         """Number of captions and labels so far that were dropped from samples that were used."""
         return sum(self.part_causes.values())
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of samples that were not used as they are, and of retried reads, for the log."""
+        return {
+            "bad_samples": self.faults,
+            "dropped_parts": self.parts,
+            "skipped": self.skipped,
+            "read_retries": self.retries,
+        }
+
     def causes(self) -> str:
         """Return the causes of unreadable samples with their numbers."""
         return ", ".join(f"{cause}: {number}" for cause, number in self.fault_causes.items())

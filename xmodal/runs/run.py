@@ -2,7 +2,7 @@
 
 `recipe.yaml`, `tokenizer.json`, `metrics.jsonl` (one line per logged step or evaluation),
 `tensorboard/`, `checkpoints/step-N/` and `latest`, `results.json`, `queries.safetensors`,
-`report/index.html`.
+`report/index.html`, `profile/`.
 """
 
 import json
@@ -41,6 +41,7 @@ _PARTS = {
     "report": True,
     "report/index.html": False,
     "lineage.jsonl": False,
+    "profile": True,
 }
 LOCK = "lock"  # in a folder that is held: by whom
 STATE_FILE = "state.json"  # in a checkpoint: how far it is, readable without torch

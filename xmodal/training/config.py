@@ -141,6 +141,13 @@ class EarlyStoppingConfig(Config):
     )
 
 
+class ProfileConfig(Config):
+    """Steps whose trace is written into the run folder."""
+
+    at: int = Field(20, ge=2, description="first step that is profiled")
+    steps: PositiveInt = Field(5, description="number of steps")
+
+
 class TrainingConfig(Config):
     """Settings of the engine and of the run."""
 
@@ -173,6 +180,10 @@ class TrainingConfig(Config):
     )
     log_every: Annotated[PositiveInt, Mark.FREE] = Field(
         10, description="steps between logged lines"
+    )
+    profile: Annotated[ProfileConfig | None, Mark.FREE] = Field(
+        None,
+        description="steps whose trace and memory rank 0 writes into the run folder; null: none",
     )
     rendezvous_timeout: Annotated[PositiveFloat, Mark.FREE, Was("roll_call")] = Field(
         300.0, description="seconds for every rank to answer before work begins"

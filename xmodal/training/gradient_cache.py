@@ -20,6 +20,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from xmodal.data.batch import Batch, join
 from xmodal.distributed.collectives import equal_rows, rank, world_size
 from xmodal.models.batch_norm import batch_norms, running_statistics_kept
+from xmodal.phases import phase, switch_phase
 
 
 class GradientCache:
@@ -49,10 +50,13 @@ class GradientCache:
 
     def backward(self, loss: Tensor) -> None:
         """Add up the gradients of `loss`, the sum of what `forward` returned."""
-        self._backward(loss, last=not self.cached)
+        with phase("backward"):
+            switch_phase("backward", "objective")  # until `_reach_encoders`
+            self._backward(loss, last=not self.cached)
         for number, embeddings in enumerate(self.cached, 1):
             surrogate = self.engine(partial(self._surrogate, number, embeddings))
-            self._backward(surrogate, last=number == len(self.cached))
+            with phase("backward"):
+                self._backward(surrogate, last=number == len(self.cached))
 
     def _cache(self, number: int, method: Any) -> None:
         self.cached.append(self._encode(number, method))
@@ -67,8 +71,12 @@ class GradientCache:
                 tensor.requires_grad_(getattr(first, name).requires_grad)
         if not any(tensor.requires_grad for tensor in _tensors(first).values()):
             self.cached = []  # every encoder is locked: there is nothing to go back to
-        with equal_rows():
-            losses: dict[str, Tensor] = method.objective(join(parts))
+        joined = join(parts)
+        for tensor in _tensors(joined).values():
+            if tensor.requires_grad:
+                tensor.register_hook(_reach_encoders)
+        with equal_rows(), phase("objective"):
+            losses: dict[str, Tensor] = method.objective(joined)
         return losses
 
     def _surrogate(self, number: int, cached: Any, method: Any) -> Tensor:
@@ -79,11 +87,17 @@ class GradientCache:
 
     def _encode(self, number: int, method: Any) -> Any:
         torch.manual_seed(hash((*self.seed, number * world_size() + rank())))
-        return method.encode(self.micro_batches[number].to(self.engine.device))
+        with phase("forward"):
+            return method.encode(self.micro_batches[number].to(self.engine.device))
 
     def _backward(self, value: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(value)
+
+
+def _reach_encoders(_: Tensor) -> None:
+    """End the objective's part of a backward pass, once the gradient of embeddings is there."""
+    switch_phase("objective", "backward")
 
 
 def cached_backward(

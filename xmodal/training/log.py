@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from xmodal.activity import printed, reporting
 from xmodal.errors import printable
 from xmodal.evaluation.protocols.registry import logged_metrics
+from xmodal.evaluation.report.speed import mean_speed, speed_line
 from xmodal.runs.events import drop_events_after
 from xmodal.runs.run import Run
 from xmodal.terminal import console
@@ -21,6 +22,7 @@ from xmodal.training.timeline import StageSpan
 # Logged lines in which all scores are alike, after which the log says so. A training that is well
 # begins there, and leaves it.
 COLLAPSED_LINES = 10
+SUMMARY = 20  # lines after which another one says where the time went
 LONG_WAIT = 0.1  # share of the time, above which the log says what data is waited for
 
 
@@ -30,6 +32,7 @@ class TrainingLog:
     def __init__(self, run: Run, *, first_step: int, steps: int, speaks: bool) -> None:
         self.run, self.speaks, self.steps = run, speaks, steps
         self.collapsed = 0  # lines so far
+        self.laps: list[dict[str, Any]] = []  # since the last line about phases
         self._open = ExitStack()  # what reports activities while the log is open
         self.first_step, self.stagnation = first_step, Stagnation()
         self.console = console(width=None if sys.stdout.isatty() else 110, soft_wrap=True)
@@ -83,7 +86,7 @@ class TrainingLog:
             if values["data_wait"] >= LONG_WAIT and values["read_wait"] >= LONG_WAIT:
                 wait += f" (storage, longest for {values['slowest_shard']})"
             self.say(
-                f"{stage} step {step}/{self.steps}  {numbers}  data wait {wait}  "
+                f"{stage} step {step}/{self.steps}  {numbers}  {_use(values)}data wait {wait}  "
                 f"left {int(left) // 60}:{int(left) % 60:02d}"
             )
         self._warn_of_collapse(values.get("collapse", 0.0))
@@ -94,6 +97,16 @@ class TrainingLog:
         self._write(step, span, values)
         with self.run.writing(self.run.tensorboard):
             self.board.add_scalar("stage", span.number, step)
+        self.laps.append({"stage": stage} | dict(values))
+        if step == span.end or len(self.laps) == SUMMARY:
+            self._say_phases(stage)
+
+    def _say_phases(self, stage: str) -> None:
+        """Log where the time went since the last such line."""
+        line = speed_line(mean_speed(self.laps))
+        if line:
+            self.say(f"{stage}: time by phase: {line}")
+        self.laps = []
 
     def _warn_of_collapse(self, share_alike: float) -> None:
         self.collapsed = self.collapsed + 1 if share_alike > 0.99 else 0
@@ -152,3 +165,10 @@ class TrainingLog:
                 if not isinstance(value, str):
                     self.board.add_scalar(name, value, step)
             self.board.flush()
+
+
+def _use(values: Mapping[str, Any]) -> str:
+    """Return how much of the device a step uses, as far as that is known."""
+    mfu = f"MFU {values['mfu']:.0%}  " if "mfu" in values else ""
+    memory = f"{values['peak_memory_gb']:.1f} GB  " if "peak_memory_gb" in values else ""
+    return mfu + memory

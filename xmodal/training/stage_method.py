@@ -1,5 +1,6 @@
 """A method made ready for a stage: what is trained, in which modes, and how blocks are computed."""
 
+from xmodal.costs.flops import StepFlops
 from xmodal.methods.method import Method
 from xmodal.models.prepare_blocks import prepare_blocks
 from xmodal.training.config import StageConfig, TrainingConfig
@@ -17,18 +18,22 @@ def prepare_method(
     encoded: int,
     batch_size: int,
     freeze_batch_norm: bool,
-) -> list[str]:
-    """Make a method ready for a stage, in place; return what the log says of it.
+) -> tuple[list[str], StepFlops]:
+    """Make a method ready for a stage, in place.
+
+    Return what the log says of it, and the FLOPs of its steps.
 
     `encoded` samples are encoded at a time, by all ranks together.
     """
     select_trained(method, stage.train, stage.lock)
     method.begin_stage(tuple(stage.losses))
     set_modes(method, freeze_batch_norm=freeze_batch_norm)
-    return [
+    flops = StepFlops(method)  # before blocks are computed twice, or compiled
+    lines = [
         *batch_norm_lines(method, encoded, batch_size),
         *prepare_blocks(method, training.checkpoint_activations, compiles=training.compile),
     ]
+    return lines, flops
 
 
 def first_step(training: TrainingConfig) -> str:

@@ -4,14 +4,15 @@ import copy
 import gc
 import math
 import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from xmodal.activity import Activity, activity
+from xmodal.activity import activity
+from xmodal.costs.meter import StepMeter
 from xmodal.data.batch import Batch
 from xmodal.data.config import DataConfig
 from xmodal.data.loader import TrainingLoader
@@ -21,11 +22,12 @@ from xmodal.distributed.environment import Environment
 from xmodal.distributed.watchdog import within
 from xmodal.errors import UnfinishedError, UserError
 from xmodal.methods.method import Method
+from xmodal.phases import phase
 from xmodal.runs.averages import averaged
 from xmodal.runs.checkpoints.load import load_checkpoint, load_weights, needs_resharding
 from xmodal.runs.checkpoints.mirror import Mirror
 from xmodal.runs.deepspeed_adapter import copy_weights
-from xmodal.runs.progress import Progress, Stopwatch
+from xmodal.runs.progress import Progress
 from xmodal.runs.run import Run
 from xmodal.training.bad_samples import count_bad_samples
 from xmodal.training.checkpointing import Checkpointing
@@ -38,6 +40,7 @@ from xmodal.training.log import TrainingLog
 from xmodal.training.loss_weights import loss_weight
 from xmodal.training.not_finite import not_finite
 from xmodal.training.preemption import Preemption
+from xmodal.training.profiling import StepProfile
 from xmodal.training.requirements import check_requirements
 from xmodal.training.stage_method import first_step, prepare_method, step_patience
 from xmodal.training.timeline import StageSpan, Timeline
@@ -78,8 +81,7 @@ class Trainer:
         self.dataset, self.method, self.evaluate = dataset, method, evaluate
         self.log, self.progress, self.timeline = log, progress, timeline
         self.report, self.freeze_batch_norm = report, freeze_batch_norm
-        self.share = data.batch_size // environment.ranks
-        self.micro_batch_size = data.micro_batch_size or self.share
+        self.micro_batch_size = data.micro_batch_size or data.batch_size // environment.ranks
         self.preemption = Preemption()
         self.stopping = False  # some rank has been asked to
         self.checkpointing = Checkpointing(
@@ -92,6 +94,7 @@ class Trainer:
             within=self._patiently,
         )
         self.saved = False  # all ranks have written it
+        self.profile = StepProfile(training.profile, run, log, timeline.total)
         self.has_trained = False  # a stage in this process: `method` has its weights
 
     def train(self) -> None:
@@ -101,7 +104,7 @@ class Trainer:
         """
         # a killed process may have had no time for it
         self.checkpointing.prune(self.progress.best_step)
-        with self.preemption:
+        with self.preemption, self.profile:
             for span in self.timeline.stages:
                 if self.progress.step < span.end and not self.progress.stopped:
                     self._run_stage(span)
@@ -134,7 +137,7 @@ class Trainer:
         # DeepSpeed leaves its marks on a module for good: all stages but the last train a copy.
         is_last = span is self.timeline.stages[-1]
         method = self.method if is_last else copy.deepcopy(self.method)
-        lines = prepare_method(
+        lines, flops = prepare_method(
             method,
             span.config,
             self.training,
@@ -143,6 +146,7 @@ class Trainer:
             freeze_batch_norm=self.freeze_batch_norm,
         )
         self.log.say_all(lines)
+        self.meter = StepMeter(flops, self.environment, self.data.batch_size, bf16=method.bf16)
         engine = initialize_engine(
             method, span.config, self.training, self.data.batch_size, self.environment.ranks
         )
@@ -156,36 +160,37 @@ class Trainer:
         loader = self._loader(span)
         with closing(iter(loader)) as batches:
             batch = self._first(batches, span)
-            watch = Stopwatch(self.data.batch_size)
+            self.meter.resume()
             while True:
                 what = first_step(self.training) if self.progress.step == self.first else ""
-                with self._watched("step", span), self._activity(span, what):
+                with (
+                    self._watched("step", span, what),
+                    self.profile.step(self.progress.step + 1),
+                    self.meter.step(batch),
+                ):
                     values = self._step(engine, batch, span)
                 self.progress.step += 1
-                watch.step_done()
-                self.after_step(engine, span, values, watch, loader)
+                self.after_step(engine, span, values, loader)
                 self.garbage.after_step(self.progress.step)
                 over = self.progress.stopped or self.progress.step == self.timeline.total
                 if self.stopping and not over:
                     self.checkpointing.finish()
-                    raise UnfinishedError(self._unfinished())
+                    raise UnfinishedError(
+                        f"Interrupted; saved step-{self.progress.step} of {self.timeline.total}. "
+                        "Rerun the same command to resume."
+                    )
                 if over or self.progress.step == span.end:
                     self.checkpointing.finish_saving()
                     return
-                watch.resume()
-                with (
-                    watch.waiting(),
-                    self._watched("the data of step", span),
-                    self._activity(span, "waiting for data"),
-                ):
-                    batch = next(batches)
+                self.meter.resume()
+                with self.meter.waiting():
+                    batch = self._next(batches, span)
 
     def after_step(
         self,
         engine: Any,
         span: StageSpan,
         values: dict[str, float],
-        watch: Stopwatch,
         loader: TrainingLoader,
     ) -> None:
         """Log, evaluate and save after a step, each when it is due."""
@@ -193,7 +198,8 @@ class Trainer:
         if self.saved:
             self.checkpointing.finish_saving()
         if step % self.training.log_every == 0 or ends:
-            self._log(span, values, watch.lap(self.timeline.total - step), loader)
+            self.log.say_all(self.meter.warnings())
+            self._log(span, values, self.meter.lap(self.timeline.total - step), loader)
             self._stop_on_failure(engine.module, span)
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
@@ -219,8 +225,7 @@ class Trainer:
     def _first(self, batches: Generator[Batch], span: StageSpan) -> Batch:
         """Return the stage's first batch, and log the start of the stage."""
         begun = time.perf_counter()
-        with self._watched("the data of step", span), self._activity(span, "waiting for data"):
-            batch = next(batches)
+        batch = self._next(batches, span)
         self.log.say(
             f"{span.config.name}: steps {self.progress.step + 1} to {span.end}, "
             f"{self.data.batch_size} pairs each, first batch after "
@@ -228,14 +233,17 @@ class Trainer:
         )
         return batch
 
-    def _watched(self, what: str, span: StageSpan) -> AbstractContextManager[None]:
+    def _next(self, batches: Generator[Batch], span: StageSpan) -> Batch:
+        with self._watched("the data of step", span, "waiting for data"):
+            return next(batches)
+
+    @contextmanager
+    def _watched(self, what: str, span: StageSpan, doing: str = "") -> Iterator[None]:
         seconds = step_patience(self.training, is_first=self.progress.step == self.first)
         what = f"{what} {self.progress.step + 1} (stage {span.config.name})"
-        return within(seconds, lambda: what)
-
-    def _activity(self, span: StageSpan, what: str) -> AbstractContextManager[Activity]:
         step = f"{span.config.name} step {self.progress.step + 1}/{self.timeline.total}"
-        return activity(f"{step}: {what}" if what else step)
+        with within(seconds, lambda: what), activity(f"{step}: {doing}" if doing else step):
+            yield
 
     def _patiently(self, what: str) -> AbstractContextManager[None]:
         # Reads and writes all that a model has, on a disk that others use too.
@@ -259,8 +267,9 @@ class Trainer:
         loss = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         values = self.reduce_step_stats(losses, loss, batch, span)
         cache.backward(loss)
-        norm = None if engine.zero_optimization() else gradient_norm(engine.module)
-        engine.step()
+        with phase("optimiser"):
+            norm = None if engine.zero_optimization() else gradient_norm(engine.module)
+            engine.step()
         ramped = {name for name, one in span.config.losses.items() if one.ramp != "none"}
         return {
             **values,
@@ -300,10 +309,6 @@ class Trainer:
         if reason:
             self._give_up(f"step {self.progress.step}, stage {span.config.name}: {reason}")
 
-    def _unfinished(self) -> str:
-        step, total = self.progress.step, self.timeline.total
-        return f"Interrupted; saved step-{step} of {total}. Rerun the same command to resume."
-
     def _report(self, batch: Batch) -> None:
         lines, reason = count_bad_samples(batch, self.progress, self.data)
         self.log.say_all(lines)
@@ -322,13 +327,8 @@ class Trainer:
             step,
             span,
             values
-            | {
-                "epoch": step * self.data.batch_size / self.timeline.epoch_samples,
-                "bad_samples": self.progress.faults,
-                "dropped_parts": self.progress.parts,
-                "skipped": self.progress.skipped,
-                "read_retries": self.progress.retries,
-            }
+            | {"epoch": step * self.data.batch_size / self.timeline.epoch_samples}
+            | self.progress.counts
             | pace
             | loader.lap(),
         )

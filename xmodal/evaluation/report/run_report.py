@@ -18,6 +18,7 @@ from xmodal.evaluation.protocols.registry import measured_by
 from xmodal.evaluation.report.curve import curve
 from xmodal.evaluation.report.measured import Measured
 from xmodal.evaluation.report.page import HERE, render
+from xmodal.evaluation.report.speed import speed_section
 from xmodal.terminal import console
 
 GREEN, GREY = "#1a7f4b", "#d5d8dc"  # frames of relevant and of other images
@@ -95,6 +96,7 @@ def write_report(
         panels={name: one.section(metrics, name) for name, one in measured.items()},
         others={k: value for k, value in metrics.items() if k.split("/")[0] not in measured},
         curves=dict(_curves(history, measured)),
+        speed=speed_section(history),
         sections=_sections(examples),
         recipe=recipe,
         subject=subject,
