@@ -32,7 +32,8 @@ def without_weights(method: Method, parts: Collection[str]) -> Method:
     copies: dict[int, Any] = {}
     for tensor in chain(method.parameters(), method.buffers()):
         if of_parts.get(id(tensor), "heads") in parts:
-            bare = tensor.detach().to("meta")
+            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            bare = torch.empty_like(tensor, dtype=dtype, device="meta")
             trained = tensor.requires_grad
             is_weight = isinstance(tensor, nn.Parameter)
             copies[id(tensor)] = nn.Parameter(bare, requires_grad=trained) if is_weight else bare
