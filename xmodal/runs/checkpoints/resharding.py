@@ -33,6 +33,7 @@ MASTER = "master"
 Pieces = Mapping[str, Mapping[str, list[Any]]]
 
 
+@torch.no_grad()
 def load_optimizer(engine: Any, folder: Path) -> None:
     """Load the optimiser's state, saved by another number of ranks, into an engine.
 
