@@ -8,6 +8,7 @@ from torch import nn
 from xmodal.models.adapters import borrowed_weights
 from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
+from xmodal.training.clipping import clip_before_steps
 from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.ema import keep_average
 from xmodal.training.parts import parameter_groups
@@ -27,6 +28,8 @@ def initialize_engine(
     optimizer = stage.optimizer.build(parameter_groups(method, stage), **fused)
     if stage.ema:
         keep_average(optimizer)
+    if not zero.stage:
+        clip_before_steps(optimizer, method, stage.clip_norm)
     config = _deepspeed_config(stage, training, batch_size, ranks)
     engine = deepspeed_adapter.initialize(method, optimizer, config)
     if zero.overlaps(on_gpus=on_gpus):
@@ -44,7 +47,7 @@ def _deepspeed_config(
         "train_batch_size": batch_size,
         # Not the recipe's micro-batch: GradientCache says itself which backward pass ends a step.
         "train_micro_batch_size_per_gpu": batch_size // ranks,
-        "gradient_clipping": stage.clip_norm,
+        "gradient_clipping": stage.clip_norm if training.zero.stage else 0.0,
         "communication_data_type": training.communication,
         "zero_optimization": training.zero.options(on_gpus=torch.cuda.is_available()),
         "zero_allow_untested_optimizer": True,
