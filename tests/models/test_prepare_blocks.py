@@ -50,6 +50,8 @@ def test_what_cannot_be_prepared_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         check_blocks(two_towers(FEATURES, GRU), "blocks", compiles=False, zero=0)
     with pytest.raises(UserError, match=r"training\.compile: training\.zero=3 gathers"):
         check_blocks(two_towers(), "none", compiles=True, zero=3)
+    with pytest.raises(UserError, match=r"cannot be computed again selectively; write blocks"):
+        check_blocks(two_towers(), "selective", compiles=False, zero=3)
     check_blocks(two_towers(), "blocks", compiles=False, zero=3)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler, and there is no no-such-compil"):

@@ -6,8 +6,8 @@ and of matrix products too, which take most of the time, and computes only the r
 (Korthikanti et al. 2022, arXiv 2205.05198).
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -25,16 +25,20 @@ from xmodal.models.batch_norm import statistics_taken_again
 from xmodal.models.blocks import Forward, compute_by
 
 Kept = Literal["blocks", "selective"]
+Again = Callable[[nn.Module], AbstractContextManager[Any]]
 Contexts = tuple[AbstractContextManager[Any], AbstractContextManager[Any]]
 # Of convolutions nothing is kept: what follows them may change their output in place.
 _KEPT_OPERATIONS = ("mm", "addmm", "bmm", "baddbmm")
 _ATTENTION = "_scaled_dot_product_"
 
 
-def checkpoint_block(block: nn.Module, kept: Kept, *, compiled: bool = False) -> None:
+def checkpoint_block(
+    block: nn.Module, kept: Kept, *, compiled: bool = False, again: Again = nullcontext
+) -> None:
     """Have a block keep its inputs for the backward pass, and no more than `kept` says.
 
-    `compiled` is true where the block will be compiled around that.
+    `compiled` is true where the block will be compiled around that; else `again(block)` is the
+    context in which it is computed again.
     """
     for part in block.modules():
         # What changes its input in place would change what is kept, or the input of the block.
@@ -42,17 +46,14 @@ def checkpoint_block(block: nn.Module, kept: Kept, *, compiled: bool = False) ->
             part.inplace = False  # type: ignore[assignment]
     given: dict[str, Any] = {"context_fn": _selective} if kept == "selective" else {}
     # A compiler computes operations again, an interpreter modules.
-    by_modules = partial(_by_modules, given.get("context_fn", noop_context_fn), block)
-    compute_by(block, partial(_checkpointed, given) if compiled else by_modules)
+    contexts = partial(_contexts, given.get("context_fn", noop_context_fn), block, again)
+    compute_by(block, partial(_checkpointed, given) if compiled else partial(_by_modules, contexts))
 
 
-def _by_modules(
-    contexts: Any, block: nn.Module, forward: Forward, *args: Any, **kwargs: Any
-) -> Any:
+def _by_modules(contexts: Any, forward: Forward, *args: Any, **kwargs: Any) -> Any:
     # To the end: modules within may have to let go of weights that were gathered for them.
     with set_checkpoint_early_stop(False):
-        given = {"context_fn": partial(_contexts, contexts, block)}
-        return _checkpointed(given, forward, *args, **kwargs)
+        return _checkpointed({"context_fn": contexts}, forward, *args, **kwargs)
 
 
 def _checkpointed(given: dict[str, Any], forward: Forward, *args: Any, **kwargs: Any) -> Any:
@@ -61,15 +62,15 @@ def _checkpointed(given: dict[str, Any], forward: Forward, *args: Any, **kwargs:
     return checkpoint(forward, *args, use_reentrant=False, **given, **kwargs)
 
 
-def _contexts(given: Any, block: nn.Module) -> Contexts:
+def _contexts(given: Any, block: nn.Module, again: Again) -> Contexts:
     """Return the contexts of a block's forward, and of its forward again."""
-    first, again = given()
-    return first, _again(again, block)
+    first, second = given()
+    return first, _second(second, block, again)
 
 
 @contextmanager
-def _again(context: AbstractContextManager[Any], block: nn.Module) -> Iterator[None]:
-    with statistics_taken_again(block), context:
+def _second(context: AbstractContextManager[Any], block: nn.Module, again: Again) -> Iterator[None]:
+    with again(block), statistics_taken_again(block), context:
         yield
 
 

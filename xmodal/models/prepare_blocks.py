@@ -1,30 +1,34 @@
 """Preparation of the blocks of a method's encoders for training: checkpointed and compiled."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Literal
 
 from torch import nn
 
 from xmodal.errors import UserError
 from xmodal.models.blocks import blocks_of
-from xmodal.models.checkpointed_blocks import checkpoint_block
+from xmodal.models.checkpointed_blocks import Again, checkpoint_block
 from xmodal.models.compiled_blocks import check_compiler, compile_block
 from xmodal.models.layer_groups import encoders_of
 
 Checkpointing = Literal["none", "blocks", "selective"]
 
 
-def prepare_blocks(method: nn.Module, checkpointing: Checkpointing, *, compiles: bool) -> list[str]:
+def prepare_blocks(
+    method: nn.Module, checkpointing: Checkpointing, *, compiles: bool, again: Again = nullcontext
+) -> list[str]:
     """Have the blocks of a method's encoders checkpointed and compiled; return lines for the log.
 
-    Names of parameters and modules stay as they are. Called once for a method.
+    `again(block)` is the context in which a block is computed again. Names of parameters and
+    modules stay as they are. Called once for a method.
     """
     lines = []
     for name, blocks in _blocks(method).items():
         one_shape = method.get_submodule(name).one_shape
         for block in blocks.values():
             if checkpointing != "none":
-                checkpoint_block(block, checkpointing, compiled=compiles)
+                checkpoint_block(block, checkpointing, compiled=compiles, again=again)
             if compiles:
                 compile_block(block, dynamic=not one_shape)
         if compiles or checkpointing != "none":
@@ -45,6 +49,11 @@ def check_blocks(
         )
     if compiles:
         check_compiler("training.compile")
+    if checkpointing == "selective" and zero == 3:
+        raise UserError(
+            "training.checkpoint_activations: training.zero=3 gathers weights within a block, "
+            "which cannot be computed again selectively; write blocks, or use training.zero=2"
+        )
     if compiles and zero == 3:
         raise UserError(
             "training.compile: training.zero=3 gathers the weights of each layer within a block, "

@@ -10,6 +10,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import _lru_cache_wrapper, partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -202,6 +203,22 @@ def lend(engine: Any, borrowed: Iterable[tuple[nn.Module, nn.Parameter]]) -> Non
     if engine.zero_optimization_stage() == 3:
         for module, parameter in borrowed:
             deepspeed.zero.register_external_parameter(module, parameter)
+
+
+@contextmanager
+def weights_stay(block: nn.Module) -> Iterator[None]:
+    """Have the locked weights of a block, which ZeRO 3 gathers within the context, stay until their
+    backward pass: activation checkpointing keeps these weights themselves for it.
+    """
+    locked = [one for one in block.parameters() if not one.requires_grad]
+    users = [one.ds_active_sub_modules for one in locked if hasattr(one, "ds_active_sub_modules")]
+    for modules in users:
+        modules.add("checkpoint")
+    try:
+        yield
+    finally:
+        for modules in users:
+            modules.discard("checkpoint")
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from xmodal.costs.flops import StepFlops
 from xmodal.methods.method import Method
 from xmodal.models.prepare_blocks import prepare_blocks
+from xmodal.runs.deepspeed_adapter import weights_stay
 from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.gradient_cache import batch_norm_lines
 from xmodal.training.parts import select_trained, set_modes
@@ -31,7 +32,12 @@ def prepare_method(
     flops = StepFlops(method)  # before blocks are computed twice, or compiled
     lines = [
         *batch_norm_lines(method, encoded, batch_size),
-        *prepare_blocks(method, training.checkpoint_activations, compiles=training.compile),
+        *prepare_blocks(
+            method,
+            training.checkpoint_activations,
+            compiles=training.compile,
+            again=weights_stay,
+        ),
     ]
     return lines, flops
 
