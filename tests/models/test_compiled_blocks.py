@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -59,7 +60,7 @@ def encoded(method: Clip, length: int) -> tuple[Tensor, Tensor]:
     tokens = torch.randint(1, 50, (3, length), generator=generator)
     mask = torch.arange(length) < torch.tensor([[length], [4], [2]])
     torch.manual_seed(5)
-    return method.image(images), method.text(tokens, mask)
+    return F.normalize(method.image(images)), F.normalize(method.text(tokens, mask))
 
 
 def trace(

@@ -141,6 +141,7 @@ class Trainer:
             method,
             span.config,
             self.training,
+            self.environment.device,
             encoded=self.micro_batch_size * self.environment.ranks,
             batch_size=self.data.batch_size,
             freeze_batch_norm=self.freeze_batch_norm,
