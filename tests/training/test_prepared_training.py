@@ -14,7 +14,7 @@ from xmodal.data.batch import Batch
 from xmodal.distributed.collectives import rank, world_size
 from xmodal.models.prepare_blocks import Checkpointing, prepare_blocks
 from xmodal.runs.deepspeed_adapter import weights_stay
-from xmodal.training.config import StageConfig
+from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.ema import set_decay
 from xmodal.training.engine import close_engine, initialize_engine
 from xmodal.training.gradient_cache import GradientCache
@@ -60,7 +60,8 @@ def trained(
     set_modes(method, freeze_batch_norm=False)
     prepare_blocks(method, checkpointing, compiles=False, again=weights_stay)
     ranks = world_size()
-    engine = initialize_engine(method, config, batch_size=SHARE * ranks, ranks=ranks, zero=zero)
+    training = TrainingConfig.model_validate({"zero": zero})
+    engine = initialize_engine(method, config, training, SHARE * ranks, ranks)
     losses = []
     for step in range(STEPS):
         set_decay(engine, config.ema, step)
