@@ -10,8 +10,8 @@ RESNET = {"kind": "timm", "name": "test_resnet", "size": 32}
 
 def test_convolutions_on_a_gpu_have_their_channels_last() -> None:
     plain, laid_out = two_towers(RESNET, TEXT), two_towers(RESNET, TEXT)
-    lay_out_weights(plain, torch.device("cpu"))
-    lay_out_weights(laid_out, torch.device("cuda"))
+    lay_out_weights(plain, on_gpus=False)
+    lay_out_weights(laid_out, on_gpus=True)
     convolutions = {n: p for n, p in laid_out.named_parameters() if p.ndim == 4 and p.shape[2] > 1}
     assert convolutions
     for name, weight in convolutions.items():

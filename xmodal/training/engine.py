@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from xmodal.models.adapters import borrowed_weights
+from xmodal.models.channels_last import lay_out_weights
 from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.clipping import clip_before_steps
@@ -23,6 +24,7 @@ def initialize_engine(
     It writes checkpoints while training continues.
     """
     on_gpus, zero = torch.cuda.is_available(), training.zero
+    lay_out_weights(method, on_gpus=on_gpus)
     # Fused: one kernel for all weights, and counters on the device.
     fused = {"fused": True} if on_gpus and stage.optimizer.fuses else {}
     optimizer = stage.optimizer.build(parameter_groups(method, stage), **fused)

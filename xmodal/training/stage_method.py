@@ -1,10 +1,7 @@
 """A method made ready for a stage: what is trained, in which modes, and how blocks are computed."""
 
-import torch
-
 from xmodal.costs.flops import StepFlops
 from xmodal.methods.method import Method
-from xmodal.models.channels_last import lay_out_weights
 from xmodal.models.prepare_blocks import prepare_blocks
 from xmodal.runs.deepspeed_adapter import weights_stay
 from xmodal.training.config import StageConfig, TrainingConfig
@@ -18,13 +15,12 @@ def prepare_method(
     method: Method,
     stage: StageConfig,
     training: TrainingConfig,
-    device: torch.device,
     *,
     encoded: int,
     batch_size: int,
     freeze_batch_norm: bool,
 ) -> tuple[list[str], StepFlops]:
-    """Make a method ready for a stage on a device, in place.
+    """Make a method ready for a stage, in place.
 
     Return what the log says of it, and the FLOPs of its steps.
     `encoded` samples are encoded at a time, by all ranks together.
@@ -32,7 +28,6 @@ def prepare_method(
     select_trained(method, stage.train, stage.lock)
     method.begin_stage(tuple(stage.losses))
     set_modes(method, freeze_batch_norm=freeze_batch_norm)
-    lay_out_weights(method, device)
     flops = StepFlops(method)  # before blocks are computed twice, or compiled
     lines = [
         *batch_norm_lines(method, encoded, batch_size),

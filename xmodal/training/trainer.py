@@ -141,7 +141,6 @@ class Trainer:
             method,
             span.config,
             self.training,
-            self.environment.device,
             encoded=self.micro_batch_size * self.environment.ranks,
             batch_size=self.data.batch_size,
             freeze_batch_norm=self.freeze_batch_norm,
