@@ -132,6 +132,10 @@ def test_images_are_found_by_features_or_projections(retrieved: str, batch: Batc
     assert found.p1 is None
 
 
+def values(method: Simsiam) -> dict[str, float]:
+    return {name: float(value) for name, value in method.monitors.items()}
+
+
 def test_a_run_stops_once_it_stays_collapsed(batch: Batch) -> None:
     method = simsiam(collapse={"share": 0.1, "readings": 2})
     same = replace(batch, images=pixels(0)[:1].repeat(BATCH, 1, 1, 1))
@@ -139,18 +143,18 @@ def test_a_run_stops_once_it_stays_collapsed(batch: Batch) -> None:
     said = []
     for step in (same, batch, same, same):
         method.objective(method.encode(step))
-        said.append(method.failure_reason())
+        said.append(method.failure_reason(values(method)))
     assert said[:3] == [None, None, None]
     assert said[3].startswith("embeddings have collapsed into one: channel_std is ")
     assert "0.35 (1/√dim), at 2 logged steps in a row; train with a lower optimizer.lr" in said[3]
     strict = simsiam(collapse={"share": 0.9999, "readings": 1})
     strict.negative_cosine.monitors = {"channel_std": torch.tensor(0.9998 * DIM**-0.5)}
     assert "channel_std is 0.353, where directions that are spread have 0.354 " in (
-        strict.failure_reason() or ""
+        strict.failure_reason(values(strict)) or ""
     )
     never = simsiam(collapse={"share": 0, "readings": 1})
     never.objective(never.encode(same))
-    assert never.failure_reason() is None
+    assert never.failure_reason(values(never)) is None
 
 
 # -- PTF-SimCM --

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from xmodal.devices import copy_to
+
 T = TypeVar("T")
 
 
@@ -86,7 +88,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`, copied while the device computes."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._map(lambda tensor: copy_to(device, tensor))
 
     def rows(self, numbers: Tensor) -> "Batch":
         """Return the batch of these rows, (some,) int64."""

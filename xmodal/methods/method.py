@@ -89,11 +89,12 @@ class Method(nn.Module, ABC):
             if isinstance(module, Scheduled):
                 module.progress = progress
 
-    def failure_reason(self) -> str | None:
-        """Return why training must stop and what to change, after a logged step, on all ranks.
+    def failure_reason(self, values: Mapping[str, float]) -> str | None:
+        """Return why training must stop and what to change, given the values of a logged step.
 
-        None where it can continue.
+        On all ranks alike; None where it can continue.
         """
+        del values
         return None
 
     def forward(self, compute: Callable[[Self], T]) -> T:

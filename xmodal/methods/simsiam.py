@@ -89,9 +89,9 @@ class Simsiam(Method):
         share: Tensor = self.negative_cosine(p1, p2, z1, z2)
         return share
 
-    def failure_reason(self) -> str | None:
+    def failure_reason(self, values: Mapping[str, float]) -> str | None:
         """Return the reason to stop, once projections have been collapsed for some logged steps."""
-        return self.collapse.failure_reason(float(self.monitors.get("channel_std", 1.0)), self.dim)
+        return self.collapse.failure_reason(values.get("channel_std", 1.0), self.dim)
 
     def _retrieved(self, features: Tensor) -> Tensor:
         """Return the embeddings of images: their features u, or the projection z of these."""

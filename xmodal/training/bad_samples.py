@@ -7,16 +7,16 @@ from xmodal.runs.progress import Progress
 
 
 def count_bad_samples(
-    batch: Batch, progress: Progress, data: DataConfig
+    batch: Batch, steps: int, progress: Progress, data: DataConfig
 ) -> tuple[list[str], str | None]:
     """Count the bad samples and repeated reads of all ranks in `progress`.
 
-    Return lines for the log, which name the first ones, and the reason to stop where bad samples
-    are too many.
+    `steps` have been trained, that of the batch included. Return lines for the log, which name the
+    first ones, and the reason to stop where bad samples are too many.
     """
     faults = gather_objects(batch.faults, Fault)
     lines = progress.count(faults) + progress.count_retries(gather_objects(batch.warnings))
-    seen = (progress.step + 1) * data.batch_size
+    seen = steps * data.batch_size
     if progress.faults <= data.max_bad_share * max(seen, 1000):
         return lines, None
     bad = [fault for fault in faults if not (fault.by_choice or fault.partial)]

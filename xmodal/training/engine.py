@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xmodal.models.adapters import borrowed_weights
 from xmodal.models.channels_last import lay_out_weights
@@ -88,7 +88,7 @@ def set_learning_rate(engine: Any, span: StageSpan, step: int, timeline: Timelin
     return rate
 
 
-def gradient_norm(module: nn.Module) -> float:
-    """Return the norm of all gradients of a module together."""
+def gradient_norm(module: nn.Module) -> Tensor:
+    """Return the norm, (), of all gradients of a module together."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    return torch.nn.utils.get_total_norm(gradients)

@@ -36,7 +36,8 @@ class GradientCache:
     """
 
     def __init__(self, engine: Any, micro_batches: Sequence[Batch], seed: tuple[int, ...]) -> None:
-        self.engine, self.micro_batches, self.seed = engine, micro_batches, seed
+        self.engine, self.seed = engine, seed
+        self.micro_batches = [one.to(engine.device) for one in micro_batches]
         self.cached: list[Any] = []  # embeddings of each micro-batch after the first
 
     def forward(self) -> dict[str, Tensor]:
@@ -88,7 +89,7 @@ class GradientCache:
     def _encode(self, number: int, method: Any) -> Any:
         torch.manual_seed(hash((*self.seed, number * world_size() + rank())))
         with phase("forward"):
-            return method.encode(self.micro_batches[number].to(self.engine.device))
+            return method.encode(self.micro_batches[number])
 
     def _backward(self, value: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

@@ -4,6 +4,7 @@ import copy
 import gc
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from xmodal.data.batch import Batch
 from xmodal.data.config import DataConfig
 from xmodal.data.loader import TrainingLoader
 from xmodal.data.training_set import TrainingSet
+from xmodal.devices import copy_to
 from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.distributed.environment import Environment
 from xmodal.distributed.watchdog import within
@@ -32,6 +34,7 @@ from xmodal.runs.run import Run
 from xmodal.training.bad_samples import count_bad_samples
 from xmodal.training.checkpointing import Checkpointing
 from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
+from xmodal.training.device_batches import device_batches
 from xmodal.training.ema import set_decay
 from xmodal.training.engine import close_engine, gradient_norm, initialize_engine, set_learning_rate
 from xmodal.training.garbage import ScheduledCollection
@@ -43,6 +46,7 @@ from xmodal.training.preemption import Preemption
 from xmodal.training.profiling import StepProfile
 from xmodal.training.requirements import check_requirements
 from xmodal.training.stage_method import first_step, prepare_method, step_patience
+from xmodal.training.step_report import StepReport
 from xmodal.training.timeline import StageSpan, Timeline
 
 # Called with the method, the completed steps, the stage, and whether the weights are averages.
@@ -82,6 +86,7 @@ class Trainer:
         self.log, self.progress, self.timeline = log, progress, timeline
         self.report, self.freeze_batch_norm = report, freeze_batch_norm
         self.micro_batch_size = data.micro_batch_size or data.batch_size // environment.ranks
+        self.unread: deque[StepReport] = deque()  # of the newest steps
         self.preemption = Preemption()
         self.stopping = False  # some rank has been asked to
         self.checkpointing = Checkpointing(
@@ -93,7 +98,6 @@ class Trainer:
             prunes=environment.is_main,
             within=self._patiently,
         )
-        self.saved = False  # all ranks have written it
         self.profile = StepProfile(training.profile, run, log, timeline.total)
         self.has_trained = False  # a stage in this process: `method` has its weights
 
@@ -158,7 +162,7 @@ class Trainer:
     def _train_stage(self, engine: Any, span: StageSpan) -> None:
         self.first = self.progress.step
         loader = self._loader(span)
-        with closing(iter(loader)) as batches:
+        with closing(device_batches(iter(loader), self.environment.device)) as batches:
             batch = self._first(batches, span)
             self.meter.resume()
             while True:
@@ -168,9 +172,10 @@ class Trainer:
                     self.profile.step(self.progress.step + 1),
                     self.meter.step(batch),
                 ):
-                    values = self._step(engine, batch, span)
+                    self.unread.append(self._step(engine, batch, span))
+                    reports = self._read_reports(span)
                 self.progress.step += 1
-                self.after_step(engine, span, values, loader)
+                self.after_step(engine, span, reports, loader)
                 self.garbage.after_step(self.progress.step)
                 over = self.progress.stopped or self.progress.step == self.timeline.total
                 if self.stopping and not over:
@@ -190,20 +195,23 @@ class Trainer:
         self,
         engine: Any,
         span: StageSpan,
-        values: dict[str, float],
+        reports: list[StepReport],
         loader: TrainingLoader,
     ) -> None:
-        """Log, evaluate and save after a step, each when it is due."""
+        """Log, evaluate and save after a step, each when it is due, given the reports now read."""
         step, ends = self.progress.step, self.progress.step == span.end
-        if self.saved:
-            self.checkpointing.finish_saving()
-        if step % self.training.log_every == 0 or ends:
-            self.log.say_all(self.meter.warnings())
-            self._log(span, values, self.meter.lap(self.timeline.total - step), loader)
-            self._stop_on_failure(engine.module, span)
+        for report in reports:
+            if report.num_written == self.environment.ranks:
+                self.checkpointing.finish_saving()
+            if report.step % self.training.log_every == 0 or report.step == span.end:
+                self.log.say_all(self.meter.warnings())
+                self._log(span, report, self.meter.lap(self.timeline.total - step), loader)
+                reason = engine.module.failure_reason(report.values)
+                if reason:
+                    self._give_up(f"step {report.step}, stage {span.config.name}: {reason}")
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
-            self.progress.measured = values | metrics
+            self.progress.measured = reports[-1].values | metrics
         improved = self.progress.improves(metrics, self.checkpoints.best or "")
         is_last = self.stopping or self.progress.stopped
         if improved or is_last or self.timeline.saves_after(step):
@@ -249,8 +257,8 @@ class Trainer:
         # Reads and writes all that a model has, on a disk that others use too.
         return within(3 * self.training.watchdog, lambda: what)
 
-    def _step(self, engine: Any, batch: Batch, span: StageSpan) -> dict[str, float]:
-        """Take one optimiser step and return its values for the log, the losses first."""
+    def _step(self, engine: Any, batch: Batch, span: StageSpan) -> StepReport:
+        """Take one optimiser step and return its report, which need not be computed yet."""
         rate = set_learning_rate(engine, span, self.progress.step, self.timeline)
         set_decay(engine, span.config.ema, self.progress.step - span.start)
         # A seed for each step leaves no random state to save: what is drawn depends on it alone.
@@ -265,69 +273,65 @@ class Trainer:
             for name in losses
         }
         loss = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        values = self.reduce_step_stats(losses, loss, batch, span)
+        shared = self.reduce_step_stats(losses, loss, batch)
         cache.backward(loss)
         with phase("optimiser"):
+            # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
             norm = None if engine.zero_optimization() else gradient_norm(engine.module)
             engine.step()
+        norm = engine.get_global_grad_norm() if norm is None else norm
+        norm = torch.as_tensor(0.0 if norm is None else norm, dtype=torch.float64)
+        own = {"grad_norm": norm, **engine.module.monitors}
         ramped = {name for name, one in span.config.losses.items() if one.ramp != "none"}
-        return {
-            **values,
-            **{f"weight/{name}": weights[name] for name in ramped},
-            # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
-            "grad_norm": float(norm or engine.get_global_grad_norm() or 0),
-            **{name: float(value) for name, value in engine.module.monitors.items()},
-            "lr": rate,
-        }
+        known = {f"weight/{name}": weights[name] for name in ramped} | {"lr": rate}
+        return StepReport(self.progress.step + 1, batch, tuple(losses), shared, own, known)
 
-    def reduce_step_stats(
-        self, losses: dict[str, Tensor], loss: Tensor, batch: Batch, span: StageSpan
-    ) -> dict[str, float]:
-        """Return the means over ranks of the losses and of their weighted sum.
+    def reduce_step_stats(self, losses: dict[str, Tensor], loss: Tensor, batch: Batch) -> Tensor:
+        """Return what `StepReport` takes as shared: sums over ranks, of losses and counts.
 
-        In the same exchange ranks agree to stop, now or (where some rank has been asked to) after
-        this step, and learn whether the checkpoint in progress is written.
+        By these ranks agree to stop, now or (where some rank has been asked to) after the step, and
+        learn whether the checkpoint in progress is written.
         """
         reports, written = len(batch.faults) + len(batch.warnings), self.checkpointing.is_written()
-        counts = loss.new_tensor([reports, self.preemption.asked, written])
-        mine = torch.cat([torch.stack([*losses.values(), loss]).detach(), counts])
-        *parts, total, num_reports, num_asked, num_written = sum_over_ranks(mine).tolist()
-        if num_reports:
-            self._report(batch)
-        ranks = self.environment.ranks
-        self.stopping, self.saved = num_asked > 0, num_written == ranks
-        values = {name: part / ranks for name, part in zip(losses, parts, strict=True)}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                self._give_up(
-                    not_finite(name, value, span, self.progress.step, self.data.batch_size)
-                )
-        return {"loss": total / ranks} | {f"loss/{name}": value for name, value in values.items()}
+        counts = torch.tensor([reports, self.preemption.asked, written], dtype=loss.dtype)
+        mine = torch.stack([*losses.values(), loss]).detach()
+        return sum_over_ranks(torch.cat([mine, copy_to(loss.device, counts)]))
 
-    def _stop_on_failure(self, method: Method, span: StageSpan) -> None:
-        reason = method.failure_reason()
-        if reason:
-            self._give_up(f"step {self.progress.step}, stage {span.config.name}: {reason}")
+    def _read_reports(self, span: StageSpan) -> list[StepReport]:
+        """Read the reports of the steps that are complete, and stop where ranks agree on that.
 
-    def _report(self, batch: Batch) -> None:
-        lines, reason = count_bad_samples(batch, self.progress, self.data)
+        A device is left the newest step to compute, unless something is due that depends on it.
+        """
+        step, reports = self.progress.step + 1, list[StepReport]()
+        is_due = step == span.end or self.timeline.evaluates_after(step)
+        is_due |= self.timeline.saves_after(step) or self.environment.device.type == "cpu"
+        while len(self.unread) > (0 if is_due or self.stopping else 1):
+            report = self.unread.popleft()
+            report.read(self.environment.ranks)
+            self.stopping = report.num_asked > 0
+            if report.num_reports:
+                self._count_bad_samples(report)
+            for name, value in report.losses.items():
+                if not math.isfinite(value):
+                    size = self.data.batch_size
+                    self._give_up(not_finite(name, value, span, report.step - 1, size))
+            reports.append(report)
+        return reports
+
+    def _count_bad_samples(self, report: StepReport) -> None:
+        lines, reason = count_bad_samples(report.samples, report.step, self.progress, self.data)
         self.log.say_all(lines)
         if reason:
             self._give_up(reason)
 
     def _log(
-        self,
-        span: StageSpan,
-        values: dict[str, float],
-        pace: dict[str, float],
-        loader: TrainingLoader,
+        self, span: StageSpan, report: StepReport, pace: dict[str, float], loader: TrainingLoader
     ) -> None:
-        step = self.progress.step
         self.log.step(
-            step,
+            report.step,
             span,
-            values
-            | {"epoch": step * self.data.batch_size / self.timeline.epoch_samples}
+            report.values
+            | {"epoch": report.step * self.data.batch_size / self.timeline.epoch_samples}
             | self.progress.counts
             | pace
             | loader.lap(),
