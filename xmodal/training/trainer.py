@@ -265,7 +265,7 @@ class Trainer:
         seed = (self.training.seed, self.progress.step)
         progress = span.progress(self.progress.step)
         engine.module.on_step_start(progress, hash(seed) % 2**63)
-        batch = self.dataset.augmented(batch.to(engine.device))
+        batch = self.dataset.augmented(batch)
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
         losses = cache.forward()
         weights = {
