@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from xmodal.devices import copy_to
+from xmodal.devices import copy_to, is_on_host
 
 T = TypeVar("T")
 
@@ -58,8 +59,10 @@ class Batch:
     draws: Tensor | None = None
     tokens: Tensor | None = None  # (batch, length) int64, padded to the longest of the batch
     token_mask: Tensor | None = None  # (batch, length) bool, False on padding
+    token_lengths: Tensor | None = None  # (batch,) int64, on the host; known once it is moved
     second_tokens: Tensor | None = None  # as `tokens`, the caption of the second view
     second_token_mask: Tensor | None = None  # as `token_mask`
+    second_token_lengths: Tensor | None = None  # as `token_lengths`
     text_dropped: Tensor | None = None  # (batch, views) bool, True where a view has no text
     image_features: Tensor | None = None  # (batch, …) float32
     target_features: Tensor | None = None  # as `image_features`
@@ -77,18 +80,37 @@ class Batch:
         """Number of samples."""
         return next(len(v) for v in vars(self).values() if isinstance(v, Tensor))
 
+    @property
+    def texts(self) -> tuple[Tensor | None, ...]:
+        """Tokens, mask and lengths, which encoders of texts take."""
+        return self.tokens, self.token_mask, self.token_lengths
+
+    @property
+    def second_texts(self) -> tuple[Tensor | None, ...]:
+        """As `texts`, of the second view."""
+        return self.second_tokens, self.second_token_mask, self.second_token_lengths
+
     def with_texts(self, texts: "Batch") -> "Batch":
         """Return the batch with the texts of another one, row by row."""
         return replace(
             self,
             tokens=texts.tokens,
             token_mask=texts.token_mask,
+            token_lengths=texts.token_lengths,
             text_features=texts.text_features,
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on `device`, copied while the device computes."""
-        return self._map(lambda tensor: copy_to(device, tensor))
+        """Return the batch with its tensors on `device`, copied while the device computes.
+
+        Lengths of texts stay on the host.
+        """
+        lengths: dict[str, Any] = {
+            "token_lengths": _lengths(self.token_mask, self.token_lengths),
+            "second_token_lengths": _lengths(self.second_token_mask, self.second_token_lengths),
+        }
+        others = replace(self, token_lengths=None, second_token_lengths=None)
+        return replace(others._map(partial(copy_to, device)), **lengths)
 
     def rows(self, numbers: Tensor) -> "Batch":
         """Return the batch of these rows, (some,) int64."""
@@ -107,6 +129,10 @@ class Batch:
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items()}
         return replace(self, **changed)
+
+
+def _lengths(mask: Tensor | None, known: Tensor | None) -> Tensor | None:
+    return mask.sum(1) if known is None and mask is not None and is_on_host(mask) else known
 
 
 def join(parts: Sequence[T]) -> T:

@@ -142,17 +142,12 @@ class PtfSimcm(Simsiam):
                 return self._retrieve(batch)
             dropped = [None, None] if batch.text_dropped is None else batch.text_dropped.unbind(1)
             both = (
-                (batch.images, batch.tokens, batch.token_mask, batch.text_features),
-                (
-                    batch.second_images,
-                    batch.second_tokens,
-                    batch.second_token_mask,
-                    batch.second_text_features,
-                ),
+                (batch.images, batch.texts, batch.text_features),
+                (batch.second_images, batch.second_texts, batch.second_text_features),
             )
             views = []
-            for (images, tokens, mask, features), without_text in zip(both, dropped, strict=True):
-                senses, residuals = self.text(tokens, mask, features=features)
+            for (images, texts, features), without_text in zip(both, dropped, strict=True):
+                senses, residuals = self.text(*texts, features=features)
                 fused, looks = self.fusion(self.image(images), senses, without_text)
                 z = self.projector(fused)
                 views.append((self.predictor(z), z, looks, senses, residuals))
@@ -196,6 +191,6 @@ class PtfSimcm(Simsiam):
         alone, _ = self.fusion(features)
         if batch.tokens is None and batch.text_features is None:
             return FusedEmbeddings(images=self._retrieved(alone))
-        senses, _ = self.text(batch.tokens, batch.token_mask, features=batch.text_features)
+        senses, _ = self.text(*batch.texts, features=batch.text_features)
         fused, _ = self.fusion(features, senses)
         return FusedEmbeddings(images=self._retrieved(alone), fused=self._retrieved(fused))

@@ -99,9 +99,7 @@ class Pvse(Method):
             if batch.images is not None or batch.image_features is not None:
                 images, image_residuals = self.image(batch.images, features=batch.image_features)
             if batch.tokens is not None or batch.text_features is not None:
-                texts, text_residuals = self.text(
-                    batch.tokens, batch.token_mask, features=batch.text_features
-                )
+                texts, text_residuals = self.text(*batch.texts, features=batch.text_features)
         return PolysemousEmbeddings(images, texts, image_residuals, text_residuals, batch.image_ids)
 
     def multiple_instance(self, embeddings: PolysemousEmbeddings) -> Tensor:

@@ -149,7 +149,7 @@ class Tirg(Method):
 
     def _text(self, batch: Batch) -> Tensor | None:
         if batch.tokens is not None:
-            return self.text(batch.tokens, batch.token_mask)
+            return self.text(*batch.texts)
         if batch.text_features is not None:
             return self.text(features=cached_local(batch.text_features).pooled)
         return None

@@ -56,7 +56,7 @@ class TwoTowers(Method):
             if batch.images is not None or batch.image_features is not None:
                 images = self.image(batch.images, features=batch.image_features)
             if batch.tokens is not None or batch.text_features is not None:
-                texts = self.text(batch.tokens, batch.token_mask, features=batch.text_features)
+                texts = self.text(*batch.texts, features=batch.text_features)
         return Embeddings(_unit(images), _unit(texts), batch.image_ids, batch.labels)
 
 

@@ -25,7 +25,8 @@ class Encoder(nn.Module):
     token_ids: int | None = None  # that one of texts has, where it has a vocabulary of its own
     # Part of transformers' CLIP and SigLIP that is the same network, by whose names adapters go.
     tower_of_transformers: ClassVar[str | None] = None
-    # Whether it computes nothing for padding: its cost is that of the words that there are.
+    # Whether it computes nothing for padding: its cost is that of the words that there are, and it
+    # takes, after tokens and mask, the lengths of texts on the host.
     skips_padding: ClassVar[bool] = False
     # Whether all inputs in training are of one shape, as images are and texts are not.
     one_shape: ClassVar[bool] = False
@@ -46,8 +47,13 @@ class Encoder(nn.Module):
     def local(self, *inputs: Tensor | None) -> Local:
         """Return features of the parts too, of the inputs that `forward` takes."""
         # By a call of the module: DeepSpeed prepares the weights of what is called.
-        local: Local = self(*inputs, local=True)
+        local: Local = self(*taken(self, inputs), local=True)
         return local
+
+
+def taken(encoder: nn.Module, inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Return the inputs that an encoder takes: of texts their lengths if it skips padding."""
+    return inputs if getattr(encoder, "skips_padding", False) else inputs[:2]
 
 
 def cached_local(features: Tensor) -> Local:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xmodal.errors import UserError
-from xmodal.models.encoder import Encoder
+from xmodal.models.encoder import Encoder, taken
 
 Build = Callable[..., Any]  # a class, or a `partial` of one, to be called with what it lacks
 
@@ -20,7 +20,9 @@ class Tower(nn.Module):
 
     def forward(self, *inputs: Tensor, features: Tensor | None = None) -> Tensor:
         """Return (batch, dim) of the backbone's inputs, or of its cached features if given."""
-        projected: Tensor = self.head(self.backbone(*inputs) if features is None else features)
+        if features is None:
+            features = self.backbone(*taken(self.backbone, inputs))
+        projected: Tensor = self.head(features)
         return projected
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from xmodal.devices import copy_to
 from xmodal.models.encoder import Encoder, Local, zero_padding
 
 
@@ -51,20 +52,32 @@ class Recurrent(Encoder):
             layers[number].append(name)
         return [["words.weight"], *layers]
 
-    def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
-        """Return features (batch, features) of tokens (batch, length) and mask (batch, length)."""
+    def forward(
+        self, tokens: Tensor, mask: Tensor, lengths: Tensor | None = None, *, local: bool = False
+    ) -> Tensor | Local:
+        """Return features (batch, features) of tokens (batch, length) and mask (batch, length).
+
+        Given `lengths` (batch,) int64 of the texts, on the host, nothing waits for the mask.
+        """
         words = self.dropout(self.words(tokens))
-        last = self._last_states(words, mask)  # (layers * directions, batch, width)
+        last = self._last_states(words, mask, lengths)  # (layers * directions, batch, width)
         pooled = last[-self.directions :].transpose(0, 1).flatten(1)
         return Local(zero_padding(words, mask), mask, pooled) if local else pooled
 
-    def _last_states(self, words: Tensor, mask: Tensor) -> Tensor:
+    def _last_states(self, words: Tensor, mask: Tensor, lengths: Tensor | None) -> Tensor:
         if mask.is_meta:  # without values: as if all were as long as the longest
-            last = self.states(words)[1]
-        else:
-            lengths = mask.sum(1).cpu()
-            packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
-            # Autocast would have cuDNN compute in float16, whose small gradients vanish.
-            with torch.autocast(words.device.type, enabled=False):
-                last = self.states(packed)[1]
-        return last[0] if isinstance(last, tuple) else last
+            return _hidden(self.states(words)[1])
+        lengths = mask.sum(1).cpu() if lengths is None else lengths
+        # In descending order, which packing would find too, but copy to the device and wait.
+        lengths, order = lengths.sort(descending=True)
+        order = copy_to(words.device, order)
+        packed = pack_padded_sequence(words.index_select(0, order), lengths, batch_first=True)
+        # Autocast would have cuDNN compute in float16, whose small gradients vanish.
+        with torch.autocast(words.device.type, enabled=False):
+            last = _hidden(self.states(packed)[1])
+        return last.index_select(1, order.argsort())
+
+
+def _hidden(states: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Return the states of a GRU, and those of an LSTM without its cells."""
+    return states[0] if isinstance(states, tuple) else states

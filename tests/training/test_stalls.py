@@ -1,0 +1,203 @@
+"""Waits of a training step for its device: one, later, for the values that are logged."""
+
+import traceback
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.launch.methods import CHANGES, IMAGE, RECIPES, STAGES, TEXT
+from tests.pretended_device import NAME, PretendedDevice, to_device, values_of
+from tests.processes import on_ranks
+from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.components.config import Span
+from xmodal.data.batch import Batch
+from xmodal.methods.method import Method
+from xmodal.training.config import StageConfig
+from xmodal.training.parts import parameter_groups, select_trained
+from xmodal.training.timeline import Timeline
+from xmodal.training.trainer import Trainer
+
+BATCH, VOCABULARY, LENGTH = 8, 30, 6
+CLIP = (
+    "method.image={kind: timm, name: vit_tiny_patch16_224, size: 32, weights: random, options: "
+    "{patch_size: 16, embed_dim: 16, depth: 1, num_heads: 2}}",
+    "method.text={kind: transformer, width: 16, layers: 1, heads: 2}",
+    "method.embedding=16",
+)
+OBJECTIVES = {
+    "info_nce": "{kind: info_nce}",
+    "same id": "{kind: info_nce, positives: same_id}",
+    "bfloat16": "{kind: info_nce, matmul_dtype: bfloat16}",
+    "sigmoid": "{kind: sigmoid}",
+    "margin": "{kind: margin}",
+    "semi-hard": "{kind: triplet, negatives: semi_hard, warmup: 0}",
+    "warm-up": "{kind: triplet, negatives: hardest, warmup: 1}",
+    **{one: f"{{kind: mutual_information, estimator: {one}}}" for one in ("jsd", "dv", "nwj")},
+}
+CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
+    **{
+        f"clip, {name}": ("clip", (*CLIP, f"method.objective={one}"), 0)
+        for name, one in OBJECTIVES.items()
+    },
+    **{
+        f"{kind}, {stage.name}": (kind, words, number)
+        for kind, words in CHANGES.items()
+        for number, stage in enumerate(STAGES[kind])
+    },
+    "dim, both": ("dim", (*CHANGES["dim"], "method.global_critic=concatenate"), 0),
+}
+
+
+STEPS = [(case, micro_batch) for case in CASES for micro_batch in (BATCH, 3)]
+
+
+class Engine:
+    """What a step asks of DeepSpeed's engine, without its own waits."""
+
+    def __init__(self, method: Method, stage: StageConfig) -> None:
+        self.module, self.device = method, next(method.parameters()).device
+        self.optimizer = stage.optimizer.build(parameter_groups(method, stage))
+
+    def __call__(self, compute: Any) -> Any:
+        return self.module(compute)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
+        pass
+
+    def zero_optimization(self) -> bool:
+        return False
+
+    def get_global_grad_norm(self) -> None:
+        return None
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def batch_of(method: Method, recipe: Recipe) -> Batch:
+    """A batch of what the method reads; images and classes repeat, captions differ in length."""
+    torch.manual_seed(0)
+    spec, numbers = method.contents, torch.arange(BATCH)
+    images, tokens = (
+        torch.randint(256, (3, BATCH, 3, 32, 32), dtype=torch.uint8),
+        torch.randint(VOCABULARY, (2, BATCH, LENGTH)),
+    )
+    masks = torch.arange(LENGTH) < torch.stack([numbers, numbers.flip(0)])[..., None] % LENGTH + 1
+    batch = Batch(image_ids=numbers // 2)
+    if recipe.method.image.reads_features:
+        batch = replace(batch, image_features=torch.randn(BATCH, IMAGE))
+        batch = replace(batch, text_features=torch.randn(BATCH, TEXT))
+    else:
+        batch = replace(batch, images=images[0])
+        if spec.captions:
+            batch = replace(batch, tokens=tokens[0], token_mask=masks[0])
+    if spec.views == 2:
+        batch = replace(batch, second_images=images[1])
+    if spec.captions == 2:
+        batch = replace(batch, second_tokens=tokens[1], second_token_mask=masks[1])
+        batch = replace(batch, text_dropped=torch.stack([numbers % 3 == 0, numbers % 4 == 0], 1))
+    if spec.labels:
+        batch = replace(batch, labels=numbers % 3)
+    if spec.composed:
+        batch = replace(batch, targets=images[2], source_ids=numbers // 4)
+    return batch
+
+
+def trainer_of(stage: StageConfig, micro_batch: int) -> Any:
+    """What `_step` asks of a trainer that trains one stage of ten steps."""
+    stage = stage.model_copy(update={"length": Span("10 steps")})
+    trainer: Any = object.__new__(Trainer)
+    trainer.timeline = Timeline(
+        [stage],
+        batch_size=BATCH,
+        epoch_samples=BATCH,
+        evaluate_every=Span("0 steps"),
+        checkpoint_every=Span("0 steps"),
+    )
+    trainer.training = SimpleNamespace(seed=0)
+    trainer.progress = SimpleNamespace(step=3)
+    trainer.dataset = SimpleNamespace(augmented=lambda batch: batch)
+    trainer.micro_batch_size = micro_batch
+    trainer.preemption = SimpleNamespace(asked=False)
+    trainer.checkpointing = SimpleNamespace(is_written=lambda: False)
+    return trainer
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step: its values, the weights after it, what the host waited for and read."""
+
+    values: dict[str, float]
+    weights: dict[str, Tensor]
+    waits: list[str]
+    reads: list[str]
+
+
+def take(case: str, micro_batch: int, *, on_device: bool, spoil: bool = False) -> Taken:
+    """Take a step of a case, on the host or on the pretended device."""
+    kind, words, number = CASES[case]
+    recipe = read_recipe(kind, list(words), RECIPES)
+    torch.manual_seed(0)
+    method = recipe.method.build(vocabulary=VOCABULARY, bf16=False)
+    stage = recipe.stages[number]
+    select_trained(method, stage.train, stage.lock)
+    method.begin_stage(tuple(stage.losses))
+    batch, device = batch_of(method, recipe), PretendedDevice()
+    with device if on_device else nullcontext():
+        if on_device:
+            to_device(method)
+            batch = batch.to(torch.device(NAME, 0))
+        if spoil:
+            method.register_forward_pre_hook(
+                lambda method, _: next(method.parameters()).sum().item()
+            )
+        trainer = trainer_of(stage, micro_batch)
+        report = trainer._step(Engine(method, stage), batch, trainer.timeline.stages[0])
+    report.read(1)
+    weights = {name: values_of(weight).detach() for name, weight in method.named_parameters()}
+    return Taken(report.values, weights, device.waits, device.reads)
+
+
+def take_all() -> dict[str, Taken | str]:
+    """Take a step of every case by micro-batches and whole; a traceback where that fails."""
+    found: dict[str, Taken | str] = {}
+    for case, micro_batch in STEPS:
+        try:
+            found[f"{case}, {micro_batch}"] = take(case, micro_batch, on_device=True)
+        except Exception:
+            found[f"{case}, {micro_batch}"] = traceback.format_exc()
+    return found
+
+
+@pytest.fixture(scope="module")
+def taken() -> dict[str, Taken | str]:
+    """Steps on the pretended device, which lives in a process of its own."""
+    return on_ranks(1, take_all)[0]
+
+
+@pytest.mark.parametrize(("case", "micro_batch"), STEPS)
+def test_a_step_waits_for_nothing_and_is_read_once(
+    case: str, micro_batch: int, taken: dict[str, Taken | str]
+) -> None:
+    found = taken[f"{case}, {micro_batch}"]
+    assert isinstance(found, Taken), found
+    assert found.waits == []
+    assert len(found.reads) == 1
+    expected = take(case, micro_batch, on_device=False)
+    assert found.values == pytest.approx(expected.values, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(found.weights, expected.weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_wait_is_seen() -> None:
+    (found,) = on_ranks(1, partial(take, on_device=True, spoil=True), *STEPS[0])
+    assert "_local_scalar_dense" in found.waits[0]
