@@ -54,7 +54,8 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
 }
 
 
-STEPS = [(case, micro_batch) for case in CASES for micro_batch in (BATCH, 3)]
+STEPS = [(case, BATCH) for case in CASES]
+STEPS += [(case, 3) for case in CASES if case == "clip, info_nce" or not case.startswith("clip")]
 
 
 class Engine:
@@ -80,6 +81,11 @@ class Engine:
         return None
 
     def step(self) -> None:
+        self.gradients = {
+            name: values_of(weight.grad)
+            for name, weight in self.module.named_parameters()
+            if weight.grad is not None
+        }
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -135,10 +141,10 @@ def trainer_of(stage: StageConfig, micro_batch: int) -> Any:
 
 @dataclass(frozen=True)
 class Taken:
-    """A step: its values, the weights after it, what the host waited for and read."""
+    """A step: its values and gradients, what the host waited for, and what it read."""
 
     values: dict[str, float]
-    weights: dict[str, Tensor]
+    gradients: dict[str, Tensor]
     waits: list[str]
     reads: list[str]
 
@@ -158,14 +164,17 @@ def take(case: str, micro_batch: int, *, on_device: bool, spoil: bool = False) -
             to_device(method)
             batch = batch.to(torch.device(NAME, 0))
         if spoil:
-            method.register_forward_pre_hook(
-                lambda method, _: next(method.parameters()).sum().item()
-            )
+            method.register_forward_pre_hook(wait)
         trainer = trainer_of(stage, micro_batch)
-        report = trainer._step(Engine(method, stage), batch, trainer.timeline.stages[0])
+        engine = Engine(method, stage)
+        report = trainer._step(engine, batch, trainer.timeline.stages[0])
     report.read(1)
-    weights = {name: values_of(weight).detach() for name, weight in method.named_parameters()}
-    return Taken(report.values, weights, device.waits, device.reads)
+    return Taken(report.values, engine.gradients, device.waits, device.reads)
+
+
+def wait(method: Method, _: object) -> None:
+    """Look at a value of the device, as code of a method must not."""
+    next(method.parameters()).sum().item()
 
 
 def take_all() -> dict[str, Taken | str]:
@@ -195,7 +204,7 @@ def test_a_step_waits_for_nothing_and_is_read_once(
     assert len(found.reads) == 1
     expected = take(case, micro_batch, on_device=False)
     assert found.values == pytest.approx(expected.values, rel=1e-4, abs=1e-6)
-    torch.testing.assert_close(found.weights, expected.weights, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.gradients, expected.gradients, rtol=1e-3, atol=1e-5)
 
 
 def test_a_wait_is_seen() -> None:
