@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from xmodal.costs.count import count_encoding, count_objective, on_meta, without_weights
 from xmodal.data.batch import Batch
@@ -18,7 +19,6 @@ from xmodal.models.layer_groups import encoders_of
 
 ENOUGH = 3  # values that determine a quadratic polynomial
 SIZES = (8, 16, 24)  # batches that objectives are counted on
-TEXTS = ("token_mask", "second_token_mask")  # of a batch
 
 Counts = Mapping[str, float]  # FLOPs by part
 
@@ -83,10 +83,15 @@ class StepFlops:
 
     def _lengths(self, batch: Batch) -> list[float]:
         """Return how long the captions of each view count as."""
-        masks = [mask for name in TEXTS if (mask := getattr(batch, name)) is not None]
-        if self.packs and not any(mask.is_meta for mask in masks):
-            return [float(mask.sum() / len(mask)) for mask in masks] or [0]
-        return [mask.shape[1] for mask in masks] or [0]
+        views = batch.texts, batch.second_texts
+        masks = [(mask, lengths) for _, mask, lengths in views if mask is not None]
+        return [self._length(*one) for one in masks] or [0]
+
+    def _length(self, mask: Tensor, lengths: Tensor | None) -> float:
+        if not self.packs or mask.is_meta:
+            return mask.shape[1]
+        # Of a batch on a device they are known on the host: nothing waits for the mask.
+        return float((mask.sum(1) if lengths is None else lengths).sum() / len(mask))
 
 
 def _sum(terms: list[tuple[Flops, float]]) -> Flops:
