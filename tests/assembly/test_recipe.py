@@ -144,6 +144,10 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
             ["training.zero: stage 0 has no offload_optimizer", "use stage 1, 2 or 3"],
         ),
         (
+            "training.zero={stage: 1, overlap: true, offload_optimizer: cpu}",
+            ["training.zero: stage 1 does not overlap with offload_optimizer; use stage 2"],
+        ),
+        (
             "training.zero={stage: 2, offload_optimizer: nvme}",
             ["training.zero.offload_optimizer.device: nvme is not allowed", "'cpu'"],
         ),

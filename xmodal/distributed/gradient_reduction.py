@@ -37,7 +37,8 @@ class OverlappingReduction:
 
     def _reset(self) -> None:
         self.missing = [len(bucket) for bucket in self.buckets]  # gradients, a bucket
-        self.on_their_way: list[tuple[Tensor, Any]] = []  # flat buckets, in order
+        # Of buckets, in order: their gradients in one piece, what is sent of it, the exchange.
+        self.on_their_way: list[tuple[Tensor, Tensor, Any]] = []
 
     def _ready(self, parameter: Tensor) -> None:
         if not self.is_last():
@@ -54,21 +55,22 @@ class OverlappingReduction:
         for parameter in (bucket := self.buckets[len(self.on_their_way)]):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([one.grad.flatten() for one in bucket]).to(self.dtype)  # type: ignore[union-attr]
-        self.on_their_way.append((flat, dist.all_reduce(flat, async_op=True)))
+        flat = torch.cat([one.grad.flatten() for one in bucket])  # type: ignore[union-attr]
+        pieces = flat.split([one.numel() for one in bucket])
+        for parameter, piece in zip(bucket, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
+        sent = flat.to(self.dtype)
+        self.on_their_way.append((flat, sent, dist.all_reduce(sent, async_op=True)))
 
     @torch.no_grad()
     def finish(self) -> None:
         """Reduce what is left, and wait: each rank then has the means. All ranks call this."""
         while len(self.on_their_way) < len(self.buckets):
             self._send()
-        for bucket, (flat, work) in zip(self.buckets, self.on_their_way, strict=True):
+        for flat, sent, work in self.on_their_way:
             with phase("communication"):
                 work.wait()
-            flat.mul_(1 / dist.get_world_size())
-            means = flat.split([one.numel() for one in bucket])
-            for parameter, mean in zip(bucket, means, strict=True):
-                parameter.grad.copy_(mean.view_as(parameter))  # type: ignore[union-attr]
+            flat.copy_(sent).mul_(1 / dist.get_world_size())
         self._reset()
 
     def close(self) -> None:

@@ -57,10 +57,6 @@ _OF_ENGINE = (
 )
 _OF_ZERO_1_AND_2 = (
     "optimizer.reduce_gradients",
-    "optimizer.ipg_buckets",
-    "optimizer.params_already_reduced",
-    "optimizer.get_param_id",
-    "optimizer.reduce_ready_partitions_and_remove_grads",
     "optimizer.overlapping_partition_gradients_reduce_epilogue",
     "optimizer.optimizer.state",
     "optimizer.param_names",
@@ -165,19 +161,20 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
 def overlap_reduction(engine: Any, bucket_size: int, dtype: torch.dtype) -> None:
     """Have gradients under ZeRO 0 and 1 reduced while a step's last backward pass continues.
 
-    DeepSpeed has no such thing for ZeRO 0. For ZeRO 1 it has, but forgets parameters that only an
-    earlier pass of the step reached: under the gradient cache, those of the objective.
+    DeepSpeed has no such thing for ZeRO 0. For ZeRO 1 it has, but it waits for the device, and
+    forgets parameters that only an earlier pass of the step reached: under the gradient cache,
+    those of the objective.
     """
+    engine.reduction = OverlappingReduction(
+        engine.module.parameters(),
+        bucket_size=bucket_size,
+        dtype=dtype,
+        is_last=engine.is_gradient_accumulation_boundary,
+    )
     if engine.zero_optimization_stage() == 0:
-        engine.reduction = OverlappingReduction(
-            engine.module.parameters(),
-            bucket_size=bucket_size,
-            dtype=dtype,
-            is_last=engine.is_gradient_accumulation_boundary,
-        )
         engine.allreduce_gradients = partial(_finish_reduction, engine)
-    elif engine.zero_optimization_stage() == 1:
-        engine.optimizer.reduce_gradients = partial(_reduce_rest, engine.optimizer)
+    else:  # what it calls at the end of a step's last pass: there is nothing left to be reduced
+        engine.optimizer.reduce_gradients = partial(_take_reduced, engine)
 
 
 def _finish_reduction(engine: Any) -> None:
@@ -185,17 +182,9 @@ def _finish_reduction(engine: Any) -> None:
         engine.reduction.finish()
 
 
-def _reduce_rest(optimizer: Any, **_: Any) -> None:
-    """Reduce the gradients of parameters that the last backward pass did not reach."""
-    waiting = {number for one in optimizer.ipg_buckets.values() for *_, number in one.params}
-    for index, group in enumerate(optimizer.bit16_groups):
-        for parameter in group:
-            number = optimizer.get_param_id(parameter)
-            reduced = optimizer.params_already_reduced[number] or number in waiting
-            if parameter.grad is not None and not reduced:
-                optimizer.reduce_ready_partitions_and_remove_grads(parameter, index)
-                waiting.add(number)
-    optimizer.overlapping_partition_gradients_reduce_epilogue()
+def _take_reduced(engine: Any, **_: Any) -> None:
+    engine.reduction.finish()
+    engine.optimizer.overlapping_partition_gradients_reduce_epilogue()
 
 
 def lend(engine: Any, borrowed: Iterable[tuple[nn.Module, nn.Parameter]]) -> None:

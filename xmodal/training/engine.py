@@ -34,7 +34,7 @@ def initialize_engine(
         clip_before_steps(optimizer, method, stage.clip_norm)
     config = _deepspeed_config(stage, training, batch_size, ranks)
     engine = deepspeed_adapter.initialize(method, optimizer, config)
-    if zero.overlaps(on_gpus=on_gpus):
+    if zero.stage < 2 and zero.overlaps(on_gpus=on_gpus):
         sent = torch.bfloat16 if training.communication == "bf16" else torch.float32
         deepspeed_adapter.overlap_reduction(engine, zero.bucket(on_gpus=on_gpus), sent)
     deepspeed_adapter.lend(engine, borrowed_weights(method))

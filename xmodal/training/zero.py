@@ -93,6 +93,12 @@ class ZeroConfig(Config):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> Self:
+        if self.overlap and self._offloads_alone:
+            raise ValueError("stage 1 does not overlap with offload_optimizer; use stage 2")
+        return self
+
     @field_validator("offload_optimizer", "offload_parameters", mode="before")
     @classmethod
     def _device_alone(cls, offload: Any) -> Any:
@@ -100,7 +106,14 @@ class ZeroConfig(Config):
 
     def overlaps(self, *, on_gpus: bool) -> bool:
         """Return whether gradients are reduced while the backward pass continues."""
-        return (on_gpus or self.stage == 3) if self.overlap is None else self.overlap
+        if self.overlap is None:
+            return self.stage == 3 or (on_gpus and not self._offloads_alone)
+        return self.overlap
+
+    @property
+    def _offloads_alone(self) -> bool:
+        # DeepSpeed takes gradients to the host as it reduces them.
+        return self.stage == 1 and self.offload_optimizer is not None
 
     def bucket(self, *, on_gpus: bool) -> int:
         """Return how many numbers of gradients are reduced at a time."""
@@ -115,8 +128,8 @@ class ZeroConfig(Config):
         }
         return {
             "stage": self.stage,
-            # Stage 0 is none of ZeRO's: xmodal/distributed/gradient_reduction.py.
-            "overlap_comm": self.stage > 0 and self.overlaps(on_gpus=on_gpus),
+            # Of stages 0 and 1: xmodal/distributed/gradient_reduction.py.
+            "overlap_comm": self.stage > 1 and self.overlaps(on_gpus=on_gpus),
             "reduce_bucket_size": self.bucket(on_gpus=on_gpus),
             "allgather_bucket_size": self.gather_bucket_size,
             "stage3_prefetch_bucket_size": self.prefetch_size,
