@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import torch
 
-from xmodal.phases import PHASES, HostClock, PhaseTimes, in_phase, phase, switch_phase
+from xmodal.phases import PHASES, HostClock, PhaseTimes, clock_of, in_phase, phase, switch_phase
 
 
 class Seconds:
@@ -79,3 +80,16 @@ def test_phases_outside_of_a_step_and_after_a_failure_count_nothing() -> None:
         pass
     assert sum(times.lap().values()) == pytest.approx(1)
     assert times.lap() == {}
+
+
+@pytest.mark.gpu
+def test_the_clock_of_a_gpu_times_its_stream_without_waiting() -> None:
+    times = PhaseTimes(clock_of(torch.device("cuda")))
+    matrix = torch.ones(4096, 4096, device="cuda")
+    matrix @ matrix  # libraries load at their first use
+    with times.measured("other"), phase("forward"):
+        for _ in range(50):
+            matrix @ matrix
+    assert times.lap() == {}  # the process is ahead of the GPU
+    torch.cuda.synchronize()
+    assert times.lap()["forward"] > 0.9

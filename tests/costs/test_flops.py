@@ -109,6 +109,8 @@ def test_recurrent_networks_count_as_products_of_the_words_that_there_are() -> N
     )
     short = flops_of_step(method, captions).forward["text"]
     assert short == pytest.approx(gru_by_hand(3 + 8, 6, 10), rel=0.01)
+    moved = captions.to(torch.device("cpu"))  # which knows lengths of its own
+    assert flops_of_step(method, moved).forward["text"] == short
 
 
 def test_counting_leaves_the_method_and_random_state_as_they_are() -> None:

@@ -54,6 +54,12 @@ def test_rates_are_of_all_ranks_and_of_each() -> None:
     assert lap["peak_memory_gb"] > 0.05
 
 
+def test_steps_that_are_logged_at_once_share_a_lap() -> None:
+    one = meter_of(Fixed())
+    assert lap_of(one) == one.lap(5)
+    assert lap_of(one) == one.lap(4)
+
+
 def test_mfu_is_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     one = meter_of(Fixed())
     monkeypatch.setattr(one, "peak", 989e12)

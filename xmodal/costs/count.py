@@ -66,7 +66,9 @@ def on_meta(batch: Batch, *, rows: int, length: int) -> Batch:
     bare: dict[str, Any] = {
         name: torch.empty(shape(name, one), dtype=one.dtype, device="meta")
         for name, one in tensors.items()
+        if not name.endswith("lengths")
     }
+    bare |= {"token_lengths": None, "second_token_lengths": None}  # none without a mask
     return replace(batch, **bare, faults=(), warnings=())
 
 

@@ -48,7 +48,8 @@ class StepFlops:
     """FLOPs of a method's steps, by which parts are trained and which losses are active now.
 
     It keeps a copy of the method without weights. FLOPs are quadratic in the length of texts, and
-    those of objectives in the size of the batch: three counts of each give all others.
+    those of objectives in the size of the batch: three counts of each give all others. The
+    backward pass of an objective counts as twice its forward pass.
     """
 
     def __init__(self, method: Method) -> None:

@@ -31,6 +31,7 @@ class StepMeter:
         self.times = PhaseTimes(clock_of(self.device))
         # Rank 0 speaks for all.
         self.flops = flops if environment.is_main else None
+        self.figures: dict[str, float] = {}  # of the last lap
         self.counted: list[float] = []  # FLOPs of each step since the last lap, a rank's share
         self.peak, self.unsaid = _peak(self.device, bf16=bf16)
 
@@ -53,7 +54,15 @@ class StepMeter:
         self.watch.resume()
 
     def lap(self, steps_left: int) -> dict[str, float]:
-        """Return the figures since the last lap, and start a new lap."""
+        """Return the figures since the last lap, and start a new lap.
+
+        Of two steps that are logged at once, a GPU's reports being read late, both get the same.
+        """
+        if self.watch.steps:
+            self.figures = self._figures(steps_left)
+        return self.figures
+
+    def _figures(self, steps_left: int) -> dict[str, float]:
         figures = self.watch.lap(steps_left)
         rate = figures["samples_per_second"]
         figures["samples_per_second_per_device"] = rate / self.ranks
