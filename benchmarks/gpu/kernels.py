@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.runner import ROOT
 from benchmarks.gpu.sections import Bench
+from benchmarks.gpu.testing import run_tests
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.precision import set_precision
 
@@ -103,27 +103,11 @@ def _relative(ours: Tensor, exact: Tensor) -> float:
     return float((ours.double() - exact).norm() / exact.norm().clamp(min=least))
 
 
-class _Outcomes:
-    """Plugin of pytest that records each test as soon as it has run."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Record a test's outcome; of one that fails before it begins, that too."""
-        if report.when == "call" or report.failed:
-            seconds = report.duration
-            self.bench.record(report.nodeid, seconds, "s", ok=not report.failed)
-
-
 def _run_tests(bench: Bench) -> None:
     """Run the tests that need a GPU; on a CPU one that the kernels' interpreter takes."""
-    on_gpu = bench.device == "cuda"
-    chosen = ["-m", "gpu"] if on_gpu else ["-k", "tf32_is_rounded"]
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if on_gpu]
-    marked = [path for path in files if "mark.gpu" in path.read_text()]
-    # The tests' conftest starts services that such a machine does not have.
-    words = ["-q", "--noconftest", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *chosen]
-    words += map(str, marked or [ROOT / "tests" / "objectives" / "test_triton.py"])
-    code = pytest.main(words, plugins=[_Outcomes(bench)])
-    bench.record("tests that need a GPU", f"pytest: {pytest.ExitCode(code).name}", ok=code == 0)
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    marked = [path for path in tests if "mark.gpu" in path.read_text()]
+    if bench.device == "cuda":
+        run_tests(bench, "-m", "gpu", *map(str, marked))
+    else:
+        run_tests(bench, "-k", "interpreted_it_finds", "tests/objectives/test_triton.py")
