@@ -43,7 +43,8 @@ def measure(bench: Bench) -> None:
         set_precision(tf32=precision == "tf32")
         for name in OBJECTIVES:
             if precision != "bf16" or name not in FLOAT32_ALONE:
-                _compare(name, precision, bench)
+                with bench.attempt(f"{name}, {precision}"):
+                    _compare(name, precision, bench)
     set_precision(tf32=False)
     _run_tests(bench)
 

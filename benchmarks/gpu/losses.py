@@ -77,22 +77,27 @@ def measure(bench: Bench) -> None:
     for batch in (512, 2048) if bench.small else (32_768, 65_536):
         x, y = pairs(batch, DIM, 0, 1)
         for one in COMPARISONS:
-            name = f"{one.name} {batch:,}"
-            seconds, memory = _record(f"{name}: ours", one.ours(0, 1), x, y, bench)
-            flops = one.num_matmuls * 2 * batch**2 * DIM
-            bench.record(f"{name}: share of the matrix-product rate", flops / seconds / rate)
-            with_open_clip = bool(one.peer and find_spec("open_clip"))
-            other = one.peer if with_open_clip else "full matrix"
-            peer = open_clip(one.peer) if with_open_clip else one.formula
-            try:
-                theirs = _record(f"{name}: {other}", _in_bf16(peer(0, 1), bench), x, y, bench)
-            except torch.OutOfMemoryError:
-                bench.record(f"{name}: {other}", "out of memory")
-                continue
-            finally:
-                torch.cuda.empty_cache()
-            bench.record(f"{name}: time beside {other}", seconds / theirs[0])
-            bench.record(f"{name}: memory beside {other}", memory / theirs[1])
+            with bench.attempt(f"{one.name} {batch:,}"):
+                _compare(one, x, y, rate, bench)
+            torch.cuda.empty_cache()
+
+
+def _compare(one: Comparison, x: Tensor, y: Tensor, rate: float, bench: Bench) -> None:
+    """Record a loss and what it is compared with, beside FLOP/s of matrix products."""
+    name = f"{one.name} {len(x):,}"
+    seconds, memory = _record(f"{name}: ours", one.ours(0, 1), x, y, bench)
+    flops = one.num_matmuls * 2 * len(x) ** 2 * DIM
+    bench.record(f"{name}: share of the matrix-product rate", flops / seconds / rate)
+    with_open_clip = bool(one.peer and find_spec("open_clip"))
+    other = one.peer if with_open_clip else "full matrix"
+    peer = open_clip(one.peer) if with_open_clip else one.formula
+    try:
+        theirs = _record(f"{name}: {other}", _in_bf16(peer(0, 1), bench), x, y, bench)
+    except torch.OutOfMemoryError:
+        bench.record(f"{name}: {other}", "out of memory")
+        return
+    bench.record(f"{name}: time beside {other}", seconds / theirs[0])
+    bench.record(f"{name}: memory beside {other}", memory / theirs[1])
 
 
 def _record(name: str, loss: Loss, x: Tensor, y: Tensor, bench: Bench) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.gpu.sections import Bench
 from benchmarks.gpu.tiny import command, history, killed, losses, scenes, words
 
+Losses = dict[int, float]  # by step
 STAGES = (0, 1, 2, 3)
 KILLED_AT = 15  # steps; checkpoints are every ten
 # What ZeRO may change is the order in which gradients are added up.
@@ -13,34 +14,29 @@ BETWEEN_STAGES = 1e-4
 
 
 def measure(bench: Bench) -> None:
-    """Train every ZeRO stage in peace, then killed and resumed, stages beside each other."""
+    """Train by every ZeRO stage in peace, then killed and resumed, stages beside each other."""
     scenes(bench.work)  # before those who would draw them at the same time
     stages = (0, 3) if bench.small else STAGES
-    with ThreadPoolExecutor(2 if bench.small else len(stages)) as beside:
-        whole = dict(zip(stages, beside.map(lambda zero: _whole(bench, zero), stages), strict=True))
+    with ThreadPoolExecutor(len(stages)) as beside:
+        trained = {zero: beside.submit(_train, bench, zero) for zero in stages}
         for zero in stages:
-            apart = _apart(whole[zero], whole[0])
-            name = f"ZeRO {zero}: losses beside ZeRO 0"
-            bench.record(name, apart, "relative", ok=apart <= BETWEEN_STAGES)
-        resumed = beside.map(lambda zero: _resumed(bench, zero), stages)
-        for zero, found in zip(stages, resumed, strict=True):
-            apart = _apart(found, whole[zero])
-            bench.record(f"ZeRO {zero}: losses after kill -9", apart, "relative", ok=apart == 0)
+            with bench.attempt(f"ZeRO {zero}"):
+                whole, resumed = trained[zero].result()
+                apart = _apart(whole, trained[0].result()[0])
+                name = f"ZeRO {zero}: losses beside ZeRO 0"
+                bench.record(name, apart, "relative", ok=apart <= BETWEEN_STAGES)
+                apart = _apart(resumed, whole)
+                bench.record(f"ZeRO {zero}: losses after kill -9", apart, "relative", ok=apart == 0)
 
 
-def _whole(bench: Bench, zero: int) -> dict[int, float]:
-    run = bench.work / f"whole{zero}"
-    command(*_words(bench, zero, run))
-    return losses(run)
-
-
-def _resumed(bench: Bench, zero: int) -> dict[int, float]:
-    """Return the losses of a run that is killed between two checkpoints, and given again."""
-    run = bench.work / f"killed{zero}"
+def _train(bench: Bench, zero: int) -> tuple[Losses, Losses]:
+    """Return the losses of a run, and of one that is killed between two checkpoints and resumed."""
+    whole, run = bench.work / f"whole{zero}", bench.work / f"killed{zero}"
+    command(*_words(bench, zero, whole))
     if not killed(_words(bench, zero, run), lambda: _steps(run) >= KILLED_AT):
         raise RuntimeError(f"ZeRO {zero} ended before it was killed")
     command(*_words(bench, zero, run))
-    return losses(run)
+    return losses(whole), losses(run)
 
 
 def _words(bench: Bench, zero: int, run: Path) -> list[str]:
@@ -52,7 +48,7 @@ def _steps(run: Path) -> int:
     return int(rows[-1]["step"]) if rows else 0
 
 
-def _apart(one: dict[int, float], other: dict[int, float]) -> float:
+def _apart(one: Losses, other: Losses) -> float:
     """Return the greatest relative difference of two runs' losses; infinite if steps differ."""
     if one.keys() != other.keys():
         return float("inf")

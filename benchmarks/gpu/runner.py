@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
-
 from benchmarks.gpu.lines import Line, append, read
 from benchmarks.gpu.sections import Section, shown
 
@@ -67,6 +65,8 @@ def _exit_code(words: list[object], seconds: float, variables: Mapping[str, str]
 
 def kill(process: subprocess.Popen) -> None:
     """Kill a process and its descendants, those too that have sessions of their own."""
+    import psutil  # a Python that lacks packages is told so by the command
+
     with suppress(psutil.NoSuchProcess):
         descendants = psutil.Process(process.pid).children(recursive=True)
         for one in [psutil.Process(process.pid), *descendants]:

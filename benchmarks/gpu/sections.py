@@ -2,13 +2,16 @@
 
 import argparse
 import importlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.gpu.lines import Line, append
 from xmodal.errors import run_command
 
-ON_CPU = 240.0  # seconds at most of a section in small form
+ON_CPU = 300.0  # seconds at most of a section in small form
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,15 @@ class Bench:
         line = Line(self.section, name, value, unit, ok, note)
         append(self.results, line)
         print(shown(line), flush=True)
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Record a block that raises as a check that failed; what follows it is measured still."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.record(name, type(error).__name__, ok=False, note=str(error).partition("\n")[0])
 
 
 def shown(line: Line) -> str:

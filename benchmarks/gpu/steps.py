@@ -38,10 +38,13 @@ def measure(bench: Bench) -> None:
         assert reference.stdout
         environment = start()  # sets variables that are this process's alone
         for method in METHODS:
-            waits = _train(method, bench, environment)
+            waits = Counter[str]()
+            with bench.attempt(f"{method}: training"):
+                waits = _train(method, bench, environment)
             if f"{method}\n" not in reference.stdout:  # which reads until then
                 raise RuntimeError(f"the CPU's {method} has failed")
-            _compare(method, bench, waits)
+            with bench.attempt(f"{method}: losses beside the CPU's"):
+                _compare(method, bench, waits)
     if bench.small:
         run_tests(bench, "-k", "waits_for_nothing", "tests/training/test_stalls.py")
 

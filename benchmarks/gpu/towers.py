@@ -5,6 +5,7 @@ the command itself, from the loader.
 """
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,12 +14,13 @@ import torch
 
 from benchmarks.gpu.machine import peak_rate
 from benchmarks.gpu.photographs import photograph_shards
+from benchmarks.gpu.planned import planned_memory, record_planned
 from benchmarks.gpu.sections import Bench
-from benchmarks.gpu.timing import peak_of, seconds_of
+from benchmarks.gpu.timing import GIB, peak_of, seconds_of
 from benchmarks.gpu.tiny import history, launched
 from benchmarks.measure_cache import cached, random_batch
 from xmodal.assembly.build import build_method
-from xmodal.assembly.recipe import Recipe, read_recipe
+from xmodal.assembly.recipe import read_recipe
 from xmodal.costs.flops import flops_of_step
 from xmodal.data.batch import Batch
 from xmodal.distributed.environment import start
@@ -77,21 +79,29 @@ def measure(bench: Bench) -> None:
     start()
     choose_kernels(deterministic=False)
     peak = peak_rate(bench, "fp32" if bench.small else "bf16")
-    for variant in VARIANTS:
-        for towers in models:
-            try:
-                _on_device(towers, variant, peak, bench)
-            except torch.OutOfMemoryError:
-                bench.record(f"{towers.name}, {variant}", "out of memory")
-            gc.collect()  # engines are full of circular references
-            torch.cuda.empty_cache()
-    for towers in models[:1]:
-        _from_loader(towers, bench)
+    with ThreadPoolExecutor(len(models)) as beside:
+        plans = {one: beside.submit(planned_memory, _keys(one), bench) for one in models}
+        for variant in VARIANTS:
+            for towers in models:
+                name = f"{towers.name}, {variant}"
+                with bench.attempt(name):
+                    memory = _steps(towers, variant, name, peak, bench)
+                    if variant == "plain":
+                        record_planned(name, plans[towers].result(), memory, bench)
+                gc.collect()  # engines are full of circular references
+                torch.cuda.empty_cache()
+            if variant == "compiled":
+                name = f"{models[0].name}, from the loader"
+                with bench.attempt(name):
+                    _from_loader(models[0], name, bench)
 
 
-def _on_device(towers: Towers, variant: str, peak: float, bench: Bench) -> None:
-    """Record a model's steps over one batch that lies on the device, which has a peak of FLOP/s."""
-    recipe = _recipe(towers, VARIANTS[variant])
+def _steps(towers: Towers, variant: str, name: str, peak: float, bench: Bench) -> float:
+    """Record steps over one batch that lies on the device, of which `peak` FLOP/s can be had.
+
+    Returns the peak of memory, GiB.
+    """
+    recipe = read_recipe("clip", [*_keys(towers), *VARIANTS[variant]])
     stage, text, size = recipe.stages[0], recipe.method.text, towers.batch
     vocabulary = text.tokenizer.vocabulary
     batch = random_batch(size, recipe.method.image.size, vocabulary, text.context)
@@ -102,12 +112,13 @@ def _on_device(towers: Towers, variant: str, peak: float, bench: Bench) -> None:
     )
     engine = initialize_engine(method, stage, recipe.training, size, 1)
     step = partial(_step, engine, batch.to(torch.device(bench.device)))
-    name = f"{towers.name}, {variant}"
     seconds = seconds_of(step, bench.device, repeats=3 if bench.small else 8)
     bench.record(f"{name}: samples", size / seconds, "samples/s")
     bench.record(f"{name}: MFU", flops / seconds / peak)
-    bench.record(f"{name}: peak memory", peak_of(step), "GiB")
+    memory = peak_of(step)
+    bench.record(f"{name}: peak memory", memory, "GiB")
     close_engine(engine)
+    return memory
 
 
 def _step(engine: Any, batch: Batch) -> None:
@@ -115,7 +126,7 @@ def _step(engine: Any, batch: Batch) -> None:
     engine.step()
 
 
-def _from_loader(towers: Towers, bench: Bench) -> None:
+def _from_loader(towers: Towers, name: str, bench: Bench) -> None:
     """Record what the training command logs of its pace on shards of photographs."""
     shards = photograph_shards(bench.work, 64 if bench.small else 512)
     run = bench.work / "from_loader"
@@ -123,22 +134,23 @@ def _from_loader(towers: Towers, bench: Bench) -> None:
     words = [
         "launch/train.py",
         "clip",
+        *_keys(towers),
         f"run={run}",
         f"data.train={shards}",
-        f"data.batch_size={towers.batch}",
         f"data.workers={1 if bench.small else 14}",
         f"stages.0.length={steps} steps",
         f"training.log_every={steps // 3}",
         "evaluation.every=0",
-        *towers.overrides,
     ]
     launched(*words)
     last = history(run)[-1]
-    bench.record(
-        f"{towers.name}, from the loader: samples", last["samples_per_second"], "samples/s"
-    )
+    bench.record(f"{name}: samples", last["samples_per_second"], "samples/s")
+    bench.record(f"{name}: wait for data", last["data_wait"], note="share of the time")
+    bench.record(f"{name}: peak memory", last["peak_memory_gb"] * 1e9 / GIB, "GiB")
+    if "mfu" in last:
+        bench.record(f"{name}: MFU", last["mfu"])
 
 
-def _recipe(towers: Towers, variant: tuple[str, ...]) -> Recipe:
-    data = [f"data.batch_size={towers.batch}", "training.precision=bf16", "training.zero=0"]
-    return read_recipe("clip", [*data, *towers.overrides, *variant])
+def _keys(towers: Towers) -> tuple[str, ...]:
+    training = ("training.precision=bf16", "training.zero=0")
+    return (f"data.batch_size={towers.batch}", *training, *towers.overrides)
