@@ -65,7 +65,7 @@ def _exit_code(words: list[object], seconds: float, variables: Mapping[str, str]
 
 def kill(process: subprocess.Popen) -> None:
     """Kill a process and its descendants, those too that have sessions of their own."""
-    import psutil  # a Python that lacks packages is told so by the command
+    import psutil  # where packages are missing, the command says so before this
 
     with suppress(psutil.NoSuchProcess):
         descendants = psutil.Process(process.pid).children(recursive=True)
