@@ -18,6 +18,7 @@ from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.components.config import Span
 from xmodal.data.batch import Batch
 from xmodal.methods.method import Method
+from xmodal.training.clipping import clip_before_steps
 from xmodal.training.config import StageConfig
 from xmodal.training.parts import parameter_groups, select_trained
 from xmodal.training.timeline import Timeline
@@ -64,6 +65,7 @@ class Engine:
     def __init__(self, method: Method, stage: StageConfig) -> None:
         self.module, self.device = method, next(method.parameters()).device
         self.optimizer = stage.optimizer.build(parameter_groups(method, stage))
+        clip_before_steps(self.optimizer, method, stage.clip_norm)
 
     def __call__(self, compute: Any) -> Any:
         return self.module(compute)
@@ -74,11 +76,9 @@ class Engine:
     def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
         pass
 
-    def zero_optimization(self) -> bool:
-        return False
-
-    def get_global_grad_norm(self) -> None:
-        return None
+    def get_global_grad_norm(self) -> Tensor:
+        norm: Tensor = self.optimizer._global_grad_norm
+        return norm
 
     def step(self) -> None:
         self.gradients = {

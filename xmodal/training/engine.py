@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xmodal.models.adapters import borrowed_weights
 from xmodal.models.channels_last import lay_out_weights
@@ -86,9 +86,3 @@ def set_learning_rate(engine: Any, span: StageSpan, step: int, timeline: Timelin
     for group in engine.optimizer.param_groups:
         group["lr"] = (highest if group["constant"] else rate) * group["factor"]
     return rate
-
-
-def gradient_norm(module: nn.Module) -> Tensor:
-    """Return the norm, (), of all gradients of a module together."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)

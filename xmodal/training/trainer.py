@@ -36,7 +36,7 @@ from xmodal.training.checkpointing import Checkpointing
 from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
 from xmodal.training.device_batches import device_batches
 from xmodal.training.ema import set_decay
-from xmodal.training.engine import close_engine, gradient_norm, initialize_engine, set_learning_rate
+from xmodal.training.engine import close_engine, initialize_engine, set_learning_rate
 from xmodal.training.garbage import ScheduledCollection
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.log import TrainingLog
@@ -276,10 +276,8 @@ class Trainer:
         shared = self.reduce_step_stats(losses, loss, batch)
         cache.backward(loss)
         with phase("optimiser"):
-            # ZeRO knows the norm once it has stepped; without it the gradients are gone by then.
-            norm = None if engine.zero_optimization() else gradient_norm(engine.module)
             engine.step()
-        norm = engine.get_global_grad_norm() if norm is None else norm
+        norm = engine.get_global_grad_norm()
         norm = torch.as_tensor(0.0 if norm is None else norm, dtype=torch.float64)
         own = {"grad_norm": norm, **engine.module.monitors}
         ramped = {name for name, one in span.config.losses.items() if one.ramp != "none"}
