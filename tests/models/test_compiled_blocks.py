@@ -112,6 +112,7 @@ def test_equal_blocks_of_all_lengths_compile_once(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("image", "text", "checkpointing", "graphs"),
     [

@@ -36,10 +36,9 @@ class SplitAttention(nn.Module):
         **_: Any,
     ) -> tuple[Tensor, None]:
         """Return (batch, length, dim) and None; masks are added, or True where it is forbidden."""
-        # By their memory: hooks of DeepSpeed pass other objects on.
-        assert key.data_ptr() == value.data_ptr()
+        assert _is_same(key, value)
         own = self.in_proj(query)
-        other = own if key.data_ptr() == query.data_ptr() else self.in_proj(key)
+        other = own if _is_same(key, query) else self.in_proj(key)
         q, k, v = self._heads(own)[0], *self._heads(other)[1:]
         mask = _added(attn_mask, q)
         if key_padding_mask is not None:
@@ -81,6 +80,11 @@ def _joined(split: SplitAttention) -> nn.MultiheadAttention:
 
 def _parameters(layer: nn.Linear) -> tuple[Any, Any]:
     return layer.weight, layer.bias
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    # By their memory as well: hooks of DeepSpeed pass other objects on.
+    return one is other or one.data_ptr() == other.data_ptr()
 
 
 def _linear(weight: Any, bias: Any) -> nn.Linear:

@@ -1,5 +1,6 @@
 """Compilation of an encoder by block: equal blocks are compiled once."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -57,6 +58,8 @@ def _call(forward: Forward, *args: Any, **kwargs: Any) -> Any:
 def _compiled(dynamic: bool) -> Callable[..., Any]:
     """Return `_call` compiled, the same for all blocks, so that equal ones share what is made."""
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
+    # It warns of operations in place where activations are kept selectively; blocks have none.
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     options = OPTIONS if BACKEND == "inductor" else None
     compiled: Callable[..., Any] = torch.compile(
         _call, dynamic=dynamic, backend=BACKEND, options=options
