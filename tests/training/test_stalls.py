@@ -31,6 +31,16 @@ CLIP = (
     "method.text={kind: transformer, width: 16, layers: 1, heads: 2}",
     "method.embedding=16",
 )
+CLIP_TOWERS = (
+    "method.image={kind: vit, size: 32, patch: 16, width: 16, layers: 1, heads: 2, mlp: 32}",
+    "method.text={kind: clip_text, width: 16, layers: 1, heads: 2, mlp: 32}",
+    "method.embedding=16",
+)
+RECURRENT = (
+    "method.image={kind: timm, name: test_resnet, size: 32, weights: random}",
+    "method.text={kind: lstm, word: 8, width: 16, layers: 2, bidirectional: true}",
+    "method.embedding=16",
+)
 OBJECTIVES = {
     "info_nce": "{kind: info_nce}",
     "same id": "{kind: info_nce, positives: same_id}",
@@ -52,11 +62,14 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
         for number, stage in enumerate(STAGES[kind])
     },
     "dim, both": ("dim", (*CHANGES["dim"], "method.global_critic=concatenate"), 0),
+    "clip's own towers": ("clip", CLIP_TOWERS, 0),
+    "lstm, batch normalisation": ("clip", RECURRENT, 0),
 }
+TWO_RANKS = ("clip, info_nce", "mite, adversarial", "uncsm, joint", "ptf_simcm, main", "dim, main")
 
 
 STEPS = [(case, BATCH) for case in CASES]
-STEPS += [(case, 3) for case in CASES if case == "clip, info_nce" or not case.startswith("clip")]
+STEPS += [(case, 3) for case in CASES if not case.startswith("clip, ") or case == "clip, info_nce"]
 
 
 class Engine:
@@ -205,6 +218,13 @@ def test_a_step_waits_for_nothing_and_is_read_once(
     expected = take(case, micro_batch, on_device=False)
     assert found.values == pytest.approx(expected.values, rel=1e-4, abs=1e-6)
     torch.testing.assert_close(found.gradients, expected.gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", TWO_RANKS)
+def test_ranks_exchange_what_they_need_without_waiting(case: str) -> None:
+    for found in on_ranks(2, partial(take, on_device=True), case, 3):
+        assert found.waits == []
+        assert len(found.reads) == 1
 
 
 def test_a_wait_is_seen() -> None:
