@@ -12,7 +12,7 @@ from xmodal.evaluation.protocols.protocol import Protocol
 from xmodal.evaluation.protocols.registry import all_protocols
 from xmodal.runs.run import Run
 from xmodal.training.config import StageConfig
-from xmodal.training.log import COLLAPSED_LINES, TrainingLog
+from xmodal.training.log import COLLAPSED_LINES, SUMMARY, TrainingLog
 from xmodal.training.timeline import StageSpan
 
 SPAN = StageSpan(StageConfig(), 0, 0, 99, 0)
@@ -141,3 +141,24 @@ def test_a_full_disk_names_the_events(tmp_path: Path, monkeypatch: pytest.Monkey
                 log.step(1, SPAN, VALUES)
     assert file.exists()
     assert json.loads(log.run.metrics.read_text())["step"] == 1
+
+
+def test_a_line_shows_mfu_and_memory_and_another_one_where_the_time_went(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = {
+        "samples_per_second_per_device": 5.0,
+        "mfu": 0.412,
+        "peak_memory_gb": 38.21,
+        "time/data": 0.1,
+        "time/forward": 0.9,
+    }
+    with TrainingLog(Run(str(tmp_path)), first_step=0, steps=99, speaks=True) as log:
+        for step in range(1, SUMMARY + 3):
+            log.step(step, SPAN, VALUES | costs | {"loss": 1 / step})
+        log.step(SPAN.end, SPAN, VALUES | costs | {"loss": 0.01})
+    lines = capsys.readouterr().out.splitlines()
+    assert "samples/s  (5 a device)  MFU 41%  38.2 GB  data wait 0%" in lines[0]
+    said = [line for line in lines if line == "main: time by phase: data 10%, forward 90%"]
+    assert len(said) == 2
+    assert said[0] == lines[SUMMARY]

@@ -169,6 +169,8 @@ class TrainingLog:
 
 def _use(values: Mapping[str, Any]) -> str:
     """Return how much of the device a step uses, as far as that is known."""
+    each, rate = values.get("samples_per_second_per_device", 0.0), values["samples_per_second"]
+    share = f"({each:.0f} a device)  " if 0 < each < rate else ""
     mfu = f"MFU {values['mfu']:.0%}  " if "mfu" in values else ""
     memory = f"{values['peak_memory_gb']:.1f} GB  " if "peak_memory_gb" in values else ""
-    return mfu + memory
+    return share + mfu + memory
