@@ -33,12 +33,13 @@ class Section:
 
 SECTIONS = (
     Section("benchmarks.gpu.machine", 20),
-    Section("benchmarks.gpu.kernels", 70),
-    Section("benchmarks.gpu.steps", 80),
-    Section("benchmarks.gpu.resume", 50),
+    Section("benchmarks.gpu.compilation", 40),
+    Section("benchmarks.gpu.kernels", 55),
+    Section("benchmarks.gpu.steps", 70),
+    Section("benchmarks.gpu.resume", 45),
     Section("benchmarks.gpu.ranks", 25),
     Section("benchmarks.gpu.loading", 20),
-    Section("benchmarks.gpu.towers", 155),
+    Section("benchmarks.gpu.towers", 150),
     Section("benchmarks.gpu.losses", 45),
 )
 
