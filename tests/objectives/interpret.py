@@ -17,7 +17,7 @@ from xmodal.objectives.pairwise import engine, triton_launch
 from xmodal.objectives.pairwise.triton_launch import blocks
 
 # Small, so that a few hundred rows are many blocks and programs take several.
-SMALL = [blocks(32, 64, 64, warps=4, stages=1), blocks(64, 32, 64, warps=4, stages=1)]
+SMALL = {(False, 2): blocks(32, 64, 64), (False, 4): blocks(64, 32, 64)}
 
 
 def multiply_bfloat16(builder: Any, a: Any, b: Any, *others: Any) -> Any:
@@ -37,6 +37,6 @@ create_dot = interpreter.InterpreterBuilder.create_dot
 if __name__ == "__main__":
     interpreter.InterpreterBuilder.create_dot = multiply_bfloat16
     engine.runs_kernels = lambda _: True
-    triton_launch.CANDIDATES[False] = SMALL
+    triton_launch.FIXED = SMALL
     function, arguments = torch.load(sys.argv[1], weights_only=False)
     torch.save(function(*arguments), sys.argv[2])

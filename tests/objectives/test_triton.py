@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.objectives.equivalence import Case, Result, differentiate, in_single, on_cpu
 from tests.objectives.test_equivalence import CASES
 from xmodal.objectives.pairwise import cells, hardest, log_sum_exp, pair_sum, total_log_sum_exp
+from xmodal.objectives.pairwise.tiles import Tiles
 
 pytest.importorskip("triton")
 
@@ -202,12 +204,16 @@ SHAPES = {
 }
 
 
+ON_EVERY_SHAPE = ("without_negatives", "softplus with offset", "distance hinges")
+
+
 def gradients_of(dtype: torch.dtype) -> dict[tuple[str, str], list[Tensor]]:
-    """Return every function's value and gradients by x, y and scale."""
+    """Return functions' values and gradients by x, y and scale."""
     return {
         (name, shape): differentiated(function, given, dtype)
         for name, function in FUNCTIONS.items()
         for shape, given in SHAPES.items()
+        if shape == "ragged" or name in ON_EVERY_SHAPE
     }
 
 
@@ -224,9 +230,20 @@ def differentiated(function: Any, given: Inputs, dtype: torch.dtype) -> list[Ten
 TOLERANCES = {torch.float32: [1e-6, 5e-6, 5e-6, 1e-5], torch.bfloat16: [1e-6, 6e-2, 6e-2, 3e-2]}
 
 
+@pytest.fixture(scope="module")
+def found_by_kernel(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What one process finds: gradients by precision, places of the hardest, values of NaN."""
+    return interpreted(tmp_path_factory.mktemp("triton"), all_results)
+
+
+def all_results() -> tuple[Any, ...]:
+    gradients = {dtype: gradients_of(dtype) for dtype in TOLERANCES}
+    return gradients, all_found(), values_of_nan()
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["float32", "bfloat16"])
-def test_interpreted_functions_equal_plain_tiles(dtype: torch.dtype, tmp_path: Path) -> None:
-    got, expected = interpreted(tmp_path, gradients_of, dtype), gradients_of(torch.float64)
+def test_interpreted_functions_equal_plain_tiles(dtype: torch.dtype, found_by_kernel: Any) -> None:
+    got, expected = found_by_kernel[0][dtype], gradients_of(torch.float64)
     for key, results in expected.items():
         assert_near(got[key], results, TOLERANCES[dtype], key)
 
@@ -258,8 +275,8 @@ def all_found() -> dict[tuple[str, bool], list[Tensor]]:
     }
 
 
-def test_interpreted_it_finds_the_first_of_the_greatest(tmp_path: Path) -> None:
-    got = interpreted(tmp_path, all_found)
+def test_interpreted_it_finds_the_first_of_the_greatest(found_by_kernel: Any) -> None:
+    got = found_by_kernel[1]
     for key, results in all_found().items():
         for ours, expected in zip(got[key], results, strict=True):
             assert torch.equal(ours, expected), key
@@ -272,9 +289,77 @@ def values_of_nan() -> dict[str, Tensor]:
     return {name: function(x, y, scale, given) for name, function in FUNCTIONS.items()}
 
 
-def test_interpreted_what_is_not_a_number_shows_in_the_value(tmp_path: Path) -> None:
-    for name, value in interpreted(tmp_path, values_of_nan).items():
+def test_interpreted_what_is_not_a_number_shows_in_the_value(found_by_kernel: Any) -> None:
+    for name, value in found_by_kernel[2].items():
         assert value.isnan().all(), name
+
+
+def near_pairs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = F.normalize(torch.randn(131, 33, generator=generator))
+    return x, x + 0.01
+
+
+def scaled_sums(x: Tensor, y: Tensor, *, tf32: bool) -> list[Tensor]:
+    from xmodal.objectives.pairwise import triton_engine
+
+    triton_engine.rounds_to_tf32 = lambda _: tf32
+    return [each.double() for each in log_sum_exp(x, y, scale=torch.tensor([20.0]))]
+
+
+def by_formula(x: Tensor, y: Tensor) -> list[Tensor]:
+    scores = 20 * x.double() @ y.double().T
+    return [scores.logsumexp(1), scores.logsumexp(0)]
+
+
+def test_interpreted_tf32_is_rounded_and_not_cut_off(tmp_path: Path) -> None:
+    x, y = near_pairs()
+    rounded = [((side.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32) for side in (x, y)]
+    found = interpreted(tmp_path, partial(scaled_sums, tf32=True), x, y)
+    for ours, expected, exact in zip(found, by_formula(*rounded), by_formula(x, y), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-5)
+        assert (ours - exact).abs().max() > 1e-4
+        # What is rounded is off to both sides.
+        assert abs((ours - exact).mean()) < 0.5 * (ours - exact).abs().mean()
+
+
+def held_by_tf32(values: Tensor) -> bool:
+    return not (values.contiguous().view(torch.int32) & 0x1FFF).any()
+
+
+def test_float32_is_three_products_of_what_tf32_holds() -> None:
+    """As exact as float32, whether or not the hardware cuts off what TF32 does not hold."""
+    from xmodal.objectives.pairwise import triton_engine
+
+    x, y = torch.randn(2, 50, 40, generator=torch.Generator().manual_seed(0))
+    three_x, three_y = triton_engine._multiplied(x, y)
+    assert held_by_tf32(three_x)
+    assert held_by_tf32(three_y)
+    exact = x.double() @ y.double().T
+    lengths = x.double().norm(dim=1)[:, None] * y.double().norm(dim=1)
+    assert ((three_x.double() @ three_y.double().T - exact).abs() < 2 * UNIT * lengths).all()
+
+
+def test_tf32_keeps_what_is_not_finite() -> None:
+    from xmodal.objectives.pairwise import triton_engine
+
+    values = torch.tensor([torch.inf, -torch.inf, torch.nan, 1.0, torch.finfo(torch.float32).max])
+    got = triton_engine._tf32(values)
+    assert got[:2].equal(values[:2])
+    assert got[2].isnan()
+    assert got[3] == 1
+
+
+def test_bfloat16_is_not_rounded_once_more_by_its_scale() -> None:
+    from xmodal.objectives.pairwise import triton_engine
+
+    x, y = (side.bfloat16() for side in near_pairs())
+    engine = triton_engine.TritonEngine(Tiles(x, y, None, 64, torch.tensor([1 / 0.07])))
+    assert torch.equal(engine.x[:, :33], x)
+    assert torch.equal(engine.y[:, :33], y)
+    assert (engine.scale.dtype, engine.scale.item()) == (torch.float32, pytest.approx(1 / 0.07))
+    engine = triton_engine.TritonEngine(Tiles(x, y, None, 64))
+    assert (engine.scale.dtype, engine.scale.item()) == (torch.float32, 1)
 
 
 @pytest.mark.gpu

@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 
 LOWEST = tl.constexpr(-3.0e38)
-# As in `statistics`: within this, one exponential serves rows and columns.
+# Where scores, or statistics of rows and columns, lie within these of each other, one exponential
+# serves rows and columns: none underflows, or only shares of less than e⁻⁴⁰ of any sum.
+RANGE = tl.constexpr(80.0)
 SPREAD = tl.constexpr(40.0)
 
 
@@ -19,12 +21,12 @@ SPREAD = tl.constexpr(40.0)
 def softmax_statistics(scores, rows, columns, inside, first, parameter, rounding):
     """The log-sum-exp of rows and columns: a reference and Σ exp(s − reference)."""
     top = tl.maximum(tl.max(scores), LOWEST)  # of nothing but −∞ the maximum must stay finite
-    exponentials = tl.exp(scores - top)
-    row_sum, column_sum = tl.sum(exponentials, 1), tl.sum(exponentials, 0)
-    row_top, column_top = top + 0 * row_sum, top + 0 * column_sum
-    least_row = tl.min(tl.where(inside[0], row_sum, 1.0))
-    least_column = tl.min(tl.where(inside[1], column_sum, 1.0))
-    if tl.minimum(least_row, least_column) < 4.0e-18:  # exp(−SPREAD)
+    low = tl.min(tl.where(scores > float("-inf"), scores, top))
+    if top - low < RANGE:
+        exponentials = tl.exp(scores - top)
+        row_sum, column_sum = tl.sum(exponentials, 1), tl.sum(exponentials, 0)
+        row_top, column_top = top + 0 * row_sum, top + 0 * column_sum
+    else:
         row_top = tl.maximum(tl.max(scores, 1), LOWEST)
         row_sum = tl.sum(tl.exp(scores - row_top[:, None]), 1)
         column_top = tl.maximum(tl.max(scores, 0), LOWEST)

@@ -44,6 +44,7 @@ class Family:
             "has_ids": has_ids,
             "has_slopes": self.has_slopes,
             "takes": self.takes,
+            "enable_fp_fusion": True,
         }
 
 
@@ -162,7 +163,8 @@ def _tf32(values: Tensor) -> Tensor:
 
 def _whole_rows(values: Tensor) -> Tensor:
     """Return (rows, width) as descriptors need it: contiguous, aligned, rows of whole 16 bytes."""
-    values = F.pad(values, (0, -values.shape[1] % MULTIPLE)).contiguous()
+    missing = -values.shape[1] % MULTIPLE
+    values = F.pad(values, (0, missing)) if missing else values.contiguous()
     return values.clone() if values.data_ptr() % 16 else values
 
 

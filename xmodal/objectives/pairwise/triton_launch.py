@@ -19,27 +19,29 @@ LARGE_SHARED_MEMORY = 200 * 1024  # bytes a block may have on H100, B200 and lat
 WORTH_TUNING = 1024  # rows and columns of a tile
 
 
-def blocks(rows: int, columns: int, row_bytes: int, *, warps: int, stages: int) -> triton.Config:
+def blocks(rows: int, columns: int, row_bytes: int, **options: int) -> triton.Config:
     """Return a shape of blocks: rows and columns of scores, bytes of a row fetched at a time."""
     shape = {"block_rows": rows, "block_columns": columns, "block_bytes": row_bytes}
-    return triton.Config(shape, num_warps=warps, num_stages=stages)
+    return triton.Config(shape, **options)
 
 
-# By whether the chip has large shared memory. Where the choice is fixed, the first is for numbers
-# of 2 bytes and the second for those of 4.
+# By whether the chip has large shared memory, and by the bytes of a number.
+FIXED = {
+    (False, 2): blocks(128, 128, 64, num_warps=8, num_stages=3),
+    (False, 4): blocks(128, 64, 64, num_warps=8, num_stages=3),
+    (True, 2): blocks(128, 128, 128, num_warps=8, num_stages=3),
+    (True, 4): blocks(128, 128, 128, num_warps=8, num_stages=3),
+}
 CANDIDATES = {
-    False: [
-        blocks(128, 128, 64, warps=8, stages=3),
-        blocks(128, 64, 64, warps=8, stages=3),
-        blocks(128, 128, 64, warps=4, stages=3),
-    ],
+    False: [FIXED[False, 2], FIXED[False, 4]],
     True: [
-        blocks(128, 256, 128, warps=8, stages=3),
-        blocks(128, 128, 128, warps=8, stages=3),
-        blocks(64, 256, 128, warps=4, stages=4),
+        FIXED[True, 2],
+        blocks(128, 256, 128, num_warps=8, num_stages=3),
+        # Two programs a processor: one multiplies while the other takes exponentials.
+        blocks(128, 128, 128, num_warps=8, num_stages=3, maxnreg=128),
     ],
 }
-SMALLEST = {"block_rows": 64, "block_columns": 64}
+SMALLEST = {"block_rows": 128, "block_columns": 64}
 
 _tuned_kernel = triton.autotune(
     CANDIDATES[False] + CANDIDATES[True],
@@ -74,7 +76,7 @@ def launch(
 
 def fixed_blocks(x: Tensor) -> triton.Config:
     """Return the shape of blocks that is not measured."""
-    return CANDIDATES[_large(x)][0 if x.element_size() == 2 else 1]
+    return FIXED[_large(x), x.element_size()]
 
 
 def _large(x: Tensor) -> bool:
