@@ -306,7 +306,7 @@ class Trainer:
         while len(self.unread) > (0 if is_due or self.stopping else 1):
             report = self.unread.popleft()
             report.read(self.environment.ranks)
-            self.stopping = report.num_asked > 0
+            self.stopping |= report.num_asked > 0
             if report.num_reports:
                 self._count_bad_samples(report)
             for name, value in report.losses.items():
