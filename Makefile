@@ -31,9 +31,10 @@ bench: setup .venv-peers/.installed  ## time and memory beside those of the peer
 	python -m benchmarks.objectives --figure docs/objectives.png
 
 DEVICE ?= cuda
+RESULTS ?= gpu.jsonl
 gpu:  ## prove and time everything on a GPU, in 8 minutes (DEVICE=cpu: in small form on a CPU)
 	@# By .venv where there is one, else by the machine's own Python and the wheels of .wheels.
-	python3 -m benchmarks.gpu --device $(DEVICE)
+	python3 -m benchmarks.gpu --device $(DEVICE) --results $(RESULTS)
 
 gpu-wheels: setup  ## download into .wheels what a machine with a GPU, PyTorch and no network lacks
 	python -m benchmarks.gpu.wheels

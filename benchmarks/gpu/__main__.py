@@ -32,19 +32,20 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SECTION")
     given = parser.parse_args()
+    results = given.results.resolve()  # sections run in the checkout
     sections = [one.on(given.device) for one in SECTIONS if one.name in given.only]
-    append(given.results, Line("run", datetime.now(UTC).isoformat(timespec="seconds")))
+    append(results, Line("run", datetime.now(UTC).isoformat(timespec="seconds")))
     with tempfile.TemporaryDirectory() as folder:
         variables = variables_of(given.device, [ROOT, *prepare(Path(folder, "site"))])
         well = run(
             sections,
             device=given.device,
-            results=given.results,
+            results=results,
             work=Path(folder),
             variables=variables,
             seconds=WHOLE if given.device == "cuda" else ON_CPU * len(sections),
         )
-    print(markdown(last_run(read(given.results))))
+    print(markdown(last_run(read(results))))
     sys.exit(0 if well else 1)
 
 

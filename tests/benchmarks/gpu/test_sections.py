@@ -13,7 +13,7 @@ from benchmarks.gpu.sections import SECTIONS
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_every_section_comes_to_its_end_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--results", tmp_path / "it"],
