@@ -34,7 +34,7 @@ def test_what_hangs_says_where_and_ends(recipe: Path, tmp_path: Path) -> None:
         assert f"error: rank {rank} (" in done.err
     assert done.err.count("has waited longer than 3 s for step 8 (stage main); its stacks") == 2
     assert f'File "{__file__}", line' in done.err  # where rank 1 hangs
-    assert "in all_reduce" in done.err  # where rank 0 waits for it
+    assert "in all_gather" in done.err  # where rank 0 waits for it
     newest = Run(tmp_path / "run").latest()
     assert newest
     assert newest.name == "step-6"
