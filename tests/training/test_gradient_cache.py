@@ -222,7 +222,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+SLOW = {"overlap 2", "offload 1", "offload 2", "secondary"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in OPTIONS],
+)
 def test_options_of_zero_change_no_step(option: str) -> None:
     assert_equal(Case(OPTIONS[option], dropout=0.5))
 
