@@ -15,7 +15,13 @@ pytest.importorskip("triton")
 from triton import knobs
 
 from xmodal.objectives.pairwise import triton_build, triton_engine, triton_launch
-from xmodal.objectives.pairwise.triton_engine import FAMILIES, SLOPES, STATISTICS, Family
+from xmodal.objectives.pairwise.triton_engine import (
+    FAMILIES,
+    GREATEST_BELOW,
+    SLOPES,
+    STATISTICS,
+    Family,
+)
 
 KIB = 1024
 # Bytes of shared memory a block may have, of all chips of a generation.
@@ -27,7 +33,8 @@ INSTRUCTIONS = {
     100: (r"tcgen05\.mma\S+kind::f16", r"tcgen05\.mma\S+kind::tf32"),
 }
 SPILLED = {80: 0, 90: 0, 100: 256}  # bytes a thread, of fixed shapes
-SPILLED_BY_CANDIDATES = 5 * KIB  # of shapes that are measured before they are used
+SPILLED_BY_SEMI_HARD = 4 * KIB  # on 100: four searches of a block, whose places it keeps as well
+SPILLED_BY_CANDIDATES = 16 * KIB  # of shapes that are measured before they are used
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +59,9 @@ def check_fixed(
     large = capability in triton_build.WITH_LARGE_SHARED_MEMORY
     chosen = triton_launch.FIXED[large, dtype.itemsize]
     kernel = triton_build.compile_ahead(family, dtype, capability, chosen)
-    check(kernel, capsys.readouterr().out, capability, dtype, SPILLED[capability])
+    semi_hard = family is GREATEST_BELOW and capability == 100
+    spilled = SPILLED_BY_SEMI_HARD if semi_hard else SPILLED[capability]
+    check(kernel, capsys.readouterr().out, capability, dtype, spilled)
 
 
 @pytest.mark.parametrize("capability", SHARED)
