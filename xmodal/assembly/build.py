@@ -63,12 +63,13 @@ def load_method(
     return method.to(device), tokenizer, loaded
 
 
-def first_method(recipe: Recipe, device: torch.device) -> Method:
+def first_method(recipe: Recipe, device: torch.device, *, of_run: Path | None = None) -> Method:
     """Return a recipe's method before its vocabulary is learned, as large as it may become.
 
-    Raises `UserError` for an encoder that cannot be had.
+    With a folder `of_run` its weights are random, as `build_method` says. Raises `UserError` for an
+    encoder that cannot be had.
     """
-    return build_method(recipe, _expected_vocabulary(recipe.method), device)
+    return build_method(recipe, _expected_vocabulary(recipe.method), device, of_run=of_run)
 
 
 def with_vocabulary(

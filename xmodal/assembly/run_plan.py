@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from xmodal.assembly.build import first_method
+from xmodal.assembly.build import first_method, keep_architecture
 from xmodal.assembly.checks import (
     check_batch_norm,
     check_method,
@@ -133,6 +135,8 @@ class Planner:
         self.recipe, self.hardware = with_text_tower(recipe), hardware
         check_sizes(self.recipe, hardware.ranks)
         self.device = torch.device("cuda" if hardware.gpu else "cpu")
+        self.folder = TemporaryDirectory(prefix="xmodal-plan-")  # with architectures
+        keep_architecture(self.recipe.method, Path(self.folder.name))
         self.lines: list[str] = []
         method = self.method(self.recipe)
         shards = self._shards(reports=samples is None)
@@ -144,7 +148,7 @@ class Planner:
     def method(self, recipe: Recipe) -> Method:
         """Return the method of a recipe without values: no weights are read or drawn."""
         with torch.device("meta"):
-            return first_method(recipe, self.device)
+            return first_method(recipe, self.device, of_run=Path(self.folder.name))
 
     def _shards(self, *, reports: bool) -> Shards | None:
         try:
