@@ -5,13 +5,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Return False for a tensor that has a shape alone, of a run that is planned or counted."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
 def is_on_host(tensor: Tensor) -> bool:
     """Return whether a tensor's values can be looked at without waiting for a device.
 
-    Where they can, work that they make superfluous is skipped; a device does it always. Tensors of
-    a planned run have no values.
+    Where they can, work that they make superfluous is skipped; a device does it always.
     """
-    return tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor)
+    return tensor.device.type == "cpu" and has_values(tensor)
 
 
 def copy_to(device: torch.device, values: Tensor) -> Tensor:

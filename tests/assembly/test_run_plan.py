@@ -132,6 +132,11 @@ class TestHandCountOfClip:
         assert many.memory["activations"] < 0.4 * few.memory["activations"]
 
 
+def test_recurrent_networks_and_weights_of_a_hub_are_planned_without_either() -> None:
+    plan = plan_of("vsepp", "method.image.name=resnet18", "method.image.size=64", ranks=8)
+    assert all(stage.flops.total > 0 for stage in plan.stages)
+
+
 def test_a_plan_is_json(plan: RunPlan) -> None:
     assert json.loads(json.dumps(as_json(plan, {"training.zero": 2})))["gpus"] == 64
 

@@ -60,7 +60,7 @@ def rehearse(
     """
     with _ranks(ranks), FakeTensorMode(), MemoryTracker() as memory:
         with memory.holding("weights"):
-            method = _on_cpu(method)
+            method = on_cpu(method)
         prepare(method, recipe, stage, ranks)
         engine = RehearsalEngine(method, stage, recipe.training, ranks, memory, on_gpus=on_gpus)
         _instrument(method, memory, on_gpus=on_gpus)
@@ -114,7 +114,7 @@ def _ranks(ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _on_cpu(method: Method) -> Method:
+def on_cpu(method: Method) -> Method:
     """Replace tensors on the meta device by those without values on the CPU."""
     moved: dict[Tensor, Tensor] = {}
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xmodal.assembly.build import first_method, keep_architecture
 from xmodal.assembly.checks import (
@@ -173,10 +174,11 @@ class Planner:
             method, data = self.method(self.recipe), self.recipe.data
             prepare(method, self.recipe, self.recipe.stages[number], self.hardware.ranks)
             trained = sum(one.numel() for one in method.parameters() if one.requires_grad)
-            batch = example_batch(self.recipe, method.contents, self.data.spec, 2)
-            flops = StepFlops(_with_heads(method))
-            counted = flops.of(batch.to(torch.device("meta")), data.batch_size)
-            self.counts[number] = trained, counted
+            step = StepFlops(_with_heads(method))
+            # Libraries look at the values of other tensors without values.
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                batch = example_batch(self.recipe, method.contents, self.data.spec, 2)
+                self.counts[number] = trained, step.of(batch, data.batch_size)
         return self.counts[number]
 
     def plan(self, recipe: Recipe) -> RunPlan:
@@ -291,7 +293,9 @@ def _data_size(
 
 
 def _with_heads(method: Method) -> Method:
-    """Give a method without values some in all but its encoders, as counting FLOPs needs."""
+    """Give a method on the meta device tensors on the CPU in all but its encoders, as counting
+    needs.
+    """
     of_encoders = {id(tensor) for _, tensor in encoder_tensors(method)}
 
     def filled(tensor: Tensor) -> Tensor:

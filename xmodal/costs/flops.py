@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xmodal.costs.count import count_encoding, count_objective, on_meta, without_weights
 from xmodal.data.batch import Batch
+from xmodal.devices import has_values
 from xmodal.methods.method import Method
 from xmodal.models.layer_groups import encoders_of
 
@@ -89,7 +90,7 @@ class StepFlops:
         return [self._length(*one) for one in masks] or [0]
 
     def _length(self, mask: Tensor, lengths: Tensor | None) -> float:
-        if not self.packs or mask.is_meta:
+        if not self.packs or not has_values(mask):
             return mask.shape[1]
         # Of a batch on a device they are known on the host: nothing waits for the mask.
         return float((mask.sum(1) if lengths is None else lengths).sum() / len(mask))

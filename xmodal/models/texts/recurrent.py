@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from xmodal.devices import copy_to
+from xmodal.devices import copy_to, has_values
 from xmodal.models.encoder import Encoder, Local, zero_padding
 
 
@@ -65,7 +65,7 @@ class Recurrent(Encoder):
         return Local(zero_padding(words, mask), mask, pooled) if local else pooled
 
     def _last_states(self, words: Tensor, mask: Tensor, lengths: Tensor | None) -> Tensor:
-        if mask.is_meta:  # without values: as if all were as long as the longest
+        if not has_values(mask):  # as if all were as long as the longest
             return _hidden(self.states(words)[1])
         lengths = mask.sum(1).cpu() if lengths is None else lengths
         # In descending order, which packing would find too, but copy to the device and wait.
