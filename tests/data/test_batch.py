@@ -14,9 +14,12 @@ SHAPES = {
     "targets": (3, 2, 2),
     "tokens": (4,),
     "token_mask": (4,),
+    "token_lengths": (),
     "second_tokens": (4,),
     "second_token_mask": (4,),
+    "second_token_lengths": (),
     "text_dropped": (2,),
+    "draws": (3,),
     "image_features": (5,),
     "target_features": (5,),
     "target_lower": (4, 2),
@@ -31,6 +34,7 @@ DTYPES |= dict.fromkeys(("token_mask", "second_token_mask", "text_dropped"), tor
 DTYPES |= dict.fromkeys(
     ("tokens", "second_tokens", "image_ids", "source_ids", "labels"), torch.int64
 )
+DTYPES |= dict.fromkeys(("token_lengths", "second_token_lengths"), torch.int64)
 
 
 def test_every_tensor_of_a_batch_is_tried() -> None:
@@ -78,3 +82,15 @@ def test_parts_share_the_memory_of_the_batch() -> None:
     batch = Batch(images=torch.zeros(8, 3, 4, 4, dtype=torch.uint8))
     batch.cut(3)[1].images.fill_(1)
     assert batch.images.float().mean(dim=(1, 2, 3)).tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+
+
+def test_lengths_of_texts_stay_on_the_host() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    batch = Batch(token_mask=mask).to(torch.device("meta"))
+    assert batch.token_mask is not None
+    assert batch.token_mask.is_meta
+    assert batch.token_lengths is not None
+    assert batch.token_lengths.tolist() == [2, 1]
+    (_, second) = batch.to(torch.device("meta")).cut(1)
+    assert second.token_lengths is not None
+    assert second.token_lengths.tolist() == [1]
