@@ -97,6 +97,7 @@ class TestHandCountOfClip:
 
     def test_memory_of_weights_gradients_and_optimiser(self, plan: RunPlan) -> None:
         most = plan.stages[0].most
+        assert not most.get("other")
         normalisation = 2 * 3 * 4  # mean and deviation of pixels
         assert most["weights"] == 4 * self.parameters + normalisation
         # ZeRO 1: all gradients, and this rank's share of their mean, which is copied once.

@@ -58,10 +58,10 @@ def rehearse(
     `method` has no values either (the meta device). It is the second step that is measured: there
     the optimiser has its state. Raises `UserError` where the step would fail.
     """
+    prepare(method, recipe, stage, ranks)
     with _ranks(ranks), FakeTensorMode(), MemoryTracker() as memory:
         with memory.holding("weights"):
             method = on_cpu(method)
-        prepare(method, recipe, stage, ranks)
         engine = RehearsalEngine(method, stage, recipe.training, ranks, memory, on_gpus=on_gpus)
         _instrument(method, memory, on_gpus=on_gpus)
         with memory.holding("batch"):
