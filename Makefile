@@ -28,6 +28,7 @@ test-slow: setup references  ## run all the tests, and print the figures of jobs
 
 bench: setup .venv-peers/.installed  ## time and memory beside those of the peers (a quarter of an hour)
 	python -m benchmarks.loader
+	python -m benchmarks.training
 	python -m benchmarks.objectives --figure docs/objectives.png
 
 DEVICE ?= cuda

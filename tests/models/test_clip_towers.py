@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from tests.pretended_device import NAME, PretendedDevice, to_device, values_of
+from xmodal.data.batch import Batch
 from xmodal.errors import UserError
 from xmodal.models.images.vit import Vit, VitConfig
 from xmodal.models.texts.text_transformer import ClipTextConfig, TextTransformer
@@ -39,6 +42,40 @@ def test_padding_that_is_masked_changes_nothing(pooling: str, *, causal: bool) -
     alone = encoder(*captions([3, 4, END]))
     beside = encoder(*captions([3, 4, END], [1, 2, 3, 4, 5, END]))
     torch.testing.assert_close(beside[:1], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("pooling", ["end_of_text", "last", "class", "mean"])
+def test_trimmed_captions_have_the_features_and_gradients_of_padded_ones(
+    pooling: str, *, causal: bool
+) -> None:
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 8, (21,))
+    tokens, mask = captions(*([*torch.randint(1, END, (n,)).tolist(), END] for n in lengths))
+    found = {}
+    for trim in (False, True):
+        encoder = text(pooling=pooling, causal=causal, trim=trim)
+        features = encoder(tokens, mask)
+        features.square().mean().backward()
+        found[trim] = [features, *(weight.grad for weight in encoder.parameters())]
+    torch.testing.assert_close(found[True], found[False], rtol=1e-4, atol=1e-6)
+
+
+def test_trimming_waits_for_no_device() -> None:
+    encoder = text(pooling="mean", trim=True)
+    tokens, mask = captions(*([3] * (number % 7) + [END] for number in range(20)))
+    wanted = encoder(tokens, mask)
+    with PretendedDevice() as device:
+        to_device(encoder)
+        moved = Batch(tokens=tokens, token_mask=mask).to(torch.device(NAME))
+        found = encoder(*moved.texts)
+        assert not device.waits
+    torch.testing.assert_close(values_of(found), wanted)
+
+
+def test_padding_that_is_attended_to_is_not_trimmed() -> None:
+    with pytest.raises(ValidationError, match="trim removes padding"):
+        ClipTextConfig(padding="attended", trim=True)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ class Encoder(nn.Module):
     tower_of_transformers: ClassVar[str | None] = None
     # Whether it computes nothing for padding: its cost is that of the words that there are, and it
     # takes, after tokens and mask, the lengths of texts on the host.
-    skips_padding: ClassVar[bool] = False
+    skips_padding: bool = False
     # Whether all inputs in training are of one shape, as images are and texts are not.
     one_shape: ClassVar[bool] = False
     end_id: int | None = None  # of the token that one of texts looks for, where it has one

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.data.augmentations.pictures import picture
+from tests.pretended_device import NAME, PretendedDevice, values_of
 from xmodal.data.augmentations.colour import Colour, ColourConfig
+from xmodal.data.deferred import Deferred
 
 NOTHING = {"jitter": 0, "grey": 0, "blur": 0}
 
@@ -147,6 +149,18 @@ def test_every_order_of_changes_is_kept_in_a_batch(order: tuple[int, ...]) -> No
         wanted = changes[change](wanted, amounts[change])
     assert found[::2].equal(images[::2])
     assert found[1].equal(wanted)
+
+
+def test_a_device_is_not_waited_for() -> None:
+    colour = Deferred(True, Colour())
+    images = torch.stack([picture(24, seed) for seed in range(6)])
+    drawn = np.stack([colour.draw(np.random.default_rng(seed)) for seed in range(6)])
+    wanted = colour.apply(images, torch.from_numpy(drawn))
+    with PretendedDevice() as device:
+        moved = [one.to(NAME, non_blocking=True) for one in (images, torch.from_numpy(drawn))]
+        found = colour.apply(*moved)
+        assert not device.waits
+    assert values_of(found).equal(wanted)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 """Text transformer as in CLIP and SigLIP, described by its sizes."""
 
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from xmodal.data.tokenizers.byte_pair import BytePairConfig
 from xmodal.data.tokenizers.config import TokenizerConfig
+from xmodal.devices import copy_to
 from xmodal.errors import UserError
 from xmodal.models.activations import ACTIVATIONS
 from xmodal.models.config import Activation, TextEncoderConfig, TextPooling
 from xmodal.models.encoder import Encoder, Local, zero_padding
 from xmodal.models.texts.pooling import pool_text
+
+GROUPS = 8  # of captions of like length
 
 
 class ClipTextConfig(TextEncoderConfig):
@@ -40,6 +43,11 @@ class ClipTextConfig(TextEncoderConfig):
     padding: Literal["masked", "attended"] = Field(
         "masked", description="whether tokens attend to padding, as SigLIP's do"
     )
+    trim: bool = Field(
+        False,
+        description="encode captions of like length together, so that less padding is computed; "
+        "features differ in their last digits",
+    )
     eps: PositiveFloat = Field(1e-5, description="epsilon of layer normalisation")
     layer_scale: PositiveFloat | None = Field(
         None, description="initial scale of each block's residuals; null: they are not scaled"
@@ -48,6 +56,12 @@ class ClipTextConfig(TextEncoderConfig):
         None, description="ids that the embedding has; null: as many as the tokenizer"
     )
     builds: ClassVar[str] = "TextTransformer"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.trim and self.padding == "attended":
+            raise ValueError("trim removes padding, which padding: attended needs; choose one")
+        return self
 
     @property
     def has_own_vocabulary(self) -> bool:
@@ -82,6 +96,7 @@ class TextTransformer(Encoder):
         pooling: TextPooling = "last",
         end: int | None = None,
         padding: Literal["masked", "attended"] = "masked",
+        trim: bool = False,
         eps: float = 1e-5,
         layer_scale: float | None = None,
         token_ids: int | None = None,
@@ -97,6 +112,7 @@ class TextTransformer(Encoder):
         self.causal, self.pooling = causal, pooling
         self.end_id = end if pooling == "end_of_text" else None
         self.attends_padding = padding == "attended"
+        self.skips_padding = trim
         self.words = nn.Embedding(token_ids or vocabulary, width)
         self.positions = nn.Parameter(torch.empty(context, width))
         nn.init.normal_(self.words.weight, std=0.02)
@@ -116,8 +132,24 @@ class TextTransformer(Encoder):
         )
         self.norm = norm(width)
 
-    def forward(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Tensor | Local:
-        """Return features (batch, width) of tokens (batch, length) and mask (batch, length)."""
+    def forward(
+        self, tokens: Tensor, mask: Tensor, lengths: Tensor | None = None, *, local: bool = False
+    ) -> Tensor | Local:
+        """Return features (batch, width) of tokens (batch, length) and mask (batch, length).
+
+        Given `lengths` (batch,) int64 of the texts, on the host, nothing waits for the mask.
+        """
+        if local or not self.skips_padding or mask.is_meta:
+            return self._encode(tokens, mask, local=local)
+        lengths, order = (mask.sum(1).cpu() if lengths is None else lengths).sort()
+        rows = copy_to(tokens.device, order)
+        parts = [
+            self._encode(tokens[some, : of[-1]], mask[some, : of[-1]])
+            for some, of in zip(rows.chunk(GROUPS), lengths.chunk(GROUPS), strict=True)
+        ]
+        return torch.cat(parts).index_select(0, rows.argsort())
+
+    def _encode(self, tokens: Tensor, mask: Tensor, *, local: bool = False) -> Any:
         states = self.words(tokens) + self.positions[: tokens.shape[1]]
         # A causal one sees no padding before its caption has ended.
         bare = self.causal or self.attends_padding
