@@ -114,8 +114,6 @@ class RehearsalEngine:
                 if one.grad is None:
                     one.grad = torch.empty_like(one)
             flat = [torch.empty_like(one) for one in self._stepped() if self.zero.stage in (1, 2)]
-        for one in self.trained:
-            one.grad = one.grad if not self.zero.stage else None
         del flat
         with self.memory.holding("optimizer"):
             self.optimizer.step()
