@@ -21,8 +21,8 @@ from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationData
 from xmodal.evaluation.protocols.registry import check_protocols, metric_names, protocol, resolve
 from xmodal.methods.method import Method
-from xmodal.models.batch_norm import batch_norms
 from xmodal.models.prepare_blocks import check_blocks
+from xmodal.models.running_statistics import batch_norms
 from xmodal.runs.progress import find_metric, full_name
 from xmodal.training.config import DEFAULT_BEST, StageConfig
 from xmodal.training.optimizers.shares import works_on_shares

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import (
     set_checkpoint_early_stop,
 )
 
-from xmodal.models.batch_norm import statistics_taken_again
 from xmodal.models.blocks import Forward, compute_by
+from xmodal.models.running_statistics import statistics_taken_again
 
 Kept = Literal["blocks", "selective"]
 Again = Callable[[nn.Module], AbstractContextManager[Any]]

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from xmodal.data.batch import Batch, join
 from xmodal.distributed.collectives import equal_rows, rank, world_size
-from xmodal.models.batch_norm import batch_norms, running_statistics_kept
+from xmodal.models.running_statistics import batch_norms, running_statistics_kept
 from xmodal.phases import phase, switch_phase
 
 
