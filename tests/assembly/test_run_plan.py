@@ -14,6 +14,7 @@ from xmodal.assembly.plan_fit import fit
 from xmodal.assembly.plan_table import as_json
 from xmodal.assembly.recipe import read_recipe
 from xmodal.assembly.run_plan import Hardware, Planner, RunPlan
+from xmodal.commands.plan import read_arguments
 from xmodal.costs.hardware import GPU, find
 from xmodal.errors import UserError
 
@@ -193,6 +194,26 @@ def test_a_precision_that_a_gpu_has_not_is_found() -> None:
 def test_mistakes_are_found(overrides: list[str], ranks: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_of("clip", *TINY, *overrides, ranks=ranks)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        (
+            "--gpu",
+            "rtx-409",
+            r"^unknown GPU rtx-409 \(did you mean rtx-4090\?\); known: cpu, ",
+        ),
+        ("--gpus", "two", "argument --gpus: 'two' is not a whole number of 1 or more; see: "),
+        ("--samples", "-4", "argument --samples: '-4' is not a whole number of 1 or more; see: "),
+        ("--network", "fast", "argument --network: 'fast' is not a number above 0; see: "),
+        ("--mfu", "nan", "argument --mfu: 'nan' is not a number above 0; see: "),
+        ("--mfu", "40", "argument --mfu: 40 is more than 1; see: "),
+    ],
+)
+def test_wrong_options_are_one_line(option: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_arguments(["clip", "--gpus", "2", "--gpu", "cpu", option, value])
 
 
 def test_what_would_fail_at_the_first_step_fails_in_one_line(

@@ -121,21 +121,23 @@ def _check(given: argparse.Namespace) -> None:
     elif find(given.gpu) is None:
         names = [CPU, *(gpu.name for gpu in GPUS)]
         raise UserError(
-            f"--gpu {given.gpu} is not known{nearest(given.gpu, names)}; known: {', '.join(names)}"
+            f"unknown GPU {given.gpu}{nearest(given.gpu, names)}; known: {', '.join(names)}"
         )
 
 
 def _whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
 

@@ -210,8 +210,8 @@ class TrainingConfig(Config):
     def _master_weights(self) -> Self:
         if self.precision == "bf16_weights" and self.zero.stage < 2:
             raise ValueError(
-                "precision bf16_weights needs ZeRO, which keeps the fp32 weights and adds up "
-                "micro-batches in fp32: use training.zero=2"
+                "precision bf16_weights needs ZeRO 2 or 3, which keeps the fp32 weights and adds "
+                "up micro-batches in fp32: use training.zero=2"
             )
         return self
 
