@@ -109,3 +109,35 @@ def test_a_child_ends_with_a_parent_that_is_killed() -> None:
     # The child holds its standard output open for as long as it lives.
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert result.returncode == -9
+
+
+FREED = """
+import re
+import torch
+from xmodal.data.forked import fork_context
+
+def resident():
+    with open("/proc/self/status") as file:
+        print(re.search(r"VmRSS:\\s+(\\d+)", file.read())[1], flush=True)
+
+resident()
+tensors = [torch.ones(2**18) for _ in range(400)]  # a MiB each
+del tensors[:-1]  # the last one keeps the others' memory from the system
+resident()
+process = fork_context().Process(target=resident)
+process.start()
+process.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_does_not_inherit_freed_memory() -> None:
+    """Else it is copied once the parent writes to it again."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**30)}  # as after large tensors
+    command = [sys.executable, "-c", FREED]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
+    )
+    begun, freed, child = (int(number) / 1024 for number in result.stdout.split())
+    assert freed > begun + 300, "the C library gives back freed memory by itself"
+    assert child < begun + 100

@@ -7,12 +7,17 @@ that it runs, and one that does not is killed and forked again.
 
 A process that is killed, for want of memory say, has no time to end its children; one that waits
 for it, on a queue that nobody reads, would hold its memory for good. So each child watches.
+
+What the allocator holds free is memory as well: once parent or child writes to it, there are two of
+it. After a training step that is as much as all activations. So it is given back before the fork.
 """
 
+import ctypes
 import multiprocessing
 import os
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
@@ -26,6 +31,7 @@ class _SurePopen(Popen):
     """A child that is killed and forked again until it reports that it runs."""
 
     def _launch(self, process_obj: Any) -> None:
+        _give_back_free_memory()
         for _ in range(ATTEMPTS):
             process_obj.handshake = handshake = _Handshake()
             super()._launch(process_obj)  # type: ignore[misc]
@@ -36,6 +42,11 @@ class _SurePopen(Popen):
             self.close()
             self.returncode = None
         raise RuntimeError(f"{ATTEMPTS} forked processes did not begin in {SECONDS:g} s each")
+
+
+def _give_back_free_memory() -> None:
+    with suppress(AttributeError, OSError):  # of other C libraries than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Handshake:
