@@ -27,7 +27,7 @@ class Goal:
             return None
 
     def is_met(self, value: float) -> bool:
-        """Return whether a value reaches the goal."""
+        """Return True if a value reaches the goal."""
         return value >= self.bound if self.at_least else value <= self.bound
 
 

@@ -1,4 +1,4 @@
-"""What the engine is asked for and cannot do is one line, before training."""
+"""Options that the engine cannot fulfil are one line, before training."""
 
 from pathlib import Path
 

@@ -43,7 +43,7 @@ def plan() -> RunPlan:
 
 
 class TestHandCountOfClip:
-    """What the plan of clip says, counted by hand."""
+    """The plan of clip, counted by hand."""
 
     ranks, batch, dim = 64, 4096, 512
     share = batch // ranks

@@ -1,4 +1,4 @@
-"""What loading processes draw and a device applies is what they would have applied."""
+"""Views that loading processes draw and a device makes are those that they would have made."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -111,7 +111,7 @@ def test_parts_of_a_batch_are_normalised_as_the_whole_is_by_torch(
 
 
 class Kernels:
-    """What torch's kernels compute, which run on GPUs alone, for the CPU."""
+    """The results of torch's kernels, which run on GPUs alone, computed on the CPU."""
 
     @staticmethod
     def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Which blocks encoders have, and what is said of those that have none."""
+"""Blocks of encoders, and the message about those that have none."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What chooses between plain PyTorch and the kernel, and what is said where there is no kernel."""
+"""The choice between plain PyTorch and the kernel, and the warning where there is no kernel."""
 
 import warnings
 from functools import partial

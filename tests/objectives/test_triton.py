@@ -37,7 +37,7 @@ def interpreted(folder: Path, function: Callable[..., Any], *arguments: Any) -> 
 
 
 def shares_in_single(cases: list[Case], names: list[str] | None) -> dict[tuple[str, str], Result]:
-    """Return what single precision makes of batches of cases."""
+    """Return the results of batches of cases in single precision."""
     return {
         (case.name, name): on_cpu(
             differentiate(case.share, case.module().float(), in_single(inputs, "cpu"))
