@@ -41,7 +41,7 @@ LAYERS = [
         "yaml_text",
     },
     {"activity", "atomic_files", "devices", "errors", "lazy_names", "phases"},
-    {"torch_environment"},
+    {"freed_memory", "torch_environment"},
 ]
 DEPTH = {package: depth for depth, packages in enumerate(LAYERS) for package in packages}
 SHARDS_MAY_IMPORT = {

@@ -12,16 +12,16 @@ What the allocator holds free is memory as well: once parent or child writes to 
 it. After a training step that is as much as all activations. So it is given back before the fork.
 """
 
-import ctypes
 import multiprocessing
 import os
 import threading
 import time
-from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
 from typing import Any, cast
+
+from xmodal.freed_memory import give_back_freed_memory
 
 SECONDS = 20.0  # in which a child begins, on a machine with much else to do
 ATTEMPTS = 5
@@ -31,7 +31,7 @@ class _SurePopen(Popen):
     """A child that is killed and forked again until it reports that it runs."""
 
     def _launch(self, process_obj: Any) -> None:
-        _give_back_free_memory()
+        give_back_freed_memory()
         for _ in range(ATTEMPTS):
             process_obj.handshake = handshake = _Handshake()
             super()._launch(process_obj)  # type: ignore[misc]
@@ -42,11 +42,6 @@ class _SurePopen(Popen):
             self.close()
             self.returncode = None
         raise RuntimeError(f"{ATTEMPTS} forked processes did not begin in {SECONDS:g} s each")
-
-
-def _give_back_free_memory() -> None:
-    with suppress(AttributeError, OSError):  # of other C libraries than glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Handshake:

@@ -10,6 +10,7 @@ from xmodal.distributed.launcher import adopt_launcher, local_device
 from xmodal.distributed.meeting import keep_within
 from xmodal.distributed.rendezvous import Rendezvous, check_devices, join_rendezvous, named
 from xmodal.distributed.watchdog import within
+from xmodal.freed_memory import keep_freed_memory
 
 RENDEZVOUS_TIMEOUT = 300.0
 REDUCES = "reduce"
@@ -46,6 +47,8 @@ def start(rendezvous_timeout: float = RENDEZVOUS_TIMEOUT) -> Environment:
         device = torch.device("cuda", local_device(os.environ, torch.cuda.device_count()))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     rendezvous = None
     if not met:
