@@ -3,7 +3,7 @@
 import functools
 import shutil
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,35 @@ if TYPE_CHECKING:
 
 class NoKernelWarning(UserWarning):
     """Objectives are computed in plain PyTorch on a GPU, several times slower."""
+
+
+class Form(Protocol):
+    """Scores of pairs that are no products of two vectors."""
+
+    def engine(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: tuple[Tensor, Tensor] | None,
+        size: int | None,
+        scale: Tensor | None,
+    ) -> Any:
+        """Return what computes tiles of them: its methods are those of `PlainEngine`."""
+
+
+def engine_for(
+    x: Tensor,
+    y: Tensor,
+    ids: tuple[Tensor, Tensor] | None,
+    size: int | None,
+    scale: Tensor | None = None,
+    function: CellFunction | None = None,
+    form: Form | None = None,
+) -> Any:
+    """Return what computes tiles of the scores s x·y, or of those of another form."""
+    if form is not None:
+        return form.engine(x, y, ids, size, scale)
+    return engine_of(Tiles(x, y, ids, size, scale), function)
 
 
 def engine_of(tiles: Tiles, function: CellFunction | None = None) -> "PlainEngine | TritonEngine":

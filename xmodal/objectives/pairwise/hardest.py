@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xmodal.distributed.collectives import world_size
-from xmodal.objectives.pairwise.engine import engine_of
+from xmodal.objectives.pairwise.engine import Form, engine_for
 from xmodal.objectives.pairwise.tiles import Tiles
 
 
@@ -28,18 +28,21 @@ def hardest(
     first_row: int = 0,
     below: tuple[Tensor, Tensor] | None = None,
     tile: int | None = None,
+    form: Form | None = None,
 ) -> Hardest:
     """Find each row's and column's negative of the greatest score, the first of equal ones.
 
     `x` is this rank's (rows, dim), which are rows `first_row` and on of all ranks'; `y` that of all
     ranks (columns, dim), `ids` theirs (rows,) and (columns,). With `below` (rows,) and (columns,),
     scores less than that come before all others: semi-hard negatives (Schroff et al. 2015). Of
-    (rows, K, dim) and (columns, K, dim) a score is the greatest of K × K.
+    (rows, K, dim) and (columns, K, dim) a score is the greatest of K × K. Of a `form` with several
+    scores a pair, places and limits are (rows, n) and (columns, n).
     """
-    tiles = Tiles(x, y, ids, tile)
+    engine = engine_for(x, y, ids, tile, form=form)
+    tiles = engine.tiles
     rows, near_rows = _Best(len(x), tiles), _Best(len(x), tiles)
     columns, near_columns = _Best(len(y), tiles), _Best(len(y), tiles)
-    for i, j, of_rows, of_columns in engine_of(tiles).greatest(below):
+    for i, j, of_rows, of_columns in engine.greatest(below):
         for best, top in zip((rows, near_rows), of_rows, strict=False):
             best.add(i, top.scores, top.places)
         for best, top in zip((columns, near_columns), of_columns, strict=False):
@@ -53,8 +56,9 @@ class _Best:
     """The greatest score so far and where it was first seen."""
 
     def __init__(self, length: int, tiles: Tiles) -> None:
-        self.score = tiles.x.new_full((length,), -torch.inf, dtype=tiles.dtype)
-        self.index = tiles.x.new_full((length,), -1, dtype=torch.int64)
+        shape = (length, *tiles.of_pair)
+        self.score = tiles.x.new_full(shape, -torch.inf, dtype=tiles.dtype)
+        self.index = tiles.x.new_full(shape, -1, dtype=torch.int64)
 
     def add(self, where: slice, top: Tensor, index: Tensor) -> None:
         """Take a block's greatest scores, and where they are."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from xmodal.objectives.pairwise.cells import CellFunction
-from xmodal.objectives.pairwise.engine import engine_of
-from xmodal.objectives.pairwise.tiles import Tiles, add_product, gradient_of_scale, precise
+from xmodal.objectives.pairwise.engine import Form, engine_for
+from xmodal.objectives.pairwise.tiles import precise
 
 
 def pair_sum(
@@ -21,18 +21,22 @@ def pair_sum(
     row_offset: Tensor | None = None,
     column_offset: Tensor | None = None,
     tile: int | None = None,
+    form: Form | None = None,
 ) -> Tensor:
     """Return Σᵢⱼ f(s xᵢ·yⱼ, aᵢ, bⱼ), (), over this rank's rows and the columns of all ranks.
 
     `x` is this rank's (rows, dim), `y` that of all ranks (columns, dim), `ids` theirs (rows,) and
     (columns,). The scale s (1,) is 1 unless given, the offsets a (rows,) and b (columns,) are 0.
     The score of a pair that is no negative is −∞, where f and its derivatives must be 0. Of
-    (rows, K, dim) and (columns, K, dim) the product is the greatest of K × K.
+    (rows, K, dim) and (columns, K, dim) the product is the greatest of K × K. Of a `form` with
+    several scores a pair, offsets are (rows, n) and (columns, n), and its own weights sum them.
     """
     zeros = precise(x[:0]).new_zeros
     row_offset = zeros(len(x)) if row_offset is None else row_offset.to(zeros(0))
     column_offset = zeros(len(y)) if column_offset is None else column_offset.to(zeros(0))
-    total: Tensor = _PairSum.apply(function, x, y, row_offset, column_offset, scale, ids, tile)
+    total: Tensor = _PairSum.apply(
+        function, x, y, row_offset, column_offset, scale, ids, tile, form
+    )
     return total
 
 
@@ -48,34 +52,31 @@ class _PairSum(torch.autograd.Function):
         scale: Tensor | None,
         ids: tuple[Tensor, Tensor] | None,
         size: int | None,
+        form: Form | None,
     ) -> Tensor:
-        tiles = Tiles(x, y, ids, size, scale)
-        inputs = (x, y, row_offset, column_offset)
         needed = list(ctx.needs_input_grad[1:5])
         needed[0] |= ctx.needs_input_grad[5]  # the scale's gradient follows from that by x
-        dx, dy, by_row, by_column = (
-            torch.zeros_like(tensor, dtype=row_offset.dtype) if is_needed else None
-            for tensor, is_needed in zip(inputs, needed, strict=True)
+        by_row, by_column = (
+            torch.zeros_like(offset) if is_needed else None
+            for offset, is_needed in zip((row_offset, column_offset), needed[2:], strict=True)
         )
         total = row_offset.new_zeros(())
-        engine = engine_of(tiles, function)
-        for i, j in tiles.blocks():
+        engine = engine_for(x, y, ids, size, scale, function, form)
+        found = engine.gradients(needed[:2])
+        for i, j in engine.tiles.blocks():
             cell = engine.cell(function, i, j, row_offset[i], column_offset[j])
             total += cell.value
-            if dx is not None:
-                add_product(dx[i].flatten(0, -2), cell.slopes, y[j].flatten(0, -2), tiles.scale)
-            if dy is not None:
-                add_product(dy[j].flatten(0, -2), cell.slopes.T, x[i].flatten(0, -2), tiles.scale)
+            found.add(i, j, cell.slopes)
             if by_row is not None and cell.by_row is not None:
                 by_row[i] += cell.by_row
             if by_column is not None and cell.by_column is not None:
                 by_column[j] += cell.by_column
-        by_scale = None if dx is None or scale is None else gradient_of_scale(tiles, dx)
-        ctx.save_for_backward(dx, dy, by_row, by_column, by_scale)
+        by_scale = found.by_scale() if needed[0] and scale is not None else None
+        ctx.save_for_backward(*found.sums(), by_row, by_column, by_scale)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scaled = (None if saved is None else saved * gradients[0] for saved in ctx.saved_tensors)
-        return None, *scaled, None, None
+        return None, *scaled, None, None, None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xmodal.devices import is_on_host
 from xmodal.objectives.pairwise.cells import Cell, CellFunction
+from xmodal.objectives.pairwise.gradients import Gradients
 from xmodal.objectives.pairwise.statistics import Statistics
 from xmodal.objectives.pairwise.tiles import Tiles
 
@@ -30,10 +31,14 @@ class PlainEngine:
     def __init__(self, tiles: Tiles) -> None:
         self.tiles = tiles
 
+    def gradients(self, needed: Sequence[bool] = (True, True)) -> Gradients:
+        """Return sums of the gradients by x and y, as far as `needed`, still 0."""
+        return Gradients(self.tiles, needed)
+
     def statistics(self) -> Iterator[tuple[slice, slice, Statistics, Statistics]]:
         """Yield the statistics of rows and columns of blocks of the scores."""
         for i, j in self.tiles.blocks():
-            yield i, j, *_statistics(self.tiles.scores(i, j))
+            yield i, j, *statistics_of(self.tiles.scores(i, j))
 
     def slopes(
         self, i: slice, j: slice, rows: Sequence[Tensor], columns: Sequence[Tensor]
@@ -42,14 +47,7 @@ class PlainEngine:
 
         `rows` are r and g of the tile's rows, `columns` c and h of its columns.
         """
-        scores, (r, g), (c, h) = self.tiles.scores(i, j), rows, columns
-        (row_low, row_high), (column_low, column_high) = r.aminmax(), c.aminmax()
-        low, high = torch.minimum(row_low, column_low), torch.maximum(row_high, column_high)
-        if is_on_host(high) and high - low < SPREAD:
-            row_weights, column_weights = g * (low - r).exp(), h * (low - c).exp()
-            return scores.sub_(low).exp_().mul_(row_weights[:, None] + column_weights)
-        by_rows = (scores - r[:, None]).exp_().mul_(g[:, None])
-        return by_rows.addcmul_(scores.sub_(c).exp_(), h)
+        return slopes_of(self.tiles.scores(i, j), rows, columns)
 
     def cell(self, function: CellFunction, i: slice, j: slice, a: Tensor, b: Tensor) -> Cell:
         """Return a function of a tile's scores and of offsets a (rows,) and b (columns,).
@@ -69,14 +67,14 @@ class PlainEngine:
         """
         for i, j in self.tiles.blocks():
             scores = self.tiles.scores(i, j)
-            of_rows, of_columns = [_top(scores, 1, j)], [_top(scores, 0, i)]
+            of_rows, of_columns = [top_of(scores, 1, j)], [top_of(scores, 0, i)]
             if below:
-                of_rows.append(_top(_under(scores, below[0][i, None]), 1, j))
-                of_columns.append(_top(_under(scores, below[1][j]), 0, i))
+                of_rows.append(top_of(under(scores, below[0][i, None]), 1, j))
+                of_columns.append(top_of(under(scores, below[1][j]), 0, i))
             yield i, j, of_rows, of_columns
 
 
-def _statistics(scores: Tensor) -> tuple[Statistics, Statistics]:
+def statistics_of(scores: Tensor) -> tuple[Statistics, Statistics]:
     """Return the statistics of a tile's rows (rows,) and columns (columns,)."""
     # Of nothing but −∞ the maximum must stay finite.
     row_max, column_max = (scores.amax(dim).clamp_(torch.finfo(scores.dtype).min) for dim in (1, 0))
@@ -92,10 +90,24 @@ def _statistics(scores: Tensor) -> tuple[Statistics, Statistics]:
     return Statistics(row_max, by_row), Statistics(column_max, by_column)
 
 
-def _top(scores: Tensor, dim: int, block: slice) -> Top:
+def slopes_of(scores: Tensor, rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+    """Return gᵢ exp(sᵢⱼ − rᵢ) + hⱼ exp(sᵢⱼ − cⱼ), (rows, columns), in place of a tile's scores."""
+    (r, g), (c, h) = rows, columns
+    (row_low, row_high), (column_low, column_high) = r.aminmax(), c.aminmax()
+    low, high = torch.minimum(row_low, column_low), torch.maximum(row_high, column_high)
+    if is_on_host(high) and high - low < SPREAD:
+        row_weights, column_weights = g * (low - r).exp(), h * (low - c).exp()
+        return scores.sub_(low).exp_().mul_(row_weights[:, None] + column_weights)
+    by_rows = (scores - r[:, None]).exp_().mul_(g[:, None])
+    return by_rows.addcmul_(scores.sub_(c).exp_(), h)
+
+
+def top_of(scores: Tensor, dim: int, block: slice) -> Top:
+    """Return the greatest scores of a tile along `dim`, whose places are those of a block."""
     top, place = scores.max(dim)
     return Top(top, place + block.start)
 
 
-def _under(scores: Tensor, limit: Tensor) -> Tensor:
+def under(scores: Tensor, limit: Tensor) -> Tensor:
+    """Return the scores that are less than a limit, −∞ for all others."""
     return scores.masked_fill(scores >= limit, -torch.inf)

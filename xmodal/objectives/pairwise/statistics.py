@@ -14,7 +14,8 @@ from xmodal.objectives.pairwise.tiles import Tiles
 class Statistics:
     """The log-sum-exp of rows or of columns, as a reference that is about their maximum and a sum.
 
-    What is meant is log Σ exp(s) = reference + log(sum); of nothing, the sum is 0.
+    What is meant is log Σ exp(s) = reference + log(sum); of nothing, the sum is 0. Of n scores
+    a pair, all are (length, n).
     """
 
     reference: Tensor  # (length,), finite
@@ -23,7 +24,7 @@ class Statistics:
     @classmethod
     def of_nothing(cls, length: int, tiles: Tiles) -> "Statistics":
         """Return the statistics of no scores yet."""
-        zeros = tiles.x.new_zeros(length, dtype=tiles.dtype)
+        zeros = tiles.x.new_zeros(length, *tiles.of_pair, dtype=tiles.dtype)
         return cls(torch.full_like(zeros, torch.finfo(tiles.dtype).min), zeros)
 
     def add(self, where: slice, tile: "Statistics") -> None:

@@ -37,6 +37,8 @@ class Tiles:
     (columns,) int64, or None where every pair is a negative.
     """
 
+    of_pair: tuple[int, ...] = ()  # the shape of a pair's scores, where it has several
+
     def __init__(
         self,
         x: Tensor,

@@ -12,9 +12,10 @@ from torch.autograd.function import once_differentiable
 from xmodal.devices import is_on_host
 from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.objectives.pairwise.engine import engine_of
+from xmodal.objectives.pairwise.gradients import Gradients
 from xmodal.objectives.pairwise.plain_engine import PlainEngine
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles, add_product
+from xmodal.objectives.pairwise.tiles import Tiles
 
 if TYPE_CHECKING:
     from xmodal.objectives.pairwise.triton_engine import TritonEngine
@@ -43,21 +44,18 @@ class _TotalLogSumExp(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
     ) -> Tensor:
         tiles = Tiles(x, y, ids, size)
-        dx, dy = (
-            torch.zeros_like(side, dtype=tiles.dtype) if needed else None
-            for side, needed in zip((x, y), ctx.needs_input_grad[:2], strict=True)
-        )
         engine = engine_of(tiles)
+        found = engine.gradients(ctx.needs_input_grad[:2])
         if isinstance(engine, PlainEngine):
-            total = _in_one_pass(tiles, dx, dy)
+            total = _in_one_pass(tiles, found)
         else:
-            total = _in_two_passes(engine, dx, dy)
+            total = _in_two_passes(engine, found)
         reference = total.reference
         total.add_ranks()
         value = total.value()
         # The value is −∞ without negatives, and the gradient no NaN.
         scale = (reference - value.clamp(min=torch.finfo(value.dtype).min)).exp()
-        ctx.save_for_backward(dx, dy, scale)
+        ctx.save_for_backward(*found.sums(), scale)
         return value[0]
 
     @staticmethod
@@ -68,18 +66,18 @@ class _TotalLogSumExp(torch.autograd.Function):
         return *(None if saved is None else saved * scale for saved in sums), None, None
 
 
-def _in_one_pass(tiles: Tiles, dx: Tensor | None, dy: Tensor | None) -> Statistics:
+def _in_one_pass(tiles: Tiles, found: Gradients) -> Statistics:
     """Return the log-sum-exp of this rank, and add its gradient, referred to its reference."""
     total = Statistics.of_nothing(1, tiles)
     for tile in tiles:
-        _raise_reference(total, tile.scores.amax(), dx, dy)
+        _raise_reference(total, tile.scores.amax(), found)
         weights = tile.scores.sub_(total.reference).exp_()
         total.sum += weights.sum()
-        _add_products(tiles, *tile.both, weights, dx, dy)
+        found.add(*tile.both, weights)
     return total
 
 
-def _in_two_passes(engine: "TritonEngine", dx: Tensor | None, dy: Tensor | None) -> Statistics:
+def _in_two_passes(engine: "TritonEngine", found: Gradients) -> Statistics:
     """Do the same, where the first pass finds the reference."""
     tiles = engine.tiles
     rows = Statistics.of_nothing(len(tiles.x), tiles)
@@ -90,20 +88,11 @@ def _in_two_passes(engine: "TritonEngine", dx: Tensor | None, dy: Tensor | None)
     ones, zeros = torch.ones_like(values), torch.zeros(len(tiles.y), device=values.device)
     for i, j in tiles.blocks():
         sides = ((reference.expand_as(of), of) for of in (ones[i], zeros[j]))
-        _add_products(tiles, i, j, engine.slopes(i, j, *sides), dx, dy)
+        found.add(i, j, engine.slopes(i, j, *sides))
     return Statistics(reference[None], (values - reference).exp().sum()[None])
 
 
-def _add_products(
-    tiles: Tiles, i: slice, j: slice, weights: Tensor, dx: Tensor | None, dy: Tensor | None
-) -> None:
-    if dx is not None:
-        add_product(dx[i], weights, tiles.y[j])
-    if dy is not None:
-        add_product(dy[j], weights.T, tiles.x[i])
-
-
-def _raise_reference(total: Statistics, top: Tensor, dx: Tensor | None, dy: Tensor | None) -> None:
+def _raise_reference(total: Statistics, top: Tensor, found: Gradients) -> None:
     """Refer all that was added up to the greatest score, if that is far above the reference."""
     is_far = top > total.reference + SLACK
     if is_on_host(is_far) and not is_far:
@@ -111,6 +100,6 @@ def _raise_reference(total: Statistics, top: Tensor, dx: Tensor | None, dy: Tens
     reference = torch.where(is_far, top, total.reference)
     shrink = (total.reference - reference).exp()
     total.reference = reference
-    for sums in (total.sum, dx, dy):
+    for sums in (total.sum, *found.sums()):
         if sums is not None:
             sums.mul_(shrink)

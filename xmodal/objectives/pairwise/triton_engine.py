@@ -18,6 +18,7 @@ from torch import Tensor
 from xmodal.objectives.pairwise import cells, triton_cells
 from xmodal.objectives.pairwise.cells import Cell, CellFunction
 from xmodal.objectives.pairwise.distances import product_rounding, rounds_to_tf32
+from xmodal.objectives.pairwise.gradients import Gradients
 from xmodal.objectives.pairwise.plain_engine import Top
 from xmodal.objectives.pairwise.statistics import Statistics
 from xmodal.objectives.pairwise.tiles import Tiles
@@ -78,6 +79,10 @@ class TritonEngine:
         self.scale = _vector(tiles.scale, self.x)
         sides = (tiles.ids.rows, tiles.ids.columns) if tiles.ids else ()
         self.codes = [side.to(torch.int32) for side in sides]
+
+    def gradients(self, needed: Sequence[bool] = (True, True)) -> Gradients:
+        """Return sums of the gradients by x and y, as far as `needed`, still 0."""
+        return Gradients(self.tiles, needed)
 
     def statistics(self) -> Iterator[tuple[slice, slice, Statistics, Statistics]]:
         """Yield the statistics of rows and columns of blocks of the scores."""
