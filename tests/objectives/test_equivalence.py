@@ -16,6 +16,7 @@ from tests.objectives import (
     adversarial_cases,
     batch_classification_cases,
     embedding_cases,
+    extra_cases,
     info_nce_cases,
     label_sampling_cases,
     margin_cases,
@@ -50,6 +51,7 @@ CASES = [
     *mutual_information_cases.CASES,
     *adversarial_cases.CASES,
     *embedding_cases.CASES,
+    *extra_cases.CASES,
 ]
 
 

@@ -73,6 +73,7 @@ def by_name(*results: Result) -> dict[str, tuple[Tensor, ...]]:
 
 ONE_A_FAMILY = (
     "info_nce, many positives",
+    "info_nce, extra: queue",
     "sigmoid",
     "margin of 1.7",
     "triplet, sum",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.batch_classification import BatchClassification
     from xmodal.objectives.config import ObjectiveConfig, PairwiseConfig, TiledConfig
     from xmodal.objectives.double_triplet import DoubleTriplet
+    from xmodal.objectives.extra import Extra
     from xmodal.objectives.frozen import frozen_parameters
     from xmodal.objectives.info_nce import InfoNCE
     from xmodal.objectives.margin import Margin
@@ -57,6 +58,7 @@ __all__ = [
     "BatchClassification",
     "Cell",
     "DoubleTriplet",
+    "Extra",
     "InfoNCE",
     "Margin",
     "MetricPairs",

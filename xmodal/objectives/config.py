@@ -14,6 +14,7 @@ class ObjectiveConfig(Component):
     """A loss over the pairs of the global batch."""
 
     family: ClassVar[str] = "objective"
+    takes_extra: ClassVar[bool] = False  # whether it is called with `extra` negatives too
 
 
 class TiledConfig(Config):

@@ -1,6 +1,7 @@
 """InfoNCE: each pair's score against those of the batch."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.distributed.collectives import sum_over_ranks, world_size
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
+from xmodal.objectives.extra import Extra, add_log_sum_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
@@ -28,6 +30,7 @@ class InfoNCEConfig(PairwiseConfig, ObjectiveConfig):
     )
     positives: Positives = Field("pair", description="the pair alone, or all pairs of the same id")
     builds: ClassVar[str] = "InfoNCE"
+    takes_extra: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -80,11 +83,16 @@ class InfoNCE(nn.Module):
         clamped: Tensor = _ClampAbove.apply(self.log_scale, math.log(self.max_scale))
         return clamped.exp()
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+    def forward(
+        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+    ) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns beside y are in the softmax of each row, those beside x in each column's.
+        """
         scale = self.scale
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra)
         costs_of = _many_positives if self.positives == "same_id" else _one_positive
         costs = costs_of(pairs, scale, self.tile)
         return pairs.mean(torch.stack(costs)[self._directions].mean(0))
@@ -96,19 +104,30 @@ class InfoNCE(nn.Module):
 
 def _one_positive(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
     """Return −log softmax of each positive score by rows and by columns, (pairs,) each."""
-    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, scale=scale, tile=tile)
+    rows, columns = _log_sum_exps(pairs, pairs.both_ids, scale, tile)
     positives = scale * pairs.positive_scores
     # log(1 + e^(N − p)), N of the negatives: log(e^N + e^p) − p would cancel for easy positives,
     # which have saturated, and leave them no gradient.
-    return log1p_exp(rows - positives), log1p_exp(columns[pairs.own] - positives)
+    return log1p_exp(rows - positives), log1p_exp(columns - positives)
 
 
 def _many_positives(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
-    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, scale=scale, tile=tile)
+    rows, columns = _log_sum_exps(pairs, None, scale, tile)
     # The mean over columns of the scores of their rows is that over rows of their columns'.
     means, _ = pairs.means_of_ids()
     positives = scale * (pairs.x * means).sum(1)
-    return rows - positives, columns[pairs.own] - positives
+    return rows - positives, columns - positives
+
+
+def _log_sum_exps(
+    pairs: Pairs, ids: tuple[Tensor, Tensor] | None, scale: Tensor, tile: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return those of this rank's rows and of its own columns, (pairs,), extra ones included."""
+    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, ids, scale=scale, tile=tile)
+    return (
+        add_log_sum_exp(rows, pairs.extra_negatives("y"), scale, tile),
+        add_log_sum_exp(columns[pairs.own], pairs.extra_negatives("x"), scale, tile),
+    )
 
 
 class _ClampAbove(torch.autograd.Function):

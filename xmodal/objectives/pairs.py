@@ -4,6 +4,7 @@ The convention of `xmodal.distributed.collectives` holds: an objective is a mean
 batch, and returns the rank's share of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
 from xmodal.objectives.config import MatmulDtype
+from xmodal.objectives.extra import Extra, Negatives, SharedNegatives, Side
 from xmodal.objectives.pairwise.multi_vector import pair_scores
 from xmodal.objectives.pairwise.tiles import first_equal, num_equal, precise
 
@@ -26,6 +28,7 @@ class Pairs:
     all_y: Tensor  # (batch, …) in the same precision, its gradient summed over the ranks
     all_ids: Tensor  # (batch,) int64
     counts: list[int]  # pairs of each rank
+    extra: Sequence[Extra] = ()  # negatives beside those of the batch
 
     @classmethod
     def of(
@@ -34,11 +37,12 @@ class Pairs:
         y: Tensor,
         ids: Tensor | None = None,
         matmul_dtype: MatmulDtype = "float32",
+        extra: Sequence[Extra] = (),
     ) -> "Pairs":
         """Gather y of every rank's pairs in the precision `matmul_dtype`.
 
-        Without ids (pairs,) every pair is its own: all others are its negatives. Raises
-        `ValueError` where x, y and ids do not go together.
+        Without ids (pairs,) every pair is its own: all others are its negatives. `extra` negatives
+        are not among the batch's. Raises `ValueError` where x, y and ids do not go together.
         """
         counts = row_counts(x)
         if ids is None:
@@ -52,7 +56,7 @@ class Pairs:
         dtype = torch.promote_types(precise(x[:0]).dtype, y.dtype)
         x, y = x.to(dtype), y.to(dtype)
         rows, columns = (x, y) if matmul_dtype == "float32" else (x.bfloat16(), y.bfloat16())
-        return cls(x, y, rows, ids, gather(columns, counts), gather(ids, counts), counts)
+        return cls(x, y, rows, ids, gather(columns, counts), gather(ids, counts), counts, extra)
 
     @property
     def both_ids(self) -> tuple[Tensor, Tensor]:
@@ -73,6 +77,24 @@ class Pairs:
     def positive_scores(self) -> Tensor:
         """Each pair's score x·y, (pairs,), never rounded; of K embeddings the greatest."""
         return pair_scores(self.x, self.y)
+
+    def extra_negatives(self, side: Side) -> list[Negatives]:
+        """Return the extra columns beside a side, as negatives of this rank's items of the other.
+
+        Beside `y` they are negatives of x, beside `x` of y.
+        """
+        items = self.x if side == "y" else self.y
+        return [
+            one.negatives(items, self.ids, self.rows.dtype)
+            for one in self.extra
+            if one.side == side
+        ]
+
+    def negatives(self, side: Side) -> list[Negatives]:
+        """Return all negatives that are on a side: those of the batch, then the extra ones."""
+        items = self.x if side == "y" else self.y
+        columns = self.all_y if side == "y" else gather(self.rows, self.counts)
+        return [SharedNegatives(items, columns, self.both_ids), *self.extra_negatives(side)]
 
     def means_of_ids(self) -> tuple[Tensor, Tensor]:
         """Return the mean of y over all pairs of each pair's id, (pairs, dim), and their number."""

@@ -1,6 +1,7 @@
 """The sigmoid objective: every pair of the batch judged by itself."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -8,6 +9,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
+from xmodal.objectives.extra import Extra
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import pair_sum
@@ -25,6 +27,7 @@ class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
         "positive; a higher one (−3) suits small batches",
     )
     builds: ClassVar[str] = "Sigmoid"
+    takes_extra: ClassVar[bool] = True
 
 
 class Sigmoid(nn.Module):
@@ -51,18 +54,27 @@ class Sigmoid(nn.Module):
         self.bias = nn.Parameter(torch.tensor([float(bias)]))
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+    def forward(
+        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+    ) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns are judged with every row as negatives.
+        """
         scale = self.log_scale.exp()
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra)
+        bias = self.bias.expand(len(x))
         negatives = pair_sum(
             softplus_with_offset,
             pairs.rows,
             pairs.all_y,
             pairs.both_ids,
             scale=scale,
-            row_offset=self.bias.expand(len(x)),
+            row_offset=bias,
             tile=self.tile,
         )
+        for more in (*pairs.extra_negatives("y"), *pairs.extra_negatives("x")):
+            added = more.sum(softplus_with_offset, bias, scale=scale, tile=self.tile)
+            negatives = negatives + added
         return pairs.mean(log1p_exp(-scale * pairs.positive_scores - self.bias).sum() + negatives)

@@ -1,5 +1,6 @@
 """Triplets of a pair and its negatives among all of the batch."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from xmodal.devices import is_on_host
 from xmodal.distributed.collectives import gather, sum_over_ranks
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
+from xmodal.objectives.extra import Extra, Side
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import hardest, pair_scores, pair_sum
 from xmodal.objectives.pairwise.cells import hinges
@@ -38,6 +40,7 @@ class TripletConfig(PairwiseConfig, ObjectiveConfig):
         description="share of a stage that shifts from all negatives to `negatives`",
     )
     builds: ClassVar[str] = "Triplet"
+    takes_extra: ClassVar[bool] = True
 
 
 ALIKE = 0.05  # of the margin: scores within this of each other are alike to a triplet
@@ -82,12 +85,15 @@ class Triplet(Scheduled):
         self.matmul_dtype, self.tile = matmul_dtype, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of x and y, with ids (pairs,).
 
-        x and y are (pairs, dim), or (pairs, K, dim).
+        x and y are (pairs, dim), or (pairs, K, dim). `extra` columns beside y are among the
+        negatives of rows, those beside x among the negatives of columns.
         """
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra)
         own = pairs.positive_scores
         all_own = gather(own, pairs.counts)
         self.monitors = {"collapse": _alike(pairs, all_own, ALIKE * self.margin)}
@@ -106,7 +112,7 @@ class Triplet(Scheduled):
 
     def _all(self, pairs: Pairs, own: Tensor, all_own: Tensor) -> Tensor:
         """Return the sum of hinges, (), of this rank's rows with all columns."""
-        return pair_sum(
+        total = pair_sum(
             hinges,
             pairs.rows,
             pairs.all_y,
@@ -115,9 +121,23 @@ class Triplet(Scheduled):
             column_offset=self.margin - all_own,
             tile=self.tile,
         )
+        for more in (*pairs.extra_negatives("y"), *pairs.extra_negatives("x")):
+            # They have no pair of their own, and so no hinge.
+            total = total + more.sum(
+                hinges, self.margin - own, column_offset=-torch.inf, tile=self.tile
+            )
+        return total
 
     def _mined(self, pairs: Pairs, own: Tensor, all_own: Tensor) -> Tensor:
         """Return the sum of hinges, (), of this rank's rows and of columns mined from its rows."""
+        # No search finds NaN: what is not finite is to show in the loss all the same.
+        not_finite = 0 * own.sum()
+        if pairs.extra:
+            return (
+                self._hinge_of_any(pairs, "y", own)
+                + self._hinge_of_any(pairs, "x", own)
+                + not_finite
+            )
         semi_hard = self.negatives == "semi_hard"
         found = hardest(
             pairs.rows.detach(),
@@ -131,8 +151,7 @@ class Triplet(Scheduled):
         by_row = self._hinge(pairs, rows, found.columns, own)
         # A column's negative lies on one rank, which has the embeddings of both.
         by_column = self._hinge(pairs, found.rows - pairs.first, columns, all_own)
-        # No search finds NaN: what is not finite is to show in the loss all the same.
-        return by_row + by_column + 0 * own.sum()
+        return by_row + by_column + not_finite
 
     def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         """Return the sum of hinges, (), of rows with columns, as far as both exist here."""
@@ -143,6 +162,16 @@ class Triplet(Scheduled):
         y = pairs.all_y.index_select(0, columns.clamp(min=0))
         hinges = F.relu(self.margin + pair_scores(x, precise(y)) - own)
         return torch.where(counted, hinges, 0).sum()
+
+    def _hinge_of_any(self, pairs: Pairs, side: Side, own: Tensor) -> Tensor:
+        """Return the sum of hinges, (), of own items with the hardest negatives on a side."""
+        below = own.detach() if self.negatives == "semi_hard" else None
+        found = [negatives.hardest(below, self.tile) for negatives in pairs.negatives(side)]
+        scores = torch.cat(found, 1)
+        if below is not None:
+            near = (scores < below[:, None]) & ~scores.isneginf()
+            scores = scores.masked_fill(near.any(1, keepdim=True) & ~near, -torch.inf)
+        return F.relu(self.margin + scores.max(1).values - own).sum()
 
 
 @torch.no_grad()

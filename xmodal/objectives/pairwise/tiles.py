@@ -10,6 +10,7 @@ from xmodal.devices import is_on_host
 from xmodal.objectives.pairwise.multi_vector import greatest, spread
 
 CPU_TILE = 512  # 1 MiB of scores in float32: about what a core's own cache holds
+NO_ROWS = -(2**63)  # id of a column that is no row's negative
 # 64 MiB of slopes in float32, a thousand programs of a kernel. The same on every GPU and at every
 # moment: by its size the order of summation follows, and so the last bits of a loss.
 GPU_TILE = 4096
@@ -159,11 +160,13 @@ class _Ids:
     """Pairs of equal ids, with a fast test for tiles that have none.
 
     An id is coded as the first column that bears it. Where ids hardly repeat, codes then rise with
-    rows and columns, and only tiles along the diagonal have codes in common.
+    rows and columns, and only tiles along the diagonal have codes in common. Columns of `NO_ROWS`
+    have a negative code, and meet every row.
     """
 
     def __init__(self, x_ids: Tensor, y_ids: Tensor, size: int) -> None:
-        self.rows, self.columns = first_equal(x_ids, y_ids), first_equal(y_ids, y_ids)
+        self.rows = first_equal(x_ids, y_ids)
+        self.columns = first_equal(y_ids, y_ids).masked_fill(y_ids == NO_ROWS, -1)
         self.size = size
         self.ranges = (
             [block_ranges(codes, size) for codes in (self.rows, self.columns)]
@@ -179,11 +182,12 @@ class _Ids:
             ranges[block.start // self.size]
             for ranges, block in zip(self.ranges, (rows, columns), strict=True)
         )
-        return low <= most and least <= high
+        return least < 0 or (low <= most and least <= high)
 
     def meet(self, rows: slice, columns: slice) -> Tensor:
         """Return (rows, columns) bool, True where the ids are equal."""
-        return self.rows[rows, None] == self.columns[columns]
+        codes = self.columns[columns]
+        return (self.rows[rows, None] == codes).logical_or_(codes < 0)
 
 
 def _factor(scale: Tensor | None) -> float | Tensor:

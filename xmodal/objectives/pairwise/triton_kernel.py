@@ -99,6 +99,7 @@ def pair_kernel(
         if has_ids:
             row_codes = tl.load(x_codes + i, mask=in_rows, other=-1)
             column_codes = tl.load(y_codes + j, mask=in_columns, other=-1)
+            counted = counted & (column_codes >= 0)[None, :]
             counted = counted & (row_codes[:, None] != column_codes[None, :])
         found, by_row, by_column = function(
             tl.where(counted, scores, float("-inf")),
