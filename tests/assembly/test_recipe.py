@@ -432,3 +432,9 @@ def test_a_key_of_what_is_null_by_default_makes_it(read: Callable[..., Recipe]) 
 def test_an_empty_url_is_refused(refusal: Callable[..., str], word: str) -> None:
     """As of a shell variable that is not set."""
     assert "URL is empty; name a folder of shards" in refusal(word)
+
+
+@pytest.mark.parametrize("recipe", ["flyp", "lora_clip"])
+def test_a_recipe_for_a_pretrained_model_names_its_key(recipe: str) -> None:
+    with pytest.raises(UserError, match=r"add method.pretrained=SOURCE"):
+        read_recipe(recipe, [])

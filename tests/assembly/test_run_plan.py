@@ -177,9 +177,8 @@ def test_what_fits_nowhere_is_one_line() -> None:
 
 
 def test_a_precision_that_a_gpu_has_not_is_found() -> None:
-    planner = planner_of(find("t4"), *TINY)
     with pytest.raises(UserError, match=r"precision=auto: t4 computes no bf16; use fp32"):
-        planner.plan(planner.recipe)
+        planner_of(find("t4"), *TINY)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +203,7 @@ def test_mistakes_are_found(overrides: list[str], ranks: int, message: str) -> N
             "rtx-409",
             r"^unknown GPU rtx-409 \(did you mean rtx-4090\?\); known: cpu, ",
         ),
+        ("--gpu", "a100", "^--gpu a100 may be a100-40 or a100-80; name one of them$"),
         ("--gpus", "two", "argument --gpus: 'two' is not a whole number of 1 or more; see: "),
         ("--samples", "-4", "argument --samples: '-4' is not a whole number of 1 or more; see: "),
         ("--network", "fast", "argument --network: 'fast' is not a number above 0; see: "),

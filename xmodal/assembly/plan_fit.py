@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from xmodal.activity import activity
 from xmodal.assembly.checks import check_method
 from xmodal.assembly.recipe import Recipe, with_values
 from xmodal.assembly.run_plan import Planner, RunPlan
@@ -48,7 +49,8 @@ def fit(planner: Planner) -> tuple[RunPlan, dict[str, Any]]:
     tried: list[tuple[Variant, RunPlan]] = []
     for variant, recipe, keys in _from_the_fastest(planner):
         if all(variant.least_memory(*one) <= plan.usable for one in tried):
-            plan = planner.plan(recipe)
+            with activity("trying " + " ".join(f"{key}={value}" for key, value in keys.items())):
+                plan = planner.plan(recipe)
             if plan.fits:
                 return plan, keys
             tried.append((variant, plan))

@@ -119,15 +119,15 @@ def _of_stage(plan: RunPlan, stage: StagePlan) -> Iterator[tuple[str, str]]:
 def _of_time(plan: RunPlan, stage: StagePlan) -> Iterator[tuple[str, str]]:
     if (time := stage.time) is None:
         return
-    yield "time", _milliseconds(time.total)
-    yield "  computing", _milliseconds(time.computing)
-    hidden = f" ({_milliseconds(time.hidden)} beside computing)" if time.hidden else ""
-    yield "  communication", _milliseconds(time.communication) + hidden
+    yield "time", _short_time(time.total)
+    yield "  computing", _short_time(time.computing)
+    hidden = f" ({_short_time(time.hidden)} beside computing)" if time.hidden else ""
+    yield "  communication", _short_time(time.communication) + hidden
     if time.decoding is not None:
         workers = f"{max(1, plan.recipe.data.workers)} workers a rank"
-        yield f"  decoding images, {workers}", _milliseconds(time.decoding)
+        yield f"  decoding images, {workers}", _short_time(time.decoding)
     if time.reading is not None:
-        yield "  reading shards", _milliseconds(time.reading)
+        yield "  reading shards", _short_time(time.reading)
     rate = plan.recipe.data.batch_size / time.total
     yield "samples a second", f"{rate:,.0f} ({rate / plan.hardware.ranks:,.0f} a GPU)"
     if plan.data.sample_bytes:
@@ -154,8 +154,8 @@ def _size(number: float) -> str:
     return f"{number:,.1f} TB"
 
 
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.1f} ms"
+def _short_time(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
 
 
 def _duration(seconds: float) -> str:

@@ -135,6 +135,8 @@ class Planner:
     ) -> None:
         self.recipe, self.hardware = with_text_tower(recipe), hardware
         check_sizes(self.recipe, hardware.ranks)
+        if hardware.gpu:
+            peak(hardware.gpu, recipe.training.precision)
         self.device = torch.device("cuda" if hardware.gpu else "cpu")
         self.folder = TemporaryDirectory(prefix="xmodal-plan-")  # with architectures
         keep_architecture(self.recipe.method, Path(self.folder.name))

@@ -21,7 +21,7 @@ from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import import_plugins_of, read_recipe
 from xmodal.commands.arguments import add_recipe
 from xmodal.components.validation import nearest
-from xmodal.costs.hardware import GPUS, find
+from xmodal.costs.hardware import GPUS, find, variants
 from xmodal.errors import UserError
 
 CPU = "cpu"
@@ -118,6 +118,8 @@ def _check(given: argparse.Namespace) -> None:
     if given.gpu == CPU:
         if given.fit:
             raise UserError("--fit searches what fits into a GPU's memory; name one by --gpu")
+    elif meant := variants(given.gpu):
+        raise UserError(f"--gpu {given.gpu} may be {' or '.join(meant)}; name one of them")
     elif find(given.gpu) is None:
         names = [CPU, *(gpu.name for gpu in GPUS)]
         raise UserError(

@@ -27,6 +27,13 @@ def find(name: str) -> GPU | None:
     return next(named, None) or next(matching, None)
 
 
+def variants(name: str) -> list[str]:
+    """Return the short names of GPUs that a shorter one (`a100`) may mean; none if it is one."""
+    names = [gpu.name for gpu in GPUS]
+    short = name.lower()
+    return [] if short in names else [one for one in names if one.startswith(f"{short}-")]
+
+
 def _gpu(
     name: str,
     words: str,

@@ -6,7 +6,7 @@ With `objective: {kind: sigmoid}` it is SigLIP (Zhai et al. 2023, arXiv 2303.153
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from xmodal.components.config import Config
@@ -40,6 +40,20 @@ class ClipConfig(TowersConfig):
         InfoNCEConfig(), description="the objective that training minimises"
     )
     builds: ClassVar[str] = "Clip"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_encoders(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not given.get("pretrained"):
+            sides = [given.get(side) for side in ("image", "text")]
+            if all(
+                side is None or (isinstance(side, dict) and "kind" not in side) for side in sides
+            ):
+                raise ValueError(
+                    "pretrained, the model to begin with, is missing, and image and text have no "
+                    "kind; add method.pretrained=SOURCE (a folder, a file or a name at a hub)"
+                )
+        return given
 
     @property
     def arguments(self) -> dict[str, Any]:
