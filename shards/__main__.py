@@ -3,6 +3,7 @@
 python -m shards sources
 python -m shards build flickr8k --from ~/flickr8k --to ~/shards/flickr8k
 python -m shards index ~/shards/mine
+python -m shards lengths ~/shards/mine
 python -m shards check ~/shards/mine
 python -m shards show s3://bucket/shards/mine
 
@@ -57,6 +58,7 @@ def _parser(prog: str) -> ArgumentParser:
     sources.set_defaults(run=_sources)
     _add_build(commands)
     _add_index(commands)
+    _add_lengths(commands)
     _add_check(commands)
     _add_show(commands)
     return parser
@@ -129,6 +131,19 @@ def _add_index(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     )  # fmt: skip
     _add_workers(parser)
     parser.set_defaults(run=_index)
+
+
+def _add_lengths(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
+    parser = _add_command(
+        commands,
+        "lengths",
+        help="measure the texts of shards, for batches of texts of like length",
+        description="Write the lengths of all texts beside each tar, which training reads where "
+        "data.length_buckets is true.",
+    )
+    _add_folder(parser)
+    _add_workers(parser)
+    parser.set_defaults(run=_lengths)
 
 
 def _add_check(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
@@ -245,6 +260,12 @@ def _index(arguments: argparse.Namespace) -> None:
     from shards.index import index
 
     index(arguments.folder, arguments.workers, digest=arguments.digest)
+
+
+def _lengths(arguments: argparse.Namespace) -> None:
+    from shards.lengths import lengths
+
+    lengths(arguments.folder, arguments.workers)
 
 
 def _check(arguments: argparse.Namespace) -> int:

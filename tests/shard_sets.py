@@ -11,6 +11,7 @@ from PIL import Image
 
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest
 from xmodal.data.shard_index import write_index
+from xmodal.data.text_lengths import measure_texts
 
 Members = Mapping[str, bytes]
 
@@ -30,6 +31,13 @@ def write_shards(folder: Path, shards: Sequence[Mapping[str, Members]]) -> Manif
         counts[path.name] = write_index(path).num_samples
     write_manifest(folder, counts)
     return read_manifest(folder)
+
+
+def with_lengths(manifest: Manifest) -> Manifest:
+    """The manifest, once the lengths of its texts lie beside its tars."""
+    for place in range(len(manifest.shards)):
+        measure_texts(manifest, place)
+    return manifest
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG", mode: str = "RGB") -> bytes:

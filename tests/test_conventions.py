@@ -57,6 +57,7 @@ SHARDS_MAY_IMPORT = {
             "shard_index",
             "storage",
             "tar",
+            "text_lengths",
         )
     ),
     "xmodal.atomic_files",

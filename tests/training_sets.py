@@ -11,11 +11,13 @@ from torch import Tensor
 
 from tests.shard_sets import number_of
 from xmodal.data.batch import PAIRS, Batch, BatchSpec
+from xmodal.data.length_buckets import LengthBuckets
 from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
 from xmodal.data.storage.local import LocalStorage
+from xmodal.data.text_lengths import TextLengths
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.training_set import DataSet, TrainingSet
@@ -26,7 +28,11 @@ TOKENIZER = train_tokenizer([f"{number} {number}" for number in range(100)], 12,
 
 
 def mixture_of(
-    *manifests: Manifest, weights: Sequence[float] = (), lanes: int = LANES, window: int = WINDOW
+    *manifests: Manifest,
+    weights: Sequence[float] = (),
+    lanes: int = LANES,
+    window: int = WINDOW,
+    buckets: LengthBuckets | None = None,
 ) -> Mixture:
     sizes = [[shard.num_samples for shard in one.shards] for one in manifests]
     return Mixture(
@@ -36,6 +42,7 @@ def mixture_of(
         lanes=lanes,
         window=window,
         sample_weights=[one.sample_weights for one in manifests],
+        buckets=buckets,
     )
 
 
@@ -50,14 +57,29 @@ def training_set(
     positives: str = "image",
     options: Sequence[Mapping[str, object]] = (),
     tokenizer: CaptionTokenizer = TOKENIZER,
+    bucketed: int | None = None,
     **transform: object,
 ) -> TrainingSet:
-    """Mixed data sets; `options` has what a `DataSet` is given beside its reader."""
+    """Mixed data sets; `options` has what a `DataSet` is given beside its reader.
+
+    Global batches of `bucketed` samples, if given, have texts of like length.
+    """
     sets = [
         DataSet(SampleReader(one), **given)
         for one, given in zip(manifests, options or [{}] * len(manifests), strict=True)
     ]
-    mixture = mixture_of(*manifests, weights=weights, lanes=lanes, window=window)
+    mixture = mixture_of(
+        *manifests,
+        weights=weights,
+        lanes=lanes,
+        window=window,
+        buckets=bucketed
+        and LengthBuckets(
+            [TextLengths(one.reader.manifest, one.texts, one.templates) for one in sets],
+            seed=seed,
+            batch_size=bucketed,
+        ),
+    )
     image = ImageTransform(8, **transform)
     return TrainingSet(
         sets,

@@ -44,6 +44,22 @@ PTF = {
     "train": ["image"],
     "stage": {"losses": {"self_distillation": 1}},
 }
+SIMSIAM = {
+    "method": {
+        "kind": "simsiam",
+        "image": {"kind": "timm", "name": "test_resnet", "size": SIZE},
+        "projection": 8,
+        "prediction": 4,
+    },
+    "train": ["image"],
+    "stage": {"losses": {"self_distillation": 1}},
+    "data__feature_cache": None,
+}
+BUCKETS = {"data__length_buckets": True}
+FEATURES = {
+    "method__text": {"kind": "features", "features": 4},
+    "data__feature_cache": None,
+}
 SEARCHED = {"data__val": "queries", "data__gallery": "images"}
 
 
@@ -73,6 +89,9 @@ def refusal(folder: Path, **changes: Any) -> str:
         (TIRG | {"data__gallery": "images"}, "data.gallery is given without data.val"),
         (TIRG | {"data__positives": "caption"}, "data.positives=caption is for methods that match"),
         ({"data__positives": "caption"}, "data.positives=caption reads captions, and training"),
+        (BUCKETS, "data.length_buckets: data.feature_cache holds the features of texts, which "),
+        (BUCKETS | FEATURES, "data.length_buckets: method.text is kind: features, which have no"),
+        (BUCKETS | SIMSIAM, "data.length_buckets: simsiam reads no texts; set it to false"),
     ],
 )
 def test_keys_that_do_not_go_with_the_method(

@@ -23,6 +23,7 @@ from tests.shard_sets import (
     number_of,
     numbered,
     plain,
+    with_lengths,
     write_shards,
 )
 from tests.training_sets import (
@@ -83,7 +84,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     samples = textured(COUNT)
     for bad in (3, 24, 26, 40):
         samples[f"{bad:05d}"] = samples[f"{bad:05d}"] | {"png": b"not an image"}
-    return in_shards(tmp_path_factory.mktemp("crops"), samples)
+    return with_lengths(in_shards(tmp_path_factory.mktemp("crops"), samples))
 
 
 def joined(parts: list[Batch]) -> dict[str, object]:
@@ -136,6 +137,7 @@ CASES = st.fixed_dictionaries(
         "times": st.integers(1, 2),
         "window": st.integers(1, 30),
         "views": st.sampled_from([1, 2]),
+        "buckets": st.booleans(),
         "ranks": st.sampled_from(ALLOWED_RANKS),
         "workers": st.sampled_from(WORKERS),
         "start": st.integers(0, 3),
@@ -150,8 +152,10 @@ def test_any_ranks_and_workers_from_any_step_give_the_same_batches(
 ) -> None:
     """More lanes than samples and larger batches than the set among them; some samples are bad."""
     manifests = [parts_of(crops, chosen) for chosen in case["sets"]]
+    size, end = case["lanes"] * case["times"], 5
     dataset = training_set(
         *manifests,
+        bucketed=size if case["buckets"] else None,
         weights=[1, 2, 1][: len(manifests)],
         lanes=case["lanes"],
         window=case["window"],
@@ -159,7 +163,6 @@ def test_any_ranks_and_workers_from_any_step_give_the_same_batches(
         crop=(0.2, 0.9),
         flip=True,
     )
-    size, end = case["lanes"] * case["times"], 5
     whole = global_batches(dataset, range(end), size)
     resumed = global_batches(
         dataset, range(case["start"], end), size, case["ranks"], case["workers"]

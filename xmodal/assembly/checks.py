@@ -9,6 +9,7 @@ from xmodal.assembly.data import Shards, data_sets
 from xmodal.assembly.engine_checks import check_partition, check_precision
 from xmodal.assembly.feature_cache import locked_sides
 from xmodal.assembly.feature_encoding import NO_MEAN
+from xmodal.assembly.length_checks import check_length_buckets
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.config import nearest_divisors
@@ -16,6 +17,7 @@ from xmodal.data.decode import BadSample
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import PROBED, SampleSpec, evaluated_parts, infer_sample_spec
+from xmodal.data.text_lengths import check_lengths
 from xmodal.data.training_set import DataSet
 from xmodal.errors import UserError
 from xmodal.evaluation.context import EvaluationData
@@ -36,6 +38,8 @@ def check_shards(recipe: Recipe, shards: Shards, ranks: int) -> None:
         check_whole(one, recipe.data.max_bad_share)
     for one in shards.measured:
         check_measurable(one, ranks)
+    for one in shards.train if recipe.data.length_buckets else ():
+        check_lengths(one)
 
 
 def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Sequence[str]:
@@ -147,6 +151,7 @@ def check_method(recipe: Recipe, method: Method) -> None:
             "ranks need it at different times in evaluation: use training.zero=2"
         )
     check_data(recipe, method.contents)
+    check_length_buckets(recipe, method)
     training = recipe.training
     check_blocks(
         method, training.checkpoint_activations, compiles=training.compile, zero=training.zero.stage

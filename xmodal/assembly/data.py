@@ -9,9 +9,11 @@ from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
 from xmodal.data.config import DataConfig, DataSetConfig
 from xmodal.data.deferred import Deferred, can_defer
+from xmodal.data.length_buckets import LengthBuckets
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.reader import SampleReader
+from xmodal.data.text_lengths import TextLengths
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import CENTRAL_SQUARE, ImageTransform
@@ -96,6 +98,18 @@ def mixture(recipe: Recipe, shards: Shards) -> Mixture:
         lanes=recipe.data.num_lanes,
         window=recipe.data.window,
         sample_weights=[manifest.sample_weights for manifest in shards.train],
+        buckets=_length_buckets(recipe, shards) if recipe.data.length_buckets else None,
+    )
+
+
+def _length_buckets(recipe: Recipe, shards: Shards) -> LengthBuckets:
+    return LengthBuckets(
+        [
+            TextLengths(manifest, one.texts, one.templates)
+            for manifest, one in zip(shards.train, recipe.data.train, strict=True)
+        ],
+        seed=recipe.training.seed,
+        batch_size=recipe.data.batch_size,
     )
 
 

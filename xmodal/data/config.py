@@ -109,6 +109,11 @@ class DataConfig(Config):
         description="samples of a lane that are permuted together; lanes × window samples are in "
         "the memory of all ranks",
     )
+    length_buckets: bool = Field(
+        False,
+        description="make each batch of texts of like length, which cuts padding; needs the "
+        "lengths that `python -m shards lengths DIR` writes",
+    )
     workers: Annotated[int, Mark.FREE] = Field(
         2, ge=0, description="loading processes a rank; 0 loads in the trainer"
     )

@@ -122,14 +122,14 @@ class TrainingLoader:
         begun = perf_counter()
         faults: list[Fault] = []
         captions: list[list[str]] = []
-        for row, (position, sample) in zip(rows, islice(samples, len(rows)), strict=True):
+        for row, (origin, sample) in zip(rows, islice(samples, len(rows)), strict=True):
             try:
-                captions.append(self.dataset.fill(slot, row, position, sample))
+                captions.append(self.dataset.fill(slot, row, origin, sample))
                 faults += parts_dropped(sample)
             except BadSample as cause:
                 bad = Fault(sample.shard, sample.key, str(cause), cause.by_choice)
                 faults.append(bad)
-                captions.append(self.dataset.substitute(slot, row, position, bad, stream))
+                captions.append(self.dataset.substitute(slot, row, origin, bad, stream))
         for (name, _), texts in zip(CAPTIONS, zip(*captions, strict=True), strict=False):
             ids, mask = self.dataset.tokenizer(texts)
             slot[f"{name}tokens"][rows, : ids.shape[1]] = ids.numpy()

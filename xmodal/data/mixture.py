@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xmodal.data.length_buckets import LengthBuckets
 from xmodal.data.plan import Plan
 from xmodal.errors import UserError
 
@@ -22,9 +23,21 @@ class Place(NamedTuple):
     sample: int
 
 
+class Stretch(NamedTuple):
+    """Entries that come one after the other in a lane: `samples` of a data set with their origins.
+
+    An origin is the position of an entry without length buckets, by which all that is random for it
+    is drawn.
+    """
+
+    data_set: int
+    origins: np.ndarray  # (entries,) int64
+    samples: np.ndarray  # (entries,) int64
+
+
 class Mixture:
     """The endless order of data sets with `weights`, given their shards' sizes, and of each set the
-    weights of its samples; see `Plan`.
+    weights of its samples; see `Plan`. `buckets` changes the order within each block of a lane.
     """
 
     def __init__(
@@ -36,8 +49,9 @@ class Mixture:
         lanes: int,
         window: int,
         sample_weights: Sequence[Sequence[np.ndarray] | None] = (),
+        buckets: LengthBuckets | None = None,
     ) -> None:
-        self.lanes = lanes
+        self.lanes, self.buckets = lanes, buckets
         self.counts = share_lanes(weights, lanes)
         of_samples = sample_weights or [None] * len(sizes)
         self.plans = [
@@ -62,12 +76,24 @@ class Mixture:
 
     def sample_at(self, position: int) -> Place:
         """Return the sample at a position."""
+        stretch = self.stretch_from(position)
+        return Place(stretch.data_set, int(stretch.samples[0]))
+
+    def stretch_from(self, position: int) -> Stretch:
+        """Return what comes in the lane of a position, from there to the end of its block."""
         data_set, own = self.own_position(position)
-        return Place(data_set, self.plans[data_set].sample_at(own))
+        plan = self.plans[data_set]
+        block, first = plan.block_at(own)
+        samples = plan.samples_of(block)
+        origins = position + self.lanes * np.arange(-first, len(samples) - first)
+        if self.buckets:
+            order = self.buckets.order(data_set, origins, samples)
+            origins, samples = origins[order], samples[order]
+        return Stretch(data_set, origins[first:], samples[first:])
 
     def neighbours(self, position: int, reach: int) -> list[Place]:
-        """Return the samples, nearest first, that may replace an unreadable one at `position`;
-        see `Plan.neighbours`.
+        """Return the samples, nearest first, that may replace an unreadable one whose origin is
+        `position`; see `Plan.neighbours`.
         """
         data_set, own = self.own_position(position)
         plan = self.plans[data_set]

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from xmodal.data.chance import choose_text
 from xmodal.data.decode import BadSample
 from xmodal.data.feature_arrays import read_array
 from xmodal.data.fields import (
@@ -37,6 +38,7 @@ FEATURES = ("image", "text", "source", "target", "target.lower")
 EXTENSIONS = frozenset(
     ["json", "txt", "cls", *(f"{side}.npy" for side in FEATURES), *sum(IMAGES.values(), ())]
 )
+ANY = {"": 1.0}  # where a recipe names no keys of texts
 _NO_CAPTIONS = Captions([], [], [])
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # which editors put before UTF-8
 _parse = msgspec.json.Decoder().decode
@@ -230,24 +232,21 @@ class RawSample:
         Probabilities of missing keys are distributed over the others. The caption `besides` is
         returned only if there is no other. Texts under `labels` are put into each of `templates`.
         """
-        if not keys:
-            captions = _others(self.captions(), besides)
-        else:
-            found = self._under(keys, templates)
-            if besides is not None:
-                others = {name: _others(texts, besides) for name, texts in found.items()}
-                found = {k: v for k, v in others.items() if besides not in v} or found
-            drawn *= sum(keys[name] for name in found)
-            name = next(iter(found))
-            for name in found:
-                if drawn < keys[name]:
-                    break
-                drawn -= keys[name]
-            captions, drawn = found[name], min(max(drawn, 0) / keys[name], 1 - 1e-9)
-        return captions[int(drawn * len(captions))]
+        found = self.drawable(keys, templates)
+        if besides is not None:
+            others = {name: _others(texts, besides) for name, texts in found.items()}
+            found = {k: v for k, v in others.items() if besides not in v} or found
+        counts = {name: len(texts) for name, texts in found.items()}
+        name, number = choose_text(drawn, counts, keys or ANY)
+        return found[name][number]
 
-    def _under(self, keys: Iterable[str], templates: Sequence[str]) -> dict[str, list[str]]:
-        """Return the texts under each key that has any; at least one has."""
+    def drawable(self, keys: Iterable[str], templates: Sequence[str]) -> dict[str, list[str]]:
+        """Return the texts under each key that has any, at least one; see `draw`.
+
+        Without keys, all captions are under that of `ANY`.
+        """
+        if not keys:
+            return dict.fromkeys(ANY, self.captions())
         found = {name: self.texts(name) for name in keys}
         kept = {name: texts.kept for name, texts in found.items() if texts.kept}
         if not kept:

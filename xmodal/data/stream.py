@@ -28,7 +28,7 @@ class Stream:
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="read-ahead")
 
     def samples(self, positions: Iterable[int], stop: int) -> Iterator[tuple[int, RawSample]]:
-        """Yield (position, sample) for positions in rising order, all before `stop`.
+        """Yield (origin, sample) for positions in rising order, all before `stop`; see `Stretch`.
 
         They must include every position of their lanes from the first one on.
         """
@@ -44,9 +44,9 @@ class Stream:
         else:
             position = stop
         for each in first:
-            yield each, lanes[each % count].take()
+            yield lanes[each % count].take()
         while position < stop:
-            yield position, lanes[position % count].take()
+            yield lanes[position % count].take()
             position = next(positions, stop)
 
     def load(self, place: Place) -> RawSample:
@@ -64,33 +64,35 @@ class _Lane:
     def __init__(self, stream: Stream, position: int, stop: int) -> None:
         self.stream, self.position, self.stop = stream, position, stop
         self.samples: Samples = []
+        self.origins: list[int] = []
         self.at = 0
+        self.next_origins: list[int] = []
         self.next = self._begin()
 
-    def take(self) -> RawSample:
-        """Return the lane's next sample."""
+    def take(self) -> tuple[int, RawSample]:
+        """Return the lane's next sample, with its origin before it."""
         if self.at == len(self.samples):
             self._turn()
         sample, self.samples[self.at] = self.samples[self.at], None
+        origin = self.origins[self.at]
         self.at += 1
         if self.at == (len(self.samples) + 1) // 2 and self.position < self.stop:
             self.next = self._begin()
         assert sample is not None
-        return sample
+        return origin, sample
 
     def _turn(self) -> None:
         begun = time.perf_counter()
-        self.samples, self.at = self.next(), 0
+        self.samples, self.origins, self.at = self.next(), self.next_origins, 0
         assert self.samples[0] is not None
         self.stream.waited[self.samples[0].shard] += time.perf_counter() - begun
 
     def _begin(self) -> Callable[[], Samples]:
         """Start reading the block at the lane's position; return a function that returns it."""
         mixture = self.stream.mixture
-        data_set, own = mixture.own_position(self.position)
-        reader, plan = self.stream.readers[data_set], mixture.plans[data_set]
-        block, first = plan.block_at(own)
-        numbers = plan.samples_of(block)[first:].tolist()
+        data_set, origins, samples = mixture.stretch_from(self.position)
+        reader, numbers = self.stream.readers[data_set], samples.tolist()
+        self.next_origins = origins.tolist()
         self.position += len(numbers) * mixture.lanes
 
         def load() -> Samples:

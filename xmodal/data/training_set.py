@@ -58,9 +58,9 @@ class TrainingSet:
 
     `contents` selects the parts of a sample; a sample that lacks one of them is bad.
     `text_dropout` is the share of views that are marked as without text. Random numbers depend on
-    (seed, position, view) alone, never on a worker or rank. A sample that cannot be used is
-    reported, and a neighbour takes its place. Samples that share their `positives` (`image`,
-    `caption` or `label`) are not negatives of each other.
+    (seed, position, view) alone, never on a worker or rank; positions are the origins of `Stretch`.
+    A sample that cannot be used is reported, and a neighbour takes its place. Samples that share
+    their `positives` (`image`, `caption` or `label`) are not negatives of each other.
     """
 
     def __init__(
@@ -81,6 +81,11 @@ class TrainingSet:
         self.positives = positives
         self.views = COMPOSED if contents.composed else VIEWS[: contents.views]
         self.features = COMPOSED_FEATURES if contents.composed else FEATURES
+        if mixture.buckets and tokenizer.padded:
+            raise UserError(
+                "data.length_buckets: the tokenizer pads all texts to method.text.context="
+                f"{tokenizer.context}, so there is no padding to cut; set it to false"
+            )
 
     def layout(self, rows: int) -> Layout:
         """Return the shapes and dtypes of tensors that hold `rows` samples.
