@@ -1,4 +1,4 @@
-"""Canonical correlation analysis as a pair of linear heads: the baseline of benchmarks.matching.
+"""Canonical correlation analysis as a pair of linear heads: the baseline of the study `matching`.
 
 Regularised linear CCA (Hardoon et al. 2004) of the features of an image and of its text, each
 direction weighted by its correlation, as a `clip` method whose heads are the two projections: it is

@@ -1,4 +1,4 @@
-"""Ridge regression from a source and its text to the target: the baseline of benchmarks.composed.
+"""Ridge regression from a source and its text to the target: the baseline of the study `composed`.
 
 Features are brought to length 1 and centred; y is predicted as W [x; t], as a `tirg` method whose
 composition is W: it is measured by the same code, on the same features, as what is trained. The

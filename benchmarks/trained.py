@@ -1,169 +1,162 @@
-"""Recipes that benchmarks of methods train once a seed, and tables of their means.
+"""Arms of a study trained on a data set, and measured on its test set.
 
-Runs lie in runs/BENCHMARK/SET/METHOD-SEED; existing ones are not trained again.
+A run lies in RUNS/SET/ARM-SEED; the test metrics and the time of the processor are in ARM-SEED.json
+beside it. A run that is complete there is not trained again, and one that was interrupted is
+resumed. Checkpoints are deleted once they are measured.
 """
 
-import argparse
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.beside import console, row
-from benchmarks.measure import hardware
+import xmodal
+from benchmarks.beside import console
+from benchmarks.studies.study import Arm, DataSet, Fit, Study
 from xmodal.assembly.data import Shards
 from xmodal.assembly.evaluation import measure_shards
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.assembly.session import Session
+from xmodal.atomic_files import write_atomically
 from xmodal.distributed.environment import Environment
 from xmodal.methods.method import Method
-from xmodal.runs.progress import full_name
 from xmodal.runs.run import Run
 
 RECIPES = Path(__file__).parent / "recipes"
+QUICK = 20  # steps of a stage
 Metrics = dict[str, float]
-Found = dict[str, list[Metrics]]  # the metrics of each seed, by their row of the table
 
 
-def read_arguments(
-    name: str, description: str | None, sets: Iterable[str], methods: Iterable[str], quick: str
-) -> argparse.Namespace:
-    """Return the options of the command line of benchmark `name`.
+@dataclass
+class Trial:
+    """An arm of a study, a data set and a seed.
 
-    `--quick` is the set `quick` alone, one seed, 20 steps a stage, trained anew.
+    `overrides` are those of the command line, `quick` asks for stages of 20 steps.
     """
-    sets, methods, runs = list(sets), list(methods), Path("runs") / name
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--set", nargs="+", choices=sets, default=sets)
-    parser.add_argument("--method", nargs="+", choices=methods, default=methods)
-    parser.add_argument("--seeds", type=int, default=3, help="default: 3")
-    parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--runs", type=Path, default=runs, help=f"default: {runs}")
-    parser.add_argument("--quick", action="store_true", help=f"{quick}, one seed, 20 steps a stage")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
-    given = parser.parse_args()
-    if given.quick:
-        given.set, given.seeds = [quick], 1
-        given.runs = given.runs.with_name(f"{given.runs.name}-quick")
-        shutil.rmtree(given.runs, ignore_errors=True)
-    return given
+
+    study: Study
+    data: DataSet
+    arm: Arm
+    seed: int
+    run: Path
+    overrides: list[str]
+    quick: bool = False
+
+    @property
+    def results(self) -> Path:
+        """File of the test metrics and of the time spent."""
+        return self.run.with_name(f"{self.run.name}.json")
+
+    def recipe(self, *more: str) -> Recipe:
+        """Return the recipe with all overrides, and some more before those of the command line."""
+        path = str(RECIPES / f"{self.arm.recipe}.yaml")
+        plain = read_recipe(path, self.data.train, RECIPES)
+        changes = [
+            f"training.seed={self.seed}",
+            f"run={self.run}",
+            "training.log_every=50",
+            *self.study.overrides,
+            *self.data.train,
+            *(self.data.changes(plain) if self.data.changes else ()),
+            *self.arm.overrides,
+            *more,
+            *self.overrides,
+        ]
+        if self.quick:
+            changes += [f"stages.{n}.length={QUICK} steps" for n in range(len(plain.stages))]
+        return read_recipe(path, changes, RECIPES)
+
+    def rows(self, environment: Environment) -> dict[str, Metrics]:
+        """Return the test metrics by their row of the table; train and measure what is missing."""
+        found = self._read()
+        if self.run.exists():
+            Run(self.run).check(self.recipe())
+        if found.get("recipe") != self._description() or "rows" not in found:
+            found = self._run(found, environment)
+        return {label: dict(metrics) for label, metrics in found["rows"].items()}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the processor that training and measuring have taken so far."""
+        return float(self._read().get("seconds", 0))
+
+    def _run(self, found: dict[str, Any], environment: Environment) -> dict[str, Any]:
+        spent, begun = self.seconds, processor_seconds()
+
+        def note(*_: Any) -> None:
+            self._write({**found, "seconds": spent + processor_seconds() - begun})
+
+        if self.arm.fit is None:
+            Session(self.recipe(), environment, report=note).train()
+        rows = {
+            label: {"steps": step, **self._measure(weights, environment)}
+            for label, step, weights in self._measured()
+        }
+        found = {"recipe": self._description(), "rows": rows}
+        note()
+        for checkpoint in self.run.glob("checkpoints/step-*"):
+            shutil.rmtree(checkpoint)
+        return found
+
+    def _measured(self) -> Iterator[tuple[str, int, Fit]]:
+        """Yield each row's label, its step, and what sets the weights to be measured."""
+        label = self.arm.label
+        if self.arm.fit:
+            yield label, 0, self.arm.fit
+        elif self.arm.measured == "stages":
+            for stage, step in ends_of_stages(Run(self.run)).items():
+                yield f"{label}, {stage}", step, of_checkpoint(self.run, f"step-{step}")
+        else:
+            folder = Run(self.run).find_checkpoint(self.arm.measured)
+            yield label, int(folder.name.split("-")[1]), of_checkpoint(self.run, folder.name)
+
+    def _measure(self, weights: Fit, environment: Environment) -> Metrics:
+        """Return the metrics on the test set of the method with some weights."""
+        with TemporaryDirectory() as folder:
+            recipe = self.recipe(*self.data.test, f"run={folder}/run")
+            session = Session(recipe, environment)
+            read = session.prepare(say)
+            say(weights(session.method, read))
+            method = session.method.to(environment.device)
+            return measure_shards(
+                recipe, method, session.shards, read, session.tokenizer, environment.device
+            ).metrics
+
+    def _description(self) -> dict[str, Any]:
+        """Return the recipe by which it is measured, without what it leaves unset."""
+        return self.recipe(*self.data.test).model_dump(mode="json", exclude_unset=True)
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self.results.read_text()) if self.results.is_file() else {}
+
+    def _write(self, found: dict[str, Any]) -> None:
+        self.results.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.results, json.dumps(found, indent=1) + "\n")
 
 
-def recipe_of(file: str, overrides: Sequence[str], run: Path, given: argparse.Namespace) -> Recipe:
-    """Return a recipe of benchmarks/recipes with `overrides` and those of the command line."""
-    path = str(RECIPES / f"{file}.yaml")
-    changes = [*overrides, f"run={run}", "training.log_every=50", *given.override]
-    if given.quick:
-        stages = range(len(read_recipe(path, [], RECIPES).stages))
-        changes += [f"stages.{number}.length=20 steps" for number in stages]
-    return read_recipe(path, changes, RECIPES)
+def of_checkpoint(run: Path, name: str) -> Fit:
+    """Return what loads the weights of a run's checkpoint into a method."""
+
+    def fit(method: Method, _: Shards) -> str:
+        method.load_state_dict(xmodal.load(run, checkpoint=name, device="cpu").method.state_dict())
+        return f"measuring {name} of {run}"
+
+    return fit
 
 
-def train(recipe: Recipe, environment: Environment) -> dict[str, Metrics]:
-    """Train a recipe unless its run is finished; return the metrics at the end of each stage."""
-    run = Run(recipe.run)
-    run.check(recipe)
-    if not run.results.is_file():
-        Session(recipe, environment).train()
-    return {line["stage"]: line for line in run.history() if "loss" not in line}
+def ends_of_stages(run: Run) -> dict[str, int]:
+    """Return the last evaluated step of each stage."""
+    return {line["stage"]: line["step"] for line in run.history() if "loss" not in line}
 
 
-def measure_untrained(
-    recipe: Recipe,
-    environment: Environment,
-    fit: Callable[[Method, Shards], str] | None = None,
-) -> Metrics:
-    """Return the metrics of a recipe's method with its first weights.
-
-    `fit` may set some: it takes the method and the shards, or their cached features, and returns a
-    line to print.
-    """
-    session = Session(recipe, environment)
-    read = session.prepare(_print)
-    if fit:
-        _print(fit(session.method, read))
-    method = session.method.to(environment.device)
-    return measure_shards(
-        recipe, method, session.shards, read, session.tokenizer, environment.device
-    ).metrics
+def processor_seconds() -> float:
+    """Return the time of the processor that this process and its ended children have taken."""
+    return sum(os.times()[:4])
 
 
-def compare(
-    name: str,
-    given: argparse.Namespace,
-    measure: Callable[[str, str, int], dict[str, Metrics]],
-    columns: Mapping[str, str],
-    *,
-    once: str,
-    column: str,
-    baseline: str,
-) -> None:
-    """Measure methods of benchmark `name` on each set, print a table a set, and write the rows.
-
-    `measure` takes a set, a method and a seed, and returns metrics by their row of the table; none
-    if the method does not fit the set. The method `once` is deterministic. Rows have the metric
-    `column` beside that of `baseline`.
-    """
-    written: list[dict[str, Any]] = []
-    for data in given.set:
-        found: Found = {}
-        for method in given.method:
-            for seed in range(1 if method == once else given.seeds):
-                for label, metrics in measure(data, method, seed).items():
-                    found.setdefault(label, []).append(metrics)
-        print(f"\n{data}\n", *table(found, columns), sep="\n", flush=True)
-        written += rows(f"{name}/{data}", found, column, baseline)
-    if given.json:
-        Path(given.json).write_text(json.dumps(written, indent=1) + "\n")
-
-
-def table(found: Mapping[str, Sequence[Metrics]], columns: Mapping[str, str]) -> Iterator[str]:
-    """Yield a set's table in Markdown: means of metrics, each with its spread over seeds.
-
-    `columns` are metrics, with or without their protocol, by their heads; those that no
-    method has are skipped.
-    """
-    shown = {
-        head: column
-        for head, column in columns.items()
-        if any(figures(one, column) for one in found.values())
-    }
-    yield f"| {' | '.join(['', *map(str.strip, shown)])} |"
-    yield f"|{' --- |' * (len(shown) + 1)}"
-    for method, seeds in found.items():
-        cells = [_cell(figures(seeds, column)) for column in shown.values()]
-        yield f"| {' | '.join([method, *cells])} |"
-
-
-def figures(seeds: Sequence[Metrics], column: str) -> list[float]:
-    """Return a metric, with or without its protocol, of each seed that has it."""
-    names = [full_name(column, one) for one in seeds]
-    return [one[name] for one, name in zip(seeds, names, strict=True) if name]
-
-
-def rows(prefix: str, found: Found, column: str, baseline: str) -> list[dict[str, Any]]:
-    """Return each method's mean of a metric beside that of the baseline, where that is there."""
-    if baseline not in found:
-        return []
-    peer = mean(figures(found[baseline], column))
-    return [
-        row(f"{prefix}/{method}/{column}", mean(figures(seeds, column)), peer, "", hardware())
-        for method, seeds in found.items()
-        if method != baseline
-    ]
-
-
-def _print(line: str) -> None:
+def say(line: str) -> None:
     console.print(line, markup=False)
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    digits = 1 if mean(values) >= 2 else 2
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"

@@ -129,7 +129,7 @@ class Session:
         self.method = with_vocabulary(self.method, self.recipe, self.tokenizer, device)
         load_text_tower(self.method, self.recipe)
         for line in load_pretrained(self.method, self.recipe):
-            self.log.say(line)
+            say(line)
         return self.shards if self.recipe.data.feature_cache is None else self._features(say)
 
     def _trainer(self, read: Shards) -> Trainer:

@@ -1,13 +1,9 @@
-"""CCA as two heads, and the table of methods."""
+"""CCA as two heads."""
 
 import numpy as np
-import pytest
 from scipy.linalg import eigh
 
 from benchmarks.cca import Features, correlate
-from benchmarks.matching import COLUMNS, METHODS, SETS
-from benchmarks.trained import RECIPES, table
-from xmodal.assembly.recipe import read_recipe
 
 
 def test_cca_finds_the_directions_of_greatest_correlation() -> None:
@@ -38,21 +34,3 @@ def test_an_image_counts_with_each_of_its_texts() -> None:
     repeated = correlate(Features(images[owners], texts, np.arange(80)), penalty=0.1)
     found = correlate(Features(images, texts, owners), penalty=0.1)
     np.testing.assert_allclose(found.correlations, repeated.correlations)
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "cca"])
-def test_recipes_of_the_table_train_on_as_many_pairs(method: str) -> None:
-    recipe = read_recipe(str(RECIPES / f"{method}.yaml"), [], RECIPES)
-    moved = [s for s in recipe.stages if any("image" in part for part in s.train)]
-    steps = sum(stage.length.amount for stage in moved)
-    assert steps * recipe.data.batch_size == (600 if method == "uncsm" else 400) * 256
-
-
-def test_the_table_has_means_and_spreads() -> None:
-    rows = {"a": [{"relevance/rsum": 10.0, "class/image_to_text/map": 3.0}, {"relevance/rsum": 12}]}
-    assert list(table(rows, COLUMNS)) == [
-        "|  | rsum | mAP i → t |",
-        "| --- | --- | --- |",
-        "| a | 11.0 ± 1.4 | 3.0 |",
-    ]
-    assert set(SETS) >= {"flickr8k", "fashion", "openclipart", "tuxpaint"}

@@ -1,0 +1,1 @@
+"""Studies, one a module: what `python -m benchmarks.study NAME` trains, measures and compares."""
