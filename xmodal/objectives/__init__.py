@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
     from xmodal.objectives.batch_classification import BatchClassification
+    from xmodal.objectives.circle import Circle
     from xmodal.objectives.config import ObjectiveConfig, PairwiseConfig, TiledConfig
     from xmodal.objectives.double_triplet import DoubleTriplet
     from xmodal.objectives.extra import Extra
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.info_nce import InfoNCE
     from xmodal.objectives.margin import Margin
     from xmodal.objectives.metric_pairs import MetricPairs
+    from xmodal.objectives.multi_similarity import MultiSimilarity
     from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation
     from xmodal.objectives.pairs import Pairs
     from xmodal.objectives.pairwise import (
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchClassification",
     "Cell",
+    "Circle",
     "DoubleTriplet",
     "Extra",
     "InfoNCE",
@@ -64,6 +67,7 @@ __all__ = [
     "MetricPairs",
     "ModalityAdversary",
     "ModalityClassification",
+    "MultiSimilarity",
     "MutualInformation",
     "NegativeCosine",
     "ObjectiveConfig",

@@ -13,10 +13,11 @@ from xmodal.objectives.pairwise.tiles import Tiles
 
 @dataclass(frozen=True)
 class Hardest:
-    """Places of each row's and column's greatest score; −1 without a negative."""
+    """Each row's and column's greatest score and its place."""
 
-    columns: Tensor  # (rows,) int64: the column of each row's
-    rows: Tensor  # (columns,) int64: the row of each column's, counted over all ranks
+    columns: Tensor  # (rows,) int64: the column of each row's; −1 without a negative
+    rows: Tensor  # (columns,) int64: the row of each column's, counted over all ranks; or −1
+    scores: tuple[Tensor, Tensor]  # (rows,) and (columns,); −∞ without a negative
 
 
 @torch.no_grad()
@@ -49,7 +50,9 @@ def hardest(
             best.add(j, top.scores, top.places + first_row)
     columns.merge_ranks()
     near_columns.merge_ranks()
-    return Hardest(near_rows.or_else(rows), near_columns.or_else(columns))
+    row_scores, best_columns = near_rows.or_else(rows)
+    column_scores, best_rows = near_columns.or_else(columns)
+    return Hardest(best_columns, best_rows, (row_scores, column_scores))
 
 
 class _Best:
@@ -77,6 +80,8 @@ class _Best:
         dist.all_reduce(index, dist.ReduceOp.MIN)
         self.score, self.index = top, index.masked_fill(top.isneginf(), -1)
 
-    def or_else(self, other: "_Best") -> Tensor:
-        """Return the indices, those of `other` where there is none."""
-        return torch.where(self.index >= 0, self.index, other.index)
+    def or_else(self, other: "_Best") -> tuple[Tensor, Tensor]:
+        """Return the scores and indices, those of `other` where there is none."""
+        found = self.index >= 0
+        score, index = (self.score, other.score), (self.index, other.index)
+        return torch.where(found, *score), torch.where(found, *index)

@@ -1,5 +1,6 @@
 """Cutting the scores of a batch into tiles, without the pairs that are no negatives."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,7 +36,8 @@ class Tiles:
     """Scores s x·y of all rows (rows, dim) with all columns (columns, dim), a row block at a time.
 
     Of (rows, K, dim) with (columns, K, dim) a score is the greatest of K × K. `ids` are (rows,) and
-    (columns,) int64, or None where every pair is a negative.
+    (columns,) int64, or None where every pair is a negative. With `positives` the scores of equal
+    ids count and those of negatives are −∞; tiles without an id in common are skipped.
     """
 
     of_pair: tuple[int, ...] = ()  # the shape of a pair's scores, where it has several
@@ -47,6 +49,8 @@ class Tiles:
         ids: tuple[Tensor, Tensor] | None,
         size: int | None,
         scale: Tensor | None = None,
+        *,
+        positives: bool = False,
     ) -> None:
         self.x, self.y = x.detach(), y.detach()
         self.scale = _factor(scale)
@@ -54,6 +58,7 @@ class Tiles:
         self.embeddings_per_item = _embeddings_per_item(x), _embeddings_per_item(y)
         self.size = max(1, (size or tile_size(x.device)) // max(self.embeddings_per_item))
         self.ids = _Ids(*ids, self.size) if ids else None
+        self.positives = positives
         self.buffer: Tensor | None = None
 
     def __iter__(self) -> Iterator[Tile]:
@@ -66,7 +71,8 @@ class Tiles:
         if self.embeddings_per_item != (1, 1):
             scores, which = greatest(scores, self.embeddings_per_item)
         if self.ids and self.ids.may_meet(rows, columns):
-            scores.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
+            meet = self.ids.meet(rows, columns)
+            scores.masked_fill_(~meet if self.positives else meet, -torch.inf)
         return Tile(rows, columns, scores, which)
 
     def scores(self, rows: slice, columns: slice) -> Tensor:
@@ -81,8 +87,9 @@ class Tiles:
 
     def _products(self, rows: slice, columns: slice) -> Tensor:
         x, y = self.x[rows].flatten(0, -2), self.y[columns].flatten(0, -2)
-        if self.buffer is None:  # the first tile is the largest
-            self.buffer = x.new_empty(len(x) * len(y), dtype=self.dtype)
+        if self.buffer is None:
+            largest = (len(side[: self.size].flatten(0, -2)) for side in (self.x, self.y))
+            self.buffer = x.new_empty(math.prod(largest), dtype=self.dtype)
         out = self.buffer[: len(x) * len(y)].view(len(x), len(y))
         if x.dtype != self.dtype:
             add_product(out.zero_(), x, y.T, self.scale)
@@ -96,7 +103,11 @@ class Tiles:
         """Yield the rows and columns of each tile."""
         for rows in _cut(len(self.x), self.size):
             for columns in _cut(len(self.y), self.size):
-                yield rows, columns
+                if self._counts(rows, columns):
+                    yield rows, columns
+
+    def _counts(self, rows: slice, columns: slice) -> bool:
+        return not self.positives or self.ids is None or self.ids.may_meet(rows, columns)
 
 
 def block_ranges(values: Tensor, size: int) -> list[tuple[float, float]]:

@@ -1,0 +1,72 @@
+"""Circle loss: every score weighed by how far it is from its optimum."""
+
+from functools import partial
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.numerics import log1p_exp
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise import log_sum_exp
+from xmodal.objectives.pairwise.transformed import Logits, Transformed
+
+
+class CircleConfig(TiledConfig, ObjectiveConfig):
+    """Positives and negatives weighed by how far they are from their optimum (circle loss)."""
+
+    kind: Literal["circle"] = "circle"
+    scale: PositiveFloat = Field(80.0, description="inverse temperature γ")
+    margin: float = Field(
+        0.4,
+        gt=0,
+        lt=1,
+        description="relaxation m: positive scores are to exceed 1 − m, negative ones to stay "
+        "below m",
+    )
+    builds: ClassVar[str] = "Circle"
+
+
+class Circle(nn.Module):
+    """Circle loss (Sun et al. 2020, arXiv 2002.10857, equation 6).
+
+    With scores sᵢⱼ = xᵢ·yⱼ of unit vectors, the mean over all rows and columns of the global batch
+    of log(1 + Σₙ exp(γ αₙ (sₙ − m)) Σₚ exp(−γ αₚ (sₚ − 1 + m))), n of its negatives and p of its
+    positives, the pairs of its id. αₙ = [sₙ + m]₊ and αₚ = [1 + m − sₚ]₊ are weights, which have
+    no gradient.
+    """
+
+    def __init__(
+        self, *, scale: float = 80.0, margin: float = 0.4, tile: int | None = None
+    ) -> None:
+        super().__init__()
+        self.scale, self.margin, self.tile = scale, margin, tile
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        pairs = Pairs.of(x, y, ids)
+        negatives, positives = (
+            log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=self.tile, form=form)
+            for form in (
+                Transformed(partial(_of_negatives, scale=self.scale, margin=self.margin)),
+                Transformed(partial(_of_positives, scale=self.scale, margin=self.margin), True),
+            )
+        )
+        rows, columns = (log1p_exp(n + p) for n, p in zip(negatives, positives, strict=True))
+        return pairs.mean(rows + columns[pairs.own]) / 2
+
+
+def _of_negatives(scores: Tensor, i: slice, j: slice, scale: float, margin: float) -> Logits:  # noqa: ARG001
+    """γ [s + m]₊ (s − m)."""
+    slopes = (scores + margin).clamp_(min=0).mul_(scale)
+    logits = scores.sub_(margin).mul_(slopes)
+    return Logits(logits, logits, slopes)
+
+
+def _of_positives(scores: Tensor, i: slice, j: slice, scale: float, margin: float) -> Logits:  # noqa: ARG001
+    """−γ [1 + m − s]₊ (s − 1 + m)."""
+    slopes = (1 + margin - scores).clamp_(min=0).mul_(-scale)
+    logits = scores.sub_(1 - margin).mul_(slopes)
+    return Logits(logits, logits, slopes)
