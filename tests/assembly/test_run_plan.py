@@ -36,6 +36,15 @@ def plan_of(name: str, *overrides: str, ranks: int = 64, gpu: bool = True) -> Ru
     return planner.plan(planner.recipe)
 
 
+def test_what_an_objective_keeps_of_each_sample_is_planned_for() -> None:
+    plain, keeping = (
+        plan_of("quickstart", f"method.objective.kind={kind}", ranks=1, gpu=False).stages[0]
+        for kind in ("info_nce", "global_contrastive")
+    )
+    for bytes_of in (lambda one: one.memory["weights"], lambda one: one.checkpoint):
+        assert bytes_of(keeping) - bytes_of(plain) == pytest.approx(8 * 400_000_000, abs=100)
+
+
 @pytest.fixture(scope="module")
 def plan() -> RunPlan:
     """The recipe clip, ViT-B/32 and a text transformer of width 512, on 64 GPUs."""

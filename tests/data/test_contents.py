@@ -300,6 +300,27 @@ def test_labels_come_where_they_are_wanted(tmp_path: Path) -> None:
     assert faults == [("00005", "no label, which the method learns from")]
 
 
+def test_samples_of_several_data_sets_are_numbered_on(tmp_path: Path) -> None:
+    """A neighbour that takes a bad sample's place keeps its own number."""
+    one, two = (
+        {
+            f"{n:05d}": {"png": encode(plain(n + first)), "json": described(["1"])}
+            for n in range(count)
+        }
+        for first, count in ((0, 30), (30, 12))
+    )
+    two["00005"]["png"] = b"no image"
+    sets = [write_shards(tmp_path / name, [of]) for name, of in (("a", one), ("b", two))]
+    dataset = training_set(*sets, contents=BatchSpec(numbers=True))
+    assert dataset.num_samples == 42
+    found = batches(dataset, range(5), workers=1)
+    assert sum(len(batch.faults) for batch in found) > 0
+    for batch in found:
+        assert batch.sample_numbers.tolist() == numbers_of(batch)
+    plain_set = training_set(*sets)
+    assert batches(plain_set, range(1))[0].sample_numbers is None
+
+
 # Views without a text.
 
 

@@ -18,6 +18,7 @@ from tests.objectives import (
     circle_cases,
     embedding_cases,
     extra_cases,
+    global_contrastive_cases,
     info_nce_cases,
     label_sampling_cases,
     margin_cases,
@@ -56,6 +57,7 @@ CASES = [
     *adversarial_cases.CASES,
     *embedding_cases.CASES,
     *extra_cases.CASES,
+    *global_contrastive_cases.CASES,
 ]
 
 

@@ -47,6 +47,7 @@ OBJECTIVES = {
     "bfloat16": "{kind: info_nce, matmul_dtype: bfloat16}",
     "sigmoid": "{kind: sigmoid}",
     "margin": "{kind: margin}",
+    "global": "{kind: global_contrastive, rho: 6.5}",
     "semi-hard": "{kind: triplet, negatives: semi_hard, warmup: 0}",
     "warm-up": "{kind: triplet, negatives: hardest, warmup: 1}",
     **{one: f"{{kind: mutual_information, estimator: {one}}}" for one in ("jsd", "dv", "nwj")},
@@ -127,6 +128,8 @@ def batch_of(method: Method, recipe: Recipe) -> Batch:
         batch = replace(batch, text_dropped=torch.stack([numbers % 3 == 0, numbers % 4 == 0], 1))
     if spec.labels:
         batch = replace(batch, labels=numbers % 3)
+    if spec.numbers:
+        batch = replace(batch, sample_numbers=numbers)
     if spec.composed:
         batch = replace(batch, targets=images[2], source_ids=numbers // 4)
     return batch
@@ -171,6 +174,7 @@ def take(case: str, micro_batch: int, *, on_device: bool, spoil: bool = False) -
     stage = recipe.stages[number]
     select_trained(method, stage.train, stage.lock)
     method.begin_stage(tuple(stage.losses))
+    method.keep_samples(BATCH)
     batch, device = batch_of(method, recipe), PretendedDevice()
     with device if on_device else nullcontext():
         if on_device:

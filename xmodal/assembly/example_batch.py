@@ -35,6 +35,8 @@ def example_batch(recipe: Recipe, contents: BatchSpec, spec: SampleSpec, rows: i
     }
     if contents.labels:
         tensors["labels"] = torch.zeros(rows, dtype=torch.int64)
+    if contents.numbers:
+        tensors["sample_numbers"] = torch.zeros(rows, dtype=torch.int64)
     if contents.composed:
         tensors["source_ids"] = torch.zeros(rows, dtype=torch.int64)
     if recipe.data.text_dropout:

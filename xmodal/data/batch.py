@@ -37,6 +37,7 @@ class BatchSpec:
     views: int = 1  # crops of the image
     captions: int = 1  # 0: none is read; 2: one a view, different ones where there are several
     labels: bool = False  # its class
+    numbers: bool = False  # its number among all training samples
     composed: bool = False  # a source, its modification and the target, not an image and a caption
 
 
@@ -72,6 +73,7 @@ class Batch:
     image_ids: Tensor | None = None  # (batch,) int64, equal for equal images; composed: targets
     source_ids: Tensor | None = None  # as `image_ids`, of composed queries' sources
     labels: Tensor | None = None  # (batch,) int64, equal for equal classes
+    sample_numbers: Tensor | None = None  # (batch,) int64, of all training samples
     faults: tuple[Fault, ...] = ()  # samples whose slots a neighbour fills; parts dropped of others
     warnings: tuple[str, ...] = ()  # of the storage: retried reads
 

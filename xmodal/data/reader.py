@@ -111,7 +111,7 @@ class SampleReader:
                     doubt = doubt or self._examine(shard)
                 is_kept = data is None or extension.endswith("npy")
                 files[extension] = data if is_kept else bytes(data or b"")
-            yield number, RawSample(url, sample.key, files, doubt, places)
+            yield number, RawSample(url, sample.key, files, doubt, places, number)
 
     def _examine(self, shard: int) -> str | None:
         """Find out, once, what a header means that is not that of the file in the index.

@@ -48,7 +48,8 @@ class RawSample:
     """Files of a sample by extension, and its place.
 
     A file that reaches past the end of its tar is None. `doubt` is a fault of the whole sample;
-    `places` are the offset and size of each file in the tar, where known.
+    `places` are the offset and size of each file in the tar, where known; `number` is the sample's
+    in its shard set.
     Every method raises `BadSample` for unusable data; faults of parts are listed in `dropped`, and
     the other parts are returned.
     """
@@ -60,8 +61,10 @@ class RawSample:
         files: Mapping[str, Any],
         doubt: str | None = None,
         places: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        number: int = 0,
     ) -> None:
         self.shard, self.key, self.files, self.places = shard, key, files, places
+        self.number = number
         self._record: dict[str, Any] | None = None
         self._texts: dict[str, Captions] = {}  # by the key of the JSON, or `txt`
         self._labels: Labels | None = None

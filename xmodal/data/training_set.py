@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,8 @@ class TrainingSet:
         self.transform, self.tokenizer = transform, tokenizer
         self.seed, self.contents, self.text_dropout = seed, contents, text_dropout
         self.positives = positives
+        # Samples of several data sets are numbered on from one to the next.
+        self.first_numbers = list(accumulate((len(one.reader) for one in data_sets), initial=0))
         self.views = COMPOSED if contents.composed else VIEWS[: contents.views]
         self.features = COMPOSED_FEATURES if contents.composed else FEATURES
         if mixture.buckets and tokenizer.padded:
@@ -86,6 +89,11 @@ class TrainingSet:
                 "data.length_buckets: the tokenizer pads all texts to method.text.context="
                 f"{tokenizer.context}, so there is no padding to cut; set it to false"
             )
+
+    @property
+    def num_samples(self) -> int:
+        """Number of different samples, which `sample_numbers` are below."""
+        return self.first_numbers[-1]
 
     def layout(self, rows: int) -> Layout:
         """Return the shapes and dtypes of tensors that hold `rows` samples.
@@ -106,6 +114,8 @@ class TrainingSet:
         layout = self._layout_of_images(kind, rows) | self._layout_of_texts(kind, rows)
         if self.contents.labels:
             layout["labels"] = ((rows,), np.int64)
+        if self.contents.numbers:
+            layout["sample_numbers"] = ((rows,), np.int64)
         if self.contents.composed:
             layout["source_ids"] = ((rows,), np.int64)
         if self.text_dropout:
@@ -144,7 +154,8 @@ class TrainingSet:
 
         Raises `BadSample`.
         """
-        data_set = self.data_sets[self.mixture.own_position(position)[0]]
+        number, _ = self.mixture.own_position(position)
+        data_set = self.data_sets[number]
         if self.contents.composed and not sample.composed:
             raise BadSample("no modification in its json")
         captions = self._fill_texts(slot, row, position, sample, data_set)
@@ -159,6 +170,8 @@ class TrainingSet:
                 slot["text_dropped"][row, view] = drawn < self.text_dropout
         if self.contents.labels:
             slot["labels"][row] = hash_id(sample.label())
+        if self.contents.numbers:
+            slot["sample_numbers"][row] = self.first_numbers[number] + sample.number
         if self.contents.composed:
             slot["source_ids"][row] = hash_id(sample.source_id)
         slot["image_ids"][row] = hash_id(self._id(sample, captions))

@@ -10,12 +10,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from xmodal.components.config import Config
+from xmodal.data.batch import BatchSpec
 from xmodal.methods.config import TowersConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, TwoTowers, pairs
 from xmodal.models.heads.mlp import Mlp
 from xmodal.models.tower import Build
-from xmodal.objectives import InfoNCE
+from xmodal.objectives import GlobalContrastive, InfoNCE
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.info_nce import InfoNCEConfig
 
@@ -87,6 +88,8 @@ class Clip(TwoTowers):
         )
         self.loss_name = loss_name
         self.loss = objective()
+        if isinstance(self.loss, GlobalContrastive):
+            self.contents = BatchSpec(numbers=True)
 
     @property
     def losses(self) -> Mapping[str, Loss]:
@@ -95,5 +98,6 @@ class Clip(TwoTowers):
 
     def _matching(self, embeddings: Embeddings) -> Tensor:
         both = pairs(embeddings)
-        share: Tensor = self.loss(both.images, both.texts, both.ids)
+        kept = {"samples": embeddings.sample_numbers} if self.contents.numbers else {}
+        share: Tensor = self.loss(both.images, both.texts, both.ids, **kept)
         return share

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.scores import Score, dot_product
+from xmodal.objectives.moving_estimates import MovingEstimates
 from xmodal.objectives.warmup import Scheduled
 
 T = TypeVar("T")
@@ -81,6 +82,12 @@ class Method(nn.Module, ABC):
     def begin_stage(self, active_losses: tuple[str, ...]) -> None:
         """Set the losses of the stage that begins."""
         self.active_losses = active_losses
+
+    def keep_samples(self, num_samples: int) -> None:
+        """Make room for what losses keep of each of so many training samples."""
+        for module in self.modules():
+            if isinstance(module, MovingEstimates):
+                module.keep(num_samples)
 
     def on_step_start(self, progress: float, seed: int) -> None:
         """Set the progress of the stage, 0 to 1, and the seed of the step."""

@@ -19,6 +19,7 @@ class Embeddings:
     texts: Tensor | None  # (batch, dim) float32, of length 1
     image_ids: Tensor | None  # (batch,) int64
     labels: Tensor | None = None  # (batch,) int64
+    sample_numbers: Tensor | None = None  # (batch,) int64
 
 
 @dataclass
@@ -57,7 +58,9 @@ class TwoTowers(Method):
                 images = self.image(batch.images, features=batch.image_features)
             if batch.tokens is not None or batch.text_features is not None:
                 texts = self.text(*batch.texts, features=batch.text_features)
-        return Embeddings(_unit(images), _unit(texts), batch.image_ids, batch.labels)
+        return Embeddings(
+            _unit(images), _unit(texts), batch.image_ids, batch.labels, batch.sample_numbers
+        )
 
 
 def pairs(embeddings: Embeddings) -> Matched:

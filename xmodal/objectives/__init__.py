@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.double_triplet import DoubleTriplet
     from xmodal.objectives.extra import Extra
     from xmodal.objectives.frozen import frozen_parameters
+    from xmodal.objectives.global_contrastive import GlobalContrastive
     from xmodal.objectives.info_nce import InfoNCE
     from xmodal.objectives.margin import Margin
     from xmodal.objectives.metric_pairs import MetricPairs
@@ -62,6 +63,7 @@ __all__ = [
     "Circle",
     "DoubleTriplet",
     "Extra",
+    "GlobalContrastive",
     "InfoNCE",
     "Margin",
     "MetricPairs",

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
-from xmodal.distributed.collectives import sum_over_ranks, world_size
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
 from xmodal.objectives.extra import Extra, add_log_sum_exp
+from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
@@ -80,8 +80,7 @@ class InfoNCE(nn.Module):
     @property
     def scale(self) -> Tensor:
         """The inverse temperature s, (1,), at most `max_scale`."""
-        clamped: Tensor = _ClampAbove.apply(self.log_scale, math.log(self.max_scale))
-        return clamped.exp()
+        return clamped_exp(self.log_scale, self.max_scale)
 
     def forward(
         self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
@@ -128,22 +127,3 @@ def _log_sum_exps(
         add_log_sum_exp(rows, pairs.extra_negatives("y"), scale, tile),
         add_log_sum_exp(columns[pairs.own], pairs.extra_negatives("x"), scale, tile),
     )
-
-
-class _ClampAbove(torch.autograd.Function):
-    """min(value, limit); at the limit only gradients that lead back below it pass.
-
-    A plain clamp has no gradient above the limit: a temperature that once stepped over would stay.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, limit: float) -> Tensor:
-        ctx.save_for_backward(value >= limit)
-        return value.clamp(max=limit)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (at_limit,) = ctx.saved_tensors
-        # The ranks' shares may differ in sign: only their mean says which way the step would go.
-        gradient = sum_over_ranks(gradients[0]) / world_size()
-        return gradient.masked_fill(at_limit & (gradient < 0), 0.0), None

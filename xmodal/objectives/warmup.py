@@ -19,3 +19,9 @@ def linear_warmup(progress: float, share: float) -> float:
 def adversarial_ramp(progress: float) -> float:
     """Return 2 / (1 + e^(−10 p)) − 1: from 0 to nearly 1 (Ganin et al. 2016, section 5.2.2)."""
     return 2 / (1 + math.exp(-10 * progress)) - 1
+
+
+def cosine_decay(progress: float, share: float, last: float) -> float:
+    """Return what falls from 1 to `last` over the first `share` of a stage by half a cosine."""
+    done = 1.0 if progress >= share else progress / share
+    return last + (1 - last) * (1 + math.cos(math.pi * done)) / 2
