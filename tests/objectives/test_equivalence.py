@@ -26,6 +26,7 @@ from tests.objectives import (
     multi_similarity_cases,
     mutual_information_cases,
     sigmoid_cases,
+    smooth_ap_cases,
     triplet_cases,
 )
 from tests.objectives.equivalence import (
@@ -54,6 +55,7 @@ CASES = [
     *mutual_information_cases.CASES,
     *circle_cases.CASES,
     *multi_similarity_cases.CASES,
+    *smooth_ap_cases.CASES,
     *adversarial_cases.CASES,
     *embedding_cases.CASES,
     *extra_cases.CASES,

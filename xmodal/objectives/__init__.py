@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.prior import PriorMatching
     from xmodal.objectives.self_distillation import NegativeCosine
     from xmodal.objectives.sigmoid import Sigmoid
+    from xmodal.objectives.smooth_ap import SmoothAp
     from xmodal.objectives.soft_triplet import SoftTriplet
     from xmodal.objectives.triplet import Triplet
     from xmodal.objectives.warmup import Scheduled
@@ -79,6 +80,7 @@ __all__ = [
     "SampledMutualInformation",
     "Scheduled",
     "Sigmoid",
+    "SmoothAp",
     "SoftTriplet",
     "TiledConfig",
     "Triplet",

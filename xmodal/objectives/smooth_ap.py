@@ -1,0 +1,63 @@
+"""Smooth AP: the average precision of every query over the whole batch, made smooth."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import gather
+from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.pairs import Pairs
+from xmodal.objectives.pairwise.positives import places_of_equal, scores_at
+from xmodal.objectives.pairwise.soft_counts import soft_counts
+
+
+class SmoothApConfig(TiledConfig, ObjectiveConfig):
+    """The average precision of retrieval within the batch, made smooth."""
+
+    kind: Literal["smooth_ap"] = "smooth_ap"
+    temperature: PositiveFloat = Field(
+        0.01,
+        description="difference of scores within which a rank is smooth; only negatives within a "
+        "few times of a positive score have a gradient",
+    )
+    builds: ClassVar[str] = "SmoothAp"
+
+
+class SmoothAp(nn.Module):
+    """Smooth average precision (Brown et al. 2020, arXiv 2007.12163, equation 7).
+
+    With scores sᵢⱼ = xᵢ·yⱼ and σ the sigmoid of temperature τ, L is the mean of 1 − AP over all
+    rows and columns of the global batch as queries. Of a query with positives P (the pairs of its
+    id) and negatives N,
+    AP = 1/|P| Σ_{p∈P} (1 + Σ_{q∈P∖p} σ(s_q − s_p)) / (1 + Σ_{q∈P∖p} σ(s_q − s_p) + Σ_{n∈N} σ(s_n −
+    s_p)). With one positive it is 1 − 1/rank: a surrogate of recall at small ranks.
+
+    Memory is linear in the pairs and in the positives of all queries. Scores are taken as many
+    sigmoids of as a query has positives.
+    """
+
+    def __init__(self, *, temperature: float = 0.01, tile: int | None = None) -> None:
+        super().__init__()
+        self.temperature, self.tile = temperature, tile
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        pairs = Pairs.of(x, y, ids)
+        scaled = pairs.x / self.temperature
+        places = places_of_equal(pairs.ids, pairs.all_ids)
+        of_columns = scores_at(pairs.y, gather(scaled, pairs.counts), places)
+        limits = scores_at(scaled, pairs.all_y, places), gather(of_columns, pairs.counts)
+        negatives, positives = (
+            soft_counts(
+                scaled, pairs.all_y, pairs.both_ids, limits, positives=which, tile=self.tile
+            )
+            for which in (False, True)
+        )
+        rows, columns = (
+            # A positive is half of itself, as σ(0) is ½.
+            (above / (0.5 + within + above)).sum(1)
+            for above, within in zip(negatives, positives, strict=True)
+        )
+        return pairs.mean((rows + columns[pairs.own]) / (places >= 0).sum(1)) / 2
