@@ -25,6 +25,8 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MARGIN = 0.2
+# Those of the papers leave nothing to compare of pairs that are as easy as these.
+EPSILON, TEMPERATURE = 1.0, 0.1
 POSITIONS = 49  # of a feature map of 7 × 7
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -220,6 +222,32 @@ def naive_dv(x: Tensor, y: Tensor) -> Tensor:
     return others - math.log(len(x) * (len(x) - 1)) - scores.diag().mean()
 
 
+def naive_multi_similarity(x: Tensor, y: Tensor) -> Tensor:
+    """Mine and weigh each anchor's pairs on the full matrix, at α = 2, β = 50, λ = 1."""
+    scores = x @ y.T
+    own = scores.diag()
+    eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    costs = []
+    for one in (scores, scores.T):
+        negatives = one.masked_fill(eye, -torch.inf)
+        mined = own < negatives.max(1)[0] + EPSILON
+        positive = torch.where(mined, F.softplus(-2 * (own - 1)), 0) / 2
+        negatives = negatives.masked_fill(negatives <= own[:, None] - EPSILON, -torch.inf)
+        costs.append(positive + F.softplus((50 * (negatives - 1)).logsumexp(1)) / 50)
+    return torch.stack(costs).mean()
+
+
+def naive_smooth_ap(x: Tensor, y: Tensor) -> Tensor:
+    scores = x @ y.T
+    own = scores.diag()
+    eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    costs = []
+    for one in (scores, scores.T):
+        above = ((one - own[:, None]) / TEMPERATURE).sigmoid().masked_fill(eye, 0).sum(1)
+        costs.append(above / (1 + above))
+    return torch.stack(costs).mean()
+
+
 Sides = dict[str, Callable[[int, int], Loss]]
 OBJECTIVES: dict[str, Sides] = {
     "infonce": {
@@ -251,6 +279,14 @@ OBJECTIVES: dict[str, Sides] = {
     "dv": {
         "ours": ours("mutual_information", estimator="dv"),
         "naive": full_matrix(naive_dv),
+    },
+    "multi_similarity": {
+        "ours": ours("multi_similarity", epsilon=EPSILON),
+        "naive": full_matrix(naive_multi_similarity),
+    },
+    "smooth_ap": {
+        "ours": ours("smooth_ap", temperature=TEMPERATURE),
+        "naive": full_matrix(naive_smooth_ap),
     },
 }
 

@@ -2,13 +2,15 @@
 
     make bench
     .venv/bin/python -m benchmarks.objectives [--quick | --huge] [--json FILE] [--figure FILE]
+    .venv/bin/python -m benchmarks.objectives --only multi_similarity smooth_ap
 
 InfoNCE and the sigmoid loss are held against open_clip's, which lives in an environment of its own
-(.venv-peers, which `make bench` makes); the hardest triplet, JSD (also of maps of 49 positions) and
-Donsker-Varadhan against their formulas over the full matrix. Every measurement is a process of its
-own; both sides take turns, and the median counts. On a CPU one thread computes and its processor
-time is what is compared, so that neighbours on the machine matter less; 32k takes two threads, and
-memory is the growth of the peak.
+(.venv-peers, which `make bench` makes); the hardest triplet, JSD (also of maps of 49 positions),
+Donsker-Varadhan, multi-similarity and smooth AP against their formulas over the full matrix. Every
+measurement is a process of its own; both sides take turns, and the median counts. On a CPU one
+thread computes and its processor time is what is compared, so that neighbours on the machine matter
+less; 32k takes two threads, and memory is the growth of the peak.
+`--only` measures the objectives that it names, and their memory at four times the batch.
 `--huge` is batch 262,144 (a full matrix of 256 GiB) at width 64.
 """
 
@@ -52,6 +54,8 @@ FULL = [
     Comparison("jsd", 16384, "naive"),
     Comparison("dv", 16384, "naive"),
     Comparison("local_jsd", 512, "naive"),
+    Comparison("multi_similarity", 16384, "naive"),
+    Comparison("smooth_ap", 16384, "naive"),
 ]
 QUICK = [
     Comparison("infonce", 2048, "peer", repeats=1),
@@ -62,7 +66,8 @@ QUICK = [
 ]
 # Whose memory is shown to grow with the batch and not with its square.
 LINEAR = {
-    "infonce": 16384, "sigmoid": 16384, "hardest_triplet": 16384, "jsd": 16384, "local_jsd": 512
+    "infonce": 16384, "sigmoid": 16384, "hardest_triplet": 16384, "jsd": 16384, "local_jsd": 512,
+    "multi_similarity": 8192, "smooth_ap": 8192,
 }  # fmt: skip
 CURVE = [1024, 2048, 4096, 8192, 16384]
 
@@ -71,20 +76,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small batches, under a minute")
     parser.add_argument("--huge", action="store_true", help="batch 262,144, a quarter of an hour")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these objectives alone")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--figure", type=Path, help="write a PNG of time and memory to this file")
     args = parser.parse_args()
-    require_peers()
-    if args.huge:
+    if args.only:
+        rows = only(args.only)
+    elif args.huge:
         rows = huge()
     else:
+        require_peers()
         rows = [row for one in (QUICK if args.quick else FULL) for row in compare(one)]
         rows += gradient_cache(256 if args.quick else 2048, repeats=1 if args.quick else 3)
-        rows += [] if args.quick else linearity()
+        rows += [] if args.quick else linearity(list(LINEAR))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     if args.figure:
         draw(args.figure, CURVE[:2] if args.quick else CURVE)
+
+
+def only(names: list[str]) -> list[dict[str, Any]]:
+    """Measure some objectives of the full table."""
+    chosen = [one for one in FULL if one.objective in names]
+    if any(one.other == "peer" for one in chosen):
+        require_peers()
+    rows = [row for one in chosen for row in compare(one)]
+    return rows + linearity([name for name in names if name in LINEAR])
 
 
 def compare(comparison: Comparison) -> list[dict[str, Any]]:
@@ -124,18 +141,20 @@ def of_product_speed(comparison: Comparison, result: dict[str, Any], dim: int = 
     """Return which share of a matrix product's speed the least that must be multiplied takes.
 
     Log-sum-exp multiplies four times (scores twice, a gradient a side), what is additive three
-    times, and the hardest triplet once.
+    times, the hardest triplet once, and multi-similarity once for its mining beside a log-sum-exp.
     """
     additive = {"sigmoid": 3, "jsd": 3, "local_jsd": 3, "dv": 3, "hardest_triplet": 1}
+    products = additive | {"multi_similarity": 5}
     scores = comparison.batch**2 * (POSITIONS if comparison.objective == "local_jsd" else 1)
-    operations = additive.get(comparison.objective, 4) * 2 * scores * dim
+    operations = products.get(comparison.objective, 4) * 2 * scores * dim
     return operations / comparison.ranks / result["wall"] / result["product"]
 
 
-def linearity() -> list[dict[str, Any]]:
+def linearity(names: list[str]) -> list[dict[str, Any]]:
     """Show that four times the batch takes about four times the memory, not sixteen."""
     rows = []
-    for objective, batch in LINEAR.items():
+    for objective in names:
+        batch = LINEAR[objective]
         small, large = (
             measure(Comparison(objective, size, "ours", threads=2), "ours")
             for size in (batch, 4 * batch)
