@@ -27,6 +27,8 @@ from tests.objectives import (
     mutual_information_cases,
     sigmoid_cases,
     smooth_ap_cases,
+    soft_relevance_cases,
+    supervised_contrastive_cases,
     triplet_cases,
 )
 from tests.objectives.equivalence import (
@@ -56,6 +58,8 @@ CASES = [
     *circle_cases.CASES,
     *multi_similarity_cases.CASES,
     *smooth_ap_cases.CASES,
+    *supervised_contrastive_cases.CASES,
+    *soft_relevance_cases.CASES,
     *adversarial_cases.CASES,
     *embedding_cases.CASES,
     *extra_cases.CASES,

@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     from xmodal.objectives.self_distillation import NegativeCosine
     from xmodal.objectives.sigmoid import Sigmoid
     from xmodal.objectives.smooth_ap import SmoothAp
+    from xmodal.objectives.soft_relevance import SoftRelevance
     from xmodal.objectives.soft_triplet import SoftTriplet
+    from xmodal.objectives.supervised_contrastive import SupervisedContrastive
     from xmodal.objectives.triplet import Triplet
     from xmodal.objectives.warmup import Scheduled
 
@@ -81,7 +83,9 @@ __all__ = [
     "Scheduled",
     "Sigmoid",
     "SmoothAp",
+    "SoftRelevance",
     "SoftTriplet",
+    "SupervisedContrastive",
     "TiledConfig",
     "Triplet",
     "diversity",

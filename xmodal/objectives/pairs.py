@@ -45,9 +45,7 @@ class Pairs:
         are not among the batch's. Raises `ValueError` where x, y and ids do not go together.
         """
         counts = row_counts(x)
-        if ids is None:
-            first = sum(counts[: rank()])
-            ids = torch.arange(first, first + len(x), device=x.device)
+        ids = own_ids(x, counts) if ids is None else ids
         if not (len(x) == len(y) and ids.shape == (len(x),) and ids.dtype == torch.int64):
             raise ValueError(
                 f"x and y must have a row a pair and ids be int64 (pairs,): they are "
@@ -106,3 +104,9 @@ class Pairs:
     def mean(self, values: Tensor) -> Tensor:
         """Return the rank's share of the batch's mean, given a value a pair, or their sum."""
         return share_of_mean(values, self.counts)
+
+
+def own_ids(x: Tensor, counts: list[int] | None = None) -> Tensor:
+    """Return ids (pairs,) of which every pair of the batch has its own."""
+    first = sum((counts or row_counts(x))[: rank()])
+    return torch.arange(first, first + len(x), device=x.device)

@@ -1,4 +1,4 @@
-"""How many scores of every row and column lie above limits, counted softly: ranks with a gradient.
+"""Soft counts of the scores of every row and column above limits: ranks with a gradient.
 
 Every row has several limits, such as the scores of its positives. A tile is multiplied once for all
 of them; only its sigmoids are taken for each.

@@ -1,0 +1,47 @@
+"""Supervised contrastive loss: images and texts of one id together, each contrasted with all."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.pairs import Pairs, own_ids
+from xmodal.objectives.pairwise import log_sum_exp
+
+
+class SupervisedContrastiveConfig(TiledConfig, ObjectiveConfig):
+    """Every image and text against all others of both media; those of its id are positives."""
+
+    kind: Literal["supervised_contrastive"] = "supervised_contrastive"
+    temperature: PositiveFloat = Field(0.1, description="temperature of the softmax")
+    builds: ClassVar[str] = "SupervisedContrastive"
+
+
+class SupervisedContrastive(nn.Module):
+    """Supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362, equation 2).
+
+    Anchors are the 2B items z of the global batch, all x and all y:
+    L = −(1/2B) Σᵢ (1/|Pᵢ|) Σ_{p∈Pᵢ} log softmax_{a≠i}(zᵢ·z_a / τ)_p, where Pᵢ are the others of its
+    id, its pair's other item at least. Items of one medium are contrasted with each other too;
+    `InfoNCE(positives="same_id")` is the same between the two media alone.
+    """
+
+    def __init__(self, *, temperature: float = 0.1, tile: int | None = None) -> None:
+        super().__init__()
+        self.temperature, self.tile = temperature, tile
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        ids = own_ids(x) if ids is None else ids
+        items = torch.cat([x, y])
+        pairs = Pairs.of(items, items, ids.repeat(2))
+        scaled = pairs.x / self.temperature
+        places = torch.arange(len(pairs.all_y), device=x.device)
+        # Each item has a place of its own, and is no negative of itself alone.
+        sums, _ = log_sum_exp(scaled, pairs.all_y, (places[pairs.own], places), tile=self.tile)
+        means, sizes = pairs.means_of_ids()
+        others = (sizes[:, None] * means - pairs.x) / (sizes[:, None] - 1)
+        return pairs.mean(sums - (scaled * others).sum(1))
