@@ -1,0 +1,56 @@
+"""Proxy-Anchor loss: the proxy of every class against all embeddings of the batch."""
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.distributed.collectives import gather
+from xmodal.objectives.numerics import log1p_exp
+from xmodal.objectives.pairwise import log_sum_exp
+from xmodal.objectives.proxies import Proxies
+
+
+class ProxyAnchor(nn.Module):
+    """Proxy-Anchor loss (Kim et al. 2020, arXiv 2003.13911, equation 4).
+
+    L = (1/|P⁺|) Σ_{p∈P⁺} log(1 + Σ_{x∈X⁺_p} exp(−α (cos(x, p) − δ)))
+      + (1/|P|) Σ_{p∈P} log(1 + Σ_{x∈X⁻_p} exp(α (cos(x, p) + δ))),
+    where P are the proxies of all classes, P⁺ those of the classes in the global batch, X⁺_p the
+    embeddings of the proxy's class in it, and X⁻_p all others.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        width: int,
+        *,
+        scale: float = 32.0,
+        margin: float = 0.1,
+        tile: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.proxies = Proxies(classes, width)
+        self.scale, self.margin, self.tile = scale, margin, tile
+        self.monitors: dict[str, Tensor] = {}
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return this rank's share of the loss, (), of embeddings (rows, width), labels (rows,).
+
+        It is the loss of the global batch, the same on every rank.
+        """
+        x, proxies, own = self.proxies(embeddings, labels)
+        ids = labels, torch.arange(len(proxies), device=labels.device)
+        _, others = log_sum_exp(self.scale * x, proxies, ids, tile=self.tile)
+        negative = log1p_exp(others + self.scale * self.margin).mean()
+        logits = self.scale * (self.margin - gather(own))
+        return negative + _of_present(logits, gather(labels), len(proxies))
+
+
+def _of_present(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return the mean of log(1 + Σ exp z) over the classes that are present, ()."""
+    top = logits.new_full((classes,), -torch.inf)
+    top = top.scatter_reduce(0, labels, logits.detach(), "amax")
+    present = ~top.isneginf()
+    shifted = (logits - top[labels]).exp()
+    sums = torch.zeros_like(top).index_add(0, labels, shifted).masked_fill(~present, 1)
+    costs = log1p_exp(top.masked_fill(~present, 0) + sums.log())
+    return costs.masked_fill(~present, 0).sum() / present.sum().clamp(min=1)
