@@ -16,6 +16,7 @@ LENGTH, EVERY = 14, 4  # steps; an epoch has six
 KILLED = "xmodal.runs.run:Run.log:{}"
 KEPT = {
     "averages": "method.objective={kind: global_contrastive, rho: 6.5, scale: 10}",
+    "queue": "method.queue={size: 80, start: 0.1}",
 }
 
 
@@ -34,17 +35,27 @@ def run_on(ranks: Sequence[int], run: Path, given: list[object]) -> None:
         assert f"main: steps {number * EVERY + 1} to " in done.out
 
 
+ZERO_3 = ["training.zero=3", "data.micro_batch_size=4"]
+HALVED = ["training.zero=2", "training.precision=bf16_weights"]
+
+
 @pytest.mark.parametrize(
     ("kept", "ranks", "more"),
     [
         ("averages", (1, 1), ["data.micro_batch_size=8"]),
-        pytest.param("averages", (2, 2, 2), ["training.zero=2"], marks=pytest.mark.slow),
-        pytest.param(
-            "averages", (2, 2), ["training.zero=3", "data.micro_batch_size=4"],
-            marks=pytest.mark.slow,
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("averages", (2, 2, 2), ["training.zero=2"]),
+                ("averages", (2, 2), ZERO_3),
+                ("averages", (2, 2), HALVED),
+                ("queue", (1, 1, 1), ["data.micro_batch_size=8"]),
+                ("queue", (2, 2), ZERO_3),
+                ("queue", (2, 2), HALVED),
+            ]
         ),
     ],
-)  # fmt: skip
+)
 def test_killed_it_continues_to_the_last_bit(
     kept: str, ranks: Sequence[int], more: list[str], recipe: Path, tmp_path: Path
 ) -> None:
@@ -54,7 +65,7 @@ def test_killed_it_continues_to_the_last_bit(
     assert steps(tmp_path / "run") == steps(tmp_path / "whole")
     zero = 3 if "training.zero=3" in more else 0
     ours, theirs = (weights(tmp_path / name, LENGTH, zero) for name in ("run", "whole"))
-    assert any("averages" in name for name in ours)
+    assert any(kept in name for name in ours)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -73,10 +84,11 @@ def test_it_continues_on_other_ranks(kept: str, zero: int, recipe: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_model_is_measured_and_planned_without_what_is_kept(
-    recipe: Path, scenes: Path, tmp_path: Path
+@pytest.mark.parametrize("kept", KEPT)
+def test_a_model_is_measured_without_what_is_kept(
+    kept: str, recipe: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    given = words(recipe, "averages")
+    given = words(recipe, kept)
     run_on((1,), tmp_path / "run", given)
     done = evaluate(tmp_path / "run", "--data", scenes / "val")
     assert done.code == 0, done.err

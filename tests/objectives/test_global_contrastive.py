@@ -146,7 +146,7 @@ def test_a_model_that_is_only_used_leaves_averages_unread() -> None:
     used.load_state_dict(trained.state_dict())
     assert used.averages.log_averages.numel() == 0
     assert torch.equal(used.log_scale, trained.log_scale)
-    with pytest.raises(ValueError, match="call keep"):
+    with pytest.raises(ValueError, match="call make_room"):
         used(*batch(0).values())
 
 

@@ -57,6 +57,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
         f"clip, {name}": ("clip", (*CLIP, f"method.objective={one}"), 0)
         for name, one in OBJECTIVES.items()
     },
+    "clip, queue": ("clip", (*CLIP, "method.queue={size: 12, start: 0}"), 0),
     **{
         f"{kind}, {stage.name}": (kind, words, number)
         for kind, words in CHANGES.items()
@@ -66,7 +67,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
     "clip's own towers": ("clip", CLIP_TOWERS, 0),
     "lstm, batch normalisation": ("clip", RECURRENT, 0),
 }
-TWO_RANKS = ("clip, info_nce", "mite, adversarial", "uncsm, joint", "ptf_simcm, main", "dim, main")
+TWO_RANKS = ("clip, queue", "mite, adversarial", "uncsm, joint", "ptf_simcm, main", "dim, main")
 
 
 STEPS = [(case, BATCH) for case in CASES]
@@ -174,7 +175,7 @@ def take(case: str, micro_batch: int, *, on_device: bool, spoil: bool = False) -
     stage = recipe.stages[number]
     select_trained(method, stage.train, stage.lock)
     method.begin_stage(tuple(stage.losses))
-    method.keep_samples(BATCH)
+    method.make_room(BATCH)
     batch, device = batch_of(method, recipe), PretendedDevice()
     with device if on_device else nullcontext():
         if on_device:

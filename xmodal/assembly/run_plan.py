@@ -194,7 +194,7 @@ class Planner:
     def _stage(self, recipe: Recipe, number: int, steps: int | None) -> StagePlan:
         stage, ranks, on_gpus = recipe.stages[number], self.hardware.ranks, bool(self.hardware.gpu)
         method = self.method(recipe)
-        method.keep_samples(self.data.samples or 1)
+        method.make_room(self.data.samples or 1)
         step = rehearse(method, recipe, stage, self.data.spec, ranks, on_gpus=on_gpus)
         trained, flops = self._count(number)
         sent = self._sent(recipe, number) | {"objective": sum(step.sent.values())}

@@ -130,7 +130,7 @@ class Session:
         load_text_tower(self.method, self.recipe)
         for line in load_pretrained(self.method, self.recipe):
             say(line)
-        self.method.keep_samples(sum(one.num_samples for one in self.shards.train))
+        self.method.make_room(sum(one.num_samples for one in self.shards.train))
         return self.shards if self.recipe.data.feature_cache is None else self._features(say)
 
     def _trainer(self, read: Shards) -> Trainer:

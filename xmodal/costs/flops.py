@@ -56,7 +56,7 @@ class StepFlops:
     def __init__(self, method: Method) -> None:
         self.encoding = without_weights(method, ["image", "text", "heads"])
         self.objective = without_weights(method, ["image", "text"])
-        self.objective.keep_samples(max(SIZES))
+        self.objective.make_room(max(SIZES))
         self.packs = any(encoder.skips_padding for encoder in encoders_of(method).values())
         self.by_length: dict[int, Flops] = {}  # of one sample
         self.by_size: dict[int, Flops] = {}

@@ -4,8 +4,9 @@ With `objective: {kind: sigmoid}` it is SigLIP (Zhai et al. 2023, arXiv 2303.153
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from xmodal.models.heads.mlp import Mlp
 from xmodal.models.tower import Build
 from xmodal.objectives import GlobalContrastive, InfoNCE
 from xmodal.objectives.config import ObjectiveConfig
+from xmodal.objectives.embedding_queue import QueueConfig
 from xmodal.objectives.info_nce import InfoNCEConfig
 
 
@@ -40,7 +42,29 @@ class ClipConfig(TowersConfig):
     objective: ObjectiveConfig = Field(
         InfoNCEConfig(), description="the objective that training minimises"
     )
+    queue: QueueConfig | None = Field(
+        None, description="pairs of the last batches as further negatives; null: none"
+    )
     builds: ClassVar[str] = "Clip"
+
+    @model_validator(mode="after")
+    def _uses_queue(self) -> Self:
+        if self.queue is None:
+            return self
+        if not self.objective.takes_extra:
+            raise ValueError(
+                f"queue: {self.objective.kind} takes no further negatives; remove it, or use the "
+                "objective info_nce, sigmoid or triplet"
+            )
+        needed = {"rows": "texts", "columns": "images"}
+        direction = getattr(self.objective, "direction", "both")
+        needs = needed.get(direction, self.queue.of)
+        if self.queue.of != needs:
+            raise ValueError(
+                f"queue: objective.direction={direction} has negatives among {needs} alone; use "
+                f"of: {needs}"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -78,6 +102,7 @@ class Clip(TwoTowers):
         text_head: Build | None = Mlp,
         embedding: int = 256,
         objective: Build = InfoNCE,
+        queue: Build | None = None,
         *,
         loss_name: str = "contrastive",
         vocabulary: int,
@@ -88,6 +113,7 @@ class Clip(TwoTowers):
         )
         self.loss_name = loss_name
         self.loss = objective()
+        self.queue = queue(embedding) if queue else None
         if isinstance(self.loss, GlobalContrastive):
             self.contents = BatchSpec(numbers=True)
 
@@ -98,6 +124,12 @@ class Clip(TwoTowers):
 
     def _matching(self, embeddings: Embeddings) -> Tensor:
         both = pairs(embeddings)
-        kept = {"samples": embeddings.sample_numbers} if self.contents.numbers else {}
+        kept: dict[str, Any] = (
+            {"samples": embeddings.sample_numbers} if self.contents.numbers else {}
+        )
+        if self.queue:
+            kept["extra"] = self.queue.negatives()
         share: Tensor = self.loss(both.images, both.texts, both.ids, **kept)
+        if self.queue and torch.is_grad_enabled():
+            self.queue.push(both.images, both.texts, both.ids)
         return share

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.scores import Score, dot_product
-from xmodal.objectives.moving_estimates import MovingEstimates
+from xmodal.objectives.training_state import TrainingState
 from xmodal.objectives.warmup import Scheduled
 
 T = TypeVar("T")
@@ -83,11 +83,11 @@ class Method(nn.Module, ABC):
         """Set the losses of the stage that begins."""
         self.active_losses = active_losses
 
-    def keep_samples(self, num_samples: int) -> None:
-        """Make room for what losses keep of each of so many training samples."""
+    def make_room(self, num_samples: int) -> None:
+        """Make room for what losses keep from step to step, in training on so many samples."""
         for module in self.modules():
-            if isinstance(module, MovingEstimates):
-                module.keep(num_samples)
+            if isinstance(module, TrainingState):
+                module.make_room(num_samples)
 
     def on_step_start(self, progress: float, seed: int) -> None:
         """Set the progress of the stage, 0 to 1, and the seed of the step."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.circle import Circle
     from xmodal.objectives.config import ObjectiveConfig, PairwiseConfig, TiledConfig
     from xmodal.objectives.double_triplet import DoubleTriplet
+    from xmodal.objectives.embedding_queue import EmbeddingQueue
     from xmodal.objectives.extra import Extra
     from xmodal.objectives.frozen import frozen_parameters
     from xmodal.objectives.global_contrastive import GlobalContrastive
@@ -67,6 +68,7 @@ __all__ = [
     "Cell",
     "Circle",
     "DoubleTriplet",
+    "EmbeddingQueue",
     "Extra",
     "GlobalContrastive",
     "InfoNCE",

@@ -2,21 +2,21 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.distributed.collectives import gather
 from xmodal.objectives.pairwise.tiles import first_equal
+from xmodal.objectives.training_state import TrainingState
 
 
-class MovingEstimates(nn.Module):
+class MovingEstimates(TrainingState):
     """Moving averages of `values` numbers of each training sample, kept as logarithms.
 
     All ranks keep all of them, in memory linear in the samples: 4 bytes a value. They are keyed by
-    the number of the sample, and so depend neither on ranks nor on workers; checkpoints hold them.
-    What was not made for training (`keep` was never called) leaves those of a checkpoint unread.
+    the number of the sample, and so depend neither on ranks nor on workers.
     """
 
     log_averages: Tensor  # (values, samples); −∞ of a sample that has not come yet
@@ -26,7 +26,7 @@ class MovingEstimates(nn.Module):
         self.values = values
         self.register_buffer("log_averages", torch.full((values, num_samples), -torch.inf))
 
-    def keep(self, num_samples: int) -> None:
+    def make_room(self, num_samples: int) -> None:
         """Forget all averages, and make room for those of so many samples."""
         self.log_averages = self.log_averages.new_full((self.values, num_samples), -torch.inf)
 
@@ -39,7 +39,7 @@ class MovingEstimates(nn.Module):
         replaced: of a sample that comes twice in a batch, as where epochs meet, by the greater one.
         """
         if not self.log_averages.shape[1]:
-            raise ValueError("no samples to keep averages of: call keep(num_samples) first")
+            raise ValueError("no samples to keep averages of: call make_room(num_samples) first")
         before = self.log_averages[:, samples].to(logs.dtype)
         old = math.log1p(-weight) if weight < 1 else -math.inf
         after = torch.logaddexp(before + old, logs + math.log(weight))
@@ -61,8 +61,3 @@ class MovingEstimates(nn.Module):
         if self.log_averages.dtype.itemsize < 4:
             self.log_averages = exact.to(self.log_averages.device)
         return self
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
-        if not self.log_averages.shape[1] and f"{prefix}log_averages" in state_dict:
-            state_dict[f"{prefix}log_averages"] = self.log_averages
-        super()._load_from_state_dict(state_dict, prefix, *others)
