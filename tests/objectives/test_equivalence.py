@@ -22,6 +22,7 @@ from tests.objectives import (
     info_nce_cases,
     label_sampling_cases,
     margin_cases,
+    matryoshka_cases,
     metric_pairs_cases,
     multi_similarity_cases,
     mutual_information_cases,
@@ -63,6 +64,7 @@ CASES = [
     *proxy_cases.CASES,
     *soft_relevance_cases.CASES,
     *adversarial_cases.CASES,
+    *matryoshka_cases.CASES,
     *embedding_cases.CASES,
     *extra_cases.CASES,
     *global_contrastive_cases.CASES,
@@ -121,8 +123,9 @@ def test_what_is_not_a_number_shows_in_the_value(case: Case, side: str) -> None:
 
 
 def with_default_tiles(module: nn.Module) -> nn.Module:
-    if hasattr(module, "tile"):
-        module.tile = None
+    for part in module.modules():
+        if hasattr(part, "tile"):
+            part.tile = None
     return module
 
 

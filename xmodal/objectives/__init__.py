@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.global_contrastive import GlobalContrastive
     from xmodal.objectives.info_nce import InfoNCE
     from xmodal.objectives.margin import Margin
+    from xmodal.objectives.matryoshka import Matryoshka
     from xmodal.objectives.metric_pairs import MetricPairs
     from xmodal.objectives.multi_similarity import MultiSimilarity
     from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation
@@ -73,6 +74,7 @@ __all__ = [
     "GlobalContrastive",
     "InfoNCE",
     "Margin",
+    "Matryoshka",
     "MetricPairs",
     "ModalityAdversary",
     "ModalityClassification",

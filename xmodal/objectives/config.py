@@ -15,6 +15,7 @@ class ObjectiveConfig(Component):
 
     family: ClassVar[str] = "objective"
     takes_extra: ClassVar[bool] = False  # whether it is called with `extra` negatives too
+    takes_widths: ClassVar[bool] = False  # whether it trains prefixes of embeddings (matryoshka)
 
 
 class TiledConfig(Config):

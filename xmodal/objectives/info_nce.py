@@ -14,6 +14,7 @@ from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
+from xmodal.objectives.pairwise.prefixes import Prefixes
 
 Direction = Literal["both", "rows", "columns"]
 Positives = Literal["pair", "same_id"]
@@ -31,6 +32,7 @@ class InfoNCEConfig(PairwiseConfig, ObjectiveConfig):
     positives: Positives = Field("pair", description="the pair alone, or all pairs of the same id")
     builds: ClassVar[str] = "InfoNCE"
     takes_extra: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -83,7 +85,12 @@ class InfoNCE(nn.Module):
         return clamped_exp(self.log_scale, self.max_scale)
 
     def forward(
-        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
+        prefixes: Prefixes | None = None,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
@@ -91,7 +98,7 @@ class InfoNCE(nn.Module):
         """
         scale = self.scale
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes)
         costs_of = _many_positives if self.positives == "same_id" else _one_positive
         costs = costs_of(pairs, scale, self.tile)
         return pairs.mean(torch.stack(costs)[self._directions].mean(0))
@@ -113,8 +120,7 @@ def _one_positive(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor
 def _many_positives(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
     rows, columns = _log_sum_exps(pairs, None, scale, tile)
     # The mean over columns of the scores of their rows is that over rows of their columns'.
-    means, _ = pairs.means_of_ids()
-    positives = scale * (pairs.x * means).sum(1)
+    positives = scale * pairs.mean_positive_scores
     return rows - positives, columns - positives
 
 
@@ -122,7 +128,9 @@ def _log_sum_exps(
     pairs: Pairs, ids: tuple[Tensor, Tensor] | None, scale: Tensor, tile: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return those of this rank's rows and of its own columns, (pairs,), extra ones included."""
-    rows, columns = log_sum_exp(pairs.rows, pairs.all_y, ids, scale=scale, tile=tile)
+    rows, columns = log_sum_exp(
+        pairs.rows, pairs.all_y, ids, scale=scale, tile=tile, form=pairs.prefixes
+    )
     return (
         add_log_sum_exp(rows, pairs.extra_negatives("y"), scale, tile),
         add_log_sum_exp(columns[pairs.own], pairs.extra_negatives("x"), scale, tile),

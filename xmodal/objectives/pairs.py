@@ -4,8 +4,8 @@ The convention of `xmodal.distributed.collectives` holds: an objective is a mean
 batch, and returns the rank's share of it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,13 +13,19 @@ from torch import Tensor
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
 from xmodal.objectives.config import MatmulDtype
 from xmodal.objectives.extra import Extra, Negatives, SharedNegatives, Side
+from xmodal.objectives.numerics import unit
 from xmodal.objectives.pairwise.multi_vector import pair_scores
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.pairwise.tiles import first_equal, num_equal, precise
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """This rank's `pairs`, of which row i of x belongs to row i of y, and all ranks' `batch`."""
+    """This rank's `pairs`, of which row i of x belongs to row i of y, and all ranks' `batch`.
+
+    With `prefixes` a pair has a score, their cosine, of each width: what is (pairs,) without is
+    (pairs, widths).
+    """
 
     x: Tensor  # (pairs, dim), or (pairs, positions, dim) or (pairs, K, dim)
     y: Tensor  # (pairs, dim), or (pairs, K, dim)
@@ -29,6 +35,7 @@ class Pairs:
     all_ids: Tensor  # (batch,) int64
     counts: list[int]  # pairs of each rank
     extra: Sequence[Extra] = ()  # negatives beside those of the batch
+    prefixes: Prefixes | None = None  # widths that are trained together
 
     @classmethod
     def of(
@@ -38,12 +45,16 @@ class Pairs:
         ids: Tensor | None = None,
         matmul_dtype: MatmulDtype = "float32",
         extra: Sequence[Extra] = (),
+        prefixes: Prefixes | None = None,
     ) -> "Pairs":
         """Gather y of every rank's pairs in the precision `matmul_dtype`.
 
         Without ids (pairs,) every pair is its own: all others are its negatives. `extra` negatives
-        are not among the batch's. Raises `ValueError` where x, y and ids do not go together.
+        are not among the batch's. Raises `ValueError` where x, y and ids do not go together, or
+        there are both extra negatives and widths.
         """
+        if extra and prefixes:
+            raise ValueError("extra negatives have no scores of several widths (matryoshka)")
         counts = row_counts(x)
         ids = own_ids(x, counts) if ids is None else ids
         if not (len(x) == len(y) and ids.shape == (len(x),) and ids.dtype == torch.int64):
@@ -54,7 +65,8 @@ class Pairs:
         dtype = torch.promote_types(precise(x[:0]).dtype, y.dtype)
         x, y = x.to(dtype), y.to(dtype)
         rows, columns = (x, y) if matmul_dtype == "float32" else (x.bfloat16(), y.bfloat16())
-        return cls(x, y, rows, ids, gather(columns, counts), gather(ids, counts), counts, extra)
+        everything = gather(columns, counts), gather(ids, counts), counts
+        return cls(x, y, rows, ids, *everything, extra, prefixes)
 
     @property
     def both_ids(self) -> tuple[Tensor, Tensor]:
@@ -74,6 +86,8 @@ class Pairs:
     @property
     def positive_scores(self) -> Tensor:
         """Each pair's score x·y, (pairs,), never rounded; of K embeddings the greatest."""
+        if self.prefixes:
+            return self.prefixes.pair_scores(self.x, self.y)
         return pair_scores(self.x, self.y)
 
     def extra_negatives(self, side: Side) -> list[Negatives]:
@@ -94,6 +108,32 @@ class Pairs:
         columns = self.all_y if side == "y" else gather(self.rows, self.counts)
         return [SharedNegatives(items, columns, self.both_ids), *self.extra_negatives(side)]
 
+    @property
+    def mean_positive_scores(self) -> Tensor:
+        """The mean score of each x with all y of its id, (pairs,), never rounded."""
+        scores = [(one.x * one.means_of_ids()[0]).sum(1) for one, _ in self.by_width()]
+        return torch.stack(scores, 1) if self.prefixes else scores[0]
+
+    def by_width(self, *values: Tensor) -> Iterator[tuple["Pairs", list[Tensor]]]:
+        """Yield the pairs at each width, with values (…, widths) of it; else just what there is."""
+        if self.prefixes is None:
+            yield self, [*values]
+            return
+        for number, width in enumerate(self.prefixes.widths):
+            x, y, all_y = (unit(precise(side[:, :width])) for side in (self.x, self.y, self.all_y))
+            narrow = replace(self, x=x, y=y, rows=x, all_y=all_y, prefixes=None)
+            yield narrow, [value[..., number] for value in values]
+
+    def weighted(self, values: Sequence[Tensor] | Tensor) -> Tensor:
+        """Return the weighted sum over widths of values (…, widths), or of one tensor a width.
+
+        Without widths the values are returned, or the one tensor.
+        """
+        if self.prefixes is None:
+            return values if isinstance(values, Tensor) else values[0]
+        values = values if isinstance(values, Tensor) else torch.stack([*values], -1)
+        return self.prefixes.weighted(values)
+
     def means_of_ids(self) -> tuple[Tensor, Tensor]:
         """Return the mean of y over all pairs of each pair's id, (pairs, dim), and their number."""
         sums = torch.zeros_like(self.all_y)
@@ -102,8 +142,11 @@ class Pairs:
         return sums[first_equal(self.ids, self.all_ids)] / sizes[:, None], sizes
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the rank's share of the batch's mean, given a value a pair, or their sum."""
-        return share_of_mean(values, self.counts)
+        """Return the rank's share of the batch's mean, given a value a pair, or their sum.
+
+        Values of widths, (pairs, widths), are summed by their weights; a sum has been.
+        """
+        return share_of_mean(self.weighted(values) if values.ndim else values, self.counts)
 
 
 def own_ids(x: Tensor, counts: list[int] | None = None) -> Tensor:

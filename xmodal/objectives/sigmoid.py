@@ -14,6 +14,7 @@ from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import pair_sum
 from xmodal.objectives.pairwise.cells import softplus_with_offset
+from xmodal.objectives.pairwise.prefixes import Prefixes
 
 
 class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
@@ -28,6 +29,7 @@ class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
     )
     builds: ClassVar[str] = "Sigmoid"
     takes_extra: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
 
 
 class Sigmoid(nn.Module):
@@ -55,7 +57,12 @@ class Sigmoid(nn.Module):
         self.monitors: dict[str, Tensor] = {}
 
     def forward(
-        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
+        prefixes: Prefixes | None = None,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
@@ -63,8 +70,9 @@ class Sigmoid(nn.Module):
         """
         scale = self.log_scale.exp()
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra)
-        bias = self.bias.expand(len(x))
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes)
+        positives = pairs.positive_scores
+        bias = self.bias.expand_as(positives)
         negatives = pair_sum(
             softplus_with_offset,
             pairs.rows,
@@ -73,8 +81,10 @@ class Sigmoid(nn.Module):
             scale=scale,
             row_offset=bias,
             tile=self.tile,
+            form=prefixes,
         )
         for more in (*pairs.extra_negatives("y"), *pairs.extra_negatives("x")):
             added = more.sum(softplus_with_offset, bias, scale=scale, tile=self.tile)
             negatives = negatives + added
-        return pairs.mean(log1p_exp(-scale * pairs.positive_scores - self.bias).sum() + negatives)
+        costs = pairs.weighted(log1p_exp(-scale * positives - self.bias))
+        return pairs.mean(costs.sum() + negatives)

@@ -15,6 +15,7 @@ from xmodal.objectives.extra import Extra, Side
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import hardest, pair_scores, pair_sum
 from xmodal.objectives.pairwise.cells import hinges
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.pairwise.tiles import precise
 from xmodal.objectives.warmup import Scheduled, linear_warmup
 
@@ -41,6 +42,7 @@ class TripletConfig(PairwiseConfig, ObjectiveConfig):
     )
     builds: ClassVar[str] = "Triplet"
     takes_extra: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
 
 
 ALIKE = 0.05  # of the margin: scores within this of each other are alike to a triplet
@@ -86,17 +88,23 @@ class Triplet(Scheduled):
         self.monitors: dict[str, Tensor] = {}
 
     def forward(
-        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
+        prefixes: Prefixes | None = None,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of x and y, with ids (pairs,).
 
         x and y are (pairs, dim), or (pairs, K, dim). `extra` columns beside y are among the
         negatives of rows, those beside x among the negatives of columns.
         """
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes)
         own = pairs.positive_scores
         all_own = gather(own, pairs.counts)
-        self.monitors = {"collapse": _alike(pairs, all_own, ALIKE * self.margin)}
+        *_, (whole, (scores,)) = pairs.by_width(all_own)
+        self.monitors = {"collapse": _alike(whole, scores, ALIKE * self.margin)}
         mined = self._share_of_mined()
         cost = x.new_zeros(())
         if mined < 1:
@@ -120,6 +128,7 @@ class Triplet(Scheduled):
             row_offset=self.margin - own,
             column_offset=self.margin - all_own,
             tile=self.tile,
+            form=pairs.prefixes,
         )
         for more in (*pairs.extra_negatives("y"), *pairs.extra_negatives("x")):
             # They have no pair of their own, and so no hinge.
@@ -146,12 +155,21 @@ class Triplet(Scheduled):
             first_row=pairs.first,
             below=(own.detach(), all_own.detach()) if semi_hard else None,
             tile=self.tile,
+            form=pairs.prefixes,
         )
+        of_widths = pairs.by_width(found.rows, found.columns, own, all_own)
+        sums = [self._hinges_of(one, *vectors) for one, vectors in of_widths]
+        return pairs.weighted(sums) + not_finite
+
+    def _hinges_of(
+        self, pairs: Pairs, of_columns: Tensor, of_rows: Tensor, own: Tensor, all_own: Tensor
+    ) -> Tensor:
+        """Return the sum of hinges, (), with the row found for each column, and the reverse."""
         rows, columns = (torch.arange(len(side), device=own.device) for side in (own, all_own))
-        by_row = self._hinge(pairs, rows, found.columns, own)
+        by_row = self._hinge(pairs, rows, of_rows, own)
         # A column's negative lies on one rank, which has the embeddings of both.
-        by_column = self._hinge(pairs, found.rows - pairs.first, columns, all_own)
-        return by_row + by_column + not_finite
+        by_column = self._hinge(pairs, of_columns - pairs.first, columns, all_own)
+        return by_row + by_column
 
     def _hinge(self, pairs: Pairs, rows: Tensor, columns: Tensor, own: Tensor) -> Tensor:
         """Return the sum of hinges, (), of rows with columns, as far as both exist here."""

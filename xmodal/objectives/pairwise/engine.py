@@ -23,6 +23,10 @@ class NoKernelWarning(UserWarning):
 class Form(Protocol):
     """Scores of pairs that are no products of two vectors."""
 
+    @property
+    def of_pair(self) -> tuple[int, ...]:
+        """Return the shape of a pair's scores, () where it has one."""
+
     def engine(
         self,
         x: Tensor,

@@ -32,8 +32,9 @@ def pair_sum(
     several scores a pair, offsets are (rows, n) and (columns, n), and its own weights sum them.
     """
     zeros = precise(x[:0]).new_zeros
-    row_offset = zeros(len(x)) if row_offset is None else row_offset.to(zeros(0))
-    column_offset = zeros(len(y)) if column_offset is None else column_offset.to(zeros(0))
+    of_pair = form.of_pair if form else ()
+    row_offset = zeros(len(x), *of_pair) if row_offset is None else row_offset.to(zeros(0))
+    column_offset = zeros(len(y), *of_pair) if column_offset is None else column_offset.to(zeros(0))
     total: Tensor = _PairSum.apply(
         function, x, y, row_offset, column_offset, scale, ids, tile, form
     )

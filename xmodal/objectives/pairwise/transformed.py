@@ -5,6 +5,7 @@ They are forms of the passes over tiles, in plain PyTorch: `form=Transformed(fun
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class Transformed:
 
     function: LogitFunction | None = None
     positives: bool = False
+    of_pair: ClassVar[tuple[int, ...]] = ()  # a pair has one score
 
     def engine(
         self,

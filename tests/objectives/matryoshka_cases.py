@@ -1,0 +1,66 @@
+"""Objectives at several widths, one after the other by their full matrices."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tests.objectives import info_nce_cases, sigmoid_cases, triplet_cases
+from tests.objectives.equivalence import DIM, Case, Inputs, Objective, pair_batches
+from xmodal.objectives.matryoshka import Matryoshka
+from xmodal.objectives.numerics import unit
+
+WIDTHS, WEIGHTS = (2, 4, DIM), (0.5, 2.0, 1.0)
+# The last one is of semi-hard negatives and all together.
+OF = ("info_nce", "info_nce, many positives", "sigmoid", "triplet, hardest, warming up")
+# Where cosines are the same but for rounding, it decides which of them is the hardest.
+TIES = ("ties", "all alike")
+
+
+@dataclass(frozen=True)
+class AtWidths:
+    """The formula of an objective at every width, summed by weights."""
+
+    naive: Objective
+
+    def __call__(self, module: nn.Module, inputs: Inputs) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for width, weight in zip(WIDTHS, WEIGHTS, strict=True):
+            narrow = {side: unit(inputs[side][:, :width]) for side in ("x", "y")}
+            total = total + weight * self.naive(module.objective, {**inputs, **narrow})
+        return total
+
+
+def matryoshka(make: Callable[[], nn.Module]) -> Matryoshka:
+    return Matryoshka(widths=WIDTHS, weights=WEIGHTS, objective=make)
+
+
+def share(module: nn.Module, inputs: Inputs) -> Tensor:
+    return module(inputs["x"], inputs["y"], inputs["ids"])
+
+
+def batches(case: Case) -> dict[str, Inputs]:
+    """Those of pairs, some with zeros in front, without ties where the hardest is sought."""
+    made = pair_batches()
+    zeros = {name: values.clone() for name, values in made["random"].items()}
+    zeros["x"][3, :4] = 0
+    zeros["y"][[3, 5], :2] = 0
+    mined = getattr(case.module(), "negatives", "sum") != "sum"
+    return {name: b for name, b in made.items() if not (mined and name in TIES)} | {
+        "zeros in front": zeros
+    }
+
+
+CASES = [
+    Case(
+        f"matryoshka of {case.name}",
+        partial(matryoshka, case.module),
+        share,
+        AtWidths(case.naive),
+        batches(case),
+    )
+    for case in (*info_nce_cases.CASES, *sigmoid_cases.CASES, *triplet_cases.CASES)
+    if case.name in OF
+]
