@@ -80,6 +80,11 @@ class ClipConfig(TowersConfig):
                 )
         return given
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.objective.check_embedding(self.embedding)
+        return self
+
     @property
     def arguments(self) -> dict[str, Any]:
         """The fields by name, and the name of the loss: the kind of the objective."""

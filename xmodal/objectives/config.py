@@ -17,6 +17,9 @@ class ObjectiveConfig(Component):
     takes_extra: ClassVar[bool] = False  # whether it is called with `extra` negatives too
     takes_widths: ClassVar[bool] = False  # whether it trains prefixes of embeddings (matryoshka)
 
+    def check_embedding(self, dim: int) -> None:
+        """Raise `ValueError` where it cannot be of embeddings of `dim` dimensions."""
+
 
 class TiledConfig(Config):
     """Keys of objectives that compute scores of all pairs of the global batch."""

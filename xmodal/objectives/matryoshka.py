@@ -1,12 +1,11 @@
 """Matryoshka embeddings: their first numbers are embeddings too."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from xmodal.models.tower import Build
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.info_nce import InfoNCE, InfoNCEConfig
 from xmodal.objectives.pairwise.prefixes import Prefixes
@@ -43,12 +42,11 @@ class MatryoshkaConfig(ObjectiveConfig):
             )
         return self
 
-    def check_embedding(self, embedding: int) -> None:
-        """Raise `ValueError` where the widest is not the whole embedding."""
-        if self.widths[-1] != embedding:
+    def check_embedding(self, dim: int) -> None:
+        """Raise `ValueError` where the last width is not that of embeddings."""
+        if self.widths[-1] != dim:
             raise ValueError(
-                f"objective.widths: the last must be the embedding's, {embedding}, not "
-                f"{self.widths[-1]}"
+                f"objective.widths: the last is {self.widths[-1]}; it must be embedding, {dim}"
             )
 
 
@@ -72,7 +70,7 @@ class Matryoshka(nn.Module):
         *,
         widths: Sequence[int] = (32, 64, 128, 256),
         weights: Sequence[float] | None = None,
-        objective: Build = InfoNCE,
+        objective: Callable[[], nn.Module] = InfoNCE,
     ) -> None:
         super().__init__()
         _check_widths(widths, weights)

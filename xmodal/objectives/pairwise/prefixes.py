@@ -59,7 +59,7 @@ class Prefixes:
 
     @property
     def parts(self) -> list[slice]:
-        """What each width adds to the one before."""
+        """Return the numbers that each width adds to the one before."""
         return [slice(*ends) for ends in pairwise((0, *self.widths))]
 
     def _sums(self, values: Tensor) -> Tensor:
