@@ -181,7 +181,7 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ),
         (
             "method.objective.kind=triplt",
-            ["method.objective.kind: triplt", "mean triplet?", "info_nce, margin, mutual"],
+            ["method.objective.kind: triplt", "mean triplet?", "info_nce, margin, m"],
         ),
         (
             "method.objective={kind: margin, bias: 1}",

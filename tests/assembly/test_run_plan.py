@@ -45,6 +45,11 @@ def test_what_an_objective_keeps_of_each_sample_is_planned_for() -> None:
         assert bytes_of(keeping) - bytes_of(plain) == pytest.approx(8 * 400_000_000, abs=100)
 
 
+def test_an_objective_that_looks_at_ids_is_planned() -> None:
+    stage = plan_of("quickstart", "method.objective.kind=smooth_ap", ranks=2, gpu=False).stages[0]
+    assert stage.memory["objective"] > 0
+
+
 @pytest.fixture(scope="module")
 def plan() -> RunPlan:
     """The recipe clip, ViT-B/32 and a text transformer of width 512, on 64 GPUs."""

@@ -45,7 +45,16 @@ def test_a_batch_becomes_a_loss_that_reaches_every_weight(batch: Batch) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "monitors"),
-    [("sigmoid", {"temperature", "bias"}), ("margin", set()), ("triplet", {"collapse"})],
+    [
+        ("sigmoid", {"temperature", "bias"}),
+        ("margin", set()),
+        ("triplet", {"collapse"}),
+        ("circle", set()),
+        ("multi_similarity", set()),
+        ("smooth_ap", set()),
+        ("soft_relevance", {"temperature"}),
+        ("supervised_contrastive", set()),
+    ],
 )
 def test_an_objective_of_another_kind_is_logged_by_its_name(
     batch: Batch, kind: str, monitors: set[str]

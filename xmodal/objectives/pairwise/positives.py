@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from xmodal.devices import has_values
 from xmodal.objectives.pairwise.tiles import num_equal
 
 
 def places_of_equal(x_ids: Tensor, y_ids: Tensor) -> Tensor:
     """Return the columns of each row's id, (rows, n) int64, −1 after the last of a row.
 
-    n is the greatest number of columns of an id.
+    n is the greatest number of columns of an id, which a GPU is waited for; 1 where the tensors
+    have no values.
     """
-    if not len(y_ids):
-        return y_ids.new_zeros(len(x_ids), 0)
-    ordered, order = y_ids.sort(stable=True)
-    count = torch.arange(int(num_equal(y_ids, y_ids).max()), device=y_ids.device)
+    sizes, (ordered, order) = num_equal(y_ids, y_ids), y_ids.sort(stable=True)
+    most = int(sizes.max()) if has_values(sizes) and len(sizes) else 1
+    count = torch.arange(most, device=y_ids.device)
     places = torch.searchsorted(ordered, x_ids)[:, None] + count
     exist = count < num_equal(x_ids, y_ids)[:, None]
     return torch.where(exist, order[places.clamp(max=len(order) - 1)], -1)
