@@ -14,7 +14,7 @@ from tests.keep_lists import Named, write_keep_list
 from tests.processes import on_ranks
 from tests.recipes import SIZE, recipe_of
 from tests.shard_sets import described, encode, write_shards
-from xmodal.assembly import feature_cache as module
+from xmodal.assembly import feature_shards as module
 from xmodal.assembly.build import build_method
 from xmodal.assembly.data import evaluation_transform
 from xmodal.assembly.feature_cache import cached_features, locked_sides

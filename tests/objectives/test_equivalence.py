@@ -16,6 +16,7 @@ from tests.objectives import (
     adversarial_cases,
     batch_classification_cases,
     circle_cases,
+    distillation_cases,
     embedding_cases,
     extra_cases,
     global_contrastive_cases,
@@ -68,6 +69,7 @@ CASES = [
     *embedding_cases.CASES,
     *extra_cases.CASES,
     *global_contrastive_cases.CASES,
+    *distillation_cases.CASES,
 ]
 
 

@@ -11,6 +11,7 @@ from xmodal.assembly.feature_cache import locked_sides
 from xmodal.assembly.feature_encoding import NO_MEAN
 from xmodal.assembly.length_checks import check_length_buckets
 from xmodal.assembly.recipe import Recipe
+from xmodal.assembly.teacher import check_teacher
 from xmodal.data.batch import GALLERY, BatchSpec
 from xmodal.data.config import nearest_divisors
 from xmodal.data.decode import BadSample
@@ -195,6 +196,7 @@ def check_data(recipe: Recipe, contents: BatchSpec) -> None:
             "remove it"
         )
     check_positives(recipe, contents)
+    check_teacher(recipe, contents)
     if data.gallery and not data.val:
         raise UserError("data.gallery is given without data.val, whose queries are searched in it")
 

@@ -1,7 +1,7 @@
 """Data of a recipe: its opened shard sets, and the training set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from xmodal.activity import activity
 from xmodal.assembly.data_record import DataRecord
@@ -12,8 +12,10 @@ from xmodal.data.deferred import Deferred, can_defer
 from xmodal.data.length_buckets import LengthBuckets
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
+from xmodal.data.numbered_views import NumberedViews
 from xmodal.data.reader import SampleReader
 from xmodal.data.text_lengths import TextLengths
+from xmodal.data.taught_reader import TaughtReader
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import CENTRAL_SQUARE, ImageTransform
@@ -28,6 +30,8 @@ class Shards:
     val: Manifest | None = None
     gallery: Manifest | None = None
     probe_train: Manifest | None = None
+    # A teacher's features of each of `train`.
+    teacher: Sequence[Manifest] = field(default=(), kw_only=True)
 
     @property
     def measured(self) -> list[Manifest]:
@@ -80,9 +84,14 @@ def epoch_samples(recipe: Recipe, shards: Shards) -> int:
 
 def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
     """Return the data sets that a recipe trains on."""
+    readers = (
+        [TaughtReader(*both) for both in zip(shards.train, shards.teacher, strict=True)]
+        if shards.teacher
+        else [SampleReader(manifest) for manifest in shards.train]
+    )
     return [
-        DataSet(SampleReader(manifest), one.texts, one.templates, one.min_side, one.max_pixels)
-        for manifest, one in zip(shards.train, recipe.data.train, strict=True)
+        DataSet(reader, one.texts, one.templates, one.min_side, one.max_pixels)
+        for reader, one in zip(readers, recipe.data.train, strict=True)
     ]
 
 
@@ -150,6 +159,7 @@ def training_set(
         contents=contents,
         text_dropout=data.text_dropout,
         positives=data.positives,
+        numbered=NumberedViews(data.teacher.seed, data.teacher.views) if data.teacher else None,
     )
 
 

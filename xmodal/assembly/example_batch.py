@@ -33,6 +33,8 @@ def example_batch(recipe: Recipe, contents: BatchSpec, spec: SampleSpec, rows: i
         **_texts(recipe, contents, spec, rows),
         "image_ids": torch.zeros(rows, dtype=torch.int64),
     }
+    for name in ("teacher_images", "teacher_texts") if contents.teacher else ():
+        tensors[name] = torch.zeros(rows, contents.teacher)
     if contents.labels:
         tensors["labels"] = torch.zeros(rows, dtype=torch.int64)
     if contents.numbers:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xmodal.assembly.feature_shards import Members
 from xmodal.data.batch import Fault
 from xmodal.data.decode import BadSample, open_image
 from xmodal.data.samples import IMAGES, RawSample
@@ -26,8 +27,6 @@ NO_MEAN = (
     "data.feature_cache: the encoder of method.{side} does not pool its features by their mean, so "
     "features of parts cannot replace it; set it to null"
 )
-
-Members = dict[str, bytes]  # a sample's files, by extension
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class ShardEncoder:
         images = torch.stack(list(pixels.values())).to(self.encoding.device)
         features, lower = _features(self.encoding.method, "image", (images,))
         for row, digest in enumerate(pixels):
-            self.known[digest] = (_npy(features[row]), None if lower is None else _npy(lower[row]))
+            self.known[digest] = (npy(features[row]), None if lower is None else npy(lower[row]))
 
     def _encode_texts(self, captions: list[list[str]]) -> Sequence[bytes | None]:
         """Return each sample's features of its captions; None where captions are not encoded."""
@@ -116,7 +115,7 @@ class ShardEncoder:
         if self.encoding.method.local:  # as many rows in every batch
             missing = self.encoding.tokenizer.context - features.shape[1]
             features = F.pad(features, (0, 0, 0, missing))
-        return [_npy(own) for own in features.split([len(own) for own in captions])]
+        return [npy(own) for own in features.split([len(own) for own in captions])]
 
     def _files(self, parts: _Parts, texts: bytes | None) -> Members:
         files = _unencoded(parts.sample, self.encoding.sides)
@@ -190,7 +189,8 @@ def image_digest(image: bytes) -> bytes:
     return hashlib.blake2b(image, digest_size=16).digest()
 
 
-def _npy(values: Tensor) -> bytes:
+def npy(values: Tensor) -> bytes:
+    """Return an array in NumPy's format."""
     buffer = io.BytesIO()
     np.save(buffer, values.numpy(), allow_pickle=False)
     return buffer.getvalue()

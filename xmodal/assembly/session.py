@@ -1,6 +1,7 @@
 """A run from its recipe to its results."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from xmodal.activity import activity
 from xmodal.assembly.advice import lines_before_training
@@ -12,6 +13,7 @@ from xmodal.assembly.finished import finished_lines, is_finished
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
 from xmodal.assembly.pretrained import load_pretrained
 from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.assembly.teacher import Teacher, check_same_teacher, record_teacher
 from xmodal.assembly.text_tower import load_text_tower, replaced, with_text_tower
 from xmodal.assembly.training_evaluation import TrainingEvaluation
 from xmodal.assembly.vocabulary import load_tokenizer, settle_tokenizer
@@ -62,6 +64,7 @@ class Session:
         self.method = first_method(recipe, self.environment.device)
         protocols = check_run(recipe, self.shards, self.method, ranks)
         self.best = best_metric(recipe, protocols, self.method)
+        self.teacher = Teacher.of(recipe, self.method.contents, self.environment.device)
 
     def _open_run(self) -> None:
         """Lock the run folder; find out how far the run is and whether its data changed."""
@@ -73,6 +76,8 @@ class Session:
         check_restarts(run, recipe.training.restarts)
         self.progress = read_progress(run)
         resumed = self.shards.record.resume(run.path, recipe, self.progress)
+        if self.teacher:
+            check_same_teacher(run, self.teacher, self.progress)
         self.recovered = [*recovered, *resumed.lines, *changed_plugins(run.path)]
         self.timeline = recipe.timeline(resumed.epoch)
         self.finished = is_finished(run, recipe, self.timeline, self.progress)
@@ -90,6 +95,8 @@ class Session:
         if not (self.finished and self.run.recipe.is_file()):
             self.run.create(self.recipe)
             self.shards.record.write(self.run.path)
+            if self.teacher:
+                record_teacher(self.run, self.teacher)
             write_plugins(self.run.path)
         self.run.pin()
         keep_last = load_recipe(self.run.path).checkpoints.keep_last
@@ -131,7 +138,15 @@ class Session:
         for line in load_pretrained(self.method, self.recipe):
             say(line)
         self.method.make_room(sum(one.num_samples for one in self.shards.train))
+        if self.teacher:
+            return self._taught(self.teacher, say)
         return self.shards if self.recipe.data.feature_cache is None else self._features(say)
+
+    def _taught(self, teacher: Teacher, say: Callable[[str], None]) -> Shards:
+        """Return the shards beside the teacher's features of them; missing ones are computed."""
+        data, self.teacher = self.recipe.data, None
+        features = [teacher.features(one, data, say) for one in self.shards.train]
+        return replace(self.shards, teacher=features)
 
     def _trainer(self, read: Shards) -> Trainer:
         """Return what trains on shards: those of the recipe, or of their features."""

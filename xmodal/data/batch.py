@@ -38,6 +38,7 @@ class BatchSpec:
     captions: int = 1  # 0: none is read; 2: one a view, different ones where there are several
     labels: bool = False  # its class
     numbers: bool = False  # its number among all training samples
+    teacher: int = 0  # dimensions of a teacher's embeddings of both sides; 0: none
     composed: bool = False  # a source, its modification and the target, not an image and a caption
 
 
@@ -70,6 +71,8 @@ class Batch:
     target_lower: Tensor | None = None  # (batch, positions, channels) float32, of a lower layer
     text_features: Tensor | None = None  # (batch, …) float32
     second_text_features: Tensor | None = None  # as `text_features`
+    teacher_images: Tensor | None = None  # (batch, dim) float32, a teacher's embeddings of `images`
+    teacher_texts: Tensor | None = None  # (batch, dim) float32, and of the captions
     image_ids: Tensor | None = None  # (batch,) int64, equal for equal images; composed: targets
     source_ids: Tensor | None = None  # as `image_ids`, of composed queries' sources
     labels: Tensor | None = None  # (batch,) int64, equal for equal classes

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-CAPTION, SECOND_CAPTION, NO_TEXT, NO_SECOND_TEXT = range(4)  # what a fraction is drawn for
+CAPTION, SECOND_CAPTION, NO_TEXT, NO_SECOND_TEXT, VIEW = range(5)  # what a fraction is drawn for
 
 
 def generator(seed: int, position: int, view: int) -> np.random.Generator:

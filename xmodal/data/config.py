@@ -16,6 +16,7 @@ from xmodal.data.augmentations.config import AugmentationConfig
 from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.storage.config import CacheConfig, StorageConfig
 from xmodal.data.storage.s3 import S3Config
+from xmodal.data.teacher import TeacherConfig
 
 LABELS = "labels"  # the key of the JSON that has a sample's classes
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -152,6 +153,9 @@ class DataConfig(Config):
         None,
         description="folder that caches the features of encoders that are never trained, "
         "computed once for all runs; for images it needs crop: null and flip: false",
+    )
+    teacher: TeacherConfig | None = Field(
+        None, description="model that a student learns from (kind: distilled); null: none"
     )
 
     @field_validator("val", "gallery", "probe_train")

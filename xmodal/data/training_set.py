@@ -20,6 +20,7 @@ from xmodal.data.chance import (
 from xmodal.data.decode import BadSample, EncodedImage, open_image
 from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.mixture import Mixture
+from xmodal.data.numbered_views import NumberedViews
 from xmodal.data.reader import SampleReader
 from xmodal.data.ring import Layout, Slot, Space
 from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec
@@ -61,7 +62,8 @@ class TrainingSet:
     `text_dropout` is the share of views that are marked as without text. Random numbers depend on
     (seed, position, view) alone, never on a worker or rank; positions are the origins of `Stretch`.
     A sample that cannot be used is reported, and a neighbour takes its place. Samples that share
-    their `positives` (`image`, `caption` or `label`) are not negatives of each other.
+    their `positives` (`image`, `caption` or `label`) are not negatives of each other. Where a
+    teacher has embeddings of `numbered` views, these are the ones that are shown.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class TrainingSet:
         contents: BatchSpec = PAIRS,
         text_dropout: float = 0.0,
         positives: str = "image",
+        numbered: NumberedViews | None = None,
     ) -> None:
         self.data_sets, self.mixture = data_sets, mixture
         self.transform, self.tokenizer = transform, tokenizer
         self.seed, self.contents, self.text_dropout = seed, contents, text_dropout
-        self.positives = positives
+        self.positives, self.numbered = positives, numbered
         # Samples of several data sets are numbered on from one to the next.
         self.first_numbers = list(accumulate((len(one.reader) for one in data_sets), initial=0))
         self.views = COMPOSED if contents.composed else VIEWS[: contents.views]
@@ -118,6 +121,8 @@ class TrainingSet:
             layout["sample_numbers"] = ((rows,), np.int64)
         if self.contents.composed:
             layout["source_ids"] = ((rows,), np.int64)
+        for name in ("teacher_images", "teacher_texts") if self.contents.teacher else ():
+            layout[name] = ((rows, self.contents.teacher), np.float32)
         if self.text_dropout:
             layout["text_dropped"] = ((rows, self.contents.views), np.bool_)
         return layout | {"image_ids": ((rows,), np.int64)}
@@ -164,6 +169,8 @@ class TrainingSet:
         for name, side in self.features:
             if name in slot:
                 slot[name][row] = features_of(sample, side, slot[name].shape[1:])
+        if self.numbered:
+            self._fill_teacher(slot, row, position, sample, captions[0])
         if "text_dropped" in slot:
             for view, purpose in enumerate((NO_TEXT, NO_SECOND_TEXT)[: self.contents.views]):
                 drawn = fraction(self.seed, position, purpose)
@@ -251,7 +258,27 @@ class TrainingSet:
                 )
             out = torch.from_numpy(slot[name][row]).permute(2, 0, 1)
             draws = slot["draws"][row, view] if "draws" in slot else None
-            self.transform(opened[role], generator(self.seed, position, view), out, draws)
+            self.transform(opened[role], self._random(position, view, sample), out, draws)
+
+    def _random(self, position: int, view: int, sample: RawSample) -> np.random.Generator:
+        """Return the generator that a view of the sample at a position is drawn from."""
+        if self.numbered is None:
+            return generator(self.seed, position, view)
+        return self.numbered.generator(sample, self.numbered.choose(self.seed, position))
+
+    def _fill_teacher(
+        self, slot: Slot, row: int, position: int, sample: RawSample, caption: str
+    ) -> None:
+        """Write the teacher's embeddings of the view and of the caption that were drawn."""
+        assert self.numbered
+        images, texts = (sample.features(f"teacher.{side}") for side in ("image", "text"))
+        captions = sample.captions()
+        if images is None or texts is None:
+            raise BadSample("no embeddings of the teacher")
+        if (len(images), len(texts)) != (self.numbered.count, len(captions)):
+            raise BadSample("embeddings of the teacher of other views or captions")
+        slot["teacher_images"][row] = images[self.numbered.choose(self.seed, position)]
+        slot["teacher_texts"][row] = texts[captions.index(caption)]
 
     def augmented(self, batch: Batch) -> Batch:
         """Return a batch on its device with all of its views' augmentations applied."""

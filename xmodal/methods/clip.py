@@ -97,7 +97,11 @@ class ClipConfig(TowersConfig):
 class Clip(TwoTowers):
     """Images and texts of the same pair close, all others of the global batch apart."""
 
-    monitored = ("temperature", "bias", "collapse")  # as far as the objective has them
+    monitored: tuple[str, ...] = (
+        "temperature",
+        "bias",
+        "collapse",
+    )  # as far as the objective has them
 
     def __init__(
         self,
