@@ -76,11 +76,11 @@ class Session:
         check_restarts(run, recipe.training.restarts)
         self.progress = read_progress(run)
         resumed = self.shards.record.resume(run.path, recipe, self.progress)
-        if self.teacher:
-            check_same_teacher(run, self.teacher, self.progress)
         self.recovered = [*recovered, *resumed.lines, *changed_plugins(run.path)]
         self.timeline = recipe.timeline(resumed.epoch)
         self.finished = is_finished(run, recipe, self.timeline, self.progress)
+        if self.teacher and not self.finished:
+            check_same_teacher(run, self.teacher, self.progress)
 
     def _settle_run(self) -> None:
         """Have the main rank prepare the run folder, and read the tokenizer from it."""
