@@ -14,8 +14,8 @@ from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
 from xmodal.data.numbered_views import NumberedViews
 from xmodal.data.reader import SampleReader
-from xmodal.data.text_lengths import TextLengths
 from xmodal.data.taught_reader import TaughtReader
+from xmodal.data.text_lengths import TextLengths
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.training_set import DataSet, TrainingSet
 from xmodal.data.transforms import CENTRAL_SQUARE, ImageTransform
