@@ -1,0 +1,58 @@
+"""Distillation: small towers from scratch, alone and with a fine-tuned teacher's embeddings.
+
+The teacher is a run of the recipe flickr8k_finetuned, in runs/flickr8k_finetuned:
+
+    deepspeed launch/train.py flickr8k_finetuned
+
+Its embeddings are computed by the first run that needs them. All arms have the same towers, steps
+and rates; the lengths are fixed, so nothing is chosen by the test images.
+"""
+
+from benchmarks.studies.study import Arm, DataSet, Study
+
+SCRATCH, DISTILLED = (f"../../xmodal/recipes/flickr8k_{name}" for name in ("scratch", "distilled"))
+SETS = {
+    "flickr8k": DataSet(
+        ["data.train=data/flickr8k/train", "data.val=data/flickr8k/val"],
+        ["data.val=data/flickr8k/val", "evaluation.protocols=[all-captions]"],
+    ),
+}
+ARMS = {
+    "alone": Arm("alone", SCRATCH, measured="latest"),
+    "distilled": Arm("distilled", DISTILLED, measured="latest"),
+    "affinity": Arm(
+        "contrastive and affinity",
+        DISTILLED,
+        ["stages.0.losses={contrastive: 0.25, affinity: 0.75}"],
+        measured="latest",
+    ),
+    "features": Arm(
+        "contrastive and features",
+        DISTILLED,
+        ["stages.0.losses={contrastive: 1, features: 1}"],
+        measured="latest",
+    ),
+}
+STUDY = Study(
+    SETS,
+    ARMS,
+    {
+        "image → text R@1": "image_to_text/recall@1",
+        "R@5": "image_to_text/recall@5",
+        "R@10": "image_to_text/recall@10",
+        "text → image R@1": "text_to_image/recall@1",
+        "R@5 ": "text_to_image/recall@5",
+        "R@10 ": "text_to_image/recall@10",
+        "rsum": "rsum",
+    },
+    differences=[(arm.label, "alone") for name, arm in ARMS.items() if name != "alone"],
+    compared=["R@10 ", "rsum"],
+    overrides=[
+        # ResNet-10, slim: a run takes minutes on one core.
+        "method.image.options={channels: [24, 48, 96, 192], stem_width: 8}",
+        "method.embedding=512",
+        "evaluation.every=0",
+        "checkpoints={every: 0, keep_last: 1}",
+    ],
+    quick="flickr8k",
+)
