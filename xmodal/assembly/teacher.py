@@ -23,7 +23,7 @@ from xmodal.assembly.model_digest import model_digest
 from xmodal.assembly.model_source import find_model
 from xmodal.assembly.recipe import Recipe
 from xmodal.atomic_files import write_atomically
-from xmodal.data.batch import PAIRS, Batch, BatchSpec, Fault
+from xmodal.data.batch import Batch, BatchSpec, Fault
 from xmodal.data.config import DataConfig
 from xmodal.data.decode import BadSample, open_image
 from xmodal.data.manifest import Manifest
@@ -201,7 +201,8 @@ def _check_model(model: Model, source: str) -> None:
     """Raise `UserError` where a model has no vector for an image and for a text."""
     method, config = model.method, model.recipe.method
     fault = ""
-    if replace(method.contents, teacher=0, labels=False) != PAIRS:
+    contents = method.contents
+    if contents.composed or (contents.views, contents.captions) != (1, 1):
         fault = f"{config.kind} does not embed images and texts each by itself"
     elif config.image.reads_features or config.text.reads_features:
         fault = "it was trained on features, and reads no images"

@@ -97,11 +97,8 @@ class ClipConfig(TowersConfig):
 class Clip(TwoTowers):
     """Images and texts of the same pair close, all others of the global batch apart."""
 
-    monitored: tuple[str, ...] = (
-        "temperature",
-        "bias",
-        "collapse",
-    )  # as far as the objective has them
+    # As far as the objective has them.
+    monitored: tuple[str, ...] = ("temperature", "bias", "collapse")
 
     def __init__(
         self,

@@ -6,13 +6,13 @@ arXiv 2311.17049).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from xmodal.data.batch import Batch, BatchSpec
+from xmodal.data.batch import Batch
 from xmodal.methods.clip import Clip, ClipConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings
@@ -63,7 +63,7 @@ class Distilled(Clip):
         **others: Any,
     ) -> None:
         super().__init__(image, text, image_head, text_head, embedding, objective, **others)
-        self.contents = BatchSpec(teacher=teacher_embedding)
+        self.contents = replace(self.contents, teacher=teacher_embedding)
         self.affinity = affinity()
         self.features = FeatureDistillation(
             embedding=embedding, teacher_embedding=teacher_embedding

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from xmodal.components.component import Buildable
 from xmodal.objectives.config import TiledConfig
+from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.pairwise.soft_targets import SoftTargets
 from xmodal.objectives.pairwise.tiles import precise
-from xmodal.objectives.learned_scale import clamped_exp
 
 
 class AffinityConfig(TiledConfig, Buildable):
