@@ -1,6 +1,7 @@
 """Samples together with a teacher's embeddings of them, from two shard sets side by side."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
@@ -54,5 +55,6 @@ class TaughtReader(SampleReader):
             for name in ("image.npy", "text.npy")
             if name in stored.files
         }
-        files = {**sample.files, **taught}
-        return RawSample(sample.shard, sample.key, files, sample.doubt, sample.places)
+        joined = copy(sample)
+        joined.files = {**sample.files, **taught}
+        return joined

@@ -166,9 +166,7 @@ class TrainingSet:
         captions = self._fill_texts(slot, row, position, sample, data_set)
         if "images" in slot:
             self._fill_images(slot, row, position, sample, data_set)
-        for name, side in self.features:
-            if name in slot:
-                slot[name][row] = features_of(sample, side, slot[name].shape[1:])
+        self._fill_features(slot, row, sample)
         if self.numbered:
             self._fill_teacher(slot, row, position, sample, captions[0])
         if "text_dropped" in slot:
@@ -259,6 +257,11 @@ class TrainingSet:
             out = torch.from_numpy(slot[name][row]).permute(2, 0, 1)
             draws = slot["draws"][row, view] if "draws" in slot else None
             self.transform(opened[role], self._random(position, view, sample), out, draws)
+
+    def _fill_features(self, slot: Slot, row: int, sample: RawSample) -> None:
+        for name, side in self.features:
+            if name in slot:
+                slot[name][row] = features_of(sample, side, slot[name].shape[1:])
 
     def _random(self, position: int, view: int, sample: RawSample) -> np.random.Generator:
         """Return the generator that a view of the sample at a position is drawn from."""
