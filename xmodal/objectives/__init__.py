@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         sum_over_ranks,
     )
     from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
+    from xmodal.objectives.affinity import Affinity
     from xmodal.objectives.batch_classification import BatchClassification
     from xmodal.objectives.circle import Circle
     from xmodal.objectives.config import ObjectiveConfig, PairwiseConfig, TiledConfig
     from xmodal.objectives.double_triplet import DoubleTriplet
     from xmodal.objectives.embedding_queue import EmbeddingQueue
     from xmodal.objectives.extra import Extra
+    from xmodal.objectives.feature_distillation import FeatureDistillation
     from xmodal.objectives.frozen import frozen_parameters
     from xmodal.objectives.global_contrastive import GlobalContrastive
     from xmodal.objectives.info_nce import InfoNCE
@@ -65,12 +67,14 @@ if TYPE_CHECKING:
     from xmodal.objectives.warmup import Scheduled
 
 __all__ = [
+    "Affinity",
     "BatchClassification",
     "Cell",
     "Circle",
     "DoubleTriplet",
     "EmbeddingQueue",
     "Extra",
+    "FeatureDistillation",
     "GlobalContrastive",
     "InfoNCE",
     "Margin",
