@@ -1,6 +1,6 @@
 """Data of a recipe: its opened shard sets, and the training set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from xmodal.activity import activity
@@ -90,9 +90,25 @@ def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
         else [SampleReader(manifest) for manifest in shards.train]
     )
     return [
-        DataSet(reader, one.texts, one.templates, one.min_side, one.max_pixels)
+        DataSet(
+            reader,
+            one.texts,
+            one.templates,
+            one.min_side,
+            one.max_pixels,
+            _duplicates(one, recipe.data),
+        )
         for reader, one in zip(readers, recipe.data.train, strict=True)
     ]
+
+
+def _duplicates(one: DataSetConfig, data: DataConfig) -> Mapping[int, int]:
+    if one.duplicates is None:
+        return {}
+    require("search")
+    from xmodal.data.duplicates import read_duplicates  # which imports pyarrow
+
+    return read_duplicates(one.duplicates, data.access)
 
 
 def mixture(recipe: Recipe, shards: Shards) -> Mixture:

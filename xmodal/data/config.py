@@ -34,6 +34,11 @@ class DataSetConfig(Config):
         description="keep-list: a parquet file with columns shard and key, and weight (expected "
         "occurrences an epoch) if wanted; only its samples are read; null: all",
     )
+    duplicates: str | None = Field(
+        None,
+        description="parquet file with columns group and image_id (groups.parquet of `curate "
+        "duplicates`): images of a group are no negatives of each other; null: image ids decide",
+    )
     weight: PositiveFloat | None = Field(
         None,
         description="its share of every batch, relative to the other weights; null: its "
@@ -203,6 +208,11 @@ class DataConfig(Config):
             raise ValueError(
                 f"lanes ({self.lanes}) must divide batch_size ({self.batch_size}); "
                 f"nearest lanes: {near}"
+            )
+        if self.positives != "image" and any(one.duplicates for one in self.train):
+            raise ValueError(
+                f"duplicates are of images, and positives are those of the same {self.positives}; "
+                "remove one of the two"
             )
         schemes = [one.kind for one in self.access]
         if len(schemes) > len(set(schemes)):

@@ -25,6 +25,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.ring import Layout, Slot, Space
 from xmodal.data.sample_spec import SampleSpec, features_of, infer_sample_spec
 from xmodal.data.samples import RawSample, hash_id
+from xmodal.data.storage import split_url
 from xmodal.data.stream import Stream
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.data.transforms import ImageTransform
@@ -53,6 +54,17 @@ class DataSet:
     templates: Sequence[str] = ()  # that labels are put into
     min_side: int = 1
     max_pixels: int = MAX_PIXELS
+    duplicates: Mapping[int, int] = field(default_factory=dict)  # by an image's id, that of all
+
+    def shared_id(self, sample: RawSample, image_id: str) -> int:
+        """Return the id that an image of a sample shares with its duplicates."""
+        own = hash_id(image_id)
+        if not self.duplicates:
+            return own
+        if image_id == f"{sample.shard}/{sample.key}":
+            # Without an id, a table names an image by its shard without the folder.
+            image_id = f"{split_url(sample.shard)[1]}/{sample.key}"
+        return self.duplicates.get(hash_id(image_id), own)
 
 
 class TrainingSet:
@@ -179,7 +191,7 @@ class TrainingSet:
             slot["sample_numbers"][row] = self.first_numbers[number] + sample.number
         if self.contents.composed:
             slot["source_ids"][row] = hash_id(sample.source_id)
-        slot["image_ids"][row] = hash_id(self._id(sample, captions))
+        slot["image_ids"][row] = data_set.shared_id(sample, self._id(sample, captions))
         return captions
 
     def substitute(

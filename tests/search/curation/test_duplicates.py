@@ -11,6 +11,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.search.curation.sets import made_set, scenes, unit, write_pictures
+from xmodal.data.duplicates import read_duplicates
+from xmodal.data.samples import hash_id
 from xmodal.errors import UserError
 from xmodal.search.curation.alike import Pairs, Rule, background, find_alike
 from xmodal.search.curation.duplicates import duplicates, group_pairs
@@ -60,6 +62,9 @@ def test_planted_duplicates_are_found(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "curated" / "curation.json").read_text())
     assert record["found"]["groups"] == "3"
     assert not (tmp_path / "curated" / "work").exists()
+    ids = read_duplicates(str(tmp_path / "curated" / "groups.parquet"))
+    of_groups = [ids[hash_id(row["image_id"])] for row in rows]
+    assert [of_groups.index(one) for one in of_groups] == [0, 0, 0, 3, 3, 5, 5]
 
 
 def test_of_a_group_the_largest_image_is_kept(tmp_path: Path) -> None:

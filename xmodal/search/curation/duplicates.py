@@ -98,7 +98,9 @@ def _best(searcher: Searcher, group: np.ndarray) -> int:
 def _group_table(searcher: Searcher, groups: list[np.ndarray], kept: np.ndarray) -> pa.Table:
     rows = np.concatenate([np.empty(0, np.int64), *groups])
     numbers = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    return pa.table({"group": numbers, **places(searcher, rows), "kept": kept[rows]})
+    ids = searcher.sides["images"].metadata["image_id"].take(pa.array(rows))
+    columns = {**places(searcher, rows), "image_id": ids, "kept": kept[rows]}
+    return pa.table({"group": numbers, **columns})
 
 
 def _section(
