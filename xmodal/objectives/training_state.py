@@ -1,4 +1,4 @@
-"""What objectives keep from step to step, beside their parameters."""
+"""State that objectives keep from step to step, beside their parameters."""
 
 from typing import Any
 
