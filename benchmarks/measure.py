@@ -9,6 +9,7 @@ GPU of PyTorch's allocator.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -21,12 +22,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MARGIN = 0.2
 # Those of the papers leave nothing to compare of pairs that are as easy as these.
 EPSILON, TEMPERATURE = 1.0, 0.1
+CLASSES = 100_000  # of which the losses of proxies have one each
 POSITIONS = 49  # of a feature map of 7 × 7
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -170,6 +172,31 @@ def open_clip(name: str) -> Callable[[int, int], Loss]:
     return build
 
 
+def of_proxies(objective: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> Callable[..., Loss]:
+    """Return a loss of the items of both sides among proxies, which are there before."""
+
+    def build(rank: int, _: int) -> Loss:
+        from xmodal.objectives import NormSoftmax
+
+        @functools.cache
+        def module(width: int) -> nn.Module:
+            torch.manual_seed(0)
+            return NormSoftmax(CLASSES, width, temperature=TEMPERATURE).to(DEVICE)
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            labels = (torch.arange(len(x), device=x.device) + rank * len(x)) * 7919 % CLASSES
+            return objective(module(x.shape[1]), torch.cat([x, y]), labels.repeat(2))
+
+        return loss
+
+    return build
+
+
+def naive_norm_softmax(module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    proxies: Tensor = module.proxies.weight  # type: ignore[union-attr, assignment]
+    return F.cross_entropy(F.normalize(x) @ F.normalize(proxies).T / TEMPERATURE, labels)
+
+
 def full_matrix(loss: Loss) -> Callable[[int, int], Loss]:
     return lambda *_: loss
 
@@ -279,6 +306,10 @@ OBJECTIVES: dict[str, Sides] = {
     "dv": {
         "ours": ours("mutual_information", estimator="dv"),
         "naive": full_matrix(naive_dv),
+    },
+    "norm_softmax": {
+        "ours": of_proxies(lambda module, x, labels: module(x, labels)),
+        "naive": of_proxies(naive_norm_softmax),
     },
     "multi_similarity": {
         "ours": ours("multi_similarity", epsilon=EPSILON),
