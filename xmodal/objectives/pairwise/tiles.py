@@ -70,7 +70,7 @@ class Tiles:
         scores, which = self._products(rows, columns), None
         if self.embeddings_per_item != (1, 1):
             scores, which = greatest(scores, self.embeddings_per_item)
-        if self.ids and self.ids.may_meet(rows, columns):
+        if self.ids and self.may_meet(rows, columns):
             meet = self.ids.meet(rows, columns)
             scores.masked_fill_(~meet if self.positives else meet, -torch.inf)
         return Tile(rows, columns, scores, which)
@@ -103,11 +103,12 @@ class Tiles:
         """Yield the rows and columns of each tile."""
         for rows in _cut(len(self.x), self.size):
             for columns in _cut(len(self.y), self.size):
-                if self._counts(rows, columns):
+                if not self.positives or self.may_meet(rows, columns):
                     yield rows, columns
 
-    def _counts(self, rows: slice, columns: slice) -> bool:
-        return not self.positives or self.ids is None or self.ids.may_meet(rows, columns)
+    def may_meet(self, rows: slice, columns: slice) -> bool:
+        """Return False only where no row of a tile has the id of a column."""
+        return self.ids is not None and self.ids.may_meet(rows, columns)
 
 
 def block_ranges(values: Tensor, size: int) -> list[tuple[float, float]]:

@@ -86,6 +86,8 @@ class _TransformedEngine(PlainEngine):
     def _logits(self, i: slice, j: slice) -> Logits:
         """Return the function of a tile's scores, −∞ where they do not count."""
         scores = self.tiles.scores(i, j)
+        if not self.tiles.may_meet(i, j):
+            return self.function(scores, i, j)
         skipped = scores.isneginf()
         logits = self.function(scores.masked_fill_(skipped, 0), i, j)
         for side in (logits.of_rows, logits.of_columns):
