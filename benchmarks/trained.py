@@ -21,6 +21,7 @@ from xmodal.assembly.data import Shards
 from xmodal.assembly.evaluation import measure_shards
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.assembly.session import Session
+from xmodal.assembly.width import cut_to_width
 from xmodal.atomic_files import write_atomically
 from xmodal.distributed.environment import Environment
 from xmodal.methods.method import Method
@@ -111,8 +112,12 @@ class Trial:
             for stage, step in ends_of_stages(Run(self.run)).items():
                 yield f"{label}, {stage}", step, of_checkpoint(self.run, f"step-{step}")
         else:
-            folder = Run(self.run).find_checkpoint(self.arm.measured)
-            yield label, int(folder.name.split("-")[1]), of_checkpoint(self.run, folder.name)
+            name = Run(self.run).find_checkpoint(self.arm.measured).name
+            step = int(name.split("-")[1])
+            if not self.arm.widths:
+                yield label, step, of_checkpoint(self.run, name)
+            for width in self.arm.widths:
+                yield f"{label}, at {width}", step, of_checkpoint(self.run, name, width)
 
     def _measure(self, weights: Fit, environment: Environment) -> Metrics:
         """Return the metrics on the test set of the method with some weights."""
@@ -138,11 +143,14 @@ class Trial:
         write_atomically(self.results, json.dumps(found, indent=1) + "\n")
 
 
-def of_checkpoint(run: Path, name: str) -> Fit:
-    """Return what loads the weights of a run's checkpoint into a method."""
+def of_checkpoint(run: Path, name: str, width: int | None = None) -> Fit:
+    """Return what loads the weights of a run's checkpoint into a method, and cuts it to a width."""
 
     def fit(method: Method, _: Shards) -> str:
-        method.load_state_dict(xmodal.load(run, checkpoint=name, device="cpu").method.state_dict())
+        trained = xmodal.load(run, checkpoint=name, device="cpu")
+        method.load_state_dict(trained.method.state_dict())
+        if width is not None:
+            cut_to_width(method, trained.recipe, width)
         return f"measuring {name} of {run}"
 
     return fit

@@ -41,6 +41,8 @@ class Arm:
             latest, or those at the ends of all stages, each a row `LABEL, STAGE`.
         fit: sets the weights in place of training.
         seeds: greatest number of seeds; 1 of what is deterministic.
+        widths: numbers of the embeddings that it is measured at, each a row `LABEL, at WIDTH`;
+            none: all of them.
     """
 
     label: str
@@ -49,6 +51,7 @@ class Arm:
     measured: Literal["best", "latest", "stages"] = "best"
     fit: Fit | None = None
     seeds: int | None = None
+    widths: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

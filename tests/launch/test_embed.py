@@ -21,6 +21,7 @@ from shards.build import build
 from tests.commands import Done, embed, run, train
 from tests.pretrained_models import write_clip
 from tests.search.embedding_folders import embedded_files
+from xmodal.assembly.indexed_model import indexed_model
 from xmodal.search.embeddings import INFO, Embeddings
 
 EMBEDDER = "xmodal.search.shard_embedder:ShardEmbedder"
@@ -311,3 +312,13 @@ def test_asked_to_stop_it_resumes(
     done = embed(*given, ranks=ranks)
     assert done.code == 0, done
     assert embedded_files(to) == embedded_files(embedded_tens)
+
+
+@pytest.mark.slow
+def test_embeddings_of_a_width_are_searched_at_that_width(
+    finished: Path, tens: Path, tmp_path: Path
+) -> None:
+    found = embedded(finished, "--data", tens, "--to", tmp_path / "cut", "--width", 16)
+    assert (found.info.dim, found.info.model.width) == (16, 16)
+    model = indexed_model(found.info.model)
+    assert model.encode_texts("a red circle").shape == (1, 16)

@@ -396,3 +396,14 @@ def test_a_run_without_val_or_checkpoint(recipe: Path, run: Path, tmp_path: Path
     blind = tmp_path / "blind"
     assert train(recipe, f"run={blind}", "data.val=null", "stages.0.length=1 steps").code == 0
     assert "was trained without data.val; give --data URL" in evaluate(blind).error
+
+
+@pytest.mark.slow
+def test_results_of_a_width_have_a_folder_of_their_own(run: Path) -> None:
+    whole = contents(run)
+    done = evaluate(run, "--width", "16")
+    assert done.code == 0, done.err
+    assert "step-24 at width 16 on " in done.out
+    assert contents(run) == whole
+    (folder,) = (run / "evaluations").iterdir()
+    assert json.loads((folder / "results.json").read_text())["measured"]["width"] == 16

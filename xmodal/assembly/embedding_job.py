@@ -165,6 +165,7 @@ def describe_embeddings(
             source=found.source if found.source.startswith(HUB) else absolute(found.source),
             checkpoint=found.checkpoint,
             weights=model.weights if is_run else None,
+            width=found.width,
             method=model.recipe.method.kind,
             digest=model_digest(model),
         ),

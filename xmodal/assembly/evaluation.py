@@ -121,6 +121,7 @@ class Evaluation:
             names,
             self.recipe.evaluation,
             averaged=self.model.weights == "averaged",
+            width=source.width,
         )
 
     def write(self, retrieval: Retrieval, measured: Measured) -> Path:
@@ -172,6 +173,7 @@ class Evaluation:
         )
         return (
             run is not None
+            and self.source.width is None
             and run.latest() == self.source.path
             and (
                 measured.averaged

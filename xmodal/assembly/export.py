@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xmodal.assembly.build import keep_architecture
 from xmodal.assembly.model import Model
+from xmodal.assembly.width import cut_to_width
 from xmodal.atomic_files import write_atomically
 from xmodal.data.cleaning import Cleaning
 from xmodal.data.preprocessing import PreprocessingConfig
@@ -24,6 +25,7 @@ from xmodal.methods.towers import TwoTowers
 from xmodal.models.adapters import merge_adapters
 from xmodal.models.config import ImageEncoderConfig
 from xmodal.objectives.info_nce import InfoNCEConfig
+from xmodal.objectives.matryoshka import MatryoshkaConfig
 from xmodal.runs.recipe_file import RECIPE, dump_recipe
 from xmodal.small_files import read_small
 
@@ -149,6 +151,8 @@ def _dual_encoder(model: Model, to: Format) -> DualEncoder:
             f"--format {to} is for two towers, which {config.kind} has not; use --format onnx "
             "or xmodal"
         )
+    if isinstance(getattr(config, "objective", None), MatryoshkaConfig):
+        config = cut_to_width(method, _without_adapters(model), config.embedding).method
     weights = method.state_dict()
     if to in _SCALED and "loss.log_scale" not in weights:
         raise UserError(

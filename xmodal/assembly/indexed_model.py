@@ -37,6 +37,6 @@ def indexed_model(info: ModelInfo, moved: str | None = None) -> Model:
 
 def _loaded(source: str, info: ModelInfo) -> Model:
     if is_folder_of_model(source):
-        return load(source)
+        return load(source, width=info.width)
     weights = cast(Weights | None, info.weights)
-    return load(source, checkpoint=info.checkpoint or "latest", weights=weights)
+    return load(source, checkpoint=info.checkpoint or "latest", weights=weights, width=info.width)

@@ -23,6 +23,7 @@ from xmodal.assembly.inputs import (
 )
 from xmodal.assembly.model_source import is_folder_of_model
 from xmodal.assembly.recipe import Recipe, load_recipe
+from xmodal.assembly.width import cut_to_width
 from xmodal.components.plugins import import_plugins
 from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
@@ -44,6 +45,7 @@ def load(
     *,
     checkpoint: str = "latest",
     weights: Weights | None = None,
+    width: int | None = None,
     device: str | torch.device | None = None,
     plugins: Sequence[str] = (),
 ) -> "Model":
@@ -53,7 +55,9 @@ def load(
     No hub is asked, unless the name says so (`hf-hub:openai/clip-vit-base-patch32`), and no global
     random state changes. Of a run, `checkpoint` is `latest`, `best` or `step-N`, and `weights` are
     `averaged` or `trained`, by default the averaged ones where the checkpoint has them (`ema`,
-    schedule-free optimisers). `device` is the GPU by default where there is one, else the CPU.
+    schedule-free optimisers). `width` cuts embeddings to so many of their first numbers, which
+    `objective: {kind: matryoshka}` trains for it. `device` is the GPU by default where there is
+    one, else the CPU.
     `plugins` are modules to import: a run that was trained with plugins needs them, unless they are
     installed as such or imported already. Raises `UserError` where there is no such run or
     checkpoint, or it is damaged.
@@ -65,11 +69,23 @@ def load(
             recipe, opened = load_recipe(run), Run(run)
             folder = opened.find_checkpoint(checkpoint)
             method, tokenizer, loaded = load_method(recipe, opened, folder, place, weights)
-            return Model(method.eval(), recipe, tokenizer, place, loaded)
+            return _model(method, recipe, tokenizer, place, width, loaded)
         if checkpoint != "latest" or weights:
             raise UserError(f"{run} is no run folder: it has no checkpoint or weights to choose")
-        method, recipe, tokenizer = load_folder(run, place)
-        return Model(method.eval(), recipe, tokenizer, place)
+        return _model(*load_folder(run, place), place, width)
+
+
+def _model(
+    method: Method,
+    recipe: Recipe,
+    tokenizer: CaptionTokenizer,
+    device: torch.device,
+    width: int | None,
+    weights: Weights = "trained",
+) -> "Model":
+    if width is not None:
+        recipe = cut_to_width(method, recipe, width)
+    return Model(method.eval(), recipe, tokenizer, device, weights)
 
 
 class Model:

@@ -27,6 +27,7 @@ class ModelSource:
     checkpoint: str | None
     weights: "Weights | None"
     recipe: Recipe | None  # where it is a run, or was exported from one
+    width: int | None = None  # that its embeddings are cut to
 
     @property
     def run(self) -> Run | None:
@@ -44,19 +45,27 @@ class ModelSource:
         """Load the model."""
         from xmodal.assembly.model import load
 
-        checkpoint = self.checkpoint or "latest"
-        return load(self.source, checkpoint=checkpoint, weights=self.weights, device=device)
+        return load(
+            self.source,
+            checkpoint=self.checkpoint or "latest",
+            weights=self.weights,
+            width=self.width,
+            device=device,
+        )
 
 
-def find_model(source: str, checkpoint: str, weights: "Weights | None") -> ModelSource:
+def find_model(
+    source: str, checkpoint: str, weights: "Weights | None", width: int | None = None
+) -> ModelSource:
     """Find a model without reading its weights; raises `UserError` where there is none."""
     recipe = load_recipe(source) if (Path(source) / RECIPE).is_file() else None
     if is_folder_of_model(source):
         if checkpoint != "latest" or weights:
             raise UserError(f"{source} is no run folder: it has no checkpoint or weights to choose")
-        return ModelSource(source, None, None, recipe)
+        return ModelSource(source, None, None, recipe, width)
     recipe = recipe or load_recipe(source)  # which says what is missing
-    return ModelSource(source, Run(source).find_checkpoint(checkpoint).name, weights, recipe)
+    name = Run(source).find_checkpoint(checkpoint).name
+    return ModelSource(source, name, weights, recipe, width)
 
 
 def is_folder_of_model(source: str | Path) -> bool:

@@ -30,7 +30,7 @@ def main(
 ) -> None:
     """Embed a shard set, as one rank of a job."""
     given = read_arguments(arguments, prog=prog, description=description)
-    model = find_model(given.model, given.checkpoint, given.weights)
+    model = find_model(given.model, given.checkpoint, given.weights, given.width)
     # Only now the slow imports: help and a wrong model have been answered.
     from xmodal.distributed.peers import losing_peers
 
@@ -112,6 +112,13 @@ def _add_options(parser: ArgumentParser) -> None:
         "--weights",
         choices=("averaged", "trained"),
         help="of a run; default: averaged (ema, schedule-free), else trained",
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        metavar="N",
+        help="numbers of embeddings to keep, of a model that is trained at several widths; "
+        "default: all",
     )
     parser.add_argument(
         "--dtype", choices=("float16", "float32"), default="float16", help="default: float16"

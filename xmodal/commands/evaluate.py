@@ -35,7 +35,7 @@ def main(
 ) -> None:
     """Measure a model, as one rank of a job."""
     given = read_arguments(arguments, prog=prog, description=description)
-    source = find_model(given.run, given.checkpoint, given.weights)
+    source = find_model(given.run, given.checkpoint, given.weights, given.width)
     check_protocols(given.protocol or [])
     check_source(source, given)
     # Only now the slow imports: help and a wrong run have been answered.
@@ -157,6 +157,13 @@ def _add_options(parser: ArgumentParser) -> None:
         "--weights",
         choices=("averaged", "trained"),
         help="which of its weights; default: averaged (ema, schedule-free), else trained",
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        metavar="N",
+        help="numbers of embeddings to keep, of a model that is trained at several widths; "
+        "default: all",
     )
     parser.add_argument(
         "--protocol",

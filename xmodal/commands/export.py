@@ -38,7 +38,11 @@ def main(
             from xmodal.assembly.model import load
         with activity(f"loading {given.model}"):
             model = load(
-                given.model, checkpoint=given.checkpoint, weights=given.weights, device="cpu"
+                given.model,
+                checkpoint=given.checkpoint,
+                weights=given.weights,
+                width=given.width,
+                device="cpu",
             )
         with activity(f"writing {given.to}"):
             lines = export(
@@ -87,6 +91,13 @@ def read_arguments(
         "--weights",
         choices=("averaged", "trained"),
         help="which of its weights; default: averaged (ema, schedule-free), else trained",
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        metavar="N",
+        help="numbers of embeddings to keep, of a model that is trained at several widths; "
+        "default: all",
     )
     parser.add_argument(
         "--license", default="unknown", metavar="NAME", help="license field of the model card"

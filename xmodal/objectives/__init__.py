@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.frozen import frozen_parameters
     from xmodal.objectives.global_contrastive import GlobalContrastive
     from xmodal.objectives.info_nce import InfoNCE
+    from xmodal.objectives.late_interaction import LateInteraction
     from xmodal.objectives.margin import Margin
     from xmodal.objectives.matryoshka import Matryoshka
     from xmodal.objectives.metric_pairs import MetricPairs
@@ -77,6 +78,7 @@ __all__ = [
     "FeatureDistillation",
     "GlobalContrastive",
     "InfoNCE",
+    "LateInteraction",
     "Margin",
     "Matryoshka",
     "MetricPairs",

@@ -40,6 +40,7 @@ class ModelInfo(BaseModel):
     source: str  # absolute path, or the name at a hub
     checkpoint: str | None = None  # of a run: step-N
     weights: str | None = None  # of a run: averaged or trained
+    width: int | None = None  # that embeddings are cut to
     method: str  # its kind
     digest: str
 

@@ -13,7 +13,12 @@ from xmodal.data.manifest import Manifest
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.protocols.registry import needs_training_set
 
-_LATER = ("averaged", "class_names", "probe_train")  # keys that descriptions of before have not
+_LATER = (
+    "averaged",
+    "class_names",
+    "probe_train",
+    "width",
+)  # keys that descriptions of before have not
 LONGEST = 40  # characters of a URL in the name of a folder
 
 
@@ -53,6 +58,7 @@ class Measured:
         averaged: whether the weights are the averages that the checkpoint has beside the trained.
         class_names: digest of the names of classes that lie beside the shards.
         probe_train: shards that probes are fitted on.
+        width: numbers that embeddings are cut to.
     """
 
     checkpoint: str
@@ -66,13 +72,15 @@ class Measured:
     averaged: bool = False
     class_names: str | None = None
     probe_train: ShardSet | None = None
+    width: int | None = None
 
     def __str__(self) -> str:
         weights = " (averaged weights)" if self.averaged else ""
         searched = f", searched in {self.gallery.url}" if self.gallery else ""
         fitted = f", fitted on {self.probe_train.url}" if self.probe_train else ""
         by = ", ".join(self.protocols)
-        return f"{self.checkpoint}{weights} on {self.data.url}{searched}{fitted} by {by}"
+        width = f" at width {self.width}" if self.width else ""
+        return f"{self.checkpoint}{weights}{width} on {self.data.url}{searched}{fitted} by {by}"
 
     @property
     def name(self) -> str:
@@ -104,6 +112,7 @@ def describe(
     config: EvaluationConfig,
     *,
     averaged: bool,
+    width: int | None = None,
 ) -> Measured:
     """Return the description of an evaluation by `protocols`, each under its own name."""
     files = read_class_files(data) if "zero-shot" in protocols else None
@@ -119,6 +128,7 @@ def describe(
         averaged,
         _digest(files.names) if files and files.names else None,
         ShardSet.of(probe_train) if probe_train and needs_training_set(protocols) else None,
+        width,
     )
 
 

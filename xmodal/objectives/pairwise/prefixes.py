@@ -91,7 +91,7 @@ class PrefixTiles(Tiles):
         self.inverse_x, self.inverse_y = (
             prefixes.inverse_lengths(precise(side)) for side in (self.x, self.y)
         )
-        self.products = self.x.new_empty(0, dtype=self.dtype)  # those of the last tile
+        self.last = self.x.new_empty(0, dtype=self.dtype)  # products of the last tile
 
     def factors(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """Return what products are multiplied by, (widths, rows, 1) and (widths, 1, columns)."""
@@ -100,9 +100,9 @@ class PrefixTiles(Tiles):
 
     def scores(self, rows: slice, columns: slice) -> Tensor:
         """Return the scores of a tile, (widths, rows, columns), −∞ of what is no negative."""
-        self.products = self._accumulated(rows, columns)
+        self.last = self._accumulated(rows, columns)
         by_row, by_column = self.factors(rows, columns)
-        scores = (self.products * by_row).mul_(by_column)
+        scores = (self.last * by_row).mul_(by_column)
         if self.ids and self.ids.may_meet(rows, columns):
             scores.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
         return scores
@@ -200,7 +200,7 @@ class PrefixGradients(Gradients):
         """Add those of the last tile of scores, given slopes (widths, rows, columns)."""
         by_row, by_column = self.tiles.factors(i, j)
         slopes = slopes.mul_(by_row).mul_(by_column)  # by products
-        taken = self.tiles.products.mul_(slopes)
+        taken = self.tiles.last.mul_(slopes)
         self.x_taken[i] += taken.sum(2).T
         self.y_taken[j] += taken.sum(1).T
         x, y = self.tiles.x, self.tiles.y

@@ -27,6 +27,12 @@ class Statistics:
         zeros = tiles.x.new_zeros(length, *tiles.of_pair, dtype=tiles.dtype)
         return cls(torch.full_like(zeros, torch.finfo(tiles.dtype).min), zeros)
 
+    @classmethod
+    def along(cls, dim: int, scores: Tensor) -> "Statistics":
+        """Return the statistics of a tile's rows (dim 1) or of its columns (dim 0)."""
+        top = scores.amax(dim, keepdim=True).clamp_(torch.finfo(scores.dtype).min)
+        return cls(top.squeeze(dim), (scores - top).exp_().sum(dim))
+
     def add(self, where: slice, tile: "Statistics") -> None:
         """Add a tile's to a part."""
         old = self.reference[where]

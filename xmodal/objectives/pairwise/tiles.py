@@ -67,7 +67,7 @@ class Tiles:
 
     def tile(self, rows: slice, columns: slice) -> Tile:
         """Return a tile, its scores in memory that the next one's take over."""
-        scores, which = self._products(rows, columns), None
+        scores, which = self.products(rows, columns), None
         if self.embeddings_per_item != (1, 1):
             scores, which = greatest(scores, self.embeddings_per_item)
         if self.ids and self.may_meet(rows, columns):
@@ -85,7 +85,8 @@ class Tiles:
             return slopes
         return spread(slopes, tile.which, self.embeddings_per_item)
 
-    def _products(self, rows: slice, columns: slice) -> Tensor:
+    def products(self, rows: slice, columns: slice) -> Tensor:
+        """Return the products of a tile, of K × K each, in memory that the next one's take over."""
         x, y = self.x[rows].flatten(0, -2), self.y[columns].flatten(0, -2)
         if self.buffer is None:
             largest = (len(side[: self.size].flatten(0, -2)) for side in (self.x, self.y))

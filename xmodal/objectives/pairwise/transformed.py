@@ -68,7 +68,12 @@ class _TransformedEngine(PlainEngine):
             if logits.are_one:
                 yield i, j, *statistics_of(logits.of_rows)
             else:
-                yield i, j, _along(1, logits.of_rows), _along(0, logits.of_columns)
+                yield (
+                    i,
+                    j,
+                    Statistics.along(1, logits.of_rows),
+                    Statistics.along(0, logits.of_columns),
+                )
 
     def slopes(
         self, i: slice, j: slice, rows: Sequence[Tensor], columns: Sequence[Tensor]
@@ -93,9 +98,3 @@ class _TransformedEngine(PlainEngine):
         for side in (logits.of_rows, logits.of_columns):
             side.masked_fill_(skipped, -torch.inf)
         return logits
-
-
-def _along(dim: int, logits: Tensor) -> Statistics:
-    """Return the statistics of rows (dim 1) or of columns (dim 0)."""
-    top = logits.amax(dim, keepdim=True).clamp_(torch.finfo(logits.dtype).min)
-    return Statistics(top.squeeze(dim), (logits - top).exp_().sum(dim))

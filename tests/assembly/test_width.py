@@ -1,0 +1,78 @@
+"""Models cut to a width embed as the first numbers of the whole model's embeddings."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import xmodal
+from tests.assembly.test_export import CAPTIONS, PIXELS, SMALL_CLIP, model_of
+from xmodal.assembly.build import build_method
+from xmodal.assembly.export import _dual_encoder, export
+from xmodal.assembly.model_digest import model_digest
+from xmodal.assembly.recipe import read_recipe
+from xmodal.data.tokenizers.byte_pair import train_tokenizer
+from xmodal.errors import UserError
+from xmodal.search.embeddings import ModelInfo
+
+MATRYOSHKA = "method.objective={kind: matryoshka, widths: [2, 4, 8]}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An exported model that is trained at widths 2, 4 and 8."""
+    recipe = read_recipe("clip", ["data.train=x", "data.val=y", *SMALL_CLIP, MATRYOSHKA])
+    tokenizer = train_tokenizer(4 * CAPTIONS, 8)
+    method = build_method(recipe, tokenizer.vocabulary, torch.device("cpu"))
+    model = xmodal.Model(method.eval(), recipe, tokenizer, torch.device("cpu"))
+    export(model, tmp_path / "whole", "xmodal")
+    return tmp_path / "whole"
+
+
+def test_embeddings_are_the_first_numbers_at_length_1(folder: Path) -> None:
+    whole, cut = xmodal.load(folder), xmodal.load(folder, width=4)
+    for got, every in (
+        (cut.encode_images(list(PIXELS)), whole.encode_images(list(PIXELS))),
+        (cut.encode_texts(CAPTIONS), whole.encode_texts(CAPTIONS)),
+    ):
+        assert got.shape == (3, 4)
+        torch.testing.assert_close(got, F.normalize(every[:, :4], dim=1))
+
+
+def test_what_is_exported_at_a_width_has_that_width(folder: Path, tmp_path: Path) -> None:
+    cut = xmodal.load(folder, width=4)
+    export(cut, tmp_path / "cut", "xmodal")
+    loaded = xmodal.load(tmp_path / "cut")
+    assert loaded.recipe.method.embedding == 4
+    assert loaded.recipe.method.objective.kind == "info_nce"
+    assert torch.equal(loaded.encode_texts(CAPTIONS), cut.encode_texts(CAPTIONS))
+
+
+def test_another_library_gets_the_scale_of_all_widths(folder: Path) -> None:
+    encoder = _dual_encoder(xmodal.load(folder), "open_clip")
+    assert encoder.embedding == 8
+    assert encoder.objective.kind == "info_nce"
+    assert "loss.log_scale" in encoder.weights
+
+
+def test_embeddings_of_a_width_are_of_another_model(folder: Path) -> None:
+    digests = {model_digest(xmodal.load(folder, width=width)) for width in (None, 2, 4)}
+    assert len(digests) == 3
+    # Descriptions of before have no width.
+    assert ModelInfo(source="x", method="clip", digest="y").width is None
+
+
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [(9, "width 9: embeddings have 8 numbers"), (0, "width 0: embeddings have 8 numbers")],
+)
+def test_a_width_that_there_is_not_is_refused(folder: Path, width: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        xmodal.load(folder, width=width)
+
+
+def test_models_without_heads_or_of_other_methods_are_refused(tmp_path: Path) -> None:
+    export(model_of("vsepp"), tmp_path / "vsepp", "xmodal")
+    with pytest.raises(UserError, match="embeddings of kind: vsepp cannot be cut"):
+        xmodal.load(tmp_path / "vsepp", width=4)
