@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks.cca import fit_cca
+from benchmarks.semantic_matching import fit_semantic_matching
 from benchmarks.studies.study import Arm, DataSet, Study
 from xmodal.assembly.recipe import Recipe
 from xmodal.evaluation.metrics.similarity import BY_DISTANCE
@@ -26,7 +27,7 @@ def adapted(
     recipe: Recipe,
     *,
     batch: float = 1,
-    longest: int | None = None,
+    longer: float = 1,
     from_scratch: Sequence[str] = (),
     lr: float | None = None,
 ) -> list[str]:
@@ -34,7 +35,7 @@ def adapted(
 
     Args:
         batch: size of batches, by that of the recipe.
-        longest: steps of the last stage, which is stopped earlier where the metric falls.
+        longer: length of stages, by that of the recipe.
         from_scratch: sides whose encoders are trained too.
         lr: of all stages, where not that of the heads alone.
     """
@@ -43,21 +44,23 @@ def adapted(
         # `image.head` becomes `image`: all of the tower.
         sides = {name: name.split(".")[0] for name in stage.train}
         parts = [side if side in from_scratch else name for name, side in sides.items()]
-        overrides.append(f"stages.{number}.train={list(dict.fromkeys(parts))}")
+        steps = int(stage.length.amount * longer)
+        overrides += [
+            f"stages.{number}.train={list(dict.fromkeys(parts))}",
+            f"stages.{number}.length={steps} steps",
+        ]
         if lr:
             overrides.append(f"stages.{number}.optimizer.lr={lr}")
-    if longest:
-        overrides.append(f"stages.{len(recipe.stages) - 1}.length={longest} steps")
     return overrides
 
 
-def _stopping(train: str, val: str, protocol: str, every: int) -> list[str]:
+def _stopping(train: str, val: str, protocol: str) -> list[str]:
     return [
         f"data.train={train!r}",
         f"data.val={val!r}",
         f"evaluation.protocols=[{protocol}]",
-        f"evaluation.every={every} steps",
-        "training.early_stopping={patience: 3, min_gain: 0.5}",
+        "evaluation.every=10%",
+        "training.early_stopping={patience: 4}",
     ]
 
 
@@ -84,37 +87,39 @@ PAIRWISE = (
 )
 SETS = {
     "flickr8k": DataSet(
-        _stopping(*FLICKR8K, every=100),
+        _stopping(*FLICKR8K),
         FLICKR8K_TEST,
         ("cca", *PAIRWISE),
-        partial(adapted, longest=1200),
+        partial(adapted, longer=2),
     ),
     "fashion": DataSet(
         _stopping(
-            _fashion("train", range(0, 36, 4)), _fashion("val", (0, 2)), "relevance", every=100
+            _fashion("train", range(0, 36, 4)),
+            _fashion("val", (0, 2)),
+            "relevance",
         ),
         _test(_fashion("test", (0, 2)), *BY_CLASS),
-        changes=partial(adapted, longest=1200),
+        changes=partial(adapted, longer=2),
     ),
     "openclipart": DataSet(
-        _stopping("data/openclipart/train", "data/openclipart/val", "relevance", every=50),
+        _stopping("data/openclipart/train", "data/openclipart/val", "relevance"),
         _test("data/openclipart/test", *BY_CLASS),
-        changes=partial(adapted, longest=800),
+        changes=adapted,
     ),
     "tuxpaint": DataSet(
-        _stopping("data/tuxpaint/train", "data/tuxpaint/val", "relevance", every=25),
+        _stopping("data/tuxpaint/train", "data/tuxpaint/val", "relevance"),
         _test("data/tuxpaint/test", *BY_CLASS),
-        changes=partial(adapted, batch=1 / 2, longest=400),
+        changes=partial(adapted, batch=1 / 2, longer=0.4),
     ),
     "flickr8k-gru": DataSet(
-        [*_stopping(*FLICKR8K, every=100), "method.text={kind: gru, word: 300, width: 512}"],
+        [*_stopping(*FLICKR8K), "method.text={kind: gru, word: 300, width: 512}"],
         FLICKR8K_TEST,
         PAIRWISE,
-        partial(adapted, longest=1200, from_scratch=["text"]),
+        partial(adapted, longer=2, from_scratch=["text"]),
     ),
     "flickr8k-end-to-end": DataSet(
         [
-            *_stopping(*FLICKR8K, every=100),
+            *_stopping(*FLICKR8K),
             "method.text={kind: gru, word: 300, width: 256}",
             # ResNet-10, slim, so that seven methods take an hour on one core.
             "method.image={kind: timm, name: resnet10t, size: 96, "
@@ -130,6 +135,7 @@ SETS = {
 }
 ARMS = {
     "cca": Arm("CCA", "clip", fit=fit_cca, seeds=1),
+    "semantic_matching": Arm("semantic matching", "clip", fit=fit_semantic_matching, seeds=1),
     "vsepp_sum": Arm("VSE++, sum of hinges", "vsepp_sum"),
     "vsepp_hardest": Arm("VSE++, sum, then hardest", "vsepp_hardest"),
     "pvse": Arm("PVSE", "pvse"),
@@ -173,6 +179,7 @@ STUDY = Study(
         ("UNCSM, fine-tuning", "UNCSM, pretraining"),
         ("UNCSM, joint", "UNCSM, fine-tuning"),
         ("UNCSM, joint", "UNCSM, joint, by distance"),
+        ("UNCSM, joint", "semantic matching"),
         ("UNCSM, joint", "CCA"),
     ],
     variants={BY_DISTANCE: "by distance"},
