@@ -13,6 +13,7 @@ from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
 from xmodal.objectives import InfoNCE, Sigmoid, Triplet
 from xmodal.objectives.embedding_queue import EmbeddingQueue
+from xmodal.objectives.pairs import LimitedIds
 from xmodal.objectives.pairwise.tiles import NO_ROWS
 
 BATCH, DIM, STEPS, SIZE, SCALE, BIAS, MARGIN = 8, 5, 7, 20, 3.0, -1.0, 0.2
@@ -185,6 +186,19 @@ def test_relevant_pairs_in_the_queue_are_no_negatives() -> None:
     loss = objective("info_nce")
     assert torch.equal(loss(x, y, ids * 0, queue.negatives()), loss(x, y, ids * 0))
     assert loss(x, y, ids + 1, queue.negatives()) > loss(x, y, ids + 1)
+
+
+def test_pairs_in_the_queue_whose_texts_are_alike_are_skipped_with_a_limit() -> None:
+    x, y, _ = batch(0).values()
+    ids, loss = torch.arange(BATCH), objective("info_nce")
+    values = []
+    for other, given in ((0, ids), (100, LimitedIds(ids, 0.999))):
+        queue = EmbeddingQueue(DIM, size=BATCH)
+        queue.double().make_room()
+        queue.push(-x, y, ids + other)
+        values.append(loss(x, y, given, queue.negatives()))
+    assert torch.equal(*values)
+    assert values[0] < loss(x, y, ids, queue.negatives())
 
 
 def test_a_model_that_is_only_used_leaves_it_unread() -> None:

@@ -19,6 +19,7 @@ from tests.objectives import (
     distillation_cases,
     embedding_cases,
     extra_cases,
+    false_negatives_cases,
     global_contrastive_cases,
     info_nce_cases,
     label_sampling_cases,
@@ -70,6 +71,7 @@ CASES = [
     *late_interaction_cases.CASES,
     *embedding_cases.CASES,
     *extra_cases.CASES,
+    *false_negatives_cases.CASES,
     *global_contrastive_cases.CASES,
     *distillation_cases.CASES,
 ]

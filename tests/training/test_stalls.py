@@ -57,7 +57,11 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
         f"clip, {name}": ("clip", (*CLIP, f"method.objective={one}"), 0)
         for name, one in OBJECTIVES.items()
     },
-    "clip, queue": ("clip", (*CLIP, "method.queue={size: 12, start: 0}"), 0),
+    "clip, queue": (
+        "clip",
+        (*CLIP, "method.queue={size: 12, start: 0}", "method.false_negatives={similarity: 0.9}"),
+        0,
+    ),
     **{
         f"{kind}, {stage.name}": (kind, words, number)
         for kind, words in CHANGES.items()

@@ -20,6 +20,7 @@ from xmodal.models.tower import Build
 from xmodal.objectives import GlobalContrastive, InfoNCE
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.embedding_queue import QueueConfig
+from xmodal.objectives.false_negatives import FalseNegativesConfig
 from xmodal.objectives.info_nce import InfoNCEConfig
 
 
@@ -45,7 +46,27 @@ class ClipConfig(TowersConfig):
     queue: QueueConfig | None = Field(
         None, description="pairs of the last batches as further negatives; null: none"
     )
+    false_negatives: FalseNegativesConfig | None = Field(
+        None,
+        description="pairs whose texts are alike are no negatives of each other; null: ids decide",
+    )
     builds: ClassVar[str] = "Clip"
+
+    @model_validator(mode="after")
+    def _skips_false_negatives(self) -> Self:
+        if self.false_negatives is None:
+            return self
+        if not self.objective.skips_alike:
+            raise ValueError(
+                f"false_negatives: {self.objective.kind} goes by ids alone; remove it, or use the "
+                "objective info_nce (of positives: pair), sigmoid or triplet"
+            )
+        if self.queue and self.queue.of == "images":
+            raise ValueError(
+                "false_negatives: texts are compared, and a queue of images has none; use "
+                "queue.of: both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _uses_queue(self) -> Self:
@@ -109,6 +130,7 @@ class Clip(TwoTowers):
         embedding: int = 256,
         objective: Build = InfoNCE,
         queue: Build | None = None,
+        false_negatives: Build | None = None,
         *,
         loss_name: str = "contrastive",
         vocabulary: int,
@@ -120,6 +142,7 @@ class Clip(TwoTowers):
         self.loss_name = loss_name
         self.loss = objective()
         self.queue = queue(embedding) if queue else None
+        self.false_negatives = false_negatives() if false_negatives else None
         if isinstance(self.loss, GlobalContrastive):
             self.contents = BatchSpec(numbers=True)
 
@@ -135,7 +158,8 @@ class Clip(TwoTowers):
         )
         if self.queue:
             kept["extra"] = self.queue.negatives()
-        share: Tensor = self.loss(both.images, both.texts, both.ids, **kept)
+        ids = self.false_negatives(both.ids) if self.false_negatives else both.ids
+        share: Tensor = self.loss(both.images, both.texts, ids, **kept)
         if self.queue and torch.is_grad_enabled():
             self.queue.push(both.images, both.texts, both.ids)
         return share

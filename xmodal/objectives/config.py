@@ -15,6 +15,12 @@ class ObjectiveConfig(Component):
 
     family: ClassVar[str] = "objective"
     takes_extra: ClassVar[bool] = False  # whether it is called with `extra` negatives too
+
+    @property
+    def skips_alike(self) -> bool:
+        """Whether it takes ids with a limit above which texts are alike."""
+        return False
+
     takes_widths: ClassVar[bool] = False  # whether it trains prefixes of embeddings (matryoshka)
 
     def check_embedding(self, dim: int) -> None:

@@ -70,8 +70,9 @@ class EmbeddingQueue(Scheduled, TrainingState):
     def negatives(self) -> list[Extra]:
         """Return the queue as negatives of a batch."""
         beside: dict[str, Side] = {"images": "x", "texts": "y"}
+        texts = self.texts if "texts" in self.sides else None
         return [
-            Extra(getattr(self, side), self.ids, beside[side], replicated=True)
+            Extra(getattr(self, side), self.ids, beside[side], replicated=True, likeness=texts)
             for side in self.sides
         ]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from xmodal.distributed.collectives import gather, world_size
 from xmodal.objectives.pairwise import hardest, log_sum_exp, pair_scores, pair_sum
 from xmodal.objectives.pairwise.cells import CellFunction
-from xmodal.objectives.pairwise.tiles import NO_ROWS, precise
+from xmodal.objectives.pairwise.tiles import NO_ROWS, Alike, NoNegatives, precise
 
 Side = Literal["x", "y"]
 Seen = Literal["all", "own"]
@@ -32,6 +32,7 @@ class Extra:
     side: Side = "y"
     seen: Seen = "all"
     replicated: bool = False
+    likeness: Tensor | None = None  # (n, dim), of replicated ones: what is alike to a row's y
 
     def __post_init__(self) -> None:
         if self.ids.shape != self.columns.shape[:1] or self.ids.dtype != torch.int64:
@@ -40,20 +41,32 @@ class Extra:
                 f"{self.ids.dtype} {tuple(self.ids.shape)}"
             )
 
-    def negatives(self, items: Tensor, ids: Tensor, dtype: torch.dtype) -> "Negatives":
-        """Return them as negatives of this rank's items (rows, …) of the other side, with ids."""
+    def negatives(
+        self,
+        items: Tensor,
+        ids: Tensor,
+        dtype: torch.dtype,
+        limit: float | None = None,
+        y: Tensor | None = None,
+    ) -> "Negatives":
+        """Return them as negatives of this rank's items (rows, …) of the other side, with ids.
+
+        With a limit, rows skip columns whose `likeness` has a product above it with their y.
+        """
         if self.seen == "own":
             return OwnNegatives(items, self.columns, ids, self.ids)
         columns, column_ids = self.columns.to(dtype), self.ids
         if not self.replicated and world_size() > 1:
             columns, column_ids = gather(columns), gather(column_ids)
-        return SharedNegatives(items, columns, (ids, column_ids))
+        if limit is None or self.likeness is None or y is None:
+            return SharedNegatives(items, columns, (ids, column_ids))
+        return SharedNegatives(items, columns, Alike(ids, column_ids, y, self.likeness, limit))
 
 
 class SharedNegatives:
     """Columns (n, …), the same on all ranks, as negatives of all of this rank's items (rows, …)."""
 
-    def __init__(self, items: Tensor, columns: Tensor, ids: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, items: Tensor, columns: Tensor, ids: NoNegatives) -> None:
         self.items, self.columns, self.ids = items, columns, ids
         self.rows = items.to(columns.dtype)
 

@@ -15,6 +15,7 @@ from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.tiles import NoNegatives
 
 Direction = Literal["both", "rows", "columns"]
 Positives = Literal["pair", "same_id"]
@@ -31,6 +32,12 @@ class InfoNCEConfig(PairwiseConfig, ObjectiveConfig):
     )
     positives: Positives = Field("pair", description="the pair alone, or all pairs of the same id")
     builds: ClassVar[str] = "InfoNCE"
+
+    @property
+    def skips_alike(self) -> bool:
+        """Where the pair is the only positive."""
+        return self.positives == "pair"
+
     takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
@@ -110,7 +117,7 @@ class InfoNCE(nn.Module):
 
 def _one_positive(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tensor, Tensor]:
     """Return −log softmax of each positive score by rows and by columns, (pairs,) each."""
-    rows, columns = _log_sum_exps(pairs, pairs.both_ids, scale, tile)
+    rows, columns = _log_sum_exps(pairs, pairs.no_negatives, scale, tile)
     positives = scale * pairs.positive_scores
     # log(1 + e^(N − p)), N of the negatives: log(e^N + e^p) − p would cancel for easy positives,
     # which have saturated, and leave them no gradient.
@@ -125,7 +132,7 @@ def _many_positives(pairs: Pairs, scale: Tensor, tile: int | None) -> tuple[Tens
 
 
 def _log_sum_exps(
-    pairs: Pairs, ids: tuple[Tensor, Tensor] | None, scale: Tensor, tile: int | None
+    pairs: Pairs, ids: NoNegatives | None, scale: Tensor, tile: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return those of this rank's rows and of its own columns, (pairs,), extra ones included."""
     rows, columns = log_sum_exp(

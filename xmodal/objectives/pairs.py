@@ -6,6 +6,7 @@ batch, and returns the rank's share of it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,14 @@ from xmodal.objectives.extra import Extra, Negatives, SharedNegatives, Side
 from xmodal.objectives.numerics import unit
 from xmodal.objectives.pairwise.multi_vector import pair_scores
 from xmodal.objectives.pairwise.prefixes import Prefixes
-from xmodal.objectives.pairwise.tiles import first_equal, num_equal, precise
+from xmodal.objectives.pairwise.tiles import Alike, NoNegatives, first_equal, num_equal, precise
+
+
+class LimitedIds(NamedTuple):
+    """Ids (pairs,) for objectives that skip pairs whose y are alike, too."""
+
+    ids: Tensor | None
+    limit: float  # products of two y above it are of such pairs
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,14 @@ class Pairs:
     counts: list[int]  # pairs of each rank
     extra: Sequence[Extra] = ()  # negatives beside those of the batch
     prefixes: Prefixes | None = None  # widths that are trained together
+    limit: float | None = None  # pairs whose y have a product above it are no negatives
 
     @classmethod
     def of(
         cls,
         x: Tensor,
         y: Tensor,
-        ids: Tensor | None = None,
+        ids: Tensor | LimitedIds | None = None,
         matmul_dtype: MatmulDtype = "float32",
         extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
@@ -55,6 +64,7 @@ class Pairs:
         """
         if extra and prefixes:
             raise ValueError("extra negatives have no scores of several widths (matryoshka)")
+        ids, limit = ids if isinstance(ids, LimitedIds) else (ids, None)
         counts = row_counts(x)
         ids = own_ids(x, counts) if ids is None else ids
         if not (len(x) == len(y) and ids.shape == (len(x),) and ids.dtype == torch.int64):
@@ -66,12 +76,19 @@ class Pairs:
         x, y = x.to(dtype), y.to(dtype)
         rows, columns = (x, y) if matmul_dtype == "float32" else (x.bfloat16(), y.bfloat16())
         everything = gather(columns, counts), gather(ids, counts), counts
-        return cls(x, y, rows, ids, *everything, extra, prefixes)
+        return cls(x, y, rows, ids, *everything, extra, prefixes, limit)
 
     @property
     def both_ids(self) -> tuple[Tensor, Tensor]:
         """The ids of the rows and of the columns of the scores x·y."""
         return self.ids, self.all_ids
+
+    @property
+    def no_negatives(self) -> NoNegatives:
+        """The same ids, and with a limit what makes further pairs no negatives: their y."""
+        if self.limit is None:
+            return self.both_ids
+        return Alike(*self.both_ids, self.y.detach(), self.all_y.detach(), self.limit)
 
     @property
     def first(self) -> int:
@@ -97,7 +114,7 @@ class Pairs:
         """
         items = self.x if side == "y" else self.y
         return [
-            one.negatives(items, self.ids, self.rows.dtype)
+            one.negatives(items, self.ids, self.rows.dtype, self.limit, self.y.detach())
             for one in self.extra
             if one.side == side
         ]
@@ -106,7 +123,7 @@ class Pairs:
         """Return all negatives that are on a side: those of the batch, then the extra ones."""
         items = self.x if side == "y" else self.y
         columns = self.all_y if side == "y" else gather(self.rows, self.counts)
-        return [SharedNegatives(items, columns, self.both_ids), *self.extra_negatives(side)]
+        return [SharedNegatives(items, columns, self.no_negatives), *self.extra_negatives(side)]
 
     @property
     def mean_positive_scores(self) -> Tensor:

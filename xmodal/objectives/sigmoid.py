@@ -28,6 +28,12 @@ class SigmoidConfig(PairwiseConfig, ObjectiveConfig):
         "positive; a higher one (−3) suits small batches",
     )
     builds: ClassVar[str] = "Sigmoid"
+
+    @property
+    def skips_alike(self) -> bool:
+        """It does."""
+        return True
+
     takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
@@ -77,7 +83,7 @@ class Sigmoid(nn.Module):
             softplus_with_offset,
             pairs.rows,
             pairs.all_y,
-            pairs.both_ids,
+            pairs.no_negatives,
             scale=scale,
             row_offset=bias,
             tile=self.tile,

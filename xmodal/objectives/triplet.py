@@ -41,6 +41,12 @@ class TripletConfig(PairwiseConfig, ObjectiveConfig):
         description="share of a stage that shifts from all negatives to `negatives`",
     )
     builds: ClassVar[str] = "Triplet"
+
+    @property
+    def skips_alike(self) -> bool:
+        """It does."""
+        return True
+
     takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
@@ -124,7 +130,7 @@ class Triplet(Scheduled):
             hinges,
             pairs.rows,
             pairs.all_y,
-            pairs.both_ids,
+            pairs.no_negatives,
             row_offset=self.margin - own,
             column_offset=self.margin - all_own,
             tile=self.tile,
@@ -151,7 +157,7 @@ class Triplet(Scheduled):
         found = hardest(
             pairs.rows.detach(),
             pairs.all_y.detach(),
-            pairs.both_ids,
+            pairs.no_negatives,
             first_row=pairs.first,
             below=(own.detach(), all_own.detach()) if semi_hard else None,
             tile=self.tile,

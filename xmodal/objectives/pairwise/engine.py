@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xmodal.objectives.pairwise.cells import CellFunction
 from xmodal.objectives.pairwise.plain_engine import PlainEngine
-from xmodal.objectives.pairwise.tiles import Tiles
+from xmodal.objectives.pairwise.tiles import AlikeIds, NoNegatives, Tiles
 
 if TYPE_CHECKING:
     from xmodal.objectives.pairwise.triton_engine import TritonEngine
@@ -31,7 +31,7 @@ class Form(Protocol):
         self,
         x: Tensor,
         y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         scale: Tensor | None,
     ) -> Any:
@@ -41,7 +41,7 @@ class Form(Protocol):
 def engine_for(
     x: Tensor,
     y: Tensor,
-    ids: tuple[Tensor, Tensor] | None,
+    ids: NoNegatives | None,
     size: int | None,
     scale: Tensor | None = None,
     function: CellFunction | None = None,
@@ -71,7 +71,8 @@ def runs_kernels(x: Tensor) -> bool:
 
 def _suits(tiles: Tiles) -> bool:
     of_one = tiles.embeddings_per_item == (1, 1)
-    return of_one and tiles.x.dtype == tiles.y.dtype != torch.float64
+    by_ids = not isinstance(tiles.ids, AlikeIds)  # the kernel compares ids alone
+    return by_ids and of_one and tiles.x.dtype == tiles.y.dtype != torch.float64
 
 
 def _is_fake(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import world_size
 from xmodal.objectives.pairwise.engine import Form, engine_for
-from xmodal.objectives.pairwise.tiles import Tiles
+from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Hardest:
 def hardest(
     x: Tensor,
     y: Tensor,
-    ids: tuple[Tensor, Tensor] | None = None,
+    ids: NoNegatives | None = None,
     *,
     first_row: int = 0,
     below: tuple[Tensor, Tensor] | None = None,

@@ -9,12 +9,13 @@ from torch.autograd.function import once_differentiable
 from xmodal.distributed.collectives import sum_over_ranks
 from xmodal.objectives.pairwise.engine import Form, engine_for
 from xmodal.objectives.pairwise.statistics import Statistics
+from xmodal.objectives.pairwise.tiles import NoNegatives
 
 
 def log_sum_exp(
     x: Tensor,
     y: Tensor,
-    ids: tuple[Tensor, Tensor] | None = None,
+    ids: NoNegatives | None = None,
     *,
     scale: Tensor | None = None,
     tile: int | None = None,
@@ -38,7 +39,7 @@ class _LogSumExp(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         scale: Tensor | None,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         form: Form | None,
     ) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,14 @@ from torch.autograd.function import once_differentiable
 
 from xmodal.objectives.pairwise.cells import CellFunction
 from xmodal.objectives.pairwise.engine import Form, engine_for
-from xmodal.objectives.pairwise.tiles import precise
+from xmodal.objectives.pairwise.tiles import NoNegatives, precise
 
 
 def pair_sum(
     function: CellFunction,
     x: Tensor,
     y: Tensor,
-    ids: tuple[Tensor, Tensor] | None = None,
+    ids: NoNegatives | None = None,
     *,
     scale: Tensor | None = None,
     row_offset: Tensor | None = None,
@@ -51,7 +51,7 @@ class _PairSum(torch.autograd.Function):
         row_offset: Tensor,
         column_offset: Tensor,
         scale: Tensor | None,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         form: Form | None,
     ) -> Tensor:

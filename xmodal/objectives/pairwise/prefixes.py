@@ -17,7 +17,7 @@ from xmodal.objectives.pairwise.cells import Cell, CellFunction
 from xmodal.objectives.pairwise.gradients import Gradients
 from xmodal.objectives.pairwise.plain_engine import Top, slopes_of, statistics_of, top_of, under
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles, add_product, precise, tile_size
+from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles, add_product, precise, tile_size
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Prefixes:
         self,
         x: Tensor,
         y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         scale: Tensor | None,
     ) -> "PrefixEngine":
@@ -73,7 +73,7 @@ class PrefixTiles(Tiles):
         self,
         x: Tensor,
         y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         scale: Tensor | None,
         prefixes: Prefixes,

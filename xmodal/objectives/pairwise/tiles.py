@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,22 @@ NO_ROWS = -(2**63)  # id of a column that is no row's negative
 # 64 MiB of slopes in float32, a thousand programs of a kernel. The same on every GPU and at every
 # moment: by its size the order of summation follows, and so the last bits of a loss.
 GPU_TILE = 4096
+
+
+class Alike(NamedTuple):
+    """Ids of rows (rows,) and columns (columns,), and vectors of both, such as of their texts.
+
+    No negatives are those of equal ids, and those whose vectors have a product above a limit.
+    """
+
+    row_ids: Tensor
+    column_ids: Tensor
+    row_vectors: Tensor  # (rows, dim), without gradient
+    column_vectors: Tensor  # (columns, dim), without gradient
+    limit: float
+
+
+NoNegatives = tuple[Tensor, Tensor] | Alike  # ids of rows (rows,) and columns (columns,), or more
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class Tiles:
         self,
         x: Tensor,
         y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         scale: Tensor | None = None,
         *,
@@ -57,7 +74,7 @@ class Tiles:
         self.dtype = precise(x[:0]).dtype  # of scores and sums
         self.embeddings_per_item = _embeddings_per_item(x), _embeddings_per_item(y)
         self.size = max(1, (size or tile_size(x.device)) // max(self.embeddings_per_item))
-        self.ids = _Ids(*ids, self.size) if ids else None
+        self.ids = _ids_of(ids, self.size) if ids else None
         self.positives = positives
         self.buffer: Tensor | None = None
 
@@ -201,6 +218,29 @@ class _Ids:
         """Return (rows, columns) bool, True where the ids are equal."""
         codes = self.columns[columns]
         return (self.rows[rows, None] == codes).logical_or_(codes < 0)
+
+
+class AlikeIds(_Ids):
+    """Pairs of equal ids, and of vectors that are alike, which may be in any tile."""
+
+    def __init__(self, alike: Alike, size: int) -> None:
+        super().__init__(alike.row_ids, alike.column_ids, size)
+        self.alike = alike
+
+    def may_meet(self, rows: slice, columns: slice) -> bool:
+        """Return True: vectors tell only when they are multiplied."""
+        del rows, columns
+        return True
+
+    def meet(self, rows: slice, columns: slice) -> Tensor:
+        """Return (rows, columns) bool, True where ids are equal or vectors alike."""
+        x, y = self.alike.row_vectors[rows], self.alike.column_vectors[columns]
+        products = precise(x) @ precise(y).to(precise(x).dtype).T
+        return super().meet(rows, columns).logical_or_(products > self.alike.limit)
+
+
+def _ids_of(ids: NoNegatives, size: int) -> _Ids:
+    return AlikeIds(ids, size) if isinstance(ids, Alike) else _Ids(*ids, size)
 
 
 def _factor(scale: Tensor | None) -> float | Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xmodal.objectives.pairwise.plain_engine import PlainEngine, slopes_of, statistics_of
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles
+from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Transformed:
         self,
         x: Tensor,
         y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         scale: Tensor | None,
     ) -> PlainEngine:
