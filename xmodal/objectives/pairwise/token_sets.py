@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xmodal.objectives.pairwise.plain_engine import PlainEngine
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles, precise
+from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles, precise
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TokenSets:
         self,
         x: Tensor,
         y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
+        ids: NoNegatives | None,
         size: int | None,
         scale: Tensor | None,
     ) -> "TokenEngine":
