@@ -50,8 +50,9 @@ def test_it_is_the_same_on_other_ranks_after_a_kill_and_learns_from_one_teacher_
         "checkpoint, or name another run=DIR"
     )
     latest.write_text(newest)
+    teacher = teacher.rename(tmp_path / "moved")
 
-    done = train(*run)
+    done = train(*words(recipe, teacher, store, tmp_path / "run"))
     assert done.code == 0, done.err
     assert "Resuming from step-6 of 15" in done.out
     assert "computing features of" not in done.out

@@ -9,10 +9,15 @@ from xmodal.assembly.model import Model
 from xmodal.formats.onnx_model import OnnxMethod
 
 
-def model_digest(model: Model) -> str:
-    """Return the digest of everything that embeddings depend on: settings, tokenizer, weights."""
+def model_digest(model: Model, *, without_defaults: bool = False) -> str:
+    """Return the digest of everything that embeddings depend on: settings, tokenizer, weights.
+
+    With `without_defaults`, it stays the same in versions that add keys, whose defaults change
+    nothing.
+    """
+    method = model.recipe.method.model_dump(mode="json", exclude_defaults=without_defaults)
     settings = {
-        "method": model.recipe.method.model_dump(mode="json"),
+        "method": method,
         "preprocessing": repr(model.transform),
         "tokenizer": model.tokenizer.tokenizer.to_str(),
         "context": model.tokenizer.context,

@@ -107,7 +107,7 @@ class Teacher:
     @cached_property
     def digest(self) -> str:
         """Digest of the teacher: its settings, tokenizer and weights."""
-        return model_digest(self.model)
+        return model_digest(self.model, without_defaults=True)
 
     def features(
         self, manifest: Manifest, data: DataConfig, say: Callable[[str], None]

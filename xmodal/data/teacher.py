@@ -1,19 +1,26 @@
 """The recipe's `data.teacher`: the model whose embeddings stand beside the samples."""
 
+from typing import Annotated
+
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from xmodal.components.config import Config
+from xmodal.components.config import Config, Mark
 
 
 class TeacherConfig(Config):
-    """A model that a student learns from, and the store of its embeddings."""
+    """A model that a student learns from, and the store of its embeddings.
 
-    source: str = Field(
+    It may lie elsewhere when a run resumes; that it is the same is known by its digest.
+    """
+
+    source: Annotated[str, Mark.FREE] = Field(
         min_length=1,
         description="the model: a run, an exported folder, or another that xmodal.load takes",
     )
-    checkpoint: str = Field("latest", description="of a run: latest, best or step-N")
-    features: str = Field(
+    checkpoint: Annotated[str, Mark.FREE] = Field(
+        "latest", description="of a run: latest, best or step-N"
+    )
+    features: Annotated[str, Mark.FREE] = Field(
         min_length=1,
         description="folder that its embeddings are stored in, computed once for all runs",
     )
