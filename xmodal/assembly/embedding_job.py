@@ -79,6 +79,11 @@ def load_embedder(
         folder.check(shards.fingerprint, request.dtype)
     with activity(f"loading {source.source}"):
         model = source.load(environment.device)
+    if model.method.scores_sets:
+        raise UserError(
+            f"{source.source}: {model.recipe.method.kind} embeds an item as the vectors of its "
+            "parts, which no index searches by its score; use xmodal.load and its score"
+        )
     dataset, sides, lines = embedding_set(model, shards)
     info = describe_embeddings(source, model, dataset, sides, request.dtype)
     if environment.is_main:

@@ -124,8 +124,14 @@ def class_prototypes(
 ) -> Tensor:
     """Return each class's embedding, (classes, …): the mean over all templates, of length 1.
 
-    Of a method whose texts have several embeddings, the mean of each sense.
+    Of a method whose texts have several embeddings, the mean of each sense. Raises `UserError`
+    where they are words, of which several captions have no mean.
     """
+    if method.scores_sets and len(templates) > 1:
+        raise UserError(
+            f"{len(templates)} templates: {type(method).__name__} matches the words of a caption, "
+            "and takes one template"
+        )
     parts = []
     captions = [template.replace("{}", name) for name in names for template in templates]
     for start in tracked(range(0, len(captions), batch_size), "embedding names of classes: batch"):

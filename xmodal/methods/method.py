@@ -26,6 +26,8 @@ class Method(nn.Module, ABC):
     learned_score = False
     # What its losses show in the log beside their values.
     monitored: tuple[str, ...] = ()
+    # Whether items are sets of vectors, whose own score an index does not search by.
+    scores_sets = False
     # Whether it reads features of every position of an image and word of a text, not of the whole.
     local = False
     # Whether it reads a map of a lower layer of the encoder too, of the images that are searched.

@@ -26,17 +26,22 @@ class Tower(nn.Module):
         return projected
 
 
-def projection(head: Build | None, encoder: Encoder, dim: int, side: str) -> nn.Module:
+def projection(
+    head: Build | None, encoder: Encoder, dim: int, side: str, *, local: bool = False
+) -> nn.Module:
     """Return the head of an encoder: `head(features, dim)`, or the identity without one.
+
+    Features are those of the whole, or, `local`, of a position or word.
 
     Raises `UserError` where there is none, and features are not as wide as the common space.
     """
+    features = encoder.local_features if local else encoder.features
     if head is not None:
-        module: nn.Module = head(encoder.features, dim)
+        module: nn.Module = head(features, dim)
         return module
-    if encoder.features != dim:
+    if features != dim:
         raise UserError(
-            f"method.{side}_head is null, so method.embedding has to be {encoder.features}, the "
+            f"method.{side}_head is null, so method.embedding has to be {features}, the "
             f"width of the {side}'s features, not {dim}"
         )
     return nn.Identity()
