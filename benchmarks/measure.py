@@ -30,6 +30,7 @@ MARGIN = 0.2
 EPSILON, TEMPERATURE = 1.0, 0.1
 CLASSES = 100_000  # of which the losses of proxies have one each
 POSITIONS = 49  # of a feature map of 7 × 7
+WORDS = 32  # of a text
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -46,12 +47,27 @@ def main() -> None:
     if ranks > 1:
         dist.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
     loss = OBJECTIVES[args.objective][args.side](rank, ranks)
-    inputs = maps if args.objective.startswith("local_") else pairs
+    inputs = inputs_of(args.objective)
     loss(*inputs(64 * ranks, args.dim, rank, ranks)).backward()  # what is done once is done
     x, y = inputs(args.batch, args.dim, rank, ranks)
     found = measure(lambda: both_ways(loss, x, y))
     if rank == 0:
         print(json.dumps(found | {"product": product_speed(), "hardware": hardware()}))
+
+
+def inputs_of(objective: str) -> Callable[[int, int, int, int], tuple[Tensor, Tensor]]:
+    """Return what makes the inputs of an objective, given batch, width, rank and ranks."""
+    if objective == "late_interaction":
+        return token_sets
+    return maps if objective.startswith("local_") else pairs
+
+
+def token_sets(batch: int, dim: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
+    """Return this rank's maps (batch, positions, dim), and words (batch, words, dim) near them."""
+    x, y = maps(batch, dim, rank, ranks)
+    noise = torch.randn(len(y), WORDS, dim, generator=torch.Generator().manual_seed(-1 - rank))
+    words = F.normalize(y.detach()[:, None] * dim**0.5 + noise.to(DEVICE), dim=2)
+    return x, words.requires_grad_()
 
 
 def pairs(batch: int, dim: int, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
@@ -155,6 +171,20 @@ def ours(kind: str, **given: Any) -> Callable[[int, int], Loss]:
     return build
 
 
+def late_interaction(rank: int, _: int) -> Loss:
+    """Return xmodal's objective of sets of vectors."""
+    from xmodal.objectives import LateInteraction
+
+    objective = LateInteraction().to(DEVICE)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        ids = torch.arange(len(x), device=x.device) + rank * len(x)
+        share: Tensor = objective(x, y, ids)
+        return share
+
+    return loss
+
+
 def open_clip(name: str) -> Callable[[int, int], Loss]:
     """Return open_clip's loss, which on several ranks scores its own rows with all others'."""
 
@@ -242,6 +272,14 @@ def naive_local_jsd(x: Tensor, y: Tensor) -> Tensor:
     return (negative * others).sum() / others.sum() - (positive * own).sum() / own.sum()
 
 
+def naive_late_interaction(x: Tensor, y: Tensor) -> Tensor:
+    """FILIP: all products of all pairs' positions and words."""
+    products = torch.einsum("ipd,jtd->ijpt", x, y) / 0.07
+    own = torch.arange(len(x), device=x.device)
+    of_images, of_texts = products.max(3)[0].mean(2), products.max(2)[0].mean(2)
+    return (F.cross_entropy(of_images, own) + F.cross_entropy(of_texts.T, own)) / 2
+
+
 def naive_dv(x: Tensor, y: Tensor) -> Tensor:
     scores = x @ y.T
     eye = torch.eye(len(x), dtype=torch.bool, device=x.device)
@@ -306,6 +344,10 @@ OBJECTIVES: dict[str, Sides] = {
     "dv": {
         "ours": ours("mutual_information", estimator="dv"),
         "naive": full_matrix(naive_dv),
+    },
+    "late_interaction": {
+        "ours": late_interaction,
+        "naive": full_matrix(naive_late_interaction),
     },
     "norm_softmax": {
         "ours": of_proxies(lambda module, x, labels: module(x, labels)),

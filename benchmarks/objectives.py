@@ -6,10 +6,11 @@
 
 InfoNCE and the sigmoid loss are held against open_clip's, which lives in an environment of its own
 (.venv-peers, which `make bench` makes); the hardest triplet, JSD (also of maps of 49 positions),
-Donsker-Varadhan, multi-similarity, smooth AP and 100,000 proxies against their formulas over the
-full matrix. Every measurement is a process of its own; both sides take turns, and the median
-counts. On a CPU one thread computes and its processor time is what is compared, so that neighbours
-on the machine matter less; 32k takes two threads, and memory is the growth of the peak.
+Donsker-Varadhan, multi-similarity, smooth AP, 100,000 proxies and late interaction of 49 × 32
+vectors (of 128 numbers; of others 512) against their formulas over the full matrix. Every
+measurement is a process of its own; both sides take turns, and the median counts. On a CPU one
+thread computes and its processor time is what is compared, so that neighbours on the machine matter
+less; 32k takes two threads, and memory is the growth of the peak.
 `--only` measures the objectives that it names, and their memory at four times the batch.
 `--huge` is batch 262,144 (a full matrix of 256 GiB) at width 64.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.beside import PEERS, console, require_peers, row, run, say
-from benchmarks.measure import CLASSES, POSITIONS
+from benchmarks.measure import CLASSES, POSITIONS, WORDS
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ FULL = [
     Comparison("multi_similarity", 16384, "naive"),
     Comparison("smooth_ap", 16384, "naive"),
     Comparison("norm_softmax", 2048, "naive"),
+    Comparison("late_interaction", 256, "naive"),
 ]
 QUICK = [
     Comparison("infonce", 2048, "peer", repeats=1),
@@ -68,8 +70,9 @@ QUICK = [
 # Whose memory is shown to grow with the batch and not with its square.
 LINEAR = {
     "infonce": 16384, "sigmoid": 16384, "hardest_triplet": 16384, "jsd": 16384, "local_jsd": 512,
-    "multi_similarity": 8192, "smooth_ap": 8192,
+    "multi_similarity": 8192, "smooth_ap": 8192, "late_interaction": 256,
 }  # fmt: skip
+DIMS = {"late_interaction": 128}  # of others 512
 CURVE = [1024, 2048, 4096, 8192, 16384]
 
 
@@ -138,7 +141,7 @@ def on_gpu(found: dict[str, list[dict[str, Any]]]) -> bool:
     return "threads" not in found["ours"][0]["hardware"]
 
 
-def of_product_speed(comparison: Comparison, result: dict[str, Any], dim: int = 512) -> float:
+def of_product_speed(comparison: Comparison, result: dict[str, Any]) -> float:
     """Return which share of a matrix product's speed the least that must be multiplied takes.
 
     Log-sum-exp multiplies four times (scores twice, a gradient a side), what is additive three
@@ -146,9 +149,14 @@ def of_product_speed(comparison: Comparison, result: dict[str, Any], dim: int = 
     """
     additive = {"sigmoid": 3, "jsd": 3, "local_jsd": 3, "dv": 3, "hardest_triplet": 1}
     products = additive | {"multi_similarity": 5}
-    columns = {"local_jsd": comparison.batch * POSITIONS, "norm_softmax": 2 * CLASSES}
+    columns = {
+        "local_jsd": comparison.batch * POSITIONS,
+        "late_interaction": comparison.batch * POSITIONS * WORDS,
+        "norm_softmax": 2 * CLASSES,
+    }
     scores = comparison.batch * columns.get(comparison.objective, comparison.batch)
-    operations = products.get(comparison.objective, 4) * 2 * scores * dim
+    multiplied = 2 * scores * DIMS.get(comparison.objective, 512)
+    operations = products.get(comparison.objective, 4) * multiplied
     return operations / comparison.ranks / result["wall"] / result["product"]
 
 
@@ -201,10 +209,11 @@ def huge() -> list[dict[str, Any]]:
     return [one]
 
 
-def measure(comparison: Comparison, side: str, dim: int = 512) -> dict[str, Any]:
+def measure(comparison: Comparison, side: str, dim: int | None = None) -> dict[str, Any]:
     """Run a measurement in processes of its own, and return what rank 0 says."""
     python = str(PEERS) if side == "peer" else sys.executable
     command = [python, "-m", "benchmarks.measure", comparison.objective, side]
+    dim = dim or DIMS.get(comparison.objective, 512)
     command += [str(comparison.batch), "--dim", str(dim), "--threads", str(comparison.threads)]
     return run(command, places(comparison.ranks))
 

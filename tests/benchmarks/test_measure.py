@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from benchmarks.measure import OBJECTIVES, both_ways, maps, measure, pairs
+from benchmarks.measure import OBJECTIVES, both_ways, inputs_of, measure
 
 
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if "naive" in OBJECTIVES[name]])
 def test_both_sides_have_one_value_and_one_gradient(objective: str) -> None:
     found = []
     for side in ("ours", "naive"):
-        x, y = (maps if objective.startswith("local_") else pairs)(96, 8, 0, 1)
+        x, y = inputs_of(objective)(96, 8, 0, 1)
         value = both_ways(OBJECTIVES[objective][side](0, 1), x, y)
         assert x.grad is not None
         found.append((value.detach(), x.grad, y.grad))
