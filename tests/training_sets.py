@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.shard_sets import number_of
 from xmodal.data.batch import PAIRS, Batch, BatchSpec
+from xmodal.data.config import NegativesConfig
 from xmodal.data.length_buckets import LengthBuckets
 from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest
@@ -57,6 +58,7 @@ def training_set(
     positives: str = "image",
     options: Sequence[Mapping[str, object]] = (),
     tokenizer: CaptionTokenizer = TOKENIZER,
+    negatives: NegativesConfig | None = None,
     bucketed: int | None = None,
     **transform: object,
 ) -> TrainingSet:
@@ -88,6 +90,7 @@ def training_set(
         tokenizer,
         seed=seed,
         contents=contents,
+        negatives=negatives,
         text_dropout=text_dropout,
         positives=positives,
     )

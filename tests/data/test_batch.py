@@ -27,12 +27,35 @@ SHAPES = {
     "second_text_features": (6,),
     "image_ids": (),
     "source_ids": (),
+    "sample_numbers": (),
     "labels": (),
+    "teacher_images": (5,),
+    "teacher_texts": (5,),
+    "extra_images": (2, 3, 2, 2),
+    "extra_image_features": (2, 5),
+    "extra_image_ids": (2,),
+    "extra_tokens": (2, 4),
+    "extra_token_mask": (2, 4),
+    "extra_token_lengths": (2,),
+    "extra_text_ids": (2,),
+    "extra_text_origins": (2,),
+    "text_ids": (),
 }
 DTYPES = dict.fromkeys(("images", "second_images", "targets"), torch.uint8)
 DTYPES |= dict.fromkeys(("token_mask", "second_token_mask", "text_dropped"), torch.bool)
 DTYPES |= dict.fromkeys(
-    ("tokens", "second_tokens", "image_ids", "source_ids", "labels"), torch.int64
+    ("tokens", "second_tokens", "image_ids", "source_ids", "sample_numbers", "labels"), torch.int64
+)
+DTYPES |= {"extra_images": torch.uint8, "extra_token_mask": torch.bool, "text_ids": torch.int64}
+DTYPES |= dict.fromkeys(
+    (
+        "extra_tokens",
+        "extra_token_lengths",
+        "extra_text_ids",
+        "extra_text_origins",
+        "extra_image_ids",
+    ),
+    torch.int64,
 )
 DTYPES |= dict.fromkeys(("token_lengths", "second_token_lengths"), torch.int64)
 

@@ -17,7 +17,7 @@ from shards.sources import scenes
 from shards.sources.scenes.change import draw_change
 from shards.sources.scenes.draw import IMAGE_SIZE, draw
 from shards.sources.scenes.grammar import own_claims, put_into_words
-from shards.sources.scenes.swap import draw_swap
+from shards.sources.scenes.swap import draw_swap, false_wordings
 from shards.sources.scenes.world import (
     COLOURS,
     COLUMNS,
@@ -224,6 +224,34 @@ def test_a_swapped_caption_is_false_and_has_the_same_words(seed):
     assert words == others
     assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", f"{caption} {false}")
     assert caption != false
+
+
+@given(SEEDS)
+def test_wordings_with_attributes_swapped_are_false_of_the_scene(seed):
+    rng = random.Random(seed)
+    scene = draw_scene(rng)
+    for claim in own_claims(scene, rng):
+        caption = put_into_words(claim, rng)
+        made = list(false_wordings(claim, caption, scene))
+        assert caption not in made
+        assert len(set(made)) == len(made)
+        for false in made:
+            assert not is_true(false, scene)
+            words, others = (
+                sorted(re.sub(r"\ban\b", "a", text.replace(",", "")).split())
+                for text in (caption, false)
+            )
+            assert words == others
+
+
+def test_train_has_false_captions_where_they_are_asked_for():
+    plain, false = (
+        scenes.read(train=50, false_captions=asked)["train"]().items for asked in (False, True)
+    )
+    assert not any(item.false_captions for item in plain)
+    assert [item.captions for item in plain] == [item.captions for item in false]
+    counts = [sum(map(len, item.false_captions)) for item in false]
+    assert sum(counts) / len(counts) > 5
 
 
 def test_swaps_are_of_colours_and_sizes_of_held_out_scenes():

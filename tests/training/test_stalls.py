@@ -52,6 +52,10 @@ OBJECTIVES = {
     "warm-up": "{kind: triplet, negatives: hardest, warmup: 1}",
     **{one: f"{{kind: mutual_information, estimator: {one}}}" for one in ("jsd", "dv", "nwj")},
 }
+EXTRA = (
+    "data.train=[{url: shards, mined: table}]",
+    "data.negatives={texts: 2, mined_images: 2}",
+)
 CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
     **{
         f"clip, {name}": ("clip", (*CLIP, f"method.objective={one}"), 0)
@@ -70,6 +74,15 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
     "dim, both": ("dim", (*CHANGES["dim"], "method.global_critic=concatenate"), 0),
     "clip's own towers": ("clip", CLIP_TOWERS, 0),
     "lstm, batch normalisation": ("clip", RECURRENT, 0),
+    **{
+        f"{name}, extra items": (kind, (*words, *EXTRA), 0)
+        for name, kind, words in (
+            ("clip, info_nce", "clip", CLIP),
+            ("clip, own", "clip", (*CLIP, "method.extra_negatives=own")),
+            ("clip, semi-hard", "clip", (*CLIP, f"method.objective={OBJECTIVES['semi-hard']}")),
+            ("vsepp", "vsepp", CHANGES["vsepp"]),
+        )
+    },
 }
 TWO_RANKS = ("clip, queue", "mite, adversarial", "uncsm, joint", "ptf_simcm, main", "dim, main")
 
@@ -126,6 +139,17 @@ def batch_of(method: Method, recipe: Recipe) -> Batch:
         batch = replace(batch, images=images[0])
         if spec.captions:
             batch = replace(batch, tokens=tokens[0], token_mask=masks[0])
+    if recipe.data.negatives:
+        batch = replace(
+            batch,
+            extra_tokens=torch.randint(VOCABULARY, (BATCH, 2, LENGTH)),
+            extra_token_mask=masks.movedim(0, 1),
+            text_ids=numbers,
+            extra_text_ids=torch.stack([numbers + 2, numbers + 50], 1),
+            extra_text_origins=torch.stack([numbers, numbers + 50], 1),
+            extra_images=images[:2].movedim(0, 1),
+            extra_image_ids=torch.stack([numbers + 2, numbers + 50], 1),
+        )
     if spec.views == 2:
         batch = replace(batch, second_images=images[1])
     if spec.captions == 2:

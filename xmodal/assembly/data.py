@@ -9,6 +9,7 @@ from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import BatchSpec
 from xmodal.data.config import DataConfig, DataSetConfig
 from xmodal.data.deferred import Deferred, can_defer
+from xmodal.data.extra_items import MinedItems
 from xmodal.data.length_buckets import LengthBuckets
 from xmodal.data.manifest import Manifest, read_manifest
 from xmodal.data.mixture import Mixture
@@ -82,13 +83,16 @@ def epoch_samples(recipe: Recipe, shards: Shards) -> int:
     return recipe.data.epoch or sum(one.epoch_samples for one in shards.train)
 
 
-def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
-    """Return the data sets that a recipe trains on."""
+def data_sets(
+    recipe: Recipe, shards: Shards, mined: Sequence[MinedItems] | None = None
+) -> list[DataSet]:
+    """Return the data sets that a recipe trains on, with what is mined of each."""
     readers = (
         [TaughtReader(*both) for both in zip(shards.train, shards.teacher, strict=True)]
         if shards.teacher
         else [SampleReader(manifest) for manifest in shards.train]
     )
+    items: Sequence[MinedItems | None] = mined or [None] * len(shards.train)
     return [
         DataSet(
             reader,
@@ -97,8 +101,24 @@ def data_sets(recipe: Recipe, shards: Shards) -> list[DataSet]:
             one.min_side,
             one.max_pixels,
             _duplicates(one, recipe.data),
+            own,
         )
-        for reader, one in zip(readers, recipe.data.train, strict=True)
+        for reader, one, own in zip(readers, recipe.data.train, items, strict=True)
+    ]
+
+
+def read_mined_items(recipe: Recipe, shards: Shards) -> list[MinedItems] | None:
+    """Return what is mined of each data set; None of a recipe without mined negatives."""
+    data = recipe.data
+    if not (data.negatives and data.negatives.mined):
+        return None
+    require("search")
+    from xmodal.data.mined_table import read_mined  # which imports pyarrow
+
+    counts = data.negatives.mined_texts, data.negatives.mined_images
+    return [
+        read_mined(one.mined or "", manifest, *counts, data.access)
+        for one, manifest in zip(data.train, shards.train, strict=True)
     ]
 
 
@@ -150,6 +170,7 @@ def training_set(
     order: Mixture,
     tokenizer: CaptionTokenizer,
     contents: BatchSpec,
+    mined: Sequence[MinedItems] | None = None,
     *,
     defer: bool = False,
 ) -> TrainingSet:
@@ -162,17 +183,20 @@ def training_set(
     transform = replace(
         evaluation_transform(recipe), crop=data.crop, scaled_decoding=data.scaled_decoding
     )
+    of_extra = replace(transform, flip=data.flip, augment=augment)
     if defer and can_defer(data.flip, augment):
         transform = replace(transform, deferred=Deferred(data.flip, augment))
     else:
-        transform = replace(transform, flip=data.flip, augment=augment)
+        transform = of_extra
     return TrainingSet(
-        data_sets(recipe, shards),
+        data_sets(recipe, shards, mined),
         order,
         transform,
         tokenizer,
         seed=recipe.training.seed,
         contents=contents,
+        negatives=data.negatives,
+        extra_transform=of_extra,
         text_dropout=data.text_dropout,
         positives=data.positives,
         numbered=NumberedViews(data.teacher.seed, data.teacher.views) if data.teacher else None,

@@ -31,6 +31,7 @@ def example_batch(recipe: Recipe, contents: BatchSpec, spec: SampleSpec, rows: i
     tensors: dict[str, Any] = {
         **_images(recipe, contents, spec, rows),
         **_texts(recipe, contents, spec, rows),
+        **_extra(recipe, spec, rows),
         "image_ids": torch.zeros(rows, dtype=torch.int64),
     }
     for name in ("teacher_images", "teacher_texts") if contents.teacher else ():
@@ -70,4 +71,25 @@ def _texts(recipe: Recipe, contents: BatchSpec, spec: SampleSpec, rows: int) -> 
             length = recipe.method.text.context
             found[f"{prefix}tokens"] = torch.zeros(rows, length, dtype=torch.int64)
             found[f"{prefix}token_mask"] = torch.ones(rows, length, dtype=torch.bool)
+    return found
+
+
+def _extra(recipe: Recipe, spec: SampleSpec, rows: int) -> dict[str, Tensor]:
+    negatives, text = recipe.data.negatives, recipe.method.text
+    found: dict[str, Tensor] = {}
+    if negatives and (count := negatives.texts + negatives.mined_texts):
+        found |= {
+            "extra_tokens": torch.zeros(rows, count, text.context, dtype=torch.int64),
+            "extra_token_mask": torch.ones(rows, count, text.context, dtype=torch.bool),
+            "extra_text_ids": torch.zeros(rows, count, dtype=torch.int64),
+            "extra_text_origins": torch.zeros(rows, count, dtype=torch.int64),
+            "text_ids": torch.zeros(rows, dtype=torch.int64),
+        }
+    if negatives and (count := negatives.mined_images):
+        found["extra_image_ids"] = torch.zeros(rows, count, dtype=torch.int64)
+        if spec.image is not None:
+            return found | {"extra_image_features": torch.zeros(rows, count, *spec.image)}
+        size = recipe.method.image.size
+        pixels = torch.zeros(rows, count, size, size, 3, dtype=torch.uint8)
+        found["extra_images"] = pixels.permute(0, 1, 4, 2, 3)
     return found

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -70,6 +70,23 @@ class Recipe(Config):
         if isinstance(values, dict):
             require_plugins(_plugins_of(values))
         return values
+
+    @model_validator(mode="after")
+    def _takes_negatives(self) -> Self:
+        sides = self.data.negatives.sides if self.data.negatives else []
+        if refused := [side for side in sides if side not in self.method.takes_extra]:
+            raise ValueError(
+                f"data.negatives: this method and its objective take no extra {refused[0]}; remove "
+                "them, or use kind vsepp, or clip with the objective info_nce (rows: texts alone, "
+                "columns: images alone), sigmoid or triplet"
+            )
+        pretrained = getattr(self.method, "pretrained", None)
+        if "texts" in sides and not pretrained and self.method.text.reads_features:
+            raise ValueError(
+                "data.negatives: method.text reads features, and extra texts need an encoder; "
+                "remove them, or choose another method.text.kind"
+            )
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle values, not classes, so that a process imports plugins before it reads them."""

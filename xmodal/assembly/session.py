@@ -7,7 +7,14 @@ from xmodal.activity import activity
 from xmodal.assembly.advice import lines_before_training
 from xmodal.assembly.build import first_method, keep_architecture, with_vocabulary
 from xmodal.assembly.checks import best_metric, check_run, check_shards, check_sizes
-from xmodal.assembly.data import Shards, mixture, mixture_lines, open_shards, training_set
+from xmodal.assembly.data import (
+    Shards,
+    mixture,
+    mixture_lines,
+    open_shards,
+    read_mined_items,
+    training_set,
+)
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
@@ -62,6 +69,7 @@ class Session:
         check_shards(recipe, self.shards, ranks)
         self.mixture = mixture(recipe, self.shards)
         self.method = first_method(recipe, self.environment.device)
+        self.mined = read_mined_items(recipe, self.shards)
         protocols = check_run(recipe, self.shards, self.method, ranks)
         self.best = best_metric(recipe, protocols, self.method)
         self.teacher = Teacher.of(recipe, self.method.contents, self.environment.device)
@@ -175,6 +183,7 @@ class Session:
                 self.mixture,
                 self.tokenizer,
                 contents,
+                self.mined,
                 defer=self.environment.device.type == "cuda",
             ),
             self.method,

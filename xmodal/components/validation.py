@@ -114,7 +114,7 @@ def _problem(detail: ErrorDetails, top: type[BaseModel], values: Any) -> str:
         case "string_type" if isinstance(value, str | int | float | date):
             reason = f"{reason}: put it in quotes"
         case "value_error" if isinstance(value, dict):
-            return f"{key}: {reason}"
+            return f"{key}: {reason}" if key else reason
         case "list_type" | "tuple_type" if field:
             return _no_list(key, field, value)
     return _wrong_value(key, field, value, reason)

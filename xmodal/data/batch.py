@@ -65,6 +65,11 @@ class Batch:
     second_tokens: Tensor | None = None  # as `tokens`, the caption of the second view
     second_token_mask: Tensor | None = None  # as `token_mask`
     second_token_lengths: Tensor | None = None  # as `token_lengths`
+    extra_images: Tensor | None = None  # (batch, m, 3, height, width) uint8, false of the caption
+    extra_image_features: Tensor | None = None  # (batch, m, …) float32
+    extra_tokens: Tensor | None = None  # (batch, k, length) int64, texts false of the image
+    extra_token_mask: Tensor | None = None  # (batch, k, length) bool, as `token_mask`
+    extra_token_lengths: Tensor | None = None  # (batch, k) int64, as `token_lengths`
     text_dropped: Tensor | None = None  # (batch, views) bool, True where a view has no text
     image_features: Tensor | None = None  # (batch, …) float32
     target_features: Tensor | None = None  # as `image_features`
@@ -75,6 +80,10 @@ class Batch:
     teacher_texts: Tensor | None = None  # (batch, dim) float32, and of the captions
     image_ids: Tensor | None = None  # (batch,) int64, equal for equal images; composed: targets
     source_ids: Tensor | None = None  # as `image_ids`, of composed queries' sources
+    text_ids: Tensor | None = None  # (batch,) int64, equal for equal captions
+    extra_text_ids: Tensor | None = None  # (batch, k) int64, as `text_ids`
+    extra_text_origins: Tensor | None = None  # (batch, k) int64, `image_ids` of what they describe
+    extra_image_ids: Tensor | None = None  # (batch, m) int64, as `image_ids`
     labels: Tensor | None = None  # (batch,) int64, equal for equal classes
     sample_numbers: Tensor | None = None  # (batch,) int64, of all training samples
     faults: tuple[Fault, ...] = ()  # samples whose slots a neighbour fills; parts dropped of others
@@ -89,6 +98,21 @@ class Batch:
     def texts(self) -> tuple[Tensor | None, ...]:
         """Tokens, mask and lengths, which encoders of texts take."""
         return self.tokens, self.token_mask, self.token_lengths
+
+    @property
+    def extra_texts(self) -> tuple[Tensor | None, ...]:
+        """As `texts`, of all extra texts, (batch × k, …)."""
+        parts = (self.extra_tokens, self.extra_token_mask, self.extra_token_lengths)
+        return tuple(None if part is None else part.flatten(0, 1) for part in parts)
+
+    @property
+    def extra_pictures(self) -> tuple[Tensor | None, Tensor | None]:
+        """All extra images and features of them, (batch × m, …)."""
+        images, features = self.extra_images, self.extra_image_features
+        return (
+            None if images is None else images.flatten(0, 1),
+            None if features is None else features.flatten(0, 1),
+        )
 
     @property
     def second_texts(self) -> tuple[Tensor | None, ...]:
@@ -113,8 +137,10 @@ class Batch:
         lengths: dict[str, Any] = {
             "token_lengths": _lengths(self.token_mask, self.token_lengths),
             "second_token_lengths": _lengths(self.second_token_mask, self.second_token_lengths),
+            "extra_token_lengths": _lengths(self.extra_token_mask, self.extra_token_lengths),
         }
-        others = replace(self, token_lengths=None, second_token_lengths=None)
+        nothing: dict[str, Any] = dict.fromkeys(lengths)
+        others = replace(self, **nothing)
         return replace(others._map(partial(copy_to, device)), **lengths)
 
     def rows(self, numbers: Tensor) -> "Batch":
@@ -137,7 +163,7 @@ class Batch:
 
 
 def _lengths(mask: Tensor | None, known: Tensor | None) -> Tensor | None:
-    return mask.sum(1) if known is None and mask is not None and is_on_host(mask) else known
+    return mask.sum(-1) if known is None and mask is not None and is_on_host(mask) else known
 
 
 def join(parts: Sequence[T]) -> T:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-CAPTION, SECOND_CAPTION, NO_TEXT, NO_SECOND_TEXT, VIEW = range(5)  # what a fraction is drawn for
+# Purposes of a fraction.
+CAPTION, SECOND_CAPTION, NO_TEXT, NO_SECOND_TEXT, VIEW, NEGATIVE = range(6)
 
 
 def generator(seed: int, position: int, view: int) -> np.random.Generator:

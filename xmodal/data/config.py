@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_serializer,
@@ -39,6 +40,11 @@ class DataSetConfig(Config):
         description="parquet file with columns group and image_id (groups.parquet of `curate "
         "duplicates`): images of a group are no negatives of each other; null: image ids decide",
     )
+    mined: str | None = Field(
+        None,
+        description="table hard.parquet of `launch/curate.py mine` over it, which "
+        "data.negatives.mined_texts and mined_images are taken from",
+    )
     weight: PositiveFloat | None = Field(
         None,
         description="its share of every batch, relative to the other weights; null: its "
@@ -67,6 +73,41 @@ class DataSetConfig(Config):
         for template in self.templates:
             if "{}" not in template:
                 raise ValueError(f"template {template!r} has no {{}}, the place of a class's name")
+        return self
+
+
+class NegativesConfig(Config):
+    """Negatives beside each sample of a batch, which are false of it; fewer where there are not so
+    many.
+    """
+
+    texts: NonNegativeInt = Field(
+        0,
+        description="texts that are false of the image: false_captions of its caption in its JSON, "
+        "or for a sample without any its caption with words swapped by rules (English)",
+    )
+    mined_texts: NonNegativeInt = Field(
+        0, description="captions of the samples that the `mined` table has as its `texts`"
+    )
+    mined_images: NonNegativeInt = Field(
+        0, description="images of the samples that the `mined` table has as its `images`"
+    )
+
+    @property
+    def mined(self) -> bool:
+        """True where any are of the tables of mined items."""
+        return bool(self.mined_texts or self.mined_images)
+
+    @property
+    def sides(self) -> list[str]:
+        """Kinds of items: texts, images."""
+        counts = {"texts": self.texts + self.mined_texts, "images": self.mined_images}
+        return [side for side, count in counts.items() if count]
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if not self.sides:
+            raise ValueError("write how many: texts, mined_texts or mined_images")
         return self
 
 
@@ -137,6 +178,9 @@ class DataConfig(Config):
     )
     text_dropout: Annotated[Probability, Mark.MUTABLE] = Field(
         0.0, description="share of the views without a text, of methods whose views have texts"
+    )
+    negatives: NegativesConfig | None = Field(
+        None, description="hard negatives beside each sample; null: those of the batch alone"
     )
     positives: Literal["image", "caption", "label"] = Field(
         "image",
@@ -213,6 +257,12 @@ class DataConfig(Config):
             raise ValueError(
                 f"duplicates are of images, and positives are those of the same {self.positives}; "
                 "remove one of the two"
+            )
+        without = [one.url for one in self.train if one.mined is None]
+        if self.negatives and self.negatives.mined and without:
+            raise ValueError(
+                f"negatives: mined items need `mined` of each data set, which {without[0]} has "
+                "not; write train: [{url: URL, mined: TABLE}]"
             )
         schemes = [one.kind for one in self.access]
         if len(schemes) > len(set(schemes)):

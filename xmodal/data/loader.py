@@ -16,7 +16,7 @@ from xmodal.data.ring import Ring, Slot
 from xmodal.data.sample_spec import parts_dropped
 from xmodal.data.samples import RawSample
 from xmodal.data.stream import Stream
-from xmodal.data.training_set import CAPTIONS, TrainingSet
+from xmodal.data.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TrainingLoader:
 
     def _batch(self, slot: dict[str, Tensor], notes: Sequence[Note]) -> Batch:
         tensors = dict(slot)
-        for name, _ in CAPTIONS:
+        for name in ("", "second_", "extra_"):
             if f"{name}tokens" in tensors:
                 tensors[f"{name}tokens"], tensors[f"{name}token_mask"] = _padded(
                     tensors[f"{name}tokens"],
@@ -87,6 +87,8 @@ class TrainingLoader:
         for name in ("images", "second_images", "targets"):
             if name in tensors:
                 tensors[name] = tensors[name].permute(0, 3, 1, 2)  # channels first
+        if "extra_images" in tensors:
+            tensors["extra_images"] = tensors["extra_images"].permute(0, 1, 4, 2, 3)
         return Batch(
             **tensors,
             faults=tuple(fault for note in notes for fault in note.faults),
@@ -121,19 +123,21 @@ class TrainingLoader:
     ) -> Note:
         begun = perf_counter()
         faults: list[Fault] = []
-        captions: list[list[str]] = []
+        texts: list[list[str]] = []
         for row, (origin, sample) in zip(rows, islice(samples, len(rows)), strict=True):
             try:
-                captions.append(self.dataset.fill(slot, row, origin, sample))
+                texts.append(self.dataset.fill(slot, row, origin, sample))
                 faults += parts_dropped(sample)
             except BadSample as cause:
                 bad = Fault(sample.shard, sample.key, str(cause), cause.by_choice)
                 faults.append(bad)
-                captions.append(self.dataset.substitute(slot, row, origin, bad, stream))
-        for (name, _), texts in zip(CAPTIONS, zip(*captions, strict=True), strict=False):
-            ids, mask = self.dataset.tokenizer(texts)
-            slot[f"{name}tokens"][rows, : ids.shape[1]] = ids.numpy()
-            slot[f"{name}lengths"][rows] = mask.sum(1).numpy()
+                texts.append(self.dataset.substitute(slot, row, origin, bad, stream))
+        for (tokens, lengths), each in zip(
+            self.dataset.texts_of(slot), zip(*texts, strict=True), strict=False
+        ):
+            ids, mask = self.dataset.tokenizer(each)
+            tokens[rows, : ids.shape[1]] = ids.numpy()
+            lengths[rows] = mask.sum(1).numpy()
         waited, said = dict(stream.waited), tuple(warnings)
         stream.waited.clear()
         warnings.clear()
@@ -149,7 +153,7 @@ class TrainingLoader:
 
 
 def _padded(tokens: Tensor, lengths: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """Return tokens (batch, longest) and their mask; what the slot held before becomes padding."""
+    """Return tokens (…, longest) and their mask; what the slot held before becomes padding."""
     length = int(lengths.max())
-    mask = torch.arange(length) < lengths[:, None]
-    return tokens[:, :length].where(mask, pad), mask
+    mask = torch.arange(length) < lengths[..., None]
+    return tokens[..., :length].where(mask, pad), mask

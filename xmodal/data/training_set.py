@@ -1,7 +1,8 @@
 """Training samples: the tensors that each position of a mixture fills in a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +18,14 @@ from xmodal.data.chance import (
     fraction,
     generator,
 )
+from xmodal.data.config import NegativesConfig
 from xmodal.data.decode import BadSample, EncodedImage, open_image
+from xmodal.data.extra_items import (
+    ExtraItems,
+    MinedItems,
+    Others,
+    one_form,
+)
 from xmodal.data.limits import MAX_PIXELS
 from xmodal.data.mixture import Mixture
 from xmodal.data.numbered_views import NumberedViews
@@ -55,6 +63,7 @@ class DataSet:
     min_side: int = 1
     max_pixels: int = MAX_PIXELS
     duplicates: Mapping[int, int] = field(default_factory=dict)  # by an image's id, that of all
+    mined: MinedItems | None = None
 
     def shared_id(self, sample: RawSample, image_id: str) -> int:
         """Return the id that an image of a sample shares with its duplicates."""
@@ -71,6 +80,8 @@ class TrainingSet:
     """Samples at the positions of a mixture: images or features, and captions or features of them.
 
     `contents` selects the parts of a sample; a sample that lacks one of them is bad.
+    `negatives` are the numbers of items beside each sample that are false of it, whose images
+    `extra_transform` prepares.
     `text_dropout` is the share of views that are marked as without text. Random numbers depend on
     (seed, position, view) alone, never on a worker or rank; positions are the origins of `Stretch`.
     A sample that cannot be used is reported, and a neighbour takes its place. Samples that share
@@ -87,6 +98,8 @@ class TrainingSet:
         *,
         seed: int,
         contents: BatchSpec = PAIRS,
+        negatives: NegativesConfig | None = None,
+        extra_transform: ImageTransform | None = None,
         text_dropout: float = 0.0,
         positives: str = "image",
         numbered: NumberedViews | None = None,
@@ -97,6 +110,8 @@ class TrainingSet:
         self.positives, self.numbered = positives, numbered
         # Samples of several data sets are numbered on from one to the next.
         self.first_numbers = list(accumulate((len(one.reader) for one in data_sets), initial=0))
+        beside = extra_transform or transform
+        self.extra = ExtraItems(negatives, beside, seed=seed) if negatives else None
         self.views = COMPOSED if contents.composed else VIEWS[: contents.views]
         self.features = COMPOSED_FEATURES if contents.composed else FEATURES
         if mixture.buckets and tokenizer.padded:
@@ -137,7 +152,8 @@ class TrainingSet:
             layout[name] = ((rows, self.contents.teacher), np.float32)
         if self.text_dropout:
             layout["text_dropped"] = ((rows, self.contents.views), np.bool_)
-        return layout | {"image_ids": ((rows,), np.int64)}
+        extra = self.extra.layout(rows, kind, self.tokenizer.context) if self.extra else {}
+        return layout | extra | {"image_ids": ((rows,), np.int64)}
 
     def _layout_of_images(self, kind: SampleSpec, rows: int) -> dict[str, Space]:
         if kind.image is None:
@@ -166,8 +182,17 @@ class TrainingSet:
                 layout[f"{name}text_features"] = ((rows, *kind.text), np.float32)
         return layout
 
+    def texts_of(self, slot: Slot) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield tokens (batch, context) and lengths (batch,) of each text that `fill` returns."""
+        for prefix, _ in CAPTIONS:
+            if f"{prefix}tokens" in slot:
+                yield slot[f"{prefix}tokens"], slot[f"{prefix}lengths"]
+        if self.extra:
+            yield from self.extra.tokens(slot)
+
     def fill(self, slot: Slot, row: int, position: int, sample: RawSample) -> list[str]:
-        """Write a sample into a row, and return the captions that were drawn for it, if any.
+        """Write a sample into a row, and return the texts of it that are tokens to be, if any:
+        captions that were drawn for it, and extra texts.
 
         Raises `BadSample`.
         """
@@ -191,8 +216,12 @@ class TrainingSet:
             slot["sample_numbers"][row] = self.first_numbers[number] + sample.number
         if self.contents.composed:
             slot["source_ids"][row] = hash_id(sample.source_id)
-        slot["image_ids"][row] = data_set.shared_id(sample, self._id(sample, captions))
-        return captions
+        slot["image_ids"][row] = self._shared_id(data_set, sample, captions)
+        if self.extra is None:
+            return captions
+        id_of = partial(self._shared_id, data_set)
+        others = Others(data_set.reader, data_set.mined, id_of)
+        return captions + self.extra.fill(slot, row, position, sample, captions, others)
 
     def substitute(
         self, slot: Slot, row: int, position: int, bad: Fault, stream: Stream
@@ -218,12 +247,16 @@ class TrainingSet:
             "run `python -m shards check` on the shards"
         )
 
+    def _shared_id(self, data_set: DataSet, sample: RawSample, captions: Sequence[str]) -> int:
+        """Return the id of the image or of what stands in its place, as an int64."""
+        return data_set.shared_id(sample, self._id(sample, captions))
+
     def _id(self, sample: RawSample, captions: Sequence[str]) -> str:
         """Return the id that positives share: that of the image or of a query's target, or the
         caption or label in its place.
         """
         if self.positives == "caption":
-            return " ".join(captions[0].lower().split())
+            return one_form(captions[0])
         if self.positives == "label":
             return sample.label()
         if not self.contents.composed:

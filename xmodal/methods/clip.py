@@ -3,7 +3,7 @@
 With `objective: {kind: sigmoid}` it is SigLIP (Zhai et al. 2023, arXiv 2303.15343).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -12,14 +12,15 @@ from torch import Tensor
 
 from xmodal.components.config import Config
 from xmodal.data.batch import BatchSpec
-from xmodal.methods.config import TowersConfig
+from xmodal.methods.config import ExtraNegativesConfig, TowersConfig
 from xmodal.methods.method import Loss
-from xmodal.methods.towers import Embeddings, TwoTowers, pairs
+from xmodal.methods.towers import Embeddings, TwoTowers, extra_negatives, pairs
 from xmodal.models.heads.mlp import Mlp
 from xmodal.models.tower import Build
 from xmodal.objectives import GlobalContrastive, InfoNCE
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.embedding_queue import QueueConfig
+from xmodal.objectives.extra import Seen
 from xmodal.objectives.false_negatives import FalseNegativesConfig
 from xmodal.objectives.info_nce import InfoNCEConfig
 
@@ -31,7 +32,7 @@ class PretrainedTowersConfig(Config):
     text: str | None = Field(None, description="source of the text tower; null: none")
 
 
-class ClipConfig(TowersConfig):
+class ClipConfig(ExtraNegativesConfig, TowersConfig):
     """Two towers into one space, matched by a contrastive objective (Radford et al. 2021)."""
 
     kind: Literal["clip"] = "clip"
@@ -107,6 +108,13 @@ class ClipConfig(TowersConfig):
         return self
 
     @property
+    def takes_extra(self) -> Sequence[str]:
+        """Those of its objective, by the direction that it has."""
+        direction = getattr(self.objective, "direction", "both")
+        sides = {"both": ("texts", "images"), "rows": ("texts",), "columns": ("images",)}
+        return sides[direction] if self.objective.takes_extra else ()
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The fields by name, and the name of the loss: the kind of the objective."""
         kind = self.objective.kind
@@ -132,6 +140,7 @@ class Clip(TwoTowers):
         queue: Build | None = None,
         false_negatives: Build | None = None,
         *,
+        extra_negatives: Seen = "all",
         loss_name: str = "contrastive",
         vocabulary: int,
         bf16: bool = False,
@@ -139,7 +148,7 @@ class Clip(TwoTowers):
         super().__init__(
             image, text, image_head, text_head, embedding, vocabulary=vocabulary, bf16=bf16
         )
-        self.loss_name = loss_name
+        self.loss_name, self.seen = loss_name, extra_negatives
         self.loss = objective()
         self.queue = queue(embedding) if queue else None
         self.false_negatives = false_negatives() if false_negatives else None
@@ -153,13 +162,16 @@ class Clip(TwoTowers):
 
     def _matching(self, embeddings: Embeddings) -> Tensor:
         both = pairs(embeddings)
-        kept: dict[str, Any] = (
-            {"samples": embeddings.sample_numbers} if self.contents.numbers else {}
-        )
+        given: dict[str, Any] = {}
+        if self.contents.numbers:
+            given["samples"] = embeddings.sample_numbers
+        extra = extra_negatives(embeddings, self.seen)
         if self.queue:
-            kept["extra"] = self.queue.negatives()
+            extra += self.queue.negatives()
+        if extra:
+            given["extra"] = extra
         ids = self.false_negatives(both.ids) if self.false_negatives else both.ids
-        share: Tensor = self.loss(both.images, both.texts, ids, **kept)
+        share: Tensor = self.loss(both.images, both.texts, ids, **given)
         if self.queue and torch.is_grad_enabled():
             self.queue.push(both.images, both.texts, both.ids)
         return share

@@ -1,10 +1,12 @@
 """Keys that methods share."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from xmodal.components.component import Component
+from xmodal.components.config import Config
 from xmodal.methods.collapse import CollapseConfig
 from xmodal.models import images, texts  # noqa: F401 - their components are those of a recipe
 from xmodal.models.config import Composition, HeadConfig, ImageEncoderConfig, TextEncoderConfig
@@ -25,6 +27,11 @@ class MethodConfig(Component):
         image: Any
         text: Any
 
+    @property
+    def takes_extra(self) -> Sequence[str]:
+        """Sides of data.negatives (texts, images) that all its losses take."""
+        return ()
+
 
 class TowersConfig(MethodConfig):
     """An encoder of images and one of texts, and their way into one space."""
@@ -38,6 +45,16 @@ class TowersConfig(MethodConfig):
         MlpConfig(), description="projection of text features; null: they are the embedding"
     )
     embedding: PositiveInt = Field(256, description="dimensions of the common space")
+
+
+class ExtraNegativesConfig(Config):
+    """Keys of methods whose losses take the negatives of data.negatives."""
+
+    extra_negatives: Literal["all", "own"] = Field(
+        "all",
+        description="samples that items of data.negatives are negatives of: all of the global "
+        "batch, or their own alone",
+    )
 
 
 class ViewsConfig(MethodConfig):

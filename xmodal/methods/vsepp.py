@@ -4,21 +4,22 @@ Images i and captions c are unit vectors, their score s(i, c) is the inner produ
 negatives are the other captions ĉ and the other images î of the batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from xmodal.methods.config import TowersConfig
+from xmodal.methods.config import ExtraNegativesConfig, TowersConfig
 from xmodal.methods.method import Loss
-from xmodal.methods.towers import Embeddings, TwoTowers, pairs
+from xmodal.methods.towers import Embeddings, TwoTowers, extra_negatives, pairs
 from xmodal.models.heads.mlp import Mlp
 from xmodal.models.tower import Build
+from xmodal.objectives.extra import Seen
 from xmodal.objectives.triplet import Negatives, Triplet
 
 
-class VseppConfig(TowersConfig):
+class VseppConfig(ExtraNegativesConfig, TowersConfig):
     """Two towers and triplets with hard negatives (VSE++: Faghri et al. 2018)."""
 
     kind: Literal["vsepp"] = "vsepp"
@@ -26,6 +27,11 @@ class VseppConfig(TowersConfig):
         0.2, description="margin between the positive score and negative scores"
     )
     builds: ClassVar[str] = "Vsepp"
+
+    @property
+    def takes_extra(self) -> Sequence[str]:
+        """Both: all of its triplets take them."""
+        return ("texts", "images")
 
 
 class Vsepp(TwoTowers):
@@ -42,12 +48,14 @@ class Vsepp(TwoTowers):
         embedding: int = 256,
         margin: float = 0.2,
         *,
+        extra_negatives: Seen = "all",
         vocabulary: int,
         bf16: bool = False,
     ) -> None:
         super().__init__(
             image, text, image_head, text_head, embedding, vocabulary=vocabulary, bf16=bf16
         )
+        self.seen = extra_negatives
         self.triplets = nn.ModuleDict(
             {
                 # Stages say when the loss changes: it has no warm-up of its own.
@@ -85,5 +93,6 @@ class Vsepp(TwoTowers):
 
     def _triplet(self, kind: str, embeddings: Embeddings) -> Tensor:
         both = pairs(embeddings)
-        share: Tensor = self.triplets[kind](both.images, both.texts, both.ids)
+        extra = extra_negatives(embeddings, self.seen)
+        share: Tensor = self.triplets[kind](both.images, both.texts, both.ids, extra)
         return share

@@ -18,7 +18,7 @@ class ObjectiveConfig(Component):
 
     @property
     def skips_alike(self) -> bool:
-        """Whether it takes ids with a limit above which texts are alike."""
+        """True if it takes ids with a limit above which texts are alike."""
         return False
 
     takes_widths: ClassVar[bool] = False  # whether it trains prefixes of embeddings (matryoshka)

@@ -116,10 +116,9 @@ class OwnNegatives:
             raise ValueError(
                 f"{len(columns)} extra columns are not equally many of each of {len(items)} rows"
             )
-        repeated = items.repeat_interleave(self.count, 0)
-        self.scores = pair_scores(repeated, columns.to(items.dtype))  # (rows × k,), not scaled
-        skipped = ids.repeat_interleave(self.count) == column_ids
-        self.skipped = skipped | (column_ids == NO_ROWS)
+        columns = columns.to(items.dtype)
+        self.scores = pair_scores(self._repeated(items), columns)  # (rows × k,), not scaled
+        self.skipped = (self._repeated(ids) == column_ids) | (column_ids == NO_ROWS)
 
     def log_sum_exp(self, scale: Tensor, tile: int | None) -> Tensor:
         """Return log Σ exp(s x·y) of every row, (rows,); about the least number without any."""
@@ -145,7 +144,7 @@ class OwnNegatives:
             self.scores.new_ones(1, 1),
             (self.skipped.long(), self.skipped.new_ones(1).long()),
             scale=scale,
-            row_offset=row_offset.repeat_interleave(self.count),
+            row_offset=self._repeated(row_offset),
             column_offset=row_offset.new_full((1,), column_offset),
             tile=tile,
         )
@@ -154,6 +153,10 @@ class OwnNegatives:
         """Return the scores of every row, (rows, k), −∞ where it has no negative."""
         del below, tile
         return self._by_row(self.scores.masked_fill(self.skipped, -torch.inf))
+
+    def _repeated(self, values: Tensor) -> Tensor:
+        """Return each row of values k times, (rows × k, …)."""
+        return values[:, None].expand(-1, self.count, *values.shape[1:]).flatten(0, 1)
 
     def _by_row(self, values: Tensor) -> Tensor:
         return values.view(self.num_rows, self.count)

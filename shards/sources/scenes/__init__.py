@@ -3,7 +3,7 @@
 import io
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ from shards.source import Composed, Item, Reads, SourceConfig, Split, Splits
 from shards.sources.scenes.change import draw_change
 from shards.sources.scenes.draw import draw
 from shards.sources.scenes.grammar import Claim, own_claims, put_into_words
-from shards.sources.scenes.swap import draw_swap
+from shards.sources.scenes.swap import draw_swap, false_wordings
 from shards.sources.scenes.world import Scene, draw_scene
 from xmodal.errors import UserError
 
@@ -28,7 +28,9 @@ composed_train, composed_val   a scene, one change to it in words, and the scene
 composed_gallery               what composed_val is searched in: its sources and targets, and of
                                each source a scene that is changed otherwise
 
-The options are the seed and each split's number of samples.
+The options are the seed, each split's number of samples, and false_captions=true: captions of
+train then have beside them, as false captions, the same words with a colour, a size or a shape of
+two things swapped.
 """
 
 
@@ -42,6 +44,7 @@ class ScenesConfig(SourceConfig):
     swapped: int = 500
     composed_train: int = 20_000
     composed_val: int = 500
+    false_captions: bool = False
     layout: ClassVar[str] = LAYOUT
     reads: ClassVar[Reads] = "nothing"
     builds: ClassVar[str] = "read"
@@ -55,6 +58,7 @@ def read(
     swapped: int = 500,
     composed_train: int = 20_000,
     composed_val: int = 500,
+    false_captions: bool = False,
 ) -> Splits:
     """The splits by name; raises `UserError` for a split of no samples."""
     counts = {"composed_train": composed_train, "composed_val": composed_val}
@@ -63,7 +67,7 @@ def read(
         if count < 1:
             raise UserError(f"{name}={count}: a split of scenes has at least one")
     return {
-        "train": lambda: Split([own.item() for own in captioned(seed, "train", train)]),
+        "train": partial(_train, seed, train, false_captions=false_captions),
         "val": lambda: _with_relevance(captioned(seed, "val", val)),
         "swapped": partial(_swapped, seed, swapped),
         **{name: partial(_composed, seed, name, count) for name, count in counts.items()},
@@ -83,6 +87,14 @@ class Captioned:
     def item(self) -> Item:
         labels = sorted({thing.shape for thing in self.scene.things})
         return Item(self.image_id, partial(jpeg, self.scene), self.captions, labels)
+
+    def item_with_false(self) -> Item:
+        """Return the sample with what is false of it beside each caption."""
+        false = [
+            list(false_wordings(claim, sentence, self.scene))
+            for claim, sentence in zip(self.claims, self.captions, strict=True)
+        ]
+        return replace(self.item(), false_captions=false)
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,11 @@ def _draw_query(held_out: bool, rng: random.Random) -> Query:
 def _caption(image_id: str, scene: Scene, rng: random.Random) -> Captioned:
     claims = own_claims(scene, rng)
     return Captioned(image_id, scene, claims, [put_into_words(claim, rng) for claim in claims])
+
+
+def _train(seed: int, count: int, *, false_captions: bool) -> Split:
+    images = captioned(seed, "train", count)
+    return Split([one.item_with_false() if false_captions else one.item() for one in images])
 
 
 def _with_relevance(images: Sequence[Captioned]) -> Split:
