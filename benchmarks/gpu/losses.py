@@ -11,6 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from benchmarks.full_matrix import naive_hardest_triplet, naive_info_nce, naive_sigmoid
 from benchmarks.gpu.machine import product_rate
 from benchmarks.gpu.sections import Bench
 from benchmarks.gpu.timing import growth_of, seconds_of
@@ -18,9 +19,6 @@ from benchmarks.measure import (
     Loss,
     both_ways,
     full_matrix,
-    naive_hardest_triplet,
-    naive_info_nce,
-    naive_sigmoid,
     open_clip,
     ours,
     pairs,
