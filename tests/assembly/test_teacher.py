@@ -1,7 +1,8 @@
 """A teacher's stored embeddings are those of the pictures and captions that training shows."""
 
 import shutil
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import xmodal
+from tests.pretrained_models import write_clip, write_pretrained
 from tests.processes import on_ranks
 from tests.recipes import recipe_of
 from tests.shard_sets import described, encode, write_shards
@@ -24,6 +27,7 @@ from xmodal.assembly.teacher import Teacher, check_teacher
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.manifest import Manifest
 from xmodal.data.numbered_views import NumberedViews
+from xmodal.data.reader import SampleReader
 from xmodal.errors import UserError
 
 CPU = torch.device("cpu")
@@ -89,16 +93,12 @@ def stored(recipe: Recipe, manifest: Manifest, seed: int = 5) -> Manifest:
     return teacher_of(recipe, seed).features(manifest, recipe.data, lambda _: None)
 
 
-def read(
-    recipe: Recipe, manifest: Manifest, steps: int = 6, seed: int = 0, **options: Any
-) -> list[Batch]:
-    """The batches that a recipe trains on."""
+def read(recipe: Recipe, manifest: Manifest, *, defer: bool = False, **options: Any) -> list[Batch]:
+    """The batches of three epochs that a recipe trains on; with `defer` as a GPU makes them."""
     sets = Shards([manifest], teacher=[stored(recipe, manifest)])
-    recipe = recipe.model_copy(
-        update={"training": recipe.training.model_copy(update={"seed": seed})}
-    )
-    dataset = training_set(recipe, sets, mixture(recipe, sets), TOKENIZER, TAUGHT, defer=False)
-    return batches(dataset, range(steps), size=BATCH, **options)
+    dataset = training_set(recipe, sets, mixture(recipe, sets), TOKENIZER, TAUGHT, defer=defer)
+    found = batches(dataset, range(6), size=BATCH, **options)
+    return [dataset.augmented(batch) for batch in found]
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -106,12 +106,12 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs.float(), atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("augment", [None, AUGMENT])
+@pytest.mark.parametrize(("augment", "defer"), [(None, False), (AUGMENT, False), (AUGMENT, True)])
 def test_the_student_sees_the_picture_and_the_caption_of_each_stored_embedding(
-    manifest: Manifest, tmp_path: Path, augment: dict[str, Any] | None
+    manifest: Manifest, tmp_path: Path, augment: dict[str, Any] | None, defer: bool
 ) -> None:
     recipe = student(tmp_path, data__augment=augment)
-    teacher, shown = teacher_of(recipe), read(recipe, manifest)
+    teacher, shown = teacher_of(recipe), read(recipe, manifest, defer=defer)
     with torch.no_grad():
         for batch in shown:
             assert batch.teacher_images is not None
@@ -139,6 +139,7 @@ def test_ranks_and_workers_read_the_same(manifest: Manifest, tmp_path: Path) -> 
     whole = read(recipe, manifest)
     parts = [read(recipe, manifest, rank=rank, ranks=2, workers=rank) for rank in range(2)]
     for step, batch in enumerate(whole):
+        assert batch.images is not None
         for rank in range(2):
             for name in ("images", "teacher_images", "teacher_texts"):
                 ours, theirs = getattr(batch, name), getattr(parts[rank][step], name)
@@ -154,8 +155,6 @@ def test_ranks_write_what_one_does(manifest: Manifest, tmp_path: Path) -> None:
 
 
 def _members(tar: str) -> dict[str, bytes]:
-    import tarfile
-
     with tarfile.open(tar) as opened:
         return {one.name: opened.extractfile(one).read() for one in opened}  # type: ignore[union-attr]
 
@@ -243,3 +242,32 @@ def test_what_does_not_fit_a_teacher_is_one_line(message: str, tmp_path: Path) -
             del values[room]["teacher_embedding"]
     with pytest.raises(UserError, match=message):
         check_teacher(Recipe.model_validate(values), contents)
+
+
+def test_models_of_other_libraries_teach(manifest: Manifest, tmp_path: Path) -> None:
+    for number, write in enumerate((write_pretrained, write_clip)):
+        folder = write(tmp_path / str(number))
+        given = {"source": str(folder), "features": str(tmp_path / "store"), "views": 3}
+        recipe = student(tmp_path, data__teacher=given)
+        dim = xmodal.load(folder).encode_texts("a").shape[1]
+        teacher = Teacher.of(recipe, BatchSpec(teacher=dim), CPU)
+        assert teacher is not None
+        sample = SampleReader(teacher.features(manifest, recipe.data, lambda _: None))[0]
+        assert sample.features("image").shape == (3, dim)
+        texts = torch.tensor(sample.features("text"))
+        close(texts, xmodal.load(folder).encode_texts(SampleReader(manifest)[0].captions()))
+
+
+UNFIT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing there": (lambda _: None, "data.teacher.source: .* is no run folder"),
+    "another width": (write_pretrained, "method.teacher_embedding=5, but the teacher .* in 8 dim"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_model_that_cannot_teach_is_one_line(case: str, tmp_path: Path) -> None:
+    write, message = UNFIT[case]
+    write(tmp_path / "model")
+    given = {"source": str(tmp_path / "model"), "features": str(tmp_path / "store")}
+    with pytest.raises(UserError, match=message):
+        Teacher.of(student(tmp_path, data__teacher=given), BatchSpec(teacher=5), CPU)

@@ -31,6 +31,7 @@ from xmodal.data.numbered_views import NumberedViews
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import RawSample
 from xmodal.data.taught_reader import TaughtReader
+from xmodal.data.teacher import TeacherConfig
 from xmodal.data.transforms import ImageTransform
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import encode_images, in_evaluation
@@ -91,8 +92,7 @@ class Teacher:
         config, data = recipe.data.teacher, recipe.data
         if config is None:
             return None
-        model = find_model(config.source, config.checkpoint, None).load(device)
-        _check_model(model, config.source)
+        model = _load(config, device)
         augment = data.augment.build() if data.augment else None
         transform = replace(model.transform, crop=data.crop, flip=data.flip, augment=augment)
         teacher = cls(model, NumberedViews(config.seed, config.views), transform)
@@ -197,21 +197,32 @@ def check_same_teacher(run: Run, teacher: Teacher, progress: Progress) -> None:
         )
 
 
-def _check_model(model: Model, source: str) -> None:
-    """Raise `UserError` where a model has no vector for an image and for a text."""
+def _load(config: TeacherConfig, device: torch.device) -> Model:
+    """Load a model that has a vector for an image and for a text; `UserError` if there is none."""
+    try:
+        model = find_model(config.source, config.checkpoint, None).load(device)
+    except UserError as error:
+        raise UserError(f"data.teacher.source: {error}") from error
+    if fault := _fault(model):
+        raise UserError(
+            f"data.teacher.source={config.source} cannot teach: {fault}; name another model"
+        )
+    return model
+
+
+def _fault(model: Model) -> str:
+    """Return why a model has no vector for an image and for a text; "" where it has."""
     method, config = model.method, model.recipe.method
-    fault = ""
     contents = method.contents
     if contents.composed or (contents.views, contents.captions) != (1, 1):
-        fault = f"{config.kind} does not embed images and texts each by itself"
-    elif config.image.reads_features or config.text.reads_features:
-        fault = "it was trained on features, and reads no images"
-    elif method.learned_score:
-        fault = f"{config.kind} scores with a network, not by embeddings"
-    elif model.encode_texts("a").ndim > 2:
-        fault = f"{config.kind} has several embeddings of an item"
-    if fault:
-        raise UserError(f"data.teacher.source={source} cannot teach: {fault}; name another model")
+        return f"{config.kind} does not embed images and texts each by itself"
+    if config.image.reads_features or config.text.reads_features:
+        return "it was trained on features, and reads no images"
+    if method.learned_score:
+        return f"{config.kind} scores with a network, not by embeddings"
+    if model.encode_texts("a").ndim > 2:
+        return f"{config.kind} has several embeddings of an item"
+    return ""
 
 
 def _stored(embeddings: Tensor) -> Tensor:
