@@ -25,7 +25,7 @@ from xmodal.assembly.width import cut_to_width
 from xmodal.atomic_files import write_atomically
 from xmodal.distributed.environment import Environment
 from xmodal.methods.method import Method
-from xmodal.runs.run import Run
+from xmodal.runs.run import Run, step_of
 
 RECIPES = Path(__file__).parent / "recipes"
 QUICK = 20  # steps of a stage
@@ -94,7 +94,7 @@ class Trial:
         if self.arm.fit is None:
             Session(self.recipe(), environment, report=note).train()
         rows = {
-            label: {"steps": step, **self._measure(weights, environment)}
+            label: {**self._measure(weights, environment), **step}
             for label, step, weights in self._measured()
         }
         found = {"recipe": self._description(), "rows": rows}
@@ -103,21 +103,21 @@ class Trial:
             shutil.rmtree(checkpoint)
         return found
 
-    def _measured(self) -> Iterator[tuple[str, int, Fit]]:
-        """Yield each row's label, its step, and what sets the weights to be measured."""
-        label = self.arm.label
+    def _measured(self) -> Iterator[tuple[str, Metrics, Fit]]:
+        """Yield each row's label, its number of steps as a metric, and what sets its weights."""
+        label, run = self.arm.label, Run(self.run)
         if self.arm.fit:
-            yield label, 0, self.arm.fit
+            yield label, {}, self.arm.fit
         elif self.arm.measured == "stages":
-            for stage, step in ends_of_stages(Run(self.run)).items():
-                yield f"{label}, {stage}", step, of_checkpoint(self.run, f"step-{step}")
+            for stage, at in ends_of_stages(run).items():
+                yield f"{label}, {stage}", {"steps": at}, of_checkpoint(run.checkpoint(at))
         else:
-            name = Run(self.run).find_checkpoint(self.arm.measured).name
-            step = int(name.split("-")[1])
+            folder = run.find_checkpoint(self.arm.measured)
+            step: Metrics = {"steps": step_of(folder)}
             if not self.arm.widths:
-                yield label, step, of_checkpoint(self.run, name)
+                yield label, step, of_checkpoint(folder)
             for width in self.arm.widths:
-                yield f"{label}, at {width}", step, of_checkpoint(self.run, name, width)
+                yield f"{label}, at {width}", step, of_checkpoint(folder, width)
 
     def _measure(self, weights: Fit, environment: Environment) -> Metrics:
         """Return the metrics on the test set of the method with some weights."""
@@ -143,15 +143,15 @@ class Trial:
         write_atomically(self.results, json.dumps(found, indent=1) + "\n")
 
 
-def of_checkpoint(run: Path, name: str, width: int | None = None) -> Fit:
+def of_checkpoint(folder: Path, width: int | None = None) -> Fit:
     """Return what loads the weights of a run's checkpoint into a method, and cuts it to a width."""
 
     def fit(method: Method, _: Shards) -> str:
-        trained = xmodal.load(run, checkpoint=name, device="cpu")
+        trained = xmodal.load(folder.parents[1], checkpoint=folder.name, device="cpu")
         method.load_state_dict(trained.method.state_dict())
         if width is not None:
             cut_to_width(method, trained.recipe, width)
-        return f"measuring {name} of {run}"
+        return f"measuring {folder}"
 
     return fit
 
