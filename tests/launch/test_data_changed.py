@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.commands import train
 
 
@@ -35,3 +37,24 @@ def test_a_run_is_not_resumed_on_other_data_unless_asked_to(
     assert accepted.code == 0
     assert "12 steps in all, 6 before, and schedules follow" in accepted.out
     assert "step 12/12" in accepted.out
+
+
+@pytest.mark.slow
+def test_averages_of_samples_do_not_continue_on_other_data(
+    recipe: Path, scenes: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes / "train", data)
+    command = [recipe, f"run={tmp_path}/run", f"data.train={data}", "data.val=null"]
+    command += ["stages.0.length=4 steps", "checkpoints.every=2 steps", "checkpoints.keep_last=9"]
+    command += ["method.objective.kind=global_contrastive"]
+    assert train(*command).code == 0
+    (tmp_path / "run/checkpoints/latest").write_text("step-2")
+    index = data / "shardindex.json"
+    document = json.loads(index.read_text())
+    document["shardlist"].append(document["shardlist"][0])
+    index.write_text(json.dumps(document))
+    accept = train(*command).error.rpartition(" by ")[2]
+    assert "the objective keeps averages of its samples by their numbers" in (
+        train(*command, accept).error
+    )

@@ -28,10 +28,13 @@ SetRecord = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resumed:
-    """Consequences of changed data for a run: samples of an epoch, and lines for its log."""
+    """Consequences of changed data for a run: samples of an epoch, lines for its log, and whether
+    it continues on other training data.
+    """
 
     epoch: int
     lines: list[str]
+    on_others: bool = False
 
 
 class DataRecord:
@@ -71,7 +74,7 @@ class DataRecord:
         steps = recipe.timeline(epoch_before).total
         if recipe.data.accept == self.fingerprint:
             lines += _accepted(change, recipe, progress.step, (epoch_before, epoch), steps)
-            return Resumed(epoch, lines)
+            return Resumed(epoch, lines, on_others=True)
         if progress.step >= steps:
             said = f"warning: data.train changed since the run finished ({change})"
             return Resumed(epoch_before, [*lines, f"{said}: its results are of the data before"])

@@ -30,6 +30,7 @@ from xmodal.data.reader import SampleReader
 from xmodal.data.sample_spec import evaluated_parts
 from xmodal.distributed.collectives import barrier
 from xmodal.distributed.environment import Environment
+from xmodal.errors import UserError
 from xmodal.precision import choose_kernels, refusing_other_kernels
 from xmodal.runs.checkpoints.integrity import recover
 from xmodal.runs.checkpoints.load import read_progress
@@ -84,6 +85,11 @@ class Session:
         check_restarts(run, recipe.training.restarts)
         self.progress = read_progress(run)
         resumed = self.shards.record.resume(run.path, recipe, self.progress)
+        if resumed.on_others and self.method.contents.numbers:
+            raise UserError(
+                "data.accept: data.train changed, and the objective keeps averages of its samples "
+                "by their numbers, which are others now; restore it, or name another run=DIR"
+            )
         self.recovered = [*recovered, *resumed.lines, *changed_plugins(run.path)]
         self.timeline = recipe.timeline(resumed.epoch)
         self.finished = is_finished(run, recipe, self.timeline, self.progress)
