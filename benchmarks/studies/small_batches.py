@@ -1,9 +1,9 @@
 """Ways to learn from batches of 32: CLIP's heads on frozen features, with papers' settings.
 
-InfoNCE has 31 negatives; the queue adds the last 1,024 pairs; the global contrastive loss keeps averages
-over all samples. InfoNCE of batches of 256 has as many steps, and so sees eight times as many pairs. Lengths
-are fixed and last checkpoints measured: nothing is chosen by the test images, and nothing was
-searched.
+InfoNCE has 31 negatives. The queue adds the last 1,024 pairs, and the global contrastive loss keeps
+averages over all samples. InfoNCE of batches of 256 has as many steps, and so sees eight times as
+many pairs. Lengths are fixed and last checkpoints measured: nothing is chosen by the test images,
+and nothing was searched.
 """
 
 from benchmarks.studies.matching import FLICKR8K, FLICKR8K_TEST

@@ -52,7 +52,9 @@ def test_averages_of_samples_do_not_continue_on_other_data(
     (tmp_path / "run/checkpoints/latest").write_text("step-2")
     index = data / "shardindex.json"
     document = json.loads(index.read_text())
-    document["shardlist"].append(document["shardlist"][0])
+    shutil.copy(data / "train-000000.tar", data / "other.tar")
+    shutil.copy(data / "train-000000.idx", data / "other.idx")
+    document["shardlist"].append(document["shardlist"][0] | {"url": "other.tar"})
     index.write_text(json.dumps(document))
     accept = train(*command).error.rpartition(" by ")[2]
     assert "the objective keeps averages of its samples by their numbers" in (

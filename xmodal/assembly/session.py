@@ -151,7 +151,6 @@ class Session:
         load_text_tower(self.method, self.recipe)
         for line in load_pretrained(self.method, self.recipe):
             say(line)
-        self.method.make_room(sum(one.num_samples for one in self.shards.train))
         if self.teacher:
             return self._taught(self.teacher, say)
         return self.shards if self.recipe.data.feature_cache is None else self._features(say)
@@ -165,6 +164,7 @@ class Session:
     def _trainer(self, read: Shards) -> Trainer:
         """Return what trains on shards: those of the recipe, or of their features."""
         recipe, contents = self.recipe, self.method.contents
+        self.method.make_room(sum(one.num_samples for one in self.shards.train))
         evaluation = TrainingEvaluation(
             recipe,
             self.run,

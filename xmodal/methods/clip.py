@@ -71,20 +71,15 @@ class ClipConfig(ExtraNegativesConfig, TowersConfig):
 
     @model_validator(mode="after")
     def _uses_queue(self) -> Self:
-        if self.queue is None:
-            return self
-        if not self.objective.takes_extra:
+        if self.queue and not self.takes_extra:
             raise ValueError(
                 f"queue: {self.objective.kind} takes no further negatives; remove it, or use the "
                 "objective info_nce, sigmoid or triplet"
             )
-        needed = {"rows": "texts", "columns": "images"}
-        direction = getattr(self.objective, "direction", "both")
-        needs = needed.get(direction, self.queue.of)
-        if self.queue.of != needs:
+        if self.queue and not set(self.queue.sides) <= set(self.takes_extra):
+            (side,) = self.takes_extra
             raise ValueError(
-                f"queue: objective.direction={direction} has negatives among {needs} alone; use "
-                f"of: {needs}"
+                f"queue: the objective's direction has negatives among {side} alone; use of: {side}"
             )
         return self
 

@@ -34,6 +34,11 @@ class QueueConfig(Buildable):
     )
     builds: ClassVar[str] = "EmbeddingQueue"
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides whose embeddings are kept."""
+        return ("images", "texts") if self.of == "both" else (self.of,)
+
 
 class EmbeddingQueue(Scheduled, TrainingState):
     """The newest `size` pairs of all ranks, as negatives without gradient (cross-batch memory,
