@@ -20,6 +20,7 @@ from xmodal.assembly.data import evaluation_transform
 from xmodal.assembly.feature_cache import cached_features, locked_sides
 from xmodal.assembly.feature_encoding import LockedSides
 from xmodal.assembly.recipe import Recipe
+from xmodal.data.config import NegativesConfig
 from xmodal.data.keep_list import keep_only
 from xmodal.data.loader import TrainingLoader
 from xmodal.data.manifest import Manifest, read_manifest, write_manifest
@@ -52,6 +53,7 @@ def shards() -> Shards:
                     [f"{word} house {number}" for word in ("a", "red", "green")[: 1 + number % 3]],
                     image_id=f"{shard}-{number}",
                     labels=[f"class {number % 3}"],
+                    false_captions=[["a green tree"], ["a tree"], ["a red tree"]][: 1 + number % 3],
                 ),
             }
             for number in range(size)
@@ -156,13 +158,19 @@ def test_training_draws_the_same_captions_of_the_same_images(
 ) -> None:
     recipe = recipe_in(tmp_path)
     method = method_of(recipe)
+    negatives = NegativesConfig(texts=2) if recipe.method.kind == "clip" else None
 
     def batch(shards: Manifest) -> Any:
         sizes = [shard.num_samples for shard in shards.shards]
         mixture = Mixture([sizes], [1], seed=3, lanes=4, window=8)
         data_sets = [DataSet(SampleReader(shards))]
         dataset = TrainingSet(
-            data_sets, mixture, ImageTransform(recipe.method.image.size), TOKENIZER, seed=3
+            data_sets,
+            mixture,
+            ImageTransform(recipe.method.image.size),
+            TOKENIZER,
+            seed=3,
+            negatives=negatives,
         )
         loader = TrainingLoader(dataset, range(1, 2), batch_size=24, rank=0, ranks=1, workers=0)
         return next(iter(loader))
@@ -174,6 +182,10 @@ def test_training_draws_the_same_captions_of_the_same_images(
     torch.testing.assert_close(got.images, expected.images, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got.texts, expected.texts, rtol=1e-4, atol=1e-5)
     assert torch.equal(got.image_ids, expected.image_ids)
+    if negatives:
+        torch.testing.assert_close(got.extra_texts, expected.extra_texts, rtol=1e-4, atol=1e-5)
+        assert torch.equal(got.extra_text_ids, expected.extra_text_ids)
+        assert not torch.equal(got.extra_text_ids[:, 0], got.text_ids)
 
 
 def test_features_are_computed_once(

@@ -50,6 +50,18 @@ def test_an_objective_that_looks_at_ids_is_planned() -> None:
     assert stage.memory["objective"] > 0
 
 
+def test_extra_texts_and_images_are_planned() -> None:
+    mined = ("data.train=[{url: shards, mined: table}]", "data.negatives.mined_images=1")
+    plain, texts, images = (
+        plan_of("quickstart", *more, ranks=2, gpu=False).stages[0].flops.forward
+        for more in ((), ("data.negatives.texts=2",), mined)
+    )
+    assert texts["text"] == pytest.approx(3 * plain["text"])
+    assert texts["image"] == plain["image"]
+    assert images["image"] == pytest.approx(2 * plain["image"])
+    assert images["text"] == plain["text"]
+
+
 @pytest.fixture(scope="module")
 def plan() -> RunPlan:
     """The recipe clip, ViT-B/32 and a text transformer of width 512, on 64 GPUs."""

@@ -141,7 +141,10 @@ def _record(sample: RawSample, captions: list[str]) -> dict[str, Any]:
     """Return a sample's JSON, with the captions, classes and image id that its files no longer
     give.
     """
-    said = {"modification" if sample.composed else "captions": captions} if captions else {}
+    name = "modification" if sample.composed else "captions"
+    said: dict[str, Any] = {name: captions} if captions else {}
+    if captions and "false_captions" in sample.record:
+        said["false_captions"] = sample.false_captions()
     classes = {"labels": sample.labels()} if "cls" in sample.files else {}
     ids = {} if sample.composed else {"image_id": sample.image_id}
     return sample.record | said | classes | ids

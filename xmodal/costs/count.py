@@ -57,10 +57,10 @@ def part_of(encoder: str) -> str:
 
 
 def on_meta(batch: Batch, *, rows: int, length: int) -> Batch:
-    """Return a batch of some rows without values, its captions of a length."""
+    """Return a batch of some rows without values, its captions and extra texts of a length."""
 
     def shape(name: str, tensor: Tensor) -> tuple[int, ...]:
-        return (rows, length) if "token" in name else (rows, *tensor.shape[1:])
+        return (rows, *tensor.shape[1:-1], length) if "token" in name else (rows, *tensor.shape[1:])
 
     tensors = {name: one for name, one in vars(batch).items() if isinstance(one, Tensor)}
     bare: dict[str, Any] = {
@@ -68,7 +68,8 @@ def on_meta(batch: Batch, *, rows: int, length: int) -> Batch:
         for name, one in tensors.items()
         if not name.endswith("lengths")
     }
-    bare |= {"token_lengths": None, "second_token_lengths": None}  # none without a mask
+    # None without a mask.
+    bare |= dict.fromkeys(("token_lengths", "second_token_lengths", "extra_token_lengths"))
     return replace(batch, **bare, faults=(), warnings=())
 
 
