@@ -1,6 +1,7 @@
 """Caption files of several data sets: token files and Karpathy's splits."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from xmodal.errors import UserError
 
 # Some images of COCO have six or seven captions; what is published counts the first five.
 NUM_EVALUATED_CAPTIONS = 5
+_TOKENS = re.compile(r"(?P<file>[^\t]+?)(#[a-z]+#\d+[\t ]|#[^#\t]*\t)(?P<caption>.*)")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -38,14 +40,16 @@ def read_json(path: Path) -> Any:
 
 
 def read_token_file(path: Path) -> dict[str, list[str]]:
-    """Read the captions of each image file: lines `NAME.jpg#0<TAB>caption`."""
+    """Read the captions of each image file: lines `NAME.jpg#0<TAB>caption`.
+
+    Those of Flickr8k-CN name their language and have a space: `NAME.jpg#zhc#0 caption`.
+    """
     captions = defaultdict(list)
     for line in read_lines(path):
-        name, tab, caption = line.partition("\t")
-        file, hash_sign, _ = name.rpartition("#")
-        if not tab or not hash_sign:
+        match = _TOKENS.fullmatch(line)
+        if match is None:
             raise UserError(f"{path} has a line that is not NAME.jpg#0<TAB>caption: {line[:80]!r}")
-        captions[file].append(caption.strip())
+        captions[match["file"]].append(match["caption"].strip())
     return dict(captions)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from shards.annotations import karpathy_splits, read_lines, read_token_file
+from shards.languages import with_translations
 from shards.source import Item, SourceConfig, Split, Splits, require
 
 LAYOUT = """
@@ -17,6 +18,8 @@ or the published ones
   Flickr_8k.trainImages.txt  names of the 6,000 images to train on
   Flickr_8k.devImages.txt    1,000: the split val
   Flickr_8k.testImages.txt   1,000; may be missing
+translations=zh:flickr8kzhc.caption.txt adds the texts of a further token file under zh of each
+sample's JSON, such as those of Flickr8k-CN (lines NAME.jpg#zhc#0 sentence); several with commas
 """
 
 
@@ -24,6 +27,7 @@ class Flickr8kConfig(SourceConfig):
     """Flickr8k: 8,000 photographs of people and dogs, five English sentences each."""
 
     kind: Literal["flickr8k"] = "flickr8k"
+    translations: str = ""
     layout: ClassVar[str] = LAYOUT
     builds: ClassVar[str] = "read"
 
@@ -31,8 +35,12 @@ class Flickr8kConfig(SourceConfig):
 _LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
 
 
-def read(root: Path) -> Splits:
+def read(root: Path, *, translations: str = "") -> Splits:
     """Find the splits train, val and test."""
+    return with_translations(_english(root), root, translations)
+
+
+def _english(root: Path) -> Splits:
     photographs = require(root, "Flicker8k_Dataset")
     karpathy = root / "dataset_flickr8k.json"
     if karpathy.exists():

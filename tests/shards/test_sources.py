@@ -182,6 +182,50 @@ def test_flickr8k_prefers_karpathys_splits(flickr8k: Path) -> None:
     assert found["test"][0].captions[0] == "100_00.jpg 0."
 
 
+CHINESE = [
+    "100_00.jpg#zhc#0 一个穿着泳装的女人躺在海水里。",
+    "100_00.jpg#zhc#1 她 在 海里",
+    "101_01.jpg#zhc#0 一对恋人在公园河边拥抱。",
+    "no_such.jpg#zhc#0 一群人在看金鱼。",
+]
+
+
+@pytest.mark.parametrize("karpathy", [False, True])
+def test_flickr8k_with_chinese_sentences(flickr8k: Path, karpathy: bool) -> None:
+    """The form of Flickr8k-CN, beside either form of the English ones."""
+    (flickr8k / "cn.txt").write_text("\n".join(CHINESE) + "\n")
+    (flickr8k / "de.token").write_text("100_00.jpg#0\tEine #1 Frau\n")
+    if karpathy:
+        images = [karpathy_image("train", name) for name in ("100_00.jpg", "101_01.jpg", "c.jpg")]
+        write_karpathy(flickr8k / "dataset_flickr8k.json", *images)
+    read = find_source("flickr8k").read(flickr8k, {"translations": "zh:cn.txt, de:de.token"})
+    first, second, third = read["train"]().items[:3]
+    assert first.record["zh"] == ["一个穿着泳装的女人躺在海水里。", "她 在 海里"]
+    assert first.record["de"] == ["Eine #1 Frau"]
+    assert second.record["zh"] == ["一对恋人在公园河边拥抱。"]
+    assert {"de", "zh"}.isdisjoint(third.record)
+    assert len(first.captions) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("cn.txt", "translations=cn.txt: write CODE:FILE"),
+        ("captions:cn.txt", "'captions' is no code of a language"),
+        ("zh:missing.txt", "has no missing.txt"),
+        ("zh:broken.txt", "has a line that is not NAME.jpg#0<TAB>caption: 'no name here'"),
+    ],
+)
+def test_translations_that_cannot_be_read_are_one_line(
+    given: str, fault: str, flickr8k: Path
+) -> None:
+    (flickr8k / "cn.txt").write_text(CHINESE[0])
+    (flickr8k / "broken.txt").write_text("no name here\n")
+    with pytest.raises(UserError) as error:
+        find_source("flickr8k").read(flickr8k, {"translations": given})["train"]()
+    assert fault in str(error.value)
+
+
 @pytest.mark.parametrize(
     "name", ["Flickr8k.token.txt", "Flickr_8k.trainImages.txt", "Flickr_8k.devImages.txt"]
 )
@@ -429,6 +473,15 @@ def test_tuxpaint_takes_the_english_line(tuxpaint: Path) -> None:
     drawn = decode_image(picture())
     assert drawn[0, 0].tolist() == [255, 255, 255]
     assert drawn[15, 15].tolist() == [200, 0, 0]
+
+
+def test_tuxpaint_in_further_languages(tuxpaint: Path) -> None:
+    read = find_source("tuxpaint").read(tuxpaint, {"languages": "am,af,zh_CN"})
+    found = {item.image_id: item for make in read.values() for item in make().items}
+    rose = found["plants/flowers/rose"].record
+    assert (rose["captions"], rose["am"], rose["af"]) == (["A flower."], ["አበባ"], ["'n Blom."])
+    assert "zh_CN" not in rose
+    assert found["animals/frog"].record.keys() == {"image_id", "captions", "labels"}
 
 
 def relevance_of(splits: object) -> dict:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shards.annotations import read_json
 from shards.by_caption import split_of
+from shards.languages import language_codes
 from shards.source import (
     Composed,
     Item,
@@ -35,7 +36,8 @@ package/img/twitter/64/*.png  a second style of drawing (optional), as npm's pac
   npm pack emoji-datasource-twitter@16.0.0
   tar -xzf emoji-datasource-twitter-16.0.0.tgz -C DIR package/img/twitter/64
 Left out: emoji that the font has not, drawings that are the same for several names, and parts
-of others (letters of flags, skin tones). Labels are the groups. `language` is a folder of names;
+of others (letters of flags, skin tones). Labels are the groups. `language` is a folder of names,
+and languages=zh,de adds the names of further folders under their codes in each sample's JSON;
 composed queries are English. Emoji that a chain of changes connects are one concept: they are in
 the same of train, val and test (80, 10, 10 %).
 
@@ -55,12 +57,15 @@ class EmojiConfig(SourceConfig):
 
     kind: Literal["emoji"] = "emoji"
     language: str = "en"
+    languages: str = ""
     skin_tones: int = 600
     seed: int = 0
     layout: ClassVar[str] = LAYOUT
     builds: ClassVar[str] = "read"
 
 
+# Of each further language the name of each emoji, by its code.
+Names = Mapping[str, Mapping[str, str]]
 _FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 _FONT_SIZE = 109  # the one size of its drawings
 _SECOND_STYLE = "package/img/twitter/64"
@@ -69,12 +74,23 @@ _UNASSIGNED = "\U0010ffff"  # is drawn as all that the font has not
 _COMPONENTS = "component"  # the group of skin tones and hair styles
 
 
-def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int = 0) -> Splits:
+def read(
+    root: Path,
+    *,
+    language: str = "en",
+    languages: str = "",
+    skin_tones: int = 600,
+    seed: int = 0,
+) -> Splits:
     """Find the plain splits, the composed ones and their galleries."""
     font = require(root, _FONT)
     english = require(root, "package/en/data.json")
     groups = require(root, "package/meta/groups.json")
     names = _read_names(require(root, f"package/{language}/data.json"))
+    others = {
+        code: _read_names(require(root, f"package/{code}/data.json"))
+        for code in language_codes("languages", languages)
+    }
     if skin_tones < 0:
         raise UserError(f"skin_tones={skin_tones}: as many queries of skin tone as are kept")
     known, skipped = _usable(_read_emoji(english, groups), font)
@@ -85,7 +101,7 @@ def read(root: Path, *, language: str = "en", skin_tones: int = 600, seed: int =
     splits: Splits = {}
     for name in ("train", "val", "test"):
         own = [emoji for emoji in known if split_of(concepts[emoji.code]) == name]
-        items = [_item(emoji, names, font) for emoji in own]
+        items = [_item(emoji, names, others, font) for emoji in own]
         codes = {emoji.code for emoji in own}
         queries = [_query(change, font) for change in drawn if change.source.code in codes]
         splits[name] = partial(Split, items, skipped=skipped if name == "train" else ())
@@ -210,9 +226,11 @@ def _drawn(changes: Sequence[Change], skin_tones: int, seed: int) -> list[Change
     ]
 
 
-def _item(emoji: Emoji, names: Mapping[str, str], font: Path) -> Item:
+def _item(emoji: Emoji, names: Mapping[str, str], others: Names, font: Path) -> Item:
     name = names.get(emoji.code)
-    return Item(emoji.code, _picture(emoji, font), [name] if name else [], [emoji.group])
+    details = {code: [of[emoji.code]] for code, of in others.items() if emoji.code in of}
+    captions = [name] if name else []
+    return Item(emoji.code, _picture(emoji, font), captions, [emoji.group], details=details)
 
 
 def _query(change: Change, font: Path) -> Composed:

@@ -264,6 +264,16 @@ def test_names_in_another_language(root: Path) -> None:
         splits(root, language="tlh")
 
 
+def test_names_in_further_languages_are_beside_the_captions(root: Path) -> None:
+    read = splits(root, languages="de, en")
+    german = splits(root, language="de")
+    for item, same in zip(read["train"].items, german["train"].items, strict=True):
+        assert item.record["de"] == same.captions
+        assert item.record["en"] == item.captions
+    with pytest.raises(UserError, match=r"languages=\.\./de: '\.\./de' is no code of a language"):
+        splits(root, languages="../de")
+
+
 def test_what_is_wrong_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(UserError, match="is no font with drawings of 109"):
