@@ -14,10 +14,12 @@ from xmodal.assembly.advice import (
 )
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.batch import PAIRS, BatchSpec
+from xmodal.data.reader import SampleReader
 from xmodal.data.survey import Survey
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokenizers.words import train_word_tokenizer
 from xmodal.data.tokens import TokenCounts
+from xmodal.data.training_set import DataSet
 from xmodal.models.images.vit import VitConfig
 
 MakeRecipe = Callable[..., Recipe]
@@ -165,7 +167,9 @@ def test_the_size_of_a_vocabulary_of_words_is_said(tmp_path: Path, make_recipe: 
     }
     shards = write_shards(tmp_path, [samples])
     words = train_word_tokenizer(["red"] * 9, 5, vocabulary=100, min_count=1)
-    size, unknown = lines_before_training(recipe, PAIRS, recipe.timeline(10), [shards], None, words)
+    size, unknown = lines_before_training(
+        recipe, PAIRS, recipe.timeline(10), [DataSet(SampleReader(shards))], None, words
+    )
     assert size == f"vocabulary of 5 words: 50.0% of those in {shards.url} are unknown"
     assert "50% of the words in the surveyed captions are not in the vocabulary" in unknown
 
@@ -177,5 +181,7 @@ def test_shards_are_surveyed_once_each(tmp_path: Path, make_recipe: MakeRecipe) 
         samples[key] = {"png": encode(plain(0)), "json": described([key])}
     shards = write_shards(tmp_path, [samples])
     timeline = recipe.timeline(40)
-    (warning,) = lines_before_training(recipe, PAIRS, timeline, [shards], shards, BYTES)
+    (warning,) = lines_before_training(
+        recipe, PAIRS, timeline, [DataSet(SampleReader(shards))], shards, BYTES
+    )
     assert "same image under different ids: 40 such samples among 40" in warning

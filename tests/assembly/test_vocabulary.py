@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.shard_sets import described, write_shards
 from xmodal.assembly.recipe import Recipe
-from xmodal.assembly.vocabulary import settle_tokenizer, tokenizer_of
+from xmodal.assembly.vocabulary import _captions, settle_tokenizer, tokenizer_of
+from xmodal.data.reader import SampleReader
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokens import read_tokenizer
+from xmodal.data.training_set import DataSet
 from xmodal.errors import UserError
 from xmodal.runs.run import Run
 
@@ -103,3 +106,15 @@ def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer\.json is no tokenizer \(.*\): restore it"):
         read_tokenizer(file, 8)
+
+
+def test_it_is_learned_from_the_texts_that_are_drawn(tmp_path: Path, recipe: Recipe) -> None:
+    record = {"zh": ["一只狗", "小狗"], "labels": ["dog"]}
+    samples = {f"{n}": {"png": b"", "json": described(["never"], **record)} for n in range(3)}
+    reader = SampleReader(write_shards(tmp_path / "set", [samples]))
+    for name, options, captions in (
+        ("plain", {}, {"never"}),
+        ("zh", {"texts": {"zh": 1.0, "none": 1.0}}, {"一只狗", "小狗"}),
+        ("labels", {"texts": {"labels": 1.0}, "templates": ["a {}.", "{}!"]}, {"a dog.", "dog!"}),
+    ):
+        assert set(_captions([DataSet(reader, **options)])) == captions, name

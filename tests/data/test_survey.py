@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from xmodal.data.survey import MAX_SAMPLES, Survey, _chance_of_same, survey
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.data.tokenizers.words import train_word_tokenizer
 from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.training_set import DataSet
 
 WORDS = train_word_tokenizer(["a red cat"] * 9, 5, vocabulary=100, min_count=1)
 BYTES = train_tokenizer(["a red cat"], 64, vocabulary=300)
@@ -25,8 +27,10 @@ def surveyed(
     samples: Mapping[str, Members],
     tokenizer: CaptionTokenizer = BYTES,
     captions: bool = True,
+    **options: Any,
 ) -> Survey:
-    return survey(SampleReader(write_shards(folder, [samples])), tokenizer, captions=captions)
+    data_set = DataSet(SampleReader(write_shards(folder, [samples])), **options)
+    return survey(data_set, tokenizer, captions=captions)
 
 
 def sample(number: int, caption: str, **record: object) -> Members:
@@ -81,6 +85,16 @@ def test_what_a_tokenizer_loses_is_counted(tmp_path: Path) -> None:
     samples = {"a": sample(1, "a red dog"), "b": sample(2, "a cat a cat a cat")}
     tokens = surveyed(tmp_path, samples, WORDS).tokens
     assert (tokens.captions, tokens.cut, tokens.tokens, tokens.unknown) == (2, 1, 6, 1)
+
+
+def test_texts_are_those_that_are_drawn(tmp_path: Path) -> None:
+    samples = {
+        "a": sample(1, "one", zh=["一只狗", "小狗"]),
+        "b": sample(2, "two", zh=["一只狗"]),
+    }
+    assert surveyed(tmp_path / "en", samples).chance_of_same_caption == 0
+    found = surveyed(tmp_path / "zh", samples, texts={"zh": 1.0})
+    assert (found.tokens.captions, found.chance_of_same_caption) == (3, 1)
 
 
 def test_samples_that_cannot_be_used_do_not_count(tmp_path: Path) -> None:

@@ -140,6 +140,28 @@ def test_word_ids_are_padded_behind_and_cut_with_their_end() -> None:
     assert ids[1].tolist() == [start, end, 0, 0, 0]
 
 
+def test_characters_are_words_where_a_script_has_no_spaces() -> None:
+    tokenizer = words_of(["两只狗在水里", "一只Hund玩水", "ネコ", "한국어 개"])
+    for caption, words in (
+        ("一只Hund在水里。", ["一", "只", "hund", "在", "水", "里", UNKNOWN]),
+        ("ネコ 한국어", ["ネ", "コ", "한국어"]),
+    ):
+        (ids,), _ = tokenizer([caption])
+        found = [tokenizer.tokenizer.id_to_token(number) for number in ids.tolist()]
+        assert found == [START, *words, END]
+
+
+@pytest.mark.parametrize("vocabulary", [300, 320])
+def test_byte_pairs_need_no_spaces(vocabulary: int) -> None:
+    """What often stands together in Chinese becomes one token, and no character is unknown."""
+    tokenizer = train_tokenizer(["两只狗在水里", "两只狗在草地上"] * 5, 40, vocabulary=vocabulary)
+    captions = ["两只狗", "一匹马", "a dog 🐕"]
+    ids, mask = tokenizer(captions)
+    decoded = tokenizer.tokenizer.decode_batch(ids.tolist())
+    assert [one.strip() for one in decoded] == captions
+    assert mask[0].sum() < mask[1].sum()
+
+
 def test_words_are_learned_the_same_each_time_and_read_back(tmp_path: Path) -> None:
     tokenizer = words_of(CAPTIONS)
     for captions in (CAPTIONS, CAPTIONS[::-1]):

@@ -9,6 +9,7 @@ from xmodal.data.manifest import Manifest
 from xmodal.data.reader import SampleReader
 from xmodal.data.survey import Survey, survey
 from xmodal.data.tokens import CaptionTokenizer
+from xmodal.data.training_set import DataSet
 from xmodal.training.timeline import StageSpan, Timeline
 
 # Expected samples of a batch, for each of its samples, that say the same of another image.
@@ -21,26 +22,32 @@ def lines_before_training(
     recipe: Recipe,
     contents: BatchSpec,
     timeline: Timeline,
-    train: Sequence[Manifest],
+    train: Sequence[DataSet],
     val: Manifest | None,
     tokenizer: CaptionTokenizer,
 ) -> Iterator[str]:
     """Yield warnings about a recipe and a survey of its data, and the size of a vocabulary of
     words.
     """
-    samples = sum(shards.epoch_samples for shards in train)
+    samples = sum(one.reader.manifest.epoch_samples for one in train)
     for warning in warnings_of_recipe(recipe, contents, timeline, samples):
         yield f"warning: {warning}"
     if contents.composed:
         return  # a query's target is named by an id of its own, or the query is bad
-    for shards in {(one.url, one.fingerprint): one for one in (*train, val) if one}.values():
-        found = survey(SampleReader(shards), tokenizer, captions=contents.captions > 0)
+    measured = [DataSet(SampleReader(val))] if val else []
+    for one in {_identity(one): one for one in (*train, *measured)}.values():
+        found = survey(one, tokenizer, captions=contents.captions > 0)
         if _has_unknown_words(recipe) and found.tokens.tokens:
             share = found.tokens.unknown / found.tokens.tokens
             size = f"vocabulary of {tokenizer.vocabulary:,} words"
-            yield f"{size}: {share:.1%} of those in {shards.url} are unknown"
+            yield f"{size}: {share:.1%} of those in {found.url} are unknown"
         for warning in warnings_of_data(recipe, contents, found):
             yield f"warning: {warning}"
+
+
+def _identity(one: DataSet) -> tuple[object, ...]:
+    manifest = one.reader.manifest
+    return manifest.url, manifest.fingerprint, *one.texts.items(), *one.templates
 
 
 def warnings_of_recipe(

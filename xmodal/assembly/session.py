@@ -9,6 +9,7 @@ from xmodal.assembly.build import first_method, keep_architecture, with_vocabula
 from xmodal.assembly.checks import best_metric, check_run, check_shards, check_sizes
 from xmodal.assembly.data import (
     Shards,
+    data_sets,
     mixture,
     mixture_lines,
     open_shards,
@@ -117,7 +118,9 @@ class Session:
         self.run.tidy(keep_last, self.progress.best_step)
         with activity("preparing the tokenizer"):
             method = self.recipe.method
-            self.recovered += settle_tokenizer(self.run, method, self.shards.train)
+            self.recovered += settle_tokenizer(
+                self.run, method, data_sets(self.recipe, self.shards)
+            )
             keep_architecture(method, self.run.path)
 
     def train(self) -> None:
@@ -240,7 +243,7 @@ class Session:
                 self.recipe,
                 self.method.contents,
                 self.timeline,
-                self.shards.train,
+                data_sets(self.recipe, self.shards),
                 self.shards.val,
                 self.tokenizer,
             ):

@@ -9,10 +9,10 @@ from pathlib import Path
 from xmodal.activity import activity
 from xmodal.atomic_files import write_atomically
 from xmodal.data.decode import BadSample
-from xmodal.data.manifest import Manifest
-from xmodal.data.reader import SampleReader
+from xmodal.data.samples import RawSample
 from xmodal.data.tokenizers.bytes import BytesConfig
 from xmodal.data.tokens import CaptionTokenizer, read_tokenizer
+from xmodal.data.training_set import DataSet
 from xmodal.errors import UserError
 from xmodal.methods.config import MethodConfig
 from xmodal.runs.aside import unused
@@ -24,7 +24,7 @@ TOKENIZER_SAMPLES = 200_000
 ADJACENT = 100  # samples next to each other that are read together
 
 
-def settle_tokenizer(run: Run, config: MethodConfig, shards: Sequence[Manifest]) -> list[str]:
+def settle_tokenizer(run: Run, config: MethodConfig, data_sets: Sequence[DataSet]) -> list[str]:
     """Have tokenizer.json be the one of the newest checkpoint; without one, make it anew.
 
     Return warnings about a file that was missing or another one, which is kept under another name.
@@ -34,14 +34,14 @@ def settle_tokenizer(run: Run, config: MethodConfig, shards: Sequence[Manifest])
     if checkpoint is None:
         # Of a start that saved no checkpoint: the data or the file may have changed since then.
         run.tokenizer.unlink(missing_ok=True)
-        make_tokenizer(config, shards, run.tokenizer)
+        make_tokenizer(config, data_sets, run.tokenizer)
     else:
         warnings = _restored(run.tokenizer, checkpoint)
     run.vocabulary = read_small(run.tokenizer)
     return warnings
 
 
-def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Path) -> None:
+def make_tokenizer(config: MethodConfig, data_sets: Sequence[DataSet], path: Path) -> None:
     """Write the tokenizer of a method's text encoder to `path`, unless it is there.
 
     Raises `UserError` where a text encoder is taken from a run that has lost its own.
@@ -54,7 +54,7 @@ def make_tokenizer(config: MethodConfig, manifests: Sequence[Manifest], path: Pa
     elif text is None:
         BytesConfig().build((), 1).save(path)  # so that every run has one
     else:
-        text.tokenizer.build(_captions(manifests), text.context).save(path)
+        text.tokenizer.build(_captions(data_sets), text.context).save(path)
 
 
 def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
@@ -66,21 +66,28 @@ def load_tokenizer(config: MethodConfig, path: Path) -> CaptionTokenizer:
     return read_tokenizer(path, config.text.context, config.text.tokenizer.cleaning)
 
 
-def _captions(manifests: Sequence[Manifest]) -> Iterator[str]:
-    """Yield the captions of samples from all over the shard sets, in runs that are read at once."""
-    readers = [SampleReader(manifest) for manifest in manifests]
-    total = sum(map(len, readers))
+def _captions(data_sets: Sequence[DataSet]) -> Iterator[str]:
+    """Yield the texts that are drawn from samples of all over the data sets, in runs that are read
+    at once.
+    """
+    total = sum(len(one.reader) for one in data_sets)
     stride = max(1, total // TOKENIZER_SAMPLES)
     with activity("learning the vocabulary: sample", total) as read:
-        for reader in readers:
-            for first in range(0, len(reader), stride * ADJACENT):
-                numbers = range(first, min(first + ADJACENT, len(reader)))
-                for sample in reader.load(numbers, ("json", "txt")):
-                    try:
-                        yield from sample.captions()
-                    except BadSample:
-                        continue  # counted and named when training meets it
-                read.advance(min(stride * ADJACENT, len(reader) - first))
+        for one in data_sets:
+            for first in range(0, len(one.reader), stride * ADJACENT):
+                numbers = range(first, min(first + ADJACENT, len(one.reader)))
+                for sample in one.reader.load(numbers, ("json", "txt")):
+                    yield from _texts(sample, one)
+                read.advance(min(stride * ADJACENT, len(one.reader) - first))
+
+
+def _texts(sample: RawSample, data_set: DataSet) -> Iterator[str]:
+    try:
+        found = sample.drawable(data_set.texts, data_set.templates)
+    except BadSample:
+        return  # counted and named when training meets it
+    for texts in found.values():
+        yield from texts
 
 
 def _restored(path: Path, checkpoint: Path) -> list[str]:

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from xmodal.data.decode import BadSample
 from xmodal.data.reader import SampleReader
 from xmodal.data.samples import IMAGES, RawSample
 from xmodal.data.tokens import CaptionTokenizer, TokenCounts
+from xmodal.data.training_set import DataSet
 
 MAX_SAMPLES = 512
 MAX_BYTES = 64 << 20  # after which no more are read
@@ -34,20 +35,20 @@ class Survey:
     labels: int = 0  # different ones, of each sample the first
 
 
-def survey(reader: SampleReader, tokenizer: CaptionTokenizer, *, captions: bool) -> Survey:
+def survey(data_set: DataSet, tokenizer: CaptionTokenizer, *, captions: bool) -> Survey:
     """Read at most `MAX_SAMPLES` samples, spread over a set of pairs.
 
-    Unusable samples do not count. Captions are not read without `captions`, nor from samples with
-    text features.
+    Unusable samples do not count. Captions are those that are drawn; they are not read without
+    `captions`, nor from samples with text features.
     """
     ids: list[str] = []
     texts: list[list[str]] = []
     labels = set[str]()
     ids_of_image = defaultdict[bytes, list[str]](list)
-    for sample in _spread(reader):
+    for sample in _spread(data_set.reader):
         try:
             image = sample.read(*IMAGES["image"])
-            said = _captions(sample) if captions else []
+            said = _captions(sample, data_set) if captions else []
             first = sample.labels()[:1]
             ids.append(sample.image_id)
         except BadSample:
@@ -57,7 +58,7 @@ def survey(reader: SampleReader, tokenizer: CaptionTokenizer, *, captions: bool)
         if image is not None:
             ids_of_image[hashlib.blake2b(image, digest_size=16).digest()].append(ids[-1])
     return Survey(
-        reader.manifest.url,
+        data_set.reader.manifest.url,
         len(ids),
         len(set(ids)),
         sum(len(same) for same in ids_of_image.values() if len(set(same)) > 1),
@@ -80,8 +81,10 @@ def _spread(reader: SampleReader) -> Iterator[RawSample]:
             return
 
 
-def _captions(sample: RawSample) -> list[str]:
-    return [] if sample.read("text.npy") is not None else sample.captions()
+def _captions(sample: RawSample, data_set: DataSet) -> list[str]:
+    if sample.read("text.npy") is not None:
+        return []
+    return list(chain(*sample.drawable(data_set.texts, data_set.templates).values()))
 
 
 def _chance_of_same(ids: Sequence[str], texts: Sequence[Sequence[str]]) -> float:

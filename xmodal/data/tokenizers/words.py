@@ -4,11 +4,14 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.data.tokens import END, PAD, START, UNKNOWN, CaptionTokenizer, one_form
 from xmodal.errors import UserError
+
+# Characters of scripts that write no spaces between words.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 
 
 class WordsConfig(TokenizerConfig):
@@ -19,8 +22,8 @@ class WordsConfig(TokenizerConfig):
     min_count: PositiveInt = Field(4, description="times that a word occurs, or it is unknown")
     has_unknown_words: ClassVar[bool] = True
     remedy: ClassVar[str] = (
-        "lower method.text.tokenizer.min_count, raise method.text.tokenizer.vocabulary, or, for "
-        "languages without spaces, use method.text={kind: transformer}, which reads bytes"
+        "lower method.text.tokenizer.min_count, raise method.text.tokenizer.vocabulary, or use "
+        "method.text.tokenizer={kind: byte_pair}, to which no word is unknown"
     )
     builds: ClassVar[str] = "train_word_tokenizer"
 
@@ -30,13 +33,16 @@ def train_word_tokenizer(
 ) -> CaptionTokenizer:
     """Learn the words (lower case, NFKC) that captions have `min_count` times or more.
 
-    Words end at spaces and punctuation, which is words too. There are at most `vocabulary` ids,
+    Words end at spaces and punctuation, which is words too. Each character of a script that writes
+    no spaces between words is a word, as in multilingual BERT. There are at most `vocabulary` ids,
     those of padding, start, end and the unknown word among them; the most frequent words have one.
     Raises `UserError` if no word is frequent enough.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = one_form()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex(UNSPACED), "isolated")]
+    )
     special = [PAD, UNKNOWN, START, END]
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocabulary,
@@ -48,8 +54,7 @@ def train_word_tokenizer(
     if tokenizer.get_vocab_size() <= len(special):
         raise UserError(
             f"no word of the captions occurs method.text.tokenizer.min_count={min_count} times, so "
-            "all of them would read alike; lower it, or, for languages without spaces, use "
-            "method.text={kind: transformer}, which reads bytes"
+            "all of them would read alike; lower it, or use method.text.tokenizer={kind: byte_pair}"
         )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}",
