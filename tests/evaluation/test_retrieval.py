@@ -110,6 +110,7 @@ def samples(count: int = IMAGES, *, labels: bool = True, texts: bool = False) ->
         record: dict[str, object] = {"image_id": f"i{n}"}
         record |= {"labels": classes} if labels else {}
         words = [f"{n} {WORDS[n % 3]} {c}" for c in range(5)]
+        record |= {} if texts else {"zh": [f"{n} {n % 4}"], "url": "https://…"}
         if not texts:
             record |= {"false_captions": [[f"{n ^ 1} {WORDS[(n ^ 1) % 3]} 0"], [], [], [], []]}
             record |= {"category": CATEGORIES[n // 2 % 7], "group": f"g{n // 2}"}
@@ -169,7 +170,9 @@ RELEVANCE = {f"i{n}": [[f"i{n}", f"i{(n + 3) % IMAGES}"]] * 5 for n in range(IMA
 LESS_IS_BETTER = (
     r"_chance$|/median_rank$|/num_\w+$|/queries(_skipped)?$|/images_skipped$|^gap|/groups_skipped$"
 )
-OF_A_CATEGORY = r"(false-captions|aro|winoground)(-by-distance)?/\w+/"  # which sets have others of
+OF_A_CATEGORY = (  # which sets have others of
+    r"(false-captions|aro|winoground)(-by-distance)?/\w+/|by-language(-by-distance)?/(captions|zh)/"
+)
 
 
 @pytest.mark.usefixtures("_small_splits")
@@ -179,8 +182,9 @@ def test_all_protocols_from_one_pass_are_what_each_is_alone(
 ) -> None:
     method = kind()
     both = measured(method, shards, *OF_PAIRS, relevance=RELEVANCE).metrics
-    # Captions with false ones are encoded again beside these, once for all protocols.
-    assert method.encoded == IMAGES + 5 * IMAGES + len(WORDS) + IMAGES
+    # Captions with false ones are encoded again beside these, once for all protocols; and texts
+    # of another language.
+    assert method.encoded == IMAGES + 5 * IMAGES + len(WORDS) + IMAGES + IMAGES
     of_each = {name: measured(method, shards, name, relevance=RELEVANCE) for name in OF_PAIRS}
     alone = {name: value for found in of_each.values() for name, value in found.metrics.items()}
     assert both == alone
@@ -435,7 +439,7 @@ def test_methods_with_senses_are_measured_by_their_score(shards: Path) -> None:
 
 
 def of_a_rank(shards: Path) -> tuple[dict[str, float], dict[str, float]]:
-    asked = ("all-captions", "class", "class-normalised", "gap", "zero-shot")
+    asked = ("all-captions", "by-language", "class", "class-normalised", "gap", "zero-shot")
     return (
         measured(Bags(), shards, *asked).metrics,
         measured(Learned(), shards, *asked, all_pairs=50, shortlist=4).metrics,

@@ -240,6 +240,55 @@ def test_a_model_of_more_than_text_is_named_as_what_it_is(tmp_path: Path) -> Non
                 PretrainedText(name, weights=weights)
 
 
+MULTILINGUAL = [*CAPTIONS, "一只狗在雪地里奔跑。", "Ein brauner Hund läuft durch den Schnee."]
+
+
+def tiny_xlm_roberta(folder: Path) -> Path:
+    """Write a random XLM-R with a unigram tokenizer of several languages, as a hub has them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+    library = Tokenizer(models.Unigram())
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    library.train_from_iterator(
+        MULTILINGUAL * 3,
+        trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False
+        ),
+    )
+    ends = [(name, library.token_to_id(name)) for name in ("<s>", "</s>")]
+    library.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=ends)
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=library, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = XLMRobertaConfig(
+        vocab_size=library.get_vocab_size(),
+        intermediate_size=16,
+        max_position_embeddings=514,
+        **sizes,
+    )
+    XLMRobertaModel(config).save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def test_a_multilingual_model_reads_every_language_as_transformers_does(tmp_path: Path) -> None:
+    config = TransformersConfig(name=str(tiny_xlm_roberta(tmp_path)), context=512)
+    encoder, tokenizer = config.build().eval(), tokenizer_of(config)
+    ids, mask = tokenizer(MULTILINGUAL)
+    expected = sentences_by_transformers(tmp_path, MULTILINGUAL)
+    assert torch.allclose(encoder(ids, mask), expected, atol=1e-5)
+    assert len(expected.unique(dim=0)) == len(MULTILINGUAL)
+    # Its 514 positions begin behind that of padding: 512 tokens can be read.
+    ids, mask = tokenizer(["雪 " * 2000])
+    assert ids.shape == (1, 512)
+    assert encoder(ids, mask).isfinite().all()
+    with pytest.raises(UserError, match="reads at most 512 tokens, not 513"):
+        config.model_copy(update={"context": 513}).build()
+
+
 def test_a_context_beyond_the_model_s_is_refused(tmp_path: Path) -> None:
     name = str(tiny_bert(tmp_path / "bert", max_position_embeddings=20))
     PretrainedText(name, weights="random", context=20)

@@ -83,7 +83,9 @@ def _check_evaluation(recipe: Recipe, shards: Shards, method: Method) -> Sequenc
     relevance = shards.val.relevance
     protocols = resolve(recipe.evaluation.protocols, method.contents, relevance)
     readers = (SampleReader(one) if one else None for one in others)
-    data = EvaluationData(method, SampleReader(shards.val), shards.val, relevance, *readers)
+    data = EvaluationData(
+        method, SampleReader(shards.val), shards.val, relevance, recipe.evaluation, *readers
+    )
     check_protocols(protocols, data)
     names = metric_names(protocols, method)
     best = best_metric(recipe, protocols, method)

@@ -48,6 +48,12 @@ class EvaluationConfig(Config):
         min_length=1,
         description="captions of zero-shot, with {} in the place of the class name",
     )
+    languages: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="keys of the JSON whose texts by-language measures apart, one a language; "
+        "null: captions, and each list of texts under the code of a language, such as zh",
+    )
     all_pairs: NonNegativeInt = Field(
         4_000_000,
         description="most pairs (images × texts) that a learned score is computed for; with more, "

@@ -30,6 +30,7 @@ class EvaluationData:
     reader: SampleReader
     shards: Manifest  # that the samples are of; the reader may have their features
     relevance: Relevance | None
+    config: EvaluationConfig
     gallery: SampleReader | None  # images that composed queries are searched in
     probe_train: SampleReader | None = None  # labelled images to fit on
 

@@ -87,7 +87,7 @@ def evaluate_retrieval(
     names = resolve(protocols or config.protocols, method.contents, relevance)
     shards = original or dataset.reader.manifest
     searched, fitted = (one.reader if one else None for one in (gallery, probe_train))
-    data = EvaluationData(method, dataset.reader, shards, relevance, searched, fitted)
+    data = EvaluationData(method, dataset.reader, shards, relevance, config, searched, fitted)
     check_protocols(names, data)
     with in_evaluation(method):
         queries = None

@@ -2,11 +2,14 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from xmodal.errors import UserError
+
+KEPT = 20  # positions of a text that stay where more are needed
 
 
 def fit_positions(name: str, found: Tensor, own: Tensor) -> tuple[Tensor, str]:
@@ -22,6 +25,8 @@ def fit_positions(name: str, found: Tensor, own: Tensor) -> tuple[Tensor, str]:
             return resized, _line("image", math.isqrt(found.shape[1]), math.isqrt(own.shape[1]), 2)
     if last == "positions" and found.shape[1] == own.shape[1]:
         line = _line("text", len(found), len(own), 1)
+        if KEPT < len(found) < len(own):
+            line += f"; the first {KEPT} stay"
         return resize_text_positions(found, len(own)), line
     raise UserError(
         f"method.pretrained: {name} is {tuple(found.shape)} there, and {tuple(own.shape)} by the "
@@ -42,8 +47,19 @@ def resize_image_positions(positions: Tensor, length: int, prefix: int) -> Tenso
 
 
 def resize_text_positions(positions: Tensor, length: int) -> Tensor:
-    """Return positions (length, dim), by linear interpolation."""
-    return F.interpolate(positions.T[None].float(), length, mode="linear")[0].T
+    """Return positions (length, dim), by linear interpolation.
+
+    Where they become more, the first 20 stay as they are, since short captions have trained these
+    alone, and the others are stretched (Long-CLIP: Zhang et al. 2024, arXiv 2403.15378, section
+    3.1).
+    """
+    if len(positions) <= KEPT or length <= len(positions):
+        return F.interpolate(positions.T[None].float(), length, mode="linear")[0].T
+    kept, others = positions[:KEPT], positions[KEPT:]
+    stretched = F.interpolate(
+        others.T[None].float(), length - KEPT, mode="linear", align_corners=True
+    )
+    return torch.cat([kept.float(), stretched[0].T])
 
 
 def _prefix(length: int, other: int) -> int | None:

@@ -47,13 +47,15 @@ class Ranking:
             metrics |= recall_metrics(ranks, self.relevant_pairs, protocol + variant)
         return metrics
 
-    def per_query(self, protocol: str) -> list[PerQuery]:
-        """Return the ranks of each image and each caption, under the name of each variant."""
+    def per_query(self, protocol: str, part: str = "") -> list[PerQuery]:
+        """Return the ranks of each image and each caption, under the name of each variant and of a
+        `part` of the protocol.
+        """
         numbers = self.gallery.numbers
         of_captions = numbers[self.gallery.owners], self.gallery.caption_numbers()
         found = []
         for variant, ranks in self.ranks.items():
-            images, texts = (f"{protocol}{variant}/{direction}" for direction in DIRECTIONS)
+            images, texts = (f"{protocol}{variant}{part}/{direction}" for direction in DIRECTIONS)
             none = torch.zeros_like(numbers)
             found += [
                 PerQuery(images, "image", numbers, none, {"recall": ranks.image_to_text}),

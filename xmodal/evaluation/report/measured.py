@@ -13,12 +13,8 @@ from xmodal.data.manifest import Manifest
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.evaluation.protocols.registry import needs_training_set
 
-_LATER = (
-    "averaged",
-    "class_names",
-    "probe_train",
-    "width",
-)  # keys that descriptions of before have not
+# Keys that descriptions of before have not.
+_LATER = ("averaged", "class_names", "probe_train", "width", "languages")
 LONGEST = 40  # characters of a URL in the name of a folder
 
 
@@ -59,6 +55,7 @@ class Measured:
         class_names: digest of the names of classes that lie beside the shards.
         probe_train: shards that probes are fitted on.
         width: numbers that embeddings are cut to.
+        languages: keys of texts that by-language measures apart; None: all languages of the set.
     """
 
     checkpoint: str
@@ -73,6 +70,7 @@ class Measured:
     class_names: str | None = None
     probe_train: ShardSet | None = None
     width: int | None = None
+    languages: list[str] | None = None
 
     def __str__(self) -> str:
         weights = " (averaged weights)" if self.averaged else ""
@@ -129,6 +127,7 @@ def describe(
         _digest(files.names) if files and files.names else None,
         ShardSet.of(probe_train) if probe_train and needs_training_set(protocols) else None,
         width,
+        config.languages if "by-language" in protocols else None,
     )
 
 

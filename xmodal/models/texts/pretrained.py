@@ -144,7 +144,7 @@ class PretrainedText(Encoder):
                 _check_found(found)
         # Sentences are mean-pooled: BERT's own pooler would decay without ever being trained.
         self.model.pooler = None
-        longest = getattr(self.model.config, "max_position_embeddings", context)
+        longest = _longest(self.model, context)
         if context > longest:
             raise UserError(
                 f"method.text.context: {name} reads at most {longest} tokens, "
@@ -250,6 +250,17 @@ def _model_settings(name: str, weights: Weights, given: Mapping[str, Any]) -> An
         if "/" in str(getattr(settings, "_attn_implementation", "")):
             raise ValueError("it asks for code of a hub for its attention, which is never run")
     return settings
+
+
+def _longest(model: Any, context: int) -> int:
+    """Return how many tokens a model reads, `context` where nothing limits them.
+
+    Positions of models such as XLM-R are counted from behind that of padding.
+    """
+    longest: int = getattr(model.config, "max_position_embeddings", context)
+    positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(positions, "padding_idx", None)
+    return longest if padding is None else longest - padding - 1
 
 
 def _check_found(found: Mapping[str, Any]) -> None:
