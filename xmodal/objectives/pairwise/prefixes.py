@@ -91,6 +91,7 @@ class PrefixTiles(Tiles):
         self.inverse_x, self.inverse_y = (
             prefixes.inverse_lengths(precise(side)) for side in (self.x, self.y)
         )
+        self.weights = self.x.new_tensor(prefixes.weights, dtype=self.dtype)
         self.last = self.x.new_empty(0, dtype=self.dtype)  # products of the last tile
 
     def factors(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
@@ -159,9 +160,9 @@ class PrefixEngine:
             function(of_width, a[:, number, None], b[None, :, number])
             for number, of_width in enumerate(scores)
         ]
-        value = torch.stack([one.value for one in cells]) @ a.new_tensor(weights)
+        value = torch.stack([one.value for one in cells]) @ self.tiles.weights
         by_row, by_column = (
-            None if parts[0] is None else torch.stack(parts, 1) * a.new_tensor(weights)
+            None if parts[0] is None else torch.stack(parts, 1) * self.tiles.weights
             for parts in zip(*((one.by_row, one.by_column) for one in cells), strict=True)
         )
         slopes = [one.slopes * weight for one, weight in zip(cells, weights, strict=True)]

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from xmodal.devices import is_on_host
 from xmodal.objectives.pairwise.plain_engine import PlainEngine
 from xmodal.objectives.pairwise.statistics import Statistics
 from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles, precise
@@ -119,7 +120,7 @@ def set_scores(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _skip_padding(products: Tensor, x_shares: Tensor, y_shares: Tensor) -> None:
     for side in (x_shares, y_shares):
         padding = side == 0
-        if padding.any():
+        if not is_on_host(padding) or padding.any():
             products.masked_fill_(padding, -torch.inf)
 
 
