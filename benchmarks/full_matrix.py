@@ -9,6 +9,7 @@ from torch import Tensor, nn
 MARGIN = 0.2
 # Those of the papers leave nothing to compare of pairs that are as easy as these.
 EPSILON, TEMPERATURE = 1.0, 0.1
+EIGHTHS = (1, 2, 4, 8)  # of the width: those that are trained together
 
 
 def naive_norm_softmax(module: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
@@ -20,6 +21,13 @@ def naive_info_nce(x: Tensor, y: Tensor) -> Tensor:
     scores = x @ y.T / 0.07
     own = torch.arange(len(x), device=x.device)
     return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def naive_matryoshka(x: Tensor, y: Tensor) -> Tensor:
+    """InfoNCE at each width, one after the other."""
+    widths = [x.shape[1] * part // 8 for part in EIGHTHS]
+    costs = [naive_info_nce(F.normalize(x[:, :w]), F.normalize(y[:, :w])) for w in widths]
+    return torch.stack(costs).sum()
 
 
 def naive_sigmoid(x: Tensor, y: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.full_matrix import (
+    EIGHTHS,
     EPSILON,
     MARGIN,
     TEMPERATURE,
@@ -33,6 +34,7 @@ from benchmarks.full_matrix import (
     naive_jsd,
     naive_late_interaction,
     naive_local_jsd,
+    naive_matryoshka,
     naive_multi_similarity,
     naive_norm_softmax,
     naive_sigmoid,
@@ -183,6 +185,16 @@ def ours(kind: str, **given: Any) -> Callable[[int, int], Loss]:
     return build
 
 
+def matryoshka(rank: int, ranks: int) -> Loss:
+    """Return xmodal's InfoNCE at several widths of whatever embeddings it is given."""
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        widths = [x.shape[1] * part // 8 for part in EIGHTHS]
+        return ours("matryoshka", widths=widths)(rank, ranks)(x, y)
+
+    return loss
+
+
 def late_interaction(rank: int, _: int) -> Loss:
     """Return xmodal's objective of sets of vectors."""
     from xmodal.objectives import LateInteraction
@@ -270,6 +282,7 @@ OBJECTIVES: dict[str, Sides] = {
         "ours": ours("mutual_information", estimator="dv"),
         "naive": full_matrix(naive_dv),
     },
+    "matryoshka": {"ours": matryoshka, "naive": full_matrix(naive_matryoshka)},
     "late_interaction": {
         "ours": late_interaction,
         "naive": full_matrix(naive_late_interaction),

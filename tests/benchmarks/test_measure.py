@@ -10,7 +10,7 @@ from benchmarks.measure import OBJECTIVES, both_ways, inputs_of, measure
 def test_both_sides_have_one_value_and_one_gradient(objective: str) -> None:
     found = []
     for side in ("ours", "naive"):
-        x, y = inputs_of(objective)(96, 8, 0, 1)
+        x, y = inputs_of(objective)(96, 16, 0, 1)
         value = both_ways(OBJECTIVES[objective][side](0, 1), x, y)
         assert x.grad is not None
         found.append((value.detach(), x.grad, y.grad))

@@ -203,10 +203,12 @@ def _tags(field: FieldInfo | None) -> list[str]:
 
 
 def _near_key(wrong: str, known: list[str], top: type[BaseModel]) -> str:
-    """Return the nearest of the keys known here, else those of that name elsewhere."""
+    """Return the nearest of the keys known here, else those of that name elsewhere: none where
+    the key is that of another kind.
+    """
     name = _last(wrong)
-    elsewhere = [key for key, _, _ in describe(top) if _last(key) == name and key != wrong]
-    hint = f" (did you mean {' or '.join(dict.fromkeys(elsewhere))}?)" if elsewhere else ""
+    named = dict.fromkeys(key for key, _, _ in describe(top) if _last(key) == name)
+    hint = f" (did you mean {' or '.join(named)}?)" if named and wrong not in named else ""
     return nearest(name, known) or hint
 
 
