@@ -93,7 +93,8 @@ def test_a_stage_minimises_what_it_names(batch: Batch) -> None:
 
 @pytest.mark.parametrize("encoders", ["reversal", "flipped", "confusion"])
 def test_mites_classifier_and_encoders_learn_apart(encoders: str, batch: Batch) -> None:
-    method = made(MiteConfig, adversary={"encoders": encoders}, classifier=[4, 3])
+    changes = {"classifier": {"hidden": [4, 3]}, "slope_penalty": 0}
+    method = made(MiteConfig, adversary={"encoders": encoders}, **changes)
     batch = of_parts_alone(batch)
     found = method.encode(batch)
     logs = [method.classifier(side).log_softmax(1) for side in (found.images, found.texts)]
@@ -106,6 +107,26 @@ def test_mites_classifier_and_encoders_learn_apart(encoders: str, batch: Batch) 
     assert touched(method, losses["classifier"]) == {"classifier"}
     assert touched(method, losses["adversarial"]) == {"image", "text"}
     assert 0 <= method.monitors["adversary_accuracy"] <= 1
+
+
+def test_mites_classifier_is_penalised_by_the_seed_of_the_step(batch: Batch) -> None:
+    method, batch = made(MiteConfig), of_parts_alone(batch)
+    method.active_losses = ("classifier",)
+    found = []
+    for seed in (1, 1, 2):
+        method.on_step_start(0.5, seed)
+        found.append(method.objective(method.encode(batch))["classifier"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_classifier_by_its_widths_alone_is_that_of_before(batch: Batch) -> None:
+    before = {"classifier": [4, 3], "classifier_dropout": 0.25}
+    config = MiteConfig.model_validate({**SIDES, **before})
+    assert config.classifier.model_dump() == {"hidden": [4, 3], "dropout": 0.25, "scale": False}
+    assert config.slope_penalty == 0
+    assert MiteConfig.model_validate(config.model_dump()) == config
+    layers = made(MiteConfig, **before).classifier.layers
+    assert [type(layer).__name__ for layer in layers[:3]] == ["Linear", "LeakyReLU", "Dropout"]
 
 
 def test_pvse_scores_by_its_best_senses_and_learns_by_them(batch: Batch) -> None:

@@ -65,6 +65,22 @@ def test_features_can_be_divided_by_their_length_first() -> None:
     assert not head(nothing).any()
 
 
+def test_features_can_be_centred_and_divided_by_their_deviation_in_the_batch() -> None:
+    torch.manual_seed(0)
+    head = Mlp(features=5, dim=3, normalise="batch", last="affine")
+    x = 9 + torch.randn(64, 5) * torch.tensor([1.0, 1, 1, 1, 0.01])
+    unit = F.normalize(x)
+    mean, variance = unit.mean(0), unit.var(0, correction=0)
+    standard = (unit - mean) / (variance + 1 / 5).sqrt()
+    torch.testing.assert_close(head(x), standard @ head[-1].weight.T + head[-1].bias)
+    for _ in range(200):
+        head(x)
+    single = head.eval()(x[:1])
+    torch.testing.assert_close(
+        single, standard[:1] @ head[-1].weight.T + head[-1].bias, atol=1e-3, rtol=0
+    )
+
+
 def test_a_tower_takes_inputs_or_the_features_of_its_backbone() -> None:
     backbone = nn.Linear(4, 5)
     tower = Tower(backbone, Mlp(features=5, dim=3, hidden=[6]))

@@ -10,7 +10,7 @@ from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
 from tests.objectives.mutual_information_cases import randomised
 from xmodal.models.adversary import ModalityClassifier
 from xmodal.models.critics import PriorDiscriminator
-from xmodal.objectives.adversarial import ModalityAdversary, ModalityClassification
+from xmodal.objectives.adversarial import STEP, ModalityAdversary, ModalityClassification
 from xmodal.objectives.prior import PriorMatching
 
 SEED = 5
@@ -68,11 +68,11 @@ def naive_prior(module: Opposed, inputs: Inputs) -> Tensor:
 
 
 def opposed(objective: nn.Module) -> Opposed:
-    return randomised(Opposed(ModalityClassifier(DIM, (8, 5), dropout=0.0), objective))
+    return randomised(Opposed(ModalityClassifier(DIM, (8, 5), scale=False), objective))
 
 
-def classification() -> Opposed:
-    return opposed(ModalityClassification())
+def classification(penalty: float = 0.0) -> Opposed:
+    return opposed(ModalityClassification(penalty=penalty))
 
 
 def adversary(encoders: str) -> Opposed:
@@ -81,6 +81,10 @@ def adversary(encoders: str) -> Opposed:
 
 def share_of_modality(module: Opposed, inputs: Inputs) -> Tensor:
     return module.objective(inputs["x"], inputs["y"], module.opponent)
+
+
+def share_of_penalised(module: Opposed, inputs: Inputs) -> Tensor:
+    return module.objective(inputs["x"], inputs["y"], module.opponent, SEED)
 
 
 def log_shares(module: Opposed, inputs: Inputs, *, of: str) -> tuple[Tensor, Tensor]:
@@ -94,6 +98,20 @@ def log_shares(module: Opposed, inputs: Inputs, *, of: str) -> tuple[Tensor, Ten
 def naive_classification(module: Opposed, inputs: Inputs) -> Tensor:
     v, t = log_shares(module, inputs, of="classifier")
     return -(v[:, 0].mean() + t[:, 1].mean()) / 2
+
+
+def naive_penalised(module: Opposed, inputs: Inputs) -> Tensor:
+    sides = [inputs[name].detach().reshape(-1, DIM) for name in ("x", "y")]
+    generator = torch.Generator().manual_seed(SEED)
+    shape = (sum(map(len, sides)), DIM)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) / DIM**0.5
+    layers = layers_of(module.opponent, detached=False)
+    squares = []
+    for side, directions in zip(sides, drawn.split([*map(len, sides)]), strict=True):
+        here, there = (copied(one, *layers, 0.01) for one in (side, side + STEP * directions))
+        slope = ((there[:, 0] - there[:, 1]) - (here[:, 0] - here[:, 1])) / STEP
+        squares.append(slope.square().mean())
+    return naive_classification(module, inputs) + PENALTY / 2 * torch.stack(squares).mean()
 
 
 def naive_adversary(module: Opposed, inputs: Inputs) -> Tensor:
@@ -129,6 +147,13 @@ CASES = [
         classification,
         share_of_modality,
         naive_classification,
+        batches() | of_embeddings(),
+    ),
+    Case(
+        "modality classification, penalty",
+        partial(classification, PENALTY),
+        share_of_penalised,
+        naive_penalised,
         batches() | of_embeddings(),
     ),
     *(

@@ -134,11 +134,51 @@ def test_what_the_classifier_cannot_tell_costs_log_two() -> None:
 
 def test_dropout_is_in_the_classifier_in_training() -> None:
     torch.manual_seed(0)
-    classifier = ModalityClassifier()
+    classifier = ModalityClassifier(hidden=(8,), dropout=0.5)
     x = torch.randn(2, 1024)
     assert classifier(x).shape == (2, 2)
     assert not torch.equal(classifier(x), classifier(x))
     assert torch.equal(classifier.eval()(x), classifier(x))
+
+
+def test_a_classifier_of_scaled_embeddings_is_one_of_longer_ones() -> None:
+    torch.manual_seed(0)
+    scaled, plain = ModalityClassifier(16), ModalityClassifier(16, scale=False)
+    plain.load_state_dict(scaled.state_dict())
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(scaled(x), plain(4 * x))
+
+
+def test_the_penalty_is_the_squared_slope_of_the_log_odds() -> None:
+    classifier = ModalityClassifier(5, scale=False).double()
+    x = drawn(20_000, 5)
+    plain, penalised = (ModalityClassification(penalty=p)(x, x, classifier) for p in (0, 3))
+    weight = classifier.layers[0].weight
+    expected = 3 / 2 * (weight[0] - weight[1]).square().sum() / 5
+    torch.testing.assert_close(penalised - plain, expected, rtol=0.03, atol=0)
+
+
+def gap_after_a_game(penalty: float) -> float:
+    """Distance of two clouds that are shifted against a classifier: 1 at first."""
+    torch.manual_seed(0)
+    classifier = ModalityClassifier(8, scale=False)
+    shift = nn.Parameter(torch.full((8,), 8**-0.5))
+    loss, opposed = ModalityClassification(penalty=penalty), adversary("reversal")
+    groups = [{"params": [shift]}, {"params": [*classifier.parameters()], "lr": 0.05}]
+    optimiser = torch.optim.Adam(groups, lr=0.02)
+    for step in range(300):
+        images, texts = 0.3 * torch.randn(2, 64, 8)
+        images = images + shift
+        optimiser.zero_grad()
+        value = loss(images, texts, classifier, step) + opposed(images, texts, classifier)
+        value.backward()
+        optimiser.step()
+    return shift.detach().norm().item()
+
+
+def test_a_penalised_classifier_lets_the_modalities_meet() -> None:
+    assert gap_after_a_game(penalty=3.0) < 0.2
+    assert gap_after_a_game(penalty=0.0) > 0.3
 
 
 def matching(**given: float) -> PriorMatching:

@@ -25,17 +25,16 @@ class Method(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.image, self.text = nn.Linear(5, DIM), nn.Linear(4, DIM)
-        self.classifier = ModalityClassifier(DIM, (DIM, 8), dropout=0.0)
+        self.classifier = ModalityClassifier(DIM, (DIM, 8))
         self.discriminator = PriorDiscriminator(DIM, (DIM, 8))
-        self.classification = ModalityClassification()
+        self.classification = ModalityClassification(penalty=penalty)
         self.adversary = ModalityAdversary(encoders=encoders)
         self.prior = PriorMatching(weight=1, penalty=penalty)
 
     def forward(self, images: Tensor, texts: Tensor, step: int) -> Tensor:
         v, t = self.image(images), self.text(texts)
-        modality = self.classification(v, t, self.classifier) + self.adversary(
-            v, t, self.classifier
-        )
+        modality = self.classification(v, t, self.classifier, step)
+        modality = modality + self.adversary(v, t, self.classifier)
         return modality + self.prior(v, self.discriminator, step)
 
 

@@ -178,6 +178,8 @@ def _write_head(
         return {}
     if not isinstance(head, MlpConfig):
         raise refused(f"method.{side}_head of kind {head.kind}")
+    if head.normalise == "batch":
+        raise refused(f"method.{side}_head.normalise: batch")
     kinds: dict[str, str] = {}
     if head.normalise:
         kinds[f"{side}_2_Normalize"] = NORMALIZE

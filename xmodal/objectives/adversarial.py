@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from xmodal.components.component import Buildable
-from xmodal.distributed.collectives import mean_of_shares, row_counts, share_of_mean
+from xmodal.distributed.collectives import mean_of_shares, rank, row_counts, share_of_mean
 from xmodal.objectives.config import check_choice
 from xmodal.objectives.frozen import frozen_parameters
 from xmodal.objectives.pairwise.tiles import precise
@@ -28,6 +28,7 @@ class AdversarialConfig(Buildable):
 
 
 IMAGE, TEXT = 0, 1  # the classifier's classes
+STEP = 0.1  # between the two values of a slope, by the length of embeddings
 
 
 class ModalityClassification(nn.Module):
@@ -35,23 +36,41 @@ class ModalityClassification(nn.Module):
 
     L_D = −(1/2B) Σᵢ [log D(img|vᵢ) + log D(txt|tᵢ)] over the global batch of images v and texts t,
     which are given no gradient.
+
+    With `penalty` γ, γ/2 times the mean of (r·∇d)² is added, where d = log D(img|e) − log D(txt|e)
+    and r is a random direction, normal and of mean square length 1: ‖∇d‖²/dim in expectation. It is
+    R₁ and R₂ of Mescheder et al. (2018, arXiv 1801.04406), without which encoders and classifier
+    circle each other: a classifier that is penalised has a slope in proportion to what separates
+    the modalities, so that the encoders' steps end where nothing does. The slope is taken as the
+    difference of two values, `STEP` apart, since ZeRO 3 has no gradients of gradients.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, penalty: float = 0.0) -> None:
         super().__init__()
+        self.penalty = penalty
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, images: Tensor, texts: Tensor, classifier: nn.Module) -> Tensor:
+    def forward(
+        self, images: Tensor, texts: Tensor, classifier: nn.Module, seed: int = 0
+    ) -> Tensor:
         """Return this rank's share, (), of images and texts, and a module (rows, dim) → (rows, 2).
 
         Both are (batch, dim), or (batch, K, dim), whose K embeddings count as so many rows. The
-        batches may differ in size: each side counts one half.
+        batches may differ in size: each side counts one half. Directions follow from the seed and
+        the global batch, on any number of ranks.
         """
         sides = _Sides(images.detach(), texts.detach())
-        logits = precise(classifier(sides.embeddings))
+        points = [sides.embeddings]
+        if self.penalty:
+            points.append(sides.embeddings + STEP * sides.directions(seed))
+        logits, *moved = precise(classifier(torch.cat(points))).chunk(len(points))
         correct = sides.mean((logits.argmax(1) == sides.classes).to(logits))
         self.monitors = {"adversary_accuracy": mean_of_shares(correct)}
-        return sides.mean(F.cross_entropy(logits, sides.classes, reduction="none"))
+        loss = sides.mean(F.cross_entropy(logits, sides.classes, reduction="none"))
+        for one in moved:
+            slopes = (one - logits).diff(dim=1).squeeze(1) / STEP
+            loss = loss + self.penalty / 2 * sides.mean(slopes.square())
+        return loss
 
 
 class ModalityAdversary(nn.Module):
@@ -92,6 +111,18 @@ class _Sides:
         self.embeddings = torch.cat([images, texts])
         classes = (side.new_full((len(side),), one, dtype=torch.int64) for side, one in sides)
         self.classes = torch.cat([*classes])
+
+    def directions(self, seed: int) -> Tensor:
+        """Return this rank's rows of random directions, one a row of the global batch."""
+        like, dim = self.embeddings, self.embeddings.shape[1]
+        generator = torch.Generator(like.device).manual_seed(seed)
+        counts = [sum(of_ranks) for of_ranks in self.counts]
+        drawn = torch.randn(
+            sum(counts), dim, generator=generator, dtype=like.dtype, device=like.device
+        )
+        sides = zip(drawn.split(counts), self.counts, strict=True)
+        own = [side.split(of_ranks)[rank()] for side, of_ranks in sides]
+        return torch.cat(own) / dim**0.5
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the share of the mean of both sides' means over the global batch."""

@@ -15,7 +15,11 @@ class MlpConfig(HeadConfig):
     """Linear layer, or a network with hidden layers."""
 
     kind: Literal["mlp"] = "mlp"
-    normalise: bool = Field(False, description="divide features by their length first (VSE++)")
+    normalise: bool | Literal["batch"] = Field(
+        False,
+        description="true: divide features by their length first (VSE++); `batch`: then centre "
+        "each and divide it by its deviation, as they are in the batch",
+    )
     hidden: list[PositiveInt] = Field([], description="widths of hidden layers; none: linear")
     hidden_bias: bool = Field(True, description="whether hidden layers have a bias")
     activation: Literal["gelu", "relu", "sigmoid"] = Field(
@@ -37,7 +41,7 @@ class Mlp(nn.Sequential):
         features: int,
         dim: int,
         *,
-        normalise: bool = False,
+        normalise: bool | Literal["batch"] = False,
         hidden: Sequence[int] = (),
         hidden_bias: bool = True,
         activation: Literal["gelu", "relu", "sigmoid"] = "gelu",
@@ -45,7 +49,7 @@ class Mlp(nn.Sequential):
         last: Literal["linear", "affine", "sigmoid"] = "linear",
     ) -> None:
         widths = [features, *hidden]
-        layers: list[nn.Module] = [Unit()] if normalise else []
+        layers: list[nn.Module] = [_NORMALISATIONS[normalise](features)] if normalise else []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after, bias=hidden_bias), _ACTIVATIONS[activation]()]
         layers.append(nn.Dropout(dropout))
@@ -63,4 +67,16 @@ class Unit(nn.Module):
         return F.normalize(features, dim=1)
 
 
+def standardised(features: int) -> nn.Module:
+    """Return the division by length, then batch normalisation over all ranks without weights.
+
+    Features of length 1 have a mean square of 1 / features, which is added to variances: those that
+    hardly vary are not blown up.
+    """
+    from xmodal.models.batch_norm import SyncBatchNorm1d  # imports timm
+
+    return nn.Sequential(Unit(), SyncBatchNorm1d(features, eps=1 / features, affine=False))
+
+
+_NORMALISATIONS = {True: lambda _: Unit(), "batch": standardised}
 _ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
