@@ -103,11 +103,10 @@ def naive_classification(module: Opposed, inputs: Inputs) -> Tensor:
 def naive_penalised(module: Opposed, inputs: Inputs) -> Tensor:
     sides = [inputs[name].detach().reshape(-1, DIM) for name in ("x", "y")]
     generator = torch.Generator().manual_seed(SEED)
-    shape = (sum(map(len, sides)), DIM)
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64) / DIM**0.5
+    drawn = [torch.randn(s.shape, generator=generator, dtype=s.dtype) / DIM**0.5 for s in sides]
     layers = layers_of(module.opponent, detached=False)
     squares = []
-    for side, directions in zip(sides, drawn.split([*map(len, sides)]), strict=True):
+    for side, directions in zip(sides, drawn, strict=True):
         here, there = (copied(one, *layers, 0.01) for one in (side, side + STEP * directions))
         slope = ((there[:, 0] - there[:, 1]) - (here[:, 0] - here[:, 1])) / STEP
         squares.append(slope.square().mean())
@@ -155,6 +154,7 @@ CASES = [
         share_of_penalised,
         naive_penalised,
         batches() | of_embeddings(),
+        dealt=True,
     ),
     *(
         Case(

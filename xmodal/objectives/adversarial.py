@@ -11,6 +11,7 @@ from xmodal.components.component import Buildable
 from xmodal.distributed.collectives import mean_of_shares, rank, row_counts, share_of_mean
 from xmodal.objectives.config import check_choice
 from xmodal.objectives.frozen import frozen_parameters
+from xmodal.objectives.label_sampling import batch_order
 from xmodal.objectives.pairwise.tiles import precise
 
 EncoderLoss = Literal["reversal", "flipped", "confusion"]
@@ -104,6 +105,7 @@ class _Sides:
     """Images and texts, concatenated."""
 
     def __init__(self, images: Tensor, texts: Tensor) -> None:
+        self.widths = [side.shape[1] if side.ndim == 3 else 1 for side in (images, texts)]
         images, texts = images.flatten(0, -2), texts.flatten(0, -2)
         sides = (images, IMAGE), (texts, TEXT)
         self.sizes = [len(images), len(texts)]
@@ -113,15 +115,19 @@ class _Sides:
         self.classes = torch.cat([*classes])
 
     def directions(self, seed: int) -> Tensor:
-        """Return this rank's rows of random directions, one a row of the global batch."""
+        """Return random directions, one a row, the same on any number of ranks.
+
+        They are drawn in the batch's own order, of which the loader deals items to ranks in turn.
+        """
         like, dim = self.embeddings, self.embeddings.shape[1]
         generator = torch.Generator(like.device).manual_seed(seed)
-        counts = [sum(of_ranks) for of_ranks in self.counts]
-        drawn = torch.randn(
-            sum(counts), dim, generator=generator, dtype=like.dtype, device=like.device
-        )
-        sides = zip(drawn.split(counts), self.counts, strict=True)
-        own = [side.split(of_ranks)[rank()] for side, of_ranks in sides]
+        own = []
+        for rows, width in zip(self.counts, self.widths, strict=True):
+            items = [count // width for count in rows]
+            shape = (sum(items), width, dim)
+            drawn = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+            places = batch_order(items, like.device).argsort().split(items)[rank()]
+            own.append(drawn[places].flatten(0, 1))
         return torch.cat(own) / dim**0.5
 
     def mean(self, values: Tensor) -> Tensor:

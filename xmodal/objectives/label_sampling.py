@@ -66,7 +66,7 @@ class LabelledBatch:
     @classmethod
     def of(cls, x: Tensor, y: Tensor, labels: Tensor) -> "LabelledBatch":
         pairs = Pairs.of(x, y, labels)
-        order = _batch_order(pairs.counts, labels.device)
+        order = batch_order(pairs.counts, labels.device)
         own = order.argsort()[pairs.own]
         sides = gather(pairs.x, pairs.counts), pairs.all_y
         items = torch.cat([side.index_select(0, order) for side in sides])
@@ -104,7 +104,7 @@ class LabelledBatch:
         return total * (world_size() / max(1, drawn.positives.numel()))
 
 
-def _batch_order(counts: list[int], device: torch.device | None = None) -> Tensor:
+def batch_order(counts: list[int], device: torch.device | None = None) -> Tensor:
     """Return where the batch's rows, (batch,), are among those gathered in the order of ranks."""
     ranks = len(counts)
     places = [torch.arange(n, device=device) * ranks + rank for rank, n in enumerate(counts)]
