@@ -25,7 +25,7 @@ class Method(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.image, self.text = nn.Linear(5, DIM), nn.Linear(4, DIM)
-        self.classifier = ModalityClassifier(DIM, (DIM, 8))
+        self.classifier = ModalityClassifier(DIM, (DIM, 8), scale=False)
         self.discriminator = PriorDiscriminator(DIM, (DIM, 8))
         self.classification = ModalityClassification(penalty=penalty)
         self.adversary = ModalityAdversary(encoders=encoders)
@@ -65,7 +65,7 @@ def sharded(encoders: str, penalty: float, zero: int) -> dict[str, Tensor]:
     }
     engine: Any = deepspeed.initialize(model=method, optimizer=adam(method), config=config)[0]
     for step in range(STEPS):
-        own = [side.split(SHARE)[rank()] for side in inputs(step)]
+        own = [side[rank() :: world_size()] for side in inputs(step)]
         engine.backward(engine(*own, step))
         engine.step()
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
