@@ -29,6 +29,7 @@ from shards.sources.scenes.world import (
     Look,
     Scene,
     Thing,
+    Variety,
     draw_scene,
 )
 from xmodal.errors import UserError
@@ -252,6 +253,18 @@ def test_train_has_false_captions_where_they_are_asked_for():
     assert [item.captions for item in plain] == [item.captions for item in false]
     counts = [sum(map(len, item.false_captions)) for item in false]
     assert sum(counts) / len(counts) > 5
+
+
+def test_simpler_scenes_have_fewer_colours_and_shapes_and_two_things():
+    images = scenes.captioned(0, "train", 200, Variety(4, 3, 2))
+    things = [image.scene.things for image in images]
+    assert {len(one) for one in things} == {2}
+    assert {thing.colour for one in things for thing in one} == set(COLOURS[:4])
+    assert {thing.shape for one in things for thing in one} == set(SHAPES[:3])
+    assert all(claim.holds(image.scene) for image in images for claim in image.claims)
+    items = scenes.read(swapped=20, colours=4, shapes=3, things=2)["swapped"]().items
+    words = " ".join(text for item in items for text in item.captions).split()
+    assert not {*COLOURS[4:], *SHAPES[3:]} & set(words)
 
 
 def test_swaps_are_of_colours_and_sizes_of_held_out_scenes():

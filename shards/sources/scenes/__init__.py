@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from shards.source import Composed, Item, Reads, SourceConfig, Split, Splits
 from shards.sources.scenes.change import draw_change
 from shards.sources.scenes.draw import draw
 from shards.sources.scenes.grammar import Claim, own_claims, put_into_words
 from shards.sources.scenes.swap import draw_swap, false_wordings
-from shards.sources.scenes.world import Scene, draw_scene
+from shards.sources.scenes.world import COLOURS, SHAPES, WHOLE, Scene, Variety, draw_scene
 from xmodal.errors import UserError
 
 LAYOUT = """
@@ -30,7 +32,8 @@ composed_gallery               what composed_val is searched in: its sources and
 
 The options are the seed, each split's number of samples, and false_captions=true: captions of
 train then have beside them, as false captions, the same words with a colour, a size or a shape of
-two things swapped.
+two things swapped. colours=N, shapes=N and things=2 make simpler scenes of train, val and swapped:
+of the first N of the eight colours and shapes, and of two things at most.
 """
 
 
@@ -45,6 +48,9 @@ class ScenesConfig(SourceConfig):
     composed_train: int = 20_000
     composed_val: int = 500
     false_captions: bool = False
+    colours: int = Field(len(COLOURS), ge=2, le=len(COLOURS))
+    shapes: int = Field(len(SHAPES), ge=2, le=len(SHAPES))
+    things: int = Field(3, ge=2, le=3)
     layout: ClassVar[str] = LAYOUT
     reads: ClassVar[Reads] = "nothing"
     builds: ClassVar[str] = "read"
@@ -59,6 +65,9 @@ def read(
     composed_train: int = 20_000,
     composed_val: int = 500,
     false_captions: bool = False,
+    colours: int = len(COLOURS),
+    shapes: int = len(SHAPES),
+    things: int = 3,
 ) -> Splits:
     """The splits by name; raises `UserError` for a split of no samples."""
     counts = {"composed_train": composed_train, "composed_val": composed_val}
@@ -66,10 +75,11 @@ def read(
     for name, count in {**plain, **counts}.items():
         if count < 1:
             raise UserError(f"{name}={count}: a split of scenes has at least one")
+    variety = Variety(colours, shapes, things)
     return {
-        "train": partial(_train, seed, train, false_captions=false_captions),
-        "val": lambda: _with_relevance(captioned(seed, "val", val)),
-        "swapped": partial(_swapped, seed, swapped),
+        "train": partial(_train, seed, train, variety, false_captions=false_captions),
+        "val": lambda: _with_relevance(captioned(seed, "val", val, variety)),
+        "swapped": partial(_swapped, seed, swapped, variety),
         **{name: partial(_composed, seed, name, count) for name, count in counts.items()},
         "composed_gallery": partial(_gallery, seed, composed_val),
     }
@@ -114,11 +124,11 @@ def jpeg(scene: Scene) -> bytes:
     return file.getvalue()
 
 
-def captioned(seed: int, split: str, count: int) -> list[Captioned]:
+def captioned(seed: int, split: str, count: int, variety: Variety = WHOLE) -> list[Captioned]:
     """The first `count` scenes of a plain split with their captions."""
     held_out = split != "train"
     return [
-        _caption(f"{split}-{index:06}", _draw_where(held_out, rng), rng)
+        _caption(f"{split}-{index:06}", _draw_where(held_out, rng, variety), rng)
         for index, rng in enumerate(_randoms(seed, split, count))
     ]
 
@@ -145,8 +155,8 @@ def _randoms(seed: int, split: str, count: int) -> Iterator[random.Random]:
     return (random.Random(f"{seed}/{split}/{index}") for index in range(count))
 
 
-def _draw_where(held_out: bool, rng: random.Random) -> Scene:
-    while (scene := draw_scene(rng)).is_held_out != held_out:
+def _draw_where(held_out: bool, rng: random.Random, variety: Variety = WHOLE) -> Scene:
+    while (scene := draw_scene(rng, variety)).is_held_out != held_out:
         pass
     return scene
 
@@ -166,8 +176,8 @@ def _caption(image_id: str, scene: Scene, rng: random.Random) -> Captioned:
     return Captioned(image_id, scene, claims, [put_into_words(claim, rng) for claim in claims])
 
 
-def _train(seed: int, count: int, *, false_captions: bool) -> Split:
-    images = captioned(seed, "train", count)
+def _train(seed: int, count: int, variety: Variety, *, false_captions: bool) -> Split:
+    images = captioned(seed, "train", count, variety)
     return Split([one.item_with_false() if false_captions else one.item() for one in images])
 
 
@@ -175,15 +185,15 @@ def _with_relevance(images: Sequence[Captioned]) -> Split:
     return Split([image.item() for image in images], relevance(images))
 
 
-def _swapped(seed: int, count: int) -> Split:
-    rngs = _randoms(seed, "swapped", count)
-    return Split([_swapped_item(f"swapped-{index:06}", rng) for index, rng in enumerate(rngs)])
+def _swapped(seed: int, count: int, variety: Variety) -> Split:
+    rngs = enumerate(_randoms(seed, "swapped", count))
+    return Split([_swapped_item(f"swapped-{index:06}", rng, variety) for index, rng in rngs])
 
 
-def _swapped_item(image_id: str, rng: random.Random) -> Item:
+def _swapped_item(image_id: str, rng: random.Random, variety: Variety) -> Item:
     swap = None
     while swap is None:
-        scene = _draw_where(True, rng)
+        scene = _draw_where(True, rng, variety)
         swap = draw_swap(scene, rng)
     caption, false = swap.put_into_words(rng)
     return Item(

@@ -55,11 +55,24 @@ class Scene:
         return blake2b(text.encode(), digest_size=1).digest()[0] < 64
 
 
-def draw_scene(rng: random.Random) -> Scene:
+@dataclass(frozen=True)
+class Variety:
+    """How many of the colours and shapes scenes have, and the most things of one."""
+
+    colours: int = len(COLOURS)
+    shapes: int = len(SHAPES)
+    things: int = 3
+
+
+WHOLE = Variety()
+
+
+def draw_scene(rng: random.Random, variety: Variety = WHOLE) -> Scene:
     """A scene at random, all kinds and places equally likely."""
-    count = rng.choice((2, 3))
+    count = rng.choice(range(2, variety.things + 1))
     cells = rng.sample([(row, column) for row in ROWS for column in COLUMNS], count)
-    kinds = rng.sample([(c, s, z) for c in COLOURS for s in SHAPES for z in SIZES], count)
+    colours, shapes = COLOURS[: variety.colours], SHAPES[: variety.shapes]
+    kinds = rng.sample([(c, s, z) for c in colours for s in shapes for z in SIZES], count)
     things = (
         Thing(*kind, *cell, look=_draw_look(rng)) for kind, cell in zip(kinds, cells, strict=True)
     )
