@@ -147,7 +147,7 @@ def batch_of(method: Method, recipe: Recipe) -> Batch:
             text_ids=numbers,
             extra_text_ids=torch.stack([numbers + 2, numbers + 50], 1),
             extra_text_origins=torch.stack([numbers, numbers + 50], 1),
-            extra_images=images[:2].movedim(0, 1),
+            extra_images=images[1:].movedim(0, 1),
             extra_image_ids=torch.stack([numbers + 2, numbers + 50], 1),
         )
     if spec.views == 2:
