@@ -30,6 +30,23 @@ def naive_matryoshka(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack(costs).sum()
 
 
+def of_teacher(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a teacher makes of pairs: embeddings that are nearer to each other."""
+    x, y = x.detach(), y.detach()
+    return F.normalize(x + y, dim=1), y
+
+
+def naive_affinity(x: Tensor, y: Tensor) -> Tensor:
+    """The divergence of both softmaxes, as MobileCLIP's authors write it."""
+    teacher_x, teacher_y = of_teacher(x, y)
+    scores, targets = x @ y.T / 0.07, 100 * teacher_x @ teacher_y.T
+    both = [
+        F.kl_div(own.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
+        for own, target in ((scores, targets), (scores.T, targets.T))
+    ]
+    return (both[0] + both[1]) / 2
+
+
 def naive_sigmoid(x: Tensor, y: Tensor) -> Tensor:
     signs = 2 * torch.eye(len(x), device=x.device) - 1
     return -F.logsigmoid(signs * (10 * x @ y.T - 10)).sum() / len(x)

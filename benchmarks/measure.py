@@ -28,6 +28,7 @@ from benchmarks.full_matrix import (
     EPSILON,
     MARGIN,
     TEMPERATURE,
+    naive_affinity,
     naive_dv,
     naive_hardest_triplet,
     naive_info_nce,
@@ -39,6 +40,7 @@ from benchmarks.full_matrix import (
     naive_norm_softmax,
     naive_sigmoid,
     naive_smooth_ap,
+    of_teacher,
 )
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -209,6 +211,19 @@ def late_interaction(rank: int, _: int) -> Loss:
     return loss
 
 
+def affinity(*_: int) -> Loss:
+    """Return xmodal's distillation of scores."""
+    from xmodal.objectives import Affinity
+
+    objective = Affinity().to(DEVICE)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        share: Tensor = objective(x, y, *of_teacher(x, y))
+        return share
+
+    return loss
+
+
 def open_clip(name: str) -> Callable[[int, int], Loss]:
     """Return open_clip's loss, which on several ranks scores its own rows with all others'."""
 
@@ -283,6 +298,10 @@ OBJECTIVES: dict[str, Sides] = {
         "naive": full_matrix(naive_dv),
     },
     "matryoshka": {"ours": matryoshka, "naive": full_matrix(naive_matryoshka)},
+    "affinity": {
+        "ours": affinity,
+        "naive": full_matrix(naive_affinity),
+    },
     "late_interaction": {
         "ours": late_interaction,
         "naive": full_matrix(naive_late_interaction),

@@ -55,6 +55,7 @@ FULL = [
     Comparison("jsd", 16384, "naive"),
     Comparison("dv", 16384, "naive"),
     Comparison("local_jsd", 512, "naive"),
+    Comparison("affinity", 8192, "naive"),
     Comparison("multi_similarity", 16384, "naive"),
     Comparison("smooth_ap", 16384, "naive"),
     Comparison("norm_softmax", 2048, "naive"),
@@ -71,7 +72,7 @@ QUICK = [
 # Whose memory is shown to grow with the batch and not with its square.
 LINEAR = {
     "infonce": 16384, "sigmoid": 16384, "hardest_triplet": 16384, "jsd": 16384, "local_jsd": 512,
-    "multi_similarity": 8192, "smooth_ap": 8192, "late_interaction": 256,
+    "affinity": 4096, "multi_similarity": 8192, "smooth_ap": 8192, "late_interaction": 256,
     "matryoshka": 4096,
 }  # fmt: skip
 DIMS = {"late_interaction": 128}  # of others 512
@@ -147,10 +148,11 @@ def of_product_speed(comparison: Comparison, result: dict[str, Any]) -> float:
     """Return which share of a matrix product's speed the least that must be multiplied takes.
 
     Log-sum-exp multiplies four times (scores twice, a gradient a side), what is additive three
-    times, the hardest triplet once, and multi-similarity once for its mining beside a log-sum-exp.
+    times, the hardest triplet once, multi-similarity once for its mining beside a log-sum-exp, and
+    affinity ten times (a log-sum-exp of both models, and the sums of both by the teacher).
     """
     additive = {"sigmoid": 3, "jsd": 3, "local_jsd": 3, "dv": 3, "hardest_triplet": 1}
-    products = additive | {"multi_similarity": 5}
+    products = additive | {"multi_similarity": 5, "affinity": 10}
     columns = {
         "local_jsd": comparison.batch * POSITIONS,
         "late_interaction": comparison.batch * POSITIONS * WORDS,
