@@ -33,7 +33,7 @@ ARMS = {
     "features": Arm(
         "contrastive and features",
         DISTILLED,
-        ["stages.0.losses={contrastive: 1, features: 1}"],
+        ["stages.0.losses={contrastive: 1, features: 100}"],
         measured="latest",
     ),
 }

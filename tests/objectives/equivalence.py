@@ -145,7 +145,9 @@ def assert_equal_in_single(case: Case, name: str, got: Result) -> None:
     expected = differentiate(case.naive, case.module(), inputs)
     single = on_cpu(differentiate(case.naive, case.module().float(), in_single(inputs, "cpu")))
     unit = torch.finfo(torch.float32).eps / 2
-    scale = dict(case.module().named_parameters()).get("log_scale", torch.zeros(1)).exp().max()
+    module = case.module()
+    scale = dict(module.named_parameters()).get("log_scale", torch.zeros(1)).exp().max()
+    scale = max(scale, getattr(module, "teacher_scale", 0))
     score = scale * inputs["x"].norm(dim=-1).max() * inputs["y"].norm(dim=-1).max()
     for key, ours, naive, plain, least in (
         ("value", got.value, expected.value, single.value, 4 * unit * (1 + score)),

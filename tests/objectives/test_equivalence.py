@@ -78,7 +78,9 @@ CASES = [
 
 
 # The softmax family, which on a GPU is Triton's.
-SOFTMAX = [case for case in CASES if case.name.startswith(("info_nce", "batch classification"))]
+SOFTMAX = [
+    case for case in CASES if case.name.startswith(("info_nce", "affinity", "batch classification"))
+]
 # Those over plain pairs, which may be many.
 OF_PAIRS = [
     case
