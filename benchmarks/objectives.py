@@ -55,7 +55,7 @@ FULL = [
     Comparison("jsd", 16384, "naive"),
     Comparison("dv", 16384, "naive"),
     Comparison("local_jsd", 512, "naive"),
-    Comparison("affinity", 8192, "naive"),
+    Comparison("affinity", 4096, "naive"),
     Comparison("multi_similarity", 16384, "naive"),
     Comparison("smooth_ap", 16384, "naive"),
     Comparison("norm_softmax", 2048, "naive"),
@@ -72,7 +72,7 @@ QUICK = [
 # Whose memory is shown to grow with the batch and not with its square.
 LINEAR = {
     "infonce": 16384, "sigmoid": 16384, "hardest_triplet": 16384, "jsd": 16384, "local_jsd": 512,
-    "affinity": 4096, "multi_similarity": 8192, "smooth_ap": 8192, "late_interaction": 256,
+    "affinity": 1024, "multi_similarity": 8192, "smooth_ap": 8192, "late_interaction": 256,
     "matryoshka": 4096,
 }  # fmt: skip
 DIMS = {"late_interaction": 128}  # of others 512
