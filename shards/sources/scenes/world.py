@@ -57,7 +57,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Variety:
-    """How many of the colours and shapes scenes have, and the most things of one."""
+    """Numbers of colours and shapes that scenes have, and the most things of one."""
 
     colours: int = len(COLOURS)
     shapes: int = len(SHAPES)
