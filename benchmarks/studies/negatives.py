@@ -3,7 +3,7 @@
 Measured is the choice of a caption beside the same words with the colours or sizes of the two
 things swapped, and retrieval of the same images. Each run is also one command, such as
 
-    python launch/train.py benchmarks/recipes/negatives.yaml data.negatives.texts=2 training.seed=0
+    python launch/train.py benchmarks/recipes/negatives.yaml data.negatives.texts=3 training.seed=0
 """
 
 from benchmarks.studies.study import Arm, DataSet, Study
@@ -12,20 +12,20 @@ PLAIN, ALL, OWN = "batch alone", "with false texts", "with false texts, of their
 STUDY = Study(
     {
         "scenes": DataSet(
-            ["data.train=data/simple_scenes/train", "data.val=data/simple_scenes/val"],
+            ["data.train=data/two_things/train", "data.val=data/two_things/val"],
             [
-                "data.val=data/simple_scenes/swapped",
+                "data.val=data/two_things/swapped",
                 "evaluation.protocols=[all-captions, false-captions]",
             ],
         )
     },
     {
         "plain": Arm(PLAIN, "negatives", measured="latest"),
-        "texts": Arm(ALL, "negatives", ["data.negatives.texts=2"], measured="latest"),
+        "texts": Arm(ALL, "negatives", ["data.negatives.texts=3"], measured="latest"),
         "own": Arm(
             OWN,
             "negatives",
-            ["data.negatives.texts=2", "method.extra_negatives=own"],
+            ["data.negatives.texts=3", "method.extra_negatives=own"],
             measured="latest",
         ),
     },
