@@ -31,7 +31,7 @@ SMALL_CLIP = (
 
 def model_of(kind: str) -> xmodal.Model:
     """Return a small model with random weights."""
-    changes = SMALL_CLIP if kind == "clip" else CHANGES[kind]
+    changes = SMALL_CLIP if kind in ("clip", "filip") else CHANGES[kind]
     recipe = read_recipe(kind, ["data.train=x", "data.val=y", *changes])
     text = recipe.method.text
     make = train_word_tokenizer if kind in {"vsepp", "tirg"} else train_tokenizer
@@ -83,6 +83,21 @@ def test_onnx_files_embed_as_the_model_does(tmp_path: Path) -> None:
     )
     queries = [one.encode_queries(images, CAPTIONS) for one in (loaded, model)]
     torch.testing.assert_close(*queries, rtol=1e-5, atol=1e-5)
+
+
+def test_sets_of_vectors_are_kept_and_scored(tmp_path: Path) -> None:
+    model = model_of("filip")
+    export(model, tmp_path / "filip", "xmodal")
+    loaded = xmodal.load(tmp_path / "filip", device="cpu")
+    scores = loaded.similarity(list(PIXELS), CAPTIONS)
+    assert scores.shape == (3, 3)
+    assert torch.equal(scores, model.similarity(list(PIXELS), CAPTIONS))
+    images, texts = model.encode_images(list(PIXELS)), model.encode_texts(CAPTIONS)
+    assert (images.shape, texts.shape) == ((3, 1, 8), (3, 32, 8))
+    with pytest.raises(UserError, match="must be sets of vectors"):
+        model.score(images, texts[:, 0])
+    with pytest.raises(UserError, match="filip embeds an item as the vectors of its parts"):
+        export(model, tmp_path / "onnx", "onnx")
 
 
 def test_a_folder_that_exists_is_kept(clip: xmodal.Model, tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[st
         yield from _other_images(encoder.image, to)
         yield from _other_texts(encoder.tokenizer.cleaning, to)
         return
+    if to == "onnx" and model.method.scores_sets:
+        raise UserError(
+            f"--format onnx: {model.recipe.method.kind} embeds an item as the vectors of its "
+            "parts; use --format xmodal"
+        )
     recipe = _without_adapters(model)
     write_atomically(folder / RECIPE, dump_recipe(recipe))
     model.tokenizer.save(folder / TOKENIZER)

@@ -67,8 +67,11 @@ def read_features(values: object, width: int, what: str) -> Tensor:
     return rows
 
 
-def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
-    """Raise `UserError` unless both are embeddings, (a, …) and (b, …), of one shape."""
+def check_embeddings(queries: Tensor, gallery: Tensor, *, sets: bool = False) -> None:
+    """Raise `UserError` unless both are embeddings, (a, …) and (b, …), of one shape.
+
+    Of `sets`, (a, K, dim) and (b, K, dim), K may differ.
+    """
     for name, value in (("queries", queries), ("gallery", gallery)):
         if not isinstance(value, Tensor):
             raise UserError(f"score: {name} must be a tensor of embeddings, not {described(value)}")
@@ -77,7 +80,13 @@ def check_embeddings(queries: Tensor, gallery: Tensor) -> None:
                 f"score: {name} must be embeddings (n, dim) or (n, K, dim), not of shape "
                 f"{tuple(value.shape)}"
             )
-    if queries.shape[1:] != gallery.shape[1:]:
+    if sets:
+        if queries.ndim < 3 or gallery.ndim < 3 or queries.shape[2] != gallery.shape[2]:
+            raise UserError(
+                f"score: queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} must "
+                "be sets of vectors (n, vectors, dim) of one dim"
+            )
+    elif queries.shape[1:] != gallery.shape[1:]:
         raise UserError(
             f"score: queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} must have "
             "the same shape from the second dimension on"

@@ -155,7 +155,7 @@ class Model:
         `queries` (a, …) and `gallery` (b, …) are embeddings. A learned score (`uncsm`) takes images
         first, then texts. Raises `UserError` for shapes that do not fit each other.
         """
-        check_embeddings(queries, gallery)
+        check_embeddings(queries, gallery, sets=self.method.scores_sets)
         with self._inference():
             scores = self.method.score(
                 queries.to(self.device, torch.float32), gallery.to(self.device, torch.float32)
