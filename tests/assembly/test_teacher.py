@@ -23,7 +23,7 @@ from xmodal.assembly.data import Shards, mixture, training_set
 from xmodal.assembly.feature_shards import feature_shards
 from xmodal.assembly.model import Model
 from xmodal.assembly.recipe import Recipe
-from xmodal.assembly.teacher import Teacher, check_teacher
+from xmodal.assembly.teacher import Teacher, check_teacher, reason_against
 from xmodal.data.batch import Batch, BatchSpec
 from xmodal.data.manifest import Manifest
 from xmodal.data.numbered_views import NumberedViews
@@ -271,3 +271,18 @@ def test_a_model_that_cannot_teach_is_one_line(case: str, tmp_path: Path) -> Non
     given = {"source": str(tmp_path / "model"), "features": str(tmp_path / "store")}
     with pytest.raises(UserError, match=message):
         Teacher.of(student(tmp_path, data__teacher=given), BatchSpec(teacher=5), CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"method__kind": "pvse", "stage": {"losses": {"hardest": 1}}}, "several embeddings"),
+        ({"method__image": {"kind": "features", "features": 6}}, "trained on features"),
+    ],
+)
+def test_what_keeps_a_model_from_teaching(changes: dict[str, Any], message: str) -> None:
+    own = recipe_of(Path("nowhere"), data__feature_cache=None, **changes)
+    model = Model(build_method(own, TOKENIZER.vocabulary, CPU).eval(), own, TOKENIZER, CPU)
+    fault = reason_against(model)
+    assert message in fault if message else fault == ""

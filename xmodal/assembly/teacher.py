@@ -203,14 +203,14 @@ def _load(config: TeacherConfig, device: torch.device) -> Model:
         model = find_model(config.source, config.checkpoint, None).load(device)
     except UserError as error:
         raise UserError(f"data.teacher.source: {error}") from error
-    if fault := _fault(model):
+    if fault := reason_against(model):
         raise UserError(
             f"data.teacher.source={config.source} cannot teach: {fault}; name another model"
         )
     return model
 
 
-def _fault(model: Model) -> str:
+def reason_against(model: Model) -> str:
     """Return why a model has no vector for an image and for a text; "" where it has."""
     method, config = model.method, model.recipe.method
     contents = method.contents
