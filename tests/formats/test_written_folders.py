@@ -180,3 +180,11 @@ def test_a_part_that_no_module_is_for_is_named(tmp_path: Path) -> None:
         model, tokenizer = random_model(image=image, text=text | {"tokenizer": {"kind": "bytes"}})
         with pytest.raises(UserError, match=f"transformers cannot express {part}"):
             sentence_transformers.write(model, tokenizer, tmp_path / "new")
+
+
+def test_a_head_that_centres_has_no_module(tmp_path: Path) -> None:
+    model, tokenizer = random_model(
+        image={"kind": "timm", "name": "test_vit", "size": 160}, image_head={"normalise": "batch"}
+    )
+    with pytest.raises(UserError, match=r"image_head\.normalise: batch"):
+        sentence_transformers.write(model, tokenizer, tmp_path / "new")
