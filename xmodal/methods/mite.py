@@ -12,11 +12,11 @@ ours. The stages of xmodal/recipes/mite.yaml are
 The encoders learn from the adversarial loss through a classifier that is held fixed, the classifier
 from its own through encoders that are, in one backward pass.
 
-Three things decide whether this brings the modalities together or drives them apart
-(docs/results.md has what happens without each). The heads centre features (`normalise: batch`) and
-have a bias: features have a mean far from 0, by which one step of Adam on a plain projection moves
-all embeddings of a modality further than the modalities are apart. The classifier's slope is
-penalised, and it is linear on scaled embeddings: encoders run away from one that is steep or late.
+Three things decide whether this brings the modalities together or drives them apart. The heads
+centre features (`normalise: batch`) and have a bias: features have a mean far from 0, by which one
+step of Adam on a plain projection moves all embeddings of a modality further than the modalities
+are apart. The classifier's slope is penalised, and it is linear on scaled embeddings: encoders run
+away from one that is steep or late.
 """
 
 from collections.abc import Mapping
