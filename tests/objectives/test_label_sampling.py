@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.objectives.label_sampling_cases import listed
 from xmodal.data.plan import rank_positions
 from xmodal.objectives.double_triplet import DoubleTriplet
-from xmodal.objectives.label_sampling import _batch_order, sample_triplets
+from xmodal.objectives.label_sampling import batch_order, sample_triplets
 from xmodal.objectives.soft_triplet import SoftTriplet
 
 label_lists = st.lists(st.integers(-(2**62), -(2**62) + 4), min_size=1, max_size=20)
@@ -86,7 +86,9 @@ def test_what_the_loader_deals_to_ranks_is_put_in_order_again() -> None:
         for rank in range(ranks)
         for position in rank_positions(3, batch_size=12, rank=rank, ranks=ranks)
     ]
-    assert torch.tensor(gathered)[_batch_order([3] * ranks)].tolist() == list(range(36, 48))
+    assert torch.tensor(gathered)[batch_order([3] * ranks, torch.device("cpu"))].tolist() == list(
+        range(36, 48)
+    )
 
 
 def random_pairs() -> tuple[Tensor, Tensor]:

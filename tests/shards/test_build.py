@@ -531,7 +531,7 @@ def test_a_generator_is_built_with_its_options_and_relevance(tmp_path: Path, run
         ("flickr8k --to {to} --from {data} --seed 3", "unknown option seed of flickr8k"),
         (
             "flickr8k --to {to} --from {data} n=3",
-            "unknown option n of flickr8k; its options are: none",
+            "unknown option n of flickr8k; its options are: translations",
         ),
         (
             "flickr8k --to {data}/Flickr8k.token.txt --from {data}",

@@ -39,14 +39,19 @@ def is_marked(config: BaseModel, key: str, mark: Mark) -> bool:
 
 def marked(model: type[BaseModel], mark: Mark) -> list[str]:
     """Return the names of the fields that have a mark, of a model and all that it holds."""
-    names: dict[str, None] = {}
+    return list(dict.fromkeys(_marked(model, mark, set())))
+
+
+def _marked(model: type[BaseModel], mark: Mark, seen: set[type[BaseModel]]) -> Iterator[str]:
+    if model in seen:  # an objective may hold another one
+        return
+    seen.add(model)
     for name, field in model.model_fields.items():
         if mark in field.metadata:
-            names[name] = None
+            yield name
             continue
         for part in models_of(field.annotation):
-            names |= dict.fromkeys(marked(part, mark))
-    return list(names)
+            yield from _marked(part, mark, seen)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

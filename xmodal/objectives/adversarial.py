@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from xmodal.components.component import Buildable
+from xmodal.devices import copy_to
 from xmodal.distributed.collectives import mean_of_shares, rank, row_counts, share_of_mean
 from xmodal.objectives.config import check_choice
 from xmodal.objectives.frozen import frozen_parameters
@@ -120,15 +121,15 @@ class _Sides:
         They are drawn in the batch's own order, of which the loader deals items to ranks in turn.
         """
         like, dim = self.embeddings, self.embeddings.shape[1]
-        generator = torch.Generator(like.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         own = []
         for rows, width in zip(self.counts, self.widths, strict=True):
             items = [count // width for count in rows]
             shape = (sum(items), width, dim)
-            drawn = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-            places = batch_order(items, like.device).argsort().split(items)[rank()]
+            drawn = torch.randn(shape, generator=generator, dtype=like.dtype)
+            places = batch_order(items, drawn.device).argsort().split(items)[rank()]
             own.append(drawn[places].flatten(0, 1))
-        return torch.cat(own) / dim**0.5
+        return copy_to(like.device, torch.cat(own) / dim**0.5)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the share of the mean of both sides' means over the global batch."""

@@ -94,7 +94,12 @@ def test_a_class_is_the_mean_of_its_templates_of_length_one(batch_size: int) -> 
 
     names, templates = ["cat", "horse"], ["a {} 1", "{} or {}", "no {}"]
     found = class_prototypes(
-        SimpleNamespace(encode=encode), names, templates, TOKENIZER, batch_size, torch.device("cpu")
+        SimpleNamespace(encode=encode, scores_sets=False),
+        names,
+        templates,
+        TOKENIZER,
+        batch_size,
+        torch.device("cpu"),
     )
     for name, senses in zip(names, found, strict=True):
         captions = [f"a {name} 1", f"{name} or {name}", f"no {name}"]
