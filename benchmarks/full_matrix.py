@@ -31,7 +31,7 @@ def naive_matryoshka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def of_teacher(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a teacher makes of pairs: embeddings that are nearer to each other."""
+    """Return a teacher's embeddings of pairs, which are nearer to each other."""
     x, y = x.detach(), y.detach()
     return F.normalize(x + y, dim=1), y
 

@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def inputs_of(objective: str) -> Callable[[int, int, int, int], tuple[Tensor, Tensor]]:
-    """Return what makes the inputs of an objective, given batch, width, rank and ranks."""
+    """Return a function that makes an objective's inputs, given batch, width, rank and ranks."""
     if objective == "late_interaction":
         return token_sets
     return maps if objective.startswith("local_") else pairs

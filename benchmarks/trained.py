@@ -144,7 +144,7 @@ class Trial:
 
 
 def of_checkpoint(folder: Path, width: int | None = None) -> Fit:
-    """Return what loads the weights of a run's checkpoint into a method, and cuts it to a width."""
+    """Return a function that loads a checkpoint into a method and cuts it to a width."""
 
     def fit(method: Method, _: Shards) -> str:
         trained = xmodal.load(folder.parents[1], checkpoint=folder.name, device="cpu")

@@ -153,7 +153,7 @@ def test_characters_are_words_where_a_script_has_no_spaces() -> None:
 
 @pytest.mark.parametrize("vocabulary", [300, 320])
 def test_byte_pairs_need_no_spaces(vocabulary: int) -> None:
-    """What often stands together in Chinese becomes one token, and no character is unknown."""
+    """Characters that often stand together in Chinese become one token, and none is unknown."""
     tokenizer = train_tokenizer(["两只狗在水里", "两只狗在草地上"] * 5, 40, vocabulary=vocabulary)
     captions = ["两只狗", "一匹马", "a dog 🐕"]
     ids, mask = tokenizer(captions)

@@ -43,7 +43,7 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def counted(items: Tensor) -> Tensor:
-    """Whether a token is none of padding, (items, tokens)."""
+    """Mask of tokens that are no padding, (items, tokens)."""
     found = (items != 0).any(2)
     return found | (torch.arange(items.shape[1]) == 0)
 

@@ -31,7 +31,7 @@ def batch(step: int) -> dict[str, Tensor]:
 
 
 def steps_of(function, loss: nn.Module, rows: Tensor | slice, first: int = 0, last: int = STEPS):
-    """What the objective gives at each step."""
+    """The loss and gradients of the objective at each step."""
     results = []
     for step in range(first, last):
         loss.progress = step / STEPS
@@ -169,7 +169,7 @@ def test_samples_have_to_be_given() -> None:
 
 
 def test_memory_is_linear_in_batch_and_samples() -> None:
-    """What is kept for the backward pass grows with the batch, not with its square."""
+    """Memory for the backward pass grows with the batch, not with its square."""
 
     def kept(rows: int) -> int:
         found: list[int] = []

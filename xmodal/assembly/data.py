@@ -108,7 +108,7 @@ def data_sets(
 
 
 def read_mined_items(recipe: Recipe, shards: Shards) -> list[MinedItems] | None:
-    """Return what is mined of each data set; None of a recipe without mined negatives."""
+    """Return the mined items of each data set; None of a recipe without mined negatives."""
     data = recipe.data
     if not (data.negatives and data.negatives.mined):
         return None
