@@ -96,6 +96,20 @@ def test_files_of_every_pooling_of_clip_text(text: str, tmp_path: Path) -> None:
     assert len(list(write_onnx(method, tmp_path, shapes))) == 2
 
 
+@pytest.mark.parametrize("cell", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
+def test_files_of_recurrent_encoders_that_pool_by_the_greatest(cell: str, tmp_path: Path) -> None:
+    changes = (
+        "method.image={kind: features, features: 6}",
+        f"method.text={{kind: {cell}, word: 8, width: 8, bidirectional: true, pooling: max}}",
+        "method.embedding=8",
+    )
+    method, shapes = method_of("clip", *changes)
+    list(write_onnx(method, tmp_path, shapes))
+    for side in sides_of(method, image_features=True, text_features=False):
+        difference, _ = compare(method, side, tmp_path / f"{side.name}.onnx", shapes)
+        assert difference <= TOLERANCE
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "image",

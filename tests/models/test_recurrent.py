@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xmodal.models.texts.gru import Gru
 from xmodal.models.texts.lstm import Lstm
@@ -16,9 +16,10 @@ TOKENS = torch.tensor([[1, 2, 3, 4, 5], [6, 0, 0, 0, 0], [7, 1, 8, 0, 0]])
 KINDS = pytest.mark.parametrize(
     "kind",
     [
-        {"kind": cell, "layers": layers, "bidirectional": bidirectional}
+        {"kind": cell, "layers": layers, "bidirectional": bidirectional, "pooling": pooling}
         for cell in ("gru", "lstm")
         for layers, bidirectional in ((1, False), (1, True), (2, False), (2, True))
+        for pooling in ("last", "max")
     ],
     ids=str,
 )
@@ -27,7 +28,9 @@ KINDS = pytest.mark.parametrize(
 def made(kind: str = "gru", **options: Any) -> Recurrent:
     torch.manual_seed(0)
     network = {"gru": Gru, "lstm": Lstm}[kind]
-    return network(WORDS, word=4, width=3, **options)
+    encoder = network(WORDS, word=4, width=3, **options)
+    nn.init.normal_(encoder.words.weight, std=3)  # far apart, so that states rise and fall
+    return encoder
 
 
 def read(encoder: Recurrent, states: list[Tensor], layer: int, *, backwards: bool) -> list[Tensor]:
@@ -54,7 +57,7 @@ def read(encoder: Recurrent, states: list[Tensor], layer: int, *, backwards: boo
 
 
 def by_hand(encoder: Recurrent, tokens: Tensor) -> Tensor:
-    """The last states of one caption without padding."""
+    """The last states of one caption without padding, or the greatest of its words'."""
     states = list(encoder.words.weight[tokens])
     for layer in range(encoder.states.num_layers):
         directions = [
@@ -64,11 +67,11 @@ def by_hand(encoder: Recurrent, tokens: Tensor) -> Tensor:
         last = torch.cat([states[-1] for states in directions])
         directions = [directions[0], *(states[::-1] for states in directions[1:])]
         states = [torch.cat(of_word) for of_word in zip(*directions, strict=True)]
-    return last
+    return torch.stack(states).amax(0) if encoder.pooling == "max" else last
 
 
 @KINDS
-def test_features_are_the_states_after_the_last_word(kind: dict[str, Any]) -> None:
+def test_features_are_the_last_states_or_the_greatest(kind: dict[str, Any]) -> None:
     encoder = made(**kind).double()
     features = encoder(TOKENS, MASK)
     assert features.shape == (3, encoder.features)

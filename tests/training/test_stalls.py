@@ -38,7 +38,7 @@ CLIP_TOWERS = (
 )
 RECURRENT = (
     "method.image={kind: timm, name: test_resnet, size: 32, weights: random}",
-    "method.text={kind: lstm, word: 8, width: 16, layers: 2, bidirectional: true}",
+    "method.text={kind: lstm, word: 8, width: 16, layers: 2, bidirectional: true, pooling: max}",
     "method.embedding=16",
 )
 OBJECTIVES = {

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xmodal.models.encoder import Local, zero_padding
 from xmodal.models.texts.recurrent import Recurrent
 
 # The gates of a layer in the order of ONNX, by their numbers in PyTorch's.
@@ -23,25 +22,23 @@ def exportable_recurrence(module: nn.Module) -> Iterator[None]:
     """Have the recurrent encoders within a module call ONNX's operators, while it is exported."""
     encoders = [one for one in module.modules() if isinstance(one, Recurrent)]
     for encoder in encoders:
-        encoder.forward = partial(_forward, encoder)  # type: ignore[method-assign]
+        encoder.pool = partial(_pool, encoder)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for encoder in encoders:
-            del encoder.forward  # that of the class is seen again
+            del encoder.pool  # that of the class is seen again
 
 
-def _forward(
-    encoder: Recurrent, tokens: Tensor, mask: Tensor, *, local: bool = False
-) -> Tensor | Local:
-    """Return what `Recurrent.forward` does, in evaluation."""
-    words = encoder.words(tokens)
+def _pool(encoder: Recurrent, words: Tensor, mask: Tensor, _: Tensor | None) -> Tensor:
+    """Return what `Recurrent.pool` does."""
     lengths = mask.sum(1).int()
     rows = words.transpose(0, 1)  # (length, batch, word), as ONNX has them
     for layer in range(encoder.states.num_layers):
         rows, last = _layer(encoder.states, layer, rows, lengths)
-    pooled = last.transpose(0, 1).flatten(1)
-    return Local(zero_padding(words, mask), mask, pooled) if local else pooled
+    if encoder.pooling == "max":
+        return rows.masked_fill(~mask.T.bool().unsqueeze(2), float("-inf")).amax(0)
+    return last.transpose(0, 1).flatten(1)
 
 
 def _layer(

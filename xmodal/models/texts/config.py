@@ -1,12 +1,14 @@
 """Keys that the recurrent text encoders share."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
 from xmodal.data.tokenizers.config import TokenizerConfig
 from xmodal.data.tokenizers.words import WordsConfig
 from xmodal.models.config import TextEncoderConfig
+
+RecurrentPooling = Literal["last", "max"]
 
 
 class RecurrentConfig(TextEncoderConfig):
@@ -20,6 +22,11 @@ class RecurrentConfig(TextEncoderConfig):
     bidirectional: bool = Field(
         False, description="read in both directions and concatenate the states"
     )
+    pooling: RecurrentPooling = Field(
+        "last",
+        description="last: the state after the last word; max: the greatest of each number of the "
+        "states of all words, which keeps which word stood beside which",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of words")
 
     recipe_only: ClassVar[frozenset[str]] = frozenset({"tokenizer", "context"})
@@ -27,5 +34,5 @@ class RecurrentConfig(TextEncoderConfig):
 
     @property
     def pools_by_mean(self) -> bool:
-        """False: features are the state after the last word."""
+        """False: features are the state after the last word, or the greatest of all."""
         return False

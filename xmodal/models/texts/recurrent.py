@@ -4,14 +4,18 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from xmodal.devices import copy_to, has_values
 from xmodal.models.encoder import Encoder, Local, zero_padding
+from xmodal.models.texts.config import RecurrentPooling
 
 
 class Recurrent(Encoder):
     """The state after the last word (VSE++: Faghri et al. 2018), or those of both directions.
+
+    Or, by `pooling` max, the greatest of each number of all words' states (InferSent: Conneau et
+    al. 2017, arXiv 1705.02364, section 3.2.2).
 
     Its features of words are the words themselves, not states: PVSE attends to these (Song and
     Soleymani 2019).
@@ -29,9 +33,11 @@ class Recurrent(Encoder):
         width: int = 1024,
         layers: int = 1,
         bidirectional: bool = False,
+        pooling: RecurrentPooling = "last",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.pooling = pooling
         self.directions = 2 if bidirectional else 1
         self.features, self.local_features = self.directions * width, word
         self.words = nn.Embedding(vocabulary, word)
@@ -60,13 +66,14 @@ class Recurrent(Encoder):
         Given `lengths` (batch,) int64 of the texts, on the host, nothing waits for the mask.
         """
         words = self.dropout(self.words(tokens))
-        last = self._last_states(words, mask, lengths)  # (layers * directions, batch, width)
-        pooled = last[-self.directions :].transpose(0, 1).flatten(1)
+        pooled = self.pool(words, mask, lengths)
         return Local(zero_padding(words, mask), mask, pooled) if local else pooled
 
-    def _last_states(self, words: Tensor, mask: Tensor, lengths: Tensor | None) -> Tensor:
+    def pool(self, words: Tensor, mask: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return features (batch, features) of words (batch, length, word)."""
         if not has_values(mask):  # as if all were as long as the longest
-            return _hidden(self.states(words)[1])
+            states, last = self.states(words)
+            return states.amax(1) if self.pooling == "max" else self._beside(last)
         lengths = mask.sum(1).cpu() if lengths is None else lengths
         # In descending order, which packing would find too, but copy to the device and wait.
         lengths, order = lengths.sort(descending=True)
@@ -74,10 +81,19 @@ class Recurrent(Encoder):
         packed = pack_padded_sequence(words.index_select(0, order), lengths, batch_first=True)
         # Autocast would have cuDNN compute in float16, whose small gradients vanish.
         with torch.autocast(words.device.type, enabled=False):
-            last = _hidden(self.states(packed)[1])
-        return last.index_select(1, order.argsort())
+            states, last = self.states(packed)
+        pooled = _greatest(states) if self.pooling == "max" else self._beside(last)
+        return pooled.index_select(0, order.argsort())
+
+    def _beside(self, last: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """Return the last states of the last layer (batch, features), those of the directions
+        beside each other, of a GRU's, or of an LSTM's and its cells.
+        """
+        states = last[0] if isinstance(last, tuple) else last  # (layers * directions, batch, width)
+        return states[-self.directions :].transpose(0, 1).flatten(1)
 
 
-def _hidden(states: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Return the states of a GRU, and those of an LSTM without its cells."""
-    return states[0] if isinstance(states, tuple) else states
+def _greatest(states: PackedSequence) -> Tensor:
+    """Return the greatest of each number of the states of a text's words (batch, features)."""
+    padded, _ = pad_packed_sequence(states, batch_first=True, padding_value=float("-inf"))
+    return padded.amax(1)
