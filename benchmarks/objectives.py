@@ -59,7 +59,7 @@ FULL = [
     Comparison("multi_similarity", 16384, "naive"),
     Comparison("smooth_ap", 16384, "naive"),
     Comparison("norm_softmax", 2048, "naive"),
-    Comparison("late_interaction", 256, "naive"),
+    Comparison("late_interaction", 1024, "naive", repeats=1),
     Comparison("matryoshka", 4096, "naive"),
 ]
 QUICK = [

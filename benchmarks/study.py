@@ -13,7 +13,9 @@ of runs of one seed with its 95 % interval (Student's t over seeds).
 """
 
 import argparse
+import shlex
 import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -36,7 +38,7 @@ def main() -> None:
         print(f"\n{name}\n", *table(found, study.columns), sep="\n")
         print("", *differences(found, study), sep="\n")
         print(f"{len(found)} rows, {given.seeds} seeds, {seconds / 3600:.2f} hours of one core:")
-        print(f"python -m benchmarks.study {given.name} --set {name}", flush=True)
+        print(f"python -m benchmarks.study {shlex.join(sys.argv[1:])}", flush=True)
 
 
 def read_arguments() -> tuple[argparse.Namespace, Study]:

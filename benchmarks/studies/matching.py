@@ -75,6 +75,7 @@ FLICKR8K = (
     "all-captions",
 )
 FLICKR8K_TEST = _test("data/flickr8k/val", "all-captions", "gap")
+GRU = "method.text={kind: gru, word: 300, width: 512}"
 BY_CLASS = ("relevance", "class", "gap")
 PAIRWISE = (
     "vsepp_sum",
@@ -112,7 +113,7 @@ SETS = {
         changes=partial(adapted, batch=1 / 2, longer=0.4),
     ),
     "flickr8k-gru": DataSet(
-        [*_stopping(*FLICKR8K), "method.text={kind: gru, word: 300, width: 512}"],
+        [*_stopping(*FLICKR8K), GRU],
         FLICKR8K_TEST,
         PAIRWISE,
         partial(adapted, longer=2, from_scratch=["text"]),
