@@ -255,6 +255,12 @@ def test_train_has_false_captions_where_they_are_asked_for():
     assert sum(counts) / len(counts) > 5
 
 
+def test_the_first_captions_of_scenes_are_the_same_without_the_others():
+    whole, two = (scenes.read(train=50, captions=count)["train"]().items for count in (5, 2))
+    assert [len(item.captions) for item in two] == [2] * 50
+    assert [item.captions for item in two] == [item.captions[:2] for item in whole]
+
+
 def test_simpler_scenes_have_fewer_colours_and_shapes_and_two_things():
     images = scenes.captioned(0, "train", 200, Variety(4, 3, 2))
     things = [image.scene.things for image in images]

@@ -33,7 +33,9 @@ composed_gallery               what composed_val is searched in: its sources and
 The options are the seed, each split's number of samples, and false_captions=true: captions of
 train then have beside them, as false captions, the same words with a colour, a size or a shape of
 two things swapped. colours=N, shapes=N and things=2 make simpler scenes of train, val and swapped:
-of the first N of the eight colours and shapes, and of two things at most.
+of the first N of the eight colours and shapes, and of two things at most. captions=N keeps the
+first N of the five captions of train and val: the first two say everything, the third how two
+things lie.
 """
 
 
@@ -51,6 +53,7 @@ class ScenesConfig(SourceConfig):
     colours: int = Field(len(COLOURS), ge=2, le=len(COLOURS))
     shapes: int = Field(len(SHAPES), ge=2, le=len(SHAPES))
     things: int = Field(3, ge=2, le=3)
+    captions: int = Field(5, ge=1, le=5)
     layout: ClassVar[str] = LAYOUT
     reads: ClassVar[Reads] = "nothing"
     builds: ClassVar[str] = "read"
@@ -68,6 +71,7 @@ def read(
     colours: int = len(COLOURS),
     shapes: int = len(SHAPES),
     things: int = 3,
+    captions: int = 5,
 ) -> Splits:
     """The splits by name; raises `UserError` for a split of no samples."""
     counts = {"composed_train": composed_train, "composed_val": composed_val}
@@ -75,7 +79,7 @@ def read(
     for name, count in {**plain, **counts}.items():
         if count < 1:
             raise UserError(f"{name}={count}: a split of scenes has at least one")
-    variety = Variety(colours, shapes, things)
+    variety = Variety(colours, shapes, things, captions)
     return {
         "train": partial(_train, seed, train, variety, false_captions=false_captions),
         "val": lambda: _with_relevance(captioned(seed, "val", val, variety)),
@@ -128,7 +132,7 @@ def captioned(seed: int, split: str, count: int, variety: Variety = WHOLE) -> li
     """The first `count` scenes of a plain split with their captions."""
     held_out = split != "train"
     return [
-        _caption(f"{split}-{index:06}", _draw_where(held_out, rng, variety), rng)
+        _caption(f"{split}-{index:06}", _draw_where(held_out, rng, variety), rng, variety)
         for index, rng in enumerate(_randoms(seed, split, count))
     ]
 
@@ -171,8 +175,10 @@ def _draw_query(held_out: bool, rng: random.Random) -> Query:
             return Query(source, change.put_into_words(rng), target, other)
 
 
-def _caption(image_id: str, scene: Scene, rng: random.Random) -> Captioned:
-    claims = own_claims(scene, rng)
+def _caption(
+    image_id: str, scene: Scene, rng: random.Random, variety: Variety = WHOLE
+) -> Captioned:
+    claims = own_claims(scene, rng)[: variety.captions]
     return Captioned(image_id, scene, claims, [put_into_words(claim, rng) for claim in claims])
 
 

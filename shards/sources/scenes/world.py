@@ -57,11 +57,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Variety:
-    """Numbers of colours and shapes that scenes have, and the most things of one."""
+    """Numbers of colours and shapes that scenes have, the most things of one, and its captions."""
 
     colours: int = len(COLOURS)
     shapes: int = len(SHAPES)
     things: int = 3
+    captions: int = 5
 
 
 WHOLE = Variety()
