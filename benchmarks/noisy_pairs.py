@@ -1,7 +1,7 @@
 """Shards in which a share of the images has the captions of others (noisy correspondence).
 
-    python -m benchmarks.noisy_pairs 'data/flickr8k/train/train-{000000..000004}.tar' data/flickr8k_noisy
-    python -m shards index data/flickr8k_noisy
+    python -m benchmarks.noisy_pairs SHARDS DIR
+    python -m shards index DIR
 
 Which images these are is drawn by a fixed seed; the captions of each go to the next of them.
 """
