@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME = "pretended"
-aten = torch.ops.aten
+aten, MADE = torch.ops.aten, torch.tensor
 # Operators whose result, or the size of it, the host has to know.
 READING = {
     aten._local_scalar_dense,
@@ -62,6 +62,18 @@ class PretendedTensor(Tensor):
         tensor.values = values
         return tensor
 
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Any) -> None:
+        Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        self.values = other.values
+
+    def record_stream(self, stream: object) -> None:  # type: ignore[override]
+        pass  # memory that is the host's
+
     def __repr__(self) -> str:  # type: ignore[override]
         return f"PretendedTensor({self.values})"
 
@@ -80,6 +92,14 @@ class PretendedDevice(TorchDispatchMode):
         _register()
         self.waits: list[str] = []  # operators, and the lines of the product that called them
         self.reads: list[str] = []  # copies to the host that it may wait for later
+
+    def __enter__(self) -> Self:
+        torch.tensor = _made_on_host
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.tensor = MADE
+        super().__exit__(*error)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -122,6 +142,12 @@ class PretendedDevice(TorchDispatchMode):
             self.waits.append(_call(operator))
         elif to_host and not from_host:
             self.reads.append(_call(operator))
+
+
+def _made_on_host(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+    """Make a tensor as PyTorch does: on the host, from where it is copied to the device."""
+    made = MADE(*args, **kwargs)
+    return made if device is None else made.to(device)
 
 
 def to_device(module: nn.Module) -> None:

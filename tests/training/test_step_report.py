@@ -18,16 +18,16 @@ from xmodal.training.trainer import Trainer
 STEPS, SAVED, EVALUATED = 12, 5, 8
 
 
-def report(step: int, *, loss: float = 2.0, asked: int = 0) -> StepReport:
+def report(step: int, *, loss: float = 2.0, norm: float = 0.5, asked: int = 0) -> StepReport:
     """The report of a step of two ranks."""
-    shared = torch.tensor([2 * loss, 2 * loss, 0, asked, 1])
-    return StepReport(step, Batch(), ("one",), shared, {"norm": torch.tensor([0.5])}, {"lr": 0.1})
+    shared, own = torch.tensor([2 * loss, 2 * loss, 0, asked, 1]), {"grad_norm": torch.tensor(norm)}
+    return StepReport(step, Batch(), ("one",), shared, own, {"lr": 0.1})
 
 
 def test_values_are_means_over_ranks_and_those_of_this_one() -> None:
     one = report(3, loss=1.5, asked=1)
     one.read(2)
-    assert one.values == {"loss": 1.5, "loss/one": 1.5, "norm": 0.5, "lr": 0.1}
+    assert one.values == {"loss": 1.5, "loss/one": 1.5, "grad_norm": 0.5, "lr": 0.1}
     assert one.losses == {"one": 1.5}
     assert (one.num_reports, one.num_asked, one.num_written) == (0, 1, 1)
 
@@ -55,7 +55,7 @@ def read(one: Any, **values: dict[int, Any]) -> list[list[int]]:
     found = []
     for step in range(1, STEPS + 1):
         one.unread.append(
-            report(step, **{name: by_step.get(step, 0) for name, by_step in values.items()})
+            report(step, **{name: by_step.get(step, 0.0) for name, by_step in values.items()})
         )
         found.append([read.step for read in one._read_reports(one.timeline.stages[0])])
         one.progress.step = step
@@ -81,3 +81,8 @@ def test_all_is_read_before_a_stop() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run_by_its_own_step() -> None:
     with pytest.raises(UserError, match=r"the one loss is nan at step 3 \(.*positions 8 to 11"):
         read(trainer("cuda"), loss={3: torch.nan})
+
+
+def test_gradients_that_are_not_finite_end_the_run_by_their_own_step() -> None:
+    with pytest.raises(UserError, match=r"the norm of the gradients is inf at step 3 \(stage main"):
+        read(trainer("cuda"), norm={3: torch.inf})

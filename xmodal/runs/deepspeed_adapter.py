@@ -8,10 +8,11 @@ import gc
 import importlib
 import logging
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import _lru_cache_wrapper, partial
+from functools import _lru_cache_wrapper, partial, partialmethod
 from importlib.metadata import version
 from operator import attrgetter
 from typing import Any
@@ -31,6 +32,7 @@ if not torch.cuda.is_available():
 import deepspeed
 
 _ZERO = "deepspeed.runtime.zero."
+_CHECK = "is_invalid_grad_norm"  # waits for the device
 # Of modules, by the name that the rest of this file uses.
 _NAMES = {
     "compatible_ops": "deepspeed.ops:__compatible_ops__",
@@ -41,6 +43,10 @@ _NAMES = {
     "LossScaler": "deepspeed.runtime.fp16.loss_scaler:LossScaler",
     "ZeroStageEnum": "deepspeed.runtime.zero.config:ZeroStageEnum",
     "fragment_address": "deepspeed.utils.tensor_fragment:fragment_address",
+    "zero_1_and_2": f"{_ZERO}stage_1_and_2:DeepSpeedZeroOptimizer",
+    "zero_1_and_2's check": f"{_ZERO}stage_1_and_2:{_CHECK}",
+    "zero_3": f"{_ZERO}stage3:DeepSpeedZeroOptimizer_Stage3",
+    "zero_3's check": f"{_ZERO}stage3:{_CHECK}",
 }
 # Of its backend: by these it reduces gradients and gathers weights.
 _COLLECTIVES = {
@@ -143,6 +149,35 @@ def _time_collectives(backend: Any) -> None:
 
 
 _time_collectives(_FOUND["Backend"])
+
+
+def _keep_norm_on_device(zero: Any, reduced: torch.dtype) -> None:
+    """Have an optimiser of ZeRO clip by a norm of gradients that the host does not read.
+
+    DeepSpeed reads it at any precision, to skip a step whose gradients are not finite. Here such a
+    step is taken; its norm is infinite, by which the trainer ends the run.
+    """
+    setattr(sys.modules[zero.__module__], _CHECK, lambda _: False)
+    zero.get_grad_norm_direct = partialmethod(_norm, reduced)
+
+
+def _norm(
+    zero: Any, reduced: torch.dtype, gradients: Sequence[Tensor], _: Sequence[Tensor]
+) -> Tensor:
+    """Return the norm of a group's gradients, of which each rank has a share, as DeepSpeed does.
+
+    DeepSpeed copies a number to the device for it, and waits for that.
+    """
+    mine = [one for one in gradients if not getattr(one, "_zero_padding", False)]
+    norms = [torch.linalg.vector_norm(one.double()) for one in mine]
+    total = torch.stack(norms or [torch.zeros((), device=zero.device, dtype=torch.float64)])
+    total = total.square().sum().to(reduced)
+    deepspeed.comm.all_reduce(total, group=zero.dp_process_group)
+    return total.sqrt()
+
+
+_keep_norm_on_device(_FOUND["zero_1_and_2"], torch.float32)
+_keep_norm_on_device(_FOUND["zero_3"], torch.float64)
 
 
 def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:

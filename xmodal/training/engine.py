@@ -59,7 +59,9 @@ def _deepspeed_config(
         "timers": {"throughput": {"enabled": False}},
     }
     if training.precision == "bf16_weights":
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        # bf16 has the range of fp32: what overflows is no matter of a scale.
+        bf16 = {"enabled": True, "check_grad_overflow": False}
+        config |= {"bf16": bf16, "data_types": {"grad_accum_dtype": "fp32"}}
     if training.zero.offload_optimizer and training.zero.stage > 1:
         # Else it offloads only gradients that the step's last backward pass reaches, which under
         # the gradient cache are not those of the objective.

@@ -309,7 +309,9 @@ class Trainer:
             self.stopping |= report.num_asked > 0
             if report.num_reports:
                 self._count_bad_samples(report)
-            for name, value in report.losses.items():
+            norm = {"norm of the gradients": report.values["grad_norm"]}
+            losses = {f"{name} loss": value for name, value in report.losses.items()}
+            for name, value in (losses | norm).items():
                 if not math.isfinite(value):
                     size = self.data.batch_size
                     self._give_up(not_finite(name, value, span, report.step - 1, size))
