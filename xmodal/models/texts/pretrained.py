@@ -21,6 +21,7 @@ from xmodal.models.config import TextEncoderConfig
 from xmodal.models.encoder import Encoder, Local, masked_local
 from xmodal.models.packages import packaged_weights, packages_for
 from xmodal.models.text_limits import check_files, check_numbers, check_size
+from xmodal.models.texts.attention_masks import use_any_mask
 from xmodal.models.texts.pooling import pool_text
 from xmodal.tensor_files import refusal
 
@@ -144,6 +145,7 @@ class PretrainedText(Encoder):
                 _check_found(found)
         # Sentences are mean-pooled: BERT's own pooler would decay without ever being trained.
         self.model.pooler = None
+        use_any_mask(self.model)
         longest = _longest(self.model, context)
         if context > longest:
             raise UserError(
