@@ -117,15 +117,31 @@ def wait_for_disk(trainer: Any, *_: Any) -> None:
 def note_memory(folder: Path, trainer: Any, span: Any) -> None:
     """Note what a rank keeps in memory as a stage starts; to be called before `START`."""
     held = [one for one in gc.get_objects() if isinstance(one, torch.Tensor | torch.nn.Module)]
+    path = folder / str(trainer.environment.rank)
+    noted = path.read_text().splitlines() if path.exists() else []
     row = {
         "engines": sum(type(one).__name__ == "DeepSpeedEngine" for one in held),
         "bytes": sum(one.nbytes for one in held if isinstance(one, torch.Tensor)),
         "threads": sorted(one.name for one in threading.enumerate()),
-        "system threads": len(list(Path("/proc/self/task").iterdir())),
+        "system threads": _system_threads([json.loads(one)["system threads"] for one in noted]),
         "resident": int(re.search(r"VmRSS:\s*(\d+)", Path("/proc/self/status").read_text())[1]),
     }
-    with (folder / str(trainer.environment.rank)).open("a") as file:
+    with path.open("a") as file:
         file.write(json.dumps(row | {"stage": span.number}) + "\n")
+
+
+def _system_threads(before: list[int]) -> int:
+    """Return how many threads the process has, given how many it had: no more, unless they stay.
+
+    The system takes its time to end a thread that has been joined, on a busy machine most of all.
+    In the first two stages threads start that stay.
+    """
+    for _ in range(200):
+        count = len(list(Path("/proc/self/task").iterdir()))
+        if count <= min(before[2:], default=count):
+            break
+        time.sleep(0.05)
+    return count
 
 
 def noted_memory(folder: Path) -> list[list[dict[str, Any]]]:

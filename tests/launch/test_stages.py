@@ -53,7 +53,7 @@ def test_a_stage_leaves_no_memory_behind(
         assert not any("checkpoint" in name for one in started for name in one["threads"])
         # The first stage leaves what all of a process share: groups of ranks and their threads.
         assert len({one["bytes"] for one in started[1:]}) == 1
-        assert len({one["system threads"] for one in started[2:]}) == 1, started
+        assert started[-1]["system threads"] <= started[2]["system threads"], started
 
 
 @pytest.mark.slow
