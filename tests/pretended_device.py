@@ -92,6 +92,7 @@ class PretendedDevice(TorchDispatchMode):
         _register()
         self.waits: list[str] = []  # operators, and the lines of the product that called them
         self.reads: list[str] = []  # copies to the host that it may wait for later
+        self.draws: list[str] = []  # of random numbers, by objectives: others than on the host
 
     def __enter__(self) -> Self:
         torch.tensor = _made_on_host
@@ -119,6 +120,8 @@ class PretendedDevice(TorchDispatchMode):
             self._count_copy(operator, args, kwargs)
         elif _waits(operator, args, kwargs):
             self.waits.append(_call(operator))
+        if torch.Tag.nondeterministic_seeded in function.tags and _is_of_an_objective():
+            self.draws.append(_call(operator))
         known = {id(values_of(one)): one for one in tensors}
         args, kwargs = tree_map_only(PretendedTensor, values_of, (args, kwargs))
         kernel = CELLS.get(operator, function)
@@ -196,6 +199,10 @@ def _index_waits(operator: Any, args: Any) -> bool:
         or not isinstance(one, PretendedTensor)
         for one in indices
     )
+
+
+def _is_of_an_objective() -> bool:
+    return any("/xmodal/objectives/" in one.filename for one in traceback.extract_stack())
 
 
 def _call(operator: Any) -> str:

@@ -41,6 +41,13 @@ RECURRENT = (
     "method.text={kind: lstm, word: 8, width: 16, layers: 2, bidirectional: true, pooling: max}",
     "method.embedding=16",
 )
+BERT = (
+    CLIP[0],
+    "method.text={kind: transformers, name: bert, weights: random, settings: {model_type: bert, "
+    f"vocab_size: {VOCABULARY}, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
+    "intermediate_size: 32, hidden_dropout_prob: 0, attention_probs_dropout_prob: 0}}",
+    CLIP[2],
+)
 OBJECTIVES = {
     "info_nce": "{kind: info_nce}",
     "same id": "{kind: info_nce, positives: same_id}",
@@ -74,6 +81,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
     "dim, both": ("dim", (*CHANGES["dim"], "method.global_critic=concatenate"), 0),
     "clip's own towers": ("clip", CLIP_TOWERS, 0),
     "lstm, batch normalisation": ("clip", RECURRENT, 0),
+    "bert of transformers": ("clip", BERT, 0),
     **{
         f"{name}, extra items": (kind, (*words, *EXTRA), 0)
         for name, kind, words in (
@@ -186,12 +194,13 @@ def trainer_of(stage: StageConfig, micro_batch: int) -> Any:
 
 @dataclass(frozen=True)
 class Taken:
-    """A step: its values and gradients, what the host waited for, and what it read."""
+    """A step: values, gradients, what the host waited for, what it read, what objectives drew."""
 
     values: dict[str, float]
     gradients: dict[str, Tensor]
     waits: list[str]
     reads: list[str]
+    draws: list[str]
 
 
 def take(case: str, micro_batch: int, *, on_device: bool, spoil: bool = False) -> Taken:
@@ -215,7 +224,7 @@ def take(case: str, micro_batch: int, *, on_device: bool, spoil: bool = False) -
         engine = Engine(method, stage)
         report = trainer._step(engine, batch, trainer.timeline.stages[0])
     report.read(1)
-    return Taken(report.values, engine.gradients, device.waits, device.reads)
+    return Taken(report.values, engine.gradients, device.waits, device.reads, device.draws)
 
 
 def wait(method: Method, _: object) -> None:
@@ -246,7 +255,7 @@ def test_a_step_waits_for_nothing_and_is_read_once(
 ) -> None:
     found = taken[f"{case}, {micro_batch}"]
     assert isinstance(found, Taken), found
-    assert found.waits == []
+    assert found.waits == found.draws == []
     assert len(found.reads) == 1
     expected = take(case, micro_batch, on_device=False)
     assert found.values == pytest.approx(expected.values, rel=1e-4, abs=1e-6)
@@ -258,6 +267,20 @@ def test_ranks_exchange_what_they_need_without_waiting(case: str) -> None:
     for found in on_ranks(2, partial(take, on_device=True), case, 3):
         assert found.waits == []
         assert len(found.reads) == 1
+
+
+def draw_on_device() -> list[str]:
+    """Draw as an objective must not: another device draws other numbers."""
+    source, drawn = "lambda like: torch.rand(3, device=like.device)", PretendedDevice()
+    draw = eval(compile(source, "/xmodal/objectives/one.py", "eval"), {"torch": torch})
+    with drawn:
+        draw(torch.ones(3).to(torch.device(NAME, 0)))
+    return drawn.draws
+
+
+def test_a_draw_is_seen() -> None:
+    ((drawn,),) = on_ranks(1, draw_on_device)
+    assert "aten.rand" in drawn
 
 
 def test_a_wait_is_seen() -> None:

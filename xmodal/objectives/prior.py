@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from xmodal.components.component import Buildable
+from xmodal.devices import copy_to
 from xmodal.distributed.collectives import mean_of_shares, rank, row_counts, share_of_mean
 from xmodal.objectives.frozen import frozen_parameters
 from xmodal.objectives.numerics import log1p_exp
@@ -65,8 +66,7 @@ class PriorMatching(nn.Module):
 
 
 def _uniform(like: Tensor, counts: list[int], seed: int) -> Tensor:
-    """Return this rank's rows of samples for the global batch."""
-    generator = torch.Generator(like.device).manual_seed(seed)
-    shape = (sum(counts), like.shape[1])
-    samples = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
-    return samples.split(counts)[rank()]
+    """Return this rank's rows of samples for the global batch, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.rand(sum(counts), like.shape[1], generator=generator, dtype=like.dtype)
+    return copy_to(like.device, samples.split(counts)[rank()])
