@@ -1,6 +1,7 @@
 """Ways to learn from batches of 32: CLIP's heads on frozen features, with papers' settings.
 
-InfoNCE has 31 negatives. The queue adds the last 1,024 pairs, and the global contrastive loss keeps
+InfoNCE has 31 negatives. The queue adds the last 1,024 pairs, as the encoders
+embed them or a momentum encoder does, and the global contrastive loss keeps
 averages over all samples. InfoNCE of batches of 256 has as many steps, and so sees eight times as
 many pairs. Lengths are fixed and last checkpoints measured: nothing is chosen by the test images,
 and nothing was searched.
@@ -16,6 +17,12 @@ ARMS = {
     "info_nce": Arm("InfoNCE", "clip", measured="latest"),
     "queue": Arm(
         "InfoNCE, queue of 1,024", "clip", ["method.queue={size: 1024}"], measured="latest"
+    ),
+    "momentum": Arm(
+        "InfoNCE, queue of 1,024, momentum encoder",
+        "clip",
+        ["method.queue={size: 1024, momentum: 0.999}"],
+        measured="latest",
     ),
     "global": Arm(
         "global contrastive", "clip", [GLOBAL.format(1 / 0.07), HEADS], measured="latest"

@@ -146,7 +146,7 @@ def test_weights_without_a_gradient_have_no_average_until_they_move() -> None:
     moved, rests = (nn.Parameter(torch.ones(2)) for _ in range(2))
     optimizer = torch.optim.Adam([moved, rests], lr=0.1)
     keep_average(optimizer)
-    optimizer.param_groups[0][DECAY] = 0.5
+    optimizer.param_groups[0][DECAY.format(AVERAGE)] = 0.5
     moved.grad = torch.ones(2)
     optimizer.step()
     assert AVERAGE not in optimizer.state.get(rests, {})

@@ -64,7 +64,7 @@ def trained(
     engine = initialize_engine(method, config, training, SHARE * ranks, ranks)
     losses = []
     for step in range(STEPS):
-        set_decay(engine, config.ema, step)
+        set_decay(engine, config, step)
         cache = GradientCache(engine, share(step).cut(2), (7, step))
         loss = torch.stack(list(cache.forward().values())).sum()
         cache.backward(loss)

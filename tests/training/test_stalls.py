@@ -20,6 +20,7 @@ from xmodal.data.batch import Batch
 from xmodal.methods.method import Method
 from xmodal.training.clipping import clip_before_steps
 from xmodal.training.config import StageConfig
+from xmodal.training.ema import averages_of, keep_average
 from xmodal.training.parts import parameter_groups, select_trained
 from xmodal.training.timeline import Timeline
 from xmodal.training.trainer import Trainer
@@ -68,6 +69,11 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
         f"clip, {name}": ("clip", (*CLIP, f"method.objective={one}"), 0)
         for name, one in OBJECTIVES.items()
     },
+    "clip, queue of a momentum encoder": (
+        "clip",
+        (*CLIP, "method.queue={size: 12, start: 0, momentum: 0.9}"),
+        0,
+    ),
     "clip, queue": (
         "clip",
         (*CLIP, "method.queue={size: 12, start: 0}", "method.false_negatives={similarity: 0.9}"),
@@ -92,7 +98,14 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
         )
     },
 }
-TWO_RANKS = ("clip, queue", "mite, adversarial", "uncsm, joint", "ptf_simcm, main", "dim, main")
+TWO_RANKS = (
+    "clip, queue",
+    "clip, queue of a momentum encoder",
+    "mite, adversarial",
+    "uncsm, joint",
+    "ptf_simcm, main",
+    "dim, main",
+)
 
 
 STEPS = [(case, BATCH) for case in CASES]
@@ -105,6 +118,8 @@ class Engine:
     def __init__(self, method: Method, stage: StageConfig) -> None:
         self.module, self.device = method, next(method.parameters()).device
         self.optimizer = stage.optimizer.build(parameter_groups(method, stage))
+        for key in averages_of(stage, method):
+            keep_average(self.optimizer, key)
         clip_before_steps(self.optimizer, method, stage.clip_norm)
 
     def __call__(self, compute: Any) -> Any:
@@ -115,6 +130,9 @@ class Engine:
 
     def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
         pass
+
+    def zero_optimization_stage(self) -> int:
+        return 0
 
     def get_global_grad_norm(self) -> Tensor:
         norm: Tensor = self.optimizer._global_grad_norm

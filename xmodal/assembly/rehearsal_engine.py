@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xmodal.costs.memory import MemoryTracker
 from xmodal.methods.method import Method
 from xmodal.training.config import StageConfig, TrainingConfig
-from xmodal.training.ema import DECAY, keep_average
+from xmodal.training.ema import averages_of, keep_average, set_decay
 from xmodal.training.parts import parameter_groups
 
 PASSES = 2  # that differ: a step's first pass, which has the objective, and all others
@@ -52,10 +52,9 @@ class RehearsalEngine:
         with memory.holding("gradients"):
             # Under ZeRO 3 a share of all gradients is there from the start.
             self.flat = [torch.empty_like(one) for one in self._stepped() if self.zero.stage == 3]
-        if stage.ema:
-            keep_average(self.optimizer)
-            for group in self.optimizer.param_groups:
-                group[DECAY] = 0.0
+        for key in averages_of(stage, method):
+            keep_average(self.optimizer, key)
+        set_decay(self, stage, 0)
 
     def _share(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return an optimiser's group with this rank's share of it, flat under ZeRO."""

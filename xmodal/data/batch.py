@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -118,6 +118,13 @@ class Batch:
     def second_texts(self) -> tuple[Tensor | None, ...]:
         """As `texts`, of the second view."""
         return self.second_tokens, self.second_token_mask, self.second_token_lengths
+
+    def only(self, sides: Sequence[Literal["images", "texts"]]) -> "Batch":
+        """Return the images of all samples, their captions, or both, and nothing else."""
+        texts = ("tokens", "token_mask", "token_lengths", "text_features")
+        names = {"images": ("images", "image_features"), "texts": texts}
+        kept = {name: getattr(self, name) for side in sides for name in names[side]}
+        return Batch(image_ids=self.image_ids, **kept)
 
     def with_texts(self, texts: "Batch") -> "Batch":
         """Return the batch with the texts of another one, row by row."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from xmodal.components.config import Config
-from xmodal.data.batch import BatchSpec
+from xmodal.data.batch import Batch, BatchSpec
 from xmodal.methods.config import ExtraNegativesConfig, TowersConfig
 from xmodal.methods.method import Loss
 from xmodal.methods.towers import Embeddings, TwoTowers, extra_negatives, pairs
@@ -146,6 +146,7 @@ class Clip(TwoTowers):
         self.loss_name, self.seen = loss_name, extra_negatives
         self.loss = objective()
         self.queue = queue(embedding) if queue else None
+        self.momentum = self.queue.momentum if self.queue else None
         self.false_negatives = false_negatives() if false_negatives else None
         if isinstance(self.loss, GlobalContrastive):
             self.contents = BatchSpec(numbers=True)
@@ -167,6 +168,13 @@ class Clip(TwoTowers):
             given["extra"] = extra
         ids = self.false_negatives(both.ids) if self.false_negatives else both.ids
         share: Tensor = self.loss(both.images, both.texts, ids, **given)
-        if self.queue and torch.is_grad_enabled():
+        if self.queue and not self.momentum and torch.is_grad_enabled():
             self.queue.push(both.images, both.texts, both.ids)
         return share
+
+    def enqueue(self, batch: Batch) -> None:
+        """Add the pairs of a micro-batch to the queue, as the weights of now embed them."""
+        assert self.queue is not None
+        if self.queue.has_started:
+            found = self.encode(batch.only(self.queue.sides))
+            self.queue.push(found.images, found.texts, found.image_ids)

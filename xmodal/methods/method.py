@@ -32,6 +32,8 @@ class Method(nn.Module, ABC):
     local = False
     # Whether it reads a map of a lower layer of the encoder too, of the images that are searched.
     lower = False
+    # Share of its momentum encoder that a step keeps; None: it has none.
+    momentum: float | None = None
 
     def __init__(self, *, bf16: bool = False) -> None:
         super().__init__()
@@ -90,6 +92,12 @@ class Method(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, TrainingState):
                 module.make_room(num_samples)
+
+    def enqueue(self, batch: Batch) -> None:
+        """Keep what losses of later steps need of a micro-batch, which a momentum encoder embeds:
+        after each step it is called with averaged weights in the place of the trained ones.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no momentum encoder")
 
     def on_step_start(self, progress: float, seed: int) -> None:
         """Set the progress of the stage, 0 to 1, and the seed of the step."""

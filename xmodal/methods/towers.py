@@ -11,7 +11,7 @@ from xmodal.methods.method import Method, in_precision
 from xmodal.models.heads.mlp import Mlp
 from xmodal.models.tower import Build, Tower, projection
 from xmodal.objectives.extra import Extra, Seen, Side
-from xmodal.objectives.pairwise.tiles import NO_ROWS, first_equal
+from xmodal.objectives.pairwise.tiles import NO_ROWS, first_equal, precise
 
 
 @dataclass
@@ -141,4 +141,4 @@ def _matched(embeddings: Embeddings, ids: Tensor | None) -> Matched:
 
 
 def _unit(embeddings: Tensor | None) -> Tensor | None:
-    return None if embeddings is None else F.normalize(embeddings.float(), dim=-1)
+    return None if embeddings is None else F.normalize(precise(embeddings), dim=-1)

@@ -32,6 +32,14 @@ class QueueConfig(Buildable):
         description="share of a stage before the first pairs enter the queue: embeddings that "
         "still change fast are soon poor negatives",
     )
+    momentum: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the average of the encoders that a step keeps, where this average "
+        "embeds what enters (MoCo: 0.999), in a forward pass of its own; null: the encoders "
+        "themselves do (XBM)",
+    )
     builds: ClassVar[str] = "EmbeddingQueue"
 
     @property
@@ -45,8 +53,11 @@ class EmbeddingQueue(Scheduled, TrainingState):
     XBM: Wang et al. 2020, arXiv 1912.06798; MoCo's queue: He et al. 2020, arXiv 1911.05722).
 
     It holds what the encoders made of pairs when they came: their embeddings drift slowly (XBM,
-    section 3.2). A pair of the same id is no negative. The oldest pairs leave first, in the order
-    of the plan, so that the queue is the same on any number of ranks that the batch is dealt to.
+    section 3.2). With `momentum`, it holds what an average of the encoders makes of them, which
+    drifts more slowly (MoCo, section 3.2). The batch's own pairs are those of the encoders all the
+    same, so that the loss differs from the one of the batch in its further negatives alone. A pair
+    of the same id is no negative. The oldest pairs leave first, in the order of the plan, so that
+    the queue is the same on any number of ranks that the batch is dealt to.
     """
 
     images: Tensor  # (size, dim); without pairs, where `of` is texts
@@ -54,10 +65,18 @@ class EmbeddingQueue(Scheduled, TrainingState):
     ids: Tensor  # (size,) int64; NO_ROWS: nothing is there yet
     position: Tensor  # (1,) int64, place of the next pair
 
-    def __init__(self, dim: int, *, size: int, of: Of = "both", start: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        size: int,
+        of: Of = "both",
+        start: float = 0.0,
+        momentum: float | None = None,
+    ) -> None:
         super().__init__()
         check_choice("of", of, Of)
-        self.size, self.dim, self.start = size, dim, start
+        self.size, self.dim, self.start, self.momentum = size, dim, start, momentum
         self.sides = ("images", "texts") if of == "both" else (of,)
         self.register_buffer("images", torch.empty(0, dim))
         self.register_buffer("texts", torch.empty(0, dim))
@@ -81,12 +100,17 @@ class EmbeddingQueue(Scheduled, TrainingState):
             for side in self.sides
         ]
 
+    @property
+    def has_started(self) -> bool:
+        """True once pairs enter."""
+        return self.progress >= self.start
+
     @torch.no_grad()
-    def push(self, images: Tensor, texts: Tensor, ids: Tensor) -> None:
+    def push(self, images: Tensor | None, texts: Tensor | None, ids: Tensor) -> None:
         """Add this and all other ranks' pairs, (rows, dim) and (rows, dim) with ids (rows,), if
-        the queue has started.
+        the queue has started. A side that is not kept may be None.
         """
-        if self.progress < self.start:
+        if not self.has_started:
             return
         counts = row_counts(ids)
         turns = torch.cat([torch.arange(count, device=ids.device) for count in counts])
@@ -96,6 +120,7 @@ class EmbeddingQueue(Scheduled, TrainingState):
         # Not in place: the backward pass of the step reads what there was.
         for side, rows in (("images", images), ("texts", texts)):
             if side in self.sides:
+                assert rows is not None
                 kept: Tensor = getattr(self, side)
                 new = gather(rows.detach(), counts)[newest].to(kept.dtype)
                 setattr(self, side, kept.index_copy(0, places, new))

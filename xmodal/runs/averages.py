@@ -17,11 +17,13 @@ from xmodal.runs.checkpoints.resharding import saved_pieces
 from xmodal.runs.checkpoints.state_files import read_optimizer_file
 
 Weights = Literal["averaged", "trained"]  # of a checkpoint
-AVERAGE = "average"  # its key in the state of a weight
+# Keys in the state of a weight: of the average that is used in its place, and of the one that a
+# momentum encoder computes with.
+AVERAGE, MOMENTUM = "average", "momentum_encoder"
 
 
 @contextmanager
-def averaged(engine: Any) -> Iterator[bool]:
+def averaged(engine: Any, key: str = AVERAGE) -> Iterator[bool]:
     """Have an engine's module compute with the averaged weights, as long as the block lasts.
 
     The block gets whether there are any. Buffers, and weights that the stage does not train, are
@@ -29,13 +31,13 @@ def averaged(engine: Any) -> Iterator[bool]:
     """
     from xmodal.runs.deepspeed_adapter import fill_weights, optimizer_shares
 
-    if not any(AVERAGE in state for _, state, _ in optimizer_shares(engine)):
+    if not any(key in state for _, state, _ in optimizer_shares(engine)):
         yield False
         return
     # Without ZeRO the optimiser steps the module's own weights, and there is no other copy.
     shares = optimizer_shares(engine) if not engine.zero_optimization_stage() else ()
     trained = {weights: weights.detach().clone() for weights, _, _ in shares}
-    fill_weights(engine, lambda weights, state: state.get(AVERAGE, weights))
+    fill_weights(engine, lambda weights, state: state.get(key, weights))
     try:
         yield True
     finally:

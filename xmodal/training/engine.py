@@ -3,21 +3,21 @@
 from typing import Any
 
 import torch
-from torch import nn
 
+from xmodal.methods.method import Method
 from xmodal.models.adapters import borrowed_weights
 from xmodal.models.channels_last import lay_out_weights
 from xmodal.runs import deepspeed_adapter
 from xmodal.runs.checkpoints.writer import OverlappingWriter
 from xmodal.training.clipping import clip_before_steps
 from xmodal.training.config import StageConfig, TrainingConfig
-from xmodal.training.ema import keep_average
+from xmodal.training.ema import averages_of, keep_average
 from xmodal.training.parts import parameter_groups
 from xmodal.training.timeline import StageSpan, Timeline
 
 
 def initialize_engine(
-    method: nn.Module, stage: StageConfig, training: TrainingConfig, batch_size: int, ranks: int
+    method: Method, stage: StageConfig, training: TrainingConfig, batch_size: int, ranks: int
 ) -> Any:
     """Return the DeepSpeed engine of a method for one stage, its optimiser new.
 
@@ -28,8 +28,8 @@ def initialize_engine(
     # Fused: one kernel for all weights, and counters on the device.
     fused = {"fused": True} if on_gpus and stage.optimizer.fuses else {}
     optimizer = stage.optimizer.build(parameter_groups(method, stage), **fused)
-    if stage.ema:
-        keep_average(optimizer)
+    for key in averages_of(stage, method):
+        keep_average(optimizer, key)
     if not zero.stage:
         clip_before_steps(optimizer, method, stage.clip_norm)
     config = _deepspeed_config(stage, training, batch_size, ranks)

@@ -59,6 +59,14 @@ class GradientCache:
             with phase("backward"):
                 self._backward(surrogate, last=number == len(self.cached))
 
+    def without_gradients(self, compute: Callable[[Any, Batch], None]) -> None:
+        """Call `compute` with the method and each micro-batch, in the random states of the step."""
+        with torch.no_grad(), running_statistics_kept(self.engine.module), equal_rows():
+            for number, batch in enumerate(self.micro_batches):
+                self._seed(number)
+                with phase("forward"):
+                    self.engine.module(lambda method, batch=batch: compute(method, batch))
+
     def _cache(self, number: int, method: Any) -> None:
         self.cached.append(self._encode(number, method))
 
@@ -87,9 +95,12 @@ class GradientCache:
         )
 
     def _encode(self, number: int, method: Any) -> Any:
-        torch.manual_seed(hash((*self.seed, number * world_size() + rank())))
+        self._seed(number)
         with phase("forward"):
             return method.encode(self.micro_batches[number])
+
+    def _seed(self, number: int) -> None:
+        torch.manual_seed(hash((*self.seed, number * world_size() + rank())))
 
     def _backward(self, value: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

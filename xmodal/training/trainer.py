@@ -41,6 +41,7 @@ from xmodal.training.garbage import ScheduledCollection
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.log import TrainingLog
 from xmodal.training.loss_weights import loss_weight
+from xmodal.training.momentum_encoder import embed_by_momentum_encoder
 from xmodal.training.not_finite import not_finite
 from xmodal.training.preemption import Preemption
 from xmodal.training.profiling import StepProfile
@@ -260,7 +261,7 @@ class Trainer:
     def _step(self, engine: Any, batch: Batch, span: StageSpan) -> StepReport:
         """Take one optimiser step and return its report, which need not be computed yet."""
         rate = set_learning_rate(engine, span, self.progress.step, self.timeline)
-        set_decay(engine, span.config.ema, self.progress.step - span.start)
+        set_decay(engine, span.config, self.progress.step - span.start)
         # A seed for each step leaves no random state to save: what is drawn depends on it alone.
         seed = (self.training.seed, self.progress.step)
         progress = span.progress(self.progress.step)
@@ -277,6 +278,7 @@ class Trainer:
         cache.backward(loss)
         with phase("optimiser"):
             engine.step()
+        embed_by_momentum_encoder(engine, cache)
         norm = engine.get_global_grad_norm()
         norm = torch.as_tensor(0.0 if norm is None else norm, dtype=torch.float64)
         own = {"grad_norm": norm, **engine.module.monitors}
