@@ -1,7 +1,8 @@
 """Momentum encoder: what enters the queue is what an average of the weights makes of each batch."""
 
 import copy
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from tests.processes import on_ranks
 from xmodal.data.batch import Batch
 from xmodal.distributed.collectives import mean_of_shares, rank, sum_over_ranks, world_size
 from xmodal.methods.clip import Clip, ClipConfig
-from xmodal.training.config import StageConfig
+from xmodal.runs.averages import MOMENTUM as MOMENTUM_ENCODER
+from xmodal.runs.averages import averaged
+from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.ema import averages_of, decay_at, keep_average, set_decay
+from xmodal.training.engine import close_engine, initialize_engine
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.momentum_encoder import embed_by_momentum_encoder
 from xmodal.training.parts import parameter_groups, select_trained, set_modes
@@ -24,27 +28,34 @@ STAGE = StageConfig(train=["image.head", "text.head", "loss"], length="7 steps")
 LOCKED = StageConfig(train=["text.head", "loss"], length="7 steps")
 
 
+def clip(stage: StageConfig, of: str, *, normalise: bool) -> Clip:
+    """Heads on features, and a queue of a momentum encoder, ready for a stage."""
+    torch.manual_seed(0)
+    head = {"normalise": "batch"} if normalise else {}
+    config = ClipConfig.model_validate(
+        {
+            "image": {"kind": "features", "features": IMAGE},
+            "text": {"kind": "features", "features": TEXT},
+            "image_head": head,
+            "text_head": head,
+            "embedding": DIM,
+            "queue": {"size": SIZE, "of": of, "start": 0.25, "momentum": MOMENTUM},
+        }
+    )
+    method: Clip = config.build(vocabulary=0, bf16=False)
+    method.make_room(0)
+    select_trained(method, stage.train)
+    set_modes(method, freeze_batch_norm=False)
+    return method
+
+
 class Engine:
     """What a step asks of DeepSpeed's engine, in double precision."""
 
     def __init__(self, stage: StageConfig, of: str, *, normalise: bool) -> None:
-        torch.manual_seed(0)
-        head = {"normalise": "batch"} if normalise else {}
-        config = ClipConfig.model_validate(
-            {
-                "image": {"kind": "features", "features": IMAGE},
-                "text": {"kind": "features", "features": TEXT},
-                "image_head": head,
-                "text_head": head,
-                "embedding": DIM,
-                "queue": {"size": SIZE, "of": of, "start": 0.25, "momentum": MOMENTUM},
-            }
-        )
-        self.module: Clip = config.build(vocabulary=0, bf16=False).double()
+        self.module = clip(stage, of, normalise=normalise).double()
         self.module.make_room(0)
         self.stage, self.device = stage, torch.device("cpu")
-        select_trained(self.module, stage.train)
-        set_modes(self.module, freeze_batch_norm=False)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.module, stage), lr=0.1)
         for key in averages_of(stage, self.module):
             keep_average(self.optimizer, key)
@@ -89,19 +100,31 @@ def batch(step: int) -> Batch:
     )
 
 
-def steps_of(engine: Engine, micro: int, first: int = 0, last: int = STEPS) -> list[Taken]:
+def in_single(given: Batch) -> Batch:
+    """Return a batch in single precision."""
+    images, texts = given.image_features, given.text_features
+    assert images is not None
+    assert texts is not None
+    return replace(given, image_features=images.float(), text_features=texts.float())
+
+
+def steps_of(
+    engine: Any, micro: int, first: int = 0, last: int = STEPS, *, in_double: bool = True
+) -> list[Taken]:
     """Take steps as the trainer does, of this rank's rows."""
     rows, found = torch.arange(rank(), BATCH, world_size()), []
     for step in range(first, last):
         set_decay(engine, engine.stage, step)
         engine.module.on_step_start(step / STEPS, step)
-        cache = GradientCache(engine, batch(step).rows(rows).cut(micro), (step,))
+        given = batch(step) if in_double else in_single(batch(step))
+        cache = GradientCache(engine, given.rows(rows).cut(micro), (step,))
         (loss,) = cache.forward().values()
         cache.backward(loss)
         engine.step()
         embed_by_momentum_encoder(engine, cache)
         state = copy.deepcopy(engine.module.state_dict())
-        found.append(Taken(mean_of_shares(loss).detach(), engine.gradients, state))
+        gradients = getattr(engine, "gradients", {})
+        found.append(Taken(mean_of_shares(loss).detach(), gradients, state))
     return found
 
 
@@ -230,3 +253,44 @@ def test_running_statistics_and_weights_are_those_of_training() -> None:
     weights = list(engine.optimizer.state)
     assert not any(one.equal(average) for one, average in zip(weights, averages, strict=True))
     assert decay_at(averages_of(STAGE, engine.module)["momentum_encoder"], STEPS) < MOMENTUM
+
+
+def by_deepspeed(zero: dict[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Losses and state of the same steps on DeepSpeed's engine; the pass leaves weights alone."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # nothing to compile
+    os.environ["LOCAL_RANK"] = str(rank())
+    method = clip(STAGE, "both", normalise=True)
+    training = TrainingConfig.model_validate({"zero": zero})
+    engine = initialize_engine(method, STAGE, training, BATCH, world_size())
+    engine.stage = STAGE
+
+    def shares() -> list[Tensor]:
+        parameters = list(method.parameters())
+        return [getattr(one, "ds_tensor", one).detach().clone() for one in parameters]
+
+    losses = []
+    for step in range(STEPS):
+        (taken,) = steps_of(engine, 4 // world_size(), step, step + 1, in_double=False)
+        losses.append(taken.loss)
+        before = shares()
+        with averaged(engine, MOMENTUM_ENCODER):
+            differ = any(not one.equal(other) for one, other in zip(shares(), before, strict=True))
+            assert differ == (step > 0)
+        assert all(one.equal(other) for one, other in zip(shares(), before, strict=True))
+    with deepspeed.zero.GatheredParameters(list(method.parameters())):
+        state = {name: value.clone() for name, value in method.state_dict().items()}
+    close_engine(engine)
+    return losses, state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "zero", [{"stage": 1}, {"stage": 2}, {"stage": 3}, {"stage": 3, "persistence_threshold": 0}]
+)
+def test_it_is_the_same_under_zero(zero: dict[str, Any]) -> None:
+    ((expected, state),) = on_ranks(1, by_deepspeed, {"stage": 0})
+    for losses, theirs in on_ranks(2, by_deepspeed, zero):
+        torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(theirs, state, rtol=1e-3, atol=1e-4)

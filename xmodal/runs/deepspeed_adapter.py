@@ -9,7 +9,6 @@ import importlib
 import logging
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import _lru_cache_wrapper, partial, partialmethod
@@ -68,6 +67,7 @@ _OF_ZERO_1_AND_2 = (
     "optimizer.param_names",
     "optimizer.single_partition_of_fp32_groups",
     "optimizer.bit16_groups",
+    "optimizer.update_lp_params",
 )
 _OF_ZERO_3 = (
     "optimizer.optimizer.state",
@@ -75,6 +75,7 @@ _OF_ZERO_3 = (
     "optimizer.fp32_partitioned_groups_flat",
     "optimizer.fp16_groups",
     "optimizer.persistent_parameters",
+    "optimizer.invalidate_secondary_tensor",
 )
 
 
@@ -291,23 +292,38 @@ def fill_weights(engine: Any, read: Callable[[Tensor, dict[str, Any]], Tensor]) 
     """Set the trained weights of an engine's module to what `read` returns for each tensor that
     the optimisers of the ranks step, given it and its state. All ranks call this.
     """
-    mine: dict[str, list[tuple[Part, Tensor]]] = defaultdict(list)
-    for tensor, state, parts in optimizer_shares(engine):
-        values = read(tensor, state).flatten()
-        for part in parts:
-            mine[part.name].append((part, values[part.start : part.start + part.numel]))
-    for name, parameter in engine.module.named_parameters():
-        if parameter.requires_grad:
-            # Of ZeRO 3, a share on each rank.
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                whole = torch.zeros_like(parameter).flatten()
-                for part, values in mine[name]:
-                    whole[part.begins : part.begins + part.numel] = values
-                if engine.zero_optimization_stage():
-                    torch.distributed.all_reduce(whole)
-                parameter.copy_(whole.view_as(parameter))
-    if engine.zero_optimization_stage() == 3 and (small := engine.optimizer.persistent_parameters):
-        # Those that ZeRO 3 keeps whole: modules read them without asking for them.
+    fill = (_fill_own, _fill_of_1_and_2, _fill_of_1_and_2, _fill_of_3)
+    values = [read(tensor, state) for tensor, state, _ in optimizer_shares(engine)]
+    fill[engine.zero_optimization_stage()](engine, values)
+
+
+def _fill_own(engine: Any, values: list[Tensor]) -> None:
+    for (weights, *_), new in zip(optimizer_shares(engine), values, strict=True):
+        weights.copy_(new)
+
+
+def _fill_of_1_and_2(engine: Any, values: list[Tensor]) -> None:
+    """Have DeepSpeed send the values to all ranks, as it sends stepped weights."""
+    flats = engine.optimizer.single_partition_of_fp32_groups
+    stepped = [flat.data for flat in flats]
+    for flat, new in zip(flats, values, strict=True):
+        flat.data = new
+    engine.optimizer.update_lp_params()
+    for flat, own in zip(flats, stepped, strict=True):
+        flat.data = own
+
+
+def _fill_of_3(engine: Any, values: list[Tensor]) -> None:
+    """Write this rank's shares, from which modules gather their weights when they compute."""
+    optimizer = engine.optimizer
+    shares = zip(values, optimizer_shares(engine), optimizer.fp16_groups, strict=True)
+    for new, (_, _, parts), group in shares:
+        for part, parameter in zip(parts, group, strict=True):
+            share = new[part.start : part.start + part.numel]
+            parameter.ds_tensor.data[: part.numel].copy_(share)
+    optimizer.invalidate_secondary_tensor()
+    if small := optimizer.persistent_parameters:  # which every rank keeps whole
+        small[0].partition(small)
         small[0].all_gather(small)
 
 
