@@ -33,14 +33,14 @@ from xmodal.runs.progress import Progress
 from xmodal.runs.run import Run
 from xmodal.training.bad_samples import count_bad_samples
 from xmodal.training.checkpointing import Checkpointing
-from xmodal.training.config import CheckpointConfig, LossConfig, TrainingConfig
+from xmodal.training.config import CheckpointConfig, TrainingConfig
 from xmodal.training.device_batches import device_batches
 from xmodal.training.ema import set_decay
 from xmodal.training.engine import close_engine, initialize_engine, set_learning_rate
 from xmodal.training.garbage import ScheduledCollection
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.log import TrainingLog
-from xmodal.training.loss_weights import loss_weight
+from xmodal.training.loss_weights import loss_weights
 from xmodal.training.momentum_encoder import embed_by_momentum_encoder
 from xmodal.training.not_finite import not_finite
 from xmodal.training.preemption import Preemption
@@ -269,10 +269,7 @@ class Trainer:
         batch = self.dataset.augmented(batch)
         cache = GradientCache(engine, batch.cut(self.micro_batch_size), seed)
         losses = cache.forward()
-        weights = {
-            name: loss_weight(span.config.losses.get(name, LossConfig()), progress)
-            for name in losses
-        }
+        weights = loss_weights(span.config.losses, losses, progress)
         loss = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         shared = self.reduce_step_stats(losses, loss, batch)
         cache.backward(loss)
