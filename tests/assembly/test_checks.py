@@ -15,6 +15,7 @@ from xmodal.assembly.checks import (
     check_batch_norm,
     check_measurable,
     check_method,
+    check_queue,
     check_sample_spec,
 )
 from xmodal.assembly.data import data_sets, open_shards
@@ -138,6 +139,13 @@ def test_captions_of_other_keys_are_not_cached(tmp_path: Path) -> None:
 def test_texts_are_cached_whatever_images_do(changes: dict[str, Any], tmp_path: Path) -> None:
     moving = {"data__crop": (0.5, 1.0), "data__flip": True, "data__augment": {}}
     checked(recipe_of(tmp_path, **moving | changes))
+
+
+def test_a_queue_is_no_longer_than_the_data(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, method__queue={"size": 40})
+    check_queue(recipe, 40)
+    with pytest.raises(UserError, match="a queue of 40 is longer than"):
+        check_queue(recipe, 39)
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])

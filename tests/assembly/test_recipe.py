@@ -155,6 +155,14 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
             "training={zero: 1, precision: bf16_weights}",
             ["training: precision bf16_weights needs ZeRO 2 or 3", "use training.zero=2"],
         ),
+        (
+            "data.train=[{url: shards, mined: table}]",
+            ["data: train: nothing is taken from `mined`", "or remove it"],
+        ),
+        (
+            "method.extra_negatives=own",
+            ["method.extra_negatives: there are none; write data.negatives"],
+        ),
         ("training.precision=fp3", ["training.precision: fp3", "'bf16'", "did you mean fp32?"]),
         ("stages.0.optimizer.lr=-1", ["stages.0.optimizer.lr: -1", "greater than 0"]),
         ("stages.0.optimizer.lr=.inf", ["stages.0.optimizer.lr: inf", "finite"]),

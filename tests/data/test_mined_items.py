@@ -105,6 +105,16 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path, shards: Manifest, wron
         read_mined(str(path), shards, 1, 1)
 
 
+def test_a_table_without_any_item_that_is_asked_for_is_refused(
+    tmp_path: Path, shards: Manifest
+) -> None:
+    at = places(shards)
+    url = write_table(tmp_path / "hard.parquet", [(at[1], [], [at[2]])])
+    assert read_mined(url, shards, 0, 1).images[1].tolist() == [2]
+    with pytest.raises(UserError, match=r"no texts .*remove data\.negatives\.mined_texts"):
+        read_mined(url, shards, 1, 1)
+
+
 def mined_of(shift: int) -> MinedItems:
     """Of each sample the one `shift` later; of every fifth one none."""
     numbers = (np.arange(31)[:, None] + shift) % 31

@@ -15,6 +15,9 @@ from xmodal.data.swaps import swapped_captions
         ("A man in a blue shirt", "A shirt in a blue man"),
         ("a girl going into a wooden building", "a building going into a wooden girl"),
         ("Two boys and three dogs", "Three boys and two dogs"),
+        ("a black and white dog near a brown cat", "a brown and white dog near a black cat"),
+        ("A man pushes a baby in a carriage", "A baby pushes a man in a carriage"),
+        ("a unicycle, a red hat, an hour glass", "a glass, a red hat, an hour unicycle"),
     ],
 )
 def test_words_that_change_the_meaning_change_places(caption: str, false: str) -> None:
@@ -29,6 +32,11 @@ def test_words_that_change_the_meaning_change_places(caption: str, false: str) -
         "a dog",
         "a man and a woman",  # a woman and a man
         "a red circle and a blue circle",  # a blue circle and a red circle
+        "A black and white dog runs .",  # a white and black dog
+        "a black, white and brown dog",
+        "a man standing next to a woman",
+        "A man beside a dog .",
+        "a woman dances with a man",
         "red",
         "ein roter Kreis",
     ],

@@ -51,6 +51,7 @@ def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Seq
     check_method(recipe, method)
     check_precision(recipe, method)
     check_batch_norm(recipe, method, ranks)
+    check_queue(recipe, sum(one.num_samples for one in shards.train))
     for one in data_sets(recipe, shards):
         _check_training_set(recipe, one, method)
     protocols = _check_evaluation(recipe, shards, method) if shards.val else []
@@ -62,6 +63,16 @@ def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Seq
     for stage in recipe.stages:
         check_known(stage, method, protocols)
     return protocols
+
+
+def check_queue(recipe: Recipe, num_samples: int) -> None:
+    """Raise `UserError` where a queue would hold samples twice."""
+    queue = getattr(recipe.method, "queue", None)
+    if queue and queue.size > num_samples:
+        raise UserError(
+            f"method.queue.size: a queue of {queue.size:,} is longer than data.train, which has "
+            f"{num_samples:,} samples; choose at most so many"
+        )
 
 
 def _check_training_set(recipe: Recipe, data_set: DataSet, method: Method) -> None:

@@ -80,6 +80,10 @@ class Recipe(Config):
                 "them, or use kind vsepp, or clip with the objective info_nce (rows: texts alone, "
                 "columns: images alone), sigmoid or triplet"
             )
+        if not sides and getattr(self.method, "extra_negatives", "all") == "own":
+            raise ValueError(
+                "method.extra_negatives: there are none; write data.negatives, or remove it"
+            )
         pretrained = getattr(self.method, "pretrained", None)
         if "texts" in sides and not pretrained and self.method.text.reads_features:
             raise ValueError(

@@ -259,10 +259,16 @@ class DataConfig(Config):
                 "remove one of the two"
             )
         without = [one.url for one in self.train if one.mined is None]
-        if self.negatives and self.negatives.mined and without:
+        asked = self.negatives is not None and self.negatives.mined
+        if asked and without:
             raise ValueError(
                 f"negatives: mined items need `mined` of each data set, which {without[0]} has "
                 "not; write train: [{url: URL, mined: TABLE}]"
+            )
+        if not asked and len(without) < len(self.train):
+            raise ValueError(
+                "train: nothing is taken from `mined`; write negatives: {mined_texts: 1} or "
+                "{mined_images: 1}, or remove it"
             )
         schemes = [one.kind for one in self.access]
         if len(schemes) > len(set(schemes)):

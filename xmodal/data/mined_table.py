@@ -28,8 +28,8 @@ def read_mined(
 ) -> MinedItems:
     """Return the hardest `texts` and `images` of each sample of a data set.
 
-    Items of other data sets are skipped. Raises `UserError` where the file is no such table, or
-    names no sample of the data set.
+    Items of other data sets are skipped. Raises `UserError` where the file is no such table, names
+    no sample of the data set, or has no items of a side that is asked for.
     """
     table = _read(url, access)
     known = _places_of(manifest)
@@ -44,6 +44,11 @@ def read_mined(
     for side, count in zip(SIDES, (texts, images), strict=True):
         found[side] = np.full((manifest.num_samples, count), NONE)
         found[side][numbers] = _items(table[side], known, count)[there]
+        if count and (found[side] == NONE).all():
+            raise UserError(
+                f"{url} has no {side} for any sample of {manifest.url}: mine them with a "
+                f"smaller --margin, or remove data.negatives.mined_{side}"
+            )
     return MinedItems(**found)
 
 
@@ -52,9 +57,9 @@ def _read(url: str, access: Iterable[StorageConfig]) -> pa.Table:
         data = pa.BufferReader(open_storage(url, access).read(url))
         return pq.read_table(data, columns=["shard", "key", *SIDES]).combine_chunks()
     except FileNotFoundError:
-        raise UserError(f"data.negatives.mined: {url} is missing; {_WRITE}") from None
+        raise UserError(f"data.train.mined: {url} is missing; {_WRITE}") from None
     except (pa.ArrowException, OSError, KeyError, ValueError):
-        raise UserError(f"data.negatives.mined: {url} is no such table; {_WRITE}") from None
+        raise UserError(f"data.train.mined: {url} is no such table; {_WRITE}") from None
 
 
 def _places_of(manifest: Manifest) -> pa.Array:

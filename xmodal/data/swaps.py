@@ -2,7 +2,8 @@
 
 Words of an English caption change places, as in NegCLIP (Yuksekgonul et al. 2023, arXiv
 2210.01936): attributes of one class, and nouns; and relations become their opposites. The bag of
-words stays the same or nearly so: what tells the texts apart is which word belongs to which.
+words stays the same or nearly so: what tells the texts apart is which word belongs to which. There
+is no parser: a verb that is not known as one may be taken for a noun.
 """
 
 import re
@@ -44,7 +45,16 @@ OPPOSITES = {
 }
 _RELATION = re.compile(rf"\b({'|'.join(OPPOSITES)})\b", re.IGNORECASE)
 _PARTS = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[\W_]+")
-_DETERMINERS = _words("a an the this that his her its their my your our one another")
+_ONE = _words("a an this that one another")  # before a single thing
+_DETERMINERS = _ONE | _words("the his her its their my your our")
+_ANY_ATTRIBUTE = frozenset[str]().union(*ATTRIBUTES)
+_JOINTS = _words("and or")
+# Between two nouns these mean the same from either side.
+_SYMMETRIC = _JOINTS | _words(
+    "next to close beside near alongside opposite together with is are both standing stand stands "
+    "sitting sit sits walking walk walks running run runs lying talking talk talks dancing dance "
+    "dances"
+)
 # Words that end a noun's phrase, beside verbs in -ing.
 _ENDS = _DETERMINERS | _words(
     "and or with while of in on at by to from for into onto over under near next beside between "
@@ -83,7 +93,15 @@ def _attribute_pairs(parts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _owner(parts: Sequence[str], place: int) -> str:
-    """Return the words after an attribute, to the end of its phrase."""
+    """Return the words after an attribute, to the end of its phrase.
+
+    Of "a black and white dog" both attributes belong to the dog.
+    """
+    after = place + 1
+    while after < len(parts) and (parts[after].lower() in _JOINTS or not parts[after].isalnum()):
+        after += 1
+    if after < len(parts) and parts[after].lower() in _ANY_ATTRIBUTE:
+        return _owner(parts, after)
     return " ".join(parts[place + 2 : _end(parts, place)]).lower()
 
 
@@ -97,18 +115,27 @@ def _noun_pairs(parts: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield the places of two nouns that change the meaning when they change places."""
     for (first, begin), (second, other) in combinations(_nouns(parts), 2):
         between = {part.lower() for part in parts[first + 1 : other - 1]} - _DETERMINERS
-        listed = not any(word.isalnum() for word in between - {"and", "or"})
+        symmetric = not any(word.isalnum() for word in between - _SYMMETRIC)
         bare = first == begin and second == other
-        if not (listed and bare):  # "a man and a woman" means "a woman and a man"
+        if not (symmetric and bare):  # "a man beside a woman" means "a woman beside a man"
             yield first, second
 
 
 def _nouns(parts: Sequence[str]) -> Iterator[Noun]:
     """Yield the last word of every phrase that begins with a determiner."""
     for i, part in enumerate(parts):
-        begin = i + 2
-        if part.lower() in _DETERMINERS and begin < _end(parts, i):
-            yield _end(parts, i) - 1, begin
+        begin, end = i + 2, _end(parts, i)
+        if part.lower() in _ONE and end - 1 > begin and _is_plural(parts[end - 1].lower()):
+            end -= 2  # what follows a single thing is its verb: "a man pushes"
+        if part.lower() in _DETERMINERS and begin < end:
+            last = parts[end - 1].lower()
+            if last not in _ANY_ATTRIBUTE or not _owner(parts, end - 1):
+                yield end - 1, begin
+
+
+def _is_plural(word: str) -> bool:
+    """True for a plural, or a verb in the third person."""
+    return word.endswith("s") and not word.endswith(("ss", "us", "is"))
 
 
 def _end(parts: Sequence[str], start: int) -> int:
@@ -126,15 +153,19 @@ def _ends(parts: Sequence[str], place: int, start: int) -> bool:
 
 
 def _swapped(parts: Sequence[str], first: int, second: int) -> str:
-    """Return the text with the words at two places swapped, and its articles made to fit."""
+    """Return the text with the words at two places swapped, and their articles made to fit."""
     words = list(parts)
     words[first] = _cased(parts[second], parts[first])
     words[second] = _cased(parts[first], parts[second])
-    for i in range(len(words) - 2):
-        if words[i].lower() in ("a", "an"):
-            article = "an" if words[i + 2][0].lower() in "aeiou" else "a"
-            words[i] = _cased(article, words[i])
+    for i in (first - 2, second - 2):
+        if i >= 0 and words[i].lower() in ("a", "an"):
+            words[i] = _cased(_article(words[i + 2].lower()), words[i])
     return "".join(words)
+
+
+def _article(word: str) -> str:
+    sounds_otherwise = word.startswith(("hour", "honest", "uni", "use", "euro", "one"))
+    return "an" if (word[0] in "aeiou") != sounds_otherwise else "a"
 
 
 def _cased(word: str, like: str) -> str:
