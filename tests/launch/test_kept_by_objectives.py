@@ -17,6 +17,7 @@ KILLED = "xmodal.runs.run:Run.log:{}"
 KEPT = {
     "averages": "method.objective={kind: global_contrastive, rho: 6.5, scale: 10}",
     "queue": "method.queue={size: 80, start: 0.1}",
+    "numbers": "method.objective={kind: norm_softmax, classes: 192, temperature: 0.2}",
     "momentum": "method.queue={size: 80, start: 0.1, momentum: 0.9}",
 }
 
@@ -53,6 +54,7 @@ HALVED = ["training.zero=2", "training.precision=bf16_weights"]
                 ("queue", (1, 1, 1), ["data.micro_batch_size=8"]),
                 ("queue", (2, 2), ZERO_3),
                 ("queue", (2, 2), HALVED),
+                ("numbers", (2, 2), ZERO_3),
                 ("momentum", (1, 1, 1), ["data.micro_batch_size=8"]),
                 ("momentum", (2, 2), ["training.zero=1"]),
                 ("momentum", (2, 2), ZERO_3),

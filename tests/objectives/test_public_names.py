@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import xmodal.objectives
 from xmodal.components.config import Was
 from xmodal.objectives import InfoNCE, Margin, MutualInformation, Sigmoid, Triplet
-from xmodal.objectives.config import ObjectiveConfig, PairwiseConfig
+from xmodal.objectives.config import ObjectiveConfig, PairwiseConfig, ProxiesConfig
 
 
 def test_objectives_need_neither_deepspeed_nor_ray_nor_recipes() -> None:
@@ -37,9 +37,14 @@ def test_every_objective_of_the_package_is_public() -> None:
 
 @pytest.mark.parametrize("kind", sorted(ObjectiveConfig.kinds))
 def test_a_configuration_without_keys_builds_what_the_class_is_without_arguments(kind: str) -> None:
-    config = ObjectiveConfig.kinds[kind]()
-    plain = config.built_class()()
-    torch.testing.assert_close(plain.state_dict(), config.build().state_dict(), rtol=0, atol=0)
+    kind_of = ObjectiveConfig.kinds[kind]
+    needed = {"classes": 4} if issubclass(kind_of, ProxiesConfig) else {}
+    config = kind_of(**needed)
+    torch.manual_seed(0)
+    plain = config.built_class()(**needed, **({"width": 8} if needed else {}))
+    torch.manual_seed(0)
+    built = config.build_for(8)
+    torch.testing.assert_close(plain.state_dict(), built.state_dict(), rtol=0, atol=0)
     for name, value in config.arguments.items():
         if not callable(value):  # it is no other objective
             assert getattr(plain, name, value) == value or name == "scale"

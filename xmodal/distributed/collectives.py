@@ -87,6 +87,15 @@ def gather(local: Tensor, counts: list[int] | None = None) -> Tensor:
     return gathered
 
 
+def plan_order(counts: list[int], device: torch.device) -> Tensor:
+    """Return the places, (all rows,) int64, of gathered rows in the order of the plan.
+
+    Ranks are dealt samples in turn: by turns they are in that order again.
+    """
+    turns = torch.cat([torch.arange(count, device=device) for count in counts])
+    return turns.argsort(stable=True)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, counts: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ With `objective: {kind: sigmoid}` it is SigLIP (Zhai et al. 2023, arXiv 2303.153
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -18,6 +19,7 @@ from xmodal.methods.towers import Embeddings, TwoTowers, extra_negatives, pairs
 from xmodal.models.heads.mlp import Mlp
 from xmodal.models.tower import Build
 from xmodal.objectives import GlobalContrastive, InfoNCE
+from xmodal.objectives.class_numbers import ClassNumbers
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.embedding_queue import QueueConfig
 from xmodal.objectives.extra import Seen
@@ -115,6 +117,7 @@ class ClipConfig(ExtraNegativesConfig, TowersConfig):
         kind = self.objective.kind
         given = super().arguments
         del given["pretrained"]
+        given["objective"] = partial(self.objective.build_for, self.embedding)
         return given | {"loss_name": "contrastive" if kind == "info_nce" else kind}
 
 
@@ -122,7 +125,7 @@ class Clip(TwoTowers):
     """Images and texts of the same pair close, all others of the global batch apart."""
 
     # As far as the objective has them.
-    monitored: tuple[str, ...] = ("temperature", "bias", "collapse")
+    monitored: tuple[str, ...] = ("temperature", "bias", "collapse", "classes")
 
     def __init__(
         self,
@@ -171,6 +174,11 @@ class Clip(TwoTowers):
         if self.queue and not self.momentum and torch.is_grad_enabled():
             self.queue.push(both.images, both.texts, both.ids)
         return share
+
+    def failure_reason(self, values: Mapping[str, float]) -> str | None:
+        """Return the reason to stop, once more classes came than the objective has proxies."""
+        numbers = getattr(self.loss, "numbers", None)
+        return numbers.failure_reason(values) if isinstance(numbers, ClassNumbers) else None
 
     def enqueue(self, batch: Batch) -> None:
         """Add the pairs of a micro-batch to the queue, as the weights of now embed them."""

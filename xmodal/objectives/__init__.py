@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.metric_pairs import MetricPairs
     from xmodal.objectives.multi_similarity import MultiSimilarity
     from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation
-    from xmodal.objectives.norm_softmax import NormSoftmax
+    from xmodal.objectives.norm_softmax import NormSoftmax, PairedNormSoftmax
     from xmodal.objectives.pairs import Pairs
     from xmodal.objectives.pairwise import (
         Cell,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     )
     from xmodal.objectives.polysemous import diversity, maximum_mean_discrepancy
     from xmodal.objectives.prior import PriorMatching
-    from xmodal.objectives.proxy_anchor import ProxyAnchor
+    from xmodal.objectives.proxy_anchor import PairedProxyAnchor, ProxyAnchor
     from xmodal.objectives.self_distillation import NegativeCosine
     from xmodal.objectives.sigmoid import Sigmoid
     from xmodal.objectives.smooth_ap import SmoothAp
@@ -89,6 +89,8 @@ __all__ = [
     "NegativeCosine",
     "NormSoftmax",
     "ObjectiveConfig",
+    "PairedNormSoftmax",
+    "PairedProxyAnchor",
     "Pairs",
     "PairwiseConfig",
     "PriorMatching",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from xmodal.components.component import Component
 from xmodal.components.config import Config, Was
@@ -26,6 +26,11 @@ class ObjectiveConfig(Component):
     def check_embedding(self, dim: int) -> None:
         """Raise `ValueError` where it cannot be of embeddings of `dim` dimensions."""
 
+    def build_for(self, dim: int) -> Any:
+        """Return an instance of its class, for embeddings of `dim` dimensions."""
+        del dim
+        return self.build()
+
 
 class TiledConfig(Config):
     """Keys of objectives that compute scores of all pairs of the global batch."""
@@ -36,6 +41,19 @@ class TiledConfig(Config):
         le=16384,
         description="rows and columns of scores computed at a time; null: depends on the device",
     )
+
+
+class ProxiesConfig(TiledConfig, ObjectiveConfig):
+    """Keys of objectives that learn a proxy, a vector, of each class."""
+
+    classes: PositiveInt = Field(
+        description="number of classes, the different ids of data.positives (label: of labels; "
+        "image: every image is a class of its own)"
+    )
+
+    def build_for(self, dim: int) -> Any:
+        """Return an instance of its class, with proxies of `dim` dimensions."""
+        return self.build(width=dim)
 
 
 class PairwiseConfig(TiledConfig):

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from xmodal.components.component import Buildable
-from xmodal.distributed.collectives import gather, row_counts
+from xmodal.distributed.collectives import gather, plan_order, row_counts
 from xmodal.objectives.config import check_choice
 from xmodal.objectives.extra import Extra, Side
 from xmodal.objectives.pairwise.tiles import NO_ROWS
@@ -113,9 +113,7 @@ class EmbeddingQueue(Scheduled, TrainingState):
         if not self.has_started:
             return
         counts = row_counts(ids)
-        turns = torch.cat([torch.arange(count, device=ids.device) for count in counts])
-        # Ranks were dealt the pairs in turn: by turns they are again in the order of the plan.
-        newest = turns.argsort(stable=True)[-self.size :]
+        newest = plan_order(counts, ids.device)[-self.size :]
         places = (self.position + torch.arange(len(newest), device=ids.device)) % self.size
         # Not in place: the backward pass of the step reads what there was.
         for side, rows in (("images", images), ("texts", texts)):

@@ -1,12 +1,25 @@
 """Normalised softmax: each embedding classified among the proxies of all classes."""
 
+from typing import ClassVar, Literal
+
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import row_counts, share_of_mean
+from xmodal.objectives.class_numbers import ClassNumbers
+from xmodal.objectives.config import ProxiesConfig
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.proxies import Proxies
+
+
+class NormSoftmaxConfig(ProxiesConfig):
+    """Every image and text classified among learned proxies of all classes (NormSoftmax)."""
+
+    kind: Literal["norm_softmax"] = "norm_softmax"
+    temperature: PositiveFloat = Field(0.05, description="temperature of the softmax")
+    builds: ClassVar[str] = "PairedNormSoftmax"
 
 
 class NormSoftmax(nn.Module):
@@ -30,3 +43,22 @@ class NormSoftmax(nn.Module):
         ids = labels, torch.arange(len(proxies), device=labels.device)
         others, _ = log_sum_exp(x / self.temperature, proxies, ids, tile=self.tile)
         return share_of_mean(log1p_exp(others - own / self.temperature), row_counts(x))
+
+
+class PairedNormSoftmax(NormSoftmax):
+    """Normalised softmax loss of both items of every pair, which share their class's proxy.
+
+    The paper has one medium. Here images and texts of a class meet at its proxy.
+    """
+
+    def __init__(
+        self, classes: int, width: int, *, temperature: float = 0.05, tile: int | None = None
+    ) -> None:
+        super().__init__(classes, width, temperature=temperature, tile=tile)
+        self.numbers = ClassNumbers(classes)
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:  # type: ignore[override]
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), and the ids of
+        their classes, (pairs,).
+        """
+        return super().forward(torch.cat([x, y]), self.numbers(ids).repeat(2))

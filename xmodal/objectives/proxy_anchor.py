@@ -1,12 +1,28 @@
 """Proxy-Anchor loss: the proxy of every class against all embeddings of the batch."""
 
+from typing import ClassVar, Literal
+
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import gather
+from xmodal.objectives.class_numbers import ClassNumbers
+from xmodal.objectives.config import ProxiesConfig
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.proxies import Proxies
+
+
+class ProxyAnchorConfig(ProxiesConfig):
+    """The learned proxy of every class against all images and texts (Proxy-Anchor)."""
+
+    kind: Literal["proxy_anchor"] = "proxy_anchor"
+    scale: PositiveFloat = Field(32.0, description="inverse temperature")
+    margin: float = Field(
+        0.1, ge=0, description="cosine that positives exceed, and negatives stay below minus it"
+    )
+    builds: ClassVar[str] = "PairedProxyAnchor"
 
 
 class ProxyAnchor(nn.Module):
@@ -43,6 +59,28 @@ class ProxyAnchor(nn.Module):
         negative = log1p_exp(others + self.scale * self.margin).mean()
         logits = self.scale * (self.margin - gather(own))
         return negative + _of_present(logits, gather(labels), len(proxies))
+
+
+class PairedProxyAnchor(ProxyAnchor):
+    """Proxy-Anchor loss of both items of every pair, which share their class's proxy."""
+
+    def __init__(
+        self,
+        classes: int,
+        width: int,
+        *,
+        scale: float = 32.0,
+        margin: float = 0.1,
+        tile: int | None = None,
+    ) -> None:
+        super().__init__(classes, width, scale=scale, margin=margin, tile=tile)
+        self.numbers = ClassNumbers(classes)
+
+    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:  # type: ignore[override]
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), and the ids of
+        their classes, (pairs,).
+        """
+        return super().forward(torch.cat([x, y]), self.numbers(ids).repeat(2))
 
 
 def _of_present(logits: Tensor, labels: Tensor, classes: int) -> Tensor:

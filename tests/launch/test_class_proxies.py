@@ -1,0 +1,51 @@
+"""Proxies of classes in a recipe: trained at a rate of their own, measured without them."""
+
+from pathlib import Path
+
+import torch
+
+import xmodal
+from tests.commands import train
+from tests.launch.methods import CLASSES, IMAGE, TEXT
+from tests.run_folders import evaluations, steps, weights
+
+
+def words(recipe: Path, classes: Path, kind: str, number: int) -> list[object]:
+    return [
+        recipe,
+        *(f"data.{split}={classes}/{split}" for split in ("train", "val")),
+        "data.batch_size=16",
+        "data.positives=label",
+        f"method.image={{kind: features, features: {IMAGE}}}",
+        f"method.text={{kind: features, features: {TEXT}}}",
+        "method.embedding=16",
+        f"method.objective={{kind: {kind}, classes: {number}}}",
+        "stages.0.optimizer={lr: 1e-2, factors: {loss.proxies: 10}}",
+        "checkpoints.best=class/map",
+    ]
+
+
+def test_a_run_learns_proxies_and_is_measured_without_them(
+    recipe: Path, classes: Path, tmp_path: Path
+) -> None:
+    done = train(*words(recipe, classes, "norm_softmax", CLASSES), f"run={tmp_path / 'run'}")
+    assert done.code == 0, done.err
+    losses = list(steps(tmp_path / "run").values())
+    assert losses[-1] < losses[0] / 2
+    assert set(steps(tmp_path / "run", "classes").values()) == {CLASSES}
+    measured = list(evaluations(tmp_path / "run").values())
+    assert measured[-1]["class/map"] > 0.9
+    known = weights(tmp_path / "run", len(losses))["loss.numbers.ids"]
+    assert len(known.unique()) == CLASSES
+    model = xmodal.load(tmp_path / "run", device="cpu")
+    assert model.method.loss.proxies.weight.shape == (CLASSES, 16)
+    assert not model.method.loss.numbers.ids.numel()
+    assert torch.isfinite(model.method.loss.proxies.weight).all()
+
+
+def test_more_classes_than_proxies_are_a_mistake(
+    recipe: Path, classes: Path, tmp_path: Path
+) -> None:
+    few = words(recipe, classes, "proxy_anchor", CLASSES - 1)
+    done = train(*few, f"run={tmp_path / 'run'}")
+    assert "more than the 3 classes of method.objective.classes" in done.error
