@@ -50,6 +50,7 @@ def steps_by_zero(
 ) -> tuple[list[str], list[Tensor]]:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2))
+    layers.momentum = None  # as a method without a momentum encoder
     stage = StageConfig.model_validate({"clip_norm": clip, "optimizer": {"lr": 0.1, "eps": 1}})
     training = TrainingConfig.model_validate(options)
     rows, found = torch.randn(2, BATCH, 3) * (1 + rank()), list[Tensor]()
