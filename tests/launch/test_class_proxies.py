@@ -21,6 +21,7 @@ def words(recipe: Path, classes: Path, kind: str, number: int) -> list[object]:
         "method.embedding=16",
         f"method.objective={{kind: {kind}, classes: {number}}}",
         "stages.0.optimizer={lr: 1e-2, factors: {loss.proxies: 10}}",
+        "evaluation.protocols=[class]",
         "checkpoints.best=class/map",
     ]
 
