@@ -15,10 +15,10 @@ from xmodal.assembly.checks import (
     check_batch_norm,
     check_measurable,
     check_method,
-    check_queue,
     check_sample_spec,
 )
 from xmodal.assembly.data import data_sets, open_shards
+from xmodal.assembly.pair_checks import check_queue
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.data.batch import GALLERY, PAIRS, BatchSpec
 from xmodal.data.sample_spec import SampleSpec

@@ -10,6 +10,7 @@ from xmodal.assembly.engine_checks import check_partition, check_precision
 from xmodal.assembly.feature_cache import locked_sides
 from xmodal.assembly.feature_encoding import NO_MEAN
 from xmodal.assembly.length_checks import check_length_buckets
+from xmodal.assembly.pair_checks import check_positives, check_queue
 from xmodal.assembly.recipe import Recipe
 from xmodal.assembly.teacher import check_teacher
 from xmodal.data.batch import GALLERY, BatchSpec
@@ -63,16 +64,6 @@ def check_run(recipe: Recipe, shards: Shards, method: Method, ranks: int) -> Seq
     for stage in recipe.stages:
         check_known(stage, method, protocols)
     return protocols
-
-
-def check_queue(recipe: Recipe, num_samples: int) -> None:
-    """Raise `UserError` where a queue would hold samples twice."""
-    queue = getattr(recipe.method, "queue", None)
-    if queue and queue.size > num_samples:
-        raise UserError(
-            f"method.queue.size: a queue of {queue.size:,} is longer than data.train, which has "
-            f"{num_samples:,} samples; choose at most so many"
-        )
 
 
 def _check_training_set(recipe: Recipe, data_set: DataSet, method: Method) -> None:
@@ -212,23 +203,6 @@ def check_data(recipe: Recipe, contents: BatchSpec) -> None:
     check_teacher(recipe, contents)
     if data.gallery and not data.val:
         raise UserError("data.gallery is given without data.val, whose queries are searched in it")
-
-
-def check_positives(recipe: Recipe, contents: BatchSpec) -> None:
-    """Raise `UserError` where samples lack the property that data.positives compares."""
-    positives, kind, text = recipe.data.positives, recipe.method.kind, recipe.method.text
-    if positives == "image":
-        return
-    if contents.composed or contents.labels or not contents.captions:
-        raise UserError(
-            f"data.positives={positives} is for methods that match images and captions; {kind} "
-            "does not: remove it"
-        )
-    if positives == "caption" and ((text and text.reads_features) or recipe.data.feature_cache):
-        raise UserError(
-            "data.positives=caption reads captions, and training reads features in their place; "
-            "use label, or encoders and no data.feature_cache"
-        )
 
 
 def check_feature_cache(recipe: Recipe, method: Method) -> None:
