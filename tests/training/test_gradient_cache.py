@@ -70,6 +70,8 @@ class Held:
 class Method(nn.Module):
     """Two towers on features, with dropout and batch normalisation where they are asked for."""
 
+    momentum = None
+
     def __init__(self, dropout: float = 0.0, *, norm: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
