@@ -85,7 +85,7 @@ SOFTMAX = [
 OF_PAIRS = [
     case
     for case in CASES
-    if set(case.batches["random"]) == {"x", "y", "ids"}
+    if set(case.batches.get("random", ())) == {"x", "y", "ids"}
     and case.batches["random"]["x"].ndim == 2
     and {"monitors", "estimator"} & vars(case.module()).keys()
 ]

@@ -42,11 +42,16 @@ def give_up(seconds: float, what: Callable[[], str]) -> None:
 
 def _speak(seconds: float, what: Callable[[], str]) -> None:
     rank = os.environ.get("RANK", "0")
-    print(
+    line = (
         f"error: rank {rank} ({node_name()}) has waited longer than {seconds:g} s for {what()}; "
-        "its stacks:",
-        file=sys.stderr,
-        flush=True,
+        "its stacks:\n"
     )
-    faulthandler.dump_traceback(sys.stderr)
+    # Written at once: ranks share stderr, and give up at about the same time. In memory, since it
+    # may be a disk that hangs.
+    with os.fdopen(os.memfd_create("stacks"), "r+b") as memory:
+        memory.write(line.encode())
+        memory.flush()
+        faulthandler.dump_traceback(memory)
+        memory.seek(0)
+        os.write(sys.stderr.fileno(), memory.read())
     time.sleep(SECONDS_TO_SPEAK)
