@@ -55,11 +55,11 @@ def read_arguments() -> tuple[argparse.Namespace, Study]:
     parser.add_argument("--quick", action="store_true", help="one set, one seed, 20 steps a stage")
     given = parser.parse_args()
     study = load_study(given.name)
-    given.runs = given.runs or Path("runs/studies") / given.name
+    own = Path("runs/studies", f"{given.name}-quick" if given.quick else given.name)
     if given.quick:
         given.set, given.seeds = given.set or [study.quick], 1
-        given.runs = given.runs.with_name(f"{given.runs.name}-quick")
-        shutil.rmtree(given.runs, ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
+    given.runs = given.runs or own
     for option, known in (("set", study.sets), ("arm", study.arms)):
         chosen = getattr(given, option) or list(known)
         if unknown := [name for name in chosen if name not in known]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.distributed.collectives import gather, world_size
+from xmodal.objectives.config import check_choice
 from xmodal.objectives.pairwise import hardest, log_sum_exp, pair_scores, pair_sum
 from xmodal.objectives.pairwise.cells import CellFunction
 from xmodal.objectives.pairwise.tiles import NO_ROWS, Alike, NoNegatives, precise
@@ -35,6 +36,8 @@ class Extra:
     likeness: Tensor | None = None  # (n, dim), of replicated ones: what is alike to a row's y
 
     def __post_init__(self) -> None:
+        check_choice("side", self.side, Side)
+        check_choice("seen", self.seen, Seen)
         if self.ids.shape != self.columns.shape[:1] or self.ids.dtype != torch.int64:
             raise ValueError(
                 f"the ids of {len(self.columns)} extra columns must be int64 (n,): they are "
