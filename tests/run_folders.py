@@ -131,7 +131,7 @@ def note_memory(folder: Path, trainer: Any, span: Any) -> None:
 
 
 def _system_threads(before: list[int]) -> int:
-    """Return how many threads the process has, given how many it had: no more, unless they stay.
+    """Return the number of threads of the process, given an earlier one: no more, unless they stay.
 
     The system takes its time to end a thread that has been joined, on a busy machine most of all.
     In the first two stages threads start that stay.

@@ -35,6 +35,8 @@ def test_words_that_change_the_meaning_change_places(caption: str, false: str) -
         "A black and white dog runs .",  # a white and black dog
         "a black, white and brown dog",
         "a man standing next to a woman",
+        "a man who is next to a woman",
+        "a red, white and blue flag",
         "A man beside a dog .",
         "a woman dances with a man",
         "red",

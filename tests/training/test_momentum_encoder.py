@@ -50,7 +50,7 @@ def clip(stage: StageConfig, of: str, *, normalise: bool) -> Clip:
 
 
 class Engine:
-    """What a step asks of DeepSpeed's engine, in double precision."""
+    """The parts of DeepSpeed's engine that a step uses, in double precision."""
 
     def __init__(self, stage: StageConfig, of: str, *, normalise: bool) -> None:
         self.module = clip(stage, of, normalise=normalise).double()

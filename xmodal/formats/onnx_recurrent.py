@@ -31,7 +31,7 @@ def exportable_recurrence(module: nn.Module) -> Iterator[None]:
 
 
 def _pool(encoder: Recurrent, words: Tensor, mask: Tensor, _: Tensor | None) -> Tensor:
-    """Return what `Recurrent.pool` does."""
+    """Return the features that `Recurrent.pool` returns, by ONNX's operators."""
     lengths = mask.sum(1).int()
     rows = words.transpose(0, 1)  # (length, batch, word), as ONNX has them
     for layer in range(encoder.states.num_layers):
