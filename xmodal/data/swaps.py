@@ -51,9 +51,9 @@ _ANY_ATTRIBUTE = frozenset[str]().union(*ATTRIBUTES)
 _JOINTS = _words("and or")
 # Between two nouns these mean the same from either side.
 _SYMMETRIC = _JOINTS | _words(
-    "who which next to close beside near alongside opposite together with is are both standing stand stands "
+    "next to close beside near alongside opposite together with is are both standing stand stands "
     "sitting sit sits walking walk walks running run runs lying talking talk talks dancing dance "
-    "dances"
+    "dances who which"
 )
 # Words that end a noun's phrase, beside verbs in -ing.
 _ENDS = _DETERMINERS | _words(
