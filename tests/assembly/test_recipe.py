@@ -148,8 +148,16 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
             ["training.zero: stage 1 does not overlap with offload_optimizer; use stage 2"],
         ),
         (
-            "training.zero={stage: 2, offload_optimizer: nvme}",
-            ["training.zero.offload_optimizer.device: nvme is not allowed", "'cpu'"],
+            "training.zero={stage: 3, offload_optimizer: nvme}",
+            ["training.zero.offload_optimizer: nvme, and it alone, needs a path"],
+        ),
+        (
+            "training.zero={stage: 2, offload_optimizer: {device: nvme, path: /local}}",
+            ["training.zero: stage 2 keeps the optimiser's state in memory; use stage 3"],
+        ),
+        (
+            "training.zero={stage: 3, offload_parameters: nvme}",
+            ["training.zero.offload_parameters.device: nvme is not allowed", "'cpu'"],
         ),
         (
             "training={zero: 1, precision: bf16_weights}",

@@ -16,7 +16,7 @@ from xmodal.errors import UserError
 
 def _engines(pipe: Any) -> None:
     """Make an engine of every ZeRO stage, take a step with it, and end it."""
-    from xmodal.runs import deepspeed_adapter
+    from xmodal.runs import deepspeed_adapter, deepspeed_shares
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -35,7 +35,7 @@ def _engines(pipe: Any) -> None:
         engine.backward(engine(torch.ones(1, 3)).sum())
         engine.step()
         if stage:
-            for flat, state, of_flat in deepspeed_adapter.optimizer_shares(engine):
+            for flat, state, of_flat in deepspeed_shares.optimizer_shares(engine):
                 sizes = {part.name: part.numel for part in of_flat}
                 parts.append((sizes, sum(sizes.values()) <= flat.numel(), sorted(state)))
         deepspeed_adapter.destroy(engine)

@@ -1,7 +1,10 @@
 """Checks that a recipe's ranks and method fit what its engine is asked for."""
 
+from pathlib import Path
+
 from torch import nn
 
+from xmodal.activity import activity
 from xmodal.assembly.recipe import Recipe
 from xmodal.data.config import nearest_divisors
 from xmodal.errors import UserError
@@ -16,6 +19,22 @@ def check_partition(recipe: Recipe, ranks: int) -> None:
             f"training.zero.secondary_partition={group} does not divide {ranks} ranks; nearest: "
             + nearest_divisors(ranks, group)
         )
+
+
+def check_disk(recipe: Recipe) -> None:
+    """Raise `UserError` where the optimiser's state cannot lie on this node's disk."""
+    from xmodal.runs.deepspeed_adapter import load_disk_library
+
+    disk = recipe.training.zero.disk
+    if not disk:
+        return
+    if not Path(disk).is_dir():
+        raise UserError(
+            f"training.zero.offload_optimizer.path={disk} is no folder here; make it on a "
+            "local disk of each node"
+        )
+    with activity("loading what reads and writes disks"):
+        load_disk_library()
 
 
 def check_precision(recipe: Recipe, method: Method) -> None:

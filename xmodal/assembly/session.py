@@ -16,6 +16,7 @@ from xmodal.assembly.data import (
     read_mined_items,
     training_set,
 )
+from xmodal.assembly.engine_checks import check_disk
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
@@ -65,6 +66,7 @@ class Session:
         recipe, ranks = self.recipe, self.environment.ranks
         self.run = Run(recipe.run)
         check_sizes(recipe, ranks)
+        check_disk(recipe)
         self.run.check(recipe, has_mirror=recipe.checkpoints.mirror is not None)
         self.mirror = open_mirror(self.run, recipe, recipe.checkpoints.mirror, recipe.data.access)
         self.shards = open_shards(recipe)

@@ -1,7 +1,8 @@
-"""Adapter of DeepSpeed: the only module that imports it or uses its private names.
+"""Adapter of DeepSpeed: the only module that imports it.
 
 Importing this module imports DeepSpeed. If a version of DeepSpeed lacks one of the names, a run
-(`check_names`) or a stage (`check_engine`) fails at its start with one line that names it.
+(`check_names`) or a stage (`check_engine`) fails at its start with one line that names it. Private
+names of DeepSpeed's optimisers are also used by deepspeed_shares.py and deepspeed_disks.py.
 """
 
 import gc
@@ -9,7 +10,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import _lru_cache_wrapper, partial, partialmethod
 from importlib.metadata import version
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from xmodal.distributed.gradient_reduction import OverlappingReduction
 from xmodal.errors import UserError
 from xmodal.phases import in_phase
-from xmodal.runs.checkpoints.state_files import Part, equal_parts
+from xmodal.runs.deepspeed_disks import OF_DISKS, step_from_disks
+from xmodal.runs.deepspeed_shares import OF_ZERO_1_AND_2, OF_ZERO_3
 
 if not torch.cuda.is_available():
     # Else DeepSpeed says on every rank that it looked for an accelerator in vain.
@@ -60,23 +62,6 @@ _OF_ENGINE = (
     "managed_gradient_accumulation",
     "allreduce_gradients",
 )
-_OF_ZERO_1_AND_2 = (
-    "optimizer.reduce_gradients",
-    "optimizer.overlapping_partition_gradients_reduce_epilogue",
-    "optimizer.optimizer.state",
-    "optimizer.param_names",
-    "optimizer.single_partition_of_fp32_groups",
-    "optimizer.bit16_groups",
-    "optimizer.update_lp_params",
-)
-_OF_ZERO_3 = (
-    "optimizer.optimizer.state",
-    "optimizer.param_names",
-    "optimizer.fp32_partitioned_groups_flat",
-    "optimizer.fp16_groups",
-    "optimizer.persistent_parameters",
-    "optimizer.invalidate_secondary_tensor",
-)
 
 
 def check_names(names: Mapping[str, str] = _NAMES) -> dict[str, Any]:
@@ -94,8 +79,8 @@ def check_names(names: Mapping[str, str] = _NAMES) -> dict[str, Any]:
 def check_engine(engine: Any) -> None:
     """Raise `UserError` if an engine lacks an attribute that xmodal uses."""
     stage = engine.zero_optimization_stage()
-    of_zero: Sequence[str] = ((), _OF_ZERO_1_AND_2, _OF_ZERO_1_AND_2, _OF_ZERO_3)[stage]
-    for name in (*_OF_ENGINE, *of_zero):
+    of_zero: Sequence[str] = ((), OF_ZERO_1_AND_2, OF_ZERO_1_AND_2, OF_ZERO_3)[stage]
+    for name in (*_OF_ENGINE, *of_zero, *(OF_DISKS if is_on_disks(engine) else ())):
         try:
             attrgetter(name)(engine)
         except AttributeError:
@@ -188,10 +173,35 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
     )
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     check_engine(engine)
+    if is_on_disks(engine):
+        step_from_disks(engine)
     if not engine.managed_gradient_accumulation():
         # `step` ends each step, whichever backward pass was the last: DeepSpeed refuses to hear it.
         engine.set_gradient_accumulation_boundary = lambda _: None
     return engine
+
+
+def load_disk_library() -> None:
+    """Load what DeepSpeed reads and writes disks with, which it compiles at first.
+
+    Raises `UserError` where that cannot be.
+    """
+    builder = deepspeed.ops.op_builder.AsyncIOBuilder()
+    try:
+        if builder.is_compatible(verbose=False):
+            builder.load(verbose=False)
+            return
+    except (RuntimeError, OSError, ImportError):
+        pass
+    raise UserError(
+        "training.zero.offload_optimizer.device=nvme: DeepSpeed cannot compile its async_io here; "
+        "install the headers of libaio (on Debian libaio-dev), ninja and a C++ compiler"
+    )
+
+
+def is_on_disks(engine: Any) -> bool:
+    """Return whether an engine's optimiser has its state on disks."""
+    return bool(getattr(engine.optimizer, "swap_optimizer", False))
 
 
 def overlap_reduction(engine: Any, bucket_size: int, dtype: torch.dtype) -> None:
@@ -265,83 +275,3 @@ def destroy(engine: Any) -> None:
     _FOUND["forward_stack"].clear()  # ZeRO 3 puts every engine's module on it and takes none off
     for cache in _CACHES:
         cache.cache_clear()
-
-
-def optimizer_shares(engine: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
-    """Yield each tensor that this rank's optimiser steps, with its state, which may be added to,
-    and the parts that it is made of: flat shares of a group under ZeRO, else whole parameters.
-    """
-    optimizer, stage = engine.optimizer, engine.zero_optimization_stage()
-    if not stage:
-        yield from _parameters(optimizer)
-        return
-    shares = _shares_of_3 if stage == 3 else _shares_of_1_and_2
-    for flat, parts in shares(optimizer):
-        yield flat, optimizer.optimizer.state[flat], parts
-
-
-def _parameters(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            state = optimizer.state.get(parameter, {})
-            yield parameter, state, [Part(name, 0, 0, parameter.numel())]
-
-
-@torch.no_grad()
-def fill_weights(engine: Any, read: Callable[[Tensor, dict[str, Any]], Tensor]) -> None:
-    """Set the trained weights of an engine's module to what `read` returns for each tensor that
-    the optimisers of the ranks step, given it and its state. All ranks call this.
-    """
-    fill = (_fill_own, _fill_of_1_and_2, _fill_of_1_and_2, _fill_of_3)
-    values = [read(tensor, state) for tensor, state, _ in optimizer_shares(engine)]
-    fill[engine.zero_optimization_stage()](engine, values)
-
-
-def _fill_own(engine: Any, values: list[Tensor]) -> None:
-    for (weights, *_), new in zip(optimizer_shares(engine), values, strict=True):
-        weights.copy_(new)
-
-
-def _fill_of_1_and_2(engine: Any, values: list[Tensor]) -> None:
-    """Have DeepSpeed send the values to all ranks, as it sends stepped weights."""
-    flats = engine.optimizer.single_partition_of_fp32_groups
-    stepped = [flat.data for flat in flats]
-    for flat, new in zip(flats, values, strict=True):
-        flat.data = new
-    engine.optimizer.update_lp_params()
-    for flat, own in zip(flats, stepped, strict=True):
-        flat.data = own
-
-
-def _fill_of_3(engine: Any, values: list[Tensor]) -> None:
-    """Write this rank's shares, from which modules gather their weights when they compute."""
-    optimizer = engine.optimizer
-    shares = zip(values, optimizer_shares(engine), optimizer.fp16_groups, strict=True)
-    for new, (_, _, parts), group in shares:
-        for part, parameter in zip(parts, group, strict=True):
-            share = new[part.start : part.start + part.numel]
-            parameter.ds_tensor.data[: part.numel].copy_(share)
-    optimizer.invalidate_secondary_tensor()
-    if small := optimizer.persistent_parameters:  # which every rank keeps whole
-        small[0].partition(small)
-        small[0].all_gather(small)
-
-
-def _shares_of_1_and_2(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
-    flats, groups = optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups
-    for flat, group in zip(flats, groups, strict=True):
-        parts = []
-        for parameter in group:
-            if (at := parameter._hp_mapping) is not None:
-                mine, its = at.hp_fragment_address, at.lp_fragment_address
-                name = optimizer.param_names[parameter]
-                parts.append(Part(name, mine.start, its.start, its.numel))
-        yield flat, parts
-
-
-def _shares_of_3(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
-    flats, groups = optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups
-    number, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    for flat, group in zip(flats, groups, strict=True):
-        sizes = {optimizer.param_names[parameter]: parameter.ds_numel for parameter in group}
-        yield flat, list(equal_parts(sizes, number, ranks))

@@ -135,10 +135,11 @@ class Trainer:
         """
         checkpoint = None if self.has_trained else self.run.latest()
         self.has_trained = True
-        resumes, zero = self.progress.step > span.start, self.training.zero.stage
-        if checkpoint and (not resumes or needs_resharding(checkpoint, zero)):
+        resumes, zero = self.progress.step > span.start, self.training.zero
+        reshards = checkpoint and needs_resharding(checkpoint, zero.stage, on_disks=bool(zero.disk))
+        if checkpoint and (not resumes or reshards):
             with activity(f"loading {checkpoint.name}"):
-                load_weights(self.method, checkpoint, zero)
+                load_weights(self.method, checkpoint, zero.stage)
         # DeepSpeed leaves its marks on a module for good: all stages but the last train a copy.
         is_last = span is self.timeline.stages[-1]
         method = self.method if is_last else copy.deepcopy(self.method)

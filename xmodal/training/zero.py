@@ -1,8 +1,8 @@
 """The recipe's `training.zero`: DeepSpeed's ZeRO, which divides a run's state among ranks.
 
-ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), offload (Ren et al. 2021, arXiv 2101.06840),
-ZeRO++ (Wang et al. 2023, arXiv 2306.10209). DeepSpeed also offloads to disks (NVMe): what lies
-there is in no checkpoint that could be resumed on other ranks, so that this is not offered.
+ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), offload (Ren et al. 2021, arXiv 2101.06840) also
+to disks (Rajbhandari et al. 2021, arXiv 2104.07857), ZeRO++ (Wang et al. 2023, arXiv 2306.10209).
+Weights are not offloaded to disks: DeepSpeed stores them there as bf16, whatever they are.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +18,7 @@ _STAGES = {
     "persistence_threshold": "3",
     "max_live_parameters": "3",
     "max_reuse_distance": "3",
+    "sub_group_size": "3",
     "offload_optimizer": "1, 2 or 3",
     "offload_parameters": "3",
     "secondary_partition": "3",
@@ -34,6 +35,23 @@ class OffloadConfig(Config):
     pin_memory: bool = Field(
         True, description="page-locked memory, which copies faster and cannot be swapped out"
     )
+
+
+class OptimizerOffloadConfig(OffloadConfig):
+    """The optimiser's place outside the GPU."""
+
+    device: Literal["cpu", "nvme"] = Field(  # type: ignore[assignment]
+        "cpu", description="memory of the host; nvme: a local disk of each node"
+    )
+    path: str | None = Field(
+        None, description="nvme: folder on that disk; a rank's files lie there while it trains"
+    )
+
+    @model_validator(mode="after")
+    def _on_a_disk(self) -> Self:
+        if (self.device == "nvme") != (self.path is not None):
+            raise ValueError("nvme, and it alone, needs a path: {device: nvme, path: FOLDER}")
+        return self
 
 
 class ZeroConfig(Config):
@@ -71,7 +89,12 @@ class ZeroConfig(Config):
         description="stage 3: gathered weights are kept if they are used again within so many "
         "numbers",
     )
-    offload_optimizer: OffloadConfig | None = Field(
+    sub_group_size: PositiveInt = Field(
+        1_000_000_000,
+        description="stage 3: numbers of a rank that the optimiser steps at once; from disks they "
+        "are in memory meanwhile",
+    )
+    offload_optimizer: OptimizerOffloadConfig | None = Field(
         None, description="stages 1 to 3: where the optimiser's state lies and steps; null: GPU"
     )
     offload_parameters: OffloadConfig | None = Field(
@@ -94,6 +117,15 @@ class ZeroConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _divides_weights(self) -> Self:
+        if self.disk and self.stage < 3:
+            raise ValueError(
+                f"stage {self.stage} keeps the optimiser's state in memory; use stage 3 with nvme, "
+                "or offload_optimizer=cpu"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_at_a_time(self) -> Self:
         if self.overlap and self._offloads_alone:
             raise ValueError("stage 1 does not overlap with offload_optimizer; use stage 2")
@@ -103,6 +135,11 @@ class ZeroConfig(Config):
     @classmethod
     def _device_alone(cls, offload: Any) -> Any:
         return {"device": offload} if isinstance(offload, str) else offload
+
+    @property
+    def disk(self) -> str | None:
+        """Folder on a disk for the optimiser's state, if it lies there."""
+        return self.offload_optimizer.path if self.offload_optimizer else None
 
     def overlaps(self, *, on_gpus: bool) -> bool:
         """Return whether gradients are reduced while the backward pass continues."""
@@ -136,6 +173,11 @@ class ZeroConfig(Config):
             "stage3_param_persistence_threshold": self.persistence_threshold,
             "stage3_max_live_parameters": self.max_live_parameters,
             "stage3_max_reuse_distance": self.max_reuse_distance,
+            "sub_group_size": self.sub_group_size,
             "zero_hpz_partition_size": self.secondary_partition,
-            **{key: one.model_dump() for key, one in offloads.items() if one is not None},
+            **{
+                key: one.model_dump(exclude={"path"})
+                for key, one in offloads.items()
+                if one is not None
+            },
         }

@@ -25,9 +25,11 @@ def read_progress(run: Run) -> Progress:
     return Progress(**state)
 
 
-def needs_resharding(folder: Path, zero: int) -> bool:
-    """Return True if a checkpoint's optimiser is partitioned for another number of ranks."""
-    return bool(zero) and read_state(folder)["ranks"] != world_size()
+def needs_resharding(folder: Path, zero: int, *, on_disks: bool) -> bool:
+    """Return True if a checkpoint's optimiser is partitioned for another number of ranks, or its
+    state goes to disks, where DeepSpeed would not put it.
+    """
+    return on_disks or (bool(zero) and read_state(folder)["ranks"] != world_size())
 
 
 def load_checkpoint(engine: Any, folder: Path) -> None:
@@ -35,7 +37,10 @@ def load_checkpoint(engine: Any, folder: Path) -> None:
 
     If it needs resharding, load the optimiser only: the engine must have the weights already.
     """
-    if needs_resharding(folder, engine.zero_optimization_stage()):
+    from xmodal.runs.deepspeed_adapter import is_on_disks
+
+    zero = engine.zero_optimization_stage()
+    if needs_resharding(folder, zero, on_disks=is_on_disks(engine)):
         load_optimizer(engine, folder)
     else:
         _load_by_deepspeed(engine, folder)
@@ -54,7 +59,7 @@ def place_counters(engine: Any) -> None:
     """Have a fused optimiser's counts of steps on the device of what it steps: it reads them there,
     and files, or runs without it, have them on the CPU.
     """
-    from xmodal.runs.deepspeed_adapter import optimizer_shares
+    from xmodal.runs.deepspeed_shares import optimizer_shares
 
     if any(group.get("fused") for group in engine.optimizer.param_groups):
         for tensor, state, _ in optimizer_shares(engine):

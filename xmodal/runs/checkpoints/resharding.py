@@ -11,7 +11,7 @@ and they fail if a rank has no part of a group.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,16 @@ def load_optimizer(engine: Any, folder: Path) -> None:
     The engine has the ZeRO stage of the checkpoint, 1 to 3, and its weights already: those that the
     model computes with. The optimiser's own may be more precise.
     """
-    from xmodal.runs.deepspeed_adapter import optimizer_shares
+    from xmodal.runs.deepspeed_shares import optimizer_shares
 
     _take_counters(engine.optimizer.param_groups, _base_state(folder, 0)["param_groups"])
     pieces = saved_pieces(folder)
     for flat, state, parts in optimizer_shares(engine):
         for part in parts:
             for key, saved in pieces[part.name].items():
-                if not _is_shared_out(saved[0]):  # Adam's count of steps, which all have in common
-                    state[key] = copy(saved[0])
+                if not _is_shared_out(saved[0]):
+                    # Adam's count of steps. A copy for each tensor: it counts in place.
+                    state[key] = deepcopy(saved[0])
                     continue
                 mine = torch.cat(saved)[part.begins : part.begins + part.numel]
                 is_master = key == MASTER
@@ -77,7 +78,7 @@ def _is_shared_out(value: Any) -> bool:
 def _take_counters(groups: Sequence[dict[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
     """Take what an optimiser has added to its groups, such as timm's Adan its count of steps."""
     for group, theirs in zip(groups, saved, strict=True):
-        group.update({key: copy(value) for key, value in theirs.items() if key not in group})
+        group.update({key: deepcopy(value) for key, value in theirs.items() if key not in group})
 
 
 def _shares_of_file(
