@@ -7,16 +7,43 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tests.objectives import info_nce_cases, sigmoid_cases, triplet_cases
+from tests.objectives import (
+    circle_cases,
+    info_nce_cases,
+    margin_cases,
+    multi_similarity_cases,
+    sigmoid_cases,
+    smooth_ap_cases,
+    soft_relevance_cases,
+    supervised_contrastive_cases,
+    triplet_cases,
+)
 from tests.objectives.equivalence import DIM, Case, Inputs, Objective, pair_batches
 from xmodal.objectives.matryoshka import Matryoshka
 from xmodal.objectives.numerics import unit
 
+MODULES = (
+    circle_cases,
+    info_nce_cases,
+    margin_cases,
+    multi_similarity_cases,
+    sigmoid_cases,
+    smooth_ap_cases,
+    soft_relevance_cases,
+    supervised_contrastive_cases,
+    triplet_cases,
+)
 WIDTHS, WEIGHTS = (2, 4, DIM), (0.5, 2.0, 1.0)
 # The last one is of semi-hard negatives and all together.
-OF = ("info_nce", "info_nce, many positives", "sigmoid", "triplet, hardest, warming up")
-# Where cosines are the same but for rounding, it decides which of them is the hardest.
-TIES = ("ties", "all alike")
+OF = (
+    *("info_nce", "info_nce, many positives", "sigmoid", "triplet, hardest, warming up"),
+    *("circle", "margin of 1.0", "multi-similarity", "smooth AP", "soft relevance"),
+    "supervised contrastive",
+)
+# Where cosines are the same but for rounding, it decides which of them is the hardest, which are
+# mined, and what distances of 0 have a slope.
+TIES = ("ties", "all alike", "easy positives")
+MINED = ("multi-similarity", "margin of 1.0", "triplet, hardest, warming up")
 
 
 @dataclass(frozen=True)
@@ -24,12 +51,15 @@ class AtWidths:
     """The formula of an objective at every width, summed by weights."""
 
     naive: Objective
+    describes: bool = False
 
     def __call__(self, module: nn.Module, inputs: Inputs) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for width, weight in zip(WIDTHS, WEIGHTS, strict=True):
             narrow = {side: unit(inputs[side][:, :width]) for side in ("x", "y")}
-            total = total + weight * self.naive(module.objective, {**inputs, **narrow})
+            # What soft relevance describes pairs by is whole at every width.
+            whole = {"descriptions": inputs["y"]} if self.describes else {}
+            total = total + weight * self.naive(module.objective, {**inputs, **narrow, **whole})
         return total
 
 
@@ -47,10 +77,8 @@ def batches(case: Case) -> dict[str, Inputs]:
     zeros = {name: values.clone() for name, values in made["random"].items()}
     zeros["x"][3, :4] = 0
     zeros["y"][[3, 5], :2] = 0
-    mined = getattr(case.module(), "negatives", "sum") != "sum"
-    return {name: b for name, b in made.items() if not (mined and name in TIES)} | {
-        "zeros in front": zeros
-    }
+    skipped = TIES if case.name in MINED else ()
+    return {name: b for name, b in made.items() if name not in skipped} | {"zeros in front": zeros}
 
 
 CASES = [
@@ -58,9 +86,10 @@ CASES = [
         f"matryoshka of {case.name}",
         partial(matryoshka, case.module),
         share,
-        AtWidths(case.naive),
+        AtWidths(case.naive, describes=case.name == "soft relevance"),
         batches(case),
     )
-    for case in (*info_nce_cases.CASES, *sigmoid_cases.CASES, *triplet_cases.CASES)
+    for module in MODULES
+    for case in module.CASES
     if case.name in OF
 ]

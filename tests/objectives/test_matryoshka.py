@@ -12,7 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xmodal.methods.clip import ClipConfig
 from xmodal.models.images.features import ImageFeaturesConfig
 from xmodal.models.texts.features import TextFeaturesConfig
-from xmodal.objectives import InfoNCE, Matryoshka, Sigmoid, Triplet
+from xmodal.objectives import (
+    Circle,
+    InfoNCE,
+    Margin,
+    Matryoshka,
+    MultiSimilarity,
+    Sigmoid,
+    SmoothAp,
+    SupervisedContrastive,
+    Triplet,
+)
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.extra import Extra
 
@@ -38,7 +48,13 @@ class Multiplications(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("kind", [InfoNCE, Sigmoid, Triplet])
+ONE_PASS = [
+    *(InfoNCE, Sigmoid, Triplet, Circle, Margin),
+    *(MultiSimilarity, SmoothAp, SupervisedContrastive),
+]
+
+
+@pytest.mark.parametrize("kind", ONE_PASS)
 def test_all_widths_multiply_as_often_as_one(kind: type) -> None:
     def multiplications(objective: torch.nn.Module) -> int:
         with Multiplications() as counted:
@@ -86,8 +102,8 @@ def test_embeddings_of_another_width_are_refused() -> None:
         ({"widths": [64, 32]}, "widths must rise"),
         ({"widths": [32, 64], "weights": [1]}, "weights must be 2, one a width, not 1"),
         (
-            {"objective": {"kind": "margin"}},
-            "kind: margin cannot be trained at several widths; use one of info_nce, sigmoid",
+            {"objective": {"kind": "global_contrastive"}},
+            "kind: global_contrastive cannot be trained at several widths; use one of circle, info",
         ),
         ({"objective": {"kind": "matryoshka"}}, "kind: matryoshka cannot be trained at several"),
     ],

@@ -1,7 +1,7 @@
 """Circle loss: every score weighed by how far it is from its optimum."""
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
-from xmodal.objectives.pairwise.transformed import Logits, Transformed
+from xmodal.objectives.pairwise.plain_engine import Logits
+from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.transformed import Transformed
 
 
 class CircleConfig(TiledConfig, ObjectiveConfig):
@@ -26,6 +28,7 @@ class CircleConfig(TiledConfig, ObjectiveConfig):
         "below m",
     )
     builds: ClassVar[str] = "Circle"
+    takes_widths: ClassVar[bool] = True
 
 
 class Circle(nn.Module):
@@ -44,28 +47,38 @@ class Circle(nn.Module):
         self.scale, self.margin, self.tile = scale, margin, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        prefixes: Prefixes | None = None,
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids)
+        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
+        logits = [
+            partial(function, scale=self.scale, margin=self.margin)
+            for function in (_of_negatives, _of_positives)
+        ]
         negatives, positives = (
             log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=self.tile, form=form)
             for form in (
-                Transformed(partial(_of_negatives, scale=self.scale, margin=self.margin)),
-                Transformed(partial(_of_positives, scale=self.scale, margin=self.margin), True),
+                Transformed(logits[0], prefixes=prefixes),
+                Transformed(logits[1], positives=True, prefixes=prefixes),
             )
         )
         rows, columns = (log1p_exp(n + p) for n, p in zip(negatives, positives, strict=True))
         return pairs.mean(rows + columns[pairs.own]) / 2
 
 
-def _of_negatives(scores: Tensor, i: slice, j: slice, scale: float, margin: float) -> Logits:  # noqa: ARG001
+def _of_negatives(scores: Tensor, *_: Any, scale: float, margin: float) -> Logits:
     """γ [s + m]₊ (s − m)."""
     slopes = (scores + margin).clamp_(min=0).mul_(scale)
     logits = scores.sub_(margin).mul_(slopes)
     return Logits(logits, logits, slopes)
 
 
-def _of_positives(scores: Tensor, i: slice, j: slice, scale: float, margin: float) -> Logits:  # noqa: ARG001
+def _of_positives(scores: Tensor, *_: Any, scale: float, margin: float) -> Logits:
     """−γ [1 + m − s]₊ (s − 1 + m)."""
     slopes = (1 + margin - scores).clamp_(min=0).mul_(-scale)
     logits = scores.sub_(1 - margin).mul_(slopes)

@@ -10,6 +10,7 @@ from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import pair_sum
 from xmodal.objectives.pairwise.cells import distance_hinges
+from xmodal.objectives.pairwise.prefixes import Prefixes
 
 
 class MarginConfig(TiledConfig, ObjectiveConfig):
@@ -18,6 +19,7 @@ class MarginConfig(TiledConfig, ObjectiveConfig):
     kind: Literal["margin"] = "margin"
     margin: PositiveFloat = Field(1.0, description="distance from which negatives cost nothing")
     builds: ClassVar[str] = "Margin"
+    takes_widths: ClassVar[bool] = True
 
 
 class Margin(nn.Module):
@@ -33,19 +35,27 @@ class Margin(nn.Module):
         self.margin, self.tile = margin, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        prefixes: Prefixes | None = None,
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids)
+        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
         negatives = pair_sum(
             partial(distance_hinges, margin=self.margin),
             pairs.x,
             pairs.all_y,
             pairs.both_ids,
-            row_offset=pairs.x.square().sum(1),
-            column_offset=pairs.all_y.square().sum(1),
+            row_offset=pairs.square_lengths(pairs.x),
+            column_offset=pairs.square_lengths(pairs.all_y),
             tile=self.tile,
+            form=prefixes,
         )
-        return pairs.mean(_positives(pairs).sum() + negatives) / 2
+        positives = pairs.weighted([_positives(one).sum() for one, _ in pairs.by_width()])
+        return pairs.mean(positives + negatives) / 2
 
 
 def _positives(pairs: Pairs) -> Tensor:

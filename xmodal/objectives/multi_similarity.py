@@ -12,7 +12,9 @@ from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import hardest, log_sum_exp
-from xmodal.objectives.pairwise.transformed import Logits, Transformed
+from xmodal.objectives.pairwise.plain_engine import Logits
+from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.transformed import Transformed
 
 
 class MultiSimilarityConfig(TiledConfig, ObjectiveConfig):
@@ -30,6 +32,7 @@ class MultiSimilarityConfig(TiledConfig, ObjectiveConfig):
         "positive if below the greatest negative plus epsilon",
     )
     builds: ClassVar[str] = "MultiSimilarity"
+    takes_widths: ClassVar[bool] = True
 
 
 class MultiSimilarity(nn.Module):
@@ -55,9 +58,15 @@ class MultiSimilarity(nn.Module):
         self.tile = tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        prefixes: Prefixes | None = None,
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids)
+        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
         sides = zip(self._costs(pairs, -self.alpha), self._costs(pairs, self.beta), strict=True)
         rows, columns = (of_positives + of_negatives for of_positives, of_negatives in sides)
         return pairs.mean(rows + columns[pairs.own]) / 2
@@ -75,17 +84,27 @@ class MultiSimilarity(nn.Module):
             pairs.all_y.detach(),
             pairs.both_ids,
             tile=self.tile,
-            form=Transformed(positives=of_negatives),
+            form=Transformed(positives=of_negatives, prefixes=pairs.prefixes),
         )
-        limits = [-size * (score + self.epsilon) for score in opposite.scores]
-        mined = Transformed(partial(_above, limits=limits), positives=not of_negatives)
-        sums = log_sum_exp(size * x, pairs.all_y, pairs.both_ids, tile=self.tile, form=mined)
+        limits = [-size * (score + self.epsilon).view(len(score), -1) for score in opposite.scores]
+        mined = Transformed(partial(_above, limits=limits), not of_negatives, pairs.prefixes)
+        sums = log_sum_exp(
+            x,
+            pairs.all_y,
+            pairs.both_ids,
+            scale=torch.tensor([size], dtype=torch.float64),
+            tile=self.tile,
+            form=mined,
+        )
         rows, columns = (log1p_exp(side - factor * self.threshold) / size for side in sums)
         return rows, columns
 
 
-def _above(scores: Tensor, i: slice, j: slice, limits: Sequence[Tensor]) -> Logits:
-    """Return the scores above a limit of their row, and those above one of their column."""
-    of_rows, of_columns = limits
+def _above(scores: Tensor, i: slice, j: slice, width: int, limits: Sequence[Tensor]) -> Logits:
+    """Return the scores above a limit of their row, and those above one of their column.
+
+    Limits are (rows, widths) and (columns, widths).
+    """
+    of_rows, of_columns = (side[:, width] for side in limits)
     rows = scores.masked_fill(scores <= of_rows[i, None], -torch.inf)
     return Logits(rows, scores.masked_fill(scores <= of_columns[j], -torch.inf))

@@ -107,6 +107,12 @@ class Pairs:
             return self.prefixes.pair_scores(self.x, self.y)
         return pair_scores(self.x, self.y)
 
+    def square_lengths(self, items: Tensor) -> Tensor:
+        """Return |x|² of items, (items,)."""
+        if self.prefixes:
+            return self.prefixes.square_lengths(items)
+        return items.square().sum(1)
+
     def extra_negatives(self, side: Side) -> list[Negatives]:
         """Return the extra columns beside a side, as negatives of this rank's items of the other.
 

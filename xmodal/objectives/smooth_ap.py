@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
@@ -9,7 +10,9 @@ from xmodal.distributed.collectives import gather
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise.positives import places_of_equal, scores_at
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.pairwise.soft_counts import soft_counts
+from xmodal.objectives.pairwise.transformed import Transformed
 
 
 class SmoothApConfig(TiledConfig, ObjectiveConfig):
@@ -22,6 +25,7 @@ class SmoothApConfig(TiledConfig, ObjectiveConfig):
         "few times of a positive score have a gradient",
     )
     builds: ClassVar[str] = "SmoothAp"
+    takes_widths: ClassVar[bool] = True
 
 
 class SmoothAp(nn.Module):
@@ -42,16 +46,27 @@ class SmoothAp(nn.Module):
         self.temperature, self.tile = temperature, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        prefixes: Prefixes | None = None,
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids)
-        scaled = pairs.x / self.temperature
+        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
         places = places_of_equal(pairs.ids, pairs.all_ids)
-        of_columns = scores_at(pairs.y, gather(scaled, pairs.counts), places)
-        limits = scores_at(scaled, pairs.all_y, places), gather(of_columns, pairs.counts)
+        limits = [self._scores_of_positives(one, places) for one, _ in pairs.by_width()]
+        of_rows, of_columns = (torch.stack(side, 2) for side in zip(*limits, strict=True))
         negatives, positives = (
             soft_counts(
-                scaled, pairs.all_y, pairs.both_ids, limits, positives=which, tile=self.tile
+                pairs.x,
+                pairs.all_y,
+                pairs.both_ids,
+                (of_rows, gather(of_columns, pairs.counts)),
+                scale=1 / self.temperature,
+                form=Transformed(positives=which, prefixes=prefixes),
+                tile=self.tile,
             )
             for which in (False, True)
         )
@@ -60,4 +75,13 @@ class SmoothAp(nn.Module):
             (above / (0.5 + within + above)).sum(1)
             for above, within in zip(negatives, positives, strict=True)
         )
-        return pairs.mean((rows + columns[pairs.own]) / (places >= 0).sum(1)) / 2
+        costs = (rows + columns[pairs.own]) / (places >= 0).sum(1, keepdim=True)
+        return pairs.mean(costs if prefixes else costs[:, 0]) / 2
+
+    def _scores_of_positives(self, pairs: Pairs, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores over τ of own rows, and own columns, with positives, (pairs, n)."""
+        x = pairs.x / self.temperature
+        return (
+            scores_at(x, pairs.all_y, places),
+            scores_at(pairs.y, gather(x, pairs.counts), places),
+        )

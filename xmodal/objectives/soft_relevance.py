@@ -12,7 +12,8 @@ from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
-from xmodal.objectives.pairwise.softmax_scores import expected_scores
+from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.soft_targets import SoftTargets
 from xmodal.objectives.pairwise.tiles import precise
 
 
@@ -29,6 +30,7 @@ class SoftRelevanceConfig(TiledConfig, ObjectiveConfig):
         0.1, description="temperature of the softmax of captions' similarities"
     )
     builds: ClassVar[str] = "SoftRelevance"
+    takes_widths: ClassVar[bool] = True
 
 
 class SoftRelevance(nn.Module):
@@ -62,23 +64,30 @@ class SoftRelevance(nn.Module):
         y: Tensor,
         ids: Tensor | None = None,
         descriptions: Tensor | None = None,
+        prefixes: Prefixes | None = None,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
-        `descriptions` u are (pairs, width), of any width; y unless given.
+        `descriptions` u are (pairs, width), of any width; y unless given, whole at all widths.
         """
         scale = clamped_exp(self.log_scale, self.max_scale)
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(x, y, ids)
-        rows, columns = log_sum_exp(pairs.x, pairs.all_y, scale=scale, tile=self.tile)
-        means, _ = pairs.means_of_ids()
-        hard = (1 - self.weight) * (pairs.x * means).sum(1).sum()
+        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
+        rows, columns = log_sum_exp(
+            pairs.x, pairs.all_y, scale=scale, tile=self.tile, form=prefixes
+        )
+        hard = (1 - self.weight) * pairs.mean_positive_scores
+        costs = (rows + columns[pairs.own]) / 2 - scale * hard
         soft = self.weight / 2 * self._soft(pairs, y if descriptions is None else descriptions)
-        return pairs.mean((rows + columns[pairs.own]).sum() / 2 - scale * (hard + soft))
+        return pairs.mean(pairs.weighted(costs).sum() - (scale * soft).sum())
 
     def _soft(self, pairs: Pairs, descriptions: Tensor) -> Tensor:
         """Return the scores that soft targets expect of rows and of columns, their sum, ()."""
         own = precise(descriptions.detach())
-        columns = gather(own, pairs.counts)
-        weights = own / self.temperature, columns
-        return expected_scores(pairs.x, pairs.all_y, weights, tile=self.tile)
+        inverse = torch.tensor([1 / self.temperature], dtype=torch.float64)
+        targets = SoftTargets.of(own, gather(own, pairs.counts), inverse, self.tile)
+        # Scores of all widths at once: the products of their vectors side by side.
+        weights = pairs.prefixes.weights if pairs.prefixes else [1.0]
+        widths = zip(weights, pairs.by_width(), strict=True)
+        x, y = zip(*((weight * one.x, one.all_y) for weight, (one, _) in widths), strict=True)
+        return targets.expected(torch.cat(x, 1), torch.cat(y, 1))

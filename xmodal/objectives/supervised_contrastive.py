@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.pairs import Pairs, own_ids
 from xmodal.objectives.pairwise import log_sum_exp
+from xmodal.objectives.pairwise.prefixes import Prefixes
 
 
 class SupervisedContrastiveConfig(TiledConfig, ObjectiveConfig):
@@ -17,6 +18,7 @@ class SupervisedContrastiveConfig(TiledConfig, ObjectiveConfig):
     kind: Literal["supervised_contrastive"] = "supervised_contrastive"
     temperature: PositiveFloat = Field(0.1, description="temperature of the softmax")
     builds: ClassVar[str] = "SupervisedContrastive"
+    takes_widths: ClassVar[bool] = True
 
 
 class SupervisedContrastive(nn.Module):
@@ -33,15 +35,34 @@ class SupervisedContrastive(nn.Module):
         self.temperature, self.tile = temperature, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        prefixes: Prefixes | None = None,
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
         ids = own_ids(x) if ids is None else ids
         items = torch.cat([x, y])
-        pairs = Pairs.of(items, items, ids.repeat(2))
-        scaled = pairs.x / self.temperature
+        pairs = Pairs.of(items, items, ids.repeat(2), prefixes=prefixes)
         places = torch.arange(len(pairs.all_y), device=x.device)
-        # Each item has a place of its own, and is no negative of itself alone.
-        sums, _ = log_sum_exp(scaled, pairs.all_y, (places[pairs.own], places), tile=self.tile)
-        means, sizes = pairs.means_of_ids()
-        others = (sizes[:, None] * means - pairs.x) / (sizes[:, None] - 1)
-        return pairs.mean(sums - (scaled * others).sum(1))
+        sums, _ = log_sum_exp(
+            pairs.x,
+            pairs.all_y,
+            # Each item has a place of its own, and is no negative of itself alone.
+            (places[pairs.own], places),
+            scale=torch.tensor([1 / self.temperature], dtype=torch.float64),
+            tile=self.tile,
+            form=prefixes,
+        )
+        positives = [_mean_score_of_others(one) for one, _ in pairs.by_width()]
+        of_widths = torch.stack(positives, 1) if prefixes else positives[0]
+        return pairs.mean(sums - of_widths / self.temperature)
+
+
+def _mean_score_of_others(items: Pairs) -> Tensor:
+    """Return the mean score of each item with the others of its id, (items,)."""
+    means, sizes = items.means_of_ids()
+    others = (sizes[:, None] * means - items.x) / (sizes[:, None] - 1)
+    return (items.x * others).sum(1)

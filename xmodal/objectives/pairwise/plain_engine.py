@@ -1,7 +1,7 @@
 """Statistics, slopes and sums of tiles in plain PyTorch: on any device, in any precision."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,11 +25,28 @@ class Top(NamedTuple):
     places: Tensor  # (length,) int64: the first column, or row, of that score
 
 
-class PlainEngine:
-    """Computes what losses need of tiles, whose scores are written and read."""
+@dataclass(frozen=True)
+class Logits:
+    """A function of a tile of scores, and its derivative."""
 
-    def __init__(self, tiles: Tiles) -> None:
-        self.tiles = tiles
+    of_rows: Tensor  # (rows, columns) those that are added up by row; −∞ is none
+    of_columns: Tensor  # those that are added up by column: the same tensor, or of other scores
+    slopes: Tensor | None = None  # (rows, columns) derivative by each score; None: 1
+
+
+# Of finite scores (rows, columns), which it may overwrite, of the tile's rows and columns, and of
+# the number of the width that they are of, 0 where there is one.
+LogitFunction = Callable[[Tensor, slice, slice, int], Logits]
+
+
+class PlainEngine:
+    """Computes what losses need of tiles, whose scores are written and read.
+
+    With a function, log-sum-exps are those of the function of scores.
+    """
+
+    def __init__(self, tiles: Tiles, function: LogitFunction | None = None) -> None:
+        self.tiles, self.function = tiles, function
 
     def gradients(self, needed: Sequence[bool] = (True, True)) -> Gradients:
         """Return sums of the gradients by x and y, as far as `needed`, still 0."""
@@ -38,16 +55,17 @@ class PlainEngine:
     def statistics(self) -> Iterator[tuple[slice, slice, Statistics, Statistics]]:
         """Yield the statistics of rows and columns of blocks of the scores."""
         for i, j in self.tiles.blocks():
-            yield i, j, *statistics_of(self.tiles.scores(i, j))
+            yield i, j, *self._statistics(self.tiles.scores(i, j), i, j)
 
     def slopes(
         self, i: slice, j: slice, rows: Sequence[Tensor], columns: Sequence[Tensor]
     ) -> Tensor:
         """Return gᵢ exp(sᵢⱼ − rᵢ) + hⱼ exp(sᵢⱼ − cⱼ) of a tile, (rows, columns).
 
-        `rows` are r and g of the tile's rows, `columns` c and h of its columns.
+        `rows` are r and g of the tile's rows, `columns` c and h of its columns. Of a function f it
+        is (gᵢ exp(f(sᵢⱼ) − rᵢ) + hⱼ exp(f(sᵢⱼ) − cⱼ)) f'(sᵢⱼ).
         """
-        return slopes_of(self.tiles.scores(i, j), rows, columns)
+        return self._slopes(self.tiles.scores(i, j), i, j, rows, columns)
 
     def cell(self, function: CellFunction, i: slice, j: slice, a: Tensor, b: Tensor) -> Cell:
         """Return a function of a tile's scores and of offsets a (rows,) and b (columns,).
@@ -72,6 +90,48 @@ class PlainEngine:
                 of_rows.append(top_of(under(scores, below[0][i, None]), 1, j))
                 of_columns.append(top_of(under(scores, below[1][j]), 0, i))
             yield i, j, of_rows, of_columns
+
+    def _statistics(
+        self, scores: Tensor, i: slice, j: slice, width: int = 0
+    ) -> tuple[Statistics, Statistics]:
+        if self.function is None:
+            return statistics_of(scores)
+        logits = self._logits(self.function, scores, i, j, width)
+        if logits.of_rows is logits.of_columns:
+            return statistics_of(logits.of_rows)
+        return Statistics.along(1, logits.of_rows), Statistics.along(0, logits.of_columns)
+
+    def _slopes(
+        self,
+        scores: Tensor,
+        i: slice,
+        j: slice,
+        rows: Sequence[Tensor],
+        columns: Sequence[Tensor],
+        width: int = 0,
+    ) -> Tensor:
+        if self.function is None:
+            return slopes_of(scores, rows, columns)
+        logits = self._logits(self.function, scores, i, j, width)
+        if logits.of_rows is logits.of_columns:
+            slopes = slopes_of(logits.of_rows, rows, columns)
+        else:
+            (r, g), (c, h) = rows, columns
+            slopes = logits.of_rows.sub_(r[:, None]).exp_().mul_(g[:, None])
+            slopes.addcmul_(logits.of_columns.sub_(c).exp_(), h)
+        return slopes if logits.slopes is None else slopes.mul_(logits.slopes)
+
+    def _logits(
+        self, function: LogitFunction, scores: Tensor, i: slice, j: slice, width: int
+    ) -> Logits:
+        """Return a function of a tile's scores, −∞ where they do not count."""
+        if not self.tiles.may_meet(i, j):
+            return function(scores, i, j, width)
+        skipped = scores.isneginf()
+        logits = function(scores.masked_fill_(skipped, 0), i, j, width)
+        for side in (logits.of_rows, logits.of_columns):
+            side.masked_fill_(skipped, -torch.inf)
+        return logits
 
 
 def statistics_of(scores: Tensor) -> tuple[Statistics, Statistics]:

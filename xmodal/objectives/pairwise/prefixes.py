@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xmodal.objectives.pairwise.cells import Cell, CellFunction
 from xmodal.objectives.pairwise.gradients import Gradients
-from xmodal.objectives.pairwise.plain_engine import Top, slopes_of, statistics_of, top_of, under
+from xmodal.objectives.pairwise.plain_engine import PlainEngine, Top, top_of, under
 from xmodal.objectives.pairwise.statistics import Statistics
 from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles, add_product, precise, tile_size
 
@@ -36,7 +36,7 @@ class Prefixes:
         scale: Tensor | None,
     ) -> "PrefixEngine":
         """Return what computes tiles of the scores of x (rows, dim) and y (columns, dim)."""
-        return PrefixEngine(PrefixTiles(x, y, ids, size, scale, self))
+        return PrefixEngine(PrefixTiles(x, y, ids, size, scale, prefixes=self))
 
     def pair_scores(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the cosines of each item of x with the same of y, (items, widths)."""
@@ -47,6 +47,10 @@ class Prefixes:
         squares = self._sums(vectors.square())
         zero = squares == 0
         return squares.masked_fill(zero, 1).rsqrt().masked_fill(zero, 0)
+
+    def square_lengths(self, vectors: Tensor) -> Tensor:
+        """Return the squares of the lengths that prefixes have for cosines: 1, of a zero one 0."""
+        return (self._sums(vectors.detach().square()) > 0).to(vectors.dtype)
 
     def weighted(self, values: Tensor) -> Tensor:
         """Return the weighted sum over widths, (items,), of values (items, widths)."""
@@ -76,7 +80,9 @@ class PrefixTiles(Tiles):
         ids: NoNegatives | None,
         size: int | None,
         scale: Tensor | None,
+        *,
         prefixes: Prefixes,
+        positives: bool = False,
     ) -> None:
         if x.ndim != 2 or x.shape[1] != prefixes.widths[-1]:
             raise ValueError(
@@ -84,9 +90,8 @@ class PrefixTiles(Tiles):
                 f"it is {prefixes.widths[-1]}"
             )
         # So that the scores of all widths take the memory of one tile.
-        super().__init__(
-            x, y, ids, size or int(tile_size(x.device) / len(prefixes.widths) ** 0.5), scale
-        )
+        size = size or int(tile_size(x.device) / len(prefixes.widths) ** 0.5)
+        super().__init__(x, y, ids, size, scale, positives=positives)
         self.prefixes, self.of_pair = prefixes, prefixes.of_pair
         self.inverse_x, self.inverse_y = (
             prefixes.inverse_lengths(precise(side)) for side in (self.x, self.y)
@@ -100,12 +105,13 @@ class PrefixTiles(Tiles):
         return by_row.T[:, :, None], by_column.T[:, None]
 
     def scores(self, rows: slice, columns: slice) -> Tensor:
-        """Return the scores of a tile, (widths, rows, columns), −∞ of what is no negative."""
+        """Return the scores of a tile, (widths, rows, columns), −∞ of those that do not count."""
         self.last = self._accumulated(rows, columns)
         by_row, by_column = self.factors(rows, columns)
         scores = (self.last * by_row).mul_(by_column)
-        if self.ids and self.ids.may_meet(rows, columns):
-            scores.masked_fill_(self.ids.meet(rows, columns), -torch.inf)
+        if self.ids and self.may_meet(rows, columns):
+            meet = self.ids.meet(rows, columns)
+            scores.masked_fill_(~meet if self.positives else meet, -torch.inf)
         return scores
 
     def _accumulated(self, rows: slice, columns: slice) -> Tensor:
@@ -118,11 +124,10 @@ class PrefixTiles(Tiles):
         return products
 
 
-class PrefixEngine:
+class PrefixEngine(PlainEngine):
     """Computes what losses need of all widths in plain PyTorch, as `PlainEngine` of one."""
 
-    def __init__(self, tiles: PrefixTiles) -> None:
-        self.tiles = tiles
+    tiles: PrefixTiles
 
     def gradients(self, needed: Sequence[bool] = (True, True)) -> "PrefixGradients":
         """Return sums of the gradients by x and y, still 0."""
@@ -131,7 +136,8 @@ class PrefixEngine:
     def statistics(self) -> Iterator[tuple[slice, slice, Statistics, Statistics]]:
         """Yield the statistics, (length, widths), of rows and columns of blocks of the scores."""
         for i, j in self.tiles.blocks():
-            of_widths = [statistics_of(scores) for scores in self.tiles.scores(i, j)]
+            scores = enumerate(self.tiles.scores(i, j))
+            of_widths = [self._statistics(of_width, i, j, number) for number, of_width in scores]
             of_rows, of_columns = zip(*of_widths, strict=True)
             yield i, j, _stacked(of_rows), _stacked(of_columns)
 
@@ -142,11 +148,11 @@ class PrefixEngine:
 
         `rows` are r and g, (rows, widths), `columns` c and h.
         """
-        sides = [[vector.T.contiguous() for vector in side] for side in (rows, columns)]
+        r, g, c, h = (vector.T.contiguous() for vector in (*rows, *columns))
         scores = self.tiles.scores(i, j)
         for number, of_width in enumerate(scores):
-            at = ([vector[number] for vector in side] for side in sides)
-            scores[number] = slopes_of(of_width, *at)
+            of_rows, of_columns = (r[number], g[number]), (c[number], h[number])
+            scores[number] = self._slopes(of_width, i, j, of_rows, of_columns, number)
         return scores
 
     def cell(self, function: CellFunction, i: slice, j: slice, a: Tensor, b: Tensor) -> Cell:
