@@ -16,16 +16,22 @@ def share(module: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def naive(module: nn.Module, inputs: Inputs) -> Tensor:
-    """The mean of log(1 + Σ Σ) over rows and columns, weights detached."""
+    """The mean of log(1 + Σ Σ) over the queries of both media."""
     x, y, ids = inputs.values()
-    scores, same = x @ y.T, ids[:, None] == ids
+    scores = x @ y.T
+    queries = [*zip(scores, ids, strict=True), *zip(scores.T, ids, strict=True)]
+    return torch.stack([of_query(module, row, ids == own) for row, own in queries]).mean()
+
+
+def of_query(module: nn.Module, scores: Tensor, same: Tensor) -> Tensor:
+    """log(1 + Σ Σ) of a query's scores, of which some are positives; weights detached."""
     m = module.margin
     of_negatives = (scores + m).relu().detach() * (scores - m)
     of_positives = -(1 + m - scores).relu().detach() * (scores - 1 + m)
     n = (module.scale * of_negatives).masked_fill(same, -torch.inf)
     p = (module.scale * of_positives).masked_fill(~same, -torch.inf)
-    sums = torch.cat([n.logsumexp(dim) + p.logsumexp(dim) for dim in (1, 0)])
-    return torch.logaddexp(sums, torch.zeros_like(sums)).mean()
+    total = n.logsumexp(0) + p.logsumexp(0)
+    return torch.logaddexp(total, torch.zeros_like(total))
 
 
 CASES = [

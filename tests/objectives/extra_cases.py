@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.objectives import info_nce_cases, sigmoid_cases, triplet_cases
+from tests.objectives import (
+    circle_cases,
+    info_nce_cases,
+    multi_similarity_cases,
+    sigmoid_cases,
+    smooth_ap_cases,
+    triplet_cases,
+)
 from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
 from xmodal.objectives.extra import Extra
 from xmodal.objectives.pairwise.tiles import NO_ROWS
@@ -133,6 +140,34 @@ def naive_triplet(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
     return ((1 - done) * every + done * mined) / BATCH
 
 
+def naive_circle(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    return of_queries(circle_cases.of_query, module, inputs, **kinds)
+
+
+def naive_multi_similarity(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    return of_queries(multi_similarity_cases.of_anchor, module, inputs, **kinds)
+
+
+def naive_smooth_ap(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    return 1 - of_queries(smooth_ap_cases.precision, module, inputs, **kinds)
+
+
+def of_queries(
+    one: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    module: nn.Module,
+    inputs: Inputs,
+    **kinds: Any,
+) -> Tensor:
+    """The mean over the queries of both sides, of the scores that count and which are positives."""
+    values = []
+    for side in "yx":
+        scores, negative, _ = widened(inputs, side, **kinds)
+        positive = ~negative & (torch.arange(scores.shape[1]) < len(scores))
+        for row, yes, no in zip(scores, positive, negative, strict=True):
+            values.append(one(module, row[yes | no], yes[yes | no]))
+    return torch.stack(values).mean()
+
+
 def cases(
     name: str, module: Callable[[], nn.Module], naive: Callable[..., Tensor], *kinds: str
 ) -> list[Case]:
@@ -178,4 +213,13 @@ CASES = [
         naive_triplet,
         "all",
     ),
+    *cases("circle", circle_cases.CASES[0].module, naive_circle, "own", "queue"),
+    *cases(
+        "multi-similarity",
+        multi_similarity_cases.CASES[0].module,
+        naive_multi_similarity,
+        "own",
+        "queue",
+    ),
+    *cases("smooth AP", smooth_ap_cases.CASES[0].module, naive_smooth_ap, "own", "queue"),
 ]

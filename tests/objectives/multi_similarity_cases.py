@@ -20,10 +20,10 @@ def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     x, y, ids = inputs.values()
     scores = x @ y.T
     anchors = [*zip(scores, ids, strict=True), *zip(scores.T, ids, strict=True)]
-    return torch.stack([_of_anchor(module, row, ids == own) for row, own in anchors]).mean()
+    return torch.stack([of_anchor(module, row, ids == own) for row, own in anchors]).mean()
 
 
-def _of_anchor(module: nn.Module, row: Tensor, same: Tensor) -> Tensor:
+def of_anchor(module: nn.Module, row: Tensor, same: Tensor) -> Tensor:
     positives, negatives = row[same], row[~same]
     hard_positives = positives[:0]
     hard_negatives = negatives[negatives > positives.min() - module.epsilon]

@@ -18,13 +18,13 @@ def share(module: nn.Module, inputs: Inputs) -> Tensor:
 def naive(module: nn.Module, inputs: Inputs) -> Tensor:
     """1 less the mean average precision of the queries of both media."""
     x, y, ids = inputs.values()
-    scores = x @ y.T / module.temperature
+    scores = x @ y.T
     queries = [*zip(scores, ids, strict=True), *zip(scores.T, ids, strict=True)]
-    return 1 - torch.stack([_precision(row, ids == own) for row, own in queries]).mean()
+    return 1 - torch.stack([precision(module, row, ids == own) for row, own in queries]).mean()
 
 
-def _precision(row: Tensor, same: Tensor) -> Tensor:
-    terms = []
+def precision(module: nn.Module, scores: Tensor, same: Tensor) -> Tensor:
+    terms, row = [], scores / module.temperature
     for p in same.nonzero()[:, 0]:
         above = (row - row[p]).sigmoid()
         others = same.clone()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.launch.methods import CHANGES, IMAGE, RECIPES, STAGES, TEXT
@@ -17,7 +18,9 @@ from tests.processes import on_ranks
 from xmodal.assembly.recipe import Recipe, read_recipe
 from xmodal.components.config import Span
 from xmodal.data.batch import Batch
+from xmodal.methods.config import MethodConfig
 from xmodal.methods.method import Method
+from xmodal.objectives.config import ObjectiveConfig
 from xmodal.training.clipping import clip_before_steps
 from xmodal.training.config import StageConfig
 from xmodal.training.ema import averages_of, keep_average
@@ -59,6 +62,13 @@ OBJECTIVES = {
     "semi-hard": "{kind: triplet, negatives: semi_hard, warmup: 0}",
     "warm-up": "{kind: triplet, negatives: hardest, warmup: 1}",
     **{one: f"{{kind: mutual_information, estimator: {one}}}" for one in ("jsd", "dv", "nwj")},
+    **{one: f"{{kind: {one}}}" for one in ("circle", "multi_similarity", "smooth_ap")},
+    **{one: f"{{kind: {one}}}" for one in ("soft_relevance", "supervised_contrastive")},
+    **{one: f"{{kind: {one}, classes: 9}}" for one in ("norm_softmax", "proxy_anchor")},
+    **{
+        f"widths of {one}": f"{{kind: matryoshka, widths: [8, 16], objective: {{kind: {one}}}}}"
+        for one in ("info_nce", "multi_similarity")
+    },
 }
 EXTRA = (
     "data.train=[{url: shards, mined: table}]",
@@ -85,6 +95,8 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
         for number, stage in enumerate(STAGES[kind])
     },
     "dim, both": ("dim", (*CHANGES["dim"], "method.global_critic=concatenate"), 0),
+    "filip": ("filip", (*CLIP, "method.words=4"), 0),
+    "distilled": ("flickr8k_distilled", (*CLIP, "method.teacher_embedding=12"), 0),
     "clip's own towers": ("clip", CLIP_TOWERS, 0),
     "lstm, batch normalisation": ("clip", RECURRENT, 0),
     "bert of transformers": ("clip", BERT, 0),
@@ -94,10 +106,16 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
             ("clip, info_nce", "clip", CLIP),
             ("clip, own", "clip", (*CLIP, "method.extra_negatives=own")),
             ("clip, semi-hard", "clip", (*CLIP, f"method.objective={OBJECTIVES['semi-hard']}")),
+            *(
+                (f"clip, {one}", "clip", (*CLIP, f"method.objective={OBJECTIVES[one]}"))
+                for one in ("circle", "multi_similarity", "smooth_ap")
+            ),
             ("vsepp", "vsepp", CHANGES["vsepp"]),
         )
     },
 }
+# How many positives the id of most pairs has: the number of limits that scores are compared with.
+LARGEST_ID = ["aten._local_scalar_dense objectives/pairwise/positives.py:20"]
 TWO_RANKS = (
     "clip, queue",
     "clip, queue of a momentum encoder",
@@ -183,6 +201,9 @@ def batch_of(method: Method, recipe: Recipe) -> Batch:
         batch = replace(batch, text_dropped=torch.stack([numbers % 3 == 0, numbers % 4 == 0], 1))
     if spec.labels:
         batch = replace(batch, labels=numbers % 3)
+    if spec.teacher:
+        taught = F.normalize(torch.randn(2, BATCH, spec.teacher), dim=2)
+        batch = replace(batch, teacher_images=taught[0], teacher_texts=taught[1])
     if spec.numbers:
         batch = replace(batch, sample_numbers=numbers)
     if spec.composed:
@@ -273,11 +294,21 @@ def test_a_step_waits_for_nothing_and_is_read_once(
 ) -> None:
     found = taken[f"{case}, {micro_batch}"]
     assert isinstance(found, Taken), found
-    assert found.waits == found.draws == []
+    assert found.waits == (LARGEST_ID if "smooth_ap" in case else [])
+    assert not found.draws
     assert len(found.reads) == 1
     expected = take(case, micro_batch, on_device=False)
     assert found.values == pytest.approx(expected.values, rel=1e-4, abs=1e-6)
     torch.testing.assert_close(found.gradients, expected.gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_every_objective_and_method_takes_a_step_here() -> None:
+    recipes = [read_recipe(kind, list(words), RECIPES) for kind, words, _ in CASES.values()]
+    methods = [one.method for one in recipes]
+    objectives = [getattr(one, "objective", None) for one in methods]
+    kinds = {one.kind for one in objectives if isinstance(one, ObjectiveConfig)}
+    assert kinds == set(ObjectiveConfig.kinds)
+    assert {one.kind for one in methods} == set(MethodConfig.kinds)
 
 
 @pytest.mark.parametrize("case", TWO_RANKS)

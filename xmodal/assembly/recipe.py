@@ -21,6 +21,7 @@ from xmodal.data.config import DataConfig
 from xmodal.errors import UserError
 from xmodal.evaluation.config import EvaluationConfig
 from xmodal.methods.config import MethodConfig
+from xmodal.objectives.config import ObjectiveConfig
 from xmodal.runs.recipe_file import read_recipe_file
 from xmodal.training.config import CheckpointConfig, StageConfig, TrainingConfig
 from xmodal.training.timeline import Timeline
@@ -77,8 +78,9 @@ class Recipe(Config):
         if refused := [side for side in sides if side not in self.method.takes_extra]:
             raise ValueError(
                 f"data.negatives: this method and its objective take no extra {refused[0]}; remove "
-                "them, or use kind vsepp, or clip with the objective info_nce (rows: texts alone, "
-                "columns: images alone), sigmoid or triplet"
+                "them, or use kind vsepp, or clip with one of the objectives "
+                f"{ObjectiveConfig.kinds_that('takes_extra')} (info_nce of rows takes texts alone, "
+                "of columns images alone)"
             )
         if not sides and getattr(self.method, "extra_negatives", "all") == "own":
             raise ValueError(

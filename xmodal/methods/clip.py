@@ -75,8 +75,8 @@ class ClipConfig(ExtraNegativesConfig, TowersConfig):
     def _uses_queue(self) -> Self:
         if self.queue and not self.takes_extra:
             raise ValueError(
-                f"queue: {self.objective.kind} takes no further negatives; remove it, or use the "
-                "objective info_nce, sigmoid or triplet"
+                f"queue: {self.objective.kind} takes no further negatives; remove it, or use one "
+                f"of {ObjectiveConfig.kinds_that('takes_extra')}"
             )
         if self.queue and not set(self.queue.sides) <= set(self.takes_extra):
             (side,) = self.takes_extra

@@ -1,5 +1,6 @@
 """Circle loss: every score weighed by how far it is from its optimum."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -7,6 +8,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.extra import SIDES, Extra, add_log_sum_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
@@ -28,6 +30,7 @@ class CircleConfig(TiledConfig, ObjectiveConfig):
         "below m",
     )
     builds: ClassVar[str] = "Circle"
+    takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
 
@@ -52,23 +55,32 @@ class Circle(nn.Module):
         x: Tensor,
         y: Tensor,
         ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
     ) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
-        logits = [
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns beside y are negatives of rows, those beside x of columns.
+        """
+        pairs = Pairs.of(x, y, ids, extra=extra, prefixes=prefixes)
+        of_negatives, of_positives = (
             partial(function, scale=self.scale, margin=self.margin)
             for function in (_of_negatives, _of_positives)
-        ]
-        negatives, positives = (
-            log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=self.tile, form=form)
-            for form in (
-                Transformed(logits[0], prefixes=prefixes),
-                Transformed(logits[1], positives=True, prefixes=prefixes),
-            )
         )
-        rows, columns = (log1p_exp(n + p) for n, p in zip(negatives, positives, strict=True))
-        return pairs.mean(rows + columns[pairs.own]) / 2
+        forms = (
+            Transformed(of_negatives, prefixes=prefixes),
+            Transformed(of_positives, positives=True, prefixes=prefixes),
+        )
+        (rows, columns), positives = (
+            log_sum_exp(pairs.x, pairs.all_y, pairs.both_ids, tile=self.tile, form=form)
+            for form in forms
+        )
+        rows, columns = (
+            add_log_sum_exp(sums, pairs.extra_negatives(side), None, self.tile, forms[0])
+            for sums, side in zip((rows, columns[pairs.own]), SIDES, strict=True)
+        )
+        costs = log1p_exp(rows + positives[0]) + log1p_exp(columns + positives[1][pairs.own])
+        return pairs.mean(costs) / 2
 
 
 def _of_negatives(scores: Tensor, *_: Any, scale: float, margin: float) -> Logits:

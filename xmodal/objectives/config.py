@@ -23,6 +23,11 @@ class ObjectiveConfig(Component):
 
     takes_widths: ClassVar[bool] = False  # whether it trains prefixes of embeddings (matryoshka)
 
+    @classmethod
+    def kinds_that(cls, able: str) -> str:
+        """Return the kinds that have a mark such as `takes_extra`, in words."""
+        return ", ".join(sorted(k for k, v in cls.kinds.items() if getattr(v, able, False)))
+
     def check_embedding(self, dim: int) -> None:
         """Raise `ValueError` where it cannot be of embeddings of `dim` dimensions."""
 

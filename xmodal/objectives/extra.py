@@ -14,10 +14,14 @@ from xmodal.distributed.collectives import gather, world_size
 from xmodal.objectives.config import check_choice
 from xmodal.objectives.pairwise import hardest, log_sum_exp, pair_scores, pair_sum
 from xmodal.objectives.pairwise.cells import CellFunction
+from xmodal.objectives.pairwise.engine import Form
+from xmodal.objectives.pairwise.soft_counts import soft_counts
 from xmodal.objectives.pairwise.tiles import NO_ROWS, Alike, NoNegatives, precise
+from xmodal.objectives.pairwise.transformed import Transformed
 
 Side = Literal["x", "y"]
 Seen = Literal["all", "own"]
+SIDES: tuple[Side, Side] = ("y", "x")  # of the negatives of rows, and of those of columns
 
 
 @dataclass(frozen=True)
@@ -57,25 +61,58 @@ class Extra:
         With a limit, rows skip columns whose `likeness` has a product above it with their y.
         """
         if self.seen == "own":
-            return OwnNegatives(items, self.columns, ids, self.ids)
+            return Negatives.own(items, self.columns, ids, self.ids)
         columns, column_ids = self.columns.to(dtype), self.ids
         if not self.replicated and world_size() > 1:
             columns, column_ids = gather(columns), gather(column_ids)
         if limit is None or self.likeness is None or y is None:
-            return SharedNegatives(items, columns, (ids, column_ids))
-        return SharedNegatives(items, columns, Alike(ids, column_ids, y, self.likeness, limit))
+            return Negatives(items, columns, (ids, column_ids))
+        return Negatives(items, columns, Alike(ids, column_ids, y, self.likeness, limit))
 
 
-class SharedNegatives:
-    """Columns (n, …), the same on all ranks, as negatives of all of this rank's items (rows, …)."""
+class Negatives:
+    """Columns as negatives of this rank's items, each of which is `count` rows to the engine.
 
-    def __init__(self, items: Tensor, columns: Tensor, ids: NoNegatives) -> None:
-        self.items, self.columns, self.ids = items, columns, ids
+    Columns that all items share are columns, and an item is a row. Of columns of its own, an item
+    has as many rows of one number, the scores, and the only column is 1.
+    """
+
+    def __init__(self, items: Tensor, columns: Tensor, ids: NoNegatives, count: int = 1) -> None:
+        self.items, self.columns, self.ids, self.count = items, columns, ids, count
         self.rows = items.to(columns.dtype)
 
-    def log_sum_exp(self, scale: Tensor, tile: int | None) -> Tensor:
-        """Return log Σ exp(s x·y) of every row, (rows,); −∞ without a negative."""
-        return log_sum_exp(self.rows, self.columns, self.ids, scale=scale, tile=tile)[0]
+    @classmethod
+    def own(cls, items: Tensor, columns: Tensor, ids: Tensor, column_ids: Tensor) -> "Negatives":
+        """Return columns (rows × k, …) of which each is the negative of its own row alone."""
+        count = len(columns) // max(len(items), 1)
+        if len(columns) != count * len(items):
+            raise ValueError(
+                f"{len(columns)} extra columns are not equally many of each of {len(items)} rows"
+            )
+        items, ids = (one.repeat_interleave(count, 0) for one in (items, ids))
+        scores = pair_scores(items, columns.to(items.dtype))
+        # A row that is to be skipped has the id of the column.
+        skipped = ((ids == column_ids) | (column_ids == NO_ROWS)).long()
+        one = scores.new_ones(1, 1)
+        return cls(scores[:, None], one, (skipped, skipped.new_ones(1)), count)
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """Return values of items, (items, …), as those of the engine's rows."""
+        return values.repeat_interleave(self.count, 0) if self.count > 1 else values
+
+    def of_columns(self, value: float, *shape: int) -> Tensor:
+        """Return a value for each column, (columns, …)."""
+        return precise(self.items[:0]).new_full((len(self.columns), *shape), value)
+
+    def log_sum_exp(
+        self, scale: Tensor | None, tile: int | None, form: Form | None = None
+    ) -> Tensor:
+        """Return log Σ exp(s x·y) of every item, (items,); −∞, or the least number, without any."""
+        rows, _ = log_sum_exp(self.rows, self.columns, self.ids, scale=scale, tile=tile, form=form)
+        if self.count == 1:
+            return rows
+        # −∞ would have no gradient.
+        return self._by_item(rows.clamp(min=torch.finfo(rows.dtype).min)).logsumexp(1)
 
     def sum(
         self,
@@ -86,94 +123,58 @@ class SharedNegatives:
         column_offset: float = 0.0,
         tile: int | None,
     ) -> Tensor:
-        """Return Σᵢⱼ f(s xᵢ·yⱼ, aᵢ, b), (), of offsets a (rows,) and a column offset b."""
+        """Return Σᵢⱼ f(s xᵢ·yⱼ, aᵢ, b), (), of offsets a (items,) and a column offset b."""
         return pair_sum(
             function,
             self.rows,
             self.columns,
             self.ids,
             scale=scale,
-            row_offset=row_offset,
-            column_offset=row_offset.new_full((len(self.columns),), column_offset),
+            row_offset=self.of_rows(row_offset),
+            column_offset=self.of_columns(column_offset),
             tile=tile,
         )
 
-    def hardest(self, below: Tensor | None, tile: int | None) -> Tensor:
-        """Return the greatest score of every row, (rows, 1), −∞ where it has no negative.
+    def soft_counts(self, limits: Tensor, scale: float, tile: int | None) -> Tensor:
+        """Return Σⱼ σ(s xᵢ·yⱼ − a) of every item, for each of its limits a, (items, n, 1)."""
+        counts, _ = soft_counts(
+            self.rows,
+            self.columns,
+            self.ids,
+            (self.of_rows(limits), self.of_columns(torch.inf, *limits.shape[1:])),
+            scale=scale,
+            form=Transformed(),
+            tile=tile,
+        )
+        return self._by_item(counts).sum(1)
 
-        Where a row has scores below its limit `below` (rows,), it is the greatest of those.
+    def hardest(self, below: Tensor | None, tile: int | None) -> Tensor:
+        """Return the greatest score of every item, (items, 1), −∞ where it has no negative.
+
+        Where an item has scores below its limit `below` (items,), it is the greatest of those. Of
+        an item's own k negatives, all scores are returned, (items, k).
         """
-        limits = None if below is None else (below, below.new_zeros(len(self.columns)))
+        limits = None if below is None else (self.of_rows(below), self.of_columns(0.0))
         columns = self.columns.detach()
         found = hardest(self.rows.detach(), columns, self.ids, below=limits, tile=tile).columns
         chosen = precise(self.columns.index_select(0, found.clamp(min=0)))
-        return pair_scores(self.items, chosen).masked_fill(found < 0, -torch.inf)[:, None]
+        scores = pair_scores(self.items, chosen).masked_fill(found < 0, -torch.inf)
+        return self._by_item(scores)
 
-
-class OwnNegatives:
-    """Columns (rows × k, …) of which each is the negative of its own row alone."""
-
-    def __init__(self, items: Tensor, columns: Tensor, ids: Tensor, column_ids: Tensor) -> None:
-        self.num_rows, self.count = len(items), len(columns) // max(len(items), 1)
-        if len(columns) != self.count * self.num_rows:
-            raise ValueError(
-                f"{len(columns)} extra columns are not equally many of each of {len(items)} rows"
-            )
-        columns = columns.to(items.dtype)
-        self.scores = pair_scores(self._repeated(items), columns)  # (rows × k,), not scaled
-        self.skipped = (self._repeated(ids) == column_ids) | (column_ids == NO_ROWS)
-
-    def log_sum_exp(self, scale: Tensor, tile: int | None) -> Tensor:
-        """Return log Σ exp(s x·y) of every row, (rows,); about the least number without any."""
-        del tile
-        least = torch.finfo(self.scores.dtype).min  # −∞ would have no gradient
-        scores = (scale * self.scores).masked_fill(self.skipped, least)
-        return self._by_row(scores).logsumexp(1)
-
-    def sum(
-        self,
-        function: CellFunction,
-        row_offset: Tensor,
-        *,
-        scale: Tensor | None = None,
-        column_offset: float = 0.0,
-        tile: int | None,
-    ) -> Tensor:
-        """Return Σᵢⱼ f(s xᵢ·yⱼ, aᵢ, b), (), of offsets a (rows,) and a column offset b."""
-        # To the engine each is a row with one column, whose id those that are skipped have.
-        return pair_sum(
-            function,
-            self.scores[:, None],
-            self.scores.new_ones(1, 1),
-            (self.skipped.long(), self.skipped.new_ones(1).long()),
-            scale=scale,
-            row_offset=self._repeated(row_offset),
-            column_offset=row_offset.new_full((1,), column_offset),
-            tile=tile,
-        )
-
-    def hardest(self, below: Tensor | None, tile: int | None) -> Tensor:
-        """Return the scores of every row, (rows, k), −∞ where it has no negative."""
-        del below, tile
-        return self._by_row(self.scores.masked_fill(self.skipped, -torch.inf))
-
-    def _repeated(self, values: Tensor) -> Tensor:
-        """Return each row of values k times, (rows × k, …)."""
-        return values[:, None].expand(-1, self.count, *values.shape[1:]).flatten(0, 1)
-
-    def _by_row(self, values: Tensor) -> Tensor:
-        return values.view(self.num_rows, self.count)
-
-
-Negatives = SharedNegatives | OwnNegatives
+    def _by_item(self, values: Tensor) -> Tensor:
+        return values.view(-1, self.count, *values.shape[1:])
 
 
 def add_log_sum_exp(
-    values: Tensor, negatives: list[Negatives], scale: Tensor, tile: int | None
+    values: Tensor,
+    negatives: list[Negatives],
+    scale: Tensor | None,
+    tile: int | None,
+    form: Form | None = None,
 ) -> Tensor:
     """Return log-sum-exps (rows,) with those of further negatives added."""
     least = torch.finfo(values.dtype).min  # the difference of two −∞ would be NaN
     for more in negatives:
-        added = more.log_sum_exp(scale, tile)
+        added = more.log_sum_exp(scale, tile, form)
         values = torch.logaddexp(values.clamp(min=least), added.clamp(min=least))
     return values

@@ -33,12 +33,9 @@ class MatryoshkaConfig(ObjectiveConfig):
     def _consistent(self) -> Self:
         _check_widths(self.widths, self.weights)
         if not self.objective.takes_widths:
-            able = sorted(
-                k for k, v in ObjectiveConfig.kinds.items() if getattr(v, "takes_widths", False)
-            )
             raise ValueError(
                 f"objective: kind: {self.objective.kind} cannot be trained at several widths; use "
-                f"one of {', '.join(able)}"
+                f"one of {ObjectiveConfig.kinds_that('takes_widths')}"
             )
         return self
 

@@ -8,7 +8,9 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from xmodal.distributed.collectives import gather
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.extra import SIDES, Extra, Side, add_log_sum_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import hardest, log_sum_exp
@@ -32,6 +34,7 @@ class MultiSimilarityConfig(TiledConfig, ObjectiveConfig):
         "positive if below the greatest negative plus epsilon",
     )
     builds: ClassVar[str] = "MultiSimilarity"
+    takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
 
@@ -63,16 +66,20 @@ class MultiSimilarity(nn.Module):
         x: Tensor,
         y: Tensor,
         ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
     ) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
-        sides = zip(self._costs(pairs, -self.alpha), self._costs(pairs, self.beta), strict=True)
-        rows, columns = (of_positives + of_negatives for of_positives, of_negatives in sides)
-        return pairs.mean(rows + columns[pairs.own]) / 2
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
-    def _costs(self, pairs: Pairs, factor: float) -> tuple[Tensor, Tensor]:
-        """Return (1/|f|) log(1 + Σ exp(f (s − λ))) of rows and columns, over the mined scores s.
+        `extra` columns beside y are negatives of rows, those beside x of columns.
+        """
+        pairs = Pairs.of(x, y, ids, extra=extra, prefixes=prefixes)
+        positives, negatives = self._costs(pairs, -self.alpha), self._costs(pairs, self.beta)
+        return pairs.mean(positives + negatives) / 2
+
+    def _costs(self, pairs: Pairs, factor: float) -> Tensor:
+        """Return (1/|f|) log(1 + Σ exp(f (s − λ))) over the mined scores s of rows, and of columns,
+        together, (pairs,).
 
         The factor f is −α for positives and β for negatives; of both, f s is greatest for the
         hardest, and what is mined lies above a limit.
@@ -86,18 +93,42 @@ class MultiSimilarity(nn.Module):
             tile=self.tile,
             form=Transformed(positives=of_negatives, prefixes=pairs.prefixes),
         )
-        limits = [-size * (score + self.epsilon).view(len(score), -1) for score in opposite.scores]
+        scores = opposite.scores if of_negatives else self._with_extra(pairs, opposite.scores)
+        limits = [-size * (score + self.epsilon).view(len(score), -1) for score in scores]
+        scale = torch.tensor([size], dtype=torch.float64)
         mined = Transformed(partial(_above, limits=limits), not of_negatives, pairs.prefixes)
-        sums = log_sum_exp(
-            x,
-            pairs.all_y,
-            pairs.both_ids,
-            scale=torch.tensor([size], dtype=torch.float64),
-            tile=self.tile,
-            form=mined,
+        rows, columns = log_sum_exp(
+            x, pairs.all_y, pairs.both_ids, scale=scale, tile=self.tile, form=mined
         )
+        sums = rows, columns[pairs.own]
+        if of_negatives:
+            sums = (
+                self._add_extra(pairs, "y", sums[0], limits[0], scale),
+                self._add_extra(pairs, "x", sums[1], limits[1][pairs.own], scale),
+            )
         rows, columns = (log1p_exp(side - factor * self.threshold) / size for side in sums)
-        return rows, columns
+        return rows + columns
+
+    def _with_extra(self, pairs: Pairs, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Return the greatest negative scores of rows and columns, extra ones included."""
+        found = []
+        for side, greatest in zip(SIDES, scores, strict=True):
+            for more in pairs.extra_negatives(side):
+                of_own = more.hardest(None, self.tile).detach().amax(1)
+                beside = of_own if side == "y" else gather(of_own, pairs.counts)
+                greatest = torch.maximum(greatest, beside)
+            found.append(greatest)
+        return found
+
+    def _add_extra(
+        self, pairs: Pairs, side: Side, sums: Tensor, limits: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Return the log-sum-exps of own items with those of extra negatives above their limits."""
+        for more in pairs.extra_negatives(side):
+            both = more.of_rows(limits), more.of_columns(torch.inf, 1)
+            mined = Transformed(partial(_above, limits=both))
+            sums = add_log_sum_exp(sums, [more], scale, self.tile, mined)
+        return sums
 
 
 def _above(scores: Tensor, i: slice, j: slice, width: int, limits: Sequence[Tensor]) -> Logits:

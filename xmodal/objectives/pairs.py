@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
 from xmodal.objectives.config import MatmulDtype
-from xmodal.objectives.extra import Extra, Negatives, SharedNegatives, Side
+from xmodal.objectives.extra import Extra, Negatives, Side
 from xmodal.objectives.numerics import unit
 from xmodal.objectives.pairwise.multi_vector import pair_scores
 from xmodal.objectives.pairwise.prefixes import Prefixes
@@ -129,7 +129,7 @@ class Pairs:
         """Return all negatives that are on a side: those of the batch, then the extra ones."""
         items = self.x if side == "y" else self.y
         columns = self.all_y if side == "y" else gather(self.rows, self.counts)
-        return [SharedNegatives(items, columns, self.no_negatives), *self.extra_negatives(side)]
+        return [Negatives(items, columns, self.no_negatives), *self.extra_negatives(side)]
 
     @property
     def mean_positive_scores(self) -> Tensor:

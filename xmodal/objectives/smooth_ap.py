@@ -1,5 +1,6 @@
 """Smooth AP: the average precision of every query over the whole batch, made smooth."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from xmodal.distributed.collectives import gather
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.extra import SIDES, Extra
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise.positives import places_of_equal, scores_at
 from xmodal.objectives.pairwise.prefixes import Prefixes
@@ -25,6 +27,7 @@ class SmoothApConfig(TiledConfig, ObjectiveConfig):
         "few times of a positive score have a gradient",
     )
     builds: ClassVar[str] = "SmoothAp"
+    takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
 
@@ -51,31 +54,39 @@ class SmoothAp(nn.Module):
         x: Tensor,
         y: Tensor,
         ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
     ) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns beside y are among the negatives of rows, those beside x of columns.
+        """
+        pairs = Pairs.of(x, y, ids, extra=extra, prefixes=prefixes)
         places = places_of_equal(pairs.ids, pairs.all_ids)
-        limits = [self._scores_of_positives(one, places) for one, _ in pairs.by_width()]
-        of_rows, of_columns = (torch.stack(side, 2) for side in zip(*limits, strict=True))
+        of_widths = [self._scores_of_positives(one, places) for one, _ in pairs.by_width()]
+        limits = [torch.stack(side, 2) for side in zip(*of_widths, strict=True)]
         negatives, positives = (
             soft_counts(
                 pairs.x,
                 pairs.all_y,
                 pairs.both_ids,
-                (of_rows, gather(of_columns, pairs.counts)),
+                (limits[0], gather(limits[1], pairs.counts)),
                 scale=1 / self.temperature,
                 form=Transformed(positives=which, prefixes=prefixes),
                 tile=self.tile,
             )
             for which in (False, True)
         )
-        rows, columns = (
+        costs = torch.zeros_like(limits[0][:, 0])
+        for number, side in enumerate(SIDES):
+            above, within = (one[number] for one in (negatives, positives))
+            if side == "x":
+                above, within = above[pairs.own], within[pairs.own]
+            for more in pairs.extra_negatives(side):
+                above = above + more.soft_counts(limits[number], 1 / self.temperature, self.tile)
             # A positive is half of itself, as σ(0) is ½.
-            (above / (0.5 + within + above)).sum(1)
-            for above, within in zip(negatives, positives, strict=True)
-        )
-        costs = (rows + columns[pairs.own]) / (places >= 0).sum(1, keepdim=True)
+            costs = costs + (above / (0.5 + within + above)).sum(1)
+        costs = costs / (places >= 0).sum(1, keepdim=True)
         return pairs.mean(costs if prefixes else costs[:, 0]) / 2
 
     def _scores_of_positives(self, pairs: Pairs, places: Tensor) -> tuple[Tensor, Tensor]:

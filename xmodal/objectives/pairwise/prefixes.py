@@ -54,7 +54,8 @@ class Prefixes:
 
     def weighted(self, values: Tensor) -> Tensor:
         """Return the weighted sum over widths, (items,), of values (items, widths)."""
-        return values @ values.new_tensor(self.weights)
+        of_widths = zip(self.weights, values.unbind(-1), strict=True)
+        return sum((weight * one for weight, one in of_widths), values.new_zeros(()))
 
     @property
     def of_pair(self) -> tuple[int, ...]:
@@ -96,7 +97,6 @@ class PrefixTiles(Tiles):
         self.inverse_x, self.inverse_y = (
             prefixes.inverse_lengths(precise(side)) for side in (self.x, self.y)
         )
-        self.weights = self.x.new_tensor(prefixes.weights, dtype=self.dtype)
         self.last = self.x.new_empty(0, dtype=self.dtype)  # products of the last tile
 
     def factors(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
@@ -166,9 +166,11 @@ class PrefixEngine(PlainEngine):
             function(of_width, a[:, number, None], b[None, :, number])
             for number, of_width in enumerate(scores)
         ]
-        value = torch.stack([one.value for one in cells]) @ self.tiles.weights
+        value = self.tiles.prefixes.weighted(torch.stack([one.value for one in cells]))
         by_row, by_column = (
-            None if parts[0] is None else torch.stack(parts, 1) * self.tiles.weights
+            None
+            if parts[0] is None
+            else torch.stack([part * one for part, one in zip(parts, weights, strict=True)], 1)
             for parts in zip(*((one.by_row, one.by_column) for one in cells), strict=True)
         )
         slopes = [one.slopes * weight for one, weight in zip(cells, weights, strict=True)]

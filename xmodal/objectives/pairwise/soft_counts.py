@@ -13,12 +13,13 @@ from torch.autograd.function import once_differentiable
 
 from xmodal.distributed.collectives import sum_over_ranks, world_size
 from xmodal.objectives.pairwise.engine import Form, engine_for
+from xmodal.objectives.pairwise.tiles import NoNegatives
 
 
 def soft_counts(
     x: Tensor,
     y: Tensor,
-    ids: tuple[Tensor, Tensor],
+    ids: NoNegatives,
     limits: tuple[Tensor, Tensor],
     *,
     scale: float,
@@ -46,7 +47,7 @@ class _SoftCounts(torch.autograd.Function):
         y: Tensor,
         row_limits: Tensor,
         column_limits: Tensor,
-        ids: tuple[Tensor, Tensor],
+        ids: NoNegatives,
         scale: Tensor,
         form: Form,
         size: int | None,
