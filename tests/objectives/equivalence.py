@@ -17,7 +17,7 @@ Objective = Callable[[nn.Module, Inputs], Tensor]
 
 BATCH, DIM = 24, 7
 # How a batch may be cut among ranks: alike, and with different numbers, one of them 0.
-CUTS = {1: [[24]], 2: [[12, 12], [9, 15]], 4: [[6, 6, 6, 6], [7, 0, 13, 4]]}
+CUTS = {1: [[24]], 2: [[12, 12], [9, 15], [24, 0]], 4: [[6, 6, 6, 6], [7, 0, 13, 4]]}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.processes import CONTEXT
 from xmodal.errors import UserError
-from xmodal.runs.local_folder import LocalFolder
+from xmodal.runs.local_folder import OWNER, LocalFolder
 
 
 def _hold(parent: Path, pipe: Any) -> None:
@@ -40,6 +42,44 @@ def test_a_folder_lasts_as_long_as_its_process(tmp_path: Path) -> None:
     for one in (mine, third):
         one.close()
     assert not folders(tmp_path)
+
+
+def _come_and_go(parent: Path) -> None:
+    for _ in range(30):
+        folder = LocalFolder(parent, 0, "disk")
+        (folder.path / "state").write_bytes(b"1")
+        folder.close()
+
+
+def test_processes_come_and_go_at_once(tmp_path: Path) -> None:
+    processes = [CONTEXT.Process(target=_come_and_go, args=(tmp_path,)) for _ in range(3)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    assert [one.exitcode for one in processes] == [0, 0, 0]
+    assert not folders(tmp_path)
+
+
+def test_a_process_that_ends_removes_its_folder(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from xmodal.runs.local_folder import LocalFolder; "
+    code += f"one = LocalFolder(Path({str(tmp_path)!r}), 0, 'disk'); raise SystemExit(3)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
+    assert not folders(tmp_path)
+
+
+def test_folders_of_others_stay(tmp_path: Path) -> None:
+    mine = tmp_path / "xmodal-state-of-mine"
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    (tmp_path / "xmodal-state-elsewhere").symlink_to(mine)
+    elsewhere = tmp_path / "xmodal-state-of-another-node"
+    elsewhere.mkdir()
+    (elsewhere / OWNER).write_text("elsewhere\n")
+    LocalFolder(tmp_path, 0, "disk").close()
+    assert elsewhere.is_dir()
+    assert (mine / "notes").read_text() == "mine"
+    assert (tmp_path / "xmodal-state-elsewhere").is_symlink()
 
 
 def test_a_disk_that_is_too_small_or_missing_is_named(tmp_path: Path) -> None:

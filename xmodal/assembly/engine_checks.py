@@ -9,6 +9,8 @@ from xmodal.assembly.recipe import Recipe
 from xmodal.data.config import nearest_divisors
 from xmodal.errors import UserError
 from xmodal.methods.method import Method
+from xmodal.runs.local_folder import LocalFolder
+from xmodal.training.state_on_disks import KEY
 
 
 def check_partition(recipe: Recipe, ranks: int) -> None:
@@ -29,10 +31,8 @@ def check_disk(recipe: Recipe) -> None:
     if not disk:
         return
     if not Path(disk).is_dir():
-        raise UserError(
-            f"training.zero.offload_optimizer.path={disk} is no folder here; make it on a "
-            "local disk of each node"
-        )
+        raise UserError(f"{KEY}={disk} is no folder here; make it on a local disk of each node")
+    LocalFolder(Path(disk), 0, KEY).close()
     with activity("loading what reads and writes disks"):
         load_disk_library()
 

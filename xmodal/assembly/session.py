@@ -66,7 +66,6 @@ class Session:
         recipe, ranks = self.recipe, self.environment.ranks
         self.run = Run(recipe.run)
         check_sizes(recipe, ranks)
-        check_disk(recipe)
         self.run.check(recipe, has_mirror=recipe.checkpoints.mirror is not None)
         self.mirror = open_mirror(self.run, recipe, recipe.checkpoints.mirror, recipe.data.access)
         self.shards = open_shards(recipe)
@@ -96,8 +95,10 @@ class Session:
         self.recovered = [*recovered, *resumed.lines, *changed_plugins(run.path)]
         self.timeline = recipe.timeline(resumed.epoch)
         self.finished = is_finished(run, recipe, self.timeline, self.progress)
-        if self.teacher and not self.finished:
-            check_same_teacher(run, self.teacher, self.progress)
+        if not self.finished:
+            check_disk(recipe)
+            if self.teacher:
+                check_same_teacher(run, self.teacher, self.progress)
 
     def _settle_run(self) -> None:
         """Have the main rank prepare the run folder, and read the tokenizer from it."""

@@ -77,28 +77,32 @@ class Negatives:
     has as many rows of one number, the scores, and the only column is 1.
     """
 
-    def __init__(self, items: Tensor, columns: Tensor, ids: NoNegatives, count: int = 1) -> None:
-        self.items, self.columns, self.ids, self.count = items, columns, ids, count
+    def __init__(
+        self, items: Tensor, columns: Tensor, ids: NoNegatives, each: tuple[int, int] | None = None
+    ) -> None:
+        self.items, self.columns, self.ids = items, columns, ids
+        self.num_items, self.count = each or (len(items), 1)
         self.rows = items.to(columns.dtype)
 
     @classmethod
     def own(cls, items: Tensor, columns: Tensor, ids: Tensor, column_ids: Tensor) -> "Negatives":
         """Return columns (rows × k, …) of which each is the negative of its own row alone."""
-        count = len(columns) // max(len(items), 1)
+        count = len(columns) // len(items) if len(items) else 1
         if len(columns) != count * len(items):
             raise ValueError(
                 f"{len(columns)} extra columns are not equally many of each of {len(items)} rows"
             )
+        each = len(items), count
         items, ids = (one.repeat_interleave(count, 0) for one in (items, ids))
         scores = pair_scores(items, columns.to(items.dtype))
         # A row that is to be skipped has the id of the column.
         skipped = ((ids == column_ids) | (column_ids == NO_ROWS)).long()
         one = scores.new_ones(1, 1)
-        return cls(scores[:, None], one, (skipped, skipped.new_ones(1)), count)
+        return cls(scores[:, None], one, (skipped, skipped.new_ones(1)), each)
 
     def of_rows(self, values: Tensor) -> Tensor:
         """Return values of items, (items, …), as those of the engine's rows."""
-        return values.repeat_interleave(self.count, 0) if self.count > 1 else values
+        return values if self.count == 1 else values.repeat_interleave(self.count, 0)
 
     def of_columns(self, value: float, *shape: int) -> Tensor:
         """Return a value for each column, (columns, …)."""
@@ -162,7 +166,7 @@ class Negatives:
         return self._by_item(scores)
 
     def _by_item(self, values: Tensor) -> Tensor:
-        return values.view(-1, self.count, *values.shape[1:])
+        return values.view(self.num_items, self.count, *values.shape[1:])
 
 
 def add_log_sum_exp(

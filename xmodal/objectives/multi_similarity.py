@@ -94,7 +94,8 @@ class MultiSimilarity(nn.Module):
             form=Transformed(positives=of_negatives, prefixes=pairs.prefixes),
         )
         scores = opposite.scores if of_negatives else self._with_extra(pairs, opposite.scores)
-        limits = [-size * (score + self.epsilon).view(len(score), -1) for score in scores]
+        widths = [score if pairs.prefixes else score[:, None] for score in scores]
+        limits = [-size * (score + self.epsilon) for score in widths]
         scale = torch.tensor([size], dtype=torch.float64)
         mined = Transformed(partial(_above, limits=limits), not of_negatives, pairs.prefixes)
         rows, columns = log_sum_exp(

@@ -29,9 +29,9 @@ def averaged(engine: Any, key: str = AVERAGE) -> Iterator[bool]:
     The block gets whether there are any. Buffers, and weights that the stage does not train, are
     those of training. All ranks call this.
     """
-    from xmodal.runs.deepspeed_shares import fill_weights, optimizer_shares
+    from xmodal.runs.deepspeed_shares import fill_weights, has_state, optimizer_shares
 
-    if not any(key in state for _, state, _ in optimizer_shares(engine)):
+    if not has_state(engine, key):
         yield False
         return
     # Without ZeRO the optimiser steps the module's own weights, and there is no other copy.

@@ -2,7 +2,6 @@
 
 DeepSpeed's ZeRO-Infinity (Rajbhandari et al. 2021, arXiv 2104.07857) moves the fp32 weights and the
 state of one group of ZeRO 3 at a time to memory and back; groups under a megabyte stay in memory.
-Besides the adapter, this is the only module that uses private names of DeepSpeed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ OF_DISKS = (
     "optimizer._swappable_optimizer_subgroup",
     "optimizer._optimizer_states_and_gradient_swap_in",
     "optimizer._optimizer_states_and_gradient_swap_out",
+    "optimizer._release_swap_buffers",
     "optimizer.optimizer_swapper.swap_params_info",
     "optimizer.optimizer_swapper.swap_out_gradients",
     "optimizer.optimizer_swapper._swap_in_gradients",
@@ -58,9 +58,10 @@ def _lay_gradient(swapper: Any, aio_handle: Any, parameter: Tensor, dest_buffer:
 
 
 @contextmanager
-def in_memory(zero: Any, group: int) -> Iterator[None]:
-    """Have the weights and the state of a group of ZeRO 3 in memory, as long as the block lasts;
-    what is changed is written. Gradients that wait for the step stay.
+def in_memory(zero: Any, group: int, *, writes: bool) -> Iterator[None]:
+    """Have the weights and the state of a group of ZeRO 3 in memory, as long as the block lasts.
+
+    If it `writes`, they are written afterwards; gradients that wait for the step stay.
     """
     if not getattr(zero, "swap_optimizer", False) or not zero._swappable_optimizer_subgroup(group):
         yield
@@ -72,8 +73,11 @@ def in_memory(zero: Any, group: int) -> Iterator[None]:
     try:
         yield
     finally:
-        zero._optimizer_states_and_gradient_swap_out(group)
-        info.unswapped_gradients = gradients
+        if writes:
+            zero._optimizer_states_and_gradient_swap_out(group)
+            info.unswapped_gradients = gradients
+        else:
+            zero._release_swap_buffers(group)
 
 
 def _saved(zero: Any, given: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -30,9 +30,13 @@ OF_ZERO_3 = (
 )
 
 
-def optimizer_shares(engine: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
+def optimizer_shares(
+    engine: Any, *, writes: bool = False
+) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:
     """Yield each tensor that this rank's optimiser steps, with its state, which may be added to,
     and the parts that it is made of: flat shares of a group under ZeRO, else whole parameters.
+
+    What lies on disks is in memory until the next one; it is written again if the caller `writes`.
     """
     optimizer, stage = engine.optimizer, engine.zero_optimization_stage()
     if not stage:
@@ -40,8 +44,15 @@ def optimizer_shares(engine: Any) -> Iterator[tuple[Tensor, dict[str, Any], list
         return
     shares = _shares_of_3 if stage == 3 else _shares_of_1_and_2
     for group, (flat, parts) in enumerate(shares(optimizer)):
-        with in_memory(optimizer, group):
+        with in_memory(optimizer, group, writes=writes):
             yield flat, optimizer.optimizer.state[flat], parts
+
+
+def has_state(engine: Any, key: str) -> bool:
+    """Return whether this rank's optimiser has something of that name in its state."""
+    optimizer = engine.optimizer
+    own = optimizer.optimizer if engine.zero_optimization_stage() else optimizer
+    return any(key in state for state in own.state.values())
 
 
 def _parameters(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Any], list[Part]]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from xmodal.components.config import Config
+from xmodal.components.config import Config, Mark
 
 # Stages that have an option, by its key; the others ignore it.
 _STAGES = {
@@ -43,13 +43,13 @@ class OptimizerOffloadConfig(OffloadConfig):
     device: Literal["cpu", "nvme"] = Field(  # type: ignore[assignment]
         "cpu", description="memory of the host; nvme: a local disk of each node"
     )
-    path: str | None = Field(
+    path: Annotated[str | None, Mark.FREE] = Field(
         None, description="nvme: folder on that disk; a rank's files lie there while it trains"
     )
 
     @model_validator(mode="after")
     def _on_a_disk(self) -> Self:
-        if (self.device == "nvme") != (self.path is not None):
+        if (self.device == "nvme") != bool(self.path):
             raise ValueError("nvme, and it alone, needs a path: {device: nvme, path: FOLDER}")
         return self
 

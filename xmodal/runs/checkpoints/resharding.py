@@ -44,7 +44,7 @@ def load_optimizer(engine: Any, folder: Path) -> None:
 
     _take_counters(engine.optimizer.param_groups, _base_state(folder, 0)["param_groups"])
     pieces = saved_pieces(folder)
-    for flat, state, parts in optimizer_shares(engine):
+    for flat, state, parts in optimizer_shares(engine, writes=True):
         for part in parts:
             for key, saved in pieces[part.name].items():
                 if not _is_shared_out(saved[0]):
