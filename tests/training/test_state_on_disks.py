@@ -1,4 +1,4 @@
-"""How much of an optimiser's state lies on a disk."""
+"""Size of an optimiser's state on a disk."""
 
 from typing import Any
 

@@ -200,7 +200,7 @@ def load_disk_library() -> None:
 
 
 def is_on_disks(engine: Any) -> bool:
-    """Return whether an engine's optimiser has its state on disks."""
+    """Return True if an engine's optimiser has its state on disks."""
     return bool(getattr(engine.optimizer, "swap_optimizer", False))
 
 

@@ -81,7 +81,7 @@ def in_memory(zero: Any, group: int, *, writes: bool) -> Iterator[None]:
 
 
 def _saved(zero: Any, given: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what a checkpoint has of the optimiser, memory-mapped where it lies on the disk."""
+    """Return the optimiser's part of a checkpoint, memory-mapped where it lies on the disk."""
     on_disk = {
         id(one.compute_tensor): (one.swap_path, info)
         for info in zero.optimizer_swapper.swap_params_info.values()

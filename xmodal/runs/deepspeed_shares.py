@@ -49,7 +49,7 @@ def optimizer_shares(
 
 
 def has_state(engine: Any, key: str) -> bool:
-    """Return whether this rank's optimiser has something of that name in its state."""
+    """Return True if this rank's optimiser has something of that name in its state."""
     optimizer = engine.optimizer
     own = optimizer.optimizer if engine.zero_optimization_stage() else optimizer
     return any(key in state for state in own.state.values())
