@@ -14,7 +14,7 @@ KEY = "training.zero.offload_optimizer.path"
 
 
 def state_tensors(optimizer: Optimizer) -> int:
-    """Return the number of tensors that an optimiser keeps of what it steps, averages among them."""
+    """Return the number of tensors that an optimiser keeps of each weight, averages too."""
     probe = nn.Parameter(torch.ones(2))
     probe.grad = torch.ones(2)
     own = optimizer.param_groups
