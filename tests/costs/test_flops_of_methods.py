@@ -4,7 +4,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.launch.methods import RECIPES
-from tests.training.test_stalls import CASES, VOCABULARY, batch_of
+from tests.training.step_cases import CASES, VOCABULARY, batch_of
 from xmodal.assembly.recipe import read_recipe
 from xmodal.costs.flops import flops_of_step
 from xmodal.models.layer_groups import encoders_of

@@ -70,8 +70,8 @@ class Tiles:
         positives: bool = False,
     ) -> None:
         self.x, self.y = x.detach(), y.detach()
-        self.scale = _factor(scale)
         self.dtype = precise(x[:0]).dtype  # of scores and sums
+        self.scale = _factor(scale, self.dtype)
         self.embeddings_per_item = _embeddings_per_item(x), _embeddings_per_item(y)
         self.size = max(1, (size or tile_size(x.device)) // max(self.embeddings_per_item))
         self.ids = _ids_of(ids, self.size) if ids else None
@@ -243,11 +243,11 @@ def _ids_of(ids: NoNegatives, size: int) -> _Ids:
     return AlikeIds(ids, size) if isinstance(ids, Alike) else _Ids(*ids, size)
 
 
-def _factor(scale: Tensor | None) -> float | Tensor:
-    """Return a scale (1,) as a number where it can be read without waiting."""
+def _factor(scale: Tensor | None, dtype: torch.dtype) -> float | Tensor:
+    """Return a scale (1,) as a number where it can be read without waiting, else of `dtype`."""
     if scale is None:
         return 1.0
-    return float(scale) if is_on_host(scale) else scale.detach()
+    return float(scale) if is_on_host(scale) else scale.detach().to(dtype)
 
 
 def _embeddings_per_item(items: Tensor) -> int:
