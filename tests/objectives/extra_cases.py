@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from tests.objectives import (
     circle_cases,
     info_nce_cases,
+    margin_cases,
     multi_similarity_cases,
+    mutual_information_cases,
     sigmoid_cases,
     smooth_ap_cases,
+    soft_relevance_cases,
+    supervised_contrastive_cases,
     triplet_cases,
 )
 from tests.objectives.equivalence import BATCH, DIM, Case, Inputs, pair_batches
@@ -69,6 +73,11 @@ def batches() -> dict[str, Inputs]:
 
 
 def share(module: nn.Module, inputs: Inputs, *, seen: str, queue: bool) -> Tensor:
+    extra = extra_of(inputs, seen=seen, queue=queue)
+    return module(inputs["x"], inputs["y"], inputs["ids"], extra=extra)
+
+
+def extra_of(inputs: Inputs, *, seen: str, queue: bool) -> list[Extra]:
     extra = [
         Extra(inputs[name].flatten(0, 1), inputs[f"{name}_ids"].flatten(), side, seen)
         for name, side in SIDES.items()
@@ -76,7 +85,7 @@ def share(module: nn.Module, inputs: Inputs, *, seen: str, queue: bool) -> Tenso
     if queue:
         dtype = inputs["x"].dtype
         extra += [Extra(QUEUE.to(dtype), QUEUE_IDS, side, replicated=True) for side in "xy"]
-    return module(inputs["x"], inputs["y"], inputs["ids"], extra)
+    return extra
 
 
 def columns_of(inputs: Inputs, *, seen: str, queue: bool) -> list[Columns]:
@@ -140,6 +149,77 @@ def naive_triplet(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
     return ((1 - done) * every + done * mined) / BATCH
 
 
+def naive_margin(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    total = margin_cases.naive(module, {name: inputs[name] for name in ("x", "y", "ids")})
+    for side in "yx":
+        items = inputs["x" if side == "y" else "y"]
+        for one in columns_of(inputs, **kinds):
+            if one.side == side:
+                hinges = (module.margin - (items[:, None] - one.values).norm(dim=-1)).relu()
+                negative = one.negative(inputs["ids"])
+                total = total + (hinges**2)[negative].sum() / (2 * BATCH)
+    return total
+
+
+def naive_mutual_information(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    negatives = []
+    for side in "yx":
+        scores, negative, _ = widened(inputs, side, **kinds)
+        if side == "x":  # the pairs of the batch are negatives once
+            negative[:, : len(scores)] = False
+        negatives.append(scores[negative])
+    positives = (inputs["x"] * inputs["y"]).sum(1)
+    return mutual_information_cases.estimate(module, positives, torch.cat(negatives))
+
+
+def naive_information_by_rows(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    scores, negative, own = widened(inputs, "y", **kinds)
+    logs = [
+        (row[mine].exp() / row[mine | others].exp().mean()).log()
+        for row, mine, others in zip(scores, own, negative, strict=True)
+    ]
+    return -torch.cat(logs).mean() + 0 * sum(inputs[name].sum() for name in ("images", "x", "y"))
+
+
+def share_by_rows(module: nn.Module, inputs: Inputs, *, seen: str, queue: bool) -> Tensor:
+    extra = [one for one in extra_of(inputs, seen=seen, queue=queue) if one.side == "y"]
+    nothing = 0 * inputs["images"].sum()
+    return module(inputs["x"], inputs["y"], inputs["ids"], extra=extra) + nothing
+
+
+def naive_soft_relevance(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    ids, u = inputs["ids"], inputs["y"].detach()
+    same = (ids[:, None] == ids).double()
+    targets = (1 - module.weight) * same / same.sum(1, keepdim=True)
+    targets = targets + module.weight * (u @ u.T / module.temperature).softmax(1)
+    total = 0
+    for side in "yx":
+        scores, negative, _ = widened(inputs, side, **kinds)
+        counted = negative | (torch.arange(scores.shape[1]) < len(scores))
+        logs = (module.log_scale.exp() * scores).masked_fill(~counted, -torch.inf).log_softmax(1)
+        total = total - (targets * logs[:, : len(scores)]).sum()
+    return total / (2 * BATCH)
+
+
+def naive_supervised_contrastive(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
+    """Each anchor against all others of both media and the extra columns of its own side."""
+    items, ids = torch.cat([inputs["x"], inputs["y"]]), inputs["ids"].repeat(2)
+    costs = []
+    for place, side in enumerate("yx"):
+        for i in range(BATCH):
+            anchor = place * BATCH + i
+            others = torch.arange(len(items)) != anchor
+            more = [
+                one.values[one.negative(inputs["ids"])[i]]
+                for one in columns_of(inputs, **kinds)
+                if one.side == side
+            ]
+            logits = torch.cat([items[others], *more]) @ items[anchor] / module.temperature
+            of_others = logits.log_softmax(0)[: others.sum()]
+            costs.append(-of_others[ids[others] == ids[anchor]].mean())
+    return torch.stack(costs).mean()
+
+
 def naive_circle(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
     return of_queries(circle_cases.of_query, module, inputs, **kinds)
 
@@ -169,7 +249,11 @@ def of_queries(
 
 
 def cases(
-    name: str, module: Callable[[], nn.Module], naive: Callable[..., Tensor], *kinds: str
+    name: str,
+    module: Callable[[], nn.Module],
+    naive: Callable[..., Tensor],
+    *kinds: str,
+    share: Callable[..., Tensor] = share,
 ) -> list[Case]:
     """The objective with negatives of each kind: all see all or their own, or a queue beside."""
     given = {
@@ -212,6 +296,43 @@ CASES = [
         partial(triplet_cases.triplet, negatives="hardest", warmup=0.5),
         naive_triplet,
         "all",
+    ),
+    *cases("margin", partial(margin_cases.margin, 1.7), naive_margin, "all", "own", "queue"),
+    *(
+        case
+        for estimator, kinds in {
+            "jsd": ("own", "queue"),
+            "dv": ("all", "own"),
+            "nwj": ("all",),
+        }.items()
+        for case in cases(
+            f"mutual information, {estimator}",
+            partial(mutual_information_cases.mutual_information, estimator, 0.1),
+            naive_mutual_information,
+            *kinds,
+        )
+    ),
+    *cases(
+        "mutual information, info_nce",
+        partial(mutual_information_cases.mutual_information, "info_nce"),
+        naive_information_by_rows,
+        "own",
+        "queue",
+        share=share_by_rows,
+    ),
+    *cases(
+        "soft relevance",
+        partial(soft_relevance_cases.soft_relevance, weight=0.3),
+        naive_soft_relevance,
+        "own",
+        "queue",
+    ),
+    *cases(
+        "supervised contrastive",
+        supervised_contrastive_cases.CASES[0].module,
+        naive_supervised_contrastive,
+        "own",
+        "queue",
     ),
     *cases("circle", circle_cases.CASES[0].module, naive_circle, "own", "queue"),
     *cases(

@@ -74,7 +74,10 @@ def test_objectives_that_do_not_skip_pairs_refuse_it(given: list[str], message: 
     ("given", "message"),
     [
         (["method.objective.kind=margin"], "margin takes no further negatives"),
-        (["method.objective.direction=rows"], "has negatives among texts alone; use of: texts"),
+        (
+            ["method.objective.direction=rows"],
+            "has extra negatives among texts alone; use of: texts",
+        ),
     ],
 )
 def test_objectives_that_use_no_queue_refuse_it(given: list[str], message: str) -> None:

@@ -90,7 +90,10 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
             ("clip, semi-hard", "clip", (*CLIP, f"method.objective={OBJECTIVES['semi-hard']}")),
             *(
                 (f"clip, {one}", "clip", (*CLIP, f"method.objective={OBJECTIVES[one]}"))
-                for one in ("circle", "multi_similarity", "smooth_ap")
+                for one in (
+                    *("circle", "multi_similarity", "smooth_ap", "margin", "jsd", "dv"),
+                    *("soft_relevance", "supervised_contrastive"),
+                )
             ),
             ("vsepp", "vsepp", CHANGES["vsepp"]),
         )

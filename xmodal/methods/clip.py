@@ -81,7 +81,7 @@ class ClipConfig(ExtraNegativesConfig, TowersConfig):
         if self.queue and not set(self.queue.sides) <= set(self.takes_extra):
             (side,) = self.takes_extra
             raise ValueError(
-                f"queue: the objective's direction has negatives among {side} alone; use of: {side}"
+                f"queue: the objective has extra negatives among {side} alone; use of: {side}"
             )
         return self
 
@@ -106,10 +106,8 @@ class ClipConfig(ExtraNegativesConfig, TowersConfig):
 
     @property
     def takes_extra(self) -> Sequence[str]:
-        """Those of its objective, by the direction that it has."""
-        direction = getattr(self.objective, "direction", "both")
-        sides = {"both": ("texts", "images"), "rows": ("texts",), "columns": ("images",)}
-        return sides[direction] if self.objective.takes_extra else ()
+        """Those of its objective."""
+        return self.objective.extra_sides
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Common parts of the configurations of objectives."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveInt
@@ -15,6 +16,11 @@ class ObjectiveConfig(Component):
 
     family: ClassVar[str] = "objective"
     takes_extra: ClassVar[bool] = False  # whether it is called with `extra` negatives too
+
+    @property
+    def extra_sides(self) -> Sequence[str]:
+        """Sides of extra negatives (texts, images) that it has terms for."""
+        return ("texts", "images") if self.takes_extra else ()
 
     @property
     def skips_alike(self) -> bool:

@@ -4,6 +4,7 @@ They are no pair's own, so that the loss has no term of them alone: they appear 
 pairs that they are negatives of. Objectives whose configuration has `takes_extra` take them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,14 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import gather, world_size
 from xmodal.objectives.config import check_choice
-from xmodal.objectives.pairwise import hardest, log_sum_exp, pair_scores, pair_sum
+from xmodal.objectives.pairwise import (
+    hardest,
+    log_sum_exp,
+    num_negatives,
+    pair_scores,
+    pair_sum,
+    total_log_sum_exp,
+)
 from xmodal.objectives.pairwise.cells import CellFunction
 from xmodal.objectives.pairwise.engine import Form
 from xmodal.objectives.pairwise.soft_counts import soft_counts
@@ -70,6 +78,15 @@ class Extra:
         return Negatives(items, columns, Alike(ids, column_ids, y, self.likeness, limit))
 
 
+def check_sides(extra: Sequence[Extra], sides: Sequence[Side], name: str) -> None:
+    """Raise `ValueError` where there are extra negatives on a side that a loss has no term for."""
+    for one in extra:
+        if one.side not in sides:
+            raise ValueError(
+                f"{name} has no term for extra negatives beside {one.side}; remove them"
+            )
+
+
 class Negatives:
     """Columns as negatives of this rank's items, each of which is `count` rows to the engine.
 
@@ -83,6 +100,7 @@ class Negatives:
         self.items, self.columns, self.ids = items, columns, ids
         self.num_items, self.count = each or (len(items), 1)
         self.rows = items.to(columns.dtype)
+        self.vectors = items, columns
 
     @classmethod
     def own(cls, items: Tensor, columns: Tensor, ids: Tensor, column_ids: Tensor) -> "Negatives":
@@ -98,7 +116,9 @@ class Negatives:
         # A row that is to be skipped has the id of the column.
         skipped = ((ids == column_ids) | (column_ids == NO_ROWS)).long()
         one = scores.new_ones(1, 1)
-        return cls(scores[:, None], one, (skipped, skipped.new_ones(1)), each)
+        made = cls(scores[:, None], one, (skipped, skipped.new_ones(1)), each)
+        made.vectors = items, columns
+        return made
 
     def of_rows(self, values: Tensor) -> Tensor:
         """Return values of items, (items, …), as those of the engine's rows."""
@@ -118,6 +138,16 @@ class Negatives:
         # −∞ would have no gradient.
         return self._by_item(rows.clamp(min=torch.finfo(rows.dtype).min)).logsumexp(1)
 
+    def total_log_sum_exp(self, tile: int | None) -> Tensor:
+        """Return log Σᵢⱼ exp(xᵢ·yⱼ) over the items of all ranks, (); −∞ without any negative."""
+        return total_log_sum_exp(self.rows, self.columns, self.ids, tile=tile)
+
+    def counts(self) -> Tensor:
+        """Return how many negatives every item has by the ids, (items,) int64."""
+        ids, column_ids, *_ = self.ids
+        of_none = (column_ids == NO_ROWS).sum()
+        return self._by_item(num_negatives(ids, column_ids) - of_none).sum(1)
+
     def sum(
         self,
         function: CellFunction,
@@ -136,6 +166,21 @@ class Negatives:
             scale=scale,
             row_offset=self.of_rows(row_offset),
             column_offset=self.of_columns(column_offset),
+            tile=tile,
+        )
+
+    def sum_of_distances(self, function: CellFunction, tile: int | None) -> Tensor:
+        """Return Σᵢⱼ f of Euclidean distances, (), a function that takes squares of lengths."""
+        of_rows, of_columns = (one.square().sum(1) for one in self.vectors)
+        if len(of_columns) != len(self.columns):  # of own columns, one for each row
+            of_rows, of_columns = of_rows + of_columns, self.of_columns(0.0)
+        return pair_sum(
+            function,
+            self.rows,
+            self.columns,
+            self.ids,
+            row_offset=of_rows,
+            column_offset=of_columns,
             tile=tile,
         )
 

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
-from xmodal.objectives.extra import Extra, add_log_sum_exp
+from xmodal.objectives.extra import SIDES, Extra, Side, add_log_sum_exp, check_sides
 from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
@@ -39,6 +39,13 @@ class InfoNCEConfig(PairwiseConfig, ObjectiveConfig):
         return self.positives == "pair"
 
     takes_extra: ClassVar[bool] = True
+
+    @property
+    def extra_sides(self) -> Sequence[str]:
+        """Those of its direction."""
+        sides = {"both": super().extra_sides, "rows": ("texts",), "columns": ("images",)}
+        return sides[self.direction]
+
     takes_widths: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -103,12 +110,17 @@ class InfoNCE(nn.Module):
 
         `extra` columns beside y are in the softmax of each row, those beside x in each column's.
         """
+        check_sides(extra, self._sides, f"info_nce of {self.direction}")
         scale = self.scale
         self.monitors = {"temperature": 1 / scale.detach()}
         pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes)
         costs_of = _many_positives if self.positives == "same_id" else _one_positive
         costs = costs_of(pairs, scale, self.tile)
         return pairs.mean(torch.stack(costs)[self._directions].mean(0))
+
+    @property
+    def _sides(self) -> Sequence[Side]:
+        return {"both": SIDES, "rows": SIDES[:1], "columns": SIDES[1:]}[self.direction]
 
     @property
     def _directions(self) -> slice:

@@ -53,7 +53,7 @@ class LateInteraction(InfoNCE):
         """
         scale = self.scale
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, several=True)
         rows, columns = log_sum_exp(
             pairs.rows,
             pairs.all_y,

@@ -1,5 +1,6 @@
 """The contrastive objective with a margin on distances."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -7,6 +8,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.extra import Extra
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import pair_sum
 from xmodal.objectives.pairwise.cells import distance_hinges
@@ -19,6 +21,7 @@ class MarginConfig(TiledConfig, ObjectiveConfig):
     kind: Literal["margin"] = "margin"
     margin: PositiveFloat = Field(1.0, description="distance from which negatives cost nothing")
     builds: ClassVar[str] = "Margin"
+    takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
 
@@ -40,12 +43,17 @@ class Margin(nn.Module):
         x: Tensor,
         y: Tensor,
         ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
     ) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns beside y are further negatives of rows, those beside x of columns.
+        """
+        pairs = Pairs.of(x, y, ids, extra=extra, prefixes=prefixes)
+        function = partial(distance_hinges, margin=self.margin)
         negatives = pair_sum(
-            partial(distance_hinges, margin=self.margin),
+            function,
             pairs.x,
             pairs.all_y,
             pairs.both_ids,
@@ -54,6 +62,8 @@ class Margin(nn.Module):
             tile=self.tile,
             form=prefixes,
         )
+        for more in (*pairs.extra_negatives("y"), *pairs.extra_negatives("x")):
+            negatives = negatives + more.sum_of_distances(function, self.tile)
         positives = pairs.weighted([_positives(one).sum() for one, _ in pairs.by_width()])
         return pairs.mean(positives + negatives) / 2
 

@@ -4,7 +4,7 @@ The critic is a dot product, T = x·y, of what is given: an encode-and-dot criti
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,8 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from xmodal.distributed.collectives import share_of_mean, world_size
+from xmodal.distributed.collectives import share_of_mean, sum_over_ranks, world_size
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
+from xmodal.objectives.extra import SIDES, Extra, Negatives, Side, add_log_sum_exp, check_sides
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import (
@@ -43,6 +44,12 @@ class MutualInformationConfig(PairwiseConfig, ObjectiveConfig):
         description="weight of a step in dv's moving average; null: gradients of each batch alone",
     )
     builds: ClassVar[str] = "MutualInformation"
+    takes_extra: ClassVar[bool] = True
+
+    @property
+    def extra_sides(self) -> Sequence[str]:
+        """Texts alone where each image is held against all texts."""
+        return ("texts",) if self.estimator == "info_nce" else super().extra_sides
 
 
 Critic = Callable[[Tensor, Tensor], Tensor]  # of (rows, …) and (rows, …): their values (rows,)
@@ -61,6 +68,7 @@ class Scores:
     # (positives,) log Σ exp over the negatives of each positive, and how many they are
     negatives_of_each: Callable[[], tuple[Tensor, Tensor]]
     tile: int | None
+    extra: Sequence[Negatives] = ()  # beside those negatives, and counted among them
 
     def positive_mean(self, values: Tensor) -> Tensor:
         """Return the share of the mean over all ranks' positives."""
@@ -69,11 +77,17 @@ class Scores:
     def negative_mean(self, function: CellFunction) -> Tensor:
         """Return the share of the mean over all negatives, 0 where there are none."""
         total = pair_sum(function, self.x, self.y, self.ids, tile=self.tile)
+        for more in self.extra:
+            total = total + more.sum(function, total.new_zeros(more.num_items), tile=self.tile)
         return total * (world_size() / self._at_least_one).to(total)
 
     def negative_log_mean_exp(self) -> Tensor:
         """Return log E[eᵀ] over all negatives, 0 where there are none."""
         total = total_log_sum_exp(self.x, self.y, self.ids, tile=self.tile)
+        for more in self.extra:
+            least = torch.finfo(total.dtype).min  # the difference of two −∞ would be NaN
+            added = more.total_log_sum_exp(self.tile)
+            total = torch.logaddexp(total.clamp(min=least), added.clamp(min=least))
         return total.masked_fill(self.num_negatives == 0, 0) - self._at_least_one.log().to(total)
 
     @property
@@ -162,21 +176,34 @@ class MutualInformation(Estimator):
     for the same vector.
     """
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of y (batch, dim) and ids (batch,) int64.
 
-        x is (batch, dim), or maps as (batch, positions, dim) or (batch, dim, height, width).
+        x is (batch, dim), or maps as (batch, positions, dim) or (batch, dim, height, width). Of
+        vectors, `extra` columns beside y are further negatives of each x, those beside x of each y,
+        but for info_nce, which is by x alone.
         """
+        sides: Sequence[Side] = ("y",) if self.estimator == "info_nce" else SIDES
+        check_sides(extra, sides if x.ndim == 2 else (), f"{self.estimator} of {x.ndim} dimensions")
         local = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
-        pairs = Pairs.of(local, y, ids, self.matmul_dtype)
+        pairs = Pairs.of(local, y, ids, self.matmul_dtype, extra, several=x.ndim > 2)
         scores = _of_pairs if x.ndim == 2 else _of_positions
         return self.loss(scores(pairs, self.tile))
 
 
 def _of_pairs(pairs: Pairs, tile: int | None) -> Scores:
+    extra = [more for side in SIDES for more in pairs.extra_negatives(side)]
+    counts = [one.counts() for one in extra]
+    num_all = num_negatives(pairs.all_ids, pairs.all_ids).sum()
+    if counts:
+        num_all = num_all + sum_over_ranks(torch.stack(counts).sum())
+
     def negatives_of_each() -> tuple[Tensor, Tensor]:
         by_row, _ = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, tile=tile)
-        return by_row, num_negatives(*pairs.both_ids)
+        of_each = torch.stack([num_negatives(*pairs.both_ids), *counts]).sum(0)
+        return add_log_sum_exp(by_row, extra, None, tile), of_each
 
     return Scores(
         positives=pairs.positive_scores,
@@ -184,9 +211,10 @@ def _of_pairs(pairs: Pairs, tile: int | None) -> Scores:
         x=pairs.rows,
         y=pairs.all_y,
         ids=pairs.both_ids,
-        num_negatives=num_negatives(pairs.all_ids, pairs.all_ids).sum(),
+        num_negatives=num_all,
         negatives_of_each=negatives_of_each,
         tile=tile,
+        extra=extra,
     )
 
 
@@ -221,7 +249,7 @@ class SampledMutualInformation(Estimator):
 
     def forward(self, x: Tensor, y: Tensor, ids: Tensor, critic: Critic) -> Tensor:
         """Return this rank's share of the loss, (), of (batch, …), (batch, …), ids (batch,)."""
-        pairs = Pairs.of(x, y, ids)
+        pairs = Pairs.of(x, y, ids, several=True)
         partners = next_of_another_id(pairs.all_ids)
         others = pairs.all_y[partners[pairs.own].clamp(min=0)]
         both = critic(torch.cat([x, x]), torch.cat([y, others]))

@@ -55,13 +55,21 @@ class Pairs:
         matmul_dtype: MatmulDtype = "float32",
         extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
+        *,
+        several: bool = False,
     ) -> "Pairs":
         """Gather y of every rank's pairs in the precision `matmul_dtype`.
 
         Without ids (pairs,) every pair is its own: all others are its negatives. `extra` negatives
-        are not among the batch's. Raises `ValueError` where x, y and ids do not go together, or
-        there are both extra negatives and widths.
+        are not among the batch's. Items have a vector each, or where the objective says so
+        `several`. Raises `ValueError` where x, y and ids do not go together, an item has more
+        vectors than the objective takes, or there are both extra negatives and widths.
         """
+        if not several and (x.ndim, y.ndim) != (2, 2):
+            raise ValueError(
+                f"this objective takes an embedding of each item, (pairs, dim): x and y are "
+                f"{tuple(x.shape)} and {tuple(y.shape)}"
+            )
         if extra and prefixes:
             raise ValueError("extra negatives have no scores of several widths (matryoshka)")
         ids, limit = ids if isinstance(ids, LimitedIds) else (ids, None)

@@ -72,11 +72,12 @@ class Sigmoid(nn.Module):
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
-        `extra` columns are judged with every row as negatives.
+        `extra` columns are judged with every row as negatives. x and y may be (pairs, K, dim): a
+        score is the greatest of K × K products.
         """
         scale = self.log_scale.exp()
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes, several=True)
         positives = pairs.positive_scores
         bias = self.bias.expand_as(positives)
         negatives = pair_sum(

@@ -1,6 +1,7 @@
 """Soft relevance: InfoNCE whose targets are shared among captions that mean about the same."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from xmodal.distributed.collectives import gather
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.extra import Extra, add_log_sum_exp
 from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
@@ -30,6 +32,7 @@ class SoftRelevanceConfig(TiledConfig, ObjectiveConfig):
         0.1, description="temperature of the softmax of captions' similarities"
     )
     builds: ClassVar[str] = "SoftRelevance"
+    takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
 
@@ -64,20 +67,24 @@ class SoftRelevance(nn.Module):
         y: Tensor,
         ids: Tensor | None = None,
         descriptions: Tensor | None = None,
+        extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
         `descriptions` u are (pairs, width), of any width; y unless given, whole at all widths.
+        `extra` columns, of no relevance, are in the softmax of each row, or column.
         """
         scale = clamped_exp(self.log_scale, self.max_scale)
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(x, y, ids, prefixes=prefixes)
+        pairs = Pairs.of(x, y, ids, extra=extra, prefixes=prefixes)
         rows, columns = log_sum_exp(
             pairs.x, pairs.all_y, scale=scale, tile=self.tile, form=prefixes
         )
+        rows = add_log_sum_exp(rows, pairs.extra_negatives("y"), scale, self.tile)
+        columns = add_log_sum_exp(columns[pairs.own], pairs.extra_negatives("x"), scale, self.tile)
         hard = (1 - self.weight) * pairs.mean_positive_scores
-        costs = (rows + columns[pairs.own]) / 2 - scale * hard
+        costs = (rows + columns) / 2 - scale * hard
         soft = self.weight / 2 * self._soft(pairs, y if descriptions is None else descriptions)
         return pairs.mean(pairs.weighted(costs).sum() - (scale * soft).sum())
 

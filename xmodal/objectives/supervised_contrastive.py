@@ -1,5 +1,6 @@
 """Supervised contrastive loss: images and texts of one id together, each contrasted with all."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -7,6 +8,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
+from xmodal.objectives.extra import SIDES, Extra, add_log_sum_exp
 from xmodal.objectives.pairs import Pairs, own_ids
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.pairwise.prefixes import Prefixes
@@ -18,6 +20,7 @@ class SupervisedContrastiveConfig(TiledConfig, ObjectiveConfig):
     kind: Literal["supervised_contrastive"] = "supervised_contrastive"
     temperature: PositiveFloat = Field(0.1, description="temperature of the softmax")
     builds: ClassVar[str] = "SupervisedContrastive"
+    takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
 
 
@@ -40,22 +43,40 @@ class SupervisedContrastive(nn.Module):
         x: Tensor,
         y: Tensor,
         ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
         prefixes: Prefixes | None = None,
     ) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns beside y are in the softmax of each x, those beside x in that of each y.
+        """
         ids = own_ids(x) if ids is None else ids
         items = torch.cat([x, y])
-        pairs = Pairs.of(items, items, ids.repeat(2), prefixes=prefixes)
+        pairs = Pairs.of(items, items, ids.repeat(2), extra=extra, prefixes=prefixes)
         places = torch.arange(len(pairs.all_y), device=x.device)
+        scale = torch.tensor([1 / self.temperature], dtype=torch.float64)
         sums, _ = log_sum_exp(
             pairs.x,
             pairs.all_y,
             # Each item has a place of its own, and is no negative of itself alone.
             (places[pairs.own], places),
-            scale=torch.tensor([1 / self.temperature], dtype=torch.float64),
+            scale=scale,
             tile=self.tile,
             form=prefixes,
         )
+        if extra:
+            both = zip(SIDES, pairs.x.chunk(2), sums.chunk(2), strict=True)
+            sums = torch.cat(
+                [
+                    add_log_sum_exp(
+                        of_side,
+                        [one.negatives(own, ids, own.dtype) for one in extra if one.side == side],
+                        scale,
+                        self.tile,
+                    )
+                    for side, own, of_side in both
+                ]
+            )
         positives = [_mean_score_of_others(one) for one, _ in pairs.by_width()]
         of_widths = torch.stack(positives, 1) if prefixes else positives[0]
         return pairs.mean(sums - of_widths / self.temperature)

@@ -15,7 +15,7 @@ from xmodal.objectives.pairwise.engine import engine_of
 from xmodal.objectives.pairwise.gradients import Gradients
 from xmodal.objectives.pairwise.plain_engine import PlainEngine
 from xmodal.objectives.pairwise.statistics import Statistics
-from xmodal.objectives.pairwise.tiles import Tiles
+from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles
 
 if TYPE_CHECKING:
     from xmodal.objectives.pairwise.triton_engine import TritonEngine
@@ -26,7 +26,7 @@ SLACK = 20.0
 
 
 def total_log_sum_exp(
-    x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None = None, *, tile: int | None = None
+    x: Tensor, y: Tensor, ids: NoNegatives | None = None, *, tile: int | None = None
 ) -> Tensor:
     """Return log Σᵢⱼ exp(xᵢ·yⱼ), (), over the negatives of all rows of all ranks.
 
@@ -41,7 +41,7 @@ def total_log_sum_exp(
 class _TotalLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, ids: tuple[Tensor, Tensor] | None, size: int | None
+        ctx: Any, x: Tensor, y: Tensor, ids: NoNegatives | None, size: int | None
     ) -> Tensor:
         tiles = Tiles(x, y, ids, size)
         engine = engine_of(tiles)
