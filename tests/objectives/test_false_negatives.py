@@ -73,7 +73,7 @@ def test_objectives_that_do_not_skip_pairs_refuse_it(given: list[str], message: 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["method.objective.kind=margin"], "margin takes no further negatives"),
+        (["method.objective.kind=global_contrastive"], "global_contrastive takes no further"),
         (
             ["method.objective.direction=rows"],
             "has extra negatives among texts alone; use of: texts",
