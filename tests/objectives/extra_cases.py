@@ -188,7 +188,7 @@ def share_by_rows(module: nn.Module, inputs: Inputs, *, seen: str, queue: bool) 
 
 
 def naive_soft_relevance(module: nn.Module, inputs: Inputs, **kinds: Any) -> Tensor:
-    ids, u = inputs["ids"], inputs["y"].detach()
+    ids, u = inputs["ids"], inputs.get("descriptions", inputs["y"]).detach()
     same = (ids[:, None] == ids).double()
     targets = (1 - module.weight) * same / same.sum(1, keepdim=True)
     targets = targets + module.weight * (u @ u.T / module.temperature).softmax(1)

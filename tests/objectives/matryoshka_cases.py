@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tests.objectives import (
     circle_cases,
+    extra_cases,
     info_nce_cases,
     margin_cases,
     multi_similarity_cases,
@@ -40,6 +41,7 @@ OF = (
     *("circle", "margin of 1.0", "multi-similarity", "smooth AP", "soft relevance"),
     "supervised contrastive",
 )
+WITH_EXTRA = ("info_nce, ", "triplet, semi-hard, ", "soft relevance, ", "supervised contrastive, ")
 # Where cosines are the same but for rounding, it decides which of them is the hardest, which are
 # mined, and what distances of 0 have a slope.
 TIES = ("ties", "all alike", "easy positives")
@@ -56,7 +58,8 @@ class AtWidths:
     def __call__(self, module: nn.Module, inputs: Inputs) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for width, weight in zip(WIDTHS, WEIGHTS, strict=True):
-            narrow = {side: unit(inputs[side][:, :width]) for side in ("x", "y")}
+            sides = [side for side in ("x", "y", "texts", "images") if side in inputs]
+            narrow = {side: unit(inputs[side][..., :width]) for side in sides}
             # What soft relevance describes pairs by is whole at every width.
             whole = {"descriptions": inputs["y"]} if self.describes else {}
             total = total + weight * self.naive(module.objective, {**inputs, **narrow, **whole})
@@ -92,4 +95,14 @@ CASES = [
     for module in MODULES
     for case in module.CASES
     if case.name in OF
+] + [
+    Case(
+        f"matryoshka of {case.name}",
+        partial(matryoshka, case.module),
+        case.share,
+        AtWidths(case.naive, describes="soft relevance" in case.name),
+        {"random": case.batches["random"]},
+    )
+    for case in extra_cases.CASES
+    if case.name.removesuffix("extra: own") in WITH_EXTRA
 ]

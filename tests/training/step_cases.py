@@ -92,7 +92,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], int]] = {
                 (f"clip, {one}", "clip", (*CLIP, f"method.objective={OBJECTIVES[one]}"))
                 for one in (
                     *("circle", "multi_similarity", "smooth_ap", "margin", "jsd", "dv"),
-                    *("soft_relevance", "supervised_contrastive"),
+                    *("soft_relevance", "supervised_contrastive", "widths of info_nce"),
                 )
             ),
             ("vsepp", "vsepp", CHANGES["vsepp"]),

@@ -1,14 +1,20 @@
 """Matryoshka embeddings: their first numbers are embeddings too."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig
+from xmodal.objectives.extra import Extra
 from xmodal.objectives.info_nce import InfoNCE, InfoNCEConfig
+from xmodal.objectives.numerics import unit
 from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.tiles import precise
+from xmodal.objectives.soft_relevance import SoftRelevance
 
 
 class MatryoshkaConfig(ObjectiveConfig):
@@ -28,6 +34,12 @@ class MatryoshkaConfig(ObjectiveConfig):
         InfoNCEConfig(), description="the objective at every width, one whose scores are cosines"
     )
     builds: ClassVar[str] = "Matryoshka"
+    takes_extra: ClassVar[bool] = True
+
+    @property
+    def extra_sides(self) -> Sequence[str]:
+        """Those of the objective at every width."""
+        return self.objective.extra_sides
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -59,7 +71,8 @@ class Matryoshka(nn.Module):
 
     L = Σ_w c_w L(x[:w] / |x[:w]|, y[:w] / |y[:w]|) over widths w, of any objective L that takes
     widths; its temperature is the same at all of them. Scores are cosines, at the whole width too.
-    All widths are computed in one pass over the tiles of scores.
+    All widths are computed in one pass over the tiles of scores; with extra negatives, each in its
+    own.
     """
 
     def __init__(
@@ -75,7 +88,31 @@ class Matryoshka(nn.Module):
         self.objective = objective()
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,)."""
-        share: Tensor = self.objective(x, y, ids, prefixes=self.prefixes)
+    def forward(
+        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+    ) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns are (n, dim) too: they are negatives at every width.
+        """
+        share: Tensor
+        if extra:
+            shares = [self._at(width, x, y, ids, extra) for width in self.prefixes.widths]
+            share = self.prefixes.weighted(torch.stack(shares))
+        else:
+            share = self.objective(x, y, ids, prefixes=self.prefixes)
+        return share
+
+    def _at(
+        self, width: int, x: Tensor, y: Tensor, ids: Tensor | None, extra: Sequence[Extra]
+    ) -> Tensor:
+        def narrow(vectors: Tensor) -> Tensor:
+            return unit(precise(vectors[:, :width]))
+
+        # What describes pairs is whole at every width.
+        given: dict[str, Any] = (
+            {"descriptions": y} if isinstance(self.objective, SoftRelevance) else {}
+        )
+        columns = [replace(one, columns=narrow(one.columns)) for one in extra]
+        share: Tensor = self.objective(narrow(x), narrow(y), ids, extra=columns, **given)
         return share
