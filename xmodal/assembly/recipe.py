@@ -79,8 +79,9 @@ class Recipe(Config):
             raise ValueError(
                 f"data.negatives: this method and its objective take no extra {refused[0]}; remove "
                 "them, or use kind vsepp, or clip with one of the objectives "
-                f"{ObjectiveConfig.kinds_that('takes_extra')} (info_nce of rows, and "
-                "mutual_information's, take texts alone, info_nce of columns images alone)"
+                f"{ObjectiveConfig.kinds_that('takes_extra')} (texts alone of info_nce with "
+                "direction: rows and mutual_information with estimator: info_nce, images alone of "
+                "direction: columns)"
             )
         if not sides and getattr(self.method, "extra_negatives", "all") == "own":
             raise ValueError(

@@ -44,10 +44,9 @@ def infer_sample_spec(
             return _infer(sample, texts or {}, captions)
         except BadSample as error:
             cause = Fault(sample.shard, sample.key, str(error))
-    keys = f"name other keys than {', '.join(texts)} in its `texts`, or " if texts else ""
     raise UserError(
         f"none of the first samples of {reader.manifest.url} can be used (the last {cause}); "
-        f"{keys}run `python -m shards check {reader.manifest.url}`"
+        f"run `python -m shards check {reader.manifest.url}`"
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import gather, world_size
 from xmodal.objectives.config import check_choice
+from xmodal.objectives.numerics import log_add_exp
 from xmodal.objectives.pairwise import (
     hardest,
     log_sum_exp,
@@ -82,9 +83,7 @@ def check_sides(extra: Sequence[Extra], sides: Sequence[Side], name: str) -> Non
     """Raise `ValueError` where there are extra negatives on a side that a loss has no term for."""
     for one in extra:
         if one.side not in sides:
-            raise ValueError(
-                f"{name} has no term for extra negatives beside {one.side}; remove them"
-            )
+            raise ValueError(f"{name} takes no extra negatives beside {one.side}; remove them")
 
 
 class Negatives:
@@ -98,6 +97,7 @@ class Negatives:
         self, items: Tensor, columns: Tensor, ids: NoNegatives, each: tuple[int, int] | None = None
     ) -> None:
         self.items, self.columns, self.ids = items, columns, ids
+        self.are_own = each is not None
         self.num_items, self.count = each or (len(items), 1)
         self.rows = items.to(columns.dtype)
         self.vectors = items, columns
@@ -117,7 +117,7 @@ class Negatives:
         skipped = ((ids == column_ids) | (column_ids == NO_ROWS)).long()
         one = scores.new_ones(1, 1)
         made = cls(scores[:, None], one, (skipped, skipped.new_ones(1)), each)
-        made.vectors = items, columns
+        made.vectors = items, columns.to(items.dtype)
         return made
 
     def of_rows(self, values: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class Negatives:
     def sum_of_distances(self, function: CellFunction, tile: int | None) -> Tensor:
         """Return Σᵢⱼ f of Euclidean distances, (), a function that takes squares of lengths."""
         of_rows, of_columns = (one.square().sum(1) for one in self.vectors)
-        if len(of_columns) != len(self.columns):  # of own columns, one for each row
+        if self.are_own:  # a row each
             of_rows, of_columns = of_rows + of_columns, self.of_columns(0.0)
         return pair_sum(
             function,
@@ -203,6 +203,8 @@ class Negatives:
         Where an item has scores below its limit `below` (items,), it is the greatest of those. Of
         an item's own k negatives, all scores are returned, (items, k).
         """
+        if not len(self.columns):
+            return precise(self.items[:0]).new_full((self.num_items, 1), -torch.inf)
         limits = None if below is None else (self.of_rows(below), self.of_columns(0.0))
         columns = self.columns.detach()
         found = hardest(self.rows.detach(), columns, self.ids, below=limits, tile=tile).columns
@@ -222,8 +224,6 @@ def add_log_sum_exp(
     form: Form | None = None,
 ) -> Tensor:
     """Return log-sum-exps (rows,) with those of further negatives added."""
-    least = torch.finfo(values.dtype).min  # the difference of two −∞ would be NaN
     for more in negatives:
-        added = more.log_sum_exp(scale, tile, form)
-        values = torch.logaddexp(values.clamp(min=least), added.clamp(min=least))
+        values = log_add_exp(values, more.log_sum_exp(scale, tile, form))
     return values

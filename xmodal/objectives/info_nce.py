@@ -113,7 +113,8 @@ class InfoNCE(nn.Module):
         check_sides(extra, self._sides, f"info_nce of {self.direction}")
         scale = self.scale
         self.monitors = {"temperature": 1 / scale.detach()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes)
+        alike = self.positives == "pair"
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes, skips_alike=alike)
         costs_of = _many_positives if self.positives == "same_id" else _one_positive
         costs = costs_of(pairs, scale, self.tile)
         return pairs.mean(torch.stack(costs)[self._directions].mean(0))

@@ -97,11 +97,20 @@ class Matryoshka(nn.Module):
         """
         share: Tensor
         if extra:
+            self._check_width(x, y, *(one.columns for one in extra))
             shares = [self._at(width, x, y, ids, extra) for width in self.prefixes.widths]
             share = self.prefixes.weighted(torch.stack(shares))
         else:
             share = self.objective(x, y, ids, prefixes=self.prefixes)
         return share
+
+    def _check_width(self, *sides: Tensor) -> None:
+        for vectors in sides:
+            if vectors.shape[1:] != (self.prefixes.widths[-1],):
+                raise ValueError(
+                    "the last of the widths must be that of the embeddings, "
+                    f"{tuple(vectors.shape[1:])}: it is {self.prefixes.widths[-1]}"
+                )
 
     def _at(
         self, width: int, x: Tensor, y: Tensor, ids: Tensor | None, extra: Sequence[Extra]

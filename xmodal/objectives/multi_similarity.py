@@ -5,6 +5,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
@@ -115,7 +116,8 @@ class MultiSimilarity(nn.Module):
         found = []
         for side, greatest in zip(SIDES, scores, strict=True):
             for more in pairs.extra_negatives(side):
-                of_own = more.hardest(None, self.tile).detach().amax(1)
+                found_more = more.hardest(None, self.tile).detach()
+                of_own = F.pad(found_more, (0, 1), value=-torch.inf).amax(1)  # each may have none
                 beside = of_own if side == "y" else gather(of_own, pairs.counts)
                 greatest = torch.maximum(greatest, beside)
             found.append(greatest)

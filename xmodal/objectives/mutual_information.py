@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xmodal.distributed.collectives import share_of_mean, sum_over_ranks, world_size
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
 from xmodal.objectives.extra import SIDES, Extra, Negatives, Side, add_log_sum_exp, check_sides
-from xmodal.objectives.numerics import log1p_exp
+from xmodal.objectives.numerics import log1p_exp, log_add_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import (
     CellFunction,
@@ -85,9 +85,7 @@ class Scores:
         """Return log E[eᵀ] over all negatives, 0 where there are none."""
         total = total_log_sum_exp(self.x, self.y, self.ids, tile=self.tile)
         for more in self.extra:
-            least = torch.finfo(total.dtype).min  # the difference of two −∞ would be NaN
-            added = more.total_log_sum_exp(self.tile)
-            total = torch.logaddexp(total.clamp(min=least), added.clamp(min=least))
+            total = log_add_exp(total, more.total_log_sum_exp(self.tile))
         return total.masked_fill(self.num_negatives == 0, 0) - self._at_least_one.log().to(total)
 
     @property
@@ -186,7 +184,9 @@ class MutualInformation(Estimator):
         but for info_nce, which is by x alone.
         """
         sides: Sequence[Side] = ("y",) if self.estimator == "info_nce" else SIDES
-        check_sides(extra, sides if x.ndim == 2 else (), f"{self.estimator} of {x.ndim} dimensions")
+        is_map = x.ndim > 2
+        name = f"mutual_information ({self.estimator}){' of maps' if is_map else ''}"
+        check_sides(extra, () if is_map else sides, name)
         local = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
         pairs = Pairs.of(local, y, ids, self.matmul_dtype, extra, several=x.ndim > 2)
         scores = _of_pairs if x.ndim == 2 else _of_positions

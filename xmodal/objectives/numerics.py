@@ -9,6 +9,12 @@ def log1p_exp(values: Tensor) -> Tensor:
     return torch.logaddexp(values, values.new_zeros(()))
 
 
+def log_add_exp(values: Tensor, added: Tensor) -> Tensor:
+    """Return log(eᵃ + eᵇ), with a gradient of 0, not NaN, where both are −∞: the least number."""
+    least = torch.finfo(values.dtype).min
+    return torch.logaddexp(values.clamp(min=least), added.to(values.dtype).clamp(min=least))
+
+
 def unit(vectors: Tensor) -> Tensor:
     """Return vectors (…, dim) divided by their lengths; of a zero vector 0, with gradient 0."""
     length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

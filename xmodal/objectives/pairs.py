@@ -57,22 +57,22 @@ class Pairs:
         prefixes: Prefixes | None = None,
         *,
         several: bool = False,
+        skips_alike: bool = False,
     ) -> "Pairs":
         """Gather y of every rank's pairs in the precision `matmul_dtype`.
 
         Without ids (pairs,) every pair is its own: all others are its negatives. `extra` negatives
         are not among the batch's. Items have a vector each, or where the objective says so
-        `several`. Raises `ValueError` where x, y and ids do not go together, an item has more
-        vectors than the objective takes, or there are both extra negatives and widths.
+        `several`; one that `skips_alike` takes `LimitedIds`. Raises `ValueError` where x, y, ids
+        and extra negatives do not go together, or are what the objective does not take.
         """
-        if not several and (x.ndim, y.ndim) != (2, 2):
-            raise ValueError(
-                f"this objective takes an embedding of each item, (pairs, dim): x and y are "
-                f"{tuple(x.shape)} and {tuple(y.shape)}"
-            )
+        if not several:
+            _check_one_each(x, y, extra)
         if extra and prefixes:
             raise ValueError("extra negatives have no scores of several widths (matryoshka)")
         ids, limit = ids if isinstance(ids, LimitedIds) else (ids, None)
+        if limit is not None and not skips_alike:
+            raise ValueError("this objective goes by ids alone, without a limit of likeness")
         counts = row_counts(x)
         ids = own_ids(x, counts) if ids is None else ids
         if not (len(x) == len(y) and ids.shape == (len(x),) and ids.dtype == torch.int64):
@@ -178,6 +178,19 @@ class Pairs:
         Values of widths, (pairs, widths), are summed by their weights; a sum has been.
         """
         return share_of_mean(self.weighted(values) if values.ndim else values, self.counts)
+
+
+def _check_one_each(x: Tensor, y: Tensor, extra: Sequence[Extra]) -> None:
+    if (x.ndim, y.ndim) != (2, 2):
+        raise ValueError(
+            f"this objective takes an embedding of each item, (pairs, dim): x and y are "
+            f"{tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    for one in extra:
+        if one.columns.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"extra columns are (n, {x.shape[1]}), as x is: they are {tuple(one.columns.shape)}"
+            )
 
 
 def own_ids(x: Tensor, counts: list[int] | None = None) -> Tensor:

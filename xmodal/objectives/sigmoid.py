@@ -77,7 +77,9 @@ class Sigmoid(nn.Module):
         """
         scale = self.log_scale.exp()
         self.monitors = {"temperature": 1 / scale.detach(), "bias": self.bias.detach().clone()}
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes, several=True)
+        pairs = Pairs.of(
+            x, y, ids, self.matmul_dtype, extra, prefixes, several=True, skips_alike=True
+        )
         positives = pairs.positive_scores
         bias = self.bias.expand_as(positives)
         negatives = pair_sum(

@@ -106,7 +106,9 @@ class Triplet(Scheduled):
         x and y are (pairs, dim), or (pairs, K, dim). `extra` columns beside y are among the
         negatives of rows, those beside x among the negatives of columns.
         """
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype, extra, prefixes, several=True)
+        pairs = Pairs.of(
+            x, y, ids, self.matmul_dtype, extra, prefixes, several=True, skips_alike=True
+        )
         own = pairs.positive_scores
         all_own = gather(own, pairs.counts)
         *_, (whole, (scores,)) = pairs.by_width(all_own)

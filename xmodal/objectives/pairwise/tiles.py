@@ -181,6 +181,8 @@ def num_equal(x_ids: Tensor, y_ids: Tensor) -> Tensor:
 
 def first_equal(x_ids: Tensor, y_ids: Tensor) -> Tensor:
     """Return for each row (rows,) the first column that has its id, as int64 (rows,); −1: none."""
+    if not len(y_ids):
+        return torch.full_like(x_ids, -1)
     ordered, order = y_ids.sort(stable=True)
     place = torch.searchsorted(ordered, x_ids).clamp(max=len(y_ids) - 1)
     return torch.where(ordered[place] == x_ids, order[place], -1)

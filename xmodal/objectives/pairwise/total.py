@@ -6,6 +6,7 @@ The kernel of a GPU takes two: it writes slopes once, so they must have their re
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -84,7 +85,8 @@ def _in_two_passes(engine: "TritonEngine", found: Gradients) -> Statistics:
     for i, _, by_row, _ in engine.statistics():
         rows.add(i, by_row)
     values = rows.value()
-    reference = values.amax().clamp(min=torch.finfo(values.dtype).min)
+    least = torch.finfo(values.dtype).min
+    reference = F.pad(values, (0, 1), value=least).amax()  # a rank may have no rows
     ones, zeros = torch.ones_like(values), torch.zeros(len(tiles.y), device=values.device)
     for i, j in tiles.blocks():
         sides = ((reference.expand_as(of), of) for of in (ones[i], zeros[j]))
