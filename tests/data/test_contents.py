@@ -347,5 +347,7 @@ def test_texts_are_dropped_by_position_and_view(tmp_path: Path) -> None:
 
 def test_keys_of_texts_that_no_sample_has_are_named(tmp_path: Path) -> None:
     reader = SampleReader(write_shards(tmp_path, [numbered(3)]))
-    with pytest.raises(UserError, match="no caption under zh, the keys that `texts` draws from"):
+    with pytest.raises(
+        UserError, match="no caption: expected zh, the keys that `texts` draws from"
+    ):
         infer_sample_spec(reader, {"zh": 1.0})

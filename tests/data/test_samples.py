@@ -234,10 +234,16 @@ def test_labels_are_put_into_templates_and_other_texts_are_not() -> None:
 @pytest.mark.parametrize(
     ("files", "cause"),
     [
-        ({"json": described(["c"])}, "no caption: expected alt or txt"),
-        ({"png": PNG}, "no caption: expected alt or txt"),
+        (
+            {"json": described(["c"])},
+            "no caption: expected alt or txt, the keys that `texts` draws from",
+        ),
+        ({"png": PNG}, "no caption: expected alt or txt, the keys that `texts` draws from"),
         ({"json": described(["c"], alt=3)}, "alt is no text (but a number)"),
-        ({"json": described(["c"], alt="")}, "no caption: expected alt or txt"),
+        (
+            {"json": described(["c"], alt="")},
+            "no caption: expected alt or txt, the keys that `texts` draws from",
+        ),
         ({"json": described(["c"], alt="x" * 10_001)}, "alt is over 10,000 characters"),
         ({"json": b"[]", "txt": b"x"}, "json is not an object"),
     ],

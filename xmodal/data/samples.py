@@ -254,7 +254,7 @@ class RawSample:
         kept = {name: texts.kept for name, texts in found.items() if texts.kept}
         if not kept:
             dropped = [cause for texts in found.values() for cause in texts.dropped]
-            none = f"no caption under {' or '.join(keys)}, the keys that `texts` draws from"
+            none = f"no caption: expected {' or '.join(keys)}, the keys that `texts` draws from"
             raise BadSample(dropped[0] if dropped else none)
         if templates and "labels" in kept:
             kept["labels"] = [t.replace("{}", label) for t in templates for label in kept["labels"]]
