@@ -87,10 +87,14 @@ def test_no_columns_at_all_add_nothing(objective: Callable[..., Tensor], seen: A
     assert objective(x, y, extra=[none]).item() == pytest.approx(objective(x, y).item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 3), (2, 4)])
-def test_columns_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("objective", "shape"), [(InfoNCE(), (2, 2, 3)), (InfoNCE(), (2, 4)), (Sigmoid(), (2, 4))]
+)
+def test_columns_of_another_shape_are_refused(
+    objective: Callable[..., Tensor], shape: tuple[int, ...]
+) -> None:
     with pytest.raises(ValueError, match=r"extra columns are \(n, 3\), as x is"):
-        InfoNCE()(torch.zeros(2, 3), torch.zeros(2, 3), IDS, [Extra(torch.zeros(shape), IDS)])
+        objective(torch.zeros(2, 3), torch.zeros(2, 3), IDS, [Extra(torch.zeros(shape), IDS)])
 
 
 def test_widths_that_do_not_fit_are_refused_with_extra_columns_too() -> None:
@@ -99,7 +103,10 @@ def test_widths_that_do_not_fit_are_refused_with_extra_columns_too() -> None:
         Matryoshka(widths=[2, 7])(items, items, IDS, [Extra(items, IDS + 9)])
 
 
-def test_a_limit_of_likeness_is_refused_by_those_that_go_by_ids() -> None:
+@pytest.mark.parametrize("objective", [Margin(), SupervisedContrastive(), MutualInformation()])
+def test_a_limit_of_likeness_is_refused_by_those_that_go_by_ids(
+    objective: Callable[..., Tensor],
+) -> None:
     items = torch.randn(2, 3)
     with pytest.raises(ValueError, match="goes by ids alone"):
-        Margin()(items, items, LimitedIds(IDS, 0.9))
+        objective(items, items, LimitedIds(IDS, 0.9))

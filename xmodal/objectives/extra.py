@@ -143,7 +143,7 @@ class Negatives:
         return total_log_sum_exp(self.rows, self.columns, self.ids, tile=tile)
 
     def counts(self) -> Tensor:
-        """Return how many negatives every item has by the ids, (items,) int64."""
+        """Return the number of negatives of every item by the ids, (items,) int64."""
         ids, column_ids, *_ = self.ids
         of_none = (column_ids == NO_ROWS).sum()
         return self._by_item(num_negatives(ids, column_ids) - of_none).sum(1)

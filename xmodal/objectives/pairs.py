@@ -66,13 +66,10 @@ class Pairs:
         `several`; one that `skips_alike` takes `LimitedIds`. Raises `ValueError` where x, y, ids
         and extra negatives do not go together, or are what the objective does not take.
         """
-        if not several:
-            _check_one_each(x, y, extra)
+        _check_shapes(x, y, extra, several=several)
         if extra and prefixes:
             raise ValueError("extra negatives have no scores of several widths (matryoshka)")
-        ids, limit = ids if isinstance(ids, LimitedIds) else (ids, None)
-        if limit is not None and not skips_alike:
-            raise ValueError("this objective goes by ids alone, without a limit of likeness")
+        ids, limit = ids_and_limit(ids, skips_alike=skips_alike)
         counts = row_counts(x)
         ids = own_ids(x, counts) if ids is None else ids
         if not (len(x) == len(y) and ids.shape == (len(x),) and ids.dtype == torch.int64):
@@ -180,17 +177,31 @@ class Pairs:
         return share_of_mean(self.weighted(values) if values.ndim else values, self.counts)
 
 
-def _check_one_each(x: Tensor, y: Tensor, extra: Sequence[Extra]) -> None:
-    if (x.ndim, y.ndim) != (2, 2):
+def _check_shapes(x: Tensor, y: Tensor, extra: Sequence[Extra], *, several: bool) -> None:
+    if not several and (x.ndim, y.ndim) != (2, 2):
         raise ValueError(
             f"this objective takes an embedding of each item, (pairs, dim): x and y are "
             f"{tuple(x.shape)} and {tuple(y.shape)}"
         )
     for one in extra:
-        if one.columns.shape[1:] != x.shape[1:]:
+        if one.columns.shape[-1] != x.shape[-1] or not (several or one.columns.ndim == 2):
             raise ValueError(
-                f"extra columns are (n, {x.shape[1]}), as x is: they are {tuple(one.columns.shape)}"
+                f"extra columns are (n, {x.shape[-1]}), as x is: they are "
+                f"{tuple(one.columns.shape)}"
             )
+
+
+def ids_and_limit(
+    ids: Tensor | LimitedIds | None, *, skips_alike: bool = False
+) -> tuple[Tensor | None, float | None]:
+    """Return ids (pairs,), and the limit of an objective that `skips_alike`.
+
+    Raises `ValueError` where another one is given a limit.
+    """
+    ids, limit = ids if isinstance(ids, LimitedIds) else (ids, None)
+    if limit is not None and not skips_alike:
+        raise ValueError("this objective goes by ids alone, without a limit of likeness")
+    return ids, limit
 
 
 def own_ids(x: Tensor, counts: list[int] | None = None) -> Tensor:

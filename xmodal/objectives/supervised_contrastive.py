@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.extra import SIDES, Extra, add_log_sum_exp
-from xmodal.objectives.pairs import Pairs, own_ids
+from xmodal.objectives.pairs import Pairs, ids_and_limit, own_ids
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.pairwise.prefixes import Prefixes
 
@@ -50,6 +50,7 @@ class SupervisedContrastive(nn.Module):
 
         `extra` columns beside y are in the softmax of each x, those beside x in that of each y.
         """
+        ids, _ = ids_and_limit(ids)
         ids = own_ids(x) if ids is None else ids
         items = torch.cat([x, y])
         pairs = Pairs.of(items, items, ids.repeat(2), extra=extra, prefixes=prefixes)
