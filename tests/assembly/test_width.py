@@ -17,12 +17,17 @@ from xmodal.errors import UserError
 from xmodal.search.embeddings import ModelInfo
 
 MATRYOSHKA = "method.objective={kind: matryoshka, widths: [2, 4, 8]}"
+PROXIES = "{kind: norm_softmax, classes: 5}"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An exported model that is trained at widths 2, 4 and 8."""
-    recipe = read_recipe("clip", ["data.train=x", "data.val=y", *SMALL_CLIP, MATRYOSHKA])
+    return exported(tmp_path, MATRYOSHKA)
+
+
+def exported(tmp_path: Path, objective: str) -> Path:
+    recipe = read_recipe("clip", ["data.train=x", "data.val=y", *SMALL_CLIP, objective])
     tokenizer = train_tokenizer(4 * CAPTIONS, 8)
     method = build_method(recipe, tokenizer.vocabulary, torch.device("cpu"))
     model = xmodal.Model(method.eval(), recipe, tokenizer, torch.device("cpu"))
@@ -47,6 +52,25 @@ def test_what_is_exported_at_a_width_has_that_width(folder: Path, tmp_path: Path
     assert loaded.recipe.method.embedding == 4
     assert loaded.recipe.method.objective.kind == "info_nce"
     assert torch.equal(loaded.encode_texts(CAPTIONS), cut.encode_texts(CAPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("objective", "kept"),
+    [
+        (f"method.objective={PROXIES}", "loss.proxies.weight"),
+        (
+            f"method.objective={{kind: matryoshka, widths: [2, 5, 8], objective: {PROXIES}}}",
+            "loss.objectives.1.proxies.weight",
+        ),
+    ],
+)
+def test_proxies_are_cut_with_the_embeddings(tmp_path: Path, objective: str, kept: str) -> None:
+    folder = exported(tmp_path, objective)
+    before = xmodal.load(folder).method.state_dict()[kept]
+    export(xmodal.load(folder, width=4), tmp_path / "cut", "xmodal")
+    loaded = xmodal.load(tmp_path / "cut")
+    assert loaded.recipe.method.objective.kind == "norm_softmax"
+    assert torch.equal(loaded.method.state_dict()["loss.proxies.weight"], before[:, :4])
 
 
 def test_another_library_gets_the_scale_of_all_widths(folder: Path) -> None:

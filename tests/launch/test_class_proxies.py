@@ -49,4 +49,15 @@ def test_more_classes_than_proxies_are_a_mistake(
 ) -> None:
     few = words(recipe, classes, "proxy_anchor", CLASSES - 1)
     done = train(*few, f"run={tmp_path / 'run'}")
-    assert "more than the 3 classes of method.objective.classes" in done.error
+    assert "more than the 3 classes of the objective" in done.error
+
+
+def test_more_classes_than_proxies_of_each_width_are_a_mistake(
+    recipe: Path, classes: Path, tmp_path: Path
+) -> None:
+    few = words(recipe, classes, "proxy_anchor", CLASSES - 1)
+    of_widths = f"widths: [8, 16], objective: {{kind: proxy_anchor, classes: {CLASSES - 1}}}"
+    few += [f"method.objective={{kind: matryoshka, {of_widths}}}"]
+    few += ["stages.0.optimizer={lr: 1e-2, factors: {loss.objectives: 10}}"]
+    done = train(*few, f"run={tmp_path / 'run'}")
+    assert "more than the 3 classes of the objective" in done.error

@@ -16,6 +16,8 @@ LENGTH, EVERY = 14, 4  # steps; an epoch has six
 KILLED = "xmodal.runs.run:Run.log:{}"
 KEPT = {
     "averages": "method.objective={kind: global_contrastive, rho: 6.5, scale: 10}",
+    "log_averages": "method.objective={kind: matryoshka, widths: [4, 64], objective: "
+    "{kind: global_contrastive, rho: 6.5, scale: 10}}",
     "queue": "method.queue={size: 80, start: 0.1}",
     "numbers": "method.objective={kind: norm_softmax, classes: 192, temperature: 0.2}",
     "momentum": "method.queue={size: 80, start: 0.1, momentum: 0.9}",
@@ -50,6 +52,7 @@ HALVED = ["training.zero=2", "training.precision=bf16_weights"]
             for case in [
                 ("averages", (2, 2, 2), ["training.zero=2"]),
                 ("averages", (2, 2), ZERO_3),
+                ("log_averages", (1, 1), []),
                 ("averages", (2, 2), HALVED),
                 ("queue", (1, 1, 1), ["data.micro_batch_size=8"]),
                 ("queue", (2, 2), ZERO_3),

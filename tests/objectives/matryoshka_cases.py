@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from tests.objectives import (
     circle_cases,
     extra_cases,
+    global_contrastive_cases,
     info_nce_cases,
     margin_cases,
     multi_similarity_cases,
+    mutual_information_cases,
+    proxy_cases,
     sigmoid_cases,
     smooth_ap_cases,
     soft_relevance_cases,
@@ -20,8 +23,10 @@ from tests.objectives import (
     triplet_cases,
 )
 from tests.objectives.equivalence import DIM, Case, Inputs, Objective, pair_batches
-from xmodal.objectives.matryoshka import Matryoshka
+from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaOfEach
+from xmodal.objectives.norm_softmax import PairedNormSoftmax
 from xmodal.objectives.numerics import unit
+from xmodal.objectives.proxy_anchor import PairedProxyAnchor
 
 MODULES = (
     circle_cases,
@@ -62,7 +67,7 @@ class AtWidths:
             narrow = {side: unit(inputs[side][..., :width]) for side in sides}
             # What soft relevance describes pairs by is whole at every width.
             whole = {"descriptions": inputs["y"]} if self.describes else {}
-            total = total + weight * self.naive(module.objective, {**inputs, **narrow, **whole})
+            total = total + weight * self.naive(module.at(width), {**inputs, **narrow, **whole})
         return total
 
 
@@ -70,8 +75,21 @@ def matryoshka(make: Callable[[], nn.Module]) -> Matryoshka:
     return Matryoshka(widths=WIDTHS, weights=WEIGHTS, objective=make)
 
 
+def of_each(make: Callable[[int], nn.Module]) -> MatryoshkaOfEach:
+    return MatryoshkaOfEach(WIDTHS, WEIGHTS, objective=make)
+
+
+def of_any_width(make: Callable[[], nn.Module], width: int) -> nn.Module:
+    del width
+    return make()
+
+
 def share(module: nn.Module, inputs: Inputs) -> Tensor:
     return module(inputs["x"], inputs["y"], inputs["ids"])
+
+
+def share_of_samples(module: nn.Module, inputs: Inputs) -> Tensor:
+    return module(inputs["x"], inputs["y"], inputs["ids"], samples=inputs["samples"])
 
 
 def batches(case: Case) -> dict[str, Inputs]:
@@ -106,3 +124,32 @@ CASES = [
     for case in extra_cases.CASES
     if case.name.removesuffix("extra: own") in WITH_EXTRA
 ]
+
+
+OF_EACH = [
+    *(
+        Case(
+            f"matryoshka of each, {case.name}",
+            partial(of_each, partial(of_any_width, case.module)),
+            share_of_samples if "samples" in case.batches["random"] else share,
+            AtWidths(case.naive),
+            {name: case.batches[name] for name in ("random", "an image twice", "five labels")},
+        )
+        for case in (global_contrastive_cases.CASES[1], *mutual_information_cases.CASES[:3:2])
+    ),
+    *(
+        Case(
+            f"matryoshka of each, {name}",
+            partial(of_each, partial(proxy_cases.paired, kind)),
+            share,
+            AtWidths(partial(proxy_cases.of_pairs, naive)),
+            proxy_cases.pairs(),
+            dealt=True,
+        )
+        for name, kind, naive in (
+            ("norm softmax", PairedNormSoftmax, proxy_cases.naive_softmax),
+            ("proxy anchor", PairedProxyAnchor, proxy_cases.naive_anchor),
+        )
+    ),
+]
+CASES += OF_EACH

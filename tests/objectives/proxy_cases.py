@@ -58,12 +58,12 @@ def batches() -> dict[str, Inputs]:
     return {name: made[name] for name in ("random", "one label", "all alike", "some classes")}
 
 
-def proxies(kind: type, **given: float) -> nn.Module:
-    return randomised(kind(CLASSES, DIM, tile=TILE, **given))
+def proxies(kind: type, width: int = DIM, **given: float) -> nn.Module:
+    return randomised(kind(CLASSES, width, tile=TILE, **given))
 
 
-def paired(kind: type, **given: float) -> nn.Module:
-    module = proxies(kind, **given)
+def paired(kind: type, width: int = DIM, **given: float) -> nn.Module:
+    module = proxies(kind, width, **given)
     module.numbers.make_room()
     return module
 

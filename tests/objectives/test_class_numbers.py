@@ -42,7 +42,7 @@ def test_more_classes_than_there_are_numbers_stop_the_run() -> None:
     values = {"classes": float(numbers.monitors["classes"])}
     reason = numbers.failure_reason(values)
     assert reason is not None
-    assert "more than the 4 classes of method.objective.classes" in reason
+    assert "more than the 4 classes of the objective" in reason
     numbers(STEPS[0])  # no new one among these: the reason stays
     assert numbers.failure_reason({"classes": float(numbers.monitors["classes"])})
 

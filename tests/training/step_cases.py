@@ -49,8 +49,10 @@ OBJECTIVES = {
     **{one: f"{{kind: {one}, classes: 9}}" for one in ("norm_softmax", "proxy_anchor")},
     **{
         f"widths of {one}": f"{{kind: matryoshka, widths: [8, 16], objective: {{kind: {one}}}}}"
-        for one in ("info_nce", "multi_similarity")
+        for one in ("info_nce", "multi_similarity", "global_contrastive", "mutual_information")
     },
+    "widths of proxies": "{kind: matryoshka, widths: [8, 16], objective: "
+    "{kind: norm_softmax, classes: 9}}",
 }
 EXTRA = (
     "data.train=[{url: shards, mined: table}]",

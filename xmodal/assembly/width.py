@@ -7,7 +7,8 @@ from xmodal.errors import UserError
 from xmodal.methods.clip import Clip, ClipConfig
 from xmodal.methods.method import Method
 from xmodal.models.heads.mlp import Mlp
-from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaConfig
+from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaConfig, MatryoshkaOfEach
+from xmodal.objectives.proxies import Proxies
 
 
 def cut_to_width(method: Method, recipe: Recipe, width: int) -> Recipe:
@@ -26,8 +27,12 @@ def cut_to_width(method: Method, recipe: Recipe, width: int) -> Recipe:
         for side in ("image", "text"):
             _cut_head(getattr(method, side).head, side, width)
     objective = config.objective
-    if isinstance(objective, MatryoshkaConfig) and isinstance(method.loss, Matryoshka):
-        objective, method.loss = objective.objective, method.loss.objective
+    if isinstance(objective, MatryoshkaConfig):
+        assert isinstance(method.loss, Matryoshka | MatryoshkaOfEach)
+        objective, method.loss = objective.objective, method.loss.at(width)
+    for part in method.loss.modules():
+        if isinstance(part, Proxies):
+            part.weight = nn.Parameter(part.weight[:, :width].detach().clone())
     left = config.model_copy(update={"embedding": width, "objective": objective})
     return recipe.model_copy(update={"method": left})
 

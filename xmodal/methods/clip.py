@@ -149,7 +149,7 @@ class Clip(TwoTowers):
         self.queue = queue(embedding) if queue else None
         self.momentum = self.queue.momentum if self.queue else None
         self.false_negatives = false_negatives() if false_negatives else None
-        if isinstance(self.loss, GlobalContrastive):
+        if any(isinstance(part, GlobalContrastive) for part in self.loss.modules()):
             self.contents = BatchSpec(numbers=True)
 
     @property
@@ -175,8 +175,8 @@ class Clip(TwoTowers):
 
     def failure_reason(self, values: Mapping[str, float]) -> str | None:
         """Return the reason to stop, once more classes came than the objective has proxies."""
-        numbers = getattr(self.loss, "numbers", None)
-        return numbers.failure_reason(values) if isinstance(numbers, ClassNumbers) else None
+        numbers = (part for part in self.loss.modules() if isinstance(part, ClassNumbers))
+        return next((why for one in numbers if (why := one.failure_reason(values))), None)
 
     def enqueue(self, batch: Batch) -> None:
         """Add the pairs of a micro-batch to the queue, as the weights of now embed them."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from xmodal.objectives.info_nce import InfoNCE
     from xmodal.objectives.late_interaction import LateInteraction
     from xmodal.objectives.margin import Margin
-    from xmodal.objectives.matryoshka import Matryoshka
+    from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaOfEach
     from xmodal.objectives.metric_pairs import MetricPairs
     from xmodal.objectives.multi_similarity import MultiSimilarity
     from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation
@@ -81,6 +81,7 @@ __all__ = [
     "LateInteraction",
     "Margin",
     "Matryoshka",
+    "MatryoshkaOfEach",
     "MetricPairs",
     "ModalityAdversary",
     "ModalityClassification",

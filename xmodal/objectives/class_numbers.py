@@ -65,6 +65,6 @@ class ClassNumbers(TrainingState):
         if values.get("classes", 0) <= self.classes:
             return None
         return (
-            f"data.train has more than the {self.classes} classes of method.objective.classes; "
-            "count them, and begin another run with as many"
+            f"data.train has more than the {self.classes} classes of the objective; count them, "
+            "and begin another run with as many in its key classes"
         )

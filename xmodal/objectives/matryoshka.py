@@ -1,6 +1,7 @@
 """Matryoshka embeddings: their first numbers are embeddings too."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -30,9 +31,7 @@ class MatryoshkaConfig(ObjectiveConfig):
     weights: list[PositiveFloat] | None = Field(
         None, description="weight of each width's loss in the sum; null: 1 each"
     )
-    objective: ObjectiveConfig = Field(
-        InfoNCEConfig(), description="the objective at every width, one whose scores are cosines"
-    )
+    objective: ObjectiveConfig = Field(InfoNCEConfig(), description="the objective at every width")
     builds: ClassVar[str] = "Matryoshka"
     takes_extra: ClassVar[bool] = True
 
@@ -43,12 +42,9 @@ class MatryoshkaConfig(ObjectiveConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _check_widths(self.widths, self.weights)
-        if not self.objective.takes_widths:
-            raise ValueError(
-                f"objective: kind: {self.objective.kind} cannot be trained at several widths; use "
-                f"one of {ObjectiveConfig.kinds_that('takes_widths')}"
-            )
+        _checked(self.widths, self.weights)
+        if self.objective.kind == "matryoshka":
+            raise ValueError("objective: it is one of a single width; kind: matryoshka is not")
         return self
 
     def check_embedding(self, dim: int) -> None:
@@ -58,12 +54,20 @@ class MatryoshkaConfig(ObjectiveConfig):
                 f"objective.widths: the last is {self.widths[-1]}; it must be embedding, {dim}"
             )
 
+    def build_for(self, dim: int) -> Any:
+        """Return all widths in one pass, or an objective for each where it does not take them."""
+        del dim
+        if self.objective.takes_widths:
+            return self.build()
+        return MatryoshkaOfEach(self.widths, self.weights, objective=self.objective.build_for)
 
-def _check_widths(widths: Sequence[int], weights: Sequence[float] | None) -> None:
+
+def _checked(widths: Sequence[int], weights: Sequence[float] | None) -> Prefixes:
     if list(widths) != sorted(set(widths)):
         raise ValueError(f"widths must rise: {list(widths)} do not")
     if weights is not None and len(weights) != len(widths):
         raise ValueError(f"weights must be {len(widths)}, one a width, not {len(weights)}")
+    return Prefixes(tuple(widths), tuple(weights or [1.0] * len(widths)))
 
 
 class Matryoshka(nn.Module):
@@ -83,8 +87,7 @@ class Matryoshka(nn.Module):
         objective: Callable[[], nn.Module] = InfoNCE,
     ) -> None:
         super().__init__()
-        _check_widths(widths, weights)
-        self.prefixes = Prefixes(tuple(widths), tuple(weights or [1.0] * len(widths)))
+        self.prefixes = _checked(widths, weights)
         self.objective = objective()
         self.monitors: dict[str, Tensor] = {}
 
@@ -95,33 +98,75 @@ class Matryoshka(nn.Module):
 
         `extra` columns are (n, dim) too: they are negatives at every width.
         """
-        share: Tensor
-        if extra:
-            self._check_width(x, y, *(one.columns for one in extra))
-            shares = [self._at(width, x, y, ids, extra) for width in self.prefixes.widths]
-            share = self.prefixes.weighted(torch.stack(shares))
-        else:
-            share = self.objective(x, y, ids, prefixes=self.prefixes)
-        return share
-
-    def _check_width(self, *sides: Tensor) -> None:
-        for vectors in sides:
-            if vectors.shape[1:] != (self.prefixes.widths[-1],):
-                raise ValueError(
-                    "the last of the widths must be that of the embeddings, "
-                    f"{tuple(vectors.shape[1:])}: it is {self.prefixes.widths[-1]}"
-                )
-
-    def _at(
-        self, width: int, x: Tensor, y: Tensor, ids: Tensor | None, extra: Sequence[Extra]
-    ) -> Tensor:
-        def narrow(vectors: Tensor) -> Tensor:
-            return unit(precise(vectors[:, :width]))
-
+        if not extra:
+            share: Tensor = self.objective(x, y, ids, prefixes=self.prefixes)
+            return share
         # What describes pairs is whole at every width.
-        given: dict[str, Any] = (
-            {"descriptions": y} if isinstance(self.objective, SoftRelevance) else {}
-        )
-        columns = [replace(one, columns=narrow(one.columns)) for one in extra]
-        share: Tensor = self.objective(narrow(x), narrow(y), ids, extra=columns, **given)
-        return share
+        given = {"descriptions": y} if isinstance(self.objective, SoftRelevance) else {}
+        narrow = _at_widths(self.prefixes, x, y, extra)
+        shares = [self.objective(*sides, ids, **more, **given) for *sides, more in narrow]
+        return self.prefixes.weighted(torch.stack(shares))
+
+    def at(self, width: int) -> nn.Module:
+        """Return the objective of a width."""
+        del width
+        return self.objective
+
+
+class MatryoshkaOfEach(nn.Module):
+    """Matryoshka representation learning with an objective of its own for each width.
+
+    L = Σ_w c_w L_w(x[:w] / |x[:w]|, y[:w] / |y[:w]|): of objectives that hold something of a width
+    (proxies, as the classifiers of Kusupati et al. 2022, or averages over steps), or whose scores
+    are not computed at several widths at once. Each takes a pass.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        weights: Sequence[float] | None = None,
+        *,
+        objective: Callable[[int], nn.Module],
+    ) -> None:
+        super().__init__()
+        self.prefixes = _checked(widths, weights)
+        self.objectives = nn.ModuleList(objective(width) for width in widths)
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
+        **given: Any,
+    ) -> Tensor:
+        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
+
+        `extra` columns are (n, dim); what else is given is given to the objective of every width.
+        """
+        narrow = zip(self.objectives, _at_widths(self.prefixes, x, y, extra), strict=True)
+        shares = [one(*sides, ids, **more, **given) for one, (*sides, more) in narrow]
+        return self.prefixes.weighted(torch.stack(shares))
+
+    def at(self, width: int) -> nn.Module:
+        """Return the objective of the narrowest width that has so many numbers."""
+        return self.objectives[bisect_left(self.prefixes.widths, width)]
+
+
+def _at_widths(
+    prefixes: Prefixes, x: Tensor, y: Tensor, extra: Sequence[Extra]
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Yield x and y (pairs, width), and extra columns if any, as unit vectors of each width."""
+    for vectors in (x, y, *(one.columns for one in extra)):
+        if vectors.shape[1:] != (prefixes.widths[-1],):
+            raise ValueError(
+                "the last of the widths must be that of the embeddings, "
+                f"{tuple(vectors.shape[1:])}: it is {prefixes.widths[-1]}"
+            )
+    for width in prefixes.widths:
+        columns = [replace(one, columns=_cut(one.columns, width)) for one in extra]
+        yield _cut(x, width), _cut(y, width), {"extra": columns} if columns else {}
+
+
+def _cut(vectors: Tensor, width: int) -> Tensor:
+    return unit(precise(vectors[:, :width]))
