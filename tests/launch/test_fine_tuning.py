@@ -81,6 +81,24 @@ def test_a_classifier_is_fine_tuned_on_the_names_of_its_classes(
 
 
 @pytest.mark.slow
+def test_a_pretrained_clip_is_fine_tuned_beside_false_texts(
+    source: Path, scenes: Path, tmp_path: Path
+) -> None:
+    small = (
+        f"data.train={scenes}/train",
+        "stages.0.length=60 steps",
+        "stages.0.optimizer.lr=2e-3",
+    )
+    found = {}
+    for texts in (0, 1):
+        negatives = f"data.negatives={{texts: {texts}}}" if texts else "data.negatives=null"
+        fine_tune("negclip", source, scenes, tmp_path / f"{texts}", negatives, *small)
+        found[texts] = list(steps(tmp_path / f"{texts}").values())
+    assert found[1][0] > found[0][0]  # it has negatives more
+    assert sum(found[1][-10:]) < sum(found[1][:10])
+
+
+@pytest.mark.slow
 def test_a_model_unfreezes_stage_by_stage(recipe: Path, tmp_path: Path) -> None:
     page = next(text for text in texts() if text.name == "docs/fine_tuning.md")
     code = next(code for title, code in page.code("yaml") if title == "unfreezing.yaml")
