@@ -30,7 +30,14 @@ def main() -> None:
     names = [section.name for section in SECTIONS]
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SECTION")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="SECTION",
+        help=f"default: all, {', '.join(names)}",
+    )
     given = parser.parse_args()
     results = given.results.resolve()  # sections run in the checkout
     sections = [one.on(given.device) for one in SECTIONS if one.name in given.only]

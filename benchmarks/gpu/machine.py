@@ -8,7 +8,7 @@ import torch
 from benchmarks.gpu.sections import Bench
 from benchmarks.gpu.timing import seconds_of
 from benchmarks.measure import hardware
-from xmodal.costs.hardware import find
+from xmodal.costs.hardware import of_driver
 from xmodal.errors import UserError
 
 VERSIONS = ("torch", "triton", "deepspeed", "timm")
@@ -43,5 +43,5 @@ def product_rate(bench: Bench, precision: str) -> float:
 
 def peak_rate(bench: Bench, precision: str) -> float:
     """Return FLOP/s of the GPU by its data sheet; of others, those of a matrix product."""
-    gpu = find(torch.cuda.get_device_name()) if bench.device == "cuda" else None
+    gpu = of_driver(torch.cuda.get_device_name()) if bench.device == "cuda" else None
     return gpu.peak[precision] if gpu else product_rate(bench, precision)

@@ -7,7 +7,7 @@ import torch
 from benchmarks.gpu.sections import Bench
 from benchmarks.gpu.timing import GIB
 from benchmarks.gpu.tiny import ON_CPU, command
-from xmodal.costs.hardware import find
+from xmodal.costs.hardware import of_driver
 
 WITHIN = 0.15  # of what a step takes
 OUTSIDE = "CUDA and NCCL (assumed)"  # what no tensor holds
@@ -15,7 +15,7 @@ OUTSIDE = "CUDA and NCCL (assumed)"  # what no tensor holds
 
 def planned_memory(words: tuple[str, ...], bench: Bench) -> float | None:
     """Return GiB of tensors of a step of a recipe with these keys; None for an unknown GPU."""
-    known = find(torch.cuda.get_device_name()) if bench.device == "cuda" else None
+    known = of_driver(torch.cuda.get_device_name()) if bench.device == "cuda" else None
     if bench.device == "cuda" and known is None:
         return None
     hardware = ["--gpus", "1", "--gpu", known.name if known else "cpu", "--samples", "100000"]

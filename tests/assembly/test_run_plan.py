@@ -15,10 +15,10 @@ from xmodal.assembly.plan_table import as_json
 from xmodal.assembly.recipe import read_recipe
 from xmodal.assembly.run_plan import Hardware, Planner, RunPlan
 from xmodal.commands.plan import read_arguments
-from xmodal.costs.hardware import GPU, find
+from xmodal.costs.hardware import GPU, named
 from xmodal.errors import UserError
 
-H100 = find("h100-80")
+H100 = named("h100-80")
 # A training whose memory is far above a process's noise, and whose step takes a second.
 SMALL = (
     "method.image.name=vit_small_patch32_224",
@@ -159,6 +159,50 @@ class TestHandCountOfClip:
         assert many.computed == pytest.approx(few.flops.total + 3 / 4 * encoders)
         assert many.memory["activations"] < 0.4 * few.memory["activations"]
 
+    def test_blocks_that_are_computed_again_are_no_model_flops(self, plan: RunPlan) -> None:
+        (stage,) = plan_of("clip", "training.checkpoint_activations=blocks").stages
+        flops = plan.stages[0].flops
+        assert stage.flops.total == pytest.approx(flops.total)
+        again = flops.forward["image"] + flops.forward["text"]
+        assert stage.computed == pytest.approx(flops.total + again)
+
+    def test_weights_in_bf16_take_half(self) -> None:
+        words = ("training.zero=2", "training.precision=bf16_weights")
+        (full,), (half,) = plan_of("clip", words[0]).stages, plan_of("clip", *words).stages
+        assert half.most["weights"] == full.most["weights"] / 2
+        assert half.sent["weights"] == full.sent["weights"] / 2
+        assert half.sent["gradients"] == full.sent["gradients"]
+        assert full.checkpoint - half.checkpoint == pytest.approx(2 * self.parameters, rel=1e-3)
+        assert half.memory["activations"] < full.memory["activations"]
+
+    def test_what_is_offloaded_is_in_the_host_s_memory(self) -> None:
+        plan = plan_of("clip", "training.zero={stage: 3, offload_optimizer: cpu}")
+        (stage,) = plan.stages
+        assert "optimizer" not in stage.memory
+        # Two moments, float32 weights and gradients of this rank's share.
+        assert stage.on_host == pytest.approx(4 * self.partition, rel=1e-3)
+        assert any("Not in the time: what is offloaded" in line for line in plan.lines)
+        zero = "training.zero={stage: 3, offload_optimizer: cpu, offload_parameters: cpu}"
+        (both,) = plan_of("clip", zero).stages
+        gone = stage.memory["weights"] - both.memory["weights"]
+        assert gone == both.on_host - stage.on_host
+        assert gone == pytest.approx(4 * self.matrices / self.ranks, rel=0.01)
+
+    def test_a_second_copy_of_weights_is_planned_for(self) -> None:
+        (stage,) = plan_of("clip", "training.zero={stage: 3, secondary_partition: 8}").stages
+        copy = stage.memory["second copy of weights"]
+        assert copy == pytest.approx(4 * self.matrices / 8, rel=0.01)
+
+
+def test_a_step_of_little_computing_waits_for_its_launches() -> None:
+    time = plan_of("uncsm", ranks=8).stages[0].time
+    assert time is not None
+    assert time.bottleneck == "launching of kernels"
+    assert time.total >= time.launching > 10 * time.computing
+    compiled = plan_of("clip", *TINY, "training.compile=true", ranks=8)
+    assert compiled.stages[0].time.launching == 0
+    assert any("Not in the time: the launching" in line for line in compiled.lines)
+
 
 def test_recurrent_networks_and_weights_of_a_hub_are_planned_without_either() -> None:
     plan = plan_of("vsepp", "method.image.name=resnet18", "method.image.size=64", ranks=8)
@@ -197,6 +241,18 @@ def test_fit_finds_what_fits_and_gives_its_keys() -> None:
     assert again.plan(again.recipe).memory == plan.memory
 
 
+def test_fit_keeps_the_options_of_zero() -> None:
+    words = (*TINY, "training.zero={stage: 1, bucket_size: 1000, offload_optimizer: cpu}")
+    plan, changes = fit(planner_of(gpu_of(2.4), *words))
+    added = [f"{key}={value}" for key, value in changes.items()]
+    again = planner_of(gpu_of(2.4), *words, *added).recipe
+    zero = again.training.zero
+    assert zero == plan.recipe.training.zero
+    assert zero.bucket_size == 1000
+    assert zero.offload_optimizer
+    assert zero.stage
+
+
 def test_what_fits_nowhere_is_one_line() -> None:
     with pytest.raises(UserError, match="nothing fits"):
         fit(planner_of(gpu_of(1.6), *TINY, "data.batch_size=64"))
@@ -204,7 +260,7 @@ def test_what_fits_nowhere_is_one_line() -> None:
 
 def test_a_precision_that_a_gpu_has_not_is_found() -> None:
     with pytest.raises(UserError, match=r"precision=auto: t4 computes no bf16; use fp32"):
-        planner_of(find("t4"), *TINY)
+        planner_of(named("t4"), *TINY)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +285,7 @@ def test_mistakes_are_found(overrides: list[str], ranks: int, message: str) -> N
             "rtx-409",
             r"^unknown GPU rtx-409 \(did you mean rtx-4090\?\); known: cpu, ",
         ),
+        ("--gpu", "h100-81", r"^unknown GPU h100-81 \(did you mean h100-80\?\); known: cpu, "),
         ("--gpu", "a100", "^--gpu a100 may be a100-40 or a100-80; name one of them$"),
         ("--gpus", "two", "argument --gpus: 'two' is not a whole number of 1 or more; see: "),
         ("--samples", "-4", "argument --samples: '-4' is not a whole number of 1 or more; see: "),
@@ -265,7 +322,16 @@ PEAKS = [
 
 @pytest.mark.parametrize(("zero", "micro_batch"), PEAKS)
 def test_memory_is_what_a_process_peaks_at(zero: str, micro_batch: str) -> None:
-    words = (*SMALL, f"training.zero={zero}", f"data.micro_batch_size={micro_batch}")
+    assert_peaks(*SMALL, f"training.zero={zero}", f"data.micro_batch_size={micro_batch}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_memory_of_weights_in_bf16_is_what_a_process_peaks_at(zero: int) -> None:
+    assert_peaks(*SMALL, f"training.zero={zero}", "training.precision=bf16_weights")
+
+
+def assert_peaks(*words: str) -> None:
     planned = plan_of("clip", *words, ranks=1, gpu=False).memory
     # By default, glibc keeps more and more of what is freed.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}

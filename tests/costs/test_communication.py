@@ -29,14 +29,21 @@ def test_collectives_of_a_ring() -> None:
 
 
 def test_gradients_and_weights_by_the_stage_of_zero() -> None:
-    def sent(zero: int, number_bytes: int = 4) -> tuple[int, int]:
+    def sent(zero: int, gradient_bytes: int = 4, weight_bytes: int = 4) -> tuple[int, int]:
         bytes_of = sent_by_engine(
-            zero, RANKS, trained=1000, weights=2000, number_bytes=number_bytes, passes=3
+            zero,
+            RANKS,
+            trained=1000,
+            weights=2000,
+            gradient_bytes=gradient_bytes,
+            weight_bytes=weight_bytes,
+            passes=3,
         )
         return bytes_of["gradients"], bytes_of["weights"]
 
     assert sent(0) == (6000, 0)
     assert sent(1) == (6000, 3000)
-    assert sent(1, number_bytes=2) == (3000, 3000)
+    assert sent(1, gradient_bytes=2) == (3000, 3000)
+    assert sent(2, weight_bytes=2) == (3 * 6000, 1500)
     assert sent(2) == (3 * 6000, 3000)  # in each of three backward passes
     assert sent(3) == (3 * 3000, (3 + 2) * 6000)  # two passes without gradients

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xmodal.costs.hardware import GPUS, find
+from xmodal.costs.hardware import GPUS, named, of_driver
 
 
 @pytest.mark.parametrize(
@@ -30,19 +30,20 @@ from xmodal.costs.hardware import GPUS, find
     ],
 )
 def test_a_driver_s_name_finds_its_gpu(driver: str, name: str) -> None:
-    gpu = find(driver)
+    gpu = of_driver(driver)
     assert gpu is not None
     assert gpu.name == name
-    assert find(name) is gpu
+    assert named(name) is gpu
 
 
 def test_an_unknown_name_finds_nothing() -> None:
-    assert find("AMD EPYC") is None
-    assert find("h1000") is None
+    assert of_driver("AMD EPYC") is None
+    for name in ("h1000", "h100-81", "h100", "a10-48", "l40-s", "NVIDIA H100 80GB HBM3"):
+        assert named(name) is None
 
 
 def test_limits_are_in_flops_bytes_and_seconds() -> None:
-    h100 = find("h100-80")
+    h100 = named("h100-80")
     assert h100 is not None
     assert h100.peak["bf16"] == 989e12
     assert (h100.memory, h100.bandwidth, h100.link) == (80 * 2**30, 3350e9, 450e9)

@@ -29,6 +29,13 @@ def test_gradients_are_hidden_behind_the_backward_pass() -> None:
     assert time(gradients=400).bottleneck == "communication"
 
 
+def test_launching_runs_beside_computing_and_the_optimiser_after_both() -> None:
+    assert time(launching=2.0, optimizer=0.5).total == 3 + 0.5 + 3
+    slow = time(launching=7.0, optimizer=0.5)
+    assert slow.total == 7 + 0.5 + 3
+    assert slow.bottleneck == "launching of kernels"
+
+
 def test_loading_runs_beside_the_gpus() -> None:
     assert time(decoding=5.0).total == 6
     slow = time(decoding=7.0, reading=9.0)

@@ -90,12 +90,13 @@ def test_a_pretrained_clip_is_fine_tuned_beside_false_texts(
         "stages.0.optimizer.lr=2e-3",
     )
     found = {}
-    for texts in (0, 1):
-        negatives = f"data.negatives={{texts: {texts}}}" if texts else "data.negatives=null"
-        fine_tune("negclip", source, scenes, tmp_path / f"{texts}", negatives, *small)
-        found[texts] = list(steps(tmp_path / f"{texts}").values())
-    assert found[1][0] > found[0][0]  # it has negatives more
-    assert sum(found[1][-10:]) < sum(found[1][:10])
+    for name, negatives in (("alone", "null"), ("beside", "{texts: 1}")):
+        given = (f"data.negatives={negatives}", *small)
+        fine_tune("negclip", source, scenes, tmp_path / name, *given)
+        found[name] = list(steps(tmp_path / name).values())
+    losses = found["beside"]
+    assert losses[0] > found["alone"][0]  # it has negatives more
+    assert sum(losses[-10:]) < sum(losses[:10])
 
 
 @pytest.mark.slow

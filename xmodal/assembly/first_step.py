@@ -20,7 +20,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from xmodal.assembly.example_batch import example_batch
 from xmodal.assembly.recipe import Recipe
-from xmodal.assembly.rehearsal_engine import RehearsalEngine
+from xmodal.assembly.rehearsal_engine import PASSES, RehearsalEngine
 from xmodal.costs.communication import CollectiveCounter
 from xmodal.costs.memory import MemoryTracker
 from xmodal.data.batch import Batch
@@ -28,6 +28,7 @@ from xmodal.data.sample_spec import SampleSpec
 from xmodal.errors import UserError
 from xmodal.methods.method import Method
 from xmodal.objectives.pairwise.tiles import GPU_TILE
+from xmodal.objectives.training_state import TrainingState
 from xmodal.training.config import StageConfig
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.stage_method import prepare_method
@@ -42,6 +43,9 @@ class FirstStep:
     sent: dict[str, int]  # bytes to other ranks by what runs within the step, by operation
     backwards: int  # backward passes: micro-batches
     checkpoint: int  # bytes, of all ranks together
+    on_host: int  # bytes of what is offloaded
+    operations: int  # that are launched one by one
+    moved: int  # bytes that the optimiser's step reads and writes
 
 
 def rehearse(
@@ -61,7 +65,7 @@ def rehearse(
     prepare(method, recipe, stage, ranks)
     with _ranks(ranks), FakeTensorMode(), MemoryTracker() as memory:
         with memory.holding("weights"):
-            method = on_cpu(method)
+            method = on_cpu(method, halved=recipe.training.precision == "bf16_weights")
         engine = RehearsalEngine(method, stage, recipe.training, ranks, memory, on_gpus=on_gpus)
         _instrument(method, memory, on_gpus=on_gpus)
         with memory.holding("batch"):
@@ -69,6 +73,7 @@ def rehearse(
         micro_batches = batch.cut(recipe.data.micro_batch_size or batch.size)
         engine.step()
         memory.begin()
+        before = memory.operations
         with CollectiveCounter(ranks) as collectives, _naming(ranks):
             _step(engine, micro_batches, memory)
         return FirstStep(
@@ -77,6 +82,10 @@ def rehearse(
             dict(collectives.sent),
             len(micro_batches),
             engine.checkpoint,
+            engine.on_host,
+            # Of equal passes two were taken.
+            (memory.operations - before) * max(1, len(micro_batches) // PASSES),
+            engine.moved,
         )
 
 
@@ -114,14 +123,23 @@ def _ranks(ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def on_cpu(method: Method) -> Method:
-    """Replace tensors on the meta device by those without values on the CPU."""
+def on_cpu(method: Method, *, halved: bool = False) -> Method:
+    """Replace tensors on the meta device by those without values on the CPU, of bf16 if `halved`.
+
+    What objectives keep from step to step stays in its precision.
+    """
+    states = [part for part in method.modules() if isinstance(part, TrainingState)]
+    kept = {id(one) for state in states for one in state.buffers()}
     moved: dict[Tensor, Tensor] = {}
 
     def move(tensor: Tensor) -> Tensor:
         if tensor not in moved:
+            is_halved = halved and tensor.is_floating_point() and id(tensor) not in kept
             moved[tensor] = torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu"
+                tensor.shape,
+                tensor.stride(),
+                dtype=torch.bfloat16 if is_halved else tensor.dtype,
+                device="cpu",
             )
         return moved[tensor]
 

@@ -1,14 +1,16 @@
 """Search for the settings of least time with which a run fits into memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
+from shlex import quote
 from typing import Any
 
 from xmodal.activity import activity
 from xmodal.assembly.checks import check_method
 from xmodal.assembly.recipe import Recipe, with_values
 from xmodal.assembly.run_plan import Planner, RunPlan
+from xmodal.components.validation import in_yaml
 from xmodal.errors import UserError
 
 CHECKPOINTS = ("none", "selective", "blocks")  # from most memory to least
@@ -37,6 +39,11 @@ class Variant:
         )
 
 
+def in_words(keys: Mapping[str, Any]) -> str:
+    """Return keys and their values as a shell takes them."""
+    return " ".join(quote(f"{key}={in_yaml(value)}") for key, value in keys.items())
+
+
 def fit(planner: Planner) -> tuple[RunPlan, dict[str, Any]]:
     """Return the fastest plan that fits, and the values of the keys that it changes.
 
@@ -49,7 +56,7 @@ def fit(planner: Planner) -> tuple[RunPlan, dict[str, Any]]:
     tried: list[tuple[Variant, RunPlan]] = []
     for variant, recipe, keys in _from_the_fastest(planner):
         if all(variant.least_memory(*one) <= plan.usable for one in tried):
-            with activity("trying " + " ".join(f"{key}={value}" for key, value in keys.items())):
+            with activity(f"trying {in_words(keys)}"):
                 plan = planner.plan(recipe)
             if plan.fits:
                 return plan, keys
@@ -88,8 +95,12 @@ def _variants(planner: Planner) -> Iterator[tuple[Variant, Recipe, dict[str, Any
 def _changes(recipe: Recipe, variant: Variant, share: int) -> dict[str, Any]:
     """Return the keys whose values are other ones in a variant."""
     training, kept = recipe.training, CHECKPOINTS[variant.checkpoints]
+    # Whole, since a recipe may have it as a number, which has no keys in it.
+    options = training.zero.model_dump(exclude_unset=True, exclude={"stage"})
+    zero = {"stage": variant.zero} | options if options else variant.zero
+    is_now = training.zero.stage == variant.zero
     wanted = {
-        "training.zero": (training.zero.stage, variant.zero),
+        "training.zero": (zero if is_now else None, zero),
         "training.checkpoint_activations": (training.checkpoint_activations, kept),
         "data.micro_batch_size": (
             recipe.data.micro_batch_size or share,

@@ -6,10 +6,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from xmodal.assembly.plan_fit import in_words
 from xmodal.assembly.run_plan import RunPlan, StagePlan, num_micro_batches
 from xmodal.terminal import console
 
 WIDTH = 88
+_FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
 def print_plan(plan: RunPlan, changes: Mapping[str, Any]) -> None:
@@ -22,7 +24,7 @@ def print_plan(plan: RunPlan, changes: Mapping[str, Any]) -> None:
     for line in [*plan.lines, *_verdict(plan)]:
         print(line)
     if changes:
-        print("Add to the command: " + " ".join(f"{key}={value}" for key, value in changes.items()))
+        print(f"Add to the command: {in_words(changes)}")
 
 
 def as_json(plan: RunPlan, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def _stage_json(plan: RunPlan, stage: StagePlan) -> dict[str, Any]:
         "most": dict(stage.most),
         "sent": dict(stage.sent),
         "checkpoint": stage.checkpoint,
+        "on_host": stage.on_host,
         "seconds": time and vars(time) | {"total": time.total},
         "bottleneck": time and time.bottleneck,
     }
@@ -97,18 +100,21 @@ def _of_run(plan: RunPlan) -> Iterator[tuple[str, str]]:
 def _of_stage(plan: RunPlan, stage: StagePlan) -> Iterator[tuple[str, str]]:
     yield "trained parameters", f"{stage.trained:,}"
     total = stage.flops.total
-    yield "model FLOPs of the batch", f"{total / 1e12:,.1f} TFLOP"
+    unit, name = next((u, n) for u, n in _FLOPS if total >= u or u == _FLOPS[-1][0])
+    yield "model FLOPs of the batch", f"{total / unit:,.1f} {name}"
     for part in stage.flops.forward:
         both = stage.flops.forward[part] + stage.flops.backward.get(part, 0)
-        yield f"  {part}", f"{both / 1e12:,.1f}"
+        yield f"  {part}", f"{both / unit:,.1f}"
     if stage.computed > 1.001 * total:
-        yield "  computed again, to save memory", f"{(stage.computed - total) / 1e12:,.1f}"
+        yield "  computed again, to save memory", f"{(stage.computed - total) / unit:,.1f}"
     yield "memory of a rank, in its fullest moment", _size(sum(stage.memory.values()))
     for name, size in sorted(stage.memory.items(), key=lambda item: -item[1]):
         most = stage.most.get(name, 0)
         later = f" (at most {_size(most)})" if most > 1.05 * size else ""
         if size or later:
             yield f"  {name}", _size(size) + later
+    if stage.on_host:
+        yield "memory of the host for a rank", _size(stage.on_host)
     yield "sent by a rank", _size(sum(stage.sent.values()))
     for name, size in stage.sent.items():
         if size:
@@ -121,6 +127,9 @@ def _of_time(plan: RunPlan, stage: StagePlan) -> Iterator[tuple[str, str]]:
         return
     yield "time", _short_time(time.total)
     yield "  computing", _short_time(time.computing)
+    if time.launching:
+        yield "  launching of kernels, beside computing", _short_time(time.launching)
+    yield "  optimiser", _short_time(time.optimizer)
     hidden = f" ({_short_time(time.hidden)} beside computing)" if time.hidden else ""
     yield "  communication", _short_time(time.communication) + hidden
     if time.decoding is not None:

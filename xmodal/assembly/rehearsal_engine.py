@@ -126,24 +126,59 @@ class RehearsalEngine:
     def on_rank(self, memory: Mapping[str, int]) -> dict[str, int]:
         """Return the bytes that a rank needs, given those with whole weights on every rank.
 
-        Under ZeRO 3 weights that are used again soon stay gathered, up to a limit.
+        Under ZeRO 3 weights that are used again soon stay gathered, up to a limit, and small ones
+        stay whole.
         """
-        held = dict(memory)
-        if self.zero.offload_optimizer:
+        held, zero = dict(memory), self.zero
+        if zero.offload_optimizer:
             held.pop("optimizer")
-        if self.zero.stage == 3:
-            held["gathered weights"] = min(held["weights"], 4 * self.zero.max_live_parameters)
-            held["weights"] //= self.ranks
+        if zero.stage == 3:
+            live = zero.max_live_parameters * next(self.module.parameters()).element_size()
+            divided = self._divided
+            held["gathered weights"] = min(held["weights"], live)
+            held["weights"] -= divided
+            if not zero.offload_parameters:
+                held["weights"] += -(-divided // self.ranks)
+            if zero.secondary_partition > 1:
+                held["second copy of weights"] = -(-divided // zero.secondary_partition)
         return held
+
+    @property
+    def on_host(self) -> int:
+        """Bytes that a rank needs in the memory of the host for what is offloaded.
+
+        What lies on a disk is there too while a checkpoint is saved.
+        """
+        size = 0
+        if self.zero.offload_optimizer:
+            stepped = self._stepped()
+            size += _bytes(self._state()) + 2 * _bytes(stepped)  # weights, and gradients
+        if self.zero.offload_parameters:
+            size += -(-self._divided // self.ranks)
+        return size
+
+    @property
+    def moved(self) -> int:
+        """Bytes that the optimiser's step reads and writes: gradients, weights and its state."""
+        return 2 * _bytes(self._state()) + 3 * _bytes(self._stepped())
+
+    @property
+    def _divided(self) -> int:
+        """Bytes of the weights that ZeRO 3 divides."""
+        limit = self.zero.persistence_threshold
+        return _bytes(one for one in self.module.parameters() if one.numel() >= limit)
 
     @property
     def checkpoint(self) -> int:
         """Bytes of a checkpoint, of all ranks together."""
-        state = [one for each in self.optimizer.state.values() for one in each.values()]
-        own = _bytes(one for one in state if isinstance(one, Tensor))
+        own = _bytes(self._state())
         if self.zero.stage:  # with the shares of float32 weights
             own = self.ranks * (own + _bytes(self._stepped()))
         return own + _bytes([*self.module.parameters(), *self.module.buffers()])
+
+    def _state(self) -> list[Tensor]:
+        each = [one for state in self.optimizer.state.values() for one in state.values()]
+        return [one for one in each if isinstance(one, Tensor)]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

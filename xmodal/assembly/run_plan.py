@@ -1,7 +1,7 @@
 """Plan of a run on hardware that is not at hand: whether it fits, what it costs, what limits it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from xmodal.activity import activity
 from xmodal.assembly.build import first_method, keep_architecture
 from xmodal.assembly.checks import (
     check_batch_norm,
@@ -20,7 +21,7 @@ from xmodal.assembly.checks import (
 )
 from xmodal.assembly.data import Shards, data_sets, epoch_samples, open_shards
 from xmodal.assembly.example_batch import example_batch, expected_samples
-from xmodal.assembly.first_step import prepare, rehearse
+from xmodal.assembly.first_step import FirstStep, prepare, rehearse
 from xmodal.assembly.recipe import Recipe
 from xmodal.assembly.text_tower import with_text_tower
 from xmodal.costs.communication import sent_by_engine
@@ -34,6 +35,7 @@ from xmodal.methods.method import Method
 
 RESERVED = 1_500_000_000  # bytes of CUDA's context, its libraries and NCCL on a GPU; assumed
 USABLE = 0.92  # share of a GPU's memory: the rest lies in pieces between tensors; assumed
+LAUNCH = 10e-6  # seconds in which the host launches an operation; assumed
 DECODED = 750  # images a second of a loading process (docs/results.md)
 
 
@@ -77,6 +79,7 @@ class StagePlan:
     most: Mapping[str, int]  # bytes of each at most, in moments of its own
     sent: Mapping[str, int]  # bytes of a rank by what for
     checkpoint: int  # bytes, of all ranks together
+    on_host: int  # bytes of a rank in the host's memory, of what is offloaded
     time: StepTime | None
 
     @property
@@ -174,7 +177,10 @@ class Planner:
         """Return the trained numbers of a stage and its FLOPs."""
         if number not in self.counts:
             method, data = self.method(self.recipe), self.recipe.data
-            prepare(method, self.recipe, self.recipe.stages[number], self.hardware.ranks)
+            # Model FLOPs are those of blocks that compute nothing again.
+            training = self.recipe.training.model_copy(update={"checkpoint_activations": "none"})
+            plain = self.recipe.model_copy(update={"training": training})
+            prepare(method, plain, plain.stages[number], self.hardware.ranks)
             trained = sum(one.numel() for one in method.parameters() if one.requires_grad)
             step = StepFlops(_with_heads(method))
             # Libraries look at the values of other tensors without values.
@@ -188,8 +194,12 @@ class Planner:
         steps: list[int | None] = [None] * len(recipe.stages)
         if self.data.samples:
             steps = [one.end - one.start for one in recipe.timeline(self.data.samples).stages]
-        stages = [self._stage(recipe, number, count) for number, count in enumerate(steps)]
-        return RunPlan(recipe, self.hardware, self.data, self.parameters, stages, self.lines)
+        stages = []
+        for number, count in enumerate(steps):
+            with activity(f"taking the first step of stage {recipe.stages[number].name}"):
+                stages.append(self._stage(recipe, number, count))
+        lines = [*self.lines, *_not_counted(recipe)]
+        return RunPlan(recipe, self.hardware, self.data, self.parameters, stages, lines)
 
     def _stage(self, recipe: Recipe, number: int, steps: int | None) -> StagePlan:
         stage, ranks, on_gpus = recipe.stages[number], self.hardware.ranks, bool(self.hardware.gpu)
@@ -208,7 +218,8 @@ class Planner:
             step.most,
             sent,
             step.checkpoint,
-            self._time(recipe, number, sent),
+            step.on_host,
+            self._time(recipe, number, sent, step),
         )
 
     def estimate(self, recipe: Recipe) -> float:
@@ -223,11 +234,18 @@ class Planner:
             self.hardware.ranks,
             trained=self._count(number)[0],
             weights=self.parameters,
-            number_bytes=2 if recipe.training.communication == "bf16" else 4,
+            gradient_bytes=2 if recipe.training.communication == "bf16" else 4,
+            weight_bytes=2 if recipe.training.precision == "bf16_weights" else 4,
             passes=num_micro_batches(recipe, self.hardware.ranks),
         )
 
-    def _time(self, recipe: Recipe, number: int, sent: Mapping[str, int]) -> StepTime | None:
+    def _time(
+        self,
+        recipe: Recipe,
+        number: int,
+        sent: Mapping[str, int],
+        step: FirstStep | None = None,
+    ) -> StepTime | None:
         """Return the time of a step, or None where the hardware is not known."""
         hardware, data = self.hardware, recipe.data
         if hardware.gpu is None:
@@ -241,6 +259,8 @@ class Planner:
             other=sum(sent.values()) - sent["gradients"],
             link=hardware.link,
             overlaps=recipe.training.zero.overlaps(on_gpus=True),
+            launching=LAUNCH * step.operations if step and not recipe.training.compile else 0.0,
+            optimizer=step.moved / hardware.gpu.bandwidth if step else 0.0,
             decoding=data.batch_size / (DECODED * loaders) if self._has_images else None,
             reading=data.batch_size * read / hardware.storage if read else None,  # type: ignore[operator]
         )
@@ -248,6 +268,18 @@ class Planner:
     @property
     def _has_images(self) -> bool:
         return self.data.spec.image is None and self.recipe.data.feature_cache is None
+
+
+def _not_counted(recipe: Recipe) -> Iterator[str]:
+    """Yield what of the recipe the plan's time leaves out."""
+    zero = recipe.training.zero
+    if zero.offload_optimizer or zero.offload_parameters:
+        yield (
+            "Not in the time: what is offloaded passes between host and GPU, and the optimiser's "
+            "step is the host's"
+        )
+    if recipe.training.compile:
+        yield "Not in the time: the launching of kernels, which compiled blocks have fewer of"
 
 
 def peak(gpu: GPU, precision: str) -> float:

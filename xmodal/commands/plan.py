@@ -21,7 +21,7 @@ from xmodal.arguments import ArgumentParser
 from xmodal.assembly.recipe import import_plugins_of, read_recipe
 from xmodal.commands.arguments import add_recipe
 from xmodal.components.validation import nearest
-from xmodal.costs.hardware import GPUS, find, variants
+from xmodal.costs.hardware import GPUS, named, variants
 from xmodal.errors import UserError
 
 CPU = "cpu"
@@ -41,7 +41,7 @@ def main(
             from xmodal.assembly.run_plan import Hardware, Planner
         hardware = Hardware(
             given.gpus,
-            None if given.gpu == CPU else find(given.gpu),
+            None if given.gpu == CPU else named(given.gpu),
             given.gpus_per_node,
             given.network * 1e9,
             given.mfu,
@@ -120,7 +120,7 @@ def _check(given: argparse.Namespace) -> None:
             raise UserError("--fit searches what fits into a GPU's memory; name one by --gpu")
     elif meant := variants(given.gpu):
         raise UserError(f"--gpu {given.gpu} may be {' or '.join(meant)}; name one of them")
-    elif find(given.gpu) is None:
+    elif named(given.gpu) is None:
         names = [CPU, *(gpu.name for gpu in GPUS)]
         raise UserError(
             f"unknown GPU {given.gpu}{nearest(given.gpu, names)}; known: {', '.join(names)}"

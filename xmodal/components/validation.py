@@ -143,7 +143,7 @@ def _no_list(key: str, field: FieldInfo, value: Any) -> str:
     listed = f"; kinds: {', '.join(kinds)}" if kinds else ""
     if holds_secrets(field.annotation):
         return f"{key}: the value is not a list; write [{{kind: …}}]{listed}"
-    text = _in_yaml(value)
+    text = in_yaml(value)
     return f"{key}: {text} is not a list; write [{text}]{listed}"
 
 
@@ -160,7 +160,7 @@ def _lacks_plugins(top: type[BaseModel], values: Any) -> bool:
     return "plugins" in top.model_fields and not values.get("plugins")
 
 
-def _in_yaml(value: Any) -> str:
+def in_yaml(value: Any) -> str:
     """Return a value in one line of YAML."""
     if not isinstance(value, dict):
         return shown(value)

@@ -53,20 +53,27 @@ def _bytes(argument: Any) -> int:
 
 
 def sent_by_engine(
-    zero: int, ranks: int, *, trained: int, weights: int, number_bytes: int, passes: int
+    zero: int,
+    ranks: int,
+    *,
+    trained: int,
+    weights: int,
+    gradient_bytes: int,
+    weight_bytes: int,
+    passes: int,
 ) -> dict[str, int]:
     """Return the bytes that DeepSpeed has a rank send in a step, by what they are.
 
-    `trained` and `weights` count trained and all weights, `number_bytes` are those of a gradient on
-    its way, `passes` the backward passes of a step. Gradients are all-reduced once a step under
-    ZeRO 0 and 1, in every pass under 2, and scattered in every pass under 3. New weights are
-    gathered once a step under 1 and 2; under 3 weights are gathered in every forward pass, those
-    without gradients too, and kept until the backward pass.
+    `trained` and `weights` count trained and all weights, `gradient_bytes` and `weight_bytes` are
+    those of a number on its way, `passes` the backward passes of a step. Gradients are all-reduced
+    once a step under ZeRO 0 and 1, in every pass under 2, and scattered in every pass under 3. New
+    weights are gathered once a step under 1 and 2; under 3 weights are gathered in every forward
+    pass, those without gradients too, and kept until the backward pass.
     """
     share = (ranks - 1) / ranks
     reductions = (2, 2, 2 * passes, passes)[zero]
     gathered = (0, trained, trained, (2 * passes - 1) * weights)[zero]
     return {
-        "gradients": round(share * reductions * trained * number_bytes),
-        "weights": round(share * gathered * 4),
+        "gradients": round(share * reductions * trained * gradient_bytes),
+        "weights": round(share * gathered * weight_bytes),
     }

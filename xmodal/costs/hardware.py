@@ -18,13 +18,15 @@ class GPU:
     link: float  # bytes per second to the other GPUs of its node, each way
 
 
-def find(name: str) -> GPU | None:
-    """Return the GPU of a short name (`h100-80`) or of its driver's (`NVIDIA H100 80GB HBM3`)."""
-    short = name.lower()
+def named(name: str) -> GPU | None:
+    """Return the GPU of a short name (`h100-80`)."""
+    return next((gpu for gpu in GPUS if gpu.name == name.lower()), None)
+
+
+def of_driver(name: str) -> GPU | None:
+    """Return the GPU of its driver's name (`NVIDIA H100 80GB HBM3`)."""
     upper = name.upper().replace("-", " ").split()
-    named = (gpu for gpu in GPUS if gpu.name == short)
-    matching = (gpu for gpu in GPUS if set(gpu.words) <= set(upper))
-    return next(named, None) or next(matching, None)
+    return next((gpu for gpu in GPUS if set(gpu.words) <= set(upper)), None)
 
 
 def variants(name: str) -> list[str]:

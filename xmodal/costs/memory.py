@@ -22,13 +22,14 @@ Storage = torch.UntypedStorage
 class MemoryTracker(TorchDispatchMode):
     """Bytes in use, by what they hold: the label of the block that made them.
 
-    `peak` is that of the moment at which all labels together had most, `most` what each had at
-    most in moments of its own.
+    `operations` counts those that computed something: views do not. `peak` is that of the moment at
+    which all labels together had most, `most` what each had at most in moments of its own.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.label = "other"
+        self.operations = 0
         self.now: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
@@ -59,9 +60,11 @@ class MemoryTracker(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        before = len(self._labels)
         for one in tree_leaves(result):
             if isinstance(one, Tensor) and id(storage := one.untyped_storage()) not in self._labels:
                 self._add(storage, self.label)
+        self.operations += len(self._labels) > before or func._schema.is_mutable
         return result
 
     def _add(self, storage: Storage, label: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from xmodal.costs.flops import StepFlops
-from xmodal.costs.hardware import find
+from xmodal.costs.hardware import of_driver
 from xmodal.data.batch import Batch
 from xmodal.distributed.environment import Environment
 from xmodal.phases import PhaseTimes, clock_of
@@ -103,7 +103,7 @@ def _peak(device: torch.device, *, bf16: bool) -> tuple[float | None, list[str]]
     name = torch.cuda.get_device_name(device)
     tf32 = torch.get_float32_matmul_precision() != "highest"
     precision = "bf16" if bf16 else "tf32" if tf32 else "fp32"
-    gpu = find(name)
+    gpu = of_driver(name)
     if gpu and precision in gpu.peak:
         return gpu.peak[precision], []
     return None, [f"warning: the peak of {name} in {precision} is unknown; the log lacks MFU"]

@@ -14,6 +14,8 @@ class StepTime:
     """
 
     computing: float
+    launching: float  # of kernels, by the host, while the GPU computes those before
+    optimizer: float  # its state passes through the GPU's memory
     communication: float  # the links are busy
     hidden: float  # of it, while the backward pass continues
     decoding: float | None
@@ -22,14 +24,17 @@ class StepTime:
     @property
     def total(self) -> float:
         """Seconds of a step."""
-        on_gpus = self.computing + self.communication - self.hidden
-        return max(on_gpus, self.decoding or 0, self.reading or 0)
+        busy = max(self.computing, self.launching) + self.optimizer
+        exchanged = self.communication - self.hidden
+        return max(busy + exchanged, self.decoding or 0, self.reading or 0)
 
     @property
     def bottleneck(self) -> str:
         """The part that takes longest."""
         seconds = {
             "computing": self.computing,
+            "launching of kernels": self.launching,
+            "optimiser": self.optimizer,
             "communication": self.communication - self.hidden,
             "decoding of images": self.decoding or 0,
             "reading of shards": self.reading or 0,
@@ -45,15 +50,20 @@ def step_time(
     other: float,
     link: float,
     overlaps: bool,
+    launching: float = 0.0,
+    optimizer: float = 0.0,
     decoding: float | None = None,
     reading: float | None = None,
 ) -> StepTime:
     """Return the time of a step.
 
     `flops` are those of a GPU, `rate` is what it reaches of its peak a second, `gradients` and
-    `other` are the bytes that it sends over a `link` of so many a second. With `overlaps`
-    gradients are exchanged while the backward pass continues.
+    `other` are the bytes that it sends over a `link` of so many a second, `launching` and
+    `optimizer` are seconds. With `overlaps` gradients are exchanged while the backward pass
+    continues.
     """
     computing, exchange = flops / rate, gradients / link
-    hidden = min(exchange, BACKWARD * computing) if overlaps else 0.0
-    return StepTime(computing, exchange + other / link, hidden, decoding, reading)
+    hidden = min(exchange, BACKWARD * max(computing, launching)) if overlaps else 0.0
+    return StepTime(
+        computing, launching, optimizer, exchange + other / link, hidden, decoding, reading
+    )
