@@ -96,7 +96,7 @@ def _sections(lines: Sequence[Line]) -> str:
         if end.name != "section":
             continue
         held = [line.ok for line in own if line.ok is not None]
-        checks = f"{sum(held)} of {len(held)}" if held else ""
+        checks = f"{sum(held)} of {len(held)}" if held else "none made"
         rows.append([name, checks, f"{end.value:.0f} s", end.note or "whole"])
     return _table(["section", "checks that held", "time", "ended"], rows)
 
@@ -117,7 +117,10 @@ def _figures(lines: Sequence[Line]) -> str:
     rows = [
         [line.name, _value(line), line.note]
         for line in lines
-        if line.ok is None and line.section not in ("run", "machine")
+        # The machine's words are at the head of the section.
+        if line.ok is None
+        and line.section != "run"
+        and not (line.section == "machine" and isinstance(line.value, str))
     ]
     return _table(["figure", "value", ""], rows)
 
