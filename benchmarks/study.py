@@ -6,7 +6,8 @@
 benchmarks/studies/NAME.py says what NAME trains and measures; docs/results.md has the commands that
 build the shards in data/. Each arm is trained with seeds 0, 1, … in the folder
 runs/studies/NAME/SET/ARM-SEED. The same command again resumes a study that was interrupted: runs
-that are complete are not trained again.
+that are complete are not trained again. Other values of --override are other runs: give them
+another folder by --runs.
 
 Printed are means over seeds with their standard deviation, and of pairs of arms the mean difference
 of runs of one seed with its 95 % interval (Student's t over seeds).
@@ -49,16 +50,18 @@ def read_arguments() -> tuple[argparse.Namespace, Study]:
     parser.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
     parser.add_argument("--set", nargs="+", metavar="NAME", help="data sets; default: all")
     parser.add_argument("--arm", nargs="+", metavar="NAME", help="arms; default: all")
-    parser.add_argument("--seeds", type=int, default=5, help="default: 5")
+    parser.add_argument("--seeds", type=whole_number, help="default: 5, or with --quick 1")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", type=Path, help="default: runs/studies/NAME")
-    parser.add_argument("--quick", action="store_true", help="one set, one seed, 20 steps a stage")
+    parser.add_argument("--quick", action="store_true", help="one set, 20 steps a stage")
     given = parser.parse_args()
     study = load_study(given.name)
     own = Path("runs/studies", f"{given.name}-quick" if given.quick else given.name)
+    given.seeds = given.seeds or (1 if given.quick else 5)
     if given.quick:
-        given.set, given.seeds = given.set or [study.quick], 1
-        shutil.rmtree(own, ignore_errors=True)
+        given.set = given.set or [study.quick]
+        if given.runs is None:
+            shutil.rmtree(own, ignore_errors=True)
     given.runs = given.runs or own
     for option, known in (("set", study.sets), ("arm", study.arms)):
         chosen = getattr(given, option) or list(known)
@@ -66,6 +69,13 @@ def read_arguments() -> tuple[argparse.Namespace, Study]:
             parser.error(f"--{option}: {given.name} has no {unknown[0]}; it has {', '.join(known)}")
         setattr(given, option, chosen)
     return given, study
+
+
+def whole_number(text: str) -> int:
+    """Return the number that a word of the command line is, of 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
 
 
 def load_study(name: str) -> Study:

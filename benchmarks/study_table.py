@@ -88,9 +88,13 @@ def _paired(found: Found, one: str, other: str, column: str) -> list[float]:
 
 def _difference(values: Sequence[float]) -> str:
     if len(values) < 2:
-        return f"{values[0]:+.1f}" if values else ""
-    low, high = interval(values)
-    return f"{mean(values):+.1f} ({low:+.1f} to {high:+.1f})"
+        return _signed(values[0]) if values else ""
+    low, high = map(_signed, interval(values))
+    return f"{_signed(mean(values))} ({low} to {high})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def _cell(values: Sequence[float]) -> str:

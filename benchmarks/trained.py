@@ -65,10 +65,9 @@ class Trial:
             *(self.data.changes(plain) if self.data.changes else ()),
             *self.arm.overrides,
             *more,
+            *(f"stages.{n}.length={QUICK} steps" for n in range(len(plain.stages) * self.quick)),
             *self.overrides,
         ]
-        if self.quick:
-            changes += [f"stages.{n}.length={QUICK} steps" for n in range(len(plain.stages))]
         return read_recipe(path, changes, RECIPES)
 
     def rows(self, environment: Environment) -> dict[str, Metrics]:

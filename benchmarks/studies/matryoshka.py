@@ -23,17 +23,16 @@ STUDY = Study(
     ARMS,
     {
         "i → t R@1": "image_to_text/recall@1",
-        "R@10": "image_to_text/recall@10",
+        "i → t R@10": "image_to_text/recall@10",
         "t → i R@1": "text_to_image/recall@1",
-        "R@10 ": "text_to_image/recall@10",
+        "t → i R@10": "text_to_image/recall@10",
         "rsum": "rsum",
-        "steps": "steps",
     },
     differences=[
         ("matryoshka of 512, at 64", "InfoNCE of 64"),
         ("InfoNCE of 512, at 64", "InfoNCE of 64"),
         ("matryoshka of 512, at 512", "InfoNCE of 512, at 512"),
     ],
-    compared=["R@10", "R@10 ", "rsum"],
+    compared=["i → t R@10", "t → i R@10", "rsum"],
     quick="flickr8k",
 )

@@ -37,7 +37,6 @@ STUDY = Study(
         "R@10": "all-captions/image_to_text/recall@10",
         "t→i R@1": "all-captions/text_to_image/recall@1",
         "t R@10": "all-captions/text_to_image/recall@10",
-        "steps": "steps",
     },
     differences=[(ALL, PLAIN), (OWN, PLAIN)],
     compared=["swapped", "R@10", "t R@10"],

@@ -1,6 +1,7 @@
 """Models cut to a width embed as the first numbers of the whole model's embeddings."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from xmodal.assembly.model_digest import model_digest
 from xmodal.assembly.recipe import read_recipe
 from xmodal.data.tokenizers.byte_pair import train_tokenizer
 from xmodal.errors import UserError
+from xmodal.objectives.feature_distillation import FeatureDistillation
 from xmodal.search.embeddings import ModelInfo
 
 MATRYOSHKA = "method.objective={kind: matryoshka, widths: [2, 4, 8]}"
@@ -26,8 +28,8 @@ def folder(tmp_path: Path) -> Path:
     return exported(tmp_path, MATRYOSHKA)
 
 
-def exported(tmp_path: Path, objective: str) -> Path:
-    recipe = read_recipe("clip", ["data.train=x", "data.val=y", *SMALL_CLIP, objective])
+def exported(tmp_path: Path, *words: str) -> Path:
+    recipe = read_recipe("clip", ["data.train=x", "data.val=y", *SMALL_CLIP, *words])
     tokenizer = train_tokenizer(4 * CAPTIONS, 8)
     method = build_method(recipe, tokenizer.vocabulary, torch.device("cpu"))
     model = xmodal.Model(method.eval(), recipe, tokenizer, torch.device("cpu"))
@@ -73,6 +75,40 @@ def test_proxies_are_cut_with_the_embeddings(tmp_path: Path, objective: str, kep
     assert torch.equal(loaded.method.state_dict()["loss.proxies.weight"], before[:, :4])
 
 
+@pytest.mark.parametrize(("teacher", "width"), [(6, 4), (4, 4), (8, 4), (8, 8)])
+def test_a_cut_student_is_loaded(tmp_path: Path, teacher: int, width: int) -> None:
+    given = ["method.kind=distilled", f"method.teacher_embedding={teacher}"]
+    given += ["data.teacher={source: x, features: x}", "stages.0.losses={affinity: 1, features: 1}"]
+    folder = exported(tmp_path, MATRYOSHKA, *given)
+    cut = xmodal.load(folder, width=width)
+    export(cut, tmp_path / "cut", "xmodal")
+    loaded = xmodal.load(tmp_path / "cut")
+    assert torch.equal(loaded.encode_texts(CAPTIONS), cut.encode_texts(CAPTIONS))
+
+
+def test_a_projection_to_the_teacher_is_cut_with_the_student() -> None:
+    x, taught = torch.randn(3, 8), torch.randn(3, 8)
+    x[:, 4:] = 0
+    for whole in (
+        FeatureDistillation(embedding=8, teacher_embedding=8),
+        FeatureDistillation(embedding=8, teacher_embedding=6),
+    ):
+        target = taught[:, : whole.teacher_embedding]
+        whole_loss = whole(x, x, target, target)
+        cut = whole.cut(4)
+        torch.testing.assert_close(cut(x[:, :4], x[:, :4], target, target), whole_loss)
+
+
+def test_a_card_has_no_metrics_of_other_numbers(folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    results.write_text('{"rsum": 123.4}')
+    for width, is_cut in ((8, False), (4, True)):
+        to = tmp_path / f"{width}"
+        lines = export(xmodal.load(folder, width=width), to, "xmodal", results=results)
+        assert ("123.4" in (to / "README.md").read_text()) != is_cut
+        assert any("the first 4 of the 8 numbers" in line for line in lines) == is_cut
+
+
 def test_another_library_gets_the_scale_of_all_widths(folder: Path) -> None:
     encoder = _dual_encoder(xmodal.load(folder), "open_clip")
     assert encoder.embedding == 8
@@ -89,9 +125,14 @@ def test_embeddings_of_a_width_are_of_another_model(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("width", "message"),
-    [(9, "width 9: embeddings have 8 numbers"), (0, "width 0: embeddings have 8 numbers")],
+    [
+        (9, "width 9: give one of 1 to 8, those of embeddings"),
+        (0, "width 0: give one of 1 to 8, those of embeddings"),
+        ("4", "width '4': it is a whole number"),
+        (True, "width True: it is a whole number"),
+    ],
 )
-def test_a_width_that_there_is_not_is_refused(folder: Path, width: int, message: str) -> None:
+def test_a_width_that_there_is_not_is_refused(folder: Path, width: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         xmodal.load(folder, width=width)
 

@@ -145,3 +145,29 @@ def test_a_study_that_was_interrupted_is_resumed(tmp_path: Path) -> None:
     assert complete == resumed
     assert "best-0 was begun with another recipe (data.batch_size" in error
     assert not list(tmp_path.glob("set/*/checkpoints/step-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"), [((), 5), (("--quick",), 1), (("--quick", "--seeds", "3"), 3)]
+)
+def test_seeds_are_those_that_are_asked_for(
+    words: tuple[str, ...], seeds: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["study", "negatives", *words])
+    assert command.read_arguments()[0].seeds == seeds
+
+
+@pytest.mark.parametrize("seeds", ["0", "-1", "three"])
+def test_no_number_of_seeds_is_refused(seeds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["study", "negatives", "--seeds", seeds])
+    with pytest.raises(SystemExit, match="2"):
+        command.read_arguments()
+
+
+def test_a_quick_study_has_the_lengths_that_are_asked_for(tmp_path: Path) -> None:
+    study = command.load_study("negatives")
+    data, arm = study.sets["scenes"], study.arms["plain"]
+    for words, steps in (([], 20), (["stages.0.length=3 steps"], 3)):
+        trial = Trial(study, data, arm, 0, tmp_path / "run", words, quick=True)
+        assert str(trial.recipe().stages[0].length) == f"{steps} steps"

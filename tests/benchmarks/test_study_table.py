@@ -37,8 +37,8 @@ def test_differences_are_between_runs_of_one_seed() -> None:
     assert list(differences(found, study)) == [
         "| difference | rsum | mAP |",
         "| --- | --- | --- |",
-        "| a − b | +2.0 (-0.5 to +4.5) |  |",
-        "| a − once | +12.0 (-15.3 to +39.3) | +1.0 |",
+        "| a − b | +2.0 (−0.5 to +4.5) |  |",
+        "| a − once | +12.0 (−15.3 to +39.3) | +1.0 |",
         "",
     ]
 

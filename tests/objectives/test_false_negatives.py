@@ -57,11 +57,18 @@ def test_it_has_no_gradient_of_its_own_and_takes_memory_linear_in_the_batch() ->
     assert kept(256) < 2.1 * kept(128)
 
 
+WIDTHS_OF_PROXIES = "{kind: matryoshka, widths: [128], objective: {kind: norm_softmax, classes: 9}}"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["method.objective.kind=margin"], "margin goes by ids alone"),
         (["method.objective.positives=same_id"], "info_nce goes by ids alone"),
+        (
+            ["method.objective={kind: matryoshka, widths: [128]}"],
+            "matryoshka of info_nce goes by ids alone; remove it, or use as the objective itself",
+        ),
         (["method.queue={size: 9, of: images}"], "a queue of images has none"),
     ],
 )
@@ -75,6 +82,11 @@ def test_objectives_that_do_not_skip_pairs_refuse_it(given: list[str], message: 
     [
         (["method.objective.kind=global_contrastive"], "global_contrastive takes no further"),
         (
+            [f"method.objective={WIDTHS_OF_PROXIES}"],
+            "matryoshka of norm_softmax takes no further negatives; remove it, or use one of "
+            "circle, info_nce, margin, multi",
+        ),
+        (
             ["method.objective.direction=rows"],
             "has extra negatives among texts alone; use of: texts",
         ),
@@ -83,3 +95,10 @@ def test_objectives_that_do_not_skip_pairs_refuse_it(given: list[str], message: 
 def test_objectives_that_use_no_queue_refuse_it(given: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_recipe("quickstart", ["method.queue={size: 9}", *given])
+
+
+def test_extra_texts_of_an_objective_without_them_are_refused() -> None:
+    words = ["data.negatives.texts=1", f"method.objective={WIDTHS_OF_PROXIES}"]
+    message = "clip with matryoshka of norm_softmax takes no extra texts; remove them"
+    with pytest.raises(UserError, match=message):
+        read_recipe("quickstart", words)

@@ -66,7 +66,8 @@ def export(
         raise UserError(f"--to {folder} cannot be made: {error.strerror}; name another") from None
     try:
         lines = list(_write(model, beside, to, int8=int8))
-        metrics = {} if results is None else _metrics(results)
+        # Those of a run are of all numbers of its embeddings.
+        metrics = {} if results is None or model.cut else _metrics(results)
         card = _card(model, folder.name, to, licence, metrics, lines)
         write_atomically(beside / "README.md", card)
         beside.rename(folder)
@@ -77,6 +78,12 @@ def export(
 
 def _write(model: Model, folder: Path, to: Format, *, int8: bool) -> Iterator[str]:
     merge_adapters(model.method)
+    if model.cut:
+        left, whole = model.cut
+        yield (
+            f"embeddings: the first {left} of the {whole} numbers that were trained; the run's "
+            "metrics are of all, and are not in the card"
+        )
     if model.method.learned_score and to != "xmodal":
         kind = model.recipe.method.kind
         yield f"scores: {to} holds the encoders, not the learned score of {kind}"

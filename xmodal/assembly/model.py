@@ -29,6 +29,7 @@ from xmodal.data.batch import Batch
 from xmodal.data.tokens import CaptionTokenizer
 from xmodal.errors import UserError
 from xmodal.evaluation.embedding import class_prototypes, encode_images, in_evaluation
+from xmodal.methods.clip import ClipConfig
 from xmodal.methods.method import Method
 from xmodal.models.adapter_files import save_adapter
 from xmodal.models.adapters import adapted_encoders
@@ -83,9 +84,13 @@ def _model(
     width: int | None,
     weights: Weights = "trained",
 ) -> "Model":
-    if width is not None:
-        recipe = cut_to_width(method, recipe, width)
-    return Model(method.eval(), recipe, tokenizer, device, weights)
+    if width is None:
+        return Model(method.eval(), recipe, tokenizer, device, weights)
+    left = cut_to_width(method, recipe, width)
+    assert isinstance(recipe.method, ClipConfig)
+    whole = recipe.method.embedding
+    cut = (width, whole) if width < whole else None
+    return Model(method.eval(), left, tokenizer, device, weights, cut)
 
 
 class Model:
@@ -102,8 +107,10 @@ class Model:
         tokenizer: CaptionTokenizer,
         device: torch.device,
         weights: Weights = "trained",
+        cut: tuple[int, int] | None = None,
     ) -> None:
         self.method, self.recipe, self.tokenizer, self.device = method, recipe, tokenizer, device
+        self.cut = cut  # how many numbers of embeddings are left, the first ones, of how many
         self.weights = weights  # of the checkpoint: averaged or trained
         self.transform = evaluation_transform(recipe)
 

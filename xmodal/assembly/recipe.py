@@ -76,8 +76,10 @@ class Recipe(Config):
     def _takes_negatives(self) -> Self:
         sides = self.data.negatives.sides if self.data.negatives else []
         if refused := [side for side in sides if side not in self.method.takes_extra]:
+            objective = getattr(self.method, "objective", None)
+            own = f" with {objective.in_words}" if objective else ""
             raise ValueError(
-                f"data.negatives: this method and its objective take no extra {refused[0]}; remove "
+                f"data.negatives: {self.method.kind}{own} takes no extra {refused[0]}; remove "
                 "them, or use kind vsepp, or clip with one of the objectives "
                 f"{ObjectiveConfig.kinds_that('takes_extra')} (texts alone of info_nce with "
                 "direction: rows and mutual_information with estimator: info_nce, images alone of "

@@ -4,7 +4,9 @@ from torch import nn
 
 from xmodal.assembly.recipe import Recipe
 from xmodal.errors import UserError
+from xmodal.formats.onnx_model import OnnxMethod
 from xmodal.methods.clip import Clip, ClipConfig
+from xmodal.methods.distilled import Distilled
 from xmodal.methods.method import Method
 from xmodal.models.heads.mlp import Mlp
 from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaConfig, MatryoshkaOfEach
@@ -17,12 +19,7 @@ def cut_to_width(method: Method, recipe: Recipe, width: int) -> Recipe:
 
     Raises `UserError` where they are not as wide, or do not come from heads of a two-tower method.
     """
-    if not isinstance(method, Clip):
-        raise UserError(f"width {width}: embeddings of kind: {recipe.method.kind} cannot be cut")
-    config = recipe.method
-    assert isinstance(config, ClipConfig)
-    if not 1 <= width <= config.embedding:
-        raise UserError(f"width {width}: embeddings have {config.embedding} numbers; give fewer")
+    method, config = _checked(method, recipe, width)
     if width < config.embedding:
         for side in ("image", "text"):
             _cut_head(getattr(method, side).head, side, width)
@@ -32,9 +29,25 @@ def cut_to_width(method: Method, recipe: Recipe, width: int) -> Recipe:
         objective, method.loss = objective.objective, method.loss.at(width)
     for part in method.loss.modules():
         if isinstance(part, Proxies):
-            part.weight = nn.Parameter(part.weight[:, :width].detach().clone())
+            part.cut(width)
+    if isinstance(method, Distilled):
+        method.features = method.features.cut(width)
     left = config.model_copy(update={"embedding": width, "objective": objective})
     return recipe.model_copy(update={"method": left})
+
+
+def _checked(method: Method, recipe: Recipe, width: int) -> tuple[Clip, ClipConfig]:
+    if isinstance(width, bool) or not isinstance(width, int):
+        raise UserError(f"width {width!r}: it is a whole number")
+    if isinstance(method, OnnxMethod):
+        raise UserError(f"width {width}: an ONNX folder has one width; export with --width {width}")
+    if not isinstance(method, Clip):
+        raise UserError(f"width {width}: embeddings of kind: {recipe.method.kind} cannot be cut")
+    config = recipe.method
+    assert isinstance(config, ClipConfig)
+    if not 1 <= width <= config.embedding:
+        raise UserError(f"width {width}: give one of 1 to {config.embedding}, those of embeddings")
+    return method, config
 
 
 def _cut_head(head: nn.Module, side: str, width: int) -> None:

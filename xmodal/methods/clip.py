@@ -61,8 +61,8 @@ class ClipConfig(ExtraNegativesConfig, TowersConfig):
             return self
         if not self.objective.skips_alike:
             raise ValueError(
-                f"false_negatives: {self.objective.kind} goes by ids alone; remove it, or use the "
-                "objective info_nce (of positives: pair), sigmoid or triplet"
+                f"false_negatives: {self.objective.in_words} goes by ids alone; remove it, or use "
+                "as the objective itself info_nce (of positives: pair), sigmoid or triplet"
             )
         if self.queue and self.queue.of == "images":
             raise ValueError(
@@ -75,8 +75,8 @@ class ClipConfig(ExtraNegativesConfig, TowersConfig):
     def _uses_queue(self) -> Self:
         if self.queue and not self.takes_extra:
             raise ValueError(
-                f"queue: {self.objective.kind} takes no further negatives; remove it, or use one "
-                f"of {ObjectiveConfig.kinds_that('takes_extra')}"
+                f"queue: {self.objective.in_words} takes no further negatives; remove it, or use "
+                f"one of {ObjectiveConfig.kinds_that('takes_extra')}"
             )
         if self.queue and not set(self.queue.sides) <= set(self.takes_extra):
             (side,) = self.takes_extra

@@ -18,6 +18,11 @@ class ObjectiveConfig(Component):
     takes_extra: ClassVar[bool] = False  # whether it is called with `extra` negatives too
 
     @property
+    def in_words(self) -> str:
+        """Its name in messages: its kind."""
+        return str(self.kind)
+
+    @property
     def extra_sides(self) -> Sequence[str]:
         """Sides of extra negatives (texts, images) that it has terms for."""
         return ("texts", "images") if self.takes_extra else ()

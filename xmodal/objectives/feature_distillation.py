@@ -1,5 +1,8 @@
 """Feature distillation: embeddings as near to the teacher's as may be."""
 
+from typing import Self
+
+import torch
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import row_counts, share_of_mean
@@ -17,12 +20,22 @@ class FeatureDistillation(nn.Module):
 
     def __init__(self, *, embedding: int, teacher_embedding: int) -> None:
         super().__init__()
+        self.teacher_embedding = teacher_embedding
         self.images, self.texts = (
             nn.Identity()
             if embedding == teacher_embedding
             else nn.Linear(embedding, teacher_embedding, bias=False)
             for _ in range(2)
         )
+
+    def cut(self, width: int) -> Self:
+        """Return it for the first `width` numbers of the student's embeddings."""
+        left = type(self)(embedding=width, teacher_embedding=self.teacher_embedding)
+        for old, new in ((self.images, left.images), (self.texts, left.texts)):
+            if isinstance(new, nn.Linear):
+                whole = old.weight if isinstance(old, nn.Linear) else torch.eye(len(new.weight))
+                new.weight = nn.Parameter(whole[:, :width].detach().to(new.weight))
+        return left
 
     def forward(self, x: Tensor, y: Tensor, teacher_x: Tensor, teacher_y: Tensor) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim) twice, and of the teacher's

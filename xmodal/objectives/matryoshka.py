@@ -33,7 +33,11 @@ class MatryoshkaConfig(ObjectiveConfig):
     )
     objective: ObjectiveConfig = Field(InfoNCEConfig(), description="the objective at every width")
     builds: ClassVar[str] = "Matryoshka"
-    takes_extra: ClassVar[bool] = True
+
+    @property
+    def in_words(self) -> str:
+        """Its kind and that of the objective at every width."""
+        return f"{self.kind} of {self.objective.in_words}"
 
     @property
     def extra_sides(self) -> Sequence[str]:

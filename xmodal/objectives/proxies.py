@@ -23,6 +23,10 @@ class Proxies(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(classes, width) / math.sqrt(width))
 
+    def cut(self, width: int) -> None:
+        """Leave the first `width` numbers of each proxy."""
+        self.weight = nn.Parameter(self.weight[:, :width].detach().clone())
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return embeddings (rows, width) and proxies as unit vectors, and each row's score with
         the proxy of its label, (rows,).
