@@ -23,7 +23,8 @@ from tests.objectives import (
     triplet_cases,
 )
 from tests.objectives.equivalence import DIM, Case, Inputs, Objective, pair_batches
-from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaOfEach
+from xmodal.objectives.matryoshka import Matryoshka
+from xmodal.objectives.matryoshka_of_each import MatryoshkaOfEach
 from xmodal.objectives.norm_softmax import PairedNormSoftmax
 from xmodal.objectives.numerics import unit
 from xmodal.objectives.proxy_anchor import PairedProxyAnchor

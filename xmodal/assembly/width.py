@@ -9,7 +9,8 @@ from xmodal.methods.clip import Clip, ClipConfig
 from xmodal.methods.distilled import Distilled
 from xmodal.methods.method import Method
 from xmodal.models.heads.mlp import Mlp
-from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaConfig, MatryoshkaOfEach
+from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaConfig
+from xmodal.objectives.matryoshka_of_each import MatryoshkaOfEach
 from xmodal.objectives.proxies import Proxies
 
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from xmodal.objectives.info_nce import InfoNCE
     from xmodal.objectives.late_interaction import LateInteraction
     from xmodal.objectives.margin import Margin
-    from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaOfEach
+    from xmodal.objectives.matryoshka import Matryoshka
+    from xmodal.objectives.matryoshka_of_each import MatryoshkaOfEach
     from xmodal.objectives.metric_pairs import MetricPairs
     from xmodal.objectives.multi_similarity import MultiSimilarity
     from xmodal.objectives.mutual_information import MutualInformation, SampledMutualInformation

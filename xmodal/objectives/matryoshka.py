@@ -1,8 +1,6 @@
 """Matryoshka embeddings: their first numbers are embeddings too."""
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -12,10 +10,10 @@ from torch import Tensor, nn
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.extra import Extra
 from xmodal.objectives.info_nce import InfoNCE, InfoNCEConfig
-from xmodal.objectives.numerics import unit
+from xmodal.objectives.matryoshka_of_each import at_widths
 from xmodal.objectives.pairwise.prefixes import Prefixes
-from xmodal.objectives.pairwise.tiles import precise
 from xmodal.objectives.soft_relevance import SoftRelevance
+from xmodal.objectives.widths import check_widths
 
 
 class MatryoshkaConfig(ObjectiveConfig):
@@ -46,7 +44,7 @@ class MatryoshkaConfig(ObjectiveConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _checked(self.widths, self.weights)
+        check_widths(self.widths, self.weights)
         if self.objective.kind == "matryoshka":
             raise ValueError("objective: it is one of a single width; kind: matryoshka is not")
         return self
@@ -63,15 +61,9 @@ class MatryoshkaConfig(ObjectiveConfig):
         del dim
         if self.objective.takes_widths:
             return self.build()
+        from xmodal.objectives.matryoshka_of_each import MatryoshkaOfEach
+
         return MatryoshkaOfEach(self.widths, self.weights, objective=self.objective.build_for)
-
-
-def _checked(widths: Sequence[int], weights: Sequence[float] | None) -> Prefixes:
-    if list(widths) != sorted(set(widths)):
-        raise ValueError(f"widths must rise: {list(widths)} do not")
-    if weights is not None and len(weights) != len(widths):
-        raise ValueError(f"weights must be {len(widths)}, one a width, not {len(weights)}")
-    return Prefixes(tuple(widths), tuple(weights or [1.0] * len(widths)))
 
 
 class Matryoshka(nn.Module):
@@ -91,7 +83,8 @@ class Matryoshka(nn.Module):
         objective: Callable[[], nn.Module] = InfoNCE,
     ) -> None:
         super().__init__()
-        self.prefixes = _checked(widths, weights)
+        check_widths(widths, weights)
+        self.prefixes = Prefixes.of(widths, weights)
         self.objective = objective()
         self.monitors: dict[str, Tensor] = {}
 
@@ -107,7 +100,7 @@ class Matryoshka(nn.Module):
             return share
         # What describes pairs is whole at every width.
         given = {"descriptions": y} if isinstance(self.objective, SoftRelevance) else {}
-        narrow = _at_widths(self.prefixes, x, y, extra)
+        narrow = at_widths(self.prefixes, x, y, extra)
         shares = [self.objective(*sides, ids, **more, **given) for *sides, more in narrow]
         return self.prefixes.weighted(torch.stack(shares))
 
@@ -115,62 +108,3 @@ class Matryoshka(nn.Module):
         """Return the objective of a width."""
         del width
         return self.objective
-
-
-class MatryoshkaOfEach(nn.Module):
-    """Matryoshka representation learning with an objective of its own for each width.
-
-    L = Σ_w c_w L_w(x[:w] / |x[:w]|, y[:w] / |y[:w]|): of objectives that hold something of a width
-    (proxies, as the classifiers of Kusupati et al. 2022, or averages over steps), or whose scores
-    are not computed at several widths at once. Each takes a pass.
-    """
-
-    def __init__(
-        self,
-        widths: Sequence[int],
-        weights: Sequence[float] | None = None,
-        *,
-        objective: Callable[[int], nn.Module],
-    ) -> None:
-        super().__init__()
-        self.prefixes = _checked(widths, weights)
-        self.objectives = nn.ModuleList(objective(width) for width in widths)
-
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        ids: Tensor | None = None,
-        extra: Sequence[Extra] = (),
-        **given: Any,
-    ) -> Tensor:
-        """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
-
-        `extra` columns are (n, dim); what else is given is given to the objective of every width.
-        """
-        narrow = zip(self.objectives, _at_widths(self.prefixes, x, y, extra), strict=True)
-        shares = [one(*sides, ids, **more, **given) for one, (*sides, more) in narrow]
-        return self.prefixes.weighted(torch.stack(shares))
-
-    def at(self, width: int) -> nn.Module:
-        """Return the objective of the narrowest width that has so many numbers."""
-        return self.objectives[bisect_left(self.prefixes.widths, width)]
-
-
-def _at_widths(
-    prefixes: Prefixes, x: Tensor, y: Tensor, extra: Sequence[Extra]
-) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-    """Yield x and y (pairs, width), and extra columns if any, as unit vectors of each width."""
-    for vectors in (x, y, *(one.columns for one in extra)):
-        if vectors.shape[1:] != (prefixes.widths[-1],):
-            raise ValueError(
-                "the last of the widths must be that of the embeddings, "
-                f"{tuple(vectors.shape[1:])}: it is {prefixes.widths[-1]}"
-            )
-    for width in prefixes.widths:
-        columns = [replace(one, columns=_cut(one.columns, width)) for one in extra]
-        yield _cut(x, width), _cut(y, width), {"extra": columns} if columns else {}
-
-
-def _cut(vectors: Tensor, width: int) -> Tensor:
-    return unit(precise(vectors[:, :width]))

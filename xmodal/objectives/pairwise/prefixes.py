@@ -27,6 +27,11 @@ class Prefixes:
     widths: tuple[int, ...]
     weights: tuple[float, ...]
 
+    @classmethod
+    def of(cls, widths: Sequence[int], weights: Sequence[float] | None) -> "Prefixes":
+        """Return widths with their weights; None is 1 each."""
+        return cls(tuple(widths), tuple(weights or [1.0] * len(widths)))
+
     def engine(
         self,
         x: Tensor,
