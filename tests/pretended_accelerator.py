@@ -1,31 +1,57 @@
-"""DeepSpeed's accelerator of the pretended device: streams that compute at once, waits counted."""
+"""DeepSpeed's accelerator of the pretended device: streams, waits for which are counted.
 
-from contextlib import AbstractContextManager, nullcontext
+What is launched on a stream besides the default one is computed as late as may be: once the host or
+another stream waits for it. Until then its results are NaN, so that whoever reads them unordered
+is found.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.accelerator.real_accelerator import set_accelerator
 
-from tests.pretended_device import NAME, PretendedDevice
+from tests.pretended_device import NAME, PretendedDevice, Work
 
 
 class CountedStream:
-    """A stream, and an event on it."""
+    """A stream, and an event at the end of what is on it so far."""
 
-    def __init__(self, waits: list[str]) -> None:
-        self.waits = waits
+    def __init__(self, waits: list[str], work: Work) -> None:
+        self.waits, self.work = waits, work
 
     def synchronize(self) -> None:
         self.waits.append("stream")
+        self.work.finish()
+
+    def wait_stream(self, other: "CountedStream") -> None:
+        """Have work that follows wait, not the host."""
+        other.work.finish()
+
+    wait_event = wait_stream
+
+
+class CountedEvent:
+    """An event on the stream that is the current one when it is recorded."""
+
+    def __init__(self, accelerator: "PretendedAccelerator") -> None:
+        self.accelerator = accelerator
+        self.work = accelerator.current_stream().work
+
+    def record(self, *_: object) -> None:
+        self.work = self.accelerator.current_stream().work
 
     def query(self) -> bool:
         return False
 
-    def wait(self, *_: object) -> None:
-        """Have work that follows wait, not the host."""
+    def synchronize(self) -> None:
+        self.accelerator.waits.append("event")
+        self.work.finish()
 
-    wait_stream = wait_event = record = wait
+    def wait(self, *_: object) -> None:
+        self.work.finish()
 
 
 class PretendedAccelerator(CPU_Accelerator):
@@ -33,7 +59,8 @@ class PretendedAccelerator(CPU_Accelerator):
 
     def __init__(self, device: PretendedDevice) -> None:
         super().__init__()
-        self.waits = device.waits
+        self.waits, self.launched = device.waits, device
+        self.streams: list[CountedStream] = []
 
     def device_name(self, device_index: int | None = None) -> str:
         return NAME if device_index is None else f"{NAME}:{device_index}"
@@ -55,21 +82,29 @@ class PretendedAccelerator(CPU_Accelerator):
 
     def synchronize(self, *_: Any) -> None:
         self.waits.append("device")
+        for stream in self.streams:
+            stream.work.finish()
 
-    def stream(self, *_: Any) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def stream(self, stream: CountedStream) -> Iterator[None]:
+        before, self.launched.work = self.launched.work, stream.work
+        try:
+            yield
+        finally:
+            self.launched.work = before
 
     def Stream(self, **_: Any) -> CountedStream:  # noqa: N802
-        return CountedStream(self.waits)
+        self.streams.append(CountedStream(self.waits, Work(is_late=True)))
+        return self.streams[-1]
 
-    def Event(self, **_: Any) -> CountedStream:  # noqa: N802
-        return CountedStream(self.waits)
+    def Event(self, **_: Any) -> CountedEvent:  # noqa: N802
+        return CountedEvent(self)
 
     def current_stream(self, *_: Any) -> CountedStream:
-        return CountedStream(self.waits)
+        return CountedStream(self.waits, self.launched.work)
 
     def default_stream(self, *_: Any) -> CountedStream:
-        return CountedStream(self.waits)
+        return CountedStream(self.waits, self.launched.default)
 
 
 def accelerate(device: PretendedDevice) -> None:

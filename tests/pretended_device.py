@@ -13,7 +13,8 @@ one of its own (`tests.processes.on_ranks`).
 """
 
 import traceback
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, Self
 
 import torch
@@ -84,6 +85,39 @@ class PretendedTensor(Tensor):
         raise AssertionError(f"{function} of a pretended device outside of its context")
 
 
+class Work:
+    """What is launched on a stream; of a late one it is computed when somebody waits for it."""
+
+    def __init__(self, *, is_late: bool = False) -> None:
+        self.is_late, self.queue = is_late, list[Callable[[], object]]()
+
+    def launch(self, function: Any, call: Callable[[], Any], written: Tensor | None) -> Any:
+        """Return the results of an operator, or NaN until it is computed."""
+        if not self.is_late:
+            return call()
+        if function.namespace == "c10d":  # collectives are no later on one rank than on another
+            self.finish()
+            return call()
+        schema = function._schema
+        if schema.is_mutable:
+            self.queue.append(call)
+            return written if schema.returns else None
+        found = call()
+        if any(one.alias_info for one in schema.returns):  # a view, of what is computed later
+            return found
+        made = [one for one in tree_leaves(found) if isinstance(one, Tensor)]
+        self.queue.append(partial(_fill, made, call))
+        for one in made:
+            one.fill_(torch.nan if one.is_floating_point() else 0)
+        return found
+
+    def finish(self) -> None:
+        """Compute what is late."""
+        queue, self.queue = self.queue, []
+        for call in queue:
+            call()
+
+
 class PretendedDevice(TorchDispatchMode):
     """Context in which the device exists, and what the host waited for within."""
 
@@ -93,6 +127,7 @@ class PretendedDevice(TorchDispatchMode):
         self.waits: list[str] = []  # operators, and the lines of the product that called them
         self.reads: list[str] = []  # copies to the host that it may wait for later
         self.draws: list[str] = []  # of random numbers, by objectives: others than on the host
+        self.default = self.work = Work()  # of the current stream
 
     def __enter__(self) -> Self:
         torch.tensor = _made_on_host
@@ -120,12 +155,16 @@ class PretendedDevice(TorchDispatchMode):
             self._count_copy(operator, args, kwargs)
         elif _waits(operator, args, kwargs):
             self.waits.append(_call(operator))
+        if device is not None and not to_own:
+            self.work.finish()  # before it is copied to the host
         if torch.Tag.nondeterministic_seeded in function.tags and _is_of_an_objective():
             self.draws.append(_call(operator))
         known = {id(values_of(one)): one for one in tensors}
         args, kwargs = tree_map_only(PretendedTensor, values_of, (args, kwargs))
         kernel = CELLS.get(operator, function)
-        found = kernel(*args, **(kwargs | ({"device": "cpu"} if to_own else {})))
+        kwargs |= {"device": "cpu"} if to_own else {}
+        written = next((one for one in tree_leaves(args) if isinstance(one, Tensor)), None)
+        found = self.work.launch(function, partial(kernel, *args, **kwargs), written)
         if device is not None and not to_own:
             return found
         if operator is aten._pack_padded_sequence:
@@ -145,6 +184,11 @@ class PretendedDevice(TorchDispatchMode):
             self.waits.append(_call(operator))
         elif to_host and not from_host:
             self.reads.append(_call(operator))
+
+
+def _fill(tensors: list[Tensor], call: Callable[[], Any]) -> None:
+    for tensor, values in zip(tensors, tree_leaves(call()), strict=True):
+        tensor.copy_(values)
 
 
 def _made_on_host(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:

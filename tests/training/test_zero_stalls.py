@@ -1,4 +1,8 @@
-"""Waits of a step by DeepSpeed's engines for the device: none for values of it."""
+"""Waits of a step by DeepSpeed's engines for the device: none for values of it, nor for streams.
+
+What DeepSpeed launches on streams of its own is computed here once something waits for it, and NaN
+before.
+"""
 
 import os
 from contextlib import nullcontext
@@ -17,19 +21,22 @@ from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.engine import close_engine, initialize_engine
 
 BATCH = 4
-# Options of an engine, the norm it clips to, and what DeepSpeed waits for: streams of its own.
+# Options of an engine, the norm it clips to, and what DeepSpeed waits for: by events of what it
+# launched some layers before it bounds memory.
 ENGINES: dict[str, tuple[dict[str, Any], float, set[str]]] = {
     "1": ({"zero": 1}, 0.1, set()),
     "1, not clipped": ({"zero": 1}, 0.0, set()),
     "1, overlap": ({"zero": {"stage": 1, "overlap": True}}, 0.1, set()),
     "2, bf16": ({"zero": 2, "precision": "bf16_weights"}, 0.1, set()),
-    "2, overlap": ({"zero": {"stage": 2, "overlap": True}}, 0.1, {"device"}),
-    "3": ({"zero": 3}, 0.1, {"device", "stream"}),
-    "3, bf16, not clipped": (
-        {"zero": 3, "precision": "bf16_weights"},
-        0.0,
-        {"device", "stream"},
+    "2, overlap": ({"zero": {"stage": 2, "overlap": True}}, 0.1, set()),
+    "2, overlap, small buckets": (
+        {"zero": {"stage": 2, "overlap": True, "bucket_size": 4}},
+        0.1,
+        set(),
     ),
+    "3": ({"zero": 3}, 0.1, {"event"}),
+    "3, bf16, not clipped": ({"zero": 3, "precision": "bf16_weights"}, 0.0, {"event"}),
+    "3, gathered": ({"zero": {"stage": 3, "persistence_threshold": 0}}, 0.1, {"event"}),
 }
 
 

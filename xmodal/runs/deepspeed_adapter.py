@@ -2,7 +2,8 @@
 
 Importing this module imports DeepSpeed. If a version of DeepSpeed lacks one of the names, a run
 (`check_names`) or a stage (`check_engine`) fails at its start with one line that names it. Private
-names of DeepSpeed's optimisers are also used by deepspeed_shares.py and deepspeed_disks.py.
+names of DeepSpeed's optimisers are also used by deepspeed_shares.py, deepspeed_disks.py and
+deepspeed_streams.py.
 """
 
 import gc
@@ -25,6 +26,7 @@ from xmodal.errors import UserError
 from xmodal.phases import in_phase
 from xmodal.runs.deepspeed_disks import OF_DISKS, step_from_disks
 from xmodal.runs.deepspeed_shares import OF_ZERO_1_AND_2, OF_ZERO_3
+from xmodal.runs.deepspeed_streams import OF_STREAMS, order_streams
 
 if not torch.cuda.is_available():
     # Else DeepSpeed says on every rank that it looked for an accelerator in vain.
@@ -80,7 +82,8 @@ def check_engine(engine: Any) -> None:
     """Raise `UserError` if an engine lacks an attribute that xmodal uses."""
     stage = engine.zero_optimization_stage()
     of_zero: Sequence[str] = ((), OF_ZERO_1_AND_2, OF_ZERO_1_AND_2, OF_ZERO_3)[stage]
-    for name in (*_OF_ENGINE, *of_zero, *(OF_DISKS if is_on_disks(engine) else ())):
+    of_zero = (*of_zero, *OF_STREAMS.get(stage, ()), *(OF_DISKS if is_on_disks(engine) else ()))
+    for name in (*_OF_ENGINE, *of_zero):
         try:
             attrgetter(name)(engine)
         except AttributeError:
@@ -173,6 +176,7 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
     )
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     check_engine(engine)
+    order_streams(engine, deepspeed.accelerator.get_accelerator())
     if is_on_disks(engine):
         step_from_disks(engine)
     if not engine.managed_gradient_accumulation():
