@@ -52,6 +52,16 @@ def test_more_classes_than_proxies_are_a_mistake(
     assert "more than the 3 classes of the objective" in done.error
 
 
+def test_more_pairs_of_a_class_than_an_objective_takes_are_a_mistake(
+    recipe: Path, classes: Path, tmp_path: Path
+) -> None:
+    given = words(recipe, classes, "proxy_anchor", CLASSES)
+    given += ["method.objective={kind: smooth_ap, most_positives: 2}"]
+    given += ["stages.0.optimizer={lr: 1e-2}"]
+    done = train(*given, f"run={tmp_path / 'run'}")
+    assert "pairs of one id, more than the 2 of method.objective.most_positives" in done.error
+
+
 def test_more_classes_than_proxies_of_each_width_are_a_mistake(
     recipe: Path, classes: Path, tmp_path: Path
 ) -> None:

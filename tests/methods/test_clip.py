@@ -51,7 +51,7 @@ def test_a_batch_becomes_a_loss_that_reaches_every_weight(batch: Batch) -> None:
         ("triplet", {"collapse"}),
         ("circle", set()),
         ("multi_similarity", set()),
-        ("smooth_ap", set()),
+        ("smooth_ap", {"positives"}),
         ("soft_relevance", {"temperature"}),
         ("supervised_contrastive", set()),
     ],

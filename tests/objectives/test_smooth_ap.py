@@ -7,8 +7,22 @@ from xmodal.objectives.smooth_ap import SmoothAp
 
 
 def test_places_of_equal_ids() -> None:
-    places = places_of_equal(torch.tensor([7, 3, 5]), torch.tensor([5, 7, 5, 9, 5]))
+    rows, columns = torch.tensor([7, 3, 5]), torch.tensor([5, 7, 5, 9, 5])
+    places, largest = places_of_equal(rows, columns)
     assert places.tolist() == [[1, -1, -1], [-1, -1, -1], [0, 2, 4]]
+    assert largest == 3
+    assert places_of_equal(rows, columns, 2)[0].tolist() == [[1, -1], [-1, -1], [0, 2]]
+
+
+def test_known_numbers_of_positives_change_nothing_and_fewer_end_the_run() -> None:
+    x, y = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([1, 1, 1, 2, 2, 3])
+    counted, known, few = (SmoothAp(temperature=0.1, most_positives=one) for one in (None, 5, 2))
+    torch.testing.assert_close(known(x, y, ids), counted(x, y, ids))
+    assert few(x, y, ids).isnan()
+    values = {name: value.item() for name, value in few.monitors.items()}
+    assert "a batch has 3 pairs of one id, more than the 2 of" in (few.failure_reason(values) or "")
+    assert known.failure_reason(values) is counted.failure_reason(values) is None
 
 
 def test_at_a_low_temperature_it_is_the_average_precision() -> None:

@@ -44,7 +44,9 @@ OBJECTIVES = {
     "semi-hard": "{kind: triplet, negatives: semi_hard, warmup: 0}",
     "warm-up": "{kind: triplet, negatives: hardest, warmup: 1}",
     **{one: f"{{kind: mutual_information, estimator: {one}}}" for one in ("jsd", "dv", "nwj")},
-    **{one: f"{{kind: {one}}}" for one in ("circle", "multi_similarity", "smooth_ap")},
+    **{one: f"{{kind: {one}}}" for one in ("circle", "multi_similarity")},
+    "smooth_ap": "{kind: smooth_ap, most_positives: 8}",
+    "smooth_ap, counted": "{kind: smooth_ap}",
     **{one: f"{{kind: {one}}}" for one in ("soft_relevance", "supervised_contrastive")},
     **{one: f"{{kind: {one}, classes: 9}}" for one in ("norm_softmax", "proxy_anchor")},
     **{

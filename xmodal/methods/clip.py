@@ -19,7 +19,6 @@ from xmodal.methods.towers import Embeddings, TwoTowers, extra_negatives, pairs
 from xmodal.models.heads.mlp import Mlp
 from xmodal.models.tower import Build
 from xmodal.objectives import GlobalContrastive, InfoNCE
-from xmodal.objectives.class_numbers import ClassNumbers
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.embedding_queue import QueueConfig
 from xmodal.objectives.extra import Seen
@@ -172,11 +171,6 @@ class Clip(TwoTowers):
         if self.queue and not self.momentum and torch.is_grad_enabled():
             self.queue.push(both.images, both.texts, both.ids)
         return share
-
-    def failure_reason(self, values: Mapping[str, float]) -> str | None:
-        """Return the reason to stop, once more classes came than the objective has proxies."""
-        numbers = (part for part in self.loss.modules() if isinstance(part, ClassNumbers))
-        return next((why for one in numbers if (why := one.failure_reason(values))), None)
 
     def enqueue(self, batch: Batch) -> None:
         """Add the pairs of a micro-batch to the queue, as the weights of now embed them."""

@@ -107,12 +107,14 @@ class Method(nn.Module, ABC):
                 module.progress = progress
 
     def failure_reason(self, values: Mapping[str, float]) -> str | None:
-        """Return why training must stop and what to change, given the values of a logged step.
+        """Return why training must stop and what to change, given the values of a logged step, or
+        of one whose loss is not finite.
 
-        On all ranks alike; None where it can continue.
+        On all ranks alike; None where it can continue. Here it is what a part of the method says.
         """
-        del values
-        return None
+        parts = (part for part in self.modules() if part is not self)
+        asked = (getattr(part, "failure_reason", None) for part in parts)
+        return next((why for ask in asked if ask and (why := ask(values))), None)
 
     def forward(self, compute: Callable[[Self], T]) -> T:
         """Return `compute(self)`: DeepSpeed prepares weights for what is called through here."""

@@ -1,10 +1,10 @@
 """Smooth AP: the average precision of every query over the whole batch, made smooth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import gather
@@ -26,6 +26,11 @@ class SmoothApConfig(TiledConfig, ObjectiveConfig):
         description="difference of scores within which a rank is smooth; only negatives within a "
         "few times of a positive score have a gradient",
     )
+    most_positives: PositiveInt | None = Field(
+        None,
+        description="the most pairs of a batch that have one id, if that is known: no step then "
+        "waits for a GPU to count them; a batch with more ends the run",
+    )
     builds: ClassVar[str] = "SmoothAp"
     takes_extra: ClassVar[bool] = True
     takes_widths: ClassVar[bool] = True
@@ -44,9 +49,15 @@ class SmoothAp(nn.Module):
     sigmoids of as a query has positives.
     """
 
-    def __init__(self, *, temperature: float = 0.01, tile: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.01,
+        most_positives: int | None = None,
+        tile: int | None = None,
+    ) -> None:
         super().__init__()
-        self.temperature, self.tile = temperature, tile
+        self.temperature, self.most_positives, self.tile = temperature, most_positives, tile
         self.monitors: dict[str, Tensor] = {}
 
     def forward(
@@ -59,10 +70,12 @@ class SmoothAp(nn.Module):
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
-        `extra` columns beside y are among the negatives of rows, those beside x of columns.
+        `extra` columns beside y are among the negatives of rows, those beside x of columns. The
+        loss is NaN where an id has more than `most_positives` pairs.
         """
         pairs = Pairs.of(x, y, ids, extra=extra, prefixes=prefixes)
-        places = places_of_equal(pairs.ids, pairs.all_ids)
+        places, largest = places_of_equal(pairs.ids, pairs.all_ids, self.most_positives)
+        self.monitors = {"positives": largest}
         of_widths = [self._scores_of_positives(one, places) for one, _ in pairs.by_width()]
         limits = [torch.stack(side, 2) for side in zip(*of_widths, strict=True)]
         negatives, positives = (
@@ -87,7 +100,18 @@ class SmoothAp(nn.Module):
             # A positive is half of itself, as σ(0) is ½.
             costs = costs + (above / (0.5 + within + above)).sum(1)
         costs = costs / (places >= 0).sum(1, keepdim=True)
+        costs = costs.masked_fill(largest > places.shape[1], torch.nan)
         return pairs.mean(costs if prefixes else costs[:, 0]) / 2
+
+    def failure_reason(self, values: Mapping[str, float]) -> str | None:
+        """Return why training must stop, given the values of a step; None if it need not."""
+        found, most = values.get("positives", 0), self.most_positives
+        if most is None or found <= most:
+            return None
+        return (
+            f"a batch has {found:.0f} pairs of one id, more than the {most} of method.objective."
+            "most_positives; begin another run with a larger one, or null, which counts them"
+        )
 
     def _scores_of_positives(self, pairs: Pairs, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores over τ of own rows, and own columns, with positives, (pairs, n)."""

@@ -175,7 +175,7 @@ class Trainer:
                     self.meter.step(batch),
                 ):
                     self.unread.append(self._step(engine, batch, span))
-                    reports = self._read_reports(span)
+                    reports = self._read_reports(engine.module, span)
                 self.progress.step += 1
                 self.after_step(engine, span, reports, loader)
                 self.garbage.after_step(self.progress.step)
@@ -295,7 +295,7 @@ class Trainer:
         mine = torch.stack([*losses.values(), loss]).detach()
         return sum_over_ranks(torch.cat([mine, copy_to(loss.device, counts)]))
 
-    def _read_reports(self, span: StageSpan) -> list[StepReport]:
+    def _read_reports(self, method: Method, span: StageSpan) -> list[StepReport]:
         """Read the reports of the steps that are complete, and stop where ranks agree on that.
 
         A device is left the newest step to compute, unless something is due that depends on it.
@@ -313,8 +313,8 @@ class Trainer:
             losses = {f"{name} loss": value for name, value in report.losses.items()}
             for name, value in (losses | norm).items():
                 if not math.isfinite(value):
-                    size = self.data.batch_size
-                    self._give_up(not_finite(name, value, span, report.step - 1, size))
+                    what = not_finite(name, value, span, report.step - 1, self.data.batch_size)
+                    self._give_up(method.failure_reason(report.values) or what)
             reports.append(report)
         return reports
 

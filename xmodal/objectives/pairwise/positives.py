@@ -10,18 +10,20 @@ from xmodal.devices import has_values
 from xmodal.objectives.pairwise.tiles import num_equal
 
 
-def places_of_equal(x_ids: Tensor, y_ids: Tensor) -> Tensor:
-    """Return the columns of each row's id, (rows, n) int64, −1 after the last of a row.
+def places_of_equal(x_ids: Tensor, y_ids: Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the columns of each row's id, (rows, n) int64, −1 after the last of a row, and the
+    greatest number of columns of an id, ().
 
-    n is the greatest number of columns of an id, which a GPU is waited for; 1 where the tensors
-    have no values.
+    n is `most`, or else that number, for which a GPU is waited; 1 where the tensors have no values.
     """
-    sizes, (ordered, order) = num_equal(y_ids, y_ids), y_ids.sort(stable=True)
-    most = int(sizes.max()) if has_values(sizes) and len(sizes) else 1
+    ordered, order = y_ids.sort(stable=True)
+    largest = torch.cat([num_equal(y_ids, y_ids), y_ids.new_zeros(1)]).max()
+    if most is None:
+        most = int(largest) if has_values(largest) else 1
     count = torch.arange(most, device=y_ids.device)
     places = torch.searchsorted(ordered, x_ids)[:, None] + count
     exist = count < num_equal(x_ids, y_ids)[:, None]
-    return torch.where(exist, order[places.clamp(max=len(order) - 1)], -1)
+    return torch.where(exist, order[places.clamp(max=len(order) - 1)], -1), largest
 
 
 def scores_at(x: Tensor, y: Tensor, places: Tensor) -> Tensor:
