@@ -95,9 +95,8 @@ def columns_of(inputs: Inputs, *, seen: str, queue: bool) -> list[Columns]:
         )
         for name, side in SIDES.items()
     ]
-    return made + [
-        Columns(side, QUEUE.to(inputs["x"].dtype), QUEUE_IDS, own=False) for side in "xy" if queue
-    ]
+    columns = inputs.get("queue", QUEUE).to(inputs["x"].dtype)
+    return made + [Columns(side, columns, QUEUE_IDS, own=False) for side in "xy" if queue]
 
 
 def widened(inputs: Inputs, side: str, **kinds: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,10 +55,14 @@ ONE_PASS = [
 
 
 @pytest.mark.parametrize("kind", ONE_PASS)
-def test_all_widths_multiply_as_often_as_one(kind: type) -> None:
+@pytest.mark.parametrize("extra", [False, True])
+def test_all_widths_multiply_as_often_as_one(kind: type, *, extra: bool) -> None:
+    ids, (more, _) = torch.arange(256), embeddings()
+    given = {"extra": [Extra(more, ids + 256)]} if extra else {}
+
     def multiplications(objective: torch.nn.Module) -> int:
         with Multiplications() as counted:
-            objective(*embeddings()).backward()
+            objective(*embeddings(), ids, **given).backward()
         return counted.total
 
     plain = multiplications(kind())
@@ -80,14 +84,6 @@ def test_lower_precision_of_products_is_that_of_all_widths() -> None:
     )
     assert rounded != exact
     torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
-
-
-def test_extra_negatives_are_refused() -> None:
-    x, y = embeddings(8)
-    extra = [Extra(y.detach(), torch.arange(8) + 100)]
-    prefixes = Matryoshka(widths=WIDTHS).prefixes
-    with pytest.raises(ValueError, match="extra negatives have no scores of several widths"):
-        InfoNCE()(x, y, torch.arange(8), extra=extra, prefixes=prefixes)
 
 
 def test_embeddings_of_another_width_are_refused() -> None:

@@ -8,7 +8,8 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
-from xmodal.objectives.extra import SIDES, Extra, add_log_sum_exp
+from xmodal.objectives.extra import SIDES, Extra
+from xmodal.objectives.negatives import add_log_sum_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp

@@ -9,8 +9,9 @@ from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
-from xmodal.objectives.extra import SIDES, Extra, Side, add_log_sum_exp, check_sides
+from xmodal.objectives.extra import SIDES, Extra, Side, check_sides
 from xmodal.objectives.learned_scale import clamped_exp
+from xmodal.objectives.negatives import add_log_sum_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp

@@ -3,16 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig
 from xmodal.objectives.extra import Extra
 from xmodal.objectives.info_nce import InfoNCE, InfoNCEConfig
-from xmodal.objectives.matryoshka_of_each import at_widths
 from xmodal.objectives.pairwise.prefixes import Prefixes
-from xmodal.objectives.soft_relevance import SoftRelevance
 from xmodal.objectives.widths import check_widths
 
 
@@ -71,8 +68,7 @@ class Matryoshka(nn.Module):
 
     L = Σ_w c_w L(x[:w] / |x[:w]|, y[:w] / |y[:w]|) over widths w, of any objective L that takes
     widths; its temperature is the same at all of them. Scores are cosines, at the whole width too.
-    All widths are computed in one pass over the tiles of scores; with extra negatives, each in its
-    own.
+    All widths are computed in one pass over the tiles of scores.
     """
 
     def __init__(
@@ -95,14 +91,9 @@ class Matryoshka(nn.Module):
 
         `extra` columns are (n, dim) too: they are negatives at every width.
         """
-        if not extra:
-            share: Tensor = self.objective(x, y, ids, prefixes=self.prefixes)
-            return share
-        # What describes pairs is whole at every width.
-        given = {"descriptions": y} if isinstance(self.objective, SoftRelevance) else {}
-        narrow = at_widths(self.prefixes, x, y, extra)
-        shares = [self.objective(*sides, ids, **more, **given) for *sides, more in narrow]
-        return self.prefixes.weighted(torch.stack(shares))
+        given = {"extra": extra} if extra else {}
+        share: Tensor = self.objective(x, y, ids, prefixes=self.prefixes, **given)
+        return share
 
     def at(self, width: int) -> nn.Module:
         """Return the objective of a width."""

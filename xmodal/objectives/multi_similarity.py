@@ -5,13 +5,13 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.distributed.collectives import gather
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
-from xmodal.objectives.extra import SIDES, Extra, Side, add_log_sum_exp
+from xmodal.objectives.extra import SIDES, Extra, Side
+from xmodal.objectives.negatives import add_log_sum_exp
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import hardest, log_sum_exp
@@ -117,7 +117,8 @@ class MultiSimilarity(nn.Module):
         for side, greatest in zip(SIDES, scores, strict=True):
             for more in pairs.extra_negatives(side):
                 found_more = more.hardest(None, self.tile).detach()
-                of_own = F.pad(found_more, (0, 1), value=-torch.inf).amax(1)  # each may have none
+                none = found_more.new_full((len(found_more), 1, *greatest.shape[1:]), -torch.inf)
+                of_own = torch.cat([found_more, none], 1).amax(1)  # each may have none
                 beside = of_own if side == "y" else gather(of_own, pairs.counts)
                 greatest = torch.maximum(greatest, beside)
             found.append(greatest)
@@ -128,8 +129,7 @@ class MultiSimilarity(nn.Module):
     ) -> Tensor:
         """Return the log-sum-exps of own items with those of extra negatives above their limits."""
         for more in pairs.extra_negatives(side):
-            both = more.of_rows(limits), more.of_columns(torch.inf, 1)
-            mined = Transformed(partial(_above, limits=both))
+            mined = more.above(limits, _above)
             sums = add_log_sum_exp(sums, [more], scale, self.tile, mined)
         return sums
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from xmodal.distributed.collectives import share_of_mean, sum_over_ranks, world_size
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
-from xmodal.objectives.extra import SIDES, Extra, Negatives, Side, add_log_sum_exp, check_sides
+from xmodal.objectives.extra import SIDES, Extra, Side, check_sides
+from xmodal.objectives.negatives import Negatives, add_log_sum_exp
 from xmodal.objectives.numerics import log1p_exp, log_add_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import (
@@ -78,7 +79,7 @@ class Scores:
         """Return the share of the mean over all negatives, 0 where there are none."""
         total = pair_sum(function, self.x, self.y, self.ids, tile=self.tile)
         for more in self.extra:
-            total = total + more.sum(function, total.new_zeros(more.num_items), tile=self.tile)
+            total = total + more.sum(function, total.new_zeros(len(more.items)), tile=self.tile)
         return total * (world_size() / self._at_least_one).to(total)
 
     def negative_log_mean_exp(self) -> Tensor:

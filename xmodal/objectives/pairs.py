@@ -13,10 +13,11 @@ from torch import Tensor
 
 from xmodal.distributed.collectives import gather, rank, row_counts, share_of_mean
 from xmodal.objectives.config import MatmulDtype
-from xmodal.objectives.extra import Extra, Negatives, Side
+from xmodal.objectives.extra import Extra, Side
+from xmodal.objectives.negatives import Negatives
 from xmodal.objectives.numerics import unit
 from xmodal.objectives.pairwise.multi_vector import pair_scores
-from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.prefixes import Prefixes, square_lengths
 from xmodal.objectives.pairwise.tiles import Alike, NoNegatives, first_equal, num_equal, precise
 
 
@@ -67,8 +68,6 @@ class Pairs:
         and extra negatives do not go together, or are what the objective does not take.
         """
         _check_shapes(x, y, extra, several=several)
-        if extra and prefixes:
-            raise ValueError("extra negatives have no scores of several widths (matryoshka)")
         ids, limit = ids_and_limit(ids, skips_alike=skips_alike)
         counts = row_counts(x)
         ids = own_ids(x, counts) if ids is None else ids
@@ -114,9 +113,7 @@ class Pairs:
 
     def square_lengths(self, items: Tensor) -> Tensor:
         """Return |x|² of items, (items,)."""
-        if self.prefixes:
-            return self.prefixes.square_lengths(items)
-        return items.square().sum(1)
+        return square_lengths(items, self.prefixes)
 
     def extra_negatives(self, side: Side) -> list[Negatives]:
         """Return the extra columns beside a side, as negatives of this rank's items of the other.
@@ -125,7 +122,9 @@ class Pairs:
         """
         items = self.x if side == "y" else self.y
         return [
-            one.negatives(items, self.ids, self.rows.dtype, self.limit, self.y.detach())
+            one.negatives(
+                items, self.ids, self.rows.dtype, self.limit, self.y.detach(), self.prefixes
+            )
             for one in self.extra
             if one.side == side
         ]
@@ -134,7 +133,8 @@ class Pairs:
         """Return all negatives that are on a side: those of the batch, then the extra ones."""
         items = self.x if side == "y" else self.y
         columns = self.all_y if side == "y" else gather(self.rows, self.counts)
-        return [Negatives(items, columns, self.no_negatives), *self.extra_negatives(side)]
+        whole = Negatives(items, columns, self.no_negatives, self.prefixes)
+        return [whole, *self.extra_negatives(side)]
 
     @property
     def mean_positive_scores(self) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from xmodal.distributed.collectives import gather
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
-from xmodal.objectives.extra import Extra, add_log_sum_exp
+from xmodal.objectives.extra import Extra
 from xmodal.objectives.learned_scale import clamped_exp
+from xmodal.objectives.negatives import add_log_sum_exp
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.pairwise.prefixes import Prefixes

@@ -8,7 +8,8 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
-from xmodal.objectives.extra import SIDES, Extra, add_log_sum_exp
+from xmodal.objectives.extra import SIDES, Extra
+from xmodal.objectives.negatives import add_log_sum_exp
 from xmodal.objectives.pairs import Pairs, ids_and_limit, own_ids
 from xmodal.objectives.pairwise import log_sum_exp
 from xmodal.objectives.pairwise.prefixes import Prefixes
@@ -71,7 +72,11 @@ class SupervisedContrastive(nn.Module):
                 [
                     add_log_sum_exp(
                         of_side,
-                        [one.negatives(own, ids, own.dtype) for one in extra if one.side == side],
+                        [
+                            one.negatives(own, ids, own.dtype, prefixes=prefixes)
+                            for one in extra
+                            if one.side == side
+                        ],
                         scale,
                         self.tile,
                     )

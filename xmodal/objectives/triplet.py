@@ -197,7 +197,7 @@ class Triplet(Scheduled):
         if below is not None:
             near = (scores < below[:, None]) & ~scores.isneginf()
             scores = scores.masked_fill(near.any(1, keepdim=True) & ~near, -torch.inf)
-        return F.relu(self.margin + scores.max(1).values - own).sum()
+        return pairs.weighted(F.relu(self.margin + scores.max(1).values - own)).sum()
 
 
 @torch.no_grad()

@@ -76,6 +76,11 @@ class Prefixes:
         return torch.stack([values[:, part].sum(1) for part in self.parts], 1).cumsum(1)
 
 
+def square_lengths(items: Tensor, prefixes: Prefixes | None) -> Tensor:
+    """Return |x|² of items, (items,); with prefixes those that they have for cosines."""
+    return prefixes.square_lengths(items) if prefixes else precise(items).square().sum(1)
+
+
 class PrefixTiles(Tiles):
     """Scores of all widths, (widths, rows, columns) a tile."""
 

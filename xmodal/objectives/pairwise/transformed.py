@@ -4,10 +4,11 @@ They are forms of the passes over tiles, in plain PyTorch: `form=Transformed(fun
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
-from xmodal.objectives.pairwise.plain_engine import LogitFunction, PlainEngine
+from xmodal.objectives.pairwise.plain_engine import LogitFunction, Logits, PlainEngine
 from xmodal.objectives.pairwise.prefixes import PrefixEngine, Prefixes, PrefixTiles
 from xmodal.objectives.pairwise.tiles import NoNegatives, Tiles
 
@@ -23,6 +24,11 @@ class Transformed:
     function: LogitFunction | None = None
     positives: bool = False
     prefixes: Prefixes | None = None
+
+    def of_width(self, number: int) -> "Transformed":
+        """Return that of a single width."""
+        function = self.function and partial(_of_width, self.function, number)
+        return Transformed(function, self.positives)
 
     @property
     def of_pair(self) -> tuple[int, ...]:
@@ -44,3 +50,9 @@ class Transformed:
             )
             return PrefixEngine(of_widths, self.function)
         return PlainEngine(Tiles(x, y, ids, size, scale, positives=self.positives), self.function)
+
+
+def _of_width(
+    function: LogitFunction, number: int, scores: Tensor, i: slice, j: slice, _: int
+) -> Logits:
+    return function(scores, i, j, number)
