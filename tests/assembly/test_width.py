@@ -62,7 +62,7 @@ def test_what_is_exported_at_a_width_has_that_width(folder: Path, tmp_path: Path
         (f"method.objective={PROXIES}", "loss.proxies.weight"),
         (
             f"method.objective={{kind: matryoshka, widths: [2, 5, 8], objective: {PROXIES}}}",
-            "loss.objectives.1.proxies.weight",
+            "loss.objective.proxies.weight",
         ),
     ],
 )
@@ -73,6 +73,15 @@ def test_proxies_are_cut_with_the_embeddings(tmp_path: Path, objective: str, kep
     loaded = xmodal.load(tmp_path / "cut")
     assert loaded.recipe.method.objective.kind == "norm_softmax"
     assert torch.equal(loaded.method.state_dict()["loss.proxies.weight"], before[:, :4])
+
+
+def test_a_moving_average_is_cut_with_the_embeddings(tmp_path: Path) -> None:
+    information = "{kind: mutual_information, estimator: dv}"
+    of_widths = f"{{kind: matryoshka, widths: [2, 5, 8], objective: {information}}}"
+    folder = exported(tmp_path, f"method.objective={of_widths}")
+    assert xmodal.load(folder).method.loss.objective.log_average.shape == (3,)
+    export(xmodal.load(folder, width=4), tmp_path / "cut", "xmodal")
+    assert xmodal.load(tmp_path / "cut").method.loss.log_average.shape == ()
 
 
 @pytest.mark.parametrize(("teacher", "width"), [(6, 4), (4, 4), (8, 4), (8, 8)])

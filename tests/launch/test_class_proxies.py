@@ -68,6 +68,6 @@ def test_more_classes_than_proxies_of_each_width_are_a_mistake(
     few = words(recipe, classes, "proxy_anchor", CLASSES - 1)
     of_widths = f"widths: [8, 16], objective: {{kind: proxy_anchor, classes: {CLASSES - 1}}}"
     few += [f"method.objective={{kind: matryoshka, {of_widths}}}"]
-    few += ["stages.0.optimizer={lr: 1e-2, factors: {loss.objectives: 10}}"]
+    few += ["stages.0.optimizer={lr: 1e-2, factors: {loss.objective.proxies: 10}}"]
     done = train(*few, f"run={tmp_path / 'run'}")
     assert "more than the 3 classes of the objective" in done.error

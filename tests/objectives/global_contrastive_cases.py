@@ -13,12 +13,13 @@ from xmodal.objectives.global_contrastive import GlobalContrastive
 TILE, SAMPLES, PROGRESS = 5, 40, 0.2
 
 
-def global_contrastive(scale: float = 3.0, **given: Any) -> GlobalContrastive:
+def global_contrastive(scale: float = 3.0, num_widths: int = 1, **given: Any) -> GlobalContrastive:
     """The objective in float64, with averages of all samples but some that have not come yet."""
-    loss = GlobalContrastive(scale=scale, tile=TILE, num_samples=SAMPLES, **given).double()
+    given |= {"num_samples": SAMPLES, "num_widths": num_widths}
+    loss = GlobalContrastive(scale=scale, tile=TILE, **given).double()
     loss.log_scale.data.fill_(math.log(scale))  # it began in single precision
     generator = torch.Generator().manual_seed(1)
-    logs = torch.randn(2, SAMPLES, generator=generator, dtype=torch.float64)
+    logs = torch.randn(2 * num_widths, SAMPLES, generator=generator, dtype=torch.float64)
     loss.averages.log_averages = logs.index_fill(1, torch.arange(0, SAMPLES, 3), -torch.inf)
     loss.progress = PROGRESS
     return loss

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +66,38 @@ class AtWidths:
 
     def __call__(self, module: nn.Module, inputs: Inputs) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
-        for width, weight in zip(WIDTHS, WEIGHTS, strict=True):
+        for number, (width, weight) in enumerate(zip(WIDTHS, WEIGHTS, strict=True)):
             sides = [side for side in ("x", "y", "texts", "images") if side in inputs]
             narrow = {side: unit(inputs[side][..., :width]) for side in sides}
-            narrow["queue"] = unit(extra_cases.QUEUE[:, :width])
+            if "texts" in inputs:
+                narrow["queue"] = unit(extra_cases.QUEUE[:, :width])
             # What soft relevance describes pairs by is whole at every width.
             whole = {"descriptions": inputs["y"]} if self.describes else {}
-            total = total + weight * self.naive(module.at(width), {**inputs, **narrow, **whole})
+            objective = of_width(module.at(width), number)
+            total = total + weight * self.naive(objective, {**inputs, **narrow, **whole})
         return total
+
+
+class Narrow:
+    """An objective, some of whose values are others at a width."""
+
+    def __init__(self, module: nn.Module, **own: Any) -> None:
+        self.module, self.own = module, own
+
+    def __getattr__(self, name: str) -> Any:
+        return self.own[name] if name in self.own else getattr(self.module, name)
+
+
+def of_width(module: nn.Module, number: int) -> Any:
+    """The objective of one of the widths: the first numbers of its proxies, its own averages."""
+    if hasattr(module, "proxies"):
+        weight = module.proxies.weight[:, : WIDTHS[number]]
+        return Narrow(module, proxies=SimpleNamespace(weight=weight))
+    if hasattr(module, "averages"):
+        logs = module.averages.log_averages
+        logs = logs[number :: len(WIDTHS)] if len(logs) > 2 else logs
+        return Narrow(module, averages=SimpleNamespace(log_averages=logs))
+    return module
 
 
 def matryoshka(make: Callable[[], nn.Module]) -> Matryoshka:
@@ -125,25 +151,32 @@ CASES = [
         {"random": case.batches["random"]},
     )
     for case in extra_cases.CASES
-    if not case.name.startswith("mutual information") and case.name != TOO_NEAR
+    if case.name != TOO_NEAR and "mutual information" not in case.name
 ]
 
 
-OF_EACH = [
+def of_widths(case: Case, **given: Any) -> Case:
+    """An objective that keeps something of each width."""
+    return Case(
+        f"matryoshka of {case.name}",
+        partial(matryoshka, partial(case.module, **given)),
+        share_of_samples if "samples" in case.batches["random"] else case.share,
+        AtWidths(case.naive),
+        {name: case.batches[name] for name in ("random", "an image twice") if name in case.batches},
+    )
+
+
+INFORMATION = [
+    *mutual_information_cases.CASES[:4],
+    *(case for case in extra_cases.CASES if "mutual information" in case.name),
+]
+CASES += [
+    of_widths(global_contrastive_cases.CASES[1], num_widths=len(WIDTHS)),
+    *(of_widths(case, widths=WIDTHS) for case in INFORMATION),
     *(
         Case(
-            f"matryoshka of each, {case.name}",
-            partial(of_each, partial(of_any_width, case.module)),
-            share_of_samples if "samples" in case.batches["random"] else share,
-            AtWidths(case.naive),
-            {name: case.batches[name] for name in ("random", "an image twice", "five labels")},
-        )
-        for case in (global_contrastive_cases.CASES[1], *mutual_information_cases.CASES[:3:2])
-    ),
-    *(
-        Case(
-            f"matryoshka of each, {name}",
-            partial(of_each, partial(proxy_cases.paired, kind)),
+            f"matryoshka of {name}",
+            partial(matryoshka, partial(proxy_cases.paired, kind)),
             share,
             AtWidths(partial(proxy_cases.of_pairs, naive)),
             proxy_cases.pairs(),
@@ -154,5 +187,11 @@ OF_EACH = [
             ("proxy anchor", PairedProxyAnchor, proxy_cases.naive_anchor),
         )
     ),
+    Case(
+        "matryoshka of each",
+        partial(of_each, partial(of_any_width, global_contrastive_cases.CASES[0].module)),
+        share_of_samples,
+        AtWidths(global_contrastive_cases.naive),
+        {"random": global_contrastive_cases.batches()["random"]},
+    ),
 ]
-CASES += OF_EACH

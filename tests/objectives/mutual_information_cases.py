@@ -1,6 +1,7 @@
 """Mutual information in each of its forms, by all values of the critic."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,11 @@ POSITIONS = 3
 LOG_AVERAGE = 0.7  # what the moving average of Donsker-Varadhan has come to
 
 
-def mutual_information(estimator: Any, moving_average: float | None = None) -> MutualInformation:
-    loss = MutualInformation(estimator=estimator, moving_average=moving_average, tile=TILE).double()
+def mutual_information(
+    estimator: Any, moving_average: float | None = None, widths: Sequence[int] = ()
+) -> MutualInformation:
+    given = {"moving_average": moving_average, "widths": widths}
+    loss = MutualInformation(estimator=estimator, tile=TILE, **given).double()
     loss.log_average.fill_(LOG_AVERAGE)
     return loss
 

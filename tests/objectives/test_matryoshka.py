@@ -18,6 +18,7 @@ from xmodal.objectives import (
     Margin,
     Matryoshka,
     MultiSimilarity,
+    MutualInformation,
     Sigmoid,
     SmoothAp,
     SupervisedContrastive,
@@ -50,7 +51,7 @@ class Multiplications(TorchDispatchMode):
 
 ONE_PASS = [
     *(InfoNCE, Sigmoid, Triplet, Circle, Margin),
-    *(MultiSimilarity, SmoothAp, SupervisedContrastive),
+    *(MultiSimilarity, SmoothAp, SupervisedContrastive, MutualInformation),
 ]
 
 

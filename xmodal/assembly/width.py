@@ -11,6 +11,7 @@ from xmodal.methods.method import Method
 from xmodal.models.heads.mlp import Mlp
 from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaConfig
 from xmodal.objectives.matryoshka_of_each import MatryoshkaOfEach
+from xmodal.objectives.mutual_information import Estimator
 from xmodal.objectives.proxies import Proxies
 
 
@@ -29,7 +30,7 @@ def cut_to_width(method: Method, recipe: Recipe, width: int) -> Recipe:
         assert isinstance(method.loss, Matryoshka | MatryoshkaOfEach)
         objective, method.loss = objective.objective, method.loss.at(width)
     for part in method.loss.modules():
-        if isinstance(part, Proxies):
+        if isinstance(part, Proxies | Estimator):
             part.cut(width)
     if isinstance(method, Distilled):
         method.features = method.features.cut(width)

@@ -47,6 +47,10 @@ class ObjectiveConfig(Component):
         del dim
         return self.build()
 
+    def build_for_widths(self, widths: Sequence[int]) -> Any:
+        """Return an instance of its class for several widths at once, which it `takes_widths`."""
+        return self.build_for(widths[-1])
+
 
 class TiledConfig(Config):
     """Keys of objectives that compute scores of all pairs of the global batch."""
@@ -66,6 +70,7 @@ class ProxiesConfig(TiledConfig, ObjectiveConfig):
         description="number of classes, the different ids of data.positives (label: of labels; "
         "image: every image is a class of its own)"
     )
+    takes_widths: ClassVar[bool] = True
 
     def build_for(self, dim: int) -> Any:
         """Return an instance of its class, with proxies of `dim` dimensions."""

@@ -1,7 +1,8 @@
 """The contrastive objective over all training samples, estimated from batches of any size."""
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -12,6 +13,7 @@ from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.moving_estimates import MovingEstimates
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp, num_negatives
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.warmup import Scheduled, cosine_decay
 
 
@@ -41,6 +43,11 @@ class GlobalContrastiveConfig(PairwiseConfig, ObjectiveConfig):
         1e-14, ge=0, lt=1, description="added to averages, so that none is divided by 0"
     )
     builds: ClassVar[str] = "GlobalContrastive"
+    takes_widths: ClassVar[bool] = True
+
+    def build_for_widths(self, widths: Sequence[int]) -> Any:
+        """Return an instance with averages of each width."""
+        return self.build(num_widths=len(widths))
 
 
 class GlobalContrastive(Scheduled):
@@ -70,6 +77,7 @@ class GlobalContrastive(Scheduled):
         matmul_dtype: MatmulDtype = "float32",
         tile: int | None = None,
         num_samples: int = 0,
+        num_widths: int = 1,
     ) -> None:
         super().__init__()
         check_choice("matmul_dtype", matmul_dtype, MatmulDtype)
@@ -81,11 +89,17 @@ class GlobalContrastive(Scheduled):
             self.register_buffer("log_scale", log_scale)
         else:
             self.log_scale = nn.Parameter(log_scale)
-        self.averages = MovingEstimates(2, num_samples)  # of g by rows, and by columns
+        # Of g by rows and by columns, at each of the widths that it is called with.
+        self.averages = MovingEstimates(2 * num_widths, num_samples)
         self.monitors: dict[str, Tensor] = {}
 
     def forward(
-        self, x: Tensor, y: Tensor, ids: Tensor | None = None, samples: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        samples: Tensor | None = None,
+        prefixes: Prefixes | None = None,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
@@ -95,26 +109,36 @@ class GlobalContrastive(Scheduled):
             raise ValueError("samples, the numbers of the pairs among all samples, are missing")
         scale = clamped_exp(self.log_scale, self.max_scale)
         weight = cosine_decay(self.progress, self.gamma_decay, self.gamma)
-        pairs = Pairs.of(x, y, ids, self.matmul_dtype)
+        pairs = Pairs.of(x, y, ids, self.matmul_dtype, prefixes=prefixes)
         logs, counts = self._log_means(pairs, scale)
         averages = self.averages(samples, logs.detach(), weight, pairs.counts)
         self.monitors = {"temperature": 1 / scale.detach()}
         alone = counts == 0
         costs = self._costs(logs.masked_fill(alone, 0), averages, alone, 1 / scale)
-        return pairs.mean(costs.mean(0))
+        of_widths = costs.view(2, -1, len(x)).mean(0)
+        return pairs.mean(of_widths.T if prefixes else of_widths[0])
 
     def _log_means(self, pairs: Pairs, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log g₁ and log g₂ of the batch, (2, pairs), and how many negatives each has."""
+        """Return log g₁ and log g₂ of the batch at each width, (2 · widths, pairs), and how many
+        negatives each pair has.
+        """
         rows, columns = log_sum_exp(
-            pairs.rows, pairs.all_y, pairs.both_ids, scale=scale, tile=self.tile
+            pairs.rows,
+            pairs.all_y,
+            pairs.both_ids,
+            scale=scale,
+            tile=self.tile,
+            form=pairs.prefixes,
         )
         counts = num_negatives(*pairs.both_ids)
         sums = torch.stack([rows, columns[pairs.own]]) - scale * pairs.positive_scores
-        return sums - counts.clamp(min=1).to(sums).log(), counts
+        by_value = sums.mT.flatten(0, 1) if pairs.prefixes else sums
+        return by_value - counts.clamp(min=1).to(sums).log(), counts
 
     def _costs(self, logs: Tensor, averages: Tensor, alone: Tensor, temperature: Tensor) -> Tensor:
-        """Return τ (log(ε + u) + ρ), (2, pairs), with the gradient of τ g / (ε + u); of pairs
-        without negatives in the batch, τ ρ.
+        """Return τ (log(ε + u) + ρ), (2 · widths, pairs), with the gradient of τ g / (ε + u).
+
+        It is τ ρ of pairs without negatives in the batch.
         """
         epsilon = averages.new_full((), math.log(self.epsilon) if self.epsilon else -math.inf)
         whole = torch.logaddexp(averages, epsilon).masked_fill(alone, 0)

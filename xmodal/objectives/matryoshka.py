@@ -1,6 +1,7 @@
 """Matryoshka embeddings: their first numbers are embeddings too."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -38,6 +39,12 @@ class MatryoshkaConfig(ObjectiveConfig):
     def extra_sides(self) -> Sequence[str]:
         """Those of the objective at every width."""
         return self.objective.extra_sides
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Its fields, the objective being that of all widths."""
+        of_widths = partial(self.objective.build_for_widths, self.widths)
+        return super().arguments | {"objective": of_widths}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -85,13 +92,19 @@ class Matryoshka(nn.Module):
         self.monitors: dict[str, Tensor] = {}
 
     def forward(
-        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
+        **given: Any,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), ids (pairs,).
 
-        `extra` columns are (n, dim) too: they are negatives at every width.
+        `extra` columns are (n, dim) too: they are negatives at every width. What else is given is
+        given to the objective.
         """
-        given = {"extra": extra} if extra else {}
+        given |= {"extra": extra} if extra else {}
         share: Tensor = self.objective(x, y, ids, prefixes=self.prefixes, **given)
         return share
 

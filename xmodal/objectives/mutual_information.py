@@ -4,15 +4,16 @@ The critic is a dot product, T = x·y, of what is given: an encode-and-dot criti
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from xmodal.distributed.collectives import share_of_mean, sum_over_ranks, world_size
+from xmodal.distributed.collectives import gather, share_of_mean, sum_over_ranks, world_size
 from xmodal.objectives.config import MatmulDtype, ObjectiveConfig, PairwiseConfig, check_choice
 from xmodal.objectives.extra import SIDES, Extra, Side, check_sides
 from xmodal.objectives.negatives import Negatives, add_log_sum_exp
@@ -26,6 +27,7 @@ from xmodal.objectives.pairwise import (
     total_log_sum_exp,
 )
 from xmodal.objectives.pairwise.cells import exp_less_one, softplus
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.pairwise.tiles import precise
 
 Estimate = Literal["jsd", "dv", "nwj", "info_nce"]
@@ -46,6 +48,11 @@ class MutualInformationConfig(PairwiseConfig, ObjectiveConfig):
     )
     builds: ClassVar[str] = "MutualInformation"
     takes_extra: ClassVar[bool] = True
+    takes_widths: ClassVar[bool] = True
+
+    def build_for_widths(self, widths: Sequence[int]) -> Any:
+        """Return an instance with a moving average of each width."""
+        return self.build(widths=widths)
 
     @property
     def extra_sides(self) -> Sequence[str]:
@@ -58,7 +65,10 @@ Critic = Callable[[Tensor, Tensor], Tensor]  # of (rows, …) and (rows, …): t
 
 @dataclass(frozen=True)
 class Scores:
-    """Values of a critic: of positives as they are, of negatives as x·y for the pairwise engine."""
+    """Values of a critic: of positives as they are, of negatives as x·y for the pairwise engine.
+
+    With `prefixes` there is one of each width: what is (positives,) without is (positives, widths).
+    """
 
     positives: Tensor  # (positives,) of this rank
     counts: list[int]  # positives of each rank
@@ -70,24 +80,46 @@ class Scores:
     negatives_of_each: Callable[[], tuple[Tensor, Tensor]]
     tile: int | None
     extra: Sequence[Negatives] = ()  # beside those negatives, and counted among them
+    prefixes: Prefixes | None = None
+
+    @property
+    def of_pair(self) -> tuple[int, ...]:
+        """The shape of a pair's values: () of one, else one a width."""
+        return self.prefixes.of_pair if self.prefixes else ()
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """Return the weighted sum over widths of values (…, widths); without, the values."""
+        return self.prefixes.weighted(values) if self.prefixes else values
 
     def positive_mean(self, values: Tensor) -> Tensor:
         """Return the share of the mean over all ranks' positives."""
-        return share_of_mean(values, self.counts)
+        return share_of_mean(self.weighted(values), self.counts)
 
     def negative_mean(self, function: CellFunction) -> Tensor:
         """Return the share of the mean over all negatives, 0 where there are none."""
-        total = pair_sum(function, self.x, self.y, self.ids, tile=self.tile)
+        form = self.prefixes
+        total = pair_sum(function, self.x, self.y, self.ids, tile=self.tile, form=form)
         for more in self.extra:
-            total = total + more.sum(function, total.new_zeros(len(more.items)), tile=self.tile)
+            zeros = total.new_zeros(len(more.items), *self.of_pair)
+            total = total + more.sum(function, zeros, tile=self.tile)
         return total * (world_size() / self._at_least_one).to(total)
 
     def negative_log_mean_exp(self) -> Tensor:
-        """Return log E[eᵀ] over all negatives, 0 where there are none."""
+        """Return log E[eᵀ] over all negatives, () or (widths,), 0 where there are none."""
+        total = self._total_of_widths() if self.prefixes else self._total()
+        return total.masked_fill(self.num_negatives == 0, 0) - self._at_least_one.log().to(total)
+
+    def _total(self) -> Tensor:
         total = total_log_sum_exp(self.x, self.y, self.ids, tile=self.tile)
         for more in self.extra:
             total = log_add_exp(total, more.total_log_sum_exp(self.tile))
-        return total.masked_fill(self.num_negatives == 0, 0) - self._at_least_one.log().to(total)
+        return total
+
+    def _total_of_widths(self) -> Tensor:
+        rows, _ = log_sum_exp(self.x, self.y, self.ids, tile=self.tile, form=self.prefixes)
+        sums = torch.cat([rows, *(more.log_sum_exp(None, self.tile) for more in self.extra)])
+        least = torch.finfo(sums.dtype).min  # −∞ would have no gradient
+        return gather(sums.clamp(min=least).logsumexp(0, keepdim=True)).logsumexp(0)
 
     @property
     def _at_least_one(self) -> Tensor:
@@ -120,6 +152,7 @@ class Estimator(nn.Module):
         moving_average: float | None = 0.01,
         matmul_dtype: MatmulDtype = "float32",
         tile: int | None = None,
+        widths: Sequence[int] = (),
     ) -> None:
         super().__init__()
         check_choice("estimator", estimator, Estimate)
@@ -127,8 +160,17 @@ class Estimator(nn.Module):
         self.estimator, self.moving_average = estimator, moving_average
         self.matmul_dtype, self.tile = matmul_dtype, tile
         self.monitors: dict[str, Tensor] = {}
-        # The logarithm of dv's moving average; −∞ while there is none.
-        self.register_buffer("log_average", torch.tensor(-torch.inf))
+        self.widths = widths
+        # The logarithm of dv's moving average, one of each width; −∞ while there is none.
+        self.register_buffer(
+            "log_average", torch.full((len(widths),) if widths else (), -torch.inf)
+        )
+
+    def cut(self, width: int) -> None:
+        """Leave the average of the narrowest width that has so many numbers."""
+        if self.widths:
+            self.log_average = self.log_average[bisect_left(self.widths, width)].clone()
+            self.widths = ()
 
     def loss(self, scores: Scores) -> Tensor:
         """Return this rank's share of minus the estimate, ()."""
@@ -140,7 +182,7 @@ class Estimator(nn.Module):
         log_mean, has_negatives = scores.negative_log_mean_exp(), scores.num_negatives > 0
         if self.training and self.moving_average is not None:
             log_mean = self._corrected(log_mean, has_negatives, self.moving_average)
-        return positives - log_mean.masked_fill(~has_negatives, 0)
+        return positives - scores.weighted(log_mean.masked_fill(~has_negatives, 0))
 
     def _corrected(self, log_mean: Tensor, has_negatives: Tensor, rate: float) -> Tensor:
         """Return log E[eᵀ] as it is, with the gradient of E[eᵀ] over its moving average."""
@@ -152,8 +194,9 @@ class Estimator(nn.Module):
 
 
 def _jsd(scores: Scores) -> Tensor:
+    constant = scores.weighted(scores.positives.new_full(scores.of_pair, 2 * math.log(2)))
     positives = scores.positive_mean(log1p_exp(-scores.positives))
-    return 2 * math.log(2) - positives - scores.negative_mean(softplus)
+    return constant - positives - scores.negative_mean(softplus)
 
 
 def _nwj(scores: Scores) -> Tensor:
@@ -176,7 +219,12 @@ class MutualInformation(Estimator):
     """
 
     def forward(
-        self, x: Tensor, y: Tensor, ids: Tensor | None = None, extra: Sequence[Extra] = ()
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        extra: Sequence[Extra] = (),
+        prefixes: Prefixes | None = None,
     ) -> Tensor:
         """Return this rank's share of the loss, (), of y (batch, dim) and ids (batch,) int64.
 
@@ -189,7 +237,7 @@ class MutualInformation(Estimator):
         name = f"mutual_information ({self.estimator}){' of maps' if is_map else ''}"
         check_sides(extra, () if is_map else sides, name)
         local = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
-        pairs = Pairs.of(local, y, ids, self.matmul_dtype, extra, several=x.ndim > 2)
+        pairs = Pairs.of(local, y, ids, self.matmul_dtype, extra, prefixes, several=x.ndim > 2)
         scores = _of_pairs if x.ndim == 2 else _of_positions
         return self.loss(scores(pairs, self.tile))
 
@@ -202,8 +250,11 @@ def _of_pairs(pairs: Pairs, tile: int | None) -> Scores:
         num_all = num_all + sum_over_ranks(torch.stack(counts).sum())
 
     def negatives_of_each() -> tuple[Tensor, Tensor]:
-        by_row, _ = log_sum_exp(pairs.rows, pairs.all_y, pairs.both_ids, tile=tile)
+        by_row, _ = log_sum_exp(
+            pairs.rows, pairs.all_y, pairs.both_ids, tile=tile, form=pairs.prefixes
+        )
         of_each = torch.stack([num_negatives(*pairs.both_ids), *counts]).sum(0)
+        of_each = of_each[:, None] if pairs.prefixes else of_each
         return add_log_sum_exp(by_row, extra, None, tile), of_each
 
     return Scores(
@@ -216,6 +267,7 @@ def _of_pairs(pairs: Pairs, tile: int | None) -> Scores:
         negatives_of_each=negatives_of_each,
         tile=tile,
         extra=extra,
+        prefixes=pairs.prefixes,
     )
 
 

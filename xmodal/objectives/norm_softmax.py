@@ -11,6 +11,7 @@ from xmodal.objectives.class_numbers import ClassNumbers
 from xmodal.objectives.config import ProxiesConfig
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairwise import log_sum_exp
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.proxies import Proxies
 
 
@@ -37,12 +38,16 @@ class NormSoftmax(nn.Module):
         self.temperature, self.tile = temperature, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, prefixes: Prefixes | None = None
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of embeddings (rows, width), labels (rows,)."""
-        x, proxies, own = self.proxies(embeddings, labels)
+        x, proxies, own = self.proxies(embeddings, labels, prefixes)
         ids = labels, torch.arange(len(proxies), device=labels.device)
-        others, _ = log_sum_exp(x / self.temperature, proxies, ids, tile=self.tile)
-        return share_of_mean(log1p_exp(others - own / self.temperature), row_counts(x))
+        scale = torch.tensor([1 / self.temperature], dtype=torch.float64)
+        others, _ = log_sum_exp(x, proxies, ids, scale=scale, tile=self.tile, form=prefixes)
+        costs = log1p_exp(others - own / self.temperature)
+        return share_of_mean(prefixes.weighted(costs) if prefixes else costs, row_counts(x))
 
 
 class PairedNormSoftmax(NormSoftmax):
@@ -57,8 +62,10 @@ class PairedNormSoftmax(NormSoftmax):
         super().__init__(classes, width, temperature=temperature, tile=tile)
         self.numbers = ClassNumbers(classes)
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, y: Tensor, ids: Tensor, prefixes: Prefixes | None = None
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), and the ids of
         their classes, (pairs,).
         """
-        return super().forward(torch.cat([x, y]), self.numbers(ids).repeat(2))
+        return super().forward(torch.cat([x, y]), self.numbers(ids).repeat(2), prefixes)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xmodal.devices import is_on_host
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.pairwise.tiles import precise
 
 
@@ -27,14 +28,21 @@ class Proxies(nn.Module):
         """Leave the first `width` numbers of each proxy."""
         self.weight = nn.Parameter(self.weight[:, :width].detach().clone())
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, prefixes: Prefixes | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return embeddings (rows, width) and proxies as unit vectors, and each row's score with
         the proxy of its label, (rows,).
 
-        Raises `ValueError` where labels (rows,) are not int64 from 0 to below the classes.
+        With prefixes, whose first numbers are proxies too, the lengths stay and scores are
+        (rows, widths). Raises `ValueError` where labels (rows,) are not int64 from 0 to below the
+        classes.
         """
         _check(embeddings, labels, len(self.weight))
-        x, proxies = F.normalize(precise(embeddings)), F.normalize(precise(self.weight))
+        x, proxies = precise(embeddings), precise(self.weight)
+        if prefixes:
+            return x, proxies, prefixes.pair_scores(x, proxies.index_select(0, labels))
+        x, proxies = F.normalize(x), F.normalize(proxies)
         return x, proxies, (x * proxies.index_select(0, labels)).sum(1)
 
 

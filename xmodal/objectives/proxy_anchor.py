@@ -11,6 +11,7 @@ from xmodal.objectives.class_numbers import ClassNumbers
 from xmodal.objectives.config import ProxiesConfig
 from xmodal.objectives.numerics import log1p_exp
 from xmodal.objectives.pairwise import log_sum_exp
+from xmodal.objectives.pairwise.prefixes import Prefixes
 from xmodal.objectives.proxies import Proxies
 
 
@@ -48,17 +49,23 @@ class ProxyAnchor(nn.Module):
         self.scale, self.margin, self.tile = scale, margin, tile
         self.monitors: dict[str, Tensor] = {}
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, prefixes: Prefixes | None = None
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of embeddings (rows, width), labels (rows,).
 
         It is the loss of the global batch, the same on every rank.
         """
-        x, proxies, own = self.proxies(embeddings, labels)
+        x, proxies, own = self.proxies(embeddings, labels, prefixes)
         ids = labels, torch.arange(len(proxies), device=labels.device)
-        _, others = log_sum_exp(self.scale * x, proxies, ids, tile=self.tile)
-        negative = log1p_exp(others + self.scale * self.margin).mean()
-        logits = self.scale * (self.margin - gather(own))
-        return negative + _of_present(logits, gather(labels), len(proxies))
+        scale = torch.tensor([self.scale], dtype=torch.float64)
+        _, others = log_sum_exp(x, proxies, ids, scale=scale, tile=self.tile, form=prefixes)
+        negative = log1p_exp(others + self.scale * self.margin).mean(0)
+        logits, labels = self.scale * (self.margin - gather(own)), gather(labels)
+        if prefixes is None:
+            return negative + _of_present(logits, labels, len(proxies))
+        positive = [_of_present(one, labels, len(proxies)) for one in logits.unbind(1)]
+        return prefixes.weighted(negative + torch.stack(positive))
 
 
 class PairedProxyAnchor(ProxyAnchor):
@@ -76,11 +83,13 @@ class PairedProxyAnchor(ProxyAnchor):
         super().__init__(classes, width, scale=scale, margin=margin, tile=tile)
         self.numbers = ClassNumbers(classes)
 
-    def forward(self, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, y: Tensor, ids: Tensor, prefixes: Prefixes | None = None
+    ) -> Tensor:
         """Return this rank's share of the loss, (), of (pairs, dim), (pairs, dim), and the ids of
         their classes, (pairs,).
         """
-        return super().forward(torch.cat([x, y]), self.numbers(ids).repeat(2))
+        return super().forward(torch.cat([x, y]), self.numbers(ids).repeat(2), prefixes)
 
 
 def _of_present(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
