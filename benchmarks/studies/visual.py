@@ -33,11 +33,11 @@ SETS = {
         ["data.val=data/fashion/test/test-{000000,000002}.tar"],
     ),
     "emoji": DataSet(
-        _stopping("data/emoji/styles_train", "data/emoji/styles_val", 1000, 100),
+        _stopping("data/emoji/styles_train", "data/emoji/styles_val", 600, 100),
         ["data.val=data/emoji/styles_test"],
     ),
     "openclipart": DataSet(
-        _stopping("data/openclipart/train", "data/openclipart/val", 1000, 100),
+        _stopping("data/openclipart/train", "data/openclipart/val", 600, 100),
         ["data.val=data/openclipart/test"],
     ),
 }
