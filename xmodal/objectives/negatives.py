@@ -129,20 +129,13 @@ class Negatives:
     def _scores_at(self, places: Tensor) -> Tensor:
         """Return the scores, (items,), of items with a column each; −∞ where the place is −1."""
         if self.prefixes is None:
-            scores = pair_scores(self.items, self._columns_at(places))
-        else:
-            of_widths = enumerate(zip(self.prefixes.widths, places.unbind(1), strict=True))
-            scores = torch.stack(
-                [
-                    self.prefixes.pair_scores(self.items, self._columns_at(place))[:, number]
-                    for number, (_, place) in of_widths
-                ],
-                1,
-            )
-        return scores.masked_fill(places < 0, -torch.inf)
+            return self._scores_with(pair_scores, places)
+        of_all = [self._scores_with(self.prefixes.pair_scores, one) for one in places.unbind(1)]
+        return torch.stack([scores[:, width] for width, scores in enumerate(of_all)], 1)
 
-    def _columns_at(self, places: Tensor) -> Tensor:
-        return precise(self.columns.index_select(0, places.clamp(min=0)))
+    def _scores_with(self, function: Callable[[Tensor, Tensor], Tensor], places: Tensor) -> Tensor:
+        scores = function(self.items, precise(self.columns.index_select(0, places.clamp(min=0))))
+        return scores.masked_fill((places < 0).view(-1, *[1] * (scores.ndim - 1)), -torch.inf)
 
     def _of_columns(self, value: float, *shape: int) -> Tensor:
         shape = shape or self.of_pair
