@@ -11,6 +11,8 @@ from xmodal.data.batch import Batch
 from xmodal.methods.clip import ClipConfig
 from xmodal.methods.method import Method
 from xmodal.objectives import InfoNCE
+from xmodal.objectives.norm_softmax import PairedNormSoftmax
+from xmodal.objectives.pairwise.tiles import Tiles
 from xmodal.training.parts import select_trained
 
 WIDTH, HEADS, LENGTH, VOCABULARY, DIM = 16, 2, 12, 40, 8
@@ -122,6 +124,19 @@ def test_counting_leaves_the_method_and_random_state_as_they_are() -> None:
     assert not any(weights.grad is not None for weights in method.parameters())
     assert torch.equal(torch.get_rng_state(), state)
     assert not method.loss.monitors  # type: ignore[union-attr]
+
+
+def test_many_proxies_are_counted_in_few_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    method: Any = clip()
+    method.loss = PairedNormSoftmax(100_000, DIM)
+    tiles, products = list[int](), Tiles.products
+    monkeypatch.setattr(
+        Tiles, "products", lambda self, *of: (tiles.append(1), products(self, *of))[1]
+    )
+    size = 4
+    found = flops_of_step(method, batch_of(size)).forward["objective"]
+    assert found == pytest.approx(2 * 2 * size * 100_000 * DIM, rel=0.01)
+    assert len(tiles) == 3 * 2  # of each of three sizes
 
 
 def test_parts_add_up() -> None:

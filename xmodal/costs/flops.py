@@ -20,6 +20,7 @@ from xmodal.models.layer_groups import encoders_of
 
 ENOUGH = 3  # values that determine a quadratic polynomial
 SIZES = (8, 16, 24)  # batches that objectives are counted on
+TILE = 65536  # of so few rows, so that a million proxies take few tiles
 
 Counts = Mapping[str, float]  # FLOPs by part
 
@@ -57,6 +58,9 @@ class StepFlops:
         self.encoding = without_weights(method, ["image", "text", "heads"])
         self.objective = without_weights(method, ["image", "text"])
         self.objective.make_room(max(SIZES))
+        for part in self.objective.modules():
+            if getattr(part, "tile", 0) is None:
+                part.tile = TILE  # type: ignore[assignment]
         self.packs = any(encoder.skips_padding for encoder in encoders_of(method).values())
         self.by_length: dict[int, Flops] = {}  # of one sample
         self.by_size: dict[int, Flops] = {}
