@@ -8,7 +8,7 @@ import torch
 from tests.recipes import SIZE, recipe_of
 from xmodal.assembly.build import first_method
 from xmodal.assembly.checks import check_sizes
-from xmodal.assembly.engine_checks import check_precision
+from xmodal.assembly.engine_checks import check_disks, check_precision
 from xmodal.errors import UserError
 
 BF16 = {"training__zero": {"stage": 2}, "training__precision": "bf16_weights"}
@@ -33,3 +33,14 @@ def test_layers_of_float32_take_no_bf16_weights(tmp_path: Path) -> None:
             check_precision(recipe, first_method(recipe, torch.device("cpu")))
     recipe = recipe_of(tmp_path, **BF16, method__image=vit)
     check_precision(recipe, first_method(recipe, torch.device("cpu")))
+
+
+def test_weights_lie_in_a_folder_that_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    offload = {"device": "nvme", "path": str(folder)}
+    recipe = recipe_of(tmp_path, training__zero={"stage": 3, "offload_parameters": offload})
+    with pytest.raises(UserError, match=r"zero.offload_parameters.path=\S+disk is no folder here"):
+        check_disks(recipe)
+    folder.mkdir()
+    check_disks(recipe)
+    assert [one.name for one in folder.iterdir()] == ["xmodal-state-lock"]

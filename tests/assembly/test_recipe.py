@@ -157,7 +157,11 @@ def test_another_kind_than_the_default_takes_over_none_of_its_keys(
         ),
         (
             "training.zero={stage: 3, offload_parameters: nvme}",
-            ["training.zero.offload_parameters.device: nvme is not allowed", "'cpu'"],
+            ["training.zero.offload_parameters: nvme, and it alone, needs a path"],
+        ),
+        (
+            "training.zero={stage: 2, offload_parameters: {device: nvme, path: /local}}",
+            ["training.zero: stage 2 has no offload_parameters; remove it, or use stage 3"],
         ),
         (
             "training={zero: 1, precision: bf16_weights}",

@@ -45,6 +45,8 @@ def test_offload_is_passed_through() -> None:
     assert found["offload_param"] == {"device": "cpu", "pin_memory": False}
     assert found["zero_hpz_partition_size"] == 8
     disk = {"device": "nvme", "path": "/local"}  # a rank's folder there is the engine's matter
-    found = options(on_gpus=True, stage=3, sub_group_size=9, offload_optimizer=disk)
+    both = {"offload_optimizer": disk, "offload_parameters": disk}
+    found = options(on_gpus=True, stage=3, sub_group_size=9, **both)
     assert found["sub_group_size"] == 9
     assert found["offload_optimizer"] == {"device": "nvme", "pin_memory": True}
+    assert found["offload_param"] == {"device": "cpu", "pin_memory": False}  # files, mapped

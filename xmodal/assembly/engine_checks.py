@@ -23,18 +23,19 @@ def check_partition(recipe: Recipe, ranks: int) -> None:
         )
 
 
-def check_disk(recipe: Recipe) -> None:
-    """Raise `UserError` where the optimiser's state cannot lie on this node's disk."""
-    from xmodal.runs.deepspeed_adapter import load_disk_library
+def check_disks(recipe: Recipe) -> None:
+    """Raise `UserError` where state cannot lie on this node's disks."""
+    disks = recipe.training.zero.disks
+    for option, disk in disks.items():
+        key = KEY.format(option)
+        if not Path(disk).is_dir():
+            raise UserError(f"{key}={disk} is no folder here; make it on a local disk of each node")
+        LocalFolder(Path(disk), 0, key).close()
+    if recipe.training.zero.from_disk:
+        from xmodal.runs.deepspeed_adapter import load_disk_library
 
-    disk = recipe.training.zero.disk
-    if not disk:
-        return
-    if not Path(disk).is_dir():
-        raise UserError(f"{KEY}={disk} is no folder here; make it on a local disk of each node")
-    LocalFolder(Path(disk), 0, KEY).close()
-    with activity("loading what reads and writes disks"):
-        load_disk_library()
+        with activity("loading what reads and writes disks"):
+            load_disk_library()
 
 
 def check_precision(recipe: Recipe, method: Method) -> None:

@@ -43,7 +43,8 @@ class FirstStep:
     sent: dict[str, int]  # bytes to other ranks by what runs within the step, by operation
     backwards: int  # backward passes: micro-batches
     checkpoint: int  # bytes, of all ranks together
-    on_host: int  # bytes of what is offloaded
+    on_host: int  # bytes in the memory of the host, of what is offloaded
+    on_disk: int  # bytes on disks, of what is offloaded
     operations: int  # that are launched one by one
     moved: int  # bytes that the optimiser's step reads and writes
 
@@ -83,6 +84,7 @@ def rehearse(
             len(micro_batches),
             engine.checkpoint,
             engine.on_host,
+            engine.on_disk,
             # Of equal passes two were taken.
             (memory.operations - before) * max(1, len(micro_batches) // PASSES),
             engine.moved,

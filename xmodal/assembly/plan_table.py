@@ -59,6 +59,7 @@ def _stage_json(plan: RunPlan, stage: StagePlan) -> dict[str, Any]:
         "sent": dict(stage.sent),
         "checkpoint": stage.checkpoint,
         "on_host": stage.on_host,
+        "on_disk": stage.on_disk,
         "seconds": time and vars(time) | {"total": time.total},
         "bottleneck": time and time.bottleneck,
     }
@@ -115,6 +116,8 @@ def _of_stage(plan: RunPlan, stage: StagePlan) -> Iterator[tuple[str, str]]:
             yield f"  {name}", _size(size) + later
     if stage.on_host:
         yield "memory of the host for a rank", _size(stage.on_host)
+    if stage.on_disk:
+        yield "local disk for a rank", _size(stage.on_disk)
     yield "sent by a rank", _size(sum(stage.sent.values()))
     for name, size in stage.sent.items():
         if size:

@@ -147,13 +147,23 @@ class RehearsalEngine:
     def on_host(self) -> int:
         """Bytes that a rank needs in the memory of the host for what is offloaded.
 
-        What lies on a disk is there too while a checkpoint is saved.
+        The optimiser's state on a disk is there too while a checkpoint is saved.
         """
         size = 0
         if self.zero.offload_optimizer:
             stepped = self._stepped()
             size += _bytes(self._state()) + 2 * _bytes(stepped)  # weights, and gradients
-        if self.zero.offload_parameters:
+        if self.zero.offload_parameters and "offload_parameters" not in self.zero.disks:
+            size += -(-self._divided // self.ranks)
+        return size
+
+    @property
+    def on_disk(self) -> int:
+        """Bytes that a rank needs on disks for what is offloaded to them."""
+        size = 0
+        if self.zero.from_disk:
+            size += _bytes(self._state()) + _bytes(self._stepped())
+        if "offload_parameters" in self.zero.disks:
             size += -(-self._divided // self.ranks)
         return size
 

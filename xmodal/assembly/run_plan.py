@@ -80,6 +80,7 @@ class StagePlan:
     sent: Mapping[str, int]  # bytes of a rank by what for
     checkpoint: int  # bytes, of all ranks together
     on_host: int  # bytes of a rank in the host's memory, of what is offloaded
+    on_disk: int  # bytes of a rank on disks, of what is offloaded
     time: StepTime | None
 
     @property
@@ -219,6 +220,7 @@ class Planner:
             sent,
             step.checkpoint,
             step.on_host,
+            step.on_disk,
             self._time(recipe, number, sent, step),
         )
 

@@ -16,7 +16,7 @@ from xmodal.assembly.data import (
     read_mined_items,
     training_set,
 )
-from xmodal.assembly.engine_checks import check_disk
+from xmodal.assembly.engine_checks import check_disks
 from xmodal.assembly.feature_cache import cached_features
 from xmodal.assembly.finished import finished_lines, is_finished
 from xmodal.assembly.plugin_record import changed_plugins, write_plugins
@@ -96,7 +96,7 @@ class Session:
         self.timeline = recipe.timeline(resumed.epoch)
         self.finished = is_finished(run, recipe, self.timeline, self.progress)
         if not self.finished:
-            check_disk(recipe)
+            check_disks(recipe)
             if self.teacher:
                 check_same_teacher(run, self.teacher, self.progress)
 

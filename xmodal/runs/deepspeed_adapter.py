@@ -2,8 +2,8 @@
 
 Importing this module imports DeepSpeed. If a version of DeepSpeed lacks one of the names, a run
 (`check_names`) or a stage (`check_engine`) fails at its start with one line that names it. Private
-names of DeepSpeed's optimisers are also used by deepspeed_shares.py, deepspeed_disks.py and
-deepspeed_streams.py.
+names of DeepSpeed's optimisers are also used by deepspeed_shares.py, deepspeed_disks.py,
+deepspeed_streams.py and deepspeed_mapped_weights.py.
 """
 
 import gc
@@ -12,10 +12,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import _lru_cache_wrapper, partial, partialmethod
 from importlib.metadata import version
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from xmodal.distributed.gradient_reduction import OverlappingReduction
 from xmodal.errors import UserError
 from xmodal.phases import in_phase
 from xmodal.runs.deepspeed_disks import OF_DISKS, step_from_disks
+from xmodal.runs.deepspeed_mapped_weights import MAKES_MEMORY, weights_in_files
 from xmodal.runs.deepspeed_shares import OF_ZERO_1_AND_2, OF_ZERO_3
 from xmodal.runs.deepspeed_streams import OF_STREAMS, order_streams
 
@@ -50,6 +52,7 @@ _NAMES = {
     "zero_1_and_2's check": f"{_ZERO}stage_1_and_2:{_CHECK}",
     "zero_3": f"{_ZERO}stage3:DeepSpeedZeroOptimizer_Stage3",
     "zero_3's check": f"{_ZERO}stage3:{_CHECK}",
+    "zero_3's memory": f"{_ZERO}stage3:DeepSpeedZeroOptimizer_Stage3.{MAKES_MEMORY}",
 }
 # Of its backend: by these it reduces gradients and gathers weights.
 _COLLECTIVES = {
@@ -72,7 +75,7 @@ def check_names(names: Mapping[str, str] = _NAMES) -> dict[str, Any]:
     for name, place in names.items():
         module, _, attribute = place.partition(":")
         try:
-            found[name] = getattr(importlib.import_module(module), attribute)
+            found[name] = attrgetter(attribute)(importlib.import_module(module))
         except (ImportError, AttributeError):
             raise _moved(f"{module}.{attribute}") from None
     return found
@@ -169,12 +172,21 @@ _keep_norm_on_device(_FOUND["zero_1_and_2"], torch.float32)
 _keep_norm_on_device(_FOUND["zero_3"], torch.float64)
 
 
-def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
-    """Return an engine; the process group exists already."""
+def initialize(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: dict[str, Any],
+    weights: Path | None = None,
+) -> Any:
+    """Return an engine; the process group exists already.
+
+    Weights that ZeRO 3 offloads lie in files of the folder `weights`, if one is given.
+    """
     deepspeed.init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False
     )
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    with weights_in_files(_FOUND["zero_3"], weights) if weights else nullcontext():
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     check_engine(engine)
     order_streams(engine, deepspeed.accelerator.get_accelerator())
     if is_on_disks(engine):

@@ -13,7 +13,7 @@ from xmodal.training.clipping import clip_before_steps
 from xmodal.training.config import StageConfig, TrainingConfig
 from xmodal.training.ema import averages_of, keep_average
 from xmodal.training.parts import parameter_groups
-from xmodal.training.state_on_disks import disk_options, state_folder
+from xmodal.training.state_on_disks import disk_folders, disk_options
 from xmodal.training.timeline import StageSpan, Timeline
 
 
@@ -34,11 +34,14 @@ def initialize_engine(
     if not zero.stage:
         clip_before_steps(optimizer, method, stage.clip_norm)
     config = _deepspeed_config(stage, training, batch_size, ranks)
-    folder = state_folder(zero.disk, optimizer, ranks) if zero.disk else None
-    if folder:
-        config["zero_optimization"]["offload_optimizer"] |= disk_options(folder, optimizer)
-    engine = deepspeed_adapter.initialize(method, optimizer, config)
-    engine.state_folder = folder
+    folders = disk_folders(zero, method, optimizer, ranks)
+    if of_state := folders.get("offload_optimizer"):
+        config["zero_optimization"]["offload_optimizer"] |= disk_options(of_state, optimizer)
+    of_weights = folders.get("offload_parameters")
+    engine = deepspeed_adapter.initialize(
+        method, optimizer, config, of_weights.path if of_weights else None
+    )
+    engine.folders = folders
     if zero.stage < 2 and zero.overlaps(on_gpus=on_gpus):
         sent = torch.bfloat16 if training.communication == "bf16" else torch.float32
         deepspeed_adapter.overlap_reduction(engine, zero.bucket(on_gpus=on_gpus), sent)
@@ -82,8 +85,8 @@ def close_engine(engine: Any) -> None:
     """
     engine.checkpoint_engine.close()
     deepspeed_adapter.destroy(engine)
-    if engine.state_folder:
-        engine.state_folder.close()
+    for folder in engine.folders.values():
+        folder.close()
 
 
 def set_learning_rate(engine: Any, span: StageSpan, step: int, timeline: Timeline) -> float:

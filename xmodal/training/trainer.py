@@ -136,7 +136,7 @@ class Trainer:
         checkpoint = None if self.has_trained else self.run.latest()
         self.has_trained = True
         resumes, zero = self.progress.step > span.start, self.training.zero
-        reshards = checkpoint and needs_resharding(checkpoint, zero.stage, on_disks=bool(zero.disk))
+        reshards = checkpoint and needs_resharding(checkpoint, zero.stage, on_disks=zero.from_disk)
         if checkpoint and (not resumes or reshards):
             with activity(f"loading {checkpoint.name}"):
                 load_weights(self.method, checkpoint, zero.stage)

@@ -2,7 +2,6 @@
 
 ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), offload (Ren et al. 2021, arXiv 2101.06840) also
 to disks (Rajbhandari et al. 2021, arXiv 2104.07857), ZeRO++ (Wang et al. 2023, arXiv 2306.10209).
-Weights are not offloaded to disks: DeepSpeed stores them there as bf16, whatever they are.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -31,17 +30,13 @@ _WHOLE, _OVERLAPPED = 500_000_000, 25_000_000
 class OffloadConfig(Config):
     """A place outside the GPU for a part of the state; a word alone is the device."""
 
-    device: Literal["cpu"] = Field("cpu", description="memory of the host")
-    pin_memory: bool = Field(
-        True, description="page-locked memory, which copies faster and cannot be swapped out"
-    )
-
-
-class OptimizerOffloadConfig(OffloadConfig):
-    """The optimiser's place outside the GPU."""
-
-    device: Literal["cpu", "nvme"] = Field(  # type: ignore[assignment]
+    device: Literal["cpu", "nvme"] = Field(
         "cpu", description="memory of the host; nvme: a local disk of each node"
+    )
+    pin_memory: bool = Field(
+        True,
+        description="page-locked memory, which copies faster and cannot be swapped out; not of "
+        "parameters on a disk",
     )
     path: Annotated[str | None, Mark.FREE] = Field(
         None, description="nvme: folder on that disk; a rank's files lie there while it trains"
@@ -94,10 +89,10 @@ class ZeroConfig(Config):
         description="stage 3: numbers of a rank that the optimiser steps at once; from disks they "
         "are in memory meanwhile",
     )
-    offload_optimizer: OptimizerOffloadConfig | None = Field(
+    offload_optimizer: OffloadConfig | None = Field(
         None, description="stages 1 to 3: where the optimiser's state lies and steps; null: GPU"
     )
-    offload_parameters: OffloadConfig | None = Field(
+    offload_parameters: Annotated[OffloadConfig | None, Mark.FREE] = Field(
         None, description="stage 3: where weights lie until they are gathered; null: GPU"
     )
     secondary_partition: PositiveInt = Field(
@@ -118,7 +113,7 @@ class ZeroConfig(Config):
 
     @model_validator(mode="after")
     def _divides_weights(self) -> Self:
-        if self.disk and self.stage < 3:
+        if self.from_disk and self.stage < 3:
             raise ValueError(
                 f"stage {self.stage} keeps the optimiser's state in memory; use stage 3 with nvme, "
                 "or offload_optimizer=cpu"
@@ -137,9 +132,18 @@ class ZeroConfig(Config):
         return {"device": offload} if isinstance(offload, str) else offload
 
     @property
-    def disk(self) -> str | None:
-        """Folder on a disk for the optimiser's state, if it lies there."""
-        return self.offload_optimizer.path if self.offload_optimizer else None
+    def disks(self) -> dict[str, str]:
+        """Folders on disks, by the option that names one."""
+        offloads = {
+            "offload_optimizer": self.offload_optimizer,
+            "offload_parameters": self.offload_parameters,
+        }
+        return {key: one.path for key, one in offloads.items() if one and one.path}
+
+    @property
+    def from_disk(self) -> bool:
+        """True if the optimiser's state lies on a disk, and steps from there."""
+        return "offload_optimizer" in self.disks
 
     def overlaps(self, *, on_gpus: bool) -> bool:
         """Return whether gradients are reduced while the backward pass continues."""
@@ -163,6 +167,9 @@ class ZeroConfig(Config):
             "offload_optimizer": self.offload_optimizer,
             "offload_param": self.offload_parameters,
         }
+        if "offload_parameters" in self.disks:
+            # To DeepSpeed they are in the host's memory: xmodal/runs/deepspeed_mapped_weights.py.
+            offloads["offload_param"] = OffloadConfig(device="cpu", pin_memory=False)
         return {
             "stage": self.stage,
             # Of stages 0 and 1: xmodal/distributed/gradient_reduction.py.
