@@ -42,3 +42,28 @@ def test_a_prepared_run_is_a_plain_one_and_resumes(recipe: Path, tmp_path: Path)
     assert train(*given, ranks=2, seconds=600).code == 0
     assert steps(resumed) == steps(prepared)
     assert not changed(weights(resumed, 6), ours)
+
+
+# Of small weights, which stay on every rank after the first step, and of weights that do not.
+@pytest.mark.parametrize(
+    ("ranks", "zero"),
+    [
+        (1, "3"),
+        pytest.param(2, "3", marks=pytest.mark.slow),
+        pytest.param(1, "{stage: 3, persistence_threshold: 0}", marks=pytest.mark.slow),
+        pytest.param(2, "{stage: 3, persistence_threshold: 0}", marks=pytest.mark.slow),
+        pytest.param(
+            2,
+            "{stage: 3, persistence_threshold: 0, max_reuse_distance: 0, max_live_parameters: 0}",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_checkpointed_blocks_of_zero_3(ranks: int, zero: str, recipe: Path, tmp_path: Path) -> None:
+    given = ["stages.0.length=4 steps", "data.val=null"]
+    options = [f"training.zero={zero}", "training.checkpoint_activations=blocks"]
+    for name, more in (("plain", []), ("checkpointed", options)):
+        done = train(recipe, *given, *more, f"run={tmp_path / name}", ranks=ranks)
+        assert done.code == 0, done.err
+    ours, theirs = (list(steps(tmp_path / name).values()) for name in ("checkpointed", "plain"))
+    assert ours == pytest.approx(theirs, rel=1e-5)

@@ -258,11 +258,14 @@ def lend(engine: Any, borrowed: Iterable[tuple[nn.Module, nn.Parameter]]) -> Non
 
 @contextmanager
 def weights_stay(block: nn.Module) -> Iterator[None]:
-    """Have the locked weights of a block, which ZeRO 3 gathers within the context, stay until their
+    """Have the weights of a block, which ZeRO 3 gathers within the context, stay until their
     backward pass: activation checkpointing keeps these weights themselves for it.
+
+    DeepSpeed lets go of them as each module's forward pass ends: of all in a stage's first step, of
+    those that are locked in every one.
     """
-    locked = [one for one in block.parameters() if not one.requires_grad]
-    users = [one.ds_active_sub_modules for one in locked if hasattr(one, "ds_active_sub_modules")]
+    weights = block.parameters()
+    users = [one.ds_active_sub_modules for one in weights if hasattr(one, "ds_active_sub_modules")]
     for modules in users:
         modules.add("checkpoint")
     try:
