@@ -1,8 +1,8 @@
 """DeepSpeed's accelerator of the pretended device: streams, waits for which are counted.
 
-What is launched on a stream besides the default one is computed as late as may be: once the host or
-another stream waits for it. Until then its results are NaN, so that whoever reads them unordered
-is found.
+What is launched on streams besides the default one, or on the default one, is computed as late as
+may be: once the host or another stream waits for it. Until then its results are NaN, so that
+whoever reads them unordered is found.
 """
 
 from collections.abc import Iterator
@@ -82,8 +82,8 @@ class PretendedAccelerator(CPU_Accelerator):
 
     def synchronize(self, *_: Any) -> None:
         self.waits.append("device")
-        for stream in self.streams:
-            stream.work.finish()
+        for work in (self.launched.default, *(one.work for one in self.streams)):
+            work.finish()
 
     @contextmanager
     def stream(self, stream: CountedStream) -> Iterator[None]:
@@ -94,7 +94,8 @@ class PretendedAccelerator(CPU_Accelerator):
             self.launched.work = before
 
     def Stream(self, **_: Any) -> CountedStream:  # noqa: N802
-        self.streams.append(CountedStream(self.waits, Work(is_late=True)))
+        is_late = not self.launched.default.is_late
+        self.streams.append(CountedStream(self.waits, Work(is_late=is_late)))
         return self.streams[-1]
 
     def Event(self, **_: Any) -> CountedEvent:  # noqa: N802

@@ -39,6 +39,7 @@ READING = {
     aten.unique_consecutive,
     aten.unique_dim,
 }
+EMPTY = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty}
 COPYING = {aten._to_copy, aten.copy_}
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 PACKING = {aten._pack_padded_sequence, aten._pack_padded_sequence_backward}
@@ -93,7 +94,7 @@ class Work:
 
     def launch(self, function: Any, call: Callable[[], Any], written: Tensor | None) -> Any:
         """Return the results of an operator, or NaN until it is computed."""
-        if not self.is_late:
+        if not self.is_late or function.overloadpacket in EMPTY:
             return call()
         if function.namespace == "c10d":  # collectives are no later on one rank than on another
             self.finish()
@@ -121,13 +122,13 @@ class Work:
 class PretendedDevice(TorchDispatchMode):
     """Context in which the device exists, and what the host waited for within."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_late: bool = False) -> None:
         super().__init__()
         _register()
         self.waits: list[str] = []  # operators, and the lines of the product that called them
         self.reads: list[str] = []  # copies to the host that it may wait for later
         self.draws: list[str] = []  # of random numbers, by objectives: others than on the host
-        self.default = self.work = Work()  # of the current stream
+        self.default = self.work = Work(is_late=is_late)  # of the current stream
 
     def __enter__(self) -> Self:
         torch.tensor = _made_on_host
@@ -155,8 +156,6 @@ class PretendedDevice(TorchDispatchMode):
             self._count_copy(operator, args, kwargs)
         elif _waits(operator, args, kwargs):
             self.waits.append(_call(operator))
-        if device is not None and not to_own:
-            self.work.finish()  # before it is copied to the host
         if torch.Tag.nondeterministic_seeded in function.tags and _is_of_an_objective():
             self.draws.append(_call(operator))
         known = {id(values_of(one)): one for one in tensors}
@@ -164,7 +163,11 @@ class PretendedDevice(TorchDispatchMode):
         kernel = CELLS.get(operator, function)
         kwargs |= {"device": "cpu"} if to_own else {}
         written = next((one for one in tree_leaves(args) if isinstance(one, Tensor)), None)
-        found = self.work.launch(function, partial(kernel, *args, **kwargs), written)
+        if (device is not None and not to_own) or operator in READING:  # the host has the result
+            self.work.finish()
+            found = kernel(*args, **kwargs)
+        else:
+            found = self.work.launch(function, partial(kernel, *args, **kwargs), written)
         if device is not None and not to_own:
             return found
         if operator is aten._pack_padded_sequence:

@@ -1,7 +1,7 @@
 """Waits of a step by DeepSpeed's engines for the device: none for values of it, nor for streams.
 
-What DeepSpeed launches on streams of its own is computed here once something waits for it, and NaN
-before.
+What is launched on a stream is computed here as late as may be: on those of DeepSpeed in one run,
+on the default one in another.
 """
 
 import os
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.pretended_accelerator import accelerate
-from tests.pretended_device import NAME, PretendedDevice, to_device, values_of
+from tests.pretended_device import NAME, PretendedDevice, to_device
 from tests.processes import on_ranks
 from xmodal.distributed.collectives import rank, world_size
 from xmodal.training.config import StageConfig, TrainingConfig
@@ -37,12 +37,15 @@ ENGINES: dict[str, tuple[dict[str, Any], float, set[str]]] = {
     "3": ({"zero": 3}, 0.1, {"event"}),
     "3, bf16, not clipped": ({"zero": 3, "precision": "bf16_weights"}, 0.0, {"event"}),
     "3, gathered": ({"zero": {"stage": 3, "persistence_threshold": 0}}, 0.1, {"event"}),
+    "3, some gathered": ({"zero": {"stage": 3, "persistence_threshold": 5}}, 0.1, {"event"}),
 }
 
 
-def train_by_zero(*, on_device: bool) -> dict[str, tuple[list[str], list[Tensor]]]:
+def train_by_zero(
+    *, on_device: bool, late_default: bool = False
+) -> dict[str, tuple[list[str], list[Tensor]]]:
     """Take steps with DeepSpeed's engines: waits of the last, norms and weights after each."""
-    device = PretendedDevice()
+    device = PretendedDevice(is_late=late_default)
     if on_device:
         accelerate(device)
     os.environ["LOCAL_RANK"] = str(rank())
@@ -71,8 +74,10 @@ def steps_by_zero(
             found.append(step(engine, rows))
         waits = list(device.waits)
         with torch.no_grad():
-            found.append(values_of(engine(rows[0].to(engine.module[0].weight.dtype))).float())
-        assert step(engine, rows * torch.inf).isposinf()
+            found.append(engine(rows[0].to(engine.module[0].weight.dtype)))
+        # Not before: a read would have the default stream finish.
+        found = [one.float().to("cpu", non_blocking=True) for one in found]
+        assert step(engine, rows * torch.inf).to("cpu", non_blocking=True).isposinf()
         close_engine(engine)
     return waits, found
 
@@ -83,17 +88,19 @@ def step(engine: Any, rows: Tensor) -> Tensor:
         engine.set_gradient_accumulation_boundary(number == 1)
         engine.backward(engine(part).square().mean())
     engine.step()
-    return values_of(torch.as_tensor(engine.get_global_grad_norm())).float()
+    return torch.as_tensor(engine.get_global_grad_norm())
 
 
 @pytest.fixture(scope="module")
 def by_zero() -> list[Any]:
-    """Two ranks on the pretended device, and on the host."""
-    return [on_ranks(2, partial(train_by_zero, on_device=one))[0] for one in (True, False)]
+    """Two ranks on the pretended device, each kind of stream late in turn, and on the host."""
+    given = ({"on_device": True}, {"on_device": True, "late_default": True}, {"on_device": False})
+    return [on_ranks(2, partial(train_by_zero, **one))[0] for one in given]
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_step_by_zero_reads_nothing(name: str, by_zero: list[Any]) -> None:
-    (waits, found), (_, expected) = (one[name] for one in by_zero)
-    assert set(waits) == ENGINES[name][2]
-    torch.testing.assert_close(found, expected)
+    *on_device, (_, expected) = (one[name] for one in by_zero)
+    for waits, found in on_device:
+        assert set(waits) == ENGINES[name][2]
+        torch.testing.assert_close(found, expected)

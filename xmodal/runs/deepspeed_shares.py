@@ -101,6 +101,8 @@ def _fill_of_3(engine: Any, read: Read) -> None:
     if small := optimizer.persistent_parameters:  # which every rank keeps whole
         small[0].partition(small)
         small[0].all_gather(small)
+    if torch.cuda.is_available():  # a stream that gathers weights does not wait for this one
+        torch.cuda.current_stream().synchronize()
 
 
 def _shares_of_1_and_2(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
