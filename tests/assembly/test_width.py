@@ -84,6 +84,13 @@ def test_a_moving_average_is_cut_with_the_embeddings(tmp_path: Path) -> None:
     assert xmodal.load(tmp_path / "cut").method.loss.log_average.shape == ()
 
 
+def test_averages_of_samples_are_those_of_one_width_afterwards(tmp_path: Path) -> None:
+    averages = "{kind: matryoshka, widths: [2, 5, 8], objective: {kind: global_contrastive}}"
+    folder = exported(tmp_path, f"method.objective={averages}")
+    assert xmodal.load(folder).method.loss.objective.averages.values == 6
+    assert xmodal.load(folder, width=4).method.loss.averages.values == 2
+
+
 @pytest.mark.parametrize(("teacher", "width"), [(6, 4), (4, 4), (8, 4), (8, 8)])
 def test_a_cut_student_is_loaded(tmp_path: Path, teacher: int, width: int) -> None:
     given = ["method.kind=distilled", f"method.teacher_embedding={teacher}"]

@@ -14,6 +14,7 @@ from xmodal.models.images.features import ImageFeaturesConfig
 from xmodal.models.texts.features import TextFeaturesConfig
 from xmodal.objectives import (
     Circle,
+    GlobalContrastive,
     InfoNCE,
     Margin,
     Matryoshka,
@@ -85,6 +86,19 @@ def test_lower_precision_of_products_is_that_of_all_widths() -> None:
     )
     assert rounded != exact
     torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
+
+
+def test_what_keeps_averages_of_other_widths_is_refused() -> None:
+    x, y = embeddings(8)
+    samples = torch.arange(8)
+    kept = Matryoshka(widths=[16, 128], objective=lambda: GlobalContrastive(num_samples=8))
+    with pytest.raises(ValueError, match="num_widths: it keeps averages of 1 width"):
+        kept(x, y, samples, samples=samples)
+    information = Matryoshka(widths=[16, 128], objective=lambda: MutualInformation(estimator="dv"))
+    with pytest.raises(ValueError, match="widths: it keeps averages of 1 width"):
+        information(x, y, samples)
+    with pytest.raises(ValueError, match="of maps has no scores of several widths"):
+        Matryoshka(widths=[16, 128], objective=MutualInformation)(x[:, None], y, samples)
 
 
 def test_embeddings_of_another_width_are_refused() -> None:

@@ -52,12 +52,13 @@ def trainer(device: str) -> Any:
 
 def read(one: Any, **values: dict[int, Any]) -> list[list[int]]:
     """Take all steps; return which reports are read after each."""
-    found = []
+    found, method = [], SimpleNamespace(failure_reason=lambda _: None)
     for step in range(1, STEPS + 1):
         one.unread.append(
             report(step, **{name: by_step.get(step, 0.0) for name, by_step in values.items()})
         )
-        found.append([read.step for read in one._read_reports(one.timeline.stages[0])])
+        reports = one._read_reports(method, one.timeline.stages[0])
+        found.append([read.step for read in reports])
         one.progress.step = step
         if one.stopping:
             break

@@ -9,6 +9,7 @@ from xmodal.methods.clip import Clip, ClipConfig
 from xmodal.methods.distilled import Distilled
 from xmodal.methods.method import Method
 from xmodal.models.heads.mlp import Mlp
+from xmodal.objectives.global_contrastive import GlobalContrastive
 from xmodal.objectives.matryoshka import Matryoshka, MatryoshkaConfig
 from xmodal.objectives.matryoshka_of_each import MatryoshkaOfEach
 from xmodal.objectives.mutual_information import Estimator
@@ -30,7 +31,7 @@ def cut_to_width(method: Method, recipe: Recipe, width: int) -> Recipe:
         assert isinstance(method.loss, Matryoshka | MatryoshkaOfEach)
         objective, method.loss = objective.objective, method.loss.at(width)
     for part in method.loss.modules():
-        if isinstance(part, Proxies | Estimator):
+        if isinstance(part, Proxies | Estimator | GlobalContrastive):
             part.cut(width)
     if isinstance(method, Distilled):
         method.features = method.features.cut(width)

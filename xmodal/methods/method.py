@@ -110,7 +110,8 @@ class Method(nn.Module, ABC):
         """Return why training must stop and what to change, given the values of a logged step, or
         of one whose loss is not finite.
 
-        On all ranks alike; None where it can continue. Here it is what a part of the method says.
+        On all ranks alike; None where it can continue. By default it is the first reason that one
+        of the method's modules returns.
         """
         parts = (part for part in self.modules() if part is not self)
         asked = (getattr(part, "failure_reason", None) for part in parts)

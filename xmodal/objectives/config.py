@@ -48,7 +48,7 @@ class ObjectiveConfig(Component):
         return self.build()
 
     def build_for_widths(self, widths: Sequence[int]) -> Any:
-        """Return an instance of its class for several widths at once, which it `takes_widths`."""
+        """Return an instance that computes several widths at once; only where `takes_widths`."""
         return self.build_for(widths[-1])
 
 

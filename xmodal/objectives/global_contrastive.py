@@ -13,7 +13,7 @@ from xmodal.objectives.learned_scale import clamped_exp
 from xmodal.objectives.moving_estimates import MovingEstimates
 from xmodal.objectives.pairs import Pairs
 from xmodal.objectives.pairwise import log_sum_exp, num_negatives
-from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.prefixes import Prefixes, check_widths_kept
 from xmodal.objectives.warmup import Scheduled, cosine_decay
 
 
@@ -93,6 +93,11 @@ class GlobalContrastive(Scheduled):
         self.averages = MovingEstimates(2 * num_widths, num_samples)
         self.monitors: dict[str, Tensor] = {}
 
+    def cut(self, width: int) -> None:
+        """Leave averages of one width, which are yet to come."""
+        del width
+        self.averages = MovingEstimates(2)
+
     def forward(
         self,
         x: Tensor,
@@ -109,13 +114,14 @@ class GlobalContrastive(Scheduled):
             raise ValueError("samples, the numbers of the pairs among all samples, are missing")
         scale = clamped_exp(self.log_scale, self.max_scale)
         weight = cosine_decay(self.progress, self.gamma_decay, self.gamma)
+        check_widths_kept("num_widths", self.averages.values // 2, prefixes)
         pairs = Pairs.of(x, y, ids, self.matmul_dtype, prefixes=prefixes)
         logs, counts = self._log_means(pairs, scale)
         averages = self.averages(samples, logs.detach(), weight, pairs.counts)
         self.monitors = {"temperature": 1 / scale.detach()}
         alone = counts == 0
         costs = self._costs(logs.masked_fill(alone, 0), averages, alone, 1 / scale)
-        of_widths = costs.view(2, -1, len(x)).mean(0)
+        of_widths = costs.unflatten(0, (2, -1)).mean(0)
         return pairs.mean(of_widths.T if prefixes else of_widths[0])
 
     def _log_means(self, pairs: Pairs, scale: Tensor) -> tuple[Tensor, Tensor]:

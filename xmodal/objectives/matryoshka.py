@@ -74,8 +74,9 @@ class Matryoshka(nn.Module):
     """Matryoshka representation learning (Kusupati et al. 2022, arXiv 2205.13147, equation 1).
 
     L = Σ_w c_w L(x[:w] / |x[:w]|, y[:w] / |y[:w]|) over widths w, of any objective L that takes
-    widths; its temperature is the same at all of them. Scores are cosines, at the whole width too.
-    All widths are computed in one pass over the tiles of scores.
+    widths; its temperature is the same at all of them. One that keeps averages needs the widths as
+    it is made (`GlobalContrastive(num_widths=…)`, `MutualInformation(widths=…)`). Scores are
+    cosines, at the whole width too. All widths are computed in one pass over the tiles of scores.
     """
 
     def __init__(

@@ -18,9 +18,8 @@ from xmodal.objectives.widths import check_widths
 class MatryoshkaOfEach(nn.Module):
     """Matryoshka representation learning with an objective of its own for each width.
 
-    L = Σ_w c_w L_w(x[:w] / |x[:w]|, y[:w] / |y[:w]|): of objectives that hold something of a width
-    (proxies, as the classifiers of Kusupati et al. 2022, or averages over steps), or whose scores
-    are not computed at several widths at once. Each takes a pass.
+    L = Σ_w c_w L_w(x[:w] / |x[:w]|, y[:w] / |y[:w]|), for objectives whose configuration does not
+    take widths. Each takes a pass.
     """
 
     def __init__(

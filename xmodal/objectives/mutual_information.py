@@ -27,7 +27,7 @@ from xmodal.objectives.pairwise import (
     total_log_sum_exp,
 )
 from xmodal.objectives.pairwise.cells import exp_less_one, softplus
-from xmodal.objectives.pairwise.prefixes import Prefixes
+from xmodal.objectives.pairwise.prefixes import Prefixes, check_widths_kept
 from xmodal.objectives.pairwise.tiles import precise
 
 Estimate = Literal["jsd", "dv", "nwj", "info_nce"]
@@ -234,6 +234,10 @@ class MutualInformation(Estimator):
         """
         sides: Sequence[Side] = ("y",) if self.estimator == "info_nce" else SIDES
         is_map = x.ndim > 2
+        if is_map and prefixes:
+            raise ValueError("mutual_information of maps has no scores of several widths")
+        if self.estimator == "dv":
+            check_widths_kept("widths", len(self.widths) or 1, prefixes)
         name = f"mutual_information ({self.estimator}){' of maps' if is_map else ''}"
         check_sides(extra, () if is_map else sides, name)
         local = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x

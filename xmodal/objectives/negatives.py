@@ -129,13 +129,18 @@ class Negatives:
     def _scores_at(self, places: Tensor) -> Tensor:
         """Return the scores, (items,), of items with a column each; −∞ where the place is −1."""
         if self.prefixes is None:
-            return self._scores_with(pair_scores, places)
-        of_all = [self._scores_with(self.prefixes.pair_scores, one) for one in places.unbind(1)]
-        return torch.stack([scores[:, width] for width, scores in enumerate(of_all)], 1)
+            scores = pair_scores(self.items, self._columns_at(places))
+        else:
+            of_widths = zip(self.prefixes.widths, places.unbind(1), strict=True)
+            scores = torch.stack([self._cosines(*one) for one in of_widths], 1)
+        return scores.masked_fill(places < 0, -torch.inf)
 
-    def _scores_with(self, function: Callable[[Tensor, Tensor], Tensor], places: Tensor) -> Tensor:
-        scores = function(self.items, precise(self.columns.index_select(0, places.clamp(min=0))))
-        return scores.masked_fill((places < 0).view(-1, *[1] * (scores.ndim - 1)), -torch.inf)
+    def _cosines(self, width: int, places: Tensor) -> Tensor:
+        items, columns = self.items[:, :width], self._columns_at(places)[:, :width]
+        return Prefixes.of([width], None).pair_scores(items, columns)[:, 0]
+
+    def _columns_at(self, places: Tensor) -> Tensor:
+        return precise(self.columns.index_select(0, places.clamp(min=0)))
 
     def _of_columns(self, value: float, *shape: int) -> Tensor:
         shape = shape or self.of_pair
@@ -145,7 +150,8 @@ class Negatives:
 class OwnNegatives(Negatives):
     """Columns of which each row i has k of its own, i·k to (i + 1)·k − 1.
 
-    To the engine a score is a row of one number, and the only column is 1: of each width by itself.
+    The engine computes with the scores, not with the items: each is a row of one number, and the
+    only column is 1. Widths are computed one after the other.
     """
 
     def __init__(

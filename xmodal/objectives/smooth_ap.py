@@ -1,12 +1,13 @@
 """Smooth AP: the average precision of every query over the whole batch, made smooth."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from xmodal.components.config import Mark
 from xmodal.distributed.collectives import gather
 from xmodal.objectives.config import ObjectiveConfig, TiledConfig
 from xmodal.objectives.extra import SIDES, Extra
@@ -26,10 +27,11 @@ class SmoothApConfig(TiledConfig, ObjectiveConfig):
         description="difference of scores within which a rank is smooth; only negatives within a "
         "few times of a positive score have a gradient",
     )
-    most_positives: PositiveInt | None = Field(
+    most_positives: Annotated[PositiveInt | None, Mark.FREE] = Field(
         None,
         description="the most pairs of a batch that have one id, if that is known: no step then "
-        "waits for a GPU to count them; a batch with more ends the run",
+        "waits for a GPU to count them; a batch with more ends the run, and time and memory grow "
+        "with it",
     )
     builds: ClassVar[str] = "SmoothAp"
     takes_extra: ClassVar[bool] = True
@@ -110,7 +112,7 @@ class SmoothAp(nn.Module):
             return None
         return (
             f"a batch has {found:.0f} pairs of one id, more than the {most} of method.objective."
-            "most_positives; begin another run with a larger one, or null, which counts them"
+            "most_positives; resume with a larger one, or null, which counts them"
         )
 
     def _scores_of_positives(self, pairs: Pairs, places: Tensor) -> tuple[Tensor, Tensor]:

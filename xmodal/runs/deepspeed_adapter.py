@@ -261,8 +261,8 @@ def weights_stay(block: nn.Module) -> Iterator[None]:
     """Have the weights of a block, which ZeRO 3 gathers within the context, stay until their
     backward pass: activation checkpointing keeps these weights themselves for it.
 
-    DeepSpeed lets go of them as each module's forward pass ends: of all in a stage's first step, of
-    those that are locked in every one.
+    After each module's forward pass DeepSpeed releases all weights in a stage's first step, and
+    locked weights in every step.
     """
     weights = block.parameters()
     users = [one.ds_active_sub_modules for one in weights if hasattr(one, "ds_active_sub_modules")]

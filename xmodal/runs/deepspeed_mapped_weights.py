@@ -57,7 +57,7 @@ def _mapped(path: Path, size: int, dtype: torch.dtype) -> Tensor:
     try:
         with path.open("xb") as file:
             # Now, for a process that writes to a mapped file on a full disk is killed.
-            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+            os.posix_fallocate(file.fileno(), 0, max(1, size * dtype.itemsize))
     except OSError as error:
         raise UserError(
             f"training.zero.offload_parameters.path={path.parent.parent} cannot be written: "

@@ -34,7 +34,7 @@ def initialize_engine(
     if not zero.stage:
         clip_before_steps(optimizer, method, stage.clip_norm)
     config = _deepspeed_config(stage, training, batch_size, ranks)
-    folders = disk_folders(zero, method, optimizer, ranks)
+    folders = disk_folders(training, method, optimizer, ranks)
     if of_state := folders.get("offload_optimizer"):
         config["zero_optimization"]["offload_optimizer"] |= disk_options(of_state, optimizer)
     of_weights = folders.get("offload_parameters")

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from xmodal.runs.local_folder import LocalFolder
-from xmodal.training.zero import ZeroConfig
+from xmodal.training.config import TrainingConfig
 
 KEY = "training.zero.{}.path"  # by option
 
@@ -29,29 +29,40 @@ def state_tensors(optimizer: Optimizer) -> int:
 
 
 def disk_folders(
-    zero: ZeroConfig, method: nn.Module, optimizer: Optimizer, ranks: int
+    training: TrainingConfig, method: nn.Module, optimizer: Optimizer, ranks: int
 ) -> dict[str, LocalFolder]:
     """Return new folders on the disks that options of ZeRO name, by option.
 
     The optimiser has not stepped yet. Raises `UserError` where the node's ranks would fill a disk.
     """
-    disks, of_node = zero.disks, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    sizes = {option: _size(option, method, optimizer) * of_node // ranks for option in disks}
+    disks = {option: Path(disk) for option, disk in training.zero.disks.items()}
+    of_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    sizes = {
+        option: _size_of_state(optimizer)
+        if option == "offload_optimizer"
+        else _size_of_weights(method, training)
+        for option in disks
+    }
+    devices = {option: disk.stat().st_dev for option, disk in disks.items()}
     return {
-        # Options may name the same disk, which has neither of them yet.
+        # Options may name folders of one disk, which has neither of them yet.
         option: LocalFolder(
-            Path(disk),
-            sum(size for other, size in sizes.items() if disks[other] == disk),
+            disk,
+            sum(sizes[one] * of_node // ranks for one in disks if devices[one] == devices[option]),
             KEY.format(option),
         )
         for option, disk in disks.items()
     }
 
 
-def _size(option: str, method: nn.Module, optimizer: Optimizer) -> int:
-    """Return the bytes of what an option offloads, of all ranks together."""
-    if option == "offload_parameters":
-        return sum(one.numel() * one.element_size() for one in method.parameters())
+def _size_of_weights(method: nn.Module, training: TrainingConfig) -> int:
+    """Return the bytes of all ranks' shares together."""
+    each = 2 if training.precision == "bf16_weights" else 4
+    return each * sum(one.numel() for one in method.parameters())
+
+
+def _size_of_state(optimizer: Optimizer) -> int:
+    """Return the bytes of all ranks' shares of the state and of the fp32 weights together."""
     numbers = sum(one.numel() for group in optimizer.param_groups for one in group["params"])
     return 4 * numbers * (1 + state_tensors(optimizer))
 

@@ -37,12 +37,12 @@ from xmodal.training.config import CheckpointConfig, TrainingConfig
 from xmodal.training.device_batches import device_batches
 from xmodal.training.ema import set_decay
 from xmodal.training.engine import close_engine, initialize_engine, set_learning_rate
+from xmodal.training.failures import failed, not_finite
 from xmodal.training.garbage import ScheduledCollection
 from xmodal.training.gradient_cache import GradientCache
 from xmodal.training.log import TrainingLog
 from xmodal.training.loss_weights import loss_weights
 from xmodal.training.momentum_encoder import embed_by_momentum_encoder
-from xmodal.training.not_finite import not_finite
 from xmodal.training.preemption import Preemption
 from xmodal.training.profiling import StepProfile
 from xmodal.training.requirements import check_requirements
@@ -208,9 +208,9 @@ class Trainer:
             if report.step % self.training.log_every == 0 or report.step == span.end:
                 self.log.say_all(self.meter.warnings())
                 self._log(span, report, self.meter.lap(self.timeline.total - step), loader)
-                reason = engine.module.failure_reason(report.values)
+                reason = failed(engine.module, report.values, span, report.step)
                 if reason:
-                    self._give_up(f"step {report.step}, stage {span.config.name}: {reason}")
+                    self._give_up(reason)
         metrics = self._evaluate(engine, span) if self.timeline.evaluates_after(step) else {}
         if ends:
             self.progress.measured = reports[-1].values | metrics
@@ -314,7 +314,7 @@ class Trainer:
             for name, value in (losses | norm).items():
                 if not math.isfinite(value):
                     what = not_finite(name, value, span, report.step - 1, self.data.batch_size)
-                    self._give_up(method.failure_reason(report.values) or what)
+                    self._give_up(failed(method, report.values, span, report.step) or what)
             reports.append(report)
         return reports
 

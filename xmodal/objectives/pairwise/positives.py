@@ -14,12 +14,13 @@ def places_of_equal(x_ids: Tensor, y_ids: Tensor, most: int | None = None) -> tu
     """Return the columns of each row's id, (rows, n) int64, −1 after the last of a row, and the
     greatest number of columns of an id, ().
 
-    n is `most`, or else that number, for which a GPU is waited; 1 where the tensors have no values.
+    n is `most`, or else that number, which waits for a GPU; 1 where the tensors have no values.
     """
     ordered, order = y_ids.sort(stable=True)
     largest = torch.cat([num_equal(y_ids, y_ids), y_ids.new_zeros(1)]).max()
     if most is None:
         most = int(largest) if has_values(largest) else 1
+    most = min(most, len(y_ids))
     count = torch.arange(most, device=y_ids.device)
     places = torch.searchsorted(ordered, x_ids)[:, None] + count
     exist = count < num_equal(x_ids, y_ids)[:, None]

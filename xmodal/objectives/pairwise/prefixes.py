@@ -76,6 +76,13 @@ class Prefixes:
         return torch.stack([values[:, part].sum(1) for part in self.parts], 1).cumsum(1)
 
 
+def check_widths_kept(argument: str, kept: int, prefixes: Prefixes | None) -> None:
+    """Raise `ValueError` where an objective keeps something of another number of widths."""
+    called = len(prefixes.widths) if prefixes else 1
+    if kept != called:
+        raise ValueError(f"{argument}: it keeps averages of {kept} widths, and is given {called}")
+
+
 def square_lengths(items: Tensor, prefixes: Prefixes | None) -> Tensor:
     """Return |x|² of items, (items,); with prefixes those that they have for cosines."""
     return prefixes.square_lengths(items) if prefixes else precise(items).square().sum(1)

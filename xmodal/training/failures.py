@@ -1,6 +1,15 @@
-"""A loss, or a norm of gradients, that is infinite or no number."""
+"""Why training stops: what a method finds, and losses and norms that are infinite or no number."""
 
+from collections.abc import Mapping
+
+from xmodal.methods.method import Method
 from xmodal.training.timeline import StageSpan
+
+
+def failed(method: Method, values: Mapping[str, float], span: StageSpan, step: int) -> str | None:
+    """Return why a method stops training at a step whose values are given; None if it does not."""
+    reason = method.failure_reason(values)
+    return f"step {step}, stage {span.config.name}: {reason}" if reason else None
 
 
 def not_finite(name: str, value: float, span: StageSpan, step: int, batch_size: int) -> str:
