@@ -58,7 +58,7 @@ def check_of_stages(method: str, run: Path) -> None:
     ("method", "stage"),
     [
         (method, stage)
-        if (method, stage) in {("mite", 3), ("uncsm", 2)}
+        if (method, stage) == ("uncsm", 2)
         else pytest.param(method, stage, marks=pytest.mark.slow)
         for method in CHANGES
         for stage in range(len(STAGES[method]))

@@ -51,9 +51,10 @@ OF = (
 )
 # Where cosines are the same but for rounding, it decides which of them is the hardest, which are
 # mined, and what distances of 0 have a slope.
-TIES = ("ties", "all alike", "easy positives")
+TIES = ("all alike",)
 # Of two numbers an extra column is so near a row that the slope of their distance loses its digits.
 TOO_NEAR = "margin, extra: all"
+OF_QUEUES = ("info_nce, extra: all", "triplet, hardest, extra: all")  # which have them all beside
 MINED = ("multi-similarity", "margin of 1.0", "triplet, hardest, warming up")
 
 
@@ -122,8 +123,9 @@ def share_of_samples(module: nn.Module, inputs: Inputs) -> Tensor:
 
 
 def batches(case: Case) -> dict[str, Inputs]:
-    """Those of pairs, some with zeros in front, without ties where the hardest is sought."""
-    made = pair_batches()
+    """Some of those of pairs, with zeros in front, and without ties where the hardest is sought."""
+    every = pair_batches()
+    made = {name: every[name] for name in ("random", "an image twice", "five labels", "all alike")}
     zeros = {name: values.clone() for name, values in made["random"].items()}
     zeros["x"][3, :4] = 0
     zeros["y"][[3, 5], :2] = 0
@@ -151,7 +153,7 @@ CASES = [
         {"random": case.batches["random"]},
     )
     for case in extra_cases.CASES
-    if case.name != TOO_NEAR and "mutual information" not in case.name
+    if "mutual information" not in case.name and case.name not in (TOO_NEAR, *OF_QUEUES)
 ]
 
 
