@@ -87,7 +87,7 @@ class PretendedTensor(Tensor):
 
 
 class Work:
-    """What is launched on a stream; of a late one it is computed when somebody waits for it."""
+    """Operators launched on a stream; those of a late one are computed when it is waited for."""
 
     def __init__(self, *, is_late: bool = False) -> None:
         self.is_late, self.queue = is_late, list[Callable[[], object]]()
